@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sets of pfns that one thread owns: the log-dirty buffer, and the engine's own notes about pfns.
+//! Not here: the resend bitmap, which many threads mark (`resend`).
+//! Units: length in pfns; bit `pfn % 64` of word `pfn / 64`; bits past the length are zero.
+//! Threads: one writer; plain reads may be shared.
+//! Source: bit order of Xen's log-dirty bitmap (`xen/arch/x86/mm/paging.c`): bit `pfn & 7` of byte `pfn >> 3`.
+
+use crate::frame::Pfn;
+
+/// A set of pfns below a length.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PfnBitmap {
+    words: Vec<u64>,
+    pfns: u64,
+}
+
+impl PfnBitmap {
+    /// The empty set over `pfns` pfns.
+    #[must_use]
+    pub fn new(pfns: u64) -> Self {
+        Self { words: vec![0; pfns.div_ceil(64) as usize], pfns }
+    }
+
+    /// Length in pfns.
+    #[must_use]
+    pub const fn pfns(&self) -> u64 {
+        self.pfns
+    }
+
+    /// Makes the set empty and its length `pfns`.
+    pub fn reset(&mut self, pfns: u64) {
+        self.words.clear();
+        self.words.resize(pfns.div_ceil(64) as usize, 0);
+        self.pfns = pfns;
+    }
+
+    /// Changes the length; pfns that fall away leave the set.
+    pub fn resize(&mut self, pfns: u64) {
+        self.words.resize(pfns.div_ceil(64) as usize, 0);
+        self.pfns = pfns;
+        self.clear_tail();
+    }
+
+    fn clear_tail(&mut self) {
+        if let (Some(last), used @ 1..) = (self.words.last_mut(), self.pfns % 64) {
+            *last &= (1 << used) - 1;
+        }
+    }
+
+    /// Whether `pfn` is in the set; a pfn past the length is not.
+    #[must_use]
+    pub fn get(&self, pfn: Pfn) -> bool {
+        pfn.0 < self.pfns && self.words[(pfn.0 / 64) as usize] >> (pfn.0 % 64) & 1 == 1
+    }
+
+    /// Adds `pfn`; past the length it does nothing. Returns whether the set changed.
+    pub fn set(&mut self, pfn: Pfn) -> bool {
+        let new = pfn.0 < self.pfns && !self.get(pfn);
+        if new {
+            self.words[(pfn.0 / 64) as usize] |= 1 << (pfn.0 % 64);
+        }
+        new
+    }
+
+    /// Removes `pfn`. Returns whether the set changed.
+    pub fn clear(&mut self, pfn: Pfn) -> bool {
+        let old = self.get(pfn);
+        if old {
+            self.words[(pfn.0 / 64) as usize] &= !(1 << (pfn.0 % 64));
+        }
+        old
+    }
+
+    /// The words, for bulk readers.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Fills the words from the front with `source`, bits past the length dropped.
+    pub fn copy_from_words(&mut self, source: &[u64]) {
+        let n = source.len().min(self.words.len());
+        self.words[..n].copy_from_slice(&source[..n]);
+        self.clear_tail();
+    }
+
+    /// Pfns in the set.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// The pfns in ascending order. Costs one look per 64 pfns of length.
+    pub fn iter(&self) -> impl Iterator<Item = Pfn> + '_ {
+        self.words.iter().enumerate().filter(|&(_, &word)| word != 0).flat_map(|(i, &word)| {
+            std::iter::successors(Some(word), |w| Some(w & w.wrapping_sub(1)))
+                .take_while(|&w| w != 0)
+                .map(move |w| Pfn(64 * i as u64 + u64::from(w.trailing_zeros())))
+        })
+    }
+
+    /// Empties the set and returns its members.
+    pub fn drain(&mut self) -> Vec<Pfn> {
+        let members = self.iter().collect();
+        self.words.fill(0);
+        members
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set(pfns in 1_u64..300, ops in prop::collection::vec((0_u64..320, any::<bool>()), 0..200), cut in 0_u64..300) {
+            let mut bitmap = PfnBitmap::new(pfns);
+            let mut model = BTreeSet::new();
+            for (pfn, add) in ops {
+                if add {
+                    prop_assert_eq!(bitmap.set(Pfn(pfn)), pfn < pfns && model.insert(pfn));
+                } else {
+                    prop_assert_eq!(bitmap.clear(Pfn(pfn)), model.remove(&pfn));
+                }
+                model.retain(|&p| p < pfns);
+            }
+            bitmap.resize(cut);
+            bitmap.resize(pfns);
+            model.retain(|&p| p < cut);
+            prop_assert_eq!(bitmap.count(), model.len() as u64);
+            prop_assert_eq!(bitmap.iter().map(|p| p.0).collect::<Vec<_>>(), model.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn copied_words_keep_the_tail_clear() {
+        let mut bitmap = PfnBitmap::new(70);
+        bitmap.copy_from_words(&[u64::MAX, u64::MAX, 1]);
+        assert_eq!(bitmap.count(), 70);
+        assert_eq!(bitmap.drain().len(), 70);
+        assert_eq!(bitmap.count(), 0);
+    }
+}

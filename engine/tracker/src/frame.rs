@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Frame numbers and p2m entries: the words of the whole engine, boxed so that they cannot be mixed.
+//! Not here: memory, tables, or any opinion about what a guest should have written.
+//! Units: every number counts 4 KiB frames; a count is one past the last index.
+//! Threads: plain values.
+//! Source: Xen `xen/include/public/arch-x86/xen.h` (p2m, m2p), Linux `arch/x86/xen/p2m.c` (tag bits).
+
+use std::fmt;
+
+/// Bytes in a frame, a p2m leaf and a page table.
+pub const FRAME_BYTES: usize = 4096;
+
+/// A frame of the machine (Xen's mfn).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mfn(pub u64);
+
+/// A frame of the guest's linear view (Xen's pfn).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pfn(pub u64);
+
+/// The position of a leaf in the p2m: pfn divided by the entries of a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeafIndex(pub u64);
+
+impl fmt::Display for Mfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mfn {:#x}", self.0)
+    }
+}
+
+impl fmt::Display for Pfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pfn {:#x}", self.0)
+    }
+}
+
+/// The guest's word size, and with it the shape of its p2m.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// 32-bit PV guest: 4-byte entries, 1,024 in a leaf.
+    W32,
+    /// 64-bit PV guest: 8-byte entries, 512 in a leaf.
+    W64,
+}
+
+impl Width {
+    /// Entries in one p2m leaf.
+    #[must_use]
+    pub const fn entries(self) -> usize {
+        match self {
+            Self::W32 => 1024,
+            Self::W64 => 512,
+        }
+    }
+
+    /// `log2` of [`Width::entries`].
+    #[must_use]
+    pub const fn entry_bits(self) -> u32 {
+        match self {
+            Self::W32 => 10,
+            Self::W64 => 9,
+        }
+    }
+
+    /// Bits in a guest word: 32 or 64.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::W32 => 32,
+            Self::W64 => 64,
+        }
+    }
+
+    /// Leaves that cover `pfns` pfns, the last one perhaps in part.
+    #[must_use]
+    pub const fn leaves(self, pfns: u64) -> u64 {
+        pfns.div_ceil(self.entries() as u64)
+    }
+
+    /// The leaf that holds the entry of `pfn`.
+    #[must_use]
+    pub const fn leaf_of(self, pfn: Pfn) -> LeafIndex {
+        LeafIndex(pfn.0 >> self.entry_bits())
+    }
+
+    /// The slot of `pfn` in its leaf.
+    #[must_use]
+    pub const fn slot_of(self, pfn: Pfn) -> usize {
+        (pfn.0 & (self.entries() as u64 - 1)) as usize
+    }
+
+    /// The first pfn of a leaf.
+    #[must_use]
+    pub const fn first_pfn(self, leaf: LeafIndex) -> Pfn {
+        Pfn(leaf.0 << self.entry_bits())
+    }
+}
+
+/// One word of the p2m, as the guest wrote it, widened to 64 bits.
+///
+/// `INVALID` of a 32-bit guest (0xffff_ffff) is widened to all ones; every other 32-bit word keeps its
+/// value, tag bits (30, 31) included, so that the shadow can hold exactly what was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry(pub u64);
+
+/// What an entry claims, before anybody checked it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// No frame here.
+    Invalid,
+    /// Linux's identity tag: the pfn is mapped one to one to the machine; it has no frame of its own.
+    Identity,
+    /// Linux's foreign tag over this frame: a grant mapping.
+    Foreign(Mfn),
+    /// A frame.
+    Frame(Mfn),
+}
+
+impl Entry {
+    /// No frame (Xen `INVALID_P2M_ENTRY`).
+    pub const INVALID: Self = Self(u64::MAX);
+
+    /// Widens a word of a 32-bit guest.
+    #[must_use]
+    pub const fn widen(word: u32) -> Self {
+        if word == u32::MAX { Self::INVALID } else { Self(word as u64) }
+    }
+
+    /// Names a frame without tags.
+    #[must_use]
+    pub const fn frame(mfn: Mfn) -> Self {
+        Self(mfn.0)
+    }
+
+    /// Names a frame with Linux's foreign tag.
+    #[must_use]
+    pub const fn foreign(width: Width, mfn: Mfn) -> Self {
+        Self(mfn.0 | 1 << (width.bits() - 1))
+    }
+
+    /// Linux's identity entry.
+    #[must_use]
+    pub const fn identity(width: Width, pfn: Pfn) -> Self {
+        Self(pfn.0 | 1 << (width.bits() - 2))
+    }
+
+    /// What the word claims for a guest of this width. Nothing is checked against the machine.
+    #[must_use]
+    pub const fn claim(self, width: Width) -> Claim {
+        let foreign = 1 << (width.bits() - 1);
+        let identity = 1 << (width.bits() - 2);
+        if self.0 == u64::MAX {
+            Claim::Invalid
+        } else if self.0 & foreign != 0 {
+            Claim::Foreign(Mfn(self.0 & !(foreign | identity)))
+        } else if self.0 & identity != 0 {
+            Claim::Identity
+        } else {
+            Claim::Frame(Mfn(self.0))
+        }
+    }
+
+    /// Whether the word, taken as a number, is a frame of a machine of `frames` frames.
+    /// This is the counting rule of captures and reports: a tagged word is never a frame.
+    #[must_use]
+    pub const fn names_frame(self, width: Width, frames: u64) -> bool {
+        matches!(self.claim(width), Claim::Frame(Mfn(m)) if m < frames)
+    }
+}
+
+/// What Xen says of a frame: its owner and its page type (Xen `XEN_DOMCTL_getpageframeinfo3`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameType {
+    /// Ours, an ordinary page (NOTAB).
+    Data,
+    /// Ours, a page table of this level (1 to 4).
+    Table {
+        /// 1 = the table that names data pages.
+        level: u8,
+        /// Pinned by the guest (LPINTAB).
+        pinned: bool,
+    },
+    /// Not valid, not this domain's, or special (XTAB).
+    NotOwned,
+    /// A broken page (BROKEN).
+    Broken,
+}
+
+impl FrameType {
+    /// Whether the frame is a page table.
+    #[must_use]
+    pub const fn is_table(self) -> bool {
+        matches!(self, Self::Table { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_of_both_widths() {
+        for width in [Width::W32, Width::W64] {
+            let invalid =
+                if width == Width::W32 { Entry::widen(u32::MAX) } else { Entry(u64::MAX) };
+            assert_eq!(invalid.claim(width), Claim::Invalid);
+            assert_eq!(Entry::frame(Mfn(7)).claim(width), Claim::Frame(Mfn(7)));
+            assert_eq!(Entry::foreign(width, Mfn(7)).claim(width), Claim::Foreign(Mfn(7)));
+            assert_eq!(Entry::identity(width, Pfn(7)).claim(width), Claim::Identity);
+            assert!(!Entry::foreign(width, Mfn(7)).names_frame(width, 1 << 40));
+            assert!(!Entry::frame(Mfn(8)).names_frame(width, 8));
+        }
+        assert_eq!(Entry::widen(0x8000_0007).claim(Width::W32), Claim::Foreign(Mfn(7)));
+    }
+
+    #[test]
+    fn leaf_geometry() {
+        assert_eq!(Width::W64.leaves(513), 2);
+        assert_eq!(Width::W32.leaf_of(Pfn(1024)), LeafIndex(1));
+        assert_eq!(Width::W64.slot_of(Pfn(1023)), 511);
+        assert_eq!(Width::W32.first_pfn(LeafIndex(2)), Pfn(2048));
+    }
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the outside implements: a real Xen, a simulated one, a trace, or a host's callbacks.
+//! Not here: any implementation. The core has no other way to the world: no I/O, no clock.
+//! Units: frames of 4 KiB; bitmaps as in `bitmap`.
+//! Threads: `P2mSource::live` and `M2p` are called by all shards at once; everything else by the caller's thread.
+//! Source: the operations exist in Xen's public headers (`domctl.h` shadow_op and getpageframeinfo3, `memory.h`).
+
+use std::fmt;
+
+use crate::bitmap::PfnBitmap;
+use crate::frame::{Entry, FrameType, Mfn, Pfn, Width};
+use crate::guest::GuestLeaf;
+use crate::leaf::Leaf;
+use crate::table::{TableFault, TableView};
+
+/// An error of the outside, kept whole as the `source` of ours.
+pub type PortError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Frames that one `FrameTypes::query` may name (Xen answers E2BIG above).
+pub const QUERY_FRAMES_MAX: usize = 1024;
+
+/// Pfns that one leaf of Xen's log-dirty tree covers. CLEAN wipes whole leaves, so every request is
+/// rounded up to it (`xen/arch/x86/mm/paging.c`).
+pub const LOG_DIRTY_LEAF_PFNS: u64 = 32_768;
+
+/// Xen's write log.
+pub trait LogDirty {
+    /// Switches log-dirty on, with an empty log.
+    ///
+    /// # Errors
+    /// Refused (no shadow paging, assigned device, already on).
+    fn enable(&mut self) -> Result<(), PortError>;
+
+    /// Switches log-dirty off; the guest is as it was before `enable`.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    fn disable(&mut self) -> Result<(), PortError>;
+
+    /// Reads and clears the log for the prefix `0..into.pfns()`, which is a multiple of
+    /// [`LOG_DIRTY_LEAF_PFNS`]. `into` arrives empty.
+    ///
+    /// Returns how many pfns of the prefix were really read; the rest is unknown to the caller.
+    ///
+    /// # Errors
+    /// Whatever the hypervisor said. Bits written to `into` before the error count as read.
+    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError>;
+}
+
+/// The fields of `shared_info.arch` that say where the p2m is, as read at one moment. Untrusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roots {
+    /// `max_pfn`: a *count* of pfns, whatever its name says.
+    pub pfn_count: u64,
+    /// `pfn_to_mfn_frame_list_list`: mfn of the tree's top frame; 0 not set up, all ones invalid.
+    pub frame_list_list: u64,
+    /// `p2m_cr3`: root of the page tables of the linear list; 0 = no linear list.
+    /// As the guest wrote it: a 32-bit guest folds the frame number.
+    pub p2m_cr3: u64,
+    /// `p2m_vaddr`: where the linear list begins in the guest's address space.
+    pub p2m_vaddr: u64,
+    /// `p2m_generation`: a seqlock over the list's mapping; odd while it is being changed.
+    pub generation: u64,
+}
+
+/// A frame that could not be read or mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapFault {
+    /// Not a frame of this domain (now).
+    NotOwned,
+    /// Another reason, by its errno.
+    Errno(i32),
+}
+
+impl fmt::Display for MapFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOwned => write!(f, "frame is not the domain's"),
+            Self::Errno(errno) => write!(f, "frame can't be mapped (errno {errno})"),
+        }
+    }
+}
+
+/// A held mapping of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MapSlot(pub u32);
+
+/// The guest's p2m: its roots and the frames it is made of.
+pub trait P2mSource: Sync {
+    /// The guest's width, fixed for its life.
+    fn width(&self) -> Width;
+
+    /// Frames that the domain holds now (Xen `tot_pages`): bounds what the engine will allocate.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    fn domain_frames(&mut self) -> Result<u64, PortError>;
+
+    /// Reads the roots anew.
+    ///
+    /// # Errors
+    /// shared_info can't be read.
+    fn roots(&mut self) -> Result<Roots, PortError>;
+
+    /// Copies one frame of the domain (page table, top or mid frame), each word read once.
+    ///
+    /// # Errors
+    /// [`MapFault`] if the frame is not the domain's or can't be mapped now.
+    fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault>;
+
+    /// Maps frames of the domain for reading and holds them; one answer for each frame, in order.
+    /// A held mapping keeps the old frame alive if the guest gives it away.
+    fn map(&mut self, frames: &[Mfn], answers: &mut Vec<Result<MapSlot, MapFault>>);
+
+    /// Gives mappings back. A slot is not used after.
+    fn unmap(&mut self, slots: &[MapSlot]);
+
+    /// The live memory of a held mapping. Called by many threads at once.
+    fn live(&self, slot: MapSlot) -> GuestLeaf<'_>;
+}
+
+/// Xen's mfn to pfn table.
+pub trait M2p: Sync {
+    /// Frames of the machine: one past the last mfn.
+    fn frames(&self) -> u64;
+
+    /// The pfn that Xen holds for a frame; `None` if there is none or `mfn` is past the end.
+    fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
+}
+
+/// Owner and type of frames.
+pub trait FrameTypes {
+    /// Fills `types` (same length as `frames`, at most [`QUERY_FRAMES_MAX`]).
+    ///
+    /// # Errors
+    /// The whole query failed; `types` means nothing.
+    fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError>;
+}
+
+/// What log-dirty can't tell.
+pub trait Unlogged {
+    /// Appends the pfns whose frames are written without a log-dirty mark: writable grants still
+    /// mapped, the store and console rings, registered vcpu_info. Called after suspend.
+    ///
+    /// # Errors
+    /// The list can't be made.
+    fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError>;
+
+    /// Whether the guest's grant table offers to take a frame by transfer (`GTF_accept_transfer`).
+    ///
+    /// # Errors
+    /// The grant table can't be read.
+    fn accepts_transfer(&mut self) -> Result<bool, PortError>;
+}
+
+/// A page to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Under which pfn.
+    pub pfn: Pfn,
+    /// The frame to read.
+    pub mfn: Mfn,
+    /// The p2m entry that named it; what the shadow will remember.
+    pub entry: Entry,
+    /// `Data` or `Table`.
+    pub kind: FrameType,
+}
+
+/// Why a pfn has to wait for the next round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deferral {
+    /// p2m and m2p disagree.
+    M2pMismatch,
+    /// The entry names a frame that is not the domain's.
+    NotOwned,
+    /// The leaf that holds the entry is not mapped.
+    LeafUnmapped,
+    /// The type query failed.
+    QueryFailed,
+    /// The transport could not map the frame.
+    MapFailed(MapFault),
+    /// A page table that can't be normalised now.
+    Table(TableFault),
+    /// The transport has no word from the other side.
+    Unacknowledged,
+}
+
+/// The transport's answer for one page.
+#[derive(Debug)]
+pub enum Answer {
+    /// The transport has it.
+    Accepted,
+    /// Not now.
+    Deferred(Deferral),
+    /// Never: the migration ends with an error that names the pfn.
+    Failed(PortError),
+}
+
+/// Where the p2m's own leaves are: the list that the receiver fills in at the end.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameList<'a> {
+    /// Entry width.
+    pub width: Width,
+    /// Pfns that the p2m covers.
+    pub pfn_count: u64,
+    /// For each leaf in order the pfn of its frame; `None` where the p2m has no leaf.
+    pub leaves: &'a [Option<Pfn>],
+}
+
+/// The way to the destination.
+pub trait Transport {
+    /// Sends pages, at most [`QUERY_FRAMES_MAX`]: reads each frame's bytes, normalises page tables
+    /// (`table::normalise` with `view`), appends one answer per page in order.
+    ///
+    /// # Errors
+    /// The transport failed as a whole; nothing of this batch counts as accepted.
+    fn send(
+        &mut self,
+        pages: &[Page],
+        view: &dyn TableView,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError>;
+
+    /// The frame list changed. Always comes before the first page of a grown p2m.
+    ///
+    /// # Errors
+    /// The transport failed.
+    fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError>;
+
+    /// These pfns have no frame at the source: what the receiver holds for them is to be given back.
+    /// Only said at a consistent point, after every page table.
+    ///
+    /// # Errors
+    /// The transport failed.
+    fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError>;
+
+    /// Appends pfns that were accepted and then lost on the way; they are owed again.
+    ///
+    /// # Errors
+    /// The transport failed.
+    fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError>;
+
+    /// Everything sent so far is one consistent state of the guest (final round, Remus checkpoint).
+    ///
+    /// # Errors
+    /// The transport failed, or the other side did not confirm.
+    fn consistent(&mut self) -> Result<(), PortError>;
+}
+
+/// Parts of a round, for whoever keeps the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Reading roots and unlogged writers.
+    Roots,
+    /// Taking the log-dirty bitmap.
+    Clean,
+    /// Walking the p2m's structure.
+    Walk,
+    /// Comparing leaves with the shadow.
+    Diff,
+    /// Checking and sending what is owed.
+    Send,
+    /// The consistent point: gone pfns, and the transport's confirmation.
+    Settle,
+}
+
+/// Told when phases begin and end. The core has no clock; the caller has.
+pub trait Observer {
+    /// A phase begins.
+    fn begin(&mut self, phase: Phase);
+    /// The phase ends, also after an error.
+    fn end(&mut self, phase: Phase);
+}
+
+/// Nobody watches.
+impl Observer for () {
+    fn begin(&mut self, _: Phase) {}
+    fn end(&mut self, _: Phase) {}
+}
+
+/// All ports of one migration, lent for one call.
+#[expect(missing_debug_implementations, reason = "ports are trait objects of the outside")]
+pub struct Ports<'a> {
+    /// Xen's write log.
+    pub log_dirty: &'a mut dyn LogDirty,
+    /// The guest's p2m.
+    pub p2m: &'a mut dyn P2mSource,
+    /// Xen's mfn to pfn table.
+    pub m2p: &'a dyn M2p,
+    /// Owner and type of frames.
+    pub types: &'a mut dyn FrameTypes,
+    /// Writers without a log.
+    pub unlogged: &'a mut dyn Unlogged,
+    /// The way to the destination.
+    pub transport: &'a mut dyn Transport,
+    /// Who keeps the time.
+    pub observer: &'a mut dyn Observer,
+}
