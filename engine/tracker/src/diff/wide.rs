@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Portable vectors: a line of 64 bytes at a time, compared in lanes of 32 bits.
+//! Not here: instructions of one CPU; the crate `wide` picks what the target has at build time.
+//! Units: as in `diff`; a line is 8 entries of a 64-bit leaf, 16 of a 32-bit one.
+//! Threads: pure.
+//! Source: `wide` 1.7.1, `u32x16`: `to_bitmask` takes the top bit of each lane, lane 0 first.
+
+use bytemuck::cast_ref;
+use wide::u32x16;
+
+use super::scalar;
+use crate::frame::{FRAME_BYTES, Width};
+use crate::leaf::{Leaf, LeafMask, MASK_WORDS};
+
+/// Vectors of 64 bytes in a leaf.
+const LINES: usize = FRAME_BYTES / 64;
+
+/// In memory the 32-bit lane 2k is the low half of word k, which is slot 2k, only on a little-endian
+/// host. Elsewhere 32-bit leaves go to the oracle; a 64-bit entry does not care which half is first.
+const LANES_ARE_SLOTS: bool = cfg!(target_endian = "little");
+
+pub(super) fn diff(width: Width, live: &Leaf, base: &Leaf) -> LeafMask {
+    let (live_lines, base_lines) = (lines(live), lines(base));
+    let lanes = || unequal_lanes(|line| live_lines[line].simd_eq(base_lines[line]));
+    match width {
+        Width::W64 => fold_pairs(&lanes()),
+        Width::W32 if LANES_ARE_SLOTS => lanes(),
+        Width::W32 => scalar::diff(width, live, base),
+    }
+}
+
+pub(super) fn diff_hole(width: Width, live: &Leaf) -> LeafMask {
+    let (live_lines, invalid) = (lines(live), u32x16::splat(u32::MAX));
+    let lanes = || unequal_lanes(|line| live_lines[line].simd_eq(invalid));
+    match width {
+        Width::W64 => fold_pairs(&lanes()),
+        Width::W32 if LANES_ARE_SLOTS => lanes(),
+        Width::W32 => scalar::diff_hole(width, live),
+    }
+}
+
+/// The leaf as vectors. The cast can't fail: a leaf is aligned to 64 bytes.
+fn lines(leaf: &Leaf) -> &[u32x16; LINES] {
+    cast_ref(&leaf.words)
+}
+
+/// One bit per lane of 32 bits that is not `equal`, 16 a line.
+fn unequal_lanes(equal: impl Fn(usize) -> u32x16) -> LeafMask {
+    let mut mask = LeafMask::NONE;
+    for line in 0..LINES {
+        let unequal = u64::from(equal(line).to_bitmask() ^ 0xffff);
+        mask.words[line / 4] |= unequal << (16 * (line % 4));
+    }
+    mask
+}
+
+/// One bit per entry of 64 bits, from the bits of its halves. Lanes of 32 bits also for these leaves,
+/// because SSE2 compares no wider ones.
+fn fold_pairs(lanes: &LeafMask) -> LeafMask {
+    let mut mask = LeafMask::NONE;
+    for index in 0..MASK_WORDS {
+        if lanes.words[index] != 0 {
+            mask.words[index / 2] |= either_of_pairs(lanes.words[index]) << (32 * (index % 2));
+        }
+    }
+    mask
+}
+
+/// Bit i of the result: bit 2i or bit 2i + 1 of `bits`. Even bits are gathered by halves.
+const fn either_of_pairs(bits: u64) -> u64 {
+    let bits = (bits | bits >> 1) & 0x5555_5555_5555_5555;
+    let bits = (bits | bits >> 1) & 0x3333_3333_3333_3333;
+    let bits = (bits | bits >> 2) & 0x0f0f_0f0f_0f0f_0f0f;
+    let bits = (bits | bits >> 4) & 0x00ff_00ff_00ff_00ff;
+    let bits = (bits | bits >> 8) & 0x0000_ffff_0000_ffff;
+    (bits | bits >> 16) & 0x0000_0000_ffff_ffff
+}

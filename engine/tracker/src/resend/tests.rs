@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tests of the resend bitmap: against a plain map, and with real threads.
+//! Not here: every interleaving (`loom`).
+//! Units: as in `resend`.
+//! Threads: three markers beside one taker.
+//! Source: the protocol in `resend`.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
+
+type Model = BTreeMap<u64, CauseSet>;
+
+/// Past 64 words of 64 bits, so that there is more than one summary word.
+const PFNS: u64 = 9_000;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Mark { pfn: u64 },
+    Leaf { width: Width, leaf: u64, slots: Vec<usize> },
+    Words { first: usize, words: Vec<u64> },
+    Range { start: u64, end: u64 },
+    Take { limit: usize, from: u64, pay: u64 },
+    Resize { pfns: u64 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let width = prop_oneof![Just(Width::W32), Just(Width::W64)];
+    let slots = prop::collection::vec(0_usize..1024, 0..20);
+    let word = prop_oneof![Just(0), Just(u64::MAX), any::<u64>()];
+    let words = prop::collection::vec(word, 0..6);
+    prop_oneof![
+        4 => (0..PFNS + 100).prop_map(|pfn| Op::Mark { pfn }),
+        2 => (width, 0_u64..20, slots)
+            .prop_map(|(width, leaf, slots)| Op::Leaf { width, leaf, slots }),
+        2 => (0_usize..150, words).prop_map(|(first, words)| Op::Words { first, words }),
+        2 => (0..PFNS, 0_u64..400)
+            .prop_map(|(start, len)| Op::Range { start, end: start + len }),
+        4 => (0_usize..200, prop_oneof![Just(0), 0..PFNS + 100], any::<u64>())
+            .prop_map(|(limit, from, pay)| Op::Take { limit, from, pay }),
+        1 => (0..PFNS).prop_map(|pfns| Op::Resize { pfns }),
+    ]
+}
+
+fn cause() -> impl Strategy<Value = Cause> {
+    (0..Cause::ALL.len()).prop_map(|index| Cause::ALL[index])
+}
+
+fn mark(model: &mut Model, length: u64, pfns: impl IntoIterator<Item = u64>, cause: Cause) {
+    for pfn in pfns.into_iter().filter(|&pfn| pfn < length) {
+        model.entry(pfn).or_default().insert(cause);
+    }
+}
+
+/// Takes on both sides and pays the pages whose bit of `pay` is set.
+fn take(bitmap: &ResendBitmap, model: &mut Model, limit: usize, from: u64, pay: u64) {
+    let expected: Vec<_> = model.range(from..).take(limit).map(|(&p, &c)| (p, c)).collect();
+    let mut taken = bitmap.take(limit, from);
+    let found: Vec<_> = taken.pages().iter().map(|owed| (owed.pfn.0, owed.causes)).collect();
+    assert_eq!(found, expected);
+    let next = match expected.last() {
+        _ if expected.len() < limit => from.max(bitmap.pfns()),
+        Some((last, _)) => last + 1,
+        None => from,
+    };
+    assert_eq!(taken.next(), next);
+    assert!(found.iter().all(|&(pfn, _)| !bitmap.is_owed(Pfn(pfn))));
+    for (index, (pfn, _)) in found.iter().enumerate().filter(|(i, _)| pay >> (i % 64) & 1 == 1) {
+        taken.pay(index);
+        model.remove(pfn);
+    }
+}
+
+fn step(bitmap: &mut ResendBitmap, model: &mut Model, op: Op, cause: Cause) {
+    let length = bitmap.pfns();
+    match op {
+        Op::Mark { pfn } => {
+            assert_eq!(bitmap.mark(Pfn(pfn), cause), pfn < length);
+            mark(model, length, [pfn], cause);
+        }
+        Op::Leaf { width, leaf, slots } => {
+            let mut mask = LeafMask::NONE;
+            slots.iter().for_each(|&slot| mask.set(slot % width.entries()));
+            bitmap.mark_leaf(width, LeafIndex(leaf), &mask, cause);
+            let first = width.first_pfn(LeafIndex(leaf)).0;
+            mark(model, length, mask.slots().map(|slot| first + slot as u64), cause);
+        }
+        Op::Words { first, words } => {
+            bitmap.mark_words(first, &words, cause);
+            let bits = words.iter().enumerate();
+            let pfns = bits.flat_map(|(i, &bits)| pfns_of(first + i, bits)).map(|pfn| pfn.0);
+            mark(model, length, pfns, cause);
+        }
+        Op::Range { start, end } => {
+            bitmap.mark_range(start..end, cause);
+            mark(model, length, start..end, cause);
+        }
+        Op::Take { limit, from, pay } => take(bitmap, model, limit, from, pay),
+        Op::Resize { pfns } => {
+            bitmap.resize(pfns);
+            model.retain(|&pfn, _| pfn < pfns);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn behaves_like_a_map_of_causes(
+        pfns in 0..=PFNS,
+        ops in prop::collection::vec((op(), cause()), 0..40),
+    ) {
+        let (mut bitmap, mut model) = (ResendBitmap::new(pfns), Model::new());
+        for (op, cause) in ops {
+            step(&mut bitmap, &mut model, op, cause);
+            prop_assert_eq!(bitmap.count(), model.len() as u64);
+            prop_assert_eq!(bitmap.is_empty(), model.is_empty());
+        }
+        for pfn in 0..PFNS + 70 {
+            let why = model.get(&pfn);
+            prop_assert_eq!(bitmap.is_owed(Pfn(pfn)), why.is_some());
+            prop_assert_eq!(bitmap.why(Pfn(pfn)), why.copied().unwrap_or_default());
+        }
+        for width in [Width::W32, Width::W64] {
+            for leaf in 0..20 {
+                let first = width.first_pfn(LeafIndex(leaf)).0;
+                let owed = bitmap.owed_mask(width, LeafIndex(leaf));
+                let expected = model.range(first..first + width.entries() as u64);
+                prop_assert!(owed.slots().map(|s| first + s as u64).eq(expected.map(|e| *e.0)));
+            }
+        }
+    }
+}
+
+#[test]
+fn law_3_debt_dropped_without_commit_returns() {
+    let bitmap = ResendBitmap::new(200);
+    for (pfn, cause) in [(3, Cause::Entry), (3, Cause::LogDirty), (70, Cause::First)] {
+        bitmap.mark(Pfn(pfn), cause);
+    }
+    let both = CauseSet::from_iter([Cause::Entry, Cause::LogDirty]);
+    drop(bitmap.take(9, 0));
+    assert_eq!((bitmap.count(), bitmap.why(Pfn(3))), (2, both));
+
+    let failed = std::panic::catch_unwind(|| {
+        let mut taken = bitmap.take(9, 0);
+        taken.pay(1);
+        assert!(bitmap.is_empty() && bitmap.why(Pfn(3)).is_empty());
+        panic!("the transport failed");
+    });
+    assert!(failed.is_err());
+    assert_eq!((bitmap.count(), bitmap.why(Pfn(3))), (1, both));
+
+    bitmap.take(9, 0).pay(0);
+    assert!(bitmap.is_empty());
+}
+
+#[test]
+fn hostile_numbers_mark_nothing() {
+    let bitmap = ResendBitmap::new(70);
+    for number in [70, 1 << 40, u64::MAX] {
+        assert!(!bitmap.mark(Pfn(number), Cause::Entry));
+        bitmap.mark_range(number..u64::MAX, Cause::Entry);
+        bitmap.mark_words(number as usize, &[1, 1], Cause::Entry);
+        bitmap.mark_leaf(Width::W64, LeafIndex(number), &LeafMask::first(512), Cause::Entry);
+        assert!(bitmap.owed_mask(Width::W32, LeafIndex(number)).is_empty());
+        assert_eq!(bitmap.take(1, number).next(), number);
+    }
+    assert!(bitmap.is_empty());
+    bitmap.mark_range(3..u64::MAX, Cause::Doubt);
+    assert_eq!(bitmap.count(), 67);
+}
+
+/// A page's content is written before it is marked. Who is last to take it must find the last
+/// content, and hear of every cause, however takes, partial takes and returned debts fall between.
+#[test]
+fn markers_beside_a_taker_lose_nothing() {
+    const LENGTH: u64 = 5_000;
+    const MARKERS: u64 = 3;
+    const MARKS: u64 = 60_000;
+    let bitmap = ResendBitmap::new(LENGTH);
+    let contents = zeroed_words((LENGTH * MARKERS) as usize);
+    let running = AtomicUsize::new(MARKERS as usize);
+    let causes = [Cause::LogDirty, Cause::Entry, Cause::Structure];
+    let mut sent = vec![0; contents.len()];
+    let mut told = vec![CauseSet::default(); LENGTH as usize];
+    std::thread::scope(|scope| {
+        for marker in 0..MARKERS {
+            let (bitmap, contents, running) = (&bitmap, &contents, &running);
+            scope.spawn(move || {
+                for turn in 1..=MARKS {
+                    let pfn = turn * (2 * marker + 7919) % LENGTH;
+                    // ORDER: published by the mark, found by who takes it.
+                    contents[(pfn * MARKERS + marker) as usize].store(turn, Ordering::Relaxed);
+                    bitmap.mark(Pfn(pfn), causes[marker as usize]);
+                }
+                running.fetch_sub(1, Ordering::Release); // ORDER: for the Acquire below
+            });
+        }
+        let (mut from, mut turn) = (0, 0);
+        loop {
+            let done = running.load(Ordering::Acquire) == 0; // ORDER: for the Release above
+            let mut taken = bitmap.take(37 + turn % 101, from);
+            from = if taken.next() < LENGTH { taken.next() } else { 0 };
+            turn += 1;
+            for (index, owed) in taken.pages().to_vec().into_iter().enumerate() {
+                if (index + turn) % 5 != 0 {
+                    taken.pay(index);
+                    let seen = &mut told[owed.pfn.0 as usize];
+                    *seen = seen.union(owed.causes);
+                    let first = (owed.pfn.0 * MARKERS) as usize;
+                    for at in first..first + MARKERS as usize {
+                        sent[at] = contents[at].load(Ordering::Relaxed); // ORDER: as the store
+                    }
+                }
+            }
+            drop(taken);
+            if done && bitmap.is_empty() {
+                break;
+            }
+        }
+    });
+    let last = contents.iter().map(|c| c.load(Ordering::Relaxed)); // ORDER: all have joined
+    assert!(last.eq(sent.iter().copied()), "a marked page was not taken after its last mark");
+    let marked = |at: usize| sent[at] != 0;
+    for (pfn, told) in told.into_iter().enumerate() {
+        let expected = (0..3).filter(|m| marked(3 * pfn + m)).map(|m| causes[m]).collect();
+        assert_eq!(told, expected, "causes of pfn {pfn}");
+    }
+}

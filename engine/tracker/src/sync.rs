@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The one door to atomics that are modified by several threads: std's, or loom's under `cfg(loom)`.
+//! Not here: any protocol; each user states its own, with an `ORDER:` comment at every `Ordering`.
+//! Units: words of 64 bits.
+//! Threads: the words may be shared by all.
+//! Source: loom's own advice: the code that ships is the code that the model checker explores.
+
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
+pub use std::sync::atomic::{AtomicU64, Ordering};
+
+/// `words` zeroed words. Large arrays come from `calloc`: what is never written costs no memory.
+///
+/// # Panics
+/// If there is no address space for them.
+#[cfg(not(loom))]
+#[must_use]
+pub fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
+    bytemuck::zeroed_slice_box(words)
+}
+
+/// `words` zeroed words, each made by loom, which has to know it.
+#[cfg(loom)]
+#[must_use]
+pub fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
+    (0..words).map(|_| AtomicU64::new(0)).collect()
+}
