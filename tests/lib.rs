@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What crosses crates.
+//! What crosses crates: the laws, the tables of the design, simulation, captures, the command line.
+
+pub mod rig;

@@ -3,12 +3,30 @@
 
 pub mod bitmap;
 pub mod cause;
+pub mod config;
 pub mod diff;
+pub mod doubt;
+pub mod error;
 pub mod frame;
 pub mod guest;
 pub mod leaf;
+pub mod migration;
 pub mod port;
+pub mod report;
 pub mod resend;
 pub mod shadow;
+pub mod shared_info;
 pub mod sync;
 pub mod table;
+pub mod tracker;
+
+mod batch;
+mod compare;
+mod evidence;
+#[cfg(debug_assertions)]
+mod invariant;
+mod layout;
+mod resolve;
+mod sent;
+mod shard;
+mod view;

@@ -126,6 +126,11 @@ pub trait M2p: Sync {
 
     /// The pfn that Xen holds for a frame; `None` if there is none or `mfn` is past the end.
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
+
+    /// First frame of the compat m2p, which a 32-bit guest's last level 2 table maps; `None` without one.
+    fn compat_frame(&self) -> Option<Mfn> {
+        None
+    }
 }
 
 /// Owner and type of frames.

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a caller can choose.
+//! Not here: anything about the guest, which the ports tell.
+//! Units: threads, rounds.
+//! Threads: plain values.
+//! Source: policies of the outcome table, `docs/design.md`, section 3.
+
+use crate::diff::Kernel;
+
+/// When the structure is walked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rewalk {
+    /// When something says that it changed.
+    #[default]
+    OnEvidence,
+    /// In every round, whatever is said: for recordings and for checks.
+    EveryRound,
+}
+
+/// How much of the p2m is held against the m2p.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// While the guest runs what changed, when it stands still every entry of a dirty leaf.
+    #[default]
+    Dirty,
+    /// Every entry, in every round: finds a guest whose m2p lies about leaves that it never writes.
+    /// Costs a read of the whole p2m a round.
+    Full,
+}
+
+/// Two pfns, one frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AliasPolicy {
+    /// The migration ends with an error that names both.
+    #[default]
+    Refuse,
+    /// The bytes are sent to both; the destination has two frames.
+    Copy,
+}
+
+/// A page table that names a frame of another domain when the guest is suspended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForeignPtePolicy {
+    /// The migration ends with an error that names table, slot and frame.
+    #[default]
+    Refuse,
+    /// The PTE becomes not present at the destination, counted.
+    Clear,
+}
+
+/// The caller's choices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Threads that compare leaves; 0 and 1 mean the caller's own.
+    pub threads: usize,
+    /// The diff kernel; the best one for this machine if `None`.
+    pub kernel: Option<Kernel>,
+    /// When the structure is walked.
+    pub rewalk: Rewalk,
+    /// How much is held against the m2p.
+    pub verify: Verify,
+    /// Rounds running for which a doubt of one kind is borne while the guest runs.
+    pub doubt_rounds_max: u32,
+    /// Two pfns, one frame.
+    pub alias: AliasPolicy,
+    /// Page tables with frames of another domain.
+    pub foreign_pte: ForeignPtePolicy,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            kernel: None,
+            rewalk: Rewalk::default(),
+            verify: Verify::default(),
+            doubt_rounds_max: 5,
+            alias: AliasPolicy::default(),
+            foreign_pte: ForeignPtePolicy::default(),
+        }
+    }
+}

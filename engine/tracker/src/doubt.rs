@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Doubt: what the engine could not find out, by kind, and for how many rounds running.
+//! Not here: what a doubt owes (the caller marks the range), or the causes of single pfns (`cause`).
+//! Units: rounds, and pfns put in doubt.
+//! Threads: one owner.
+//! Source: `docs/design.md`, law 4 (doubt sets the bit).
+
+use std::fmt;
+
+/// Something that could not be found out. Everything it may concern is owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Doubt {
+    /// Log-dirty read less than it was asked for.
+    ShortBitmap,
+    /// Log-dirty failed and was switched off and on: its marks are lost.
+    LogLost,
+    /// The generation was odd, or moved during every walk.
+    Generation,
+    /// The roots make no sense.
+    Roots,
+    /// A frame of the p2m's upper levels can't be read.
+    Walk,
+    /// A leaf can't be mapped.
+    LeafUnmapped,
+    /// The type query failed.
+    QueryFailed,
+    /// A frame moved to another pfn: tables sent before may name the old one.
+    Tables,
+}
+
+impl Doubt {
+    /// Every kind, in report order.
+    pub const ALL: [Self; 8] = [
+        Self::ShortBitmap,
+        Self::LogLost,
+        Self::Generation,
+        Self::Roots,
+        Self::Walk,
+        Self::LeafUnmapped,
+        Self::QueryFailed,
+        Self::Tables,
+    ];
+
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ShortBitmap => "short-bitmap",
+            Self::LogLost => "log-lost",
+            Self::Generation => "generation",
+            Self::Roots => "roots",
+            Self::Walk => "walk",
+            Self::LeafUnmapped => "leaf-unmapped",
+            Self::QueryFailed => "query-failed",
+            Self::Tables => "tables",
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Counts of doubts in this round, and how long each kind has been running.
+#[derive(Clone, Debug, Default)]
+pub struct Doubts {
+    marked: [u64; Doubt::ALL.len()],
+    running: [u32; Doubt::ALL.len()],
+}
+
+impl Doubts {
+    /// Notes one doubt in this round.
+    pub fn mark(&mut self, doubt: Doubt) {
+        self.marked[doubt as usize] += 1;
+    }
+
+    /// Doubts of one kind in this round.
+    #[must_use]
+    pub const fn marked(&self, doubt: Doubt) -> u64 {
+        self.marked[doubt as usize]
+    }
+
+    /// Rounds running, before this one, in which the kind was marked.
+    #[must_use]
+    pub const fn running(&self, doubt: Doubt) -> u32 {
+        self.running[doubt as usize]
+    }
+
+    /// Counts of this round by kind.
+    #[must_use]
+    pub const fn counts(&self) -> [u64; Doubt::ALL.len()] {
+        self.marked
+    }
+
+    /// Ends the round. Returns a kind that has now run for more than `rounds_max` rounds.
+    pub fn end_round(&mut self, rounds_max: u32) -> Option<Doubt> {
+        let mut persistent = None;
+        for doubt in Doubt::ALL {
+            let running = &mut self.running[doubt as usize];
+            *running = if self.marked[doubt as usize] == 0 { 0 } else { *running + 1 };
+            // A table doubt that runs on is held back for the final round instead (`migration`).
+            if *running > rounds_max && doubt != Doubt::Tables {
+                persistent = persistent.or(Some(doubt));
+            }
+        }
+        self.marked = Default::default();
+        persistent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_doubt_runs_only_while_it_is_marked_every_round() {
+        let mut doubts = Doubts::default();
+        for _ in 0..3 {
+            doubts.mark(Doubt::Generation);
+            assert_eq!(doubts.end_round(3), None);
+        }
+        assert_eq!(doubts.end_round(3), None);
+        for _ in 0..3 {
+            doubts.mark(Doubt::Generation);
+            doubts.mark(Doubt::Tables);
+            assert_eq!(doubts.end_round(3), None);
+        }
+        doubts.mark(Doubt::Generation);
+        doubts.mark(Doubt::Tables);
+        assert_eq!(doubts.end_round(3), Some(Doubt::Generation));
+        assert_eq!(doubts.running(Doubt::Tables), 4);
+    }
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a migration ends when it can't end well: one fact each, with the numbers that name it.
+//! Not here: doubts and deferrals, which end nothing (`doubt`, `port::Deferral`).
+//! Units: frame numbers in hex; levels 1 to 4, 1 next to the leaves.
+//! Threads: plain values.
+//! Source: `docs/design.md`, the promise and the outcome table.
+
+use std::fmt;
+
+use crate::doubt::Doubt;
+use crate::frame::{Mfn, Pfn};
+use crate::port::{Deferral, MapFault, PortError};
+use crate::table::TableFault;
+
+/// Why the roots of a p2m can't be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootsFault {
+    /// The guest publishes no p2m (no list, no tree, or no pfns).
+    Absent,
+    /// The root frame is past the machine's last frame.
+    RootFrame,
+    /// `p2m_vaddr` is not the address of a page.
+    Misaligned,
+    /// The list leaves the guest's address space or runs into Xen's.
+    AddressSpace,
+    /// More pfns than a 3-level tree can hold.
+    TreeTooSmall,
+}
+
+impl fmt::Display for RootsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "the guest publishes no p2m",
+            Self::RootFrame => "the root frame is outside the machine",
+            Self::Misaligned => "p2m_vaddr is not the address of a page",
+            Self::AddressSpace => "the list leaves the guest's address space",
+            Self::TreeTooSmall => "more pfns than a 3-level tree can hold",
+        })
+    }
+}
+
+/// What is wrong with one pfn in the final round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryCause {
+    /// Another pfn's entry names the same frame, and the m2p says it is that pfn's.
+    Alias(Pfn),
+    /// The frame is broken (a machine check hit it).
+    Broken,
+    /// Still deferred when the final round ended.
+    Deferred(Deferral),
+}
+
+impl fmt::Display for EntryCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alias(other) => write!(f, "the frame is also that of {other}"),
+            Self::Broken => f.write_str("the frame is broken"),
+            Self::Deferred(deferral) => write!(f, "still deferred: {deferral}"),
+        }
+    }
+}
+
+impl fmt::Display for Deferral {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::M2pMismatch => f.write_str("p2m and m2p disagree"),
+            Self::NotOwned => f.write_str("the frame is not the domain's"),
+            Self::LeafUnmapped => f.write_str("the p2m leaf is not mapped"),
+            Self::QueryFailed => f.write_str("the type query failed"),
+            Self::MapFailed(fault) => fault.fmt(f),
+            Self::Table(fault) => write!(f, "page table: {fault}"),
+            Self::Unacknowledged => f.write_str("the transport has no answer from the other side"),
+        }
+    }
+}
+
+/// The end of a migration that did not complete. The source guest runs on unharmed.
+#[derive(Debug)]
+pub enum Error {
+    /// A port failed.
+    Port {
+        /// Which one.
+        port: &'static str,
+        /// Its own error.
+        source: PortError,
+    },
+    /// The transport failed for one page.
+    Page {
+        /// The page's pfn.
+        pfn: Pfn,
+        /// Its frame.
+        mfn: Mfn,
+        /// The transport's error.
+        source: PortError,
+    },
+    /// The roots of the p2m can't be followed.
+    Roots {
+        /// Why.
+        fault: RootsFault,
+        /// The word that shows it.
+        value: u64,
+    },
+    /// A frame of the p2m's structure can't be used.
+    Structure {
+        /// 0 for a leaf, 1 and up for the frames above.
+        level: u8,
+        /// The frame.
+        mfn: Mfn,
+        /// The first pfn whose entry it leads to.
+        pfn: Pfn,
+        /// What is wrong.
+        cause: StructureCause,
+    },
+    /// The p2m reaches further than the frames that the domain holds can justify.
+    Reach {
+        /// A pfn with an entry.
+        pfn: Pfn,
+        /// The first pfn that is too far.
+        limit: u64,
+        /// Frames that the domain holds.
+        domain_frames: u64,
+    },
+    /// More pfns wait to be sent than the domain holds frames: the p2m names frames over and over.
+    Crowd {
+        /// The first of them.
+        pfn: Pfn,
+        /// How many wait.
+        waiting: u64,
+        /// Frames that the domain holds.
+        domain_frames: u64,
+    },
+    /// A doubt of one kind ran for too many rounds.
+    Doubt {
+        /// The kind.
+        doubt: Doubt,
+        /// Rounds running.
+        rounds: u32,
+        /// What the port said, if one did.
+        source: Option<PortError>,
+    },
+    /// A pfn that the final round can't settle.
+    Entry {
+        /// The pfn.
+        pfn: Pfn,
+        /// The frame that its entry names, if it names one.
+        mfn: Option<Mfn>,
+        /// Why.
+        cause: EntryCause,
+    },
+    /// A page table that the final round can't normalise.
+    Table {
+        /// The table's pfn.
+        pfn: Pfn,
+        /// The PTE.
+        fault: TableFault,
+    },
+    /// The engine's threads can't be started.
+    Threads {
+        /// The operating system's error.
+        source: PortError,
+    },
+    /// A call that makes no sense now.
+    Order {
+        /// What was called.
+        call: &'static str,
+        /// What state forbids it.
+        state: &'static str,
+    },
+}
+
+/// What is wrong with a frame of the p2m's structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StructureCause {
+    /// It can't be read or mapped.
+    Unreadable(MapFault),
+    /// A page table of the list maps a superpage.
+    Superpage,
+    /// It has no pfn that names it back: the receiver could not be told where the leaf is.
+    Unnamed,
+    /// A leaf that names frames is listed at this many positions.
+    Aliased(u64),
+    /// It changed in every one of the final round's looks at it.
+    Unstable,
+}
+
+impl fmt::Display for StructureCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(fault) => fault.fmt(f),
+            Self::Superpage => f.write_str("the list is mapped by a superpage"),
+            Self::Unnamed => f.write_str("no pfn's entry names the leaf's frame"),
+            Self::Aliased(positions) => {
+                write!(f, "the leaf names frames and is listed at {positions} positions")
+            }
+            Self::Unstable => f.write_str("the structure does not come to rest"),
+        }
+    }
+}
+
+impl Error {
+    /// For `map_err`: an error of the port with this name.
+    pub(crate) fn port(port: &'static str) -> impl FnOnce(PortError) -> Self {
+        move |source| Self::Port { port, source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port { port, .. } => write!(f, "{port} failed"),
+            Self::Page { pfn, mfn, .. } => write!(f, "the transport failed for {pfn}, {mfn}"),
+            Self::Roots { fault, value } => write!(f, "p2m roots: {fault} ({value:#x})"),
+            Self::Structure { level, mfn, pfn, cause } => {
+                write!(f, "p2m structure: level {level}, {mfn}, from {pfn} on: {cause}")
+            }
+            Self::Reach { pfn, limit, domain_frames } => write!(
+                f,
+                "the p2m reaches {pfn}, past {limit:#x}, but the domain holds {domain_frames} frames"
+            ),
+            Self::Crowd { pfn, waiting, domain_frames } => write!(
+                f,
+                "{waiting} pfns from {pfn} on wait, but the domain holds {domain_frames} frames"
+            ),
+            Self::Doubt { doubt, rounds, .. } => {
+                write!(f, "doubt of kind {doubt} in {rounds} rounds running")
+            }
+            Self::Entry { pfn, mfn: Some(mfn), cause } => write!(f, "{pfn}, {mfn}: {cause}"),
+            Self::Entry { pfn, mfn: None, cause } => write!(f, "{pfn}: {cause}"),
+            Self::Table { pfn, fault } => write!(f, "page table at {pfn}: {fault}"),
+            Self::Threads { .. } => f.write_str("the engine's threads can't be started"),
+            Self::Order { call, state } => write!(f, "{call} called while {state}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Port { source, .. } | Self::Page { source, .. } | Self::Threads { source } => {
+                Some(&**source)
+            }
+            Self::Doubt { source: Some(source), .. } => Some(&**source),
+            _ => None,
+        }
+    }
+}

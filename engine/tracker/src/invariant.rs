@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Law 5, checked in debug builds after each round: every pfn is owed, or its shadow entry is the one
+//! under which it was last accepted. Not here: anything that a release build does.
+//! Units: one word per pfn, kept apart from the shadow.
+//! Threads: one owner.
+//! Source: `docs/design.md`, law 5.
+
+use crate::frame::{Entry, Pfn};
+use crate::layout::names_nothing;
+use crate::migration::Migration;
+
+/// The entry under which each pfn was last accepted, written down a second time.
+#[derive(Debug, Default)]
+pub(crate) struct Accepted(Vec<Entry>);
+
+impl Accepted {
+    pub(crate) fn note(&mut self, pfn: Pfn, entry: Entry) {
+        let index = pfn.0 as usize;
+        if index >= self.0.len() {
+            self.0.resize(index + 1, Entry::INVALID);
+        }
+        self.0[index] = entry;
+    }
+
+    fn of(&self, pfn: Pfn) -> Entry {
+        self.0.get(pfn.0 as usize).copied().unwrap_or(Entry::INVALID)
+    }
+}
+
+impl Migration {
+    /// Checks law 5.
+    ///
+    /// # Panics
+    /// If it does not hold: a bug of this engine, never of a guest.
+    pub(crate) fn check_invariant(&mut self) {
+        let layout = &self.tracker.layout;
+        let width = layout.width();
+        self.accepted.0.truncate(layout.pfns() as usize); // what fell away starts anew
+        for pfn in (0..layout.pfns()).map(Pfn) {
+            let (shadow, accepted) = (self.tracker.shadow.entry(pfn), self.accepted.of(pfn));
+            if shadow == accepted || self.is_owed(pfn) {
+                continue;
+            }
+            // A leaf that names nothing and is listed often is remembered whole.
+            let nothing = |entry: Entry| names_nothing(entry.claim(width), u64::MAX);
+            let whole = nothing(shadow) && nothing(accepted);
+            assert!(whole, "law 5: {pfn} is not owed, shadow {shadow:?}, accepted {accepted:?}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What one round found, sent and left, in numbers with units.
+//! Not here: times (the `Observer`'s owner has the clock), or a judgement (the caller's).
+//! Units: leaves are positions, not distinct frames; entries and pages are pfns.
+//! Threads: plain values.
+//! Source: counting rules of entries and leaves: `docs/design.md`, "Counts".
+
+use crate::doubt::Doubt;
+
+/// Which kind of round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// The guest runs.
+    #[default]
+    Live,
+    /// The guest is suspended and will go on (Remus).
+    Checkpoint,
+    /// The guest is suspended for good.
+    Final,
+}
+
+impl Stage {
+    /// Whether the guest stands still.
+    #[must_use]
+    pub const fn is_suspended(self) -> bool {
+        !matches!(self, Self::Live)
+    }
+
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Checkpoint => "checkpoint",
+            Self::Final => "final",
+        }
+    }
+}
+
+/// Leaves of the p2m, by position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeafCounts {
+    /// Positions that can hold a frame.
+    pub tracked: u64,
+    /// Distinct frames among them.
+    pub distinct: u64,
+    /// Positions whose leaf's pfn is in log-dirty.
+    pub dirty: u64,
+    /// Positions that are new or backed by another frame than at the walk before.
+    pub fresh: u64,
+    /// Positions that fell away.
+    pub dropped: u64,
+    /// Leaves compared with the shadow.
+    pub compared: u64,
+    /// Compared because dirty, and found equal.
+    pub unchanged: u64,
+}
+
+/// Entries that differ from the shadow; entries owed from earlier rounds are not counted again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntryCounts {
+    /// No frame before, a frame now.
+    pub mapped: u64,
+    /// A frame before, none now.
+    pub unmapped: u64,
+    /// Another frame now.
+    pub remapped: u64,
+    /// Two words that name no frame.
+    pub other: u64,
+    /// Changed entries whose own pfn is not in log-dirty: what a tracker without a shadow never sends.
+    pub beyond_log_dirty: u64,
+}
+
+impl EntryCounts {
+    /// All changed entries.
+    #[must_use]
+    pub const fn changed(&self) -> u64 {
+        self.mapped + self.unmapped + self.remapped + self.other
+    }
+
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.mapped += other.mapped;
+        self.unmapped += other.unmapped;
+        self.remapped += other.remapped;
+        self.other += other.other;
+        self.beyond_log_dirty += other.beyond_log_dirty;
+    }
+}
+
+/// What called for a walk of the structure, and how the walks went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StructureCounts {
+    /// `p2m_generation` moved or is odd.
+    pub generation: u64,
+    /// A root moved (list address, page-table root, frame list list).
+    pub roots: u64,
+    /// The count of pfns moved.
+    pub pfn_count: u64,
+    /// Upper frames, or leaves that a walk relied on, in log-dirty.
+    pub dirty: u64,
+    /// Entries of the p2m's own frames that changed, or such frames found under another pfn.
+    pub entries: u64,
+    /// Asked for: the first walk, after a resume, or because every round is to walk.
+    pub forced: u64,
+    /// Walks made.
+    pub walks: u64,
+    /// Walks that had to be made again.
+    pub retries: u64,
+    /// The frame list was told anew.
+    pub frame_lists: u64,
+}
+
+impl StructureCounts {
+    /// Events of all kinds, forced walks apart.
+    #[must_use]
+    pub const fn events(&self) -> u64 {
+        self.generation + self.roots + self.pfn_count + self.dirty + self.entries
+    }
+}
+
+/// Pages on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCounts {
+    /// Owed when sending began.
+    pub owed: u64,
+    /// Accepted by the transport.
+    pub accepted: u64,
+    /// Of these page tables.
+    pub tables: u64,
+    /// Settled without a page: the entry names no frame.
+    pub frameless: u64,
+    /// Deferred: p2m and m2p disagree.
+    pub deferred_m2p: u64,
+    /// Deferred: the frame is not the domain's, or vanished before it could be mapped.
+    pub deferred_frame: u64,
+    /// Deferred: page table that can't be normalised.
+    pub deferred_table: u64,
+    /// Deferred: leaf not mapped, query failed, no answer.
+    pub deferred_doubt: u64,
+    /// Frames that moved to another pfn.
+    pub moved: u64,
+    /// Pfns that the transport handed back.
+    pub returned: u64,
+    /// Owed when the round ended.
+    pub left: u64,
+}
+
+/// What a consistent point settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettledCounts {
+    /// Pfns said to be gone.
+    pub gone: u64,
+    /// Pfns whose entry names a frame that is not the domain's.
+    pub foreign: u64,
+    /// Pfns sent under the p2m although the m2p names another or none.
+    pub m2p_stale: u64,
+    /// Pfns sent as copies of another's frame (policy).
+    pub aliases: u64,
+    /// PTEs to foreign frames made not present (policy).
+    pub cleared_ptes: u64,
+    /// Pfns read again because somebody writes them without a log.
+    pub unlogged: u64,
+}
+
+/// One round.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RoundReport {
+    /// Number of the round, from 0.
+    pub round: u64,
+    /// Which kind.
+    pub stage: Stage,
+    /// The diff kernel.
+    pub kernel: &'static str,
+    /// Threads that compare.
+    pub threads: usize,
+    /// The guest's count of pfns at the last walk.
+    pub pfn_count: u64,
+    /// Pfns in log-dirty.
+    pub log_dirty_pfns: u64,
+    /// Leaves.
+    pub leaves: LeafCounts,
+    /// Entries.
+    pub entries: EntryCounts,
+    /// Structure.
+    pub structure: StructureCounts,
+    /// Pages.
+    pub pages: PageCounts,
+    /// What a consistent point settled; zero in a live round.
+    pub settled: SettledCounts,
+    /// Doubts by kind, in the order of [`Doubt::ALL`].
+    pub doubts: [u64; Doubt::ALL.len()],
+    /// The structure could not be followed: nothing was compared or sent.
+    pub blind: bool,
+    /// Pfns newly owed in this round for each page accepted in the round before: the dirty rate in
+    /// the engine's own unit of time. Below 1 the migration converges. `None` in the first round.
+    pub dirty_rate: Option<f64>,
+    /// Fewer pfns are owed than a round ago. `None` in the first round.
+    pub shrinking: Option<bool>,
+}

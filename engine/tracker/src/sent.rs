@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the destination has, as far as the source can know: frames held, tables, pfns gone, frames that moved.
+//! Not here: the entry under which a pfn was sent (`shadow`).
+//! Units: sets of pfns; they only grow in length, so that what fell away can still be said to be gone.
+//! Threads: one owner.
+//! Source: `docs/design.md`: rows "frame moves to another pfn" and law 7.
+
+use std::collections::BTreeMap;
+
+use crate::bitmap::PfnBitmap;
+use crate::frame::{Mfn, Pfn};
+
+/// The engine's notes about the receiver.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    /// The receiver may hold a frame: something was sent, or a table that was sent names the pfn.
+    held: PfnBitmap,
+    /// Held by the receiver, without a frame at the source: to be said at the next consistent point.
+    gone: PfnBitmap,
+    /// Last sent as page tables.
+    tables: PfnBitmap,
+    /// Last settled as another domain's frame or a machine range.
+    foreign: PfnBitmap,
+    /// Last sent although the m2p names another pfn.
+    stale: PfnBitmap,
+    /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not yet)
+    /// shows it: the last pfn that the frame was known by.
+    witness: BTreeMap<Mfn, Pfn>,
+    /// A frame moved: every table is in doubt.
+    tables_doubt: bool,
+}
+
+impl Sent {
+    /// Covers at least `pfns` pfns.
+    pub(crate) fn cover(&mut self, pfns: u64) {
+        if pfns > self.held.pfns() {
+            for set in [
+                &mut self.held,
+                &mut self.gone,
+                &mut self.tables,
+                &mut self.foreign,
+                &mut self.stale,
+            ] {
+                set.resize(pfns);
+            }
+        }
+    }
+
+    /// The transport is about to get a frame for this pfn, or a table that names it.
+    pub(crate) fn hold(&mut self, pfn: Pfn) {
+        self.held.set(pfn);
+    }
+
+    /// The transport has the pfn's page.
+    pub(crate) fn accepted(&mut self, pfn: Pfn, table: bool, stale: bool) {
+        self.gone.clear(pfn);
+        self.foreign.clear(pfn);
+        if table {
+            self.tables.set(pfn);
+        } else {
+            self.tables.clear(pfn);
+        }
+        if stale {
+            self.stale.set(pfn);
+        } else {
+            self.stale.clear(pfn);
+        }
+    }
+
+    /// The pfn has no frame at the source.
+    pub(crate) fn frameless(&mut self, pfn: Pfn, foreign: bool) {
+        self.tables.clear(pfn);
+        self.stale.clear(pfn);
+        if foreign {
+            self.foreign.set(pfn);
+        } else {
+            self.foreign.clear(pfn);
+        }
+        if self.held.get(pfn) {
+            self.gone.set(pfn);
+        }
+    }
+
+    /// `frame` was found under `pfn`. Returns whether it was known by another pfn before.
+    pub(crate) fn arrived(&mut self, frame: Mfn, pfn: Pfn) -> bool {
+        self.witness.remove(&frame).is_some_and(|before| before != pfn)
+    }
+
+    /// `frame` is no longer (or not yet) what the shadow holds for `pfn`, but a table may name it so.
+    /// Returns whether it was known by another pfn before.
+    pub(crate) fn witness(&mut self, frame: Mfn, pfn: Pfn) -> bool {
+        self.witness.insert(frame, pfn).is_some_and(|before| before != pfn)
+    }
+
+    /// The frames that are watched for a move.
+    pub(crate) fn witnesses(&self) -> Vec<Mfn> {
+        self.witness.keys().copied().collect()
+    }
+
+    /// A watched frame left the domain: no page table of the guest can name it any more.
+    pub(crate) fn forget(&mut self, frame: Mfn) {
+        self.witness.remove(&frame);
+    }
+
+    /// Tables sent so far may name a pfn whose frame has moved.
+    pub(crate) fn doubt_tables(&mut self) {
+        self.tables_doubt = true;
+    }
+
+    /// Whether tables are in doubt.
+    pub(crate) const fn tables_in_doubt(&self) -> bool {
+        self.tables_doubt
+    }
+
+    /// Ends the doubt: returns every pfn last sent as a table.
+    pub(crate) fn take_tables(&mut self) -> Vec<Pfn> {
+        self.tables_doubt = false;
+        self.tables.iter().collect()
+    }
+
+    /// Pfns to be said to be gone.
+    pub(crate) fn gone(&self) -> Vec<Pfn> {
+        self.gone.iter().collect()
+    }
+
+    /// The receiver gave these back.
+    pub(crate) fn given_back(&mut self, pfns: &[Pfn]) {
+        for &pfn in pfns {
+            self.gone.clear(pfn);
+            self.held.clear(pfn);
+        }
+    }
+
+    /// Pfns settled as foreign.
+    pub(crate) fn foreign_pfns(&self) -> u64 {
+        self.foreign.count()
+    }
+
+    /// Pfns sent against the m2p.
+    pub(crate) fn stale_pfns(&self) -> u64 {
+        self.stale.count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_receiver_holds_is_gone() {
+        let mut sent = Sent::default();
+        sent.cover(100);
+        sent.frameless(Pfn(1), false);
+        assert!(sent.gone().is_empty());
+        sent.hold(Pfn(1));
+        sent.frameless(Pfn(1), true);
+        assert_eq!((sent.gone(), sent.foreign_pfns()), (vec![Pfn(1)], 1));
+        sent.accepted(Pfn(1), true, true);
+        assert_eq!((sent.gone(), sent.foreign_pfns(), sent.stale_pfns()), (vec![], 0, 1));
+        sent.frameless(Pfn(1), false);
+        assert_eq!((sent.take_tables(), sent.stale_pfns()), (vec![], 0));
+        sent.given_back(&[Pfn(1)]);
+        sent.frameless(Pfn(1), false);
+        assert!(sent.gone().is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_comes_back_under_another_pfn_has_moved() {
+        let mut sent = Sent::default();
+        assert!(!sent.arrived(Mfn(5), Pfn(1)));
+        assert!(!sent.witness(Mfn(5), Pfn(1)));
+        assert!(sent.witness(Mfn(5), Pfn(3)));
+        assert!(sent.arrived(Mfn(5), Pfn(1)));
+        sent.witness(Mfn(5), Pfn(1));
+        assert!(!sent.arrived(Mfn(5), Pfn(1)));
+        sent.witness(Mfn(6), Pfn(1));
+        sent.forget(Mfn(6));
+        assert!(!sent.arrived(Mfn(6), Pfn(2)));
+    }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The view of p2m and m2p that a transport normalises page tables with.
+//! Not here: the normalisation (`table`).
+//! Units: frames and pfns of single PTEs.
+//! Threads: the caller's; a view lives for one batch.
+//! Source: the round trip p2m[m2p[mfn]] = mfn of `xen-save-path.md` 2.4; policy `foreign_pte` of the outcome table.
+
+use std::cell::RefCell;
+
+use crate::config::ForeignPtePolicy;
+use crate::frame::{FrameType, Mfn, Pfn, Width};
+use crate::layout::Layout;
+use crate::port::{FrameTypes, M2p, P2mSource};
+use crate::resolve::{is_frame, names};
+use crate::shadow::Shadow;
+use crate::table::{Resolved, TableView};
+
+/// A view for one batch.
+pub(crate) struct View<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) p2m: &'a dyn P2mSource,
+    pub(crate) m2p: &'a dyn M2p,
+    pub(crate) shadow: &'a Shadow,
+    pub(crate) types: RefCell<&'a mut dyn FrameTypes>,
+    pub(crate) foreign_pte: ForeignPtePolicy,
+    pub(crate) suspended: bool,
+    /// Frames named by PTEs under pfns that were not accepted under them (yet).
+    pub(crate) named: RefCell<Vec<(Mfn, Pfn)>>,
+    /// Frames of other domains whose PTEs were made not present: table and frame.
+    pub(crate) cleared: RefCell<Vec<(Pfn, Mfn)>>,
+}
+
+impl View<'_> {
+    /// Why a frame has no pfn. Only asked when nothing can change any more.
+    fn owner(&self, table: Pfn, mfn: Mfn) -> Resolved {
+        if !self.suspended {
+            return Resolved::Unresolved;
+        }
+        let mut kind = [FrameType::Data];
+        let known = mfn.0 < self.m2p.frames();
+        if known && self.types.borrow_mut().query(&[mfn], &mut kind).is_err() {
+            return Resolved::Unresolved;
+        }
+        if known && kind[0] != FrameType::NotOwned {
+            return Resolved::Unresolved;
+        }
+        match self.foreign_pte {
+            ForeignPtePolicy::Refuse => Resolved::Foreign,
+            ForeignPtePolicy::Clear => {
+                self.cleared.borrow_mut().push((table, mfn));
+                Resolved::Clear
+            }
+        }
+    }
+}
+
+impl TableView for View<'_> {
+    fn width(&self) -> Width {
+        self.layout.width()
+    }
+
+    fn resolve(&self, table: Pfn, mfn: Mfn) -> Resolved {
+        let pfn = self.m2p.pfn(mfn).filter(|pfn| pfn.0 < self.layout.pfns());
+        match pfn.filter(|&pfn| names(self.layout, self.p2m, pfn, mfn)) {
+            None => self.owner(table, mfn),
+            Some(pfn) => {
+                let sent = self.shadow.entry(pfn).claim(self.layout.width());
+                if !is_frame(sent, mfn) {
+                    self.named.borrow_mut().push((mfn, pfn));
+                }
+                Resolved::Pfn(pfn)
+            }
+        }
+    }
+
+    fn is_compat_m2p(&self, mfn: Mfn) -> bool {
+        self.m2p.compat_frame() == Some(mfn)
+    }
+}

@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The laws of `docs/design.md`, one or more tests each, by name.
+//! Not here: rows of the tables (`changes`, `outcomes`), random guests (`simulation`).
+//! Units: pfns of the hand-driven guest in `rig`.
+//! Threads: one.
+//! Source: `docs/design.md`, "Laws".
+
+use p2mtrack::cause::Cause;
+use p2mtrack::config::{Config, Verify};
+use p2mtrack::doubt::Doubt;
+use p2mtrack::error::Error;
+use p2mtrack::frame::{Entry, FrameType, Pfn, Width};
+use p2mtrack::migration::Migration;
+use p2mtrack::port::{Answer, Deferral};
+use p2mtrack::report::RoundReport;
+use p2mtrack_tests::rig::{At, BASE, HOLES, OWN, Rig};
+
+fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    rig.with(|ports| migration.round(ports)).expect("a live round")
+}
+
+fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    let report = rig.with(|ports| migration.finish(ports)).expect("completes");
+    rig.machine().assert_identical();
+    assert!(!rig.machine().log_on);
+    assert!(rig.machine().maps.is_empty());
+    report
+}
+
+fn doubts(report: &RoundReport, doubt: Doubt) -> u64 {
+    report.doubts[doubt as usize]
+}
+
+/// Both kinds of p2m, after the first copy.
+fn copied() -> Vec<(Rig, Migration)> {
+    [Rig::tree(), Rig::linear()]
+        .into_iter()
+        .map(|rig| {
+            let mut migration = rig.start(Config::default());
+            let first = round(&rig, &mut migration);
+            assert_eq!((first.pages.accepted, first.pages.left), (HOLES, 0));
+            (rig, migration)
+        })
+        .collect()
+}
+
+#[test]
+fn law_1_clear_before_read() {
+    for (rig, mut migration) in copied() {
+        rig.machine().calls.clear();
+        // The last moment before the log is read, and the first one after.
+        rig.machine().on(At::Clean, |guest| guest.balloon_in(HOLES + 1, 7));
+        rig.machine().on(At::Live, |guest| guest.balloon_in(HOLES + 2, 8));
+        let report = round(&rig, &mut migration);
+        assert_eq!(report.leaves.dirty, 1);
+        let calls = rig.machine().calls.clone();
+        let read = |at: &At| matches!(at, At::Live | At::Read);
+        let clean = calls.iter().position(|at| *at == At::Clean).expect("the log was read");
+        assert!(calls.iter().position(read).expect("a leaf was read") > clean);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_1_the_first_copy_is_taken_with_log_dirty_on() {
+    let rig = Rig::tree();
+    // A write while the first copy is taken is in the log of the round after it.
+    rig.machine().on(At::Send, |guest| guest.balloon_in(HOLES + 1, 9));
+    let mut migration = rig.start(Config::default());
+    round(&rig, &mut migration);
+    assert_eq!(round(&rig, &mut migration).entries.mapped, 1);
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn law_2_report_before_remember() {
+    for (rig, mut migration) in copied() {
+        rig.machine().balloon_in(HOLES + 1, 7);
+        let freed = rig.machine().balloon_out(5);
+        rig.machine().errors.push(At::Send);
+        rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
+        assert!(migration.why(Pfn(HOLES + 1)).contains(Cause::Entry));
+        assert_eq!(migration.shadow_entry(Pfn(HOLES + 1)), Entry::INVALID);
+        assert_ne!(freed, 0);
+        // Nothing changed since: only what was reported before can bring the page over.
+        round(&rig, &mut migration);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_2_a_stop_between_reading_and_comparing_repeats_the_work() {
+    for (rig, mut migration) in copied() {
+        rig.machine().balloon_in(HOLES + 1, 7);
+        // The roots are read again after the log: by then its bits are out of Xen's hands.
+        rig.machine().on(At::Clean, |guest| guest.errors.push(At::Roots));
+        rig.with(|ports| migration.round(ports)).expect_err("roots can't be read");
+        let report = round(&rig, &mut migration);
+        assert_eq!(report.entries.mapped, 1, "the leaf of the lost round is still compared");
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_3_debt_returns_after_a_transport_failure() {
+    for (rig, mut migration) in copied() {
+        rig.machine().write(9, 1);
+        rig.machine().errors.push(At::Send);
+        rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
+        assert!(migration.why(Pfn(9)).contains(Cause::LogDirty));
+        assert_eq!(migration.owed(), 1);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_3_debt_returns_after_one_page_failed() {
+    for (rig, mut migration) in copied() {
+        for pfn in [8, 9, 10] {
+            rig.machine().write(pfn, 1);
+        }
+        rig.machine().answers.insert(9, [Answer::Failed("disk full".into())].into());
+        let error = rig.with(|ports| migration.round(ports)).expect_err("page 9 failed");
+        assert!(matches!(error, Error::Page { pfn: Pfn(9), .. }), "{error}");
+        assert!(std::error::Error::source(&error).expect("a source").to_string().contains("disk"));
+        assert_eq!(migration.owed(), 1);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_3_cancel_leaves_the_source_as_it_was() {
+    for (rig, mut migration) in copied() {
+        rig.machine().write(9, 1);
+        rig.machine().errors.push(At::Send);
+        rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
+        rig.with(|ports| migration.cancel(ports)).expect("cancels");
+        assert!(!rig.machine().log_on && rig.machine().maps.is_empty());
+        let error = rig.with(|ports| migration.round(ports)).expect_err("it is over");
+        assert!(matches!(error, Error::Order { .. }));
+    }
+}
+
+#[test]
+fn law_4_short_bitmap_owes_what_was_not_read() {
+    for (rig, mut migration) in copied() {
+        rig.machine().short = Some(100);
+        rig.machine().balloon_in(HOLES + 1, 7); // its leaf's pfn is past the short bitmap
+        rig.machine().write(1000, 3);
+        let report = round(&rig, &mut migration);
+        assert_eq!(doubts(&report, Doubt::ShortBitmap), 1);
+        assert_eq!(report.entries.mapped, 1);
+        assert!(report.pages.accepted >= HOLES - 100);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_4_a_failed_clean_owes_everything_and_restarts_the_log() {
+    for (rig, mut migration) in copied() {
+        rig.machine().balloon_in(HOLES + 1, 7);
+        rig.machine().write(3, 3);
+        rig.machine().errors.push(At::Clean);
+        let report = round(&rig, &mut migration);
+        assert_eq!(doubts(&report, Doubt::LogLost), 1);
+        assert_eq!(report.pages.accepted, HOLES + 1);
+        assert!(rig.machine().log_on);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_4_an_odd_generation_owes_everything_then_is_an_error_and_the_final_round_decides() {
+    let rig = Rig::linear();
+    let mut migration = rig.start(Config { doubt_rounds_max: 3, ..Config::default() });
+    round(&rig, &mut migration);
+    rig.machine().roots.generation = 7;
+    for _ in 0..3 {
+        let report = round(&rig, &mut migration);
+        assert_eq!(doubts(&report, Doubt::Generation), 1);
+        assert_eq!(report.pages.accepted, HOLES);
+    }
+    let error = rig.with(|ports| migration.round(ports)).expect_err("four rounds running");
+    assert!(matches!(error, Error::Doubt { doubt: Doubt::Generation, rounds: 4, .. }), "{error}");
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn law_4_a_generation_that_moves_in_every_walk_is_a_doubt() {
+    let rig = Rig::linear();
+    let mut migration = rig.start(Config::default());
+    round(&rig, &mut migration);
+    rig.machine().roots.generation = 2;
+    for _ in 0..40 {
+        rig.machine().on(At::Roots, |guest| guest.roots.generation += 2);
+    }
+    let report = round(&rig, &mut migration);
+    assert_eq!(doubts(&report, Doubt::Generation), 1);
+    assert!(report.structure.retries > 0);
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn law_4_an_unmapped_leaf_owes_its_range() {
+    let rig = Rig::tree();
+    let mut migration = rig.start(Config { doubt_rounds_max: 2, ..Config::default() });
+    round(&rig, &mut migration);
+    // The guest points its second leaf at a frame that is not its own.
+    let right = rig.machine().leaf(512);
+    rig.machine().set_leaf(1, 0x3abc);
+    for _ in 0..2 {
+        let report = round(&rig, &mut migration);
+        assert_eq!(doubts(&report, Doubt::LeafUnmapped), 1);
+        assert_eq!(report.pages.deferred_doubt, 512);
+        assert!(migration.why(Pfn(600)).contains(Cause::Doubt));
+    }
+    rig.with(|ports| migration.round(ports)).expect_err("three rounds running");
+    let error = rig.with(|ports| migration.finish(ports)).expect_err("no leaf to decide from");
+    assert!(matches!(error, Error::Structure { level: 0, pfn: Pfn(512), .. }), "{error}");
+    rig.machine().set_leaf(1, right);
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn law_4_a_failed_query_defers_the_batch() {
+    for (rig, mut migration) in copied() {
+        rig.machine().write(9, 5);
+        rig.machine().errors.push(At::Query);
+        let report = round(&rig, &mut migration);
+        assert_eq!((doubts(&report, Doubt::QueryFailed), report.pages.left), (1, 1));
+        assert_eq!(migration.deferral(Pfn(9)), Some(Deferral::QueryFailed));
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_5_the_shadow_is_what_was_sent() {
+    for (rig, mut migration) in copied() {
+        let before = migration.shadow_entry(Pfn(9));
+        rig.machine().balloon_out(9);
+        rig.machine().balloon_in(9, 77);
+        let now = rig.machine().entry(9);
+        rig.machine().answers.insert(9, [Answer::Deferred(Deferral::Unacknowledged)].into());
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.entries.remapped, report.pages.left), (1, 1));
+        assert_eq!(migration.shadow_entry(Pfn(9)), before, "not accepted: not remembered");
+        let report = round(&rig, &mut migration);
+        assert_eq!(migration.shadow_entry(Pfn(9)), now);
+        assert_eq!((report.entries.changed(), report.pages.left), (0, 0));
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_5_a_pfn_that_is_handed_back_is_owed_again() {
+    for (rig, mut migration) in copied() {
+        rig.machine().received.remove(&9);
+        rig.machine().returned.push(9);
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.pages.returned, report.pages.accepted), (1, 1));
+        rig.machine().received.remove(&10);
+        rig.machine().returned.push(10);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_5_an_invalid_entry_is_an_answer() {
+    for (rig, mut migration) in copied() {
+        rig.machine().balloon_out(9);
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.pages.frameless, report.pages.left), (1, 0));
+        assert_eq!(migration.shadow_entry(Pfn(9)), Entry::INVALID);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_6_the_guest_is_hostile_roots() {
+    for (count, list, cr3, vaddr) in [
+        (u64::MAX, 0x1104, 0, 0),
+        (1 << 63, 0, 0x110_6000, 0xffff_c900_0020_0000),
+        (1536, u64::MAX, 0, 0),
+        (1536, 0x3fff_ffff, 0, 0),
+        (1536, 0, 0x110_6000, 0xffff_c900_0020_0001),
+        (1536, 0, 0x110_6000, 0x0000_8000_0000_0000),
+        (1536, 0, 0x110_6000, 0xffff_8000_0000_0000),
+        (0, 0x1104, 0, 0),
+    ] {
+        let rig = Rig::tree();
+        {
+            let roots = &mut rig.machine().roots;
+            (roots.pfn_count, roots.frame_list_list) = (count, list);
+            (roots.p2m_cr3, roots.p2m_vaddr) = (cr3, vaddr);
+        }
+        let mut migration = rig.start(Config::default());
+        let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+        assert!(matches!(error, Error::Roots { .. } | Error::Structure { .. }), "{error}");
+    }
+}
+
+#[test]
+fn law_6_loops_and_aliases_end_and_cost_one_leaf() {
+    // Every mid slot leads to one leaf, every top slot to one mid, and the mid is its own leaf.
+    for own_leaf in [false, true] {
+        let rig = Rig::tree();
+        {
+            let guest = &mut *rig.machine();
+            let top = guest.roots.frame_list_list;
+            let mid = guest.peek(top, 0);
+            let leaf = if own_leaf { mid } else { guest.leaf(0) };
+            for slot in 0..512 {
+                guest.poke(top, slot, mid);
+            }
+            for slot in 0..512 {
+                guest.poke(mid, slot, leaf);
+            }
+            guest.roots.pfn_count = 1 << 27;
+        }
+        let mut migration = rig.start(Config::default());
+        // 262,144 positions, one frame that names frames.
+        let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+        assert!(error.to_string().ends_with("is listed at 262144 positions"), "{error}");
+        assert!(rig.machine().maps.len() <= 2);
+        let shadow = migration.shadow_bytes().bytes;
+        assert!(shadow < 8 << 20, "the shadow of one aliased leaf takes {shadow} bytes");
+    }
+}
+
+#[test]
+fn law_6_a_shared_leaf_without_frames_costs_one_leaf() {
+    let rig = Rig::tree();
+    {
+        let guest = &mut *rig.machine();
+        let mid = guest.peek(guest.roots.frame_list_list, 0);
+        let shared = guest.copy_words(guest.leaf(0), HOLES + 9);
+        guest.set_entry(HOLES + 9, Entry(shared));
+        for slot in 0..512 {
+            guest.poke(shared, slot, Entry::identity(Width::W64, Pfn(slot as u64)).0);
+        }
+        for slot in 3..511 {
+            guest.poke(mid, slot, shared);
+        }
+        let last = guest.copy_words(guest.leaf(1024), HOLES + 10);
+        guest.set_entry(HOLES + 10, Entry(last));
+        for slot in 0..512 {
+            guest.poke(last, slot, u64::MAX);
+        }
+        guest.poke(mid, 511, last);
+        guest.roots.pfn_count = 1 << 18;
+    }
+    let mut migration = rig.start(Config::default());
+    let report = round(&rig, &mut migration);
+    assert_eq!((report.leaves.tracked, report.leaves.distinct), (512, 5));
+    assert_eq!(report.pages.accepted, HOLES + 2);
+    let bytes = migration.shadow_bytes().bytes;
+    assert!(bytes < 64 << 10, "five leaves take {bytes} bytes");
+    assert_eq!(round(&rig, &mut migration).pages.owed, 0);
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn law_6_frames_named_over_and_over_are_a_named_error() {
+    let rig = Rig::tree();
+    {
+        let guest = &mut *rig.machine();
+        let mid = guest.peek(guest.roots.frame_list_list, 0);
+        for position in 3..400 {
+            let leaf = guest.copy_words(guest.leaf(0), 1 << 20);
+            guest.poke(mid, position, leaf);
+        }
+        guest.roots.pfn_count = 400 * 512;
+    }
+    let mut migration = rig.start(Config::default());
+    let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+    assert!(matches!(error, Error::Crowd { .. }), "{error}");
+}
+
+#[test]
+fn law_6_reach_is_bounded_by_the_frames_that_the_domain_holds() {
+    let rig = Rig::linear();
+    {
+        let guest = &mut *rig.machine();
+        // A leaf that names frames, 2^34 pfns up the list.
+        let (l4, l3) = (guest.table(4), guest.table(3));
+        let (first, second) = (guest.peek(l4, 402), guest.peek(l3, 0));
+        assert_eq!((first & 1, second & 1), (1, 1));
+        for slot in 1..512 {
+            guest.poke(l3, slot, second);
+        }
+        guest.roots.pfn_count = 1 << 35;
+    }
+    let mut migration = rig.start(Config::default());
+    let error = rig.with(|ports| migration.round(ports)).expect_err("out of reach");
+    assert!(matches!(error, Error::Reach { .. }), "{error}");
+}
+
+#[test]
+fn law_7_final_means_final() {
+    for (rig, mut migration) in copied() {
+        // p2m written, m2p not: deferred in every live round.
+        let mfn = rig.machine().populate(HOLES + 3);
+        rig.machine().frame(mfn).m2p = None;
+        rig.machine().set_entry(HOLES + 3, Entry(mfn));
+        for _ in 0..3 {
+            assert_eq!(round(&rig, &mut migration).pages.deferred_m2p, 1);
+        }
+        rig.machine().machphys(mfn, HOLES + 3);
+        rig.machine().log.clear(); // not even the log tells
+        let report = finish(&rig, &mut migration);
+        assert_eq!(report.pages.left, 0);
+    }
+}
+
+#[test]
+fn law_7_gone_is_only_said_at_a_consistent_point_after_every_table() {
+    for (rig, mut migration) in copied() {
+        rig.machine().make_table(20, 21);
+        rig.machine().balloon_out(9);
+        for _ in 0..3 {
+            let report = round(&rig, &mut migration);
+            assert_eq!(report.settled.gone, 0);
+            assert!(rig.machine().said_gone.is_empty(), "gone is a note while the guest runs");
+        }
+        rig.machine().calls.clear();
+        let table = rig.machine().entry(20).0;
+        rig.machine().write_frame(table, 1); // the table is dirty: it is sent in the final round
+        let report = finish(&rig, &mut migration);
+        assert_eq!((report.settled.gone, report.pages.tables), (1, 1));
+        let calls = rig.machine().calls.clone();
+        let last = |at| calls.iter().rposition(|&call| call == at).expect("called");
+        assert!(last(At::Gone) > last(At::Send));
+    }
+}
+
+#[test]
+fn law_7_gone_is_not_said_of_what_came_back() {
+    for (rig, mut migration) in copied() {
+        rig.machine().balloon_out(9);
+        round(&rig, &mut migration);
+        rig.machine().balloon_in(9, 5);
+        round(&rig, &mut migration);
+        assert_eq!(finish(&rig, &mut migration).settled.gone, 0);
+    }
+}
+
+#[test]
+fn law_8_a_quiet_round_touches_no_leaf() {
+    for (rig, mut migration) in copied() {
+        rig.machine().calls.clear();
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.leaves.compared, report.structure.walks, report.pages.owed), (0, 0, 0));
+        let calls = rig.machine().calls.clone();
+        assert!(calls.iter().all(|at| matches!(at, At::Roots | At::Clean)), "{calls:?}");
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_8_one_dirty_leaf_is_the_only_one_compared() {
+    for (rig, mut migration) in copied() {
+        rig.machine().balloon_in(HOLES + 1, 5);
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.leaves.compared, report.entries.changed()), (1, 1));
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn verify_full_finds_an_m2p_that_lies_about_a_clean_leaf() {
+    for verify in [Verify::Dirty, Verify::Full] {
+        let rig = Rig::tree();
+        let mut migration = rig.start(Config { verify, ..Config::default() });
+        round(&rig, &mut migration);
+        let mfn = rig.machine().entry(9).0;
+        rig.machine().frame(mfn).m2p = None; // no leaf written, nothing in the log
+        let report = round(&rig, &mut migration);
+        assert_eq!(report.pages.deferred_m2p, u64::from(verify == Verify::Full));
+    }
+}
+
+#[test]
+fn threads_do_not_change_the_result() {
+    let reports = [1, 2, 4].map(|threads| {
+        let rig = Rig::tree();
+        let mut migration = rig.start(Config { threads, ..Config::default() });
+        round(&rig, &mut migration);
+        rig.machine().balloon_in(HOLES + 1, 5);
+        rig.machine().balloon_out(700);
+        let mut report = round(&rig, &mut migration);
+        assert_eq!(report.threads, threads);
+        report.threads = 0;
+        finish(&rig, &mut migration);
+        report
+    });
+    assert_eq!(reports[0], reports[1]);
+    assert_eq!(reports[0], reports[2]);
+}
+
+#[test]
+fn the_own_frames_of_the_p2m_arrive_as_pages() {
+    for (rig, mut migration) in copied() {
+        let own: Vec<_> = (0..3).map(|n| Some(Pfn(OWN + n))).collect();
+        assert_eq!(rig.machine().list, own);
+        assert_eq!(rig.machine().lists, 1);
+        assert_eq!(rig.machine().frames[&(BASE + OWN)].kind, FrameType::Data);
+        finish(&rig, &mut migration);
+    }
+}
