@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A file's bytes: mapped if it is large, read if it is small.
+//! Not here: what they mean.
+//! Units: bytes.
+//! Threads: plain reads may be shared.
+//! Source: own.
+//!
+//! A mapped file must not be written or truncated while it is in use: a page that a truncation takes away
+//! answers with SIGBUS, and no check can come before that. Files below [`MAP_BYTES_MIN`] are copied
+//! and do not have the hazard. Traces are made whole and renamed, so that only a foreign hand can do it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+/// Files below this size are read into memory.
+pub(crate) const MAP_BYTES_MIN: u64 = 64 << 20;
+
+/// The bytes of a trace.
+#[derive(Debug)]
+pub(crate) enum Bytes<'b> {
+    /// A large file.
+    Mapped(Mmap),
+    /// A small file.
+    Owned(Vec<u8>),
+    /// The caller's.
+    Lent(&'b [u8]),
+}
+
+impl Bytes<'static> {
+    /// The bytes of a regular file.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let (file, length) = open_regular(path)?;
+        if length < MAP_BYTES_MIN {
+            return Ok(Self::Owned(read_at_most(file, MAP_BYTES_MIN)?));
+        }
+        // SAFETY: the file is mapped read-only and private. That nobody writes or truncates it meanwhile is
+        // asked of the caller (`Reader::open`); every read of it is bounds-checked at the time of the read,
+        // so that changed bytes can't lead out of the map.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self::Mapped(map))
+    }
+}
+
+impl Deref for Bytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(bytes) => bytes,
+            Self::Lent(bytes) => bytes,
+        }
+    }
+}
+
+/// Opens a file that has a length: a pipe or device could give bytes without end.
+pub(crate) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+    // Asked before opening: opening a pipe that nobody writes to would wait for ever.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
+}
+
+/// All bytes of `from`, if they are at most `limit`.
+pub(crate) fn read_at_most(from: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let text = format!("more than {limit} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn small_files_are_read_and_large_ones_mapped() {
+        let mut file = tempfile::NamedTempFile::new().expect("file");
+        file.write_all(b"abc").expect("writes");
+        let small = Bytes::open(file.path()).expect("opens");
+        assert!(matches!(&small, Bytes::Owned(bytes) if bytes == b"abc"));
+        file.as_file().set_len(MAP_BYTES_MIN).expect("grows");
+        let large = Bytes::open(file.path()).expect("opens");
+        assert!(matches!(large, Bytes::Mapped(_)));
+        assert_eq!((large.len() as u64, &large[..4]), (MAP_BYTES_MIN, &b"abc\0"[..]));
+    }
+
+    #[test]
+    fn what_has_no_length_is_refused() {
+        let error = Bytes::open(Path::new("/dev/zero")).expect_err("a device");
+        assert_eq!(error.to_string(), "not a regular file");
+        assert!(read_at_most(&b"four"[..], 3).is_err());
+        assert_eq!(read_at_most(&b"four"[..], 4).expect("reads"), b"four");
+    }
+}

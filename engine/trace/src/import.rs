@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Makes a trace of a capture. Entries, leaves and log-dirty bitmaps are kept exactly.
+//! Not here: reading captures (`raw`), writing traces (`writer`).
+//! Units: as in `round`.
+//! Threads: one.
+//! Source: own; what captures hold is in `tests/traces/README.md`.
+//!
+//! What a capture does not say is added, so that a replay is consistent:
+//! - *Contents of upper frames* are made by the rule of `upper`. The trace's flavour is the structure that was walked.
+//! - *Roots after CLEAN* become those that the walk was made under: generation and count of the walk; where that
+//!   count does not give the number of leaves, all entries of the leaves. If a root does not name the frame on top of the
+//!   walk, it is made to, also before CLEAN where it was the same there. A tree walk presents no `p2m_cr3`.
+//! - *m2p exceptions*: m2p values that neither the lists nor the entries give. Where one frame was looked up
+//!   twice in a round with two answers, the later one is kept.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Write;
+use std::path::Path;
+use std::{error, fmt};
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::frame::{Entry, Width};
+use p2mtrack::port::Roots;
+
+use crate::error::TraceError;
+use crate::limits::Limits;
+use crate::meta::{Flavour, Meta};
+use crate::raw::{Capture, CaptureMeta, CaptureRoots, CaptureRound, Walk};
+use crate::round::{NONE, Round};
+use crate::upper::{self, Upper};
+use crate::writer::Writer;
+
+pub use crate::upper::TooFewFrames;
+
+/// A capture that can't become a trace.
+#[derive(Debug)]
+pub enum ImportError {
+    /// The capture can't be read.
+    Capture(TraceError),
+    /// The trace can't be written, or the capture contradicts itself in a way that no trace may.
+    Trace(TraceError),
+    /// The listed page tables, mids or top can't hold the leaves.
+    Upper {
+        /// The round.
+        round: u64,
+        /// What is missing.
+        cause: TooFewFrames,
+    },
+    /// An m2p value beside an entry that is no machine frame.
+    M2p {
+        /// The round.
+        round: u64,
+        /// The entry's pfn.
+        pfn: u64,
+    },
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Capture(_) => write!(f, "capture can't be read"),
+            Self::Trace(_) => write!(f, "trace can't be written"),
+            Self::Upper { round, cause: TooFewFrames { level, needed, listed } } => {
+                write!(f, "round {round}: level {level} needs {needed} frames, {listed} are listed")
+            }
+            Self::M2p { round, pfn } => {
+                write!(f, "round {round}: m2p value for pfn {pfn:#x}, whose entry is no frame")
+            }
+        }
+    }
+}
+
+impl error::Error for ImportError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Capture(cause) | Self::Trace(cause) => Some(cause),
+            Self::Upper { .. } | Self::M2p { .. } => None,
+        }
+    }
+}
+
+/// Makes the trace file `to` of the capture file `from`; `to` appears whole or not at all.
+///
+/// # Errors
+/// See [`ImportError`].
+pub fn import_file(from: &Path, to: &Path, limits: &Limits) -> Result<(), ImportError> {
+    let capture = Capture::open(from, limits).map_err(ImportError::Capture)?;
+    let mut writer = Writer::create(to, &meta_of(&capture)).map_err(ImportError::Trace)?;
+    import(&capture, &mut writer)?;
+    writer.commit().map_err(ImportError::Trace)
+}
+
+/// Writes all rounds of a capture to a writer that was begun with [`meta_of`] it.
+///
+/// # Errors
+/// See [`ImportError`].
+pub fn import<W: Write>(capture: &Capture, writer: &mut Writer<W>) -> Result<(), ImportError> {
+    for number in 0..capture.rounds() {
+        let recorded = capture.round(number).map_err(ImportError::Capture)?;
+        let round = round_of(capture.meta(), number, recorded)?;
+        writer.round(&round).map_err(ImportError::Trace)?;
+    }
+    Ok(())
+}
+
+/// The META of a capture's trace.
+#[must_use]
+pub fn meta_of(capture: &Capture) -> Meta {
+    let meta = capture.meta();
+    Meta {
+        name: meta.name.clone(),
+        width: meta.width,
+        pfn_count: meta.pfn_count,
+        max_mfn: meta.max_mfn,
+        kernel: meta.kernel.clone(),
+        xen: meta.xen.clone(),
+        flavour: match meta.walk {
+            Walk::Linear => Flavour::Linear,
+            Walk::Tree => Flavour::Tree,
+        },
+        load: meta.load.clone(),
+        rounds: meta.rounds,
+        source: format!("imported from {}", meta.format),
+    }
+}
+
+fn round_of(meta: &CaptureMeta, number: u64, from: CaptureRound<'_>) -> Result<Round, ImportError> {
+    let (width, vaddr) = (meta.width, from.after.roots.p2m_vaddr);
+    let upper = match meta.walk {
+        Walk::Linear => upper::linear(width, vaddr, &from.leaf_mfns, &from.upper),
+        Walk::Tree => upper::tree(width, &from.leaf_mfns, &from.upper),
+    };
+    let upper = upper.map_err(|cause| ImportError::Upper { round: number, cause })?;
+    let (before, after) = roots_of(meta, &from, &upper);
+    let exceptions =
+        exceptions_of(meta, &from).map_err(|pfn| ImportError::M2p { round: number, pfn })?;
+    Ok(Round {
+        before,
+        after,
+        log_dirty: from.log_dirty.map(bitmap_of),
+        upper: upper.frames,
+        leaf_mfns: from.leaf_mfns,
+        leaf_pfns: from.leaf_pfns,
+        entries: from.entries,
+        exceptions,
+    })
+}
+
+fn bitmap_of(bytes: &[u8]) -> PfnBitmap {
+    let mut bitmap = PfnBitmap::new(8 * bytes.len() as u64);
+    let word = |chunk: &[u8]| chunk.iter().rev().fold(0, |word, &b| word << 8 | u64::from(b));
+    bitmap.copy_from_words(&bytes.chunks(8).map(word).collect::<Vec<_>>());
+    bitmap
+}
+
+/// The roots to be presented before CLEAN and for the walk.
+fn roots_of(meta: &CaptureMeta, from: &CaptureRound<'_>, upper: &Upper) -> (Roots, Roots) {
+    let walk = from.after;
+    let entries = meta.width.entries() as u64;
+    let positions = from.leaf_mfns.len() as u64;
+    let covers = meta.width.leaves(walk.walk_max_pfn) == positions;
+    let (mut before, mut after) = (plain(from.before), plain(walk.roots));
+    after.pfn_count = if covers { walk.walk_max_pfn } else { entries * positions };
+    after.generation = walk.walk_generation;
+    let recorded = after;
+    match (meta.walk, upper.root) {
+        (Walk::Linear, Some(root)) if linear_root(meta.width, after.p2m_cr3) != root => {
+            after.p2m_cr3 = cr3_of(meta.width, root);
+        }
+        (Walk::Tree, root) => {
+            after.p2m_cr3 = 0;
+            after.frame_list_list = root.unwrap_or(after.frame_list_list);
+        }
+        _ => {}
+    }
+    if before.p2m_cr3 == recorded.p2m_cr3 {
+        before.p2m_cr3 = after.p2m_cr3;
+    }
+    if before.frame_list_list == recorded.frame_list_list {
+        before.frame_list_list = after.frame_list_list;
+    }
+    (before, after)
+}
+
+const fn plain(roots: CaptureRoots) -> Roots {
+    Roots {
+        pfn_count: roots.max_pfn,
+        frame_list_list: roots.fll,
+        p2m_cr3: roots.p2m_cr3,
+        p2m_vaddr: roots.p2m_vaddr,
+        generation: roots.generation,
+    }
+}
+
+/// The frame that `p2m_cr3` names. A 32-bit guest folds the bits above 20 into the low ones.
+const fn linear_root(width: Width, cr3: u64) -> u64 {
+    match width {
+        Width::W32 => (cr3 as u32).rotate_right(12) as u64,
+        Width::W64 => cr3 >> 12,
+    }
+}
+
+/// The reverse of [`linear_root`].
+const fn cr3_of(width: Width, mfn: u64) -> u64 {
+    match width {
+        Width::W32 => (mfn as u32).rotate_left(12) as u64,
+        Width::W64 => mfn << 12,
+    }
+}
+
+/// m2p values that are not what a trace without exceptions says; or the pfn with a value that can't be.
+fn exceptions_of(
+    meta: &CaptureMeta,
+    from: &CaptureRound<'_>,
+) -> Result<BTreeMap<u64, Option<u64>>, u64> {
+    let listed: HashSet<u64> =
+        from.leaf_mfns.iter().copied().chain(from.upper.iter().map(|triple| triple[1])).collect();
+    let mut first = HashMap::new();
+    for (pfn, &entry) in from.entries.iter().enumerate() {
+        if Entry(entry).names_frame(meta.width, meta.max_mfn) {
+            first.entry(entry).or_insert(pfn as u64);
+        }
+    }
+    let mut exceptions = BTreeMap::new();
+    for (pfn, (&entry, &value)) in from.entries.iter().zip(&from.m2p).enumerate() {
+        if entry >= meta.max_mfn {
+            if value != NONE {
+                return Err(pfn as u64);
+            }
+        } else if !listed.contains(&entry) {
+            let value = (value != NONE).then_some(value);
+            if first.get(&entry).copied() == value {
+                exceptions.remove(&entry);
+            } else {
+                exceptions.insert(entry, value);
+            }
+        }
+    }
+    Ok(exceptions)
+}

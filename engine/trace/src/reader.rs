@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A trace that is open: all blocks checked at the door, rounds decoded as they are asked for.
+//! Not here: the decoding (`rounds`), a replay (`replay`), what should come out (`naive`).
+//! Units: bytes and rounds; the layout is in `format`.
+//! Threads: may be shared.
+//! Source: own. The file is untrusted; see `limits`.
+
+use std::path::Path;
+
+use crate::bytes::Bytes;
+use crate::container::Container;
+use crate::cursor::Cursor;
+use crate::error::{TraceError, TraceFault};
+use crate::format::{BlockKind, META_BYTES_MAX, round_blocks};
+use crate::limits::Limits;
+use crate::meta::Meta;
+use crate::rounds::Rounds;
+
+/// A trace whose container is sound: every block is there, in order, and has its checksum.
+#[derive(Debug)]
+pub struct Reader<'b> {
+    bytes: Bytes<'b>,
+    meta: Meta,
+    limits: Limits,
+    /// First payload byte and payload length of each round's blocks, ROOTS first.
+    payloads: Vec<(usize, usize)>,
+    rounds: u64,
+}
+
+impl Reader<'static> {
+    /// Opens a trace file with the default limits. Files of 64 MiB and more are mapped: nobody may write or
+    /// truncate them while the reader lives (SIGBUS). Smaller ones are read.
+    ///
+    /// # Errors
+    /// The file can't be read, or is not a whole trace of this version.
+    pub fn open(path: &Path) -> Result<Self, TraceError> {
+        Self::open_with(path, Limits::default())
+    }
+
+    /// Opens a trace file with other limits.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn open_with(path: &Path, limits: Limits) -> Result<Self, TraceError> {
+        let bytes = Bytes::open(path).map_err(|cause| TraceFault::Io(cause).at(0))?;
+        Self::check(bytes, limits)
+    }
+}
+
+impl<'b> Reader<'b> {
+    /// Reads a trace that is in memory.
+    ///
+    /// # Errors
+    /// It is not a whole trace of this version.
+    pub fn new(bytes: &'b [u8], limits: Limits) -> Result<Self, TraceError> {
+        Self::check(Bytes::Lent(bytes), limits)
+    }
+
+    fn check(bytes: Bytes<'b>, limits: Limits) -> Result<Self, TraceError> {
+        let mut container = Container::begin(&bytes)?;
+        let mut json = container.block(BlockKind::Meta, 0, META_BYTES_MAX)?;
+        let start = json.offset();
+        let meta: Meta = serde_json::from_slice(json.take("meta", json.left() as u64)?)
+            .map_err(|cause| TraceFault::Json(cause).at(start))?;
+        let mut payloads = Vec::new();
+        let mut rounds = 0;
+        while rounds == 0 || !container.at_end_block() {
+            for &kind in round_blocks(rounds) {
+                let block = container.block(kind, rounds, u64::MAX)?;
+                payloads.push((block.offset() as usize, block.left()));
+            }
+            rounds += 1;
+        }
+        container.end(rounds)?;
+        Ok(Self { bytes, meta, limits, payloads, rounds })
+    }
+
+    /// What the trace is of.
+    #[must_use]
+    pub const fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Rounds, the first copy counted: at least 1.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.rounds
+    }
+
+    /// Whether there is no round: never.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rounds == 0
+    }
+
+    /// The limits that it was opened with.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Bytes of the file.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// A cursor before the first copy.
+    #[must_use]
+    pub fn rounds(&self) -> Rounds<'_> {
+        Rounds::new(self)
+    }
+
+    /// The payload with this number, counted from round 0's ROOTS.
+    pub(crate) fn payload(&self, number: usize) -> Cursor<'_> {
+        let (start, length) = self.payloads[number];
+        Cursor::new(&self.bytes[start..start + length], start as u64)
+    }
+
+    /// Decodes every round.
+    ///
+    /// # Errors
+    /// The first payload that breaks a rule.
+    pub fn verify(&self) -> Result<(), TraceError> {
+        let mut rounds = self.rounds();
+        while rounds.advance()? {}
+        Ok(())
+    }
+}
