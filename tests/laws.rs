@@ -451,7 +451,10 @@ fn law_8_a_quiet_round_touches_no_leaf() {
         let report = round(&rig, &mut migration);
         assert_eq!((report.leaves.compared, report.structure.walks, report.pages.owed), (0, 0, 0));
         let calls = rig.machine().calls.clone();
-        assert!(calls.iter().all(|at| matches!(at, At::Roots | At::Clean)), "{calls:?}");
+        // Besides the roots and the log: one look at the m2p for each upper frame.
+        let m2p = calls.iter().filter(|at| **at == At::M2p).count();
+        assert!(m2p <= 4, "{m2p} looks at the m2p");
+        assert!(calls.iter().all(|at| matches!(at, At::Roots | At::Clean | At::M2p)), "{calls:?}");
         finish(&rig, &mut migration);
     }
 }

@@ -10,11 +10,11 @@ use std::cell::RefCell;
 use crate::cause::Cause;
 use crate::doubt::Doubt;
 use crate::error::Error;
-use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
+use crate::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use crate::migration::{Migration, Waiting};
 use crate::port::{Answer, Deferral, MapFault, Page, Ports, QUERY_FRAMES_MAX};
 use crate::report::PageCounts;
-use crate::resolve::{Outcome, Resolver, is_frame};
+use crate::resolve::{Outcome, Resolver, is_frame, named_frame};
 use crate::tracker::Tracker;
 use crate::view::View;
 
@@ -175,7 +175,7 @@ impl Migration {
                 self.tracker.report.pages.moved += 1;
                 self.tracker.sent.doubt_tables();
             }
-            self.tracker.page_found(ports, pfn, mfn);
+            self.tracker.frame_named(ports, mfn);
         }
         self.follow_departed(ports, &follow.departed);
         for &(mfn, pfn) in &follow.named {
@@ -240,14 +240,6 @@ impl FollowUp {
         {
             self.departed.push((pfn, mfn));
         }
-    }
-}
-
-/// The frame that an entry names, tagged or not.
-pub(crate) fn named_frame(entry: Entry, width: Width) -> Option<Mfn> {
-    match entry.claim(width) {
-        Claim::Frame(mfn) | Claim::Foreign(mfn) => Some(mfn),
-        Claim::Invalid | Claim::Identity => None,
     }
 }
 

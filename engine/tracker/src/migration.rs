@@ -14,6 +14,7 @@ use crate::error::{EntryCause, Error, StructureCause};
 use crate::frame::{Entry, FrameType, LeafIndex, Mfn, Pfn};
 use crate::port::{Deferral, FrameList, Phase, Ports, QUERY_FRAMES_MAX};
 use crate::report::{RoundReport, Stage};
+use crate::resolve::named_frame;
 use crate::shadow::ShadowBytes;
 use crate::tracker::{Tracker, phase};
 
@@ -300,7 +301,7 @@ impl Migration {
         let fallen = std::mem::take(&mut self.tracker.fallen);
         let departed: Vec<_> = fallen
             .into_iter()
-            .filter_map(|(pfn, entry)| Some((pfn, crate::batch::named_frame(entry, width)?)))
+            .filter_map(|(pfn, entry)| Some((pfn, named_frame(entry, width)?)))
             .collect();
         self.follow_departed(ports, &departed);
     }
@@ -364,12 +365,14 @@ impl Migration {
     fn settle_pages(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let mut idle = 0;
         for _ in 0..SWEEPS_MAX {
+            self.tracker.rest(ports)?;
             self.tell_frame_list(ports)?;
             let before = self.tracker.report.pages.accepted + self.tracker.report.pages.frameless;
             self.sweep(ports)?;
             let after = self.tracker.report.pages.accepted + self.tracker.report.pages.frameless;
             if self.tracker.structure_is_open() {
-                self.tracker.look_again(ports)?;
+                self.owe_again(ports)?; // what was put off under it is decided again
+                continue;
             }
             self.refuse_hopeless()?;
             idle = if after == before { idle + 1 } else { 0 };

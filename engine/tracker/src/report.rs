@@ -98,8 +98,10 @@ pub struct StructureCounts {
     pub pfn_count: u64,
     /// Upper frames, or leaves that a walk relied on, in log-dirty.
     pub dirty: u64,
-    /// Entries of the p2m's own frames that changed, or such frames found under another pfn.
+    /// Entries of the p2m's own frames that changed.
     pub entries: u64,
+    /// Frames of the p2m found under another pfn than before, the slots that name them untouched.
+    pub moved: u64,
     /// Asked for: the first walk, after a resume, or because every round is to walk.
     pub forced: u64,
     /// Walks made.
@@ -114,7 +116,7 @@ impl StructureCounts {
     /// Events of all kinds, forced walks apart.
     #[must_use]
     pub const fn events(&self) -> u64 {
-        self.generation + self.roots + self.pfn_count + self.dirty + self.entries
+        self.generation + self.roots + self.pfn_count + self.dirty + self.entries + self.moved
     }
 }
 

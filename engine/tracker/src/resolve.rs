@@ -7,7 +7,7 @@
 
 use crate::config::{AliasPolicy, Config};
 use crate::error::{EntryCause, Error};
-use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn};
+use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::port::{Deferral, FrameTypes, M2p, P2mSource, Page};
 
@@ -143,4 +143,12 @@ pub(crate) fn names(layout: &Layout, p2m: &dyn P2mSource, pfn: Pfn, mfn: Mfn) ->
 /// Whether a claim names `mfn`, tagged or not.
 pub(crate) fn is_frame(claim: Claim, mfn: Mfn) -> bool {
     matches!(claim, Claim::Frame(named) | Claim::Foreign(named) if named == mfn)
+}
+
+/// The frame that an entry names, tagged or not.
+pub(crate) fn named_frame(entry: Entry, width: Width) -> Option<Mfn> {
+    match entry.claim(width) {
+        Claim::Frame(mfn) | Claim::Foreign(mfn) => Some(mfn),
+        Claim::Invalid | Claim::Identity => None,
+    }
 }

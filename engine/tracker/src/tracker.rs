@@ -19,9 +19,12 @@ use crate::evidence::Evidence;
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::layout::{Changes, Kind, Layout, Part, Shape, Walk, Walked};
 use crate::leaf::Leaf;
-use crate::port::{LOG_DIRTY_LEAF_PFNS, P2mSource, Phase, PortError, Ports, Roots};
+use crate::port::{
+    LOG_DIRTY_LEAF_PFNS, P2mSource, Phase, PortError, Ports, QUERY_FRAMES_MAX, Roots,
+};
 use crate::report::{LeafCounts, RoundReport, Stage};
 use crate::resend::ResendBitmap;
+use crate::resolve::named_frame;
 use crate::sent::Sent;
 use crate::shadow::{Shadow, ShadowBytes};
 use crate::shard::Shards;
@@ -30,6 +33,8 @@ use crate::shard::Shards;
 const REACH_PFNS_MIN: u64 = 1 << 27;
 /// Walks in one live round before its instability is a doubt.
 const WALKS_LIVE: u32 = 8;
+/// Reads of the roots while their generation is odd, before a walk is tried all the same.
+const ROOTS_READS_MAX: u32 = 64;
 /// Walks, and walks with comparisons, of a guest that stands still before the engine gives up.
 const WALKS_SUSPENDED: u32 = 4;
 /// Looks at the structure in one round: what a comparison finds may call for another.
@@ -61,7 +66,8 @@ pub struct Tracker {
     log: PfnBitmap,
     /// Why log-dirty was lost the last time.
     log_error: Option<PortError>,
-    transfers: bool,
+    /// Whether the guest offers to take frames by transfer: in this round, and in the one before.
+    transfers: (bool, bool),
     rounds: u64,
 }
 
@@ -88,7 +94,7 @@ impl Tracker {
             domain_frames: 0,
             log: PfnBitmap::default(),
             log_error: None,
-            transfers: false,
+            transfers: (false, false),
             rounds: 0,
             config,
         })
@@ -196,8 +202,10 @@ impl Tracker {
 
     fn take_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let before = phase(ports, Phase::Roots, |ports| {
-            self.transfers |=
-                ports.unlogged.accepts_transfer().map_err(Error::port("unlogged writers"))?;
+            // A frame may have come back since the last round: then, or now, the offer was there.
+            let offers = ports.unlogged.accepts_transfer();
+            let offers = offers.map_err(Error::port("unlogged writers"))?;
+            self.transfers = (offers, self.transfers.0);
             let frames = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
             self.domain_frames = self.domain_frames.max(frames);
             ports.p2m.roots().map_err(Error::port("p2m source"))
@@ -242,8 +250,10 @@ impl Tracker {
         };
         self.report.log_dirty_pfns = self.log.count();
         self.resend.mark_words(0, self.log.words(), Cause::LogDirty);
-        for part in self.layout.holders.blind().collect::<Vec<_>>() {
-            self.part_moved(ports, part); // its writes so far were not marked anywhere
+        // Upper frames lead to everything else and are few: the m2p is asked for each. A blind part's
+        // writes were not marked anywhere so far.
+        for part in self.layout.holders.to_ask() {
+            self.part_moved(ports, part);
         }
         let mut parts = self.layout.holders.dirty(&self.log);
         if read < span {
@@ -360,9 +370,12 @@ impl Tracker {
         if !self.layout.hold(part, ports.m2p, self.reach_pfns()) {
             return;
         }
+        self.report.structure.moved += 1;
         match part {
             Part::Leaf(mfn) => {
-                for leaf in self.layout.positions(mfn) {
+                let positions = self.layout.positions(mfn);
+                self.evidence.entries += u64::from(positions.is_empty());
+                for leaf in positions {
                     self.pend(leaf, Cause::Structure);
                 }
             }
@@ -373,14 +386,11 @@ impl Tracker {
         }
     }
 
-    /// A page was found under `pfn`: if its frame is one of the p2m's own, its writes are marked there.
-    pub(crate) fn page_found(&mut self, ports: &Ports<'_>, pfn: Pfn, mfn: Mfn) {
-        let parts: Vec<_> = self.layout.parts_of(mfn).collect();
-        for part in parts {
-            if self.layout.holders.of(part) != Some(pfn) {
-                self.evidence.entries += 1;
-                self.part_moved(ports, part);
-            }
+    /// An entry names `mfn`: if that is one of the p2m's own frames, its writes may be marked elsewhere
+    /// than they were.
+    pub(crate) fn frame_named(&mut self, ports: &Ports<'_>, mfn: Mfn) {
+        for part in self.layout.parts_of(mfn).collect::<Vec<_>>() {
+            self.part_moved(ports, part);
         }
     }
 
@@ -389,9 +399,32 @@ impl Tracker {
         self.evidence.calls() || !self.pending.is_empty()
     }
 
-    /// One more look, for what sending turned up.
-    pub(crate) fn look_again(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
-        self.look(ports, false)
+    /// Looks at the guest that stands still until the structure is at rest. A leaf's frame may have
+    /// got another pfn without a write to any table: that pfn is owed then, and names it.
+    pub(crate) fn rest(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        for _ in 0..LOOKS_SUSPENDED {
+            let mut from = 0;
+            loop {
+                let taken = self.resend.take(QUERY_FRAMES_MAX, from);
+                let owed: Vec<_> = taken.pages().iter().map(|owed| owed.pfn).collect();
+                from = taken.next();
+                drop(taken); // only looked at: it stays owed
+                if owed.is_empty() {
+                    break;
+                }
+                for pfn in owed {
+                    let entry = self.layout.entry(ports.p2m, pfn);
+                    if let Some(mfn) = entry.and_then(|entry| named_frame(entry, self.width)) {
+                        self.frame_named(ports, mfn);
+                    }
+                }
+            }
+            if !self.structure_is_open() {
+                return Ok(());
+            }
+            self.look(ports, false)?;
+        }
+        Err(self.unstable())
     }
 
     /// Walks under the seqlock. Returns whether the guest held still; if not, or if the structure
@@ -409,7 +442,7 @@ impl Tracker {
                 self.report.structure.retries += 1;
                 self.layout.copies.clear();
             }
-            let roots = ports.p2m.roots().map_err(Error::port("p2m source"))?;
+            let roots = self.even_roots(ports, suspended)?;
             match self.walk_once(ports, &roots) {
                 Ok(walked) => {
                     let after = ports.p2m.roots().map_err(Error::port("p2m source"))?;
@@ -435,6 +468,18 @@ impl Tracker {
             Some(Err(error)) => self.walk_failed(error).map(|()| false),
             None => Ok(true),
         }
+    }
+
+    /// Reads the roots until their generation is even, as a reader of a seqlock does; not for ever.
+    fn even_roots(&self, ports: &mut Ports<'_>, suspended: bool) -> Result<Roots, Error> {
+        let mut roots = Roots::default();
+        for _ in 0..ROOTS_READS_MAX {
+            roots = ports.p2m.roots().map_err(Error::port("p2m source"))?;
+            if suspended || roots.p2m_cr3 == 0 || roots.generation.is_multiple_of(2) {
+                break;
+            }
+        }
+        Ok(roots)
     }
 
     fn walk_once(&mut self, ports: &mut Ports<'_>, roots: &Roots) -> Result<Walked, Error> {
@@ -544,7 +589,7 @@ impl Tracker {
                 m2p: ports.m2p,
                 log: &self.log,
                 adopt_all,
-                equal_owed: self.transfers && !adopt_all,
+                equal_owed: (self.transfers.0 || self.transfers.1) && !adopt_all,
                 check_m2p: self.report.stage.is_suspended() || self.config.verify == Verify::Full,
             };
             let found = self.shards.map(chunk, |item| comparison.run(item));

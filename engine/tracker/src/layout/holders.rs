@@ -93,6 +93,14 @@ impl Holders {
         self.blind.iter().copied()
     }
 
+    /// Parts whose pfn has to be asked for anew in every round: upper frames, and blind ones.
+    pub(crate) fn to_ask(&self) -> Vec<Part> {
+        let first_table = Part::Table(0, Mfn(0));
+        let tables = self.holder.range(first_table..).map(|(&part, _)| part);
+        let leaves = self.blind().filter(|part| matches!(part, Part::Leaf(_)));
+        tables.chain(leaves).collect()
+    }
+
     /// The parts that `pfn` holds.
     pub(crate) fn at(&self, pfn: Pfn) -> &[Part] {
         self.parts.get(&pfn).map_or(&[], Vec::as_slice)

@@ -60,6 +60,8 @@ pub(crate) struct Layout {
     width: Width,
     shape: Option<Shape>,
     leaves: Vec<Mfn>,
+    /// Positions that the guest's count of pfns makes, within reach; the last may have no leaf.
+    listed_leaves: u64,
     frames: HashMap<Mfn, LeafFrame>,
     tracked: u64,
     pfns: u64,
@@ -79,6 +81,7 @@ impl Layout {
             width,
             shape: None,
             leaves: Vec::new(),
+            listed_leaves: 0,
             frames: HashMap::new(),
             tracked: 0,
             pfns: 0,
@@ -200,6 +203,7 @@ impl Layout {
         self.shape = Some(walked.shape);
         self.tracked = walked.tracked;
         self.pfn_count = pfn_count;
+        self.listed_leaves = self.width.leaves(pfn_count).min(self.width.leaves(holder_limit));
         self.pfns = pfn_count.min(walked.tracked << self.width.entry_bits());
         self.copies.retain(|key, _| walked.tables.contains(key));
         let parts = walked.parts();
@@ -331,7 +335,9 @@ impl Layout {
             NO_LEAF => None,
             mfn => self.holders.of(Part::Leaf(mfn)),
         };
-        self.leaves.iter().map(holder).collect()
+        let mut list: Vec<_> = self.leaves.iter().map(holder).collect();
+        list.resize(list.len().max(self.listed_leaves as usize), None);
+        list
     }
 }
 
