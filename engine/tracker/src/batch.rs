@@ -6,15 +6,19 @@
 //! Source: `docs/design.md`, laws 3 (debt) and 5 (the shadow is what was sent).
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
-use crate::cause::Cause;
+use crate::cause::{Cause, CauseSet};
 use crate::doubt::Doubt;
 use crate::error::Error;
 use crate::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use crate::migration::{Migration, Waiting};
 use crate::port::{Answer, Deferral, MapFault, Page, Ports, QUERY_FRAMES_MAX};
-use crate::report::PageCounts;
+use crate::report::{PageCounts, RoundReport};
+use crate::resend::{Owed, Taken};
 use crate::resolve::{Outcome, Resolver, is_frame, named_frame};
+use crate::sent::Sent;
+use crate::shadow::Shadow;
 use crate::tracker::Tracker;
 use crate::view::View;
 
@@ -66,8 +70,8 @@ impl Migration {
         hold_tables: bool,
         follow: &mut FollowUp,
     ) -> Result<Option<u64>, Error> {
-        let Self { tracker, waiting, postponed, cleared, .. } = self;
-        let Tracker { layout, shadow, resend, sent, doubts, report, config, .. } = tracker;
+        let Tracker { layout, shadow, resend, sent, doubts, report, config, .. } =
+            &mut self.tracker;
         let suspended = report.stage.is_suspended();
         let mut taken = resend.take(QUERY_FRAMES_MAX, from);
         if taken.pages().is_empty() {
@@ -79,93 +83,43 @@ impl Migration {
         if !resolver.run(ports.types, &pfns, &mut outcomes)? {
             doubts.mark(Doubt::QueryFailed);
         }
-        let width = layout.width();
-        let mut flights = Vec::with_capacity(pfns.len());
-        for (index, (&pfn, outcome)) in pfns.iter().zip(&outcomes).enumerate() {
-            let causes = taken.pages()[index].causes;
-            match *outcome {
-                Outcome::Wait(reason) => {
-                    report.pages.defer(reason);
-                    waiting.insert(pfn, Waiting { reason, causes });
-                    taken.pay(index);
-                }
-                Outcome::Frameless { entry, foreign } => {
-                    follow.leave(pfn, shadow.entry(pfn), entry, width);
-                    shadow.set(pfn, entry);
-                    sent.frameless(pfn, foreign);
-                    report.pages.frameless += 1;
-                    cleared.remove(&pfn);
-                    taken.pay(index);
-                    #[cfg(debug_assertions)]
-                    self.accepted.note(pfn, entry);
-                }
-                Outcome::Send { page, .. } if hold_tables && page.kind.is_table() => {
-                    postponed.insert(pfn, causes);
-                    taken.pay(index);
-                }
-                Outcome::Send { page, stale, alias } => {
-                    sent.hold(pfn);
-                    flights.push(Flight { index, page, stale, alias });
-                }
-            }
-        }
-        let next = taken.next();
-        if flights.is_empty() {
-            return Ok(Some(next));
-        }
-        let view = View {
-            layout,
-            p2m: ports.p2m,
-            m2p: ports.m2p,
+        let mut books = Books {
+            width: layout.width(),
             shadow,
-            types: RefCell::new(ports.types),
-            foreign_pte: config.foreign_pte,
-            suspended,
-            named: RefCell::default(),
-            cleared: RefCell::default(),
+            sent,
+            report,
+            waiting: &mut self.waiting,
+            postponed: &mut self.postponed,
+            cleared: &mut self.cleared,
+            #[cfg(debug_assertions)]
+            accepted: &mut self.accepted,
+            follow,
         };
-        let pages: Vec<_> = flights.iter().map(|flight| flight.page).collect();
-        let mut answers = Vec::with_capacity(pages.len());
-        ports.transport.send(&pages, &view, &mut answers).map_err(Error::port("transport"))?;
-        follow.named = view.named.into_inner();
-        for page in &pages {
-            cleared.remove(&page.pfn);
-        }
-        for (table, mfn) in view.cleared.into_inner() {
-            cleared.entry(table).or_default().push(mfn);
-        }
-        // A transport that says too little has said nothing about the rest.
-        answers.resize_with(pages.len(), || Answer::Deferred(Deferral::Unacknowledged));
-        for (&Flight { index, page, stale, alias }, answer) in flights.iter().zip(answers) {
-            let Page { pfn, mfn, entry, kind } = page;
-            match answer {
-                Answer::Accepted => {
-                    let before = shadow.entry(pfn);
-                    if before != entry {
-                        follow.leave(pfn, before, entry, width);
-                        follow.arrived.push((pfn, mfn));
-                    }
-                    shadow.set(pfn, entry);
-                    sent.accepted(pfn, kind.is_table(), stale);
-                    report.pages.accepted += 1;
-                    report.pages.tables += u64::from(kind.is_table());
-                    report.settled.aliases += u64::from(alias);
-                    taken.pay(index);
-                    #[cfg(debug_assertions)]
-                    self.accepted.note(pfn, entry);
-                }
-                Answer::Deferred(reason) => {
-                    report.pages.defer(reason);
-                    let causes = taken.pages()[index].causes;
-                    waiting.insert(pfn, Waiting { reason, causes });
-                    taken.pay(index);
-                }
-                Answer::Failed(source) => {
-                    follow.failed = Some(Error::Page { pfn, mfn, source });
-                }
+        let flights = books.sort(&mut taken, &outcomes, hold_tables);
+        if !flights.is_empty() {
+            let view = View {
+                layout,
+                p2m: ports.p2m,
+                m2p: ports.m2p,
+                shadow: books.shadow,
+                types: RefCell::new(ports.types),
+                foreign_pte: config.foreign_pte,
+                suspended,
+                named: RefCell::default(),
+                cleared: RefCell::default(),
+            };
+            let pages: Vec<_> = flights.iter().map(|flight| flight.page).collect();
+            let mut answers = Vec::with_capacity(pages.len());
+            ports.transport.send(&pages, &view, &mut answers).map_err(Error::port("transport"))?;
+            let (named, cleared) = (view.named.into_inner(), view.cleared.into_inner());
+            books.note_tables(&pages, named, cleared);
+            // A transport that says too little has said nothing about the rest.
+            answers.resize_with(pages.len(), || Answer::Deferred(Deferral::Unacknowledged));
+            for (flight, answer) in flights.into_iter().zip(answers) {
+                books.write_down(&mut taken, flight, answer);
             }
         }
-        Ok(Some(next))
+        Ok(Some(taken.next()))
     }
 
     /// Looks after frames that moved.
@@ -232,14 +186,106 @@ impl Migration {
     }
 }
 
-impl FollowUp {
-    /// Notes that `pfn` changes from one entry to another.
-    fn leave(&mut self, pfn: Pfn, before: Entry, after: Entry, width: Width) {
-        if let Some(mfn) = named_frame(before, width)
-            && !is_frame(after.claim(width), mfn)
-        {
-            self.departed.push((pfn, mfn));
+/// Everything that a batch's outcomes and answers are written into.
+struct Books<'a> {
+    width: Width,
+    shadow: &'a mut Shadow,
+    sent: &'a mut Sent,
+    report: &'a mut RoundReport,
+    waiting: &'a mut BTreeMap<Pfn, Waiting>,
+    postponed: &'a mut BTreeMap<Pfn, CauseSet>,
+    cleared: &'a mut BTreeMap<Pfn, Vec<Mfn>>,
+    #[cfg(debug_assertions)]
+    accepted: &'a mut crate::invariant::Accepted,
+    follow: &'a mut FollowUp,
+}
+
+impl Books<'_> {
+    /// Settles what needs no transport and returns what does. What is returned is still a debt.
+    fn sort(&mut self, taken: &mut Taken<'_>, outcomes: &[Outcome], hold: bool) -> Vec<Flight> {
+        let mut flights = Vec::with_capacity(outcomes.len());
+        for (index, outcome) in outcomes.iter().enumerate() {
+            let Owed { pfn, causes } = taken.pages()[index];
+            match *outcome {
+                Outcome::Wait(reason) => {
+                    self.wait(pfn, reason, causes);
+                    taken.pay(index);
+                }
+                Outcome::Frameless { entry, foreign } => {
+                    self.settle_frameless(pfn, entry, foreign);
+                    taken.pay(index);
+                }
+                Outcome::Send { page, .. } if hold && page.kind.is_table() => {
+                    self.postponed.insert(pfn, causes);
+                    taken.pay(index);
+                }
+                Outcome::Send { page, stale, alias } => {
+                    // Whatever the answer will be, the receiver may have it from now on.
+                    self.sent.hold(pfn);
+                    flights.push(Flight { index, page, stale, alias });
+                }
+            }
         }
+        flights
+    }
+
+    fn wait(&mut self, pfn: Pfn, reason: Deferral, causes: CauseSet) {
+        self.report.pages.defer(reason);
+        self.waiting.insert(pfn, Waiting { reason, causes });
+    }
+
+    fn settle_frameless(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
+        self.remember(pfn, entry);
+        self.sent.frameless(pfn, foreign);
+        self.cleared.remove(&pfn);
+        self.report.pages.frameless += 1;
+    }
+
+    /// Notes what the tables of a batch were normalised with.
+    fn note_tables(&mut self, pages: &[Page], named: Vec<(Mfn, Pfn)>, cleared: Vec<(Pfn, Mfn)>) {
+        self.follow.named = named;
+        for page in pages {
+            self.cleared.remove(&page.pfn);
+        }
+        for (table, mfn) in cleared {
+            self.cleared.entry(table).or_default().push(mfn);
+        }
+    }
+
+    /// Writes down the transport's answer for one page. A failed one stays a debt.
+    fn write_down(&mut self, taken: &mut Taken<'_>, flight: Flight, answer: Answer) {
+        let Flight { index, page: Page { pfn, mfn, entry, kind }, stale, alias } = flight;
+        match answer {
+            Answer::Accepted => {
+                if self.shadow.entry(pfn) != entry {
+                    self.follow.arrived.push((pfn, mfn));
+                }
+                self.remember(pfn, entry);
+                self.sent.accepted(pfn, kind.is_table(), stale);
+                self.report.pages.accepted += 1;
+                self.report.pages.tables += u64::from(kind.is_table());
+                self.report.settled.aliases += u64::from(alias);
+                taken.pay(index);
+            }
+            Answer::Deferred(reason) => {
+                self.wait(pfn, reason, taken.pages()[index].causes);
+                taken.pay(index);
+            }
+            Answer::Failed(source) => {
+                self.follow.failed = Some(Error::Page { pfn, mfn, source });
+            }
+        }
+    }
+
+    /// The pfn was accepted under this entry: law 5.
+    fn remember(&mut self, pfn: Pfn, entry: Entry) {
+        let before = named_frame(self.shadow.entry(pfn), self.width);
+        if let Some(mfn) = before.filter(|&mfn| !is_frame(entry.claim(self.width), mfn)) {
+            self.follow.departed.push((pfn, mfn));
+        }
+        self.shadow.set(pfn, entry);
+        #[cfg(debug_assertions)]
+        self.accepted.note(pfn, entry);
     }
 }
 

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Intake: takes log-dirty and turns it into owed pfns, suspect leaves and evidence.
+//! Not here: what follows from the evidence (`structure`), comparing the leaves (`leaves`).
+//! Units: pfns; a request for the log is rounded up to whole leaves of Xen's log.
+//! Threads: the owner's.
+//! Source: `xen-save-path.md` 6.2 and 6.5: CLEAN covers a prefix and wipes whole leaves; law 1 and law 4.
+
+use super::{Tracker, phase};
+use crate::cause::Cause;
+use crate::config::Verify;
+use crate::doubt::Doubt;
+use crate::error::Error;
+use crate::frame::LeafIndex;
+use crate::layout::Part;
+use crate::port::{LOG_DIRTY_LEAF_PFNS, Phase, Ports, Roots};
+
+impl Tracker {
+    pub(super) fn take_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        let before = phase(ports, Phase::Roots, |ports| {
+            // A frame may have come back since the last round: then, or now, the offer was there.
+            let offers = ports.unlogged.accepts_transfer();
+            let offers = offers.map_err(Error::port("unlogged writers"))?;
+            self.transfers = (offers, self.transfers.0);
+            let frames = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
+            self.domain_frames = self.domain_frames.max(frames);
+            ports.p2m.roots().map_err(Error::port("p2m source"))
+        })?;
+        if self.rounds > 0 || self.roots.is_some() {
+            phase(ports, Phase::Clean, |ports| self.clean(ports, &before))?;
+        } else {
+            // The log was switched on just now: the first copy needs no bitmap.
+            self.log.reset(0);
+        }
+        let after = ports.p2m.roots().map_err(Error::port("p2m source"))?;
+        self.weigh(&after);
+        Ok(())
+    }
+
+    /// Pfns that a request for the log has to cover: the guest's own count as far as it is credible,
+    /// everything tracked, and every pfn that holds a frame of the p2m.
+    pub(super) fn span(&self, roots: &Roots) -> u64 {
+        roots
+            .pfn_count
+            .min(self.reach_pfns())
+            .max(self.layout.pfns())
+            .max(self.layout.holders.plane().pfns())
+            .next_multiple_of(LOG_DIRTY_LEAF_PFNS)
+    }
+
+    pub(super) fn clean(&mut self, ports: &mut Ports<'_>, roots: &Roots) -> Result<(), Error> {
+        let span = self.span(roots);
+        self.log.reset(span);
+        let mut lost = false;
+        let read = match ports.log_dirty.clean(&mut self.log) {
+            Ok(read) => read.min(span),
+            Err(error) => {
+                // Some errors are sticky until log-dirty is switched off; either way its marks are
+                // not to be trusted any more. What was read before the error still counts.
+                lost = true;
+                self.log_error = Some(error);
+                ports.log_dirty.disable().map_err(Error::port("log-dirty"))?;
+                ports.log_dirty.enable().map_err(Error::port("log-dirty"))?;
+                0
+            }
+        };
+        self.report.log_dirty_pfns = self.log.count();
+        self.resend.mark_words(0, self.log.words(), Cause::LogDirty);
+        // Upper frames lead to everything else and are few: the m2p is asked for each. A blind part's
+        // writes were not marked anywhere so far.
+        for part in self.layout.holders.to_ask() {
+            self.part_moved(ports, part);
+        }
+        let mut parts = self.layout.holders.dirty(&self.log);
+        if read < span {
+            self.resend.mark_range(read..span, Cause::Doubt);
+            // What was not read may be dirty: so may every part of the p2m there.
+            let unread = |part: &Part| self.layout.holders.of(*part).is_some_and(|p| p.0 >= read);
+            parts.extend(self.layout.holders.all().filter(unread));
+            self.doubts.mark(if lost { Doubt::LogLost } else { Doubt::ShortBitmap });
+        }
+        self.suspect(&parts);
+        if self.config.verify == Verify::Full {
+            for leaf in (0..self.layout.tracked()).map(LeafIndex) {
+                self.pending.entry(leaf).or_insert(Cause::Doubt);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes dirty parts of the p2m apart: leaves are to be compared, upper frames to be read again.
+    pub(super) fn suspect(&mut self, parts: &[Part]) {
+        for &part in parts {
+            match part {
+                Part::Table(level, mfn) => {
+                    self.layout.copies.remove(&(level, mfn));
+                    self.evidence.dirty += 1;
+                }
+                Part::Leaf(mfn) => {
+                    let positions = self.layout.positions(mfn);
+                    if positions.is_empty() {
+                        // Relied on by the walk, tracked nowhere.
+                        self.evidence.dirty += 1;
+                    }
+                    for leaf in positions {
+                        self.pend(leaf, Cause::Entry);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn pend(&mut self, leaf: LeafIndex, cause: Cause) {
+        let pending = self.pending.entry(leaf).or_insert(cause);
+        // A new or re-pointed leaf stays one, whatever else happens to it.
+        if *pending == Cause::Entry {
+            *pending = cause;
+        }
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The tracker: one round's steps in their order; `intake`, `structure` and `leaves` do them.
+//! Not here: sending (`migration`). A caller that sends nothing (`observe`) needs only this.
+//! Units: pfns and leaf positions; a round is one taking of log-dirty and all that follows from it.
+//! Threads: one owner; the comparison runs on the engine's own pool.
+//! Source: order of the steps: `docs/design.md`, laws 1 to 4; `xen-save-path.md` 6.5.
+
+mod intake;
+mod leaves;
+mod structure;
+
+use std::collections::BTreeMap;
+
+use crate::bitmap::PfnBitmap;
+use crate::cause::{Cause, CauseSet};
+use crate::config::Config;
+use crate::diff::Kernel;
+use crate::doubt::{Doubt, Doubts};
+use crate::error::Error;
+use crate::evidence::Evidence;
+use crate::frame::{Entry, LeafIndex, Pfn, Width};
+use crate::layout::Layout;
+use crate::port::{P2mSource, Phase, PortError, Ports, Roots};
+use crate::report::{RoundReport, Stage};
+use crate::resend::ResendBitmap;
+use crate::sent::Sent;
+use crate::shadow::{Shadow, ShadowBytes};
+use crate::shard::Shards;
+
+/// Follows one guest's p2m.
+#[derive(Debug)]
+pub struct Tracker {
+    pub(crate) config: Config,
+    width: Width,
+    kernel: Kernel,
+    shards: Shards,
+    pub(crate) layout: Layout,
+    pub(crate) shadow: Shadow,
+    pub(crate) resend: ResendBitmap,
+    pub(crate) sent: Sent,
+    pub(crate) doubts: Doubts,
+    pub(crate) report: RoundReport,
+    /// Entries that the shadow held for pfns that fell away: their frames may have moved.
+    pub(crate) fallen: Vec<(Pfn, Entry)>,
+    /// Leaves that must be compared before the round can be said to know anything about them.
+    pending: BTreeMap<LeafIndex, Cause>,
+    evidence: Evidence,
+    roots: Option<Roots>,
+    domain_frames: u64,
+    log: PfnBitmap,
+    /// Why log-dirty was lost the last time.
+    log_error: Option<PortError>,
+    /// Whether the guest offers to take frames by transfer: in this round, and in the one before.
+    transfers: (bool, bool),
+    rounds: u64,
+}
+
+impl Tracker {
+    /// Makes a tracker for a guest of this width. Nothing is read yet.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if the pool can't be started.
+    pub fn new(config: Config, width: Width) -> Result<Self, Error> {
+        Ok(Self {
+            width,
+            kernel: config.kernel.unwrap_or_else(Kernel::detect),
+            shards: Shards::new(config.threads)?,
+            layout: Layout::new(width),
+            shadow: Shadow::new(width),
+            resend: ResendBitmap::new(0),
+            sent: Sent::default(),
+            doubts: Doubts::default(),
+            report: RoundReport::default(),
+            fallen: Vec::new(),
+            pending: BTreeMap::new(),
+            evidence: Evidence { forced: true, ..Evidence::default() },
+            roots: None,
+            domain_frames: 0,
+            log: PfnBitmap::default(),
+            log_error: None,
+            transfers: (false, false),
+            rounds: 0,
+            config,
+        })
+    }
+
+    /// Why a pfn is owed now; empty if it is not.
+    #[must_use]
+    pub fn why(&self, pfn: Pfn) -> CauseSet {
+        self.resend.why(pfn)
+    }
+
+    /// The entry under which a pfn was last accepted.
+    #[must_use]
+    pub fn shadow_entry(&self, pfn: Pfn) -> Entry {
+        self.shadow.entry(pfn)
+    }
+
+    /// Tracked pfns: from here on no pfn can have a frame.
+    #[must_use]
+    pub fn pfns(&self) -> u64 {
+        self.layout.pfns()
+    }
+
+    /// Memory of the shadow by form.
+    #[must_use]
+    pub fn shadow_bytes(&self) -> ShadowBytes {
+        self.shadow.bytes()
+    }
+
+    /// The p2m may have been rebuilt without a sign (the guest resumed): walk anew in the next round.
+    pub fn distrust_structure(&mut self) {
+        self.evidence.forced = true;
+        self.layout.copies.clear();
+    }
+
+    /// One round without sending: everything that is found is taken for accepted at once, as seen.
+    /// Before the pfns are forgotten, `each` hears of every one that was owed, with its causes.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; the round may be repeated.
+    pub fn observe(
+        &mut self,
+        ports: &mut Ports<'_>,
+        mut each: impl FnMut(Pfn, CauseSet),
+    ) -> Result<RoundReport, Error> {
+        self.begin_round(Stage::Live);
+        self.scan(ports, true)?;
+        let mut from = 0;
+        loop {
+            let mut taken = self.resend.take(usize::MAX, from);
+            if taken.pages().is_empty() {
+                break;
+            }
+            for index in 0..taken.pages().len() {
+                let owed = taken.pages()[index];
+                each(owed.pfn, owed.causes);
+                self.report.pages.accepted += 1;
+                taken.pay(index);
+            }
+            from = taken.next();
+        }
+        self.end_round()
+    }
+
+    /// Gives all mappings back.
+    pub fn release(&mut self, p2m: &mut dyn P2mSource) {
+        self.layout.release(p2m);
+    }
+
+    pub(crate) fn begin_round(&mut self, stage: Stage) {
+        self.report = RoundReport {
+            round: self.rounds,
+            stage,
+            kernel: self.kernel.name(),
+            threads: self.shards.threads(),
+            ..RoundReport::default()
+        };
+    }
+
+    /// Ends the round: a doubt that ran for too long ends a live migration here.
+    pub(crate) fn end_round(&mut self) -> Result<RoundReport, Error> {
+        self.rounds += 1;
+        self.report.doubts = self.doubts.counts();
+        let rounds = self.config.doubt_rounds_max;
+        let persistent = self.doubts.end_round(rounds);
+        match persistent {
+            Some(doubt) if !self.report.stage.is_suspended() => {
+                let source = self.log_error.take().filter(|_| doubt == Doubt::LogLost);
+                Err(Error::Doubt { doubt, rounds: self.doubts.running(doubt), source })
+            }
+            _ => Ok(self.report.clone()),
+        }
+    }
+
+    /// Takes log-dirty and marks everything that follows from it.
+    pub(crate) fn scan(&mut self, ports: &mut Ports<'_>, adopt_all: bool) -> Result<(), Error> {
+        self.take_log(ports)?;
+        self.look(ports, adopt_all)?;
+        self.report.pfn_count = self.layout.pfn_count();
+        self.count_leaves();
+        Ok(())
+    }
+}
+
+/// Tells the observer of a phase, also when it ends in an error.
+pub(crate) fn phase<'p, T>(
+    ports: &mut Ports<'p>,
+    phase: Phase,
+    run: impl FnOnce(&mut Ports<'p>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    ports.observer.begin(phase);
+    let result = run(ports);
+    ports.observer.end(phase);
+    result
+}

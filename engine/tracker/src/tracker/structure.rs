@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Structure: weighs the evidence that the p2m was reshaped, walks it under the seqlock, takes the walk over.
+//! Not here: one walk (`layout::walk`), comparing leaves (`leaves`).
+//! Units: walks and looks, bounded in number, never by time.
+//! Threads: the owner's.
+//! Source: `docs/design.md`, section "Changes"; `docs/decisions/0003`.
+
+use super::{Tracker, phase};
+use crate::cause::Cause;
+use crate::config::Rewalk;
+use crate::doubt::Doubt;
+use crate::error::{Error, StructureCause};
+use crate::evidence::Evidence;
+use crate::frame::{Entry, Mfn, Pfn};
+use crate::layout::{Changes, Kind, Part, Shape, Walk, Walked};
+use crate::port::{Phase, Ports, QUERY_FRAMES_MAX, Roots};
+use crate::resolve::named_frame;
+
+/// Pfns that any guest may reach, however small it is: 512 GiB, a log-dirty bitmap of 16 MiB.
+const REACH_PFNS_MIN: u64 = 1 << 27;
+/// Walks in one live round before its instability is a doubt.
+const WALKS_LIVE: u32 = 8;
+/// Reads of the roots while their generation is odd, before a walk is tried all the same.
+const ROOTS_READS_MAX: u32 = 64;
+/// Walks, and walks with comparisons, of a guest that stands still before the engine gives up.
+const WALKS_SUSPENDED: u32 = 4;
+/// Looks at the structure in one round: what a comparison finds may call for another.
+const LOOKS_LIVE: u32 = 3;
+const LOOKS_SUSPENDED: u32 = 16;
+
+impl Tracker {
+    /// Holds the roots of now against those of the last walk.
+    pub(super) fn weigh(&mut self, now: &Roots) {
+        let Some(then) = self.roots else { return };
+        let linear = now.p2m_cr3 != 0;
+        let moved = if linear {
+            (now.p2m_cr3, now.p2m_vaddr) != (then.p2m_cr3, then.p2m_vaddr)
+        } else {
+            now.frame_list_list != then.frame_list_list || then.p2m_cr3 != 0
+        };
+        self.evidence.roots |= moved;
+        self.evidence.pfn_count |= now.pfn_count != then.pfn_count;
+        self.evidence.generation |=
+            linear && (now.generation != then.generation || now.generation % 2 == 1);
+        self.evidence.forced |= self.config.rewalk == Rewalk::EveryRound;
+    }
+
+    pub(super) fn reach_pfns(&self) -> u64 {
+        let leaves = self.domain_frames.min(u64::MAX >> self.width.entry_bits());
+        REACH_PFNS_MIN.max(leaves << self.width.entry_bits())
+    }
+
+    /// Follows structure and entries until nothing new turns up.
+    pub(super) fn look(&mut self, ports: &mut Ports<'_>, adopt_all: bool) -> Result<(), Error> {
+        let suspended = self.report.stage.is_suspended();
+        let looks = if suspended { LOOKS_SUSPENDED } else { LOOKS_LIVE };
+        let mut unstable = false;
+        for _ in 0..looks {
+            if self.evidence.calls() {
+                unstable |= !phase(ports, Phase::Walk, |ports| self.walk(ports))?;
+            }
+            if self.report.blind {
+                return Ok(());
+            }
+            phase(ports, Phase::Walk, |ports| self.map(ports))?;
+            for pfn in phase(ports, Phase::Diff, |ports| self.compare(ports, adopt_all))? {
+                self.entry_of_part_changed(ports, pfn);
+            }
+            if !self.evidence.calls() && (self.pending.is_empty() || !suspended) {
+                // A walk that the guest did not hold still for is made again in the next round.
+                self.evidence.generation |= unstable;
+                return Ok(());
+            }
+        }
+        self.evidence.generation |= unstable;
+        if suspended { Err(self.unstable()) } else { Ok(()) }
+    }
+
+    pub(super) fn unstable(&self) -> Error {
+        let (level, mfn) = self.layout.shape().map_or((0, Mfn(0)), |s| (s.levels, s.root));
+        Error::Structure { level, mfn, pfn: Pfn(0), cause: StructureCause::Unstable }
+    }
+
+    /// The entry of a pfn that holds frames of the p2m changed: those frames may be elsewhere now.
+    pub(super) fn entry_of_part_changed(&mut self, ports: &Ports<'_>, pfn: Pfn) {
+        self.evidence.entries += 1;
+        for part in self.layout.holders.at(pfn).to_vec() {
+            self.part_moved(ports, part);
+        }
+    }
+
+    /// Asks anew who holds a part. Writes that were marked under another pfn were not seen: what the
+    /// part says is read again.
+    pub(crate) fn part_moved(&mut self, ports: &Ports<'_>, part: Part) {
+        if !self.layout.hold(part, ports.m2p, self.reach_pfns()) {
+            return;
+        }
+        self.report.structure.moved += 1;
+        match part {
+            Part::Leaf(mfn) => {
+                let positions = self.layout.positions(mfn);
+                self.evidence.entries += u64::from(positions.is_empty());
+                for leaf in positions {
+                    self.pend(leaf, Cause::Structure);
+                }
+            }
+            Part::Table(level, mfn) => {
+                self.layout.copies.remove(&(level, mfn));
+                self.evidence.entries += 1;
+            }
+        }
+    }
+
+    /// An entry names `mfn`: if that is one of the p2m's own frames, its writes may be marked elsewhere
+    /// than they were.
+    pub(crate) fn frame_named(&mut self, ports: &Ports<'_>, mfn: Mfn) {
+        for part in self.layout.parts_of(mfn).collect::<Vec<_>>() {
+            self.part_moved(ports, part);
+        }
+    }
+
+    /// Whether a part of the structure has to be looked at again before anything can be final.
+    pub(crate) fn structure_is_open(&self) -> bool {
+        self.evidence.calls() || !self.pending.is_empty()
+    }
+
+    /// Looks at the guest that stands still until the structure is at rest. A leaf's frame may have
+    /// got another pfn without a write to any table: that pfn is owed then, and names it.
+    pub(crate) fn rest(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        for _ in 0..LOOKS_SUSPENDED {
+            let mut from = 0;
+            loop {
+                let taken = self.resend.take(QUERY_FRAMES_MAX, from);
+                let owed: Vec<_> = taken.pages().iter().map(|owed| owed.pfn).collect();
+                from = taken.next();
+                drop(taken); // only looked at: it stays owed
+                if owed.is_empty() {
+                    break;
+                }
+                for pfn in owed {
+                    let entry = self.layout.entry(ports.p2m, pfn);
+                    if let Some(mfn) = entry.and_then(|entry| named_frame(entry, self.width)) {
+                        self.frame_named(ports, mfn);
+                    }
+                }
+            }
+            if !self.structure_is_open() {
+                return Ok(());
+            }
+            self.look(ports, false)?;
+        }
+        Err(self.unstable())
+    }
+
+    /// Walks under the seqlock. Returns whether the guest held still; if not, or if the structure
+    /// can't be followed now, that is a doubt and not an error while it runs.
+    pub(super) fn walk(&mut self, ports: &mut Ports<'_>) -> Result<bool, Error> {
+        let suspended = self.report.stage.is_suspended();
+        self.evidence.report(&mut self.report.structure);
+        if self.evidence.forced {
+            self.layout.copies.clear();
+        }
+        let tries = if suspended { WALKS_SUSPENDED } else { WALKS_LIVE };
+        let mut found = None;
+        for attempt in 0..tries {
+            if attempt > 0 {
+                self.report.structure.retries += 1;
+                self.layout.copies.clear();
+            }
+            let roots = self.even_roots(ports, suspended)?;
+            match self.walk_once(ports, &roots) {
+                Ok(walked) => {
+                    let after = ports.p2m.roots().map_err(Error::port("p2m source"))?;
+                    let stable = suspended || is_stable(&walked, &roots, &after);
+                    found = Some(Ok((walked, roots, stable)));
+                    if stable {
+                        break;
+                    }
+                }
+                Err(error @ Error::Reach { .. }) => return Err(error),
+                Err(error) => found = Some(Err(error)),
+            }
+        }
+        match found {
+            Some(Ok((walked, roots, stable))) => {
+                self.evidence = Evidence::default();
+                self.take_over(ports, walked, &roots);
+                if !stable {
+                    self.doubt_all(Doubt::Generation);
+                }
+                Ok(stable)
+            }
+            Some(Err(error)) => self.walk_failed(error).map(|()| false),
+            None => Ok(true),
+        }
+    }
+
+    /// Reads the roots until their generation is even, as a reader of a seqlock does; not for ever.
+    pub(super) fn even_roots(
+        &self,
+        ports: &mut Ports<'_>,
+        suspended: bool,
+    ) -> Result<Roots, Error> {
+        let mut roots = Roots::default();
+        for _ in 0..ROOTS_READS_MAX {
+            roots = ports.p2m.roots().map_err(Error::port("p2m source"))?;
+            if suspended || roots.p2m_cr3 == 0 || roots.generation.is_multiple_of(2) {
+                break;
+            }
+        }
+        Ok(roots)
+    }
+
+    pub(super) fn walk_once(
+        &mut self,
+        ports: &mut Ports<'_>,
+        roots: &Roots,
+    ) -> Result<Walked, Error> {
+        self.report.structure.walks += 1;
+        let shape = Shape::new(self.width, roots, ports.m2p.frames())?;
+        let reach = self.width.leaves(self.reach_pfns());
+        let copies = &mut self.layout.copies;
+        let frames = self.domain_frames;
+        Walk::new(ports.p2m, ports.m2p, copies, shape, roots.pfn_count, frames, reach).run()
+    }
+
+    pub(super) fn walk_failed(&mut self, error: Error) -> Result<(), Error> {
+        if self.report.stage.is_suspended() || self.roots.is_none() {
+            return Err(error);
+        }
+        let doubt = match error {
+            Error::Roots { .. } => Doubt::Roots,
+            _ => Doubt::Walk,
+        };
+        if self.doubts.running(doubt) >= self.config.doubt_rounds_max {
+            return Err(error); // the doubt's own error would hide the frame that it is about
+        }
+        self.doubt_all(doubt);
+        self.report.blind = true;
+        Ok(())
+    }
+
+    /// Everything is owed.
+    pub(super) fn doubt_all(&mut self, doubt: Doubt) {
+        self.doubts.mark(doubt);
+        self.resend.mark_range(0..self.layout.pfns(), Cause::Doubt);
+    }
+
+    pub(super) fn take_over(&mut self, ports: &mut Ports<'_>, walked: Walked, roots: &Roots) {
+        let reach = self.reach_pfns();
+        let first = self.roots.is_none();
+        let changes = self.layout.install(walked, roots.pfn_count, ports.p2m, ports.m2p, reach);
+        if self.config.rewalk == Rewalk::EveryRound {
+            self.layout.hold_all(ports.m2p, reach);
+        }
+        self.roots = Some(*roots);
+        self.resize(&changes);
+        self.report.leaves.fresh += if first { 0 } else { changes.fresh };
+        self.report.leaves.dropped += changes.dropped;
+        for leaf in changes.repointed {
+            self.pend(leaf, Cause::Structure);
+        }
+        for leaf in changes.grown {
+            self.pend(leaf, if first { Cause::First } else { Cause::Growth });
+        }
+    }
+
+    /// Fits everything that is kept per pfn to the new count. What fell away has no frame any more.
+    pub(super) fn resize(&mut self, changes: &Changes) {
+        let (tracked, pfns) = (self.layout.tracked(), self.layout.pfns());
+        for pfn in pfns..changes.pfns_before {
+            let pfn = Pfn(pfn);
+            let entry = self.shadow.entry(pfn);
+            if entry != Entry::INVALID {
+                self.fallen.push((pfn, entry));
+                if pfn.0 < tracked << self.width.entry_bits() {
+                    self.shadow.set(pfn, Entry::INVALID);
+                }
+            }
+            self.sent.frameless(pfn, false);
+        }
+        if pfns > changes.pfns_before && changes.pfns_before > 0 {
+            // The last leaf may have been cut inside: its other entries are the guest's now.
+            self.pend(self.width.leaf_of(Pfn(changes.pfns_before - 1)), Cause::Growth);
+        }
+        self.sent.cover(pfns);
+        self.shadow.resize(tracked);
+        self.resend.resize(pfns);
+        self.pending.retain(|leaf, _| leaf.0 < tracked);
+    }
+}
+
+/// Whether a walk lies within one even generation and one set of roots.
+fn is_stable(walked: &Walked, before: &Roots, after: &Roots) -> bool {
+    match walked.shape.kind {
+        Kind::Linear => {
+            before.generation.is_multiple_of(2)
+                && before.generation == after.generation
+                && (before.p2m_cr3, before.p2m_vaddr) == (after.p2m_cr3, after.p2m_vaddr)
+        }
+        Kind::Tree => {
+            after.p2m_cr3 == before.p2m_cr3 && before.frame_list_list == after.frame_list_list
+        }
+    }
+}
