@@ -294,8 +294,13 @@ fn law_6_the_guest_is_hostile_roots() {
             (roots.p2m_cr3, roots.p2m_vaddr) = (cr3, vaddr);
         }
         let mut migration = rig.start(Config::default());
-        let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+        // A table that can't be read may be on its way out: that is borne for some rounds.
+        let rounds = (0..=Config::default().doubt_rounds_max)
+            .map(|_| rig.with(|ports| migration.round(ports)))
+            .find_map(Result::err);
+        let error = rounds.expect("named");
         assert!(matches!(error, Error::Roots { .. } | Error::Structure { .. }), "{error}");
+        assert!(rig.machine().sent.is_empty(), "nothing was sent blindly");
     }
 }
 

@@ -225,11 +225,12 @@ impl Tracker {
     }
 
     pub(super) fn walk_failed(&mut self, error: Error) -> Result<(), Error> {
-        if self.report.stage.is_suspended() || self.roots.is_none() {
-            return Err(error);
-        }
         let doubt = match error {
+            // Nothing was ever followed, and nothing is there to follow.
+            Error::Roots { .. } if self.roots.is_none() => return Err(error),
+            _ if self.report.stage.is_suspended() => return Err(error),
             Error::Roots { .. } => Doubt::Roots,
+            // A table that is taken out of use and written as data, while the walk reads it.
             _ => Doubt::Walk,
         };
         if self.doubts.running(doubt) >= self.config.doubt_rounds_max {
