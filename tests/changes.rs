@@ -323,7 +323,9 @@ fn a_frame_that_moves_on_before_it_was_accepted_where_a_table_named_it() {
             machine.set_entry(600, Entry::INVALID);
         }
         finish(&rig, &mut migration);
-        assert!(matches!(&rig.machine().received[&20], Got::Table(ptes) if ptes[3] >> 12 == HOLES + 3));
+        assert!(
+            matches!(&rig.machine().received[&20], Got::Table(ptes) if ptes[3] >> 12 == HOLES + 3)
+        );
     }
 }
 

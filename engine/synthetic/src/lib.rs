@@ -1,2 +1,38 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! placeholder
+//! p2mtrack-synthetic: a simulated Xen, guests that change their p2m while they run, a receiver and an oracle.
+//!
+//! Everything comes from one seed. A [`Simulation`] is built from a [`SimConfig`]; its [`SimPorts`] are the ports that
+//! the engine asks for; each call through them is a point at which the guest may take some steps first. At the end
+//! [`Simulation::judge`] compares the suspended source with what the receiver holds. The oracle knows no tracker.
+#![forbid(unsafe_code)]
+
+mod behaviour;
+mod dice;
+mod exec;
+pub mod fault;
+mod grant;
+mod guest;
+mod log_dirty;
+mod machine;
+pub mod oracle;
+mod page_table;
+pub mod ports;
+mod premise;
+mod program;
+pub mod receiver;
+pub mod run;
+pub mod scenario;
+pub mod simulation;
+pub mod snapshot;
+pub mod transport;
+pub mod walk;
+pub mod words;
+mod world;
+mod xen;
+
+pub use fault::{Fault, FaultSet, SimError};
+pub use guest::P2mKind;
+pub use oracle::{Difference, Judgement, Verdict};
+pub use scenario::Scenario;
+pub use simulation::{Activity, SimConfig, SimPorts, Simulation};
+pub use snapshot::Snapshot;

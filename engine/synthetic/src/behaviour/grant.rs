@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest as a backend: frames of other domains in its p2m and, for a while, in its page tables.
+//! Not here: the guest's own frames in the hands of a backend (`backend`).
+//! Units: pfn and mfn as plain numbers.
+//! Threads: under the world's lock.
+//! Source: Linux `set_foreign_p2m_mapping`; the m2p overrides of 3.x kernels.
+
+use crate::behaviour::Plan;
+use crate::program::{Name, Step, Val};
+
+impl Plan<'_> {
+    /// A foreign frame at a ballooned pfn, and away again.
+    pub(super) fn grant_map(&mut self) -> Option<()> {
+        let (pfn, mfn) = (self.hole()?, self.foreign()?);
+        self.push(Step::Entry { pfn, name: Name::Foreign(mfn) });
+        let wait = self.dice().between(1, 4);
+        self.push(Step::AwaitRounds(wait));
+        let nothing = Step::Entry { pfn, name: Name::Nothing };
+        if self.chance(2, 3) {
+            self.extend([nothing, Step::UnmapForeign(mfn)]);
+        } else {
+            self.section([Step::UnmapForeign(mfn), nothing]);
+        }
+        Some(())
+    }
+
+    /// An old kernel lays a foreign frame over a page that has one, and restores the entry later.
+    pub(super) fn overlay(&mut self) -> Option<()> {
+        let ((pfn, own), mfn) = (self.unmapped_data()?, self.foreign()?);
+        if self.chance(1, 2) {
+            self.push(Step::Write(Val::Is(own)));
+        }
+        self.push(Step::Entry { pfn, name: Name::Foreign(mfn) });
+        let wait = self.dice().between(1, 4);
+        self.extend([
+            Step::AwaitRounds(wait),
+            Step::Entry { pfn, name: Name::Frame(Val::Is(own)) },
+            Step::UnmapForeign(mfn),
+        ]);
+        Some(())
+    }
+
+    /// A frame granted to oneself: its entry is tagged, and for a while a second pfn names it too.
+    pub(super) fn self_grant(&mut self) -> Option<()> {
+        let (pfn, mfn) = self.data()?;
+        self.push(Step::Entry { pfn, name: Name::Foreign(mfn) });
+        if self.chance(1, 2) {
+            let alias = self.hole()?;
+            let wait = self.maybe_wait();
+            self.push(Step::Open);
+            self.push(Step::Entry { pfn: alias, name: Name::Foreign(mfn) });
+            self.extend(wait);
+            self.extend([Step::Entry { pfn: alias, name: Name::Nothing }, Step::Close]);
+        }
+        let wait = self.dice().between(1, 3);
+        self.push(Step::AwaitRounds(wait));
+        if self.chance(1, 2) {
+            self.push(Step::Write(Val::Is(mfn)));
+        }
+        self.push(Step::Entry { pfn, name: Name::Frame(Val::Is(mfn)) });
+        Some(())
+    }
+
+    /// A PTE to a foreign frame, gone before any suspend.
+    pub(super) fn foreign_pte(&mut self) -> Option<()> {
+        let (table, mfn) = (self.own_table()?, self.foreign()?);
+        let slot = self.unused_slot(table)?;
+        let wait = self.maybe_wait();
+        self.extend([Step::Open, Step::Pte { table, slot, to: Some(Val::Is(mfn)) }]);
+        self.extend(wait);
+        self.extend([Step::Pte { table, slot, to: None }, Step::Close, Step::UnmapForeign(mfn)]);
+        Some(())
+    }
+}

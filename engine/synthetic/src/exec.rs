@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Carries out one step of a program on guest, hypervisor and other domains.
+//! Not here: when (`scheduler`), or why (`behaviour`).
+//! Units: pfn and mfn as plain numbers.
+//! Threads: under the world's lock.
+//! Source: see `program` and `xen`.
+
+use p2mtrack::frame::{Entry, Mfn, Width};
+
+use crate::machine::Owner;
+use crate::program::{Name, Program, Step, Val};
+use crate::world::World;
+
+impl World {
+    /// Takes the next step of a program, and the markers before it. Returns whether anything was done.
+    pub(crate) fn advance(&mut self, program: &mut Program) -> bool {
+        while let Some(step) = program.steps.pop_front() {
+            match step {
+                Step::Open => program.open += 1,
+                Step::Close => program.open = program.open.saturating_sub(1),
+                Step::AwaitRounds(n) => {
+                    program.after_round = self.rounds + n;
+                    return true;
+                }
+                Step::AwaitLooks(n) => {
+                    program.after_look = self.looks + n;
+                    return true;
+                }
+                step => {
+                    self.perform(program, step);
+                    // A section that is over must not keep the guest from its suspend.
+                    while let Some(Step::Close) = program.steps.front() {
+                        program.steps.pop_front();
+                        program.open = program.open.saturating_sub(1);
+                    }
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn perform(&mut self, program: &mut Program, step: Step) {
+        match step {
+            Step::Open | Step::Close | Step::AwaitRounds(_) | Step::AwaitLooks(_) => {}
+            Step::Write(val) => self.xen.guest_writes(program.value(val)),
+            Step::WriteUnlogged(mfn) => self.xen.writes_unlogged(mfn),
+            Step::Entry { pfn, name } => self.write_entry(program, pfn, name),
+            Step::Machphys { mfn, pfn } => self.xen.machphys_update(program.value(mfn), pfn),
+            Step::Decrease(val) => self.xen.decrease_reservation(program.value(val)),
+            Step::Populate { pfn, reg, prefer } => {
+                let mfn = self.xen.populate(pfn, prefer);
+                Self::receive(program, reg, mfn);
+            }
+            Step::Exchange { old, pfn, reg } => {
+                let mfn = self.xen.exchange(old, pfn);
+                Self::receive(program, reg, mfn);
+            }
+            Step::Pte { table, slot, to } => {
+                self.xen.write_pte(table, slot, to.map(|val| program.value(val)));
+            }
+            Step::Fill { mfn, word } => self.xen.guest_fills(mfn, word),
+            Step::Word { mfn, index, word } => self.xen.guest_stores_word(mfn, index, word),
+            Step::Slot { mfn, slot, word } => self.xen.guest_stores_entry(mfn, slot, Entry(word)),
+            Step::Copy { from, to } => self.xen.guest_copies(from, program.value(to)),
+            Step::Pin { mfn, level } => self.xen.pin(mfn, level),
+            Step::Unpin(mfn) => self.xen.unpin(mfn),
+            Step::UnmapForeign(mfn) => self.xen.unmap_foreign(mfn),
+            Step::OtherTakes | Step::OtherFrees => {
+                self.others_act(matches!(step, Step::OtherTakes));
+            }
+            step => self.perform_on_kernel(program, step),
+        }
+    }
+
+    /// A frame from Xen into a register; without one the program gives up what it had in mind.
+    fn receive(program: &mut Program, reg: usize, mfn: Option<u64>) {
+        match mfn {
+            Some(mfn) => program.registers[reg] = mfn,
+            None => {
+                program.steps.clear();
+                program.open = 0;
+            }
+        }
+    }
+
+    fn perform_on_kernel(&mut self, program: &mut Program, step: Step) {
+        let (xen, guest) = (&mut self.xen, &mut self.guest);
+        match step {
+            Step::Hang { level, key, mfn } => guest.set_slot(xen, level, key, program.value(mfn)),
+            Step::Bump if guest.bumps => {
+                self.set_generation(self.guest.roots.generation.wrapping_add(1));
+            }
+            Step::Generation(generation) => self.set_generation(generation),
+            Step::Count(count) => guest.roots.pfn_count = count,
+            Step::Root(mfn) => guest.set_root(mfn),
+            Step::Roots { frame_list_list, p2m_cr3 } => {
+                guest.roots.frame_list_list = frame_list_list;
+                guest.roots.p2m_cr3 = p2m_cr3;
+            }
+            Step::ListTable { mfn, level, listed: true } => guest.tables.push((mfn, level)),
+            Step::ListTable { mfn, .. } => guest.tables.retain(|table| table.0 != mfn),
+            Step::BackendMaps(mfn) => xen.backend_maps(&mut guest.grants, mfn),
+            Step::BackendUnmaps(mfn) => xen.backend_unmaps(&mut guest.grants, mfn),
+            Step::TransferOut { mfn, pfn, there } => self.transfer_out(program, mfn, pfn, there),
+            Step::TransferIn { mfn, pfn } => {
+                xen.transfer_in(mfn, pfn);
+                self.others.retain(|&other| other != mfn);
+            }
+            Step::Accept => guest.grants.accepting += 1,
+            Step::Withdraw => guest.grants.accepting -= 1,
+            _ => {}
+        }
+    }
+
+    /// A frame goes to another domain; if Xen refuses, its pfn keeps it.
+    fn transfer_out(&mut self, program: &mut Program, mfn: u64, pfn: u64, there: u64) {
+        if !self.xen.transfer_out(mfn, there) {
+            self.write_entry(program, pfn, Name::Frame(Val::Is(mfn)));
+            self.guest.grants.accepting -= 1;
+            program.steps.clear();
+            program.open = 0;
+        }
+    }
+
+    fn set_generation(&mut self, generation: u64) {
+        self.guest.roots.generation = match self.guest.width {
+            Width::W32 => generation & 0xffff_ffff,
+            Width::W64 => generation,
+        };
+    }
+
+    fn write_entry(&mut self, program: &Program, pfn: u64, name: Name) {
+        let width = self.guest.width;
+        let entry = match name {
+            Name::Nothing => Entry::INVALID,
+            Name::Frame(val) => Entry(program.value(val)),
+            Name::Foreign(mfn) => Entry::foreign(width, Mfn(mfn)),
+            Name::Word(word) => Entry(word),
+        };
+        let (leaf, slot) = self.guest.place(pfn).expect("programs write entries of private leaves");
+        debug_assert!(self.guest.is_private(self.guest.position(pfn)), "pfn {pfn:#x}");
+        self.xen.guest_stores_entry(leaf, slot, entry);
+    }
+
+    /// Other domains come and go beside the guest.
+    fn others_act(&mut self, take: bool) {
+        if take {
+            if let Some(mfn) = self.xen.machine.allocate(None, Owner::Other) {
+                let pfn = self.dice.below(self.guest.pfns_at_start);
+                self.xen.machine.hand_over(mfn, Owner::Other, Some(pfn));
+                self.xen.machine.write(mfn);
+                self.others.push(mfn);
+            }
+        } else if self.others.len() > 64 {
+            let at = self.dice.index(self.others.len());
+            if self.xen.machine.refs(self.others[at]) == 0 {
+                let mfn = self.others.swap_remove(at);
+                self.xen.machine.give_back(mfn);
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The hypervisor's page tables: validation, pins, PTE writes; each marks the table that it touches.
+//! Not here: normalisation, which is the engine's.
+//! Units: 512 PTEs of 8 bytes in both guest widths; levels 1 to 4.
+//! Threads: one owner.
+//! Source: `xen/arch/x86/mm.c`: `get_page_type`, `do_mmu_update`, `MMUEXT_PIN_*`; marks in `mm/shadow`.
+
+use p2mtrack::frame::Width;
+use p2mtrack::leaf::FRAME_WORDS;
+use p2mtrack::table::{PTE_PRESENT, pte_mfn};
+
+use crate::xen::Xen;
+
+/// Flags of a PTE that the guest writes: present, writable, user, accessed, dirty.
+const FLAGS: u64 = 0x67;
+
+/// A present PTE.
+pub(crate) const fn pte(mfn: u64) -> u64 {
+    mfn << 12 | FLAGS
+}
+
+/// Whether a slot of a table belongs to Xen.
+pub(crate) fn is_xen_slot(width: Width, level: u8, slot: usize) -> bool {
+    match (width, level) {
+        (Width::W64, 4) => (256..=271).contains(&slot),
+        (Width::W32, 3) => slot >= 4,
+        _ => false,
+    }
+}
+
+impl Xen {
+    /// The present PTEs of a table that are the guest's own, as (slot, frame).
+    pub(crate) fn guest_ptes(&self, table: u64, level: u8) -> Vec<(u16, u64)> {
+        (0..FRAME_WORDS)
+            .filter(|&slot| !is_xen_slot(self.width, level, slot))
+            .map(|slot| (slot as u16, self.machine.word(table, slot)))
+            .filter(|&(_, word)| word & PTE_PRESENT != 0)
+            .map(|(slot, word)| (slot, pte_mfn(word).0))
+            .collect()
+    }
+
+    /// Makes a page a page table of this level, and what it names the tables below.
+    fn validate(&mut self, table: u64, level: u8) {
+        if self.machine.level(table) != 0 {
+            return;
+        }
+        self.machine.words_to_write(table);
+        self.machine.set_level(table, level);
+        for (slot, mfn) in self.guest_ptes(table, level) {
+            self.take_pte(table, slot, mfn, level);
+        }
+        self.mark(table);
+    }
+
+    fn invalidate(&mut self, table: u64) {
+        let level = self.machine.level(table);
+        for (slot, mfn) in self.guest_ptes(table, level) {
+            self.drop_pte(table, slot, mfn, level);
+        }
+        self.mark(table);
+        self.machine.set_level(table, 0);
+    }
+
+    fn take_pte(&mut self, table: u64, slot: u16, mfn: u64, level: u8) {
+        self.machine.note_pte(mfn, table, slot, true);
+        if level > 1 {
+            self.validate(mfn, level - 1);
+        }
+    }
+
+    fn drop_pte(&mut self, table: u64, slot: u16, mfn: u64, level: u8) {
+        // The reference goes last: the table below must still exist while it is taken apart.
+        if level > 1 {
+            let held = self
+                .machine
+                .ptes_to(mfn)
+                .any(|holder| holder != (table, slot) && self.machine.level(holder.0) == level);
+            if !held && !self.machine.is_pinned(mfn) && self.machine.level(mfn) == level - 1 {
+                self.invalidate(mfn);
+            }
+        }
+        self.machine.note_pte(mfn, table, slot, false);
+    }
+
+    /// `MMU_NORMAL_PT_UPDATE`, or a trapped write: marks the table's pfn.
+    pub(crate) fn write_pte(&mut self, table: u64, slot: u16, to: Option<u64>) {
+        let level = self.machine.level(table);
+        let old = self.machine.word(table, usize::from(slot));
+        if let Some(mfn) = to.filter(|_| level > 1) {
+            self.validate(mfn, level - 1);
+        }
+        self.machine.words_to_write(table).store(usize::from(slot), to.map_or(0, pte));
+        let replaced = (old & PTE_PRESENT != 0).then(|| pte_mfn(old).0);
+        if level > 0 && replaced != to {
+            if let Some(mfn) = to {
+                self.take_pte(table, slot, mfn, level);
+            }
+            if let Some(mfn) = replaced {
+                self.drop_pte(table, slot, mfn, level);
+            }
+        }
+        self.mark(table);
+    }
+
+    /// `MMUEXT_PIN_Ln_TABLE`.
+    pub(crate) fn pin(&mut self, table: u64, level: u8) {
+        self.validate(table, level);
+        self.machine.set_pinned(table, true);
+        self.mark(table);
+    }
+
+    /// `MMUEXT_UNPIN_TABLE`: without another table that names it, the page is data again.
+    pub(crate) fn unpin(&mut self, table: u64) {
+        self.machine.set_pinned(table, false);
+        self.mark(table);
+        let level = self.machine.level(table);
+        let held =
+            self.machine.ptes_to(table).any(|(holder, _)| self.machine.level(holder) == level + 1);
+        if level > 0 && !held {
+            self.invalidate(table);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xen::tests::{marks, xen};
+    use p2mtrack::frame::FrameType;
+
+    #[test]
+    fn promotion_pin_unpin_and_demotion_mark_the_table() {
+        let mut xen = xen();
+        xen.guest_fills(1, 0);
+        xen.guest_stores_word(1, 3, pte(2));
+        clear(&mut xen);
+        xen.pin(1, 1);
+        assert_eq!(marks(&xen), [11]);
+        assert_eq!(xen.machine.refs(2), 1);
+        assert_eq!(xen.machine.frame_type(1), FrameType::Table { level: 1, pinned: true });
+        clear(&mut xen);
+        xen.unpin(1);
+        assert_eq!(marks(&xen), [11]);
+        assert_eq!(xen.machine.frame_type(1), FrameType::Data);
+        assert_eq!(xen.machine.refs(2), 0);
+    }
+
+    #[test]
+    fn a_pte_write_marks_the_table_and_not_the_target() {
+        let mut xen = xen();
+        xen.guest_fills(1, 0);
+        xen.pin(1, 1);
+        clear(&mut xen);
+        xen.write_pte(1, 4, Some(2));
+        assert_eq!(marks(&xen), [11]);
+        assert_eq!(xen.machine.ptes_to(2).collect::<Vec<_>>(), [(1, 4)]);
+        xen.write_pte(1, 4, None);
+        assert_eq!(xen.machine.refs(2), 0);
+    }
+
+    #[test]
+    fn an_upper_table_promotes_and_demotes_what_it_names() {
+        let mut xen = xen();
+        xen.guest_fills(1, 0);
+        xen.guest_fills(2, 0);
+        xen.guest_stores_word(2, 0, pte(3));
+        xen.pin(1, 2);
+        clear(&mut xen);
+        xen.write_pte(1, 0, Some(2));
+        assert_eq!(marks(&xen), [11, 12]);
+        assert_eq!(xen.machine.level(2), 1);
+        assert_eq!(xen.machine.refs(3), 1);
+        clear(&mut xen);
+        xen.write_pte(1, 0, None);
+        assert_eq!(marks(&xen), [11, 12]);
+        assert_eq!((xen.machine.level(2), xen.machine.refs(3), xen.machine.refs(2)), (0, 0, 0));
+    }
+
+    fn clear(xen: &mut Xen) {
+        xen.log.disable();
+        xen.log.enable().expect("was off");
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a vCPU does: a list of micro-steps, each one store or one hypercall, with registers for run-time frames.
+//! Not here: how a step is carried out (`exec`), or which lists are legal (`behaviour`).
+//! Units: pfn and mfn as plain numbers.
+//! Threads: plain values.
+//! Source: the orders of Linux, mini-os and NetBSD, `xen-save-path.md` 4.
+
+use std::collections::VecDeque;
+
+use crate::guest::Claimed;
+
+/// A frame that is known now, or in a register by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Val {
+    Is(u64),
+    Reg(usize),
+}
+
+/// What is written into a p2m entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Name {
+    Nothing,
+    Frame(Val),
+    Foreign(u64),
+    /// Any word: hostile guests.
+    Word(u64),
+}
+
+/// One store or one hypercall.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// From here the guest would not suspend: a premise may be broken.
+    Open,
+    /// The guest is consistent again.
+    Close,
+    /// Does nothing until log-dirty was taken this many times more (a suspend ends the wait).
+    AwaitRounds(u64),
+    /// Does nothing until the grant table was looked at this many times more.
+    AwaitLooks(u64),
+    /// Stores into a data page.
+    Write(Val),
+    /// A daemon or Xen stores into a page: no mark.
+    WriteUnlogged(u64),
+    /// Writes an entry of the p2m.
+    Entry { pfn: u64, name: Name },
+    /// `MMU_MACHPHYS_UPDATE`.
+    Machphys { mfn: Val, pfn: u64 },
+    /// `XENMEM_decrease_reservation`.
+    Decrease(Val),
+    /// `XENMEM_populate_physmap`.
+    Populate { pfn: u64, reg: usize, prefer: Option<u64> },
+    /// `XENMEM_exchange`.
+    Exchange { old: u64, pfn: u64, reg: usize },
+    /// Writes a PTE.
+    Pte { table: u64, slot: u16, to: Option<Val> },
+    /// Fills a page with one word.
+    Fill { mfn: u64, word: u64 },
+    /// Stores a word into a page that is not a table yet.
+    Word { mfn: u64, index: usize, word: u64 },
+    /// Stores an entry into any page: hostile guests.
+    Slot { mfn: u64, slot: usize, word: u64 },
+    /// Copies a page.
+    Copy { from: u64, to: Val },
+    /// Re-points a slot of the p2m's structure; level 0 names a leaf.
+    Hang { level: u8, key: u64, mfn: Val },
+    /// Moves the generation, if the kernel is one that does.
+    Bump,
+    /// Sets the generation.
+    Generation(u64),
+    /// Sets the count of pfns.
+    Count(u64),
+    /// New root: top frame or cr3.
+    Root(u64),
+    /// Any roots: hostile guests.
+    Roots { frame_list_list: u64, p2m_cr3: u64 },
+    /// `MMUEXT_PIN_Ln_TABLE`.
+    Pin { mfn: u64, level: u8 },
+    /// `MMUEXT_UNPIN_TABLE`.
+    Unpin(u64),
+    /// The kernel lists a table of a process, or forgets it.
+    ListTable { mfn: u64, level: u8, listed: bool },
+    /// Unmaps a frame of another domain, mapped when the program was planned.
+    UnmapForeign(u64),
+    /// A backend maps a frame of the guest for writing.
+    BackendMaps(u64),
+    /// The backend unmaps it.
+    BackendUnmaps(u64),
+    /// Gives a frame to another domain; if Xen refuses, the entry is put back and the program ends.
+    TransferOut { mfn: u64, pfn: u64, there: u64 },
+    /// Another domain gives a frame.
+    TransferIn { mfn: u64, pfn: u64 },
+    /// An accept-transfer entry appears in the grant table.
+    Accept,
+    /// And goes.
+    Withdraw,
+    /// Another domain takes a free frame and writes it.
+    OtherTakes,
+    /// Another domain frees one of its frames.
+    OtherFrees,
+}
+
+/// Registers of a program.
+pub(crate) const REGISTERS: usize = 32;
+
+/// A running program.
+#[derive(Debug, Default)]
+pub(crate) struct Program {
+    pub(crate) steps: VecDeque<Step>,
+    pub(crate) registers: Vec<u64>,
+    pub(crate) claimed: Claimed,
+    /// Sections between [`Step::Open`] and [`Step::Close`] that it is in.
+    pub(crate) open: u32,
+    /// Log-dirty takes before it goes on.
+    pub(crate) after_round: u64,
+    /// Looks at the grant table before it goes on.
+    pub(crate) after_look: u64,
+    /// Pfns that become usable when it ends.
+    pub(crate) adds: std::ops::Range<u64>,
+}
+
+impl Program {
+    /// The frame of a value.
+    pub(crate) fn value(&self, val: Val) -> u64 {
+        match val {
+            Val::Is(mfn) => mfn,
+            Val::Reg(reg) => self.registers[reg],
+        }
+    }
+
+    /// Whether nothing but a wait of the simulation is next.
+    pub(crate) fn is_waiting(&self, rounds: u64, looks: u64) -> bool {
+        self.after_round > rounds || self.after_look > looks
+    }
+}

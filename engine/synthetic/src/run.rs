@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One whole migration of a simulated guest by the real engine, judged at the end.
+//! Not here: the engine, the oracle; this only calls them in the order that a toolstack would.
+//! Units: rounds.
+//! Threads: the caller's; the engine starts its own.
+//! Source: the loop of a toolstack: live rounds, checkpoints, suspend, final round; on an error, cancel.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::config::Config;
+use p2mtrack::doubt::Doubt;
+use p2mtrack::error::{EntryCause, Error, StructureCause};
+use p2mtrack::frame::Pfn;
+use p2mtrack::migration::Migration;
+use p2mtrack::port::{
+    Answer, Deferral, FrameList, LogDirty, Observer, Page, PortError, Ports, Transport,
+};
+use p2mtrack::report::RoundReport;
+use p2mtrack::table::TableView;
+
+use crate::fault::{Fault, SimError};
+use crate::oracle::{Judgement, Verdict};
+use crate::simulation::{SimConfig, SimPorts, Simulation};
+
+/// Times that a failed round is repeated before the migration is given up.
+const REPEATS_MAX: u32 = 2;
+/// Live rounds between two checkpoints.
+const ROUNDS_BETWEEN_CHECKPOINTS: u32 = 2;
+
+/// Who looks on while a migration runs.
+pub trait Watch: Observer {
+    /// A round ended. `log` is what the engine read from log-dirty in it.
+    ///
+    /// # Errors
+    /// The migration is cancelled with this error.
+    fn round(
+        &mut self,
+        report: &RoundReport,
+        log: Option<&PfnBitmap>,
+        simulation: &Simulation,
+    ) -> Result<(), PortError>;
+
+    /// Whether `round` wants the log: it has to be copied.
+    fn wants_log(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody looks on.
+impl Watch for () {
+    fn round(
+        &mut self,
+        _: &RoundReport,
+        _: Option<&PfnBitmap>,
+        _: &Simulation,
+    ) -> Result<(), PortError> {
+        Ok(())
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// It completed, and the oracle judged.
+    Judged(Verdict),
+    /// It ended with an error or was cancelled.
+    #[default]
+    Aborted,
+}
+
+impl Ending {
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Judged(verdict) => verdict.name(),
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// The result of a run.
+#[derive(Debug, Default)]
+pub struct Run {
+    /// How it ended.
+    pub ending: Ending,
+    /// The oracle's last judgement, if there was one.
+    pub judgement: Option<Judgement>,
+    /// Why it was aborted.
+    pub error: Option<String>,
+    /// The injected fault that the error is about, if it is about one.
+    pub fault: Option<Fault>,
+    /// Every fault that struck, and how often.
+    pub struck: Vec<(Fault, u64)>,
+    /// What was left behind at the source: nothing, unless the engine is wrong.
+    pub harmed: Option<String>,
+    /// Rounds that ended well.
+    pub rounds: u64,
+    /// Times that a failed round was repeated with success.
+    pub repeats: u64,
+    /// Pages that the engine would never have sent without a shadow of the p2m.
+    pub beyond_log_dirty: u64,
+    /// Pfns that the receiver was told to give back.
+    pub gone: u64,
+    /// Structure events that were followed.
+    pub structure_events: u64,
+    /// The last round.
+    pub last: Option<RoundReport>,
+}
+
+/// Builds a simulation and migrates it.
+#[must_use]
+pub fn migrate(config: &SimConfig, engine: Config, watch: &mut dyn Watch) -> Run {
+    migrate_with(&Simulation::new(config), engine, watch)
+}
+
+/// Migrates the guest of a fresh simulation.
+#[must_use]
+pub fn migrate_with(simulation: &Simulation, engine: Config, watch: &mut dyn Watch) -> Run {
+    let driver = Driver {
+        simulation,
+        handles: simulation.ports(),
+        watch,
+        cancelled: simulation.cancel_flag(),
+        log: None,
+        run: Run::default(),
+    };
+    driver.run(engine)
+}
+
+/// A migration under way.
+struct Driver<'a> {
+    simulation: &'a Simulation,
+    /// One set for the whole run: mappings belong to it.
+    handles: SimPorts,
+    watch: &'a mut dyn Watch,
+    cancelled: Arc<AtomicBool>,
+    /// What the last call read from log-dirty, if anybody wants to know.
+    log: Option<PfnBitmap>,
+    run: Run,
+}
+
+/// Why the driver gives up.
+enum Stop {
+    Engine(Error),
+    Cancelled,
+    /// Who looks on had enough.
+    Watch(PortError),
+    /// A checkpoint's judgement was bad.
+    Judged,
+}
+
+/// One call of the engine.
+#[derive(Clone, Copy)]
+enum Call {
+    Round,
+    Checkpoint,
+    Finish,
+}
+
+impl Driver<'_> {
+    fn run(mut self, engine: Config) -> Run {
+        let mut migration = None;
+        let result = self.steps(engine, &mut migration);
+        match result {
+            Ok(()) => self.settle(),
+            Err(stop) => self.give_up(stop, migration),
+        }
+        self.run.struck = self.simulation.faults_struck();
+        self.run
+    }
+
+    fn steps(&mut self, engine: Config, slot: &mut Option<Migration>) -> Result<(), Stop> {
+        let started = self.with_ports(|ports| Migration::start(engine, ports));
+        let migration = slot.insert(started.map_err(Stop::Engine)?);
+        for _ in 0..self.simulation.checkpoints() {
+            for _ in 0..ROUNDS_BETWEEN_CHECKPOINTS {
+                self.call(migration, Call::Round)?;
+            }
+            self.simulation.suspend();
+            self.call(migration, Call::Checkpoint)?;
+            self.judge();
+            if !matches!(self.run.ending, Ending::Judged(Verdict::Identical)) {
+                return Err(Stop::Judged);
+            }
+            self.simulation.resume();
+        }
+        while !self.simulation.wants_suspend() {
+            self.call(migration, Call::Round)?;
+        }
+        self.simulation.suspend();
+        self.call(migration, Call::Finish)
+    }
+
+    /// Makes one call, repeats it if a port failed, and stops on a cancellation at any point.
+    fn call(&mut self, migration: &mut Migration, call: Call) -> Result<(), Stop> {
+        let mut repeats = 0;
+        loop {
+            let result = self.with_ports(|ports| match call {
+                Call::Round => migration.round(ports),
+                Call::Checkpoint => migration.checkpoint(ports),
+                Call::Finish => migration.finish(ports),
+            });
+            if self.cancelled.load(Ordering::Relaxed)
+                && !matches!(call, Call::Finish if result.is_ok())
+            {
+                // ORDER: a flag of its own, set by this thread's own calls
+                return Err(Stop::Cancelled);
+            }
+            match result {
+                Ok(report) => {
+                    self.run.repeats += u64::from(repeats > 0);
+                    return self.note(report).map_err(Stop::Watch);
+                }
+                Err(Error::Port { .. } | Error::Page { .. }) if repeats < REPEATS_MAX => {
+                    repeats += 1;
+                }
+                Err(error) => return Err(Stop::Engine(error)),
+            }
+        }
+    }
+
+    fn note(&mut self, report: RoundReport) -> Result<(), PortError> {
+        self.run.rounds += 1;
+        self.run.beyond_log_dirty +=
+            if report.round == 0 { 0 } else { report.entries.beyond_log_dirty };
+        self.run.gone += report.settled.gone;
+        self.run.structure_events += report.structure.events();
+        let watched = self.watch.round(&report, self.log.as_ref(), self.simulation);
+        self.run.last = Some(report);
+        watched
+    }
+
+    fn with_ports<T>(&mut self, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
+        let handles = &mut self.handles;
+        let mut transport =
+            Cancellable { inner: &mut handles.transport, cancelled: Arc::clone(&self.cancelled) };
+        self.log = None;
+        let mut log_dirty = Tap {
+            inner: &mut handles.log_dirty,
+            copy: self.watch.wants_log().then_some(&mut self.log),
+        };
+        call(&mut Ports {
+            log_dirty: &mut log_dirty,
+            p2m: &mut handles.p2m,
+            m2p: &handles.m2p,
+            types: &mut handles.types,
+            unlogged: &mut handles.unlogged,
+            transport: &mut transport,
+            observer: self.watch,
+        })
+    }
+
+    fn judge(&mut self) {
+        let judgement = self.simulation.judge();
+        self.run.ending = Ending::Judged(judgement.verdict);
+        self.run.judgement = Some(judgement);
+    }
+
+    fn settle(&mut self) {
+        self.judge();
+        let breach = self.simulation.breaches().first().map(|breach| (*breach).to_owned());
+        self.run.harmed = breach.or_else(|| self.simulation.check_unharmed().err());
+    }
+
+    fn give_up(&mut self, stop: Stop, migration: Option<Migration>) {
+        let mut cancel = Ok(());
+        if let Some(mut migration) = migration {
+            cancel = self.with_ports(|ports| migration.cancel(ports));
+        }
+        match stop {
+            Stop::Judged => {}
+            Stop::Cancelled => {
+                self.run.ending = Ending::Aborted;
+                self.run.error = Some("cancelled".to_owned());
+                self.run.fault = self.struck(Fault::Cancel);
+            }
+            Stop::Watch(error) => {
+                self.run.ending = Ending::Aborted;
+                self.run.error = Some(error.to_string());
+            }
+            Stop::Engine(error) => {
+                self.run.ending = Ending::Aborted;
+                self.run.fault = self.fault_behind(&error);
+                self.run.error = Some(in_full(&error));
+            }
+        }
+        let breach = self.simulation.breaches().first().map(|breach| (*breach).to_owned());
+        let cancelled = cancel.err().map(|error| in_full(&error));
+        let unharmed = self.simulation.check_unharmed();
+        self.run.harmed = cancelled.or(breach).or(unharmed.err());
+    }
+
+    /// The injected fault that an error is about: named in its sources, or the only thing that can
+    /// lead to this kind of error.
+    fn fault_behind(&self, error: &Error) -> Option<Fault> {
+        let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+        while let Some(error) = source {
+            if let Some(injected) = error.downcast_ref::<SimError>().and_then(|e| e.injected) {
+                return Some(injected);
+            }
+            source = error.source();
+        }
+        let fault = match error {
+            Error::Doubt { doubt: Doubt::QueryFailed, .. } => Fault::QueryFailure,
+            Error::Doubt { doubt: Doubt::ShortBitmap, .. } => Fault::ShortBitmap,
+            Error::Doubt { doubt: Doubt::LogLost, .. } => Fault::AllocationFailure,
+            Error::Doubt { doubt: Doubt::LeafUnmapped | Doubt::Walk, .. }
+            | Error::Structure { cause: StructureCause::Unreadable(_), .. } => Fault::MapFailure,
+            Error::Entry { cause: EntryCause::Deferred(deferral), .. } => match deferral {
+                Deferral::MapFailed(_) | Deferral::LeafUnmapped => Fault::MapFailure,
+                Deferral::QueryFailed => Fault::QueryFailure,
+                Deferral::Unacknowledged => Fault::LostAck,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        self.struck(fault)
+    }
+
+    fn struck(&self, fault: Fault) -> Option<Fault> {
+        self.simulation.faults_struck().iter().find(|(struck, _)| *struck == fault).map(|_| fault)
+    }
+}
+
+/// An error with its sources.
+fn in_full(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+/// Log-dirty, with a copy of what was read for who looks on.
+struct Tap<'a> {
+    inner: &'a mut dyn LogDirty,
+    copy: Option<&'a mut Option<PfnBitmap>>,
+}
+
+impl LogDirty for Tap<'_> {
+    fn enable(&mut self) -> Result<(), PortError> {
+        self.inner.enable()
+    }
+
+    fn disable(&mut self) -> Result<(), PortError> {
+        self.inner.disable()
+    }
+
+    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+        let read = self.inner.clean(into);
+        if let Some(copy) = &mut self.copy {
+            **copy = Some(into.clone());
+        }
+        read
+    }
+}
+
+/// A transport whose user may cancel amid a round.
+struct Cancellable<'a> {
+    inner: &'a mut dyn Transport,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Transport for Cancellable<'_> {
+    fn send(
+        &mut self,
+        pages: &[Page],
+        view: &dyn TableView,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        // ORDER: a flag of its own, set by this thread's own calls
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err("cancelled".into());
+        }
+        self.inner.send(pages, view, answers)
+    }
+
+    fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError> {
+        self.inner.frame_list(list)
+    }
+
+    fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        self.inner.gone(pfns)
+    }
+
+    fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
+        self.inner.returned(into)
+    }
+
+    fn consistent(&mut self) -> Result<(), PortError> {
+        self.inner.consistent()
+    }
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The named scenarios: which behaviours a guest mixes, how much and how fast. Names are an interface.
+//! Not here: the behaviours themselves (`behaviour`).
+//! Units: steps per round; weights are relative.
+//! Threads: plain values.
+//! Source: the table of changes in the project's design, section 2.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::behaviour::Behaviour;
+use crate::dice::Dice;
+use crate::guest::P2mKind;
+
+/// What the guest does while it is migrated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "each variant is described by `Scenario::about`")]
+pub enum Scenario {
+    Quiet,
+    Writes,
+    Balloon,
+    BalloonSameFrame,
+    Exchange,
+    GrantMap,
+    TransferIn,
+    Hotplug,
+    Shrink,
+    LinearReshape,
+    TreeReshape,
+    LeafMoved,
+    RootSwap,
+    FrameSwap,
+    P2mFirst,
+    M2pFirst,
+    PageTables,
+    BackendWrites,
+    Remus,
+    Hostile,
+    Mixed,
+}
+
+impl Scenario {
+    /// All scenarios, in the order of the list on the command line.
+    pub const ALL: [Self; 21] = [
+        Self::Quiet,
+        Self::Writes,
+        Self::Balloon,
+        Self::BalloonSameFrame,
+        Self::Exchange,
+        Self::GrantMap,
+        Self::TransferIn,
+        Self::Hotplug,
+        Self::Shrink,
+        Self::LinearReshape,
+        Self::TreeReshape,
+        Self::LeafMoved,
+        Self::RootSwap,
+        Self::FrameSwap,
+        Self::P2mFirst,
+        Self::M2pFirst,
+        Self::PageTables,
+        Self::BackendWrites,
+        Self::Remus,
+        Self::Hostile,
+        Self::Mixed,
+    ];
+
+    const fn row(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Quiet => ("quiet", "an idle guest: next to nothing is written"),
+            Self::Writes => ("writes", "the guest writes its pages, nothing else changes"),
+            Self::Balloon => ("balloon", "pages are ballooned out and in"),
+            Self::BalloonSameFrame => {
+                ("balloon-same-frame", "ballooned out, and in again with the very same frame")
+            }
+            Self::Exchange => {
+                ("exchange", "frames are exchanged with Xen (contiguous DMA buffers)")
+            }
+            Self::GrantMap => {
+                ("grant-map", "frames of other domains are mapped at ballooned and at used pfns")
+            }
+            Self::TransferIn => (
+                "transfer-in",
+                "frames are given to other domains and got back with their contents",
+            ),
+            Self::Hotplug => ("hotplug", "the guest grows: new leaves, tables, then frames"),
+            Self::Shrink => ("shrink", "the tail is ballooned out and the pfn count lowered"),
+            Self::LinearReshape => {
+                ("linear-reshape", "leaves and page tables of the linear list move to other frames")
+            }
+            Self::TreeReshape => (
+                "tree-reshape",
+                "leaves and mids of the tree move to other frames, without a counter",
+            ),
+            Self::LeafMoved => {
+                ("leaf-moved", "the frame or the pfn of a leaf changes, its slot perhaps not")
+            }
+            Self::RootSwap => ("root-swap", "a new top frame, or a new cr3 for the linear list"),
+            Self::FrameSwap => {
+                ("frame-swap", "two frames swap their pfns; page tables keep their entries")
+            }
+            Self::P2mFirst => ("p2m-first", "frames move, the p2m long before the m2p"),
+            Self::M2pFirst => ("m2p-first", "frames move, the m2p long before the p2m"),
+            Self::PageTables => {
+                ("page-tables", "page tables are made, written, pinned, freed and used as data")
+            }
+            Self::BackendWrites => {
+                ("backend-writes", "backends and daemons write pages that log-dirty never sees")
+            }
+            Self::Remus => ("remus", "checkpoints: suspend, resume with the generation reset"),
+            Self::Hostile => ("hostile", "a guest that lies: named errors are a good answer"),
+            Self::Mixed => ("mixed", "all of the honest ones together"),
+        }
+    }
+
+    /// The name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// What the guest does, in one line.
+    #[must_use]
+    pub const fn about(self) -> &'static str {
+        self.row().1
+    }
+
+    /// Whether a run may end in a named error without any fault.
+    #[must_use]
+    pub const fn is_hostile(self) -> bool {
+        matches!(self, Self::Hostile)
+    }
+
+    /// The kind of p2m that the scenario is about, if it is about one.
+    #[must_use]
+    pub const fn forced_p2m(self) -> Option<P2mKind> {
+        match self {
+            Self::LinearReshape => Some(P2mKind::Linear),
+            Self::TreeReshape => Some(P2mKind::Tree),
+            _ => None,
+        }
+    }
+
+    fn behaviours(self) -> Vec<(Behaviour, u64)> {
+        use Behaviour as B;
+        match self {
+            Self::Quiet | Self::Writes => vec![],
+            Self::Balloon => vec![(B::BalloonOut, 4), (B::BalloonIn, 4), (B::Others, 1)],
+            Self::BalloonSameFrame => vec![(B::SameFrame, 4), (B::BalloonOut, 1)],
+            Self::Exchange => vec![(B::Exchange, 4), (B::Others, 1)],
+            Self::GrantMap => {
+                vec![
+                    (B::GrantMap, 4),
+                    (B::Overlay, 3),
+                    (B::SelfGrant, 2),
+                    (B::ForeignPte, 1),
+                    (B::BalloonOut, 1),
+                ]
+            }
+            Self::TransferIn => vec![(B::TransferIn, 4), (B::TransferBack, 4), (B::BalloonOut, 1)],
+            Self::Hotplug => vec![(B::Grow, 2), (B::BalloonIn, 8)],
+            Self::Shrink => vec![(B::Shrink, 3), (B::Grow, 1), (B::BalloonIn, 2)],
+            Self::LinearReshape | Self::TreeReshape => {
+                vec![
+                    (B::ReshapeLeaf, 4),
+                    (B::ReshapeTable, 4),
+                    (B::BalloonIn, 2),
+                    (B::BalloonOut, 2),
+                ]
+            }
+            Self::LeafMoved => {
+                vec![
+                    (B::LeafExchanged, 4),
+                    (B::LeafRenamed, 4),
+                    (B::BalloonIn, 1),
+                    (B::BalloonOut, 1),
+                ]
+            }
+            Self::RootSwap => vec![(B::RootSwap, 2), (B::BalloonIn, 2), (B::BalloonOut, 2)],
+            Self::FrameSwap => vec![(B::FrameSwap, 6), (B::FrameMove, 2)],
+            Self::P2mFirst => vec![(B::P2mFirst, 1)],
+            Self::M2pFirst => vec![(B::M2pFirst, 1)],
+            Self::PageTables => vec![
+                (B::TableMade, 3),
+                (B::TableWritten, 8),
+                (B::TableFreed, 2),
+                (B::TablePinned, 3),
+                (B::BalloonOut, 2),
+                (B::BalloonIn, 2),
+            ],
+            Self::BackendWrites => vec![(B::Backend, 4), (B::Daemon, 2)],
+            Self::Hostile => {
+                vec![(B::Hostile, 6), (B::BalloonOut, 1), (B::BalloonIn, 1), (B::FrameSwap, 1)]
+            }
+            Self::Remus | Self::Mixed => Behaviour::HONEST.iter().map(|&b| (b, 2)).collect(),
+        }
+    }
+
+    /// The scenario as one seed plays it.
+    pub(crate) fn mix(self, frames: u64, dice: &mut Dice) -> Mix {
+        let most = (frames / 4).clamp(256, 32_768);
+        let busy = (dice.magnitude(most / 16) * 16).max(1024.min(most));
+        let (steps, plain_writes) = match self {
+            Self::Quiet => (8, 16),
+            Self::Writes => (busy, 16),
+            Self::Mixed | Self::Remus => (busy.max(2048.min(most)), dice.pick(&[1, 4])),
+            _ => (busy, dice.pick(&[1, 4, 10])),
+        };
+        Mix {
+            behaviours: self.behaviours(),
+            vcpus: dice.between(1, 8) as usize,
+            steps,
+            burst: dice.pick(&[2, 8, 32, 128]),
+            plain_writes,
+            honest: !self.is_hostile(),
+        }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no scenario's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownScenario(pub String);
+
+impl fmt::Display for UnknownScenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown scenario '{}'", self.0)
+    }
+}
+
+impl std::error::Error for UnknownScenario {}
+
+impl FromStr for Scenario {
+    type Err = UnknownScenario;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|scenario| scenario.name() == name)
+            .ok_or_else(|| UnknownScenario(name.to_owned()))
+    }
+}
+
+/// How much of what.
+#[derive(Clone, Debug)]
+pub(crate) struct Mix {
+    behaviours: Vec<(Behaviour, u64)>,
+    /// Programs that may run at once.
+    pub(crate) vcpus: usize,
+    /// Steps in a first round, at most.
+    pub(crate) steps: u64,
+    /// Steps at one port call, at most.
+    pub(crate) burst: u64,
+    /// Of 16 steps, those that are plain stores.
+    pub(crate) plain_writes: u64,
+    /// The guest keeps its own rules.
+    pub(crate) honest: bool,
+}
+
+impl Mix {
+    /// The next thing to do.
+    pub(crate) fn draw(&self, dice: &mut Dice) -> Option<Behaviour> {
+        let total: u64 = self.behaviours.iter().map(|b| b.1).sum();
+        let mut at = dice.below(total);
+        self.behaviours
+            .iter()
+            .find(|(_, weight)| {
+                let hit = at < *weight;
+                at = at.wrapping_sub(*weight);
+                hit
+            })
+            .map(|b| b.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_and_differ() {
+        for scenario in Scenario::ALL {
+            assert_eq!(scenario.name().parse(), Ok(scenario));
+            assert!(!scenario.about().is_empty());
+        }
+        assert!("none".parse::<Scenario>().is_err());
+    }
+}

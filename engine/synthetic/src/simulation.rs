@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One run: a guest, a Xen, a receiver and faults from one seed, behind the engine's ports.
+//! Not here: a tracker. The caller drives one over the ports and asks the oracle at the end.
+//! Units: guest size in bytes, everything else in pfns or times.
+//! Threads: the handles may go to any thread; with more than one, `threads` has to say so.
+//! Source: none; a model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use p2mtrack::frame::Width;
+use p2mtrack::port::{Observer, Ports};
+
+use crate::dice::Dice;
+use crate::fault::{Fault, FaultSet, Faults};
+use crate::guest::{P2mKind, Shape};
+use crate::oracle::{Judgement, judge};
+use crate::ports::{Shared, SimFrameTypes, SimLogDirty, SimM2p, SimP2m, SimUnlogged};
+use crate::premise;
+use crate::scenario::Scenario;
+use crate::snapshot::{Snapshot, SourceFrame, frames};
+use crate::transport::SimTransport;
+use crate::world::World;
+
+/// What a run is made from. Equal configurations give equal runs.
+#[derive(Clone, Debug)]
+pub struct SimConfig {
+    /// The seed of everything.
+    pub seed: u64,
+    /// The guest's memory, rounded up to whole leaves.
+    pub guest_bytes: u64,
+    /// The guest's width.
+    pub width: Width,
+    /// How it keeps its p2m; the scenario's kind, or the seed's choice, if open.
+    pub p2m: Option<P2mKind>,
+    /// What it does.
+    pub scenario: Scenario,
+    /// What may go wrong.
+    pub faults: FaultSet,
+    /// Checkpoints before the last suspend; the scenario remus has some of its own.
+    pub checkpoints: u32,
+    /// Threads of the tracker. With more than one the guest runs only between parallel sections.
+    pub threads: usize,
+}
+
+/// Handles of all ports of one run.
+#[derive(Debug)]
+pub struct SimPorts {
+    /// Xen's write log.
+    pub log_dirty: SimLogDirty,
+    /// The guest's p2m.
+    pub p2m: SimP2m,
+    /// Xen's mfn to pfn table.
+    pub m2p: SimM2p,
+    /// Owner and type of frames.
+    pub types: SimFrameTypes,
+    /// Writers without a log.
+    pub unlogged: SimUnlogged,
+    /// The way to the destination.
+    pub transport: SimTransport,
+}
+
+impl SimPorts {
+    /// Lends the ports for one call of the engine.
+    pub fn lend<'a>(&'a mut self, observer: &'a mut dyn Observer) -> Ports<'a> {
+        Ports {
+            log_dirty: &mut self.log_dirty,
+            p2m: &mut self.p2m,
+            m2p: &self.m2p,
+            types: &mut self.types,
+            unlogged: &mut self.unlogged,
+            transport: &mut self.transport,
+            observer,
+        }
+    }
+}
+
+/// How much a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Steps that the guest took.
+    pub steps: u64,
+    /// What it did, by behaviour.
+    pub behaviours: BTreeMap<&'static str, u64>,
+    /// Pages that reached the receiver.
+    pub pages_received: u64,
+    /// Frames that the receiver gave back.
+    pub frames_gone: u64,
+    /// Consistent points that the receiver confirmed.
+    pub confirmed: u64,
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct Simulation {
+    shared: Arc<Shared>,
+    kind: P2mKind,
+    checkpoints: u32,
+}
+
+impl Simulation {
+    /// Builds guest, machine and receiver.
+    #[must_use]
+    pub fn new(config: &SimConfig) -> Self {
+        let mut dice = Dice::new(config.seed, config.scenario as u64);
+        let drawn = dice.pick(&[P2mKind::Linear, P2mKind::Tree]);
+        let kind = config.p2m.or(config.scenario.forced_p2m()).unwrap_or(drawn);
+        let shape = Shape { guest_bytes: config.guest_bytes, width: config.width, kind };
+        let pages = config.guest_bytes / p2mtrack::frame::FRAME_BYTES as u64;
+        let mix = config.scenario.mix(pages, &mut dice);
+        let faults = Faults::sample(&config.faults, pages, dice.word());
+        let checkpoints = match (config.scenario, config.checkpoints) {
+            (Scenario::Remus, 0) => dice.between(2, 5) as u32,
+            (_, asked) => asked,
+        };
+        let world = World::new(shape, mix, faults, dice.word());
+        Self { shared: Shared::new(world, config.threads > 1), kind, checkpoints }
+    }
+
+    /// Handles for the engine. One set is enough; the mappings belong to the set.
+    #[must_use]
+    pub fn ports(&self) -> SimPorts {
+        let shared = || Arc::clone(&self.shared);
+        SimPorts {
+            log_dirty: SimLogDirty(shared()),
+            p2m: SimP2m::new(shared()),
+            m2p: SimM2p(shared()),
+            types: SimFrameTypes(shared()),
+            unlogged: SimUnlogged(shared()),
+            transport: SimTransport::new(shared()),
+        }
+    }
+
+    /// How the guest keeps its p2m.
+    #[must_use]
+    pub const fn p2m_kind(&self) -> P2mKind {
+        self.kind
+    }
+
+    /// Checkpoints that the run wants before its last suspend.
+    #[must_use]
+    pub const fn checkpoints(&self) -> u32 {
+        self.checkpoints
+    }
+
+    /// Whether the seed has had its number of live rounds.
+    #[must_use]
+    pub fn wants_suspend(&self) -> bool {
+        self.shared.lock().wants_suspend()
+    }
+
+    /// Set at the moment, perhaps amid a round, at which the user cancels.
+    #[must_use]
+    pub fn cancel_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.shared.lock().cancelled)
+    }
+
+    /// The guest runs on to a consistent boundary and stops.
+    pub fn suspend(&self) {
+        self.shared.lock().suspend();
+    }
+
+    /// Holds the guest where it is, amid whatever it does, or lets it go on: for drivers that look at
+    /// one moment.
+    pub fn pause(&self, paused: bool) {
+        self.shared.lock().paused = paused;
+    }
+
+    /// The guest goes on, after a checkpoint or a migration that was given up.
+    pub fn resume(&self) {
+        self.shared.lock().resume();
+    }
+
+    /// The guest runs for some steps outside of any port call.
+    pub fn run_guest(&self, steps: u64) {
+        let mut world = self.shared.lock();
+        for _ in 0..if world.suspended { 0 } else { steps } {
+            world.step();
+        }
+    }
+
+    /// The truth at this moment; the guest has to be suspended.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.shared.lock())
+    }
+
+    /// The source's frames in the order of their pfns, by the truth: for a reference copy.
+    #[must_use]
+    pub fn source_frames(&self) -> Vec<SourceFrame> {
+        frames(&self.shared.lock())
+    }
+
+    /// Compares the suspended source with the receiver.
+    #[must_use]
+    pub fn judge(&self) -> Judgement {
+        let world = self.shared.lock();
+        judge(&Snapshot::take(&world), &world.receiver)
+    }
+
+    /// Which faults struck, and how often.
+    #[must_use]
+    pub fn faults_struck(&self) -> Vec<(Fault, u64)> {
+        self.shared.lock().faults.struck()
+    }
+
+    /// Where the caller broke a port's contract.
+    #[must_use]
+    pub fn breaches(&self) -> Vec<&'static str> {
+        self.shared.lock().breaches.clone()
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let world = self.shared.lock();
+        Activity {
+            steps: world.steps,
+            behaviours: world.done.clone(),
+            pages_received: world.receiver.pages,
+            frames_gone: world.receiver.gone,
+            confirmed: world.confirmed,
+        }
+    }
+
+    /// Whether the guest keeps the premise `m2p[p2m[pfn]] = pfn`, as an honest one does when suspended.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_premise(&self) -> Result<(), String> {
+        premise::check(&self.shared.lock())
+    }
+
+    /// Whether a migration that was given up left the source as it was: log-dirty off, nothing
+    /// mapped, and the guest runs on.
+    ///
+    /// # Errors
+    /// What the migration left behind.
+    pub fn check_unharmed(&self) -> Result<(), String> {
+        let mut world = self.shared.lock();
+        if world.xen.log.is_enabled() {
+            return Err("log-dirty is still on".to_owned());
+        }
+        if world.maps_held > 0 {
+            return Err(format!("{} frames are still mapped", world.maps_held));
+        }
+        world.resume();
+        for _ in 0..256 {
+            world.step();
+        }
+        world.suspend();
+        if !world.mix.honest {
+            return Ok(());
+        }
+        premise::check(&world)
+    }
+}

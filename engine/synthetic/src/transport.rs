@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The simulated way to the destination: reads each page at the moment of sending, normalises, delivers, or fails.
+//! Not here: the receiver.
+//! Units: as in the engine's `port`.
+//! Threads: the lock is released while the engine's view is asked, for that asks the m2p.
+//! Source: the engine's `Transport` contract; libxc's `write_batch`.
+
+use std::sync::Arc;
+
+use p2mtrack::frame::{FrameType, Pfn};
+use p2mtrack::leaf::Leaf;
+use p2mtrack::port::{Answer, Deferral, FrameList, Page, PortError, QUERY_FRAMES_MAX, Transport};
+use p2mtrack::table::{TableView, normalise};
+
+use crate::fault::{Fault, SimError};
+use crate::log_dirty::EINVAL;
+use crate::ports::{Shared, map_check};
+use crate::receiver::Refusal;
+use crate::words::Content;
+use crate::world::World;
+
+/// `EPIPE`: the connection is gone.
+const EPIPE: i32 = 32;
+
+/// The way to the destination.
+#[derive(Debug)]
+pub struct SimTransport {
+    shared: Arc<Shared>,
+    /// Accepted, and lost on the way.
+    lost: Vec<Pfn>,
+}
+
+/// What was read of a page.
+enum Bytes {
+    Content(Content),
+    Table(Box<Leaf>),
+}
+
+impl SimTransport {
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, lost: Vec::new() }
+    }
+
+    /// Fails the whole call if the fault strikes.
+    fn check_line(world: &mut World) -> Result<(), PortError> {
+        if world.faults.strikes(Fault::TransportFailure) {
+            let injected = Some(Fault::TransportFailure);
+            return Err(Box::new(SimError { call: "transport", errno: EPIPE, injected }));
+        }
+        Ok(())
+    }
+
+    fn send_one(&mut self, page: &Page, view: &dyn TableView) -> Result<Answer, PortError> {
+        let mut world = self.shared.enter();
+        if let Err(fault) = map_check(&mut world, page.mfn) {
+            return Ok(Answer::Deferred(Deferral::MapFailed(fault)));
+        }
+        let bytes = match page.kind {
+            FrameType::Table { level, .. } => {
+                let mut words = Box::new(Leaf::default());
+                world.xen.machine.copy_words(page.mfn.0, &mut words);
+                drop(world);
+                let done = normalise(page.pfn, level, &mut words, view);
+                world = self.shared.lock();
+                if let Err(fault) = done {
+                    return Ok(Answer::Deferred(Deferral::Table(fault)));
+                }
+                Bytes::Table(words)
+            }
+            _ => Bytes::Content(world.xen.machine.content(page.mfn.0)),
+        };
+        if world.faults.strikes(Fault::LostAck) {
+            if world.faults.dice().chance(1, 2) {
+                deliver(&mut world, page, bytes)?;
+            }
+            return Ok(Answer::Deferred(Deferral::Unacknowledged));
+        }
+        if world.faults.strikes(Fault::Returned) {
+            if world.faults.dice().chance(1, 4) {
+                deliver(&mut world, page, bytes)?;
+            }
+            drop(world);
+            self.lost.push(page.pfn);
+            return Ok(Answer::Accepted);
+        }
+        deliver(&mut world, page, bytes)?;
+        Ok(Answer::Accepted)
+    }
+}
+
+/// Hands a page to the receiver.
+fn deliver(world: &mut World, page: &Page, bytes: Bytes) -> Result<(), PortError> {
+    let taken = match bytes {
+        Bytes::Content(content) => world.receiver.take_data(page.pfn.0, page.kind, content),
+        Bytes::Table(words) => world.receiver.take_table(page.pfn.0, page.kind, words),
+    };
+    taken.map_err(|refusal| {
+        let call = match refusal {
+            Refusal::PageBeyondList(_) => "receive a page past the frame list",
+            Refusal::PteBeyondList(_) => {
+                "receive a page table that names a pfn past the frame list"
+            }
+        };
+        world.breach(call);
+        PortError::from(SimError { call, errno: EINVAL, injected: None })
+    })
+}
+
+impl Transport for SimTransport {
+    fn send(
+        &mut self,
+        pages: &[Page],
+        view: &dyn TableView,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        if pages.len() > QUERY_FRAMES_MAX {
+            self.shared.lock().breach("send: a batch that is too long");
+        }
+        let fails_after = {
+            let mut world = self.shared.enter();
+            Self::check_line(&mut world)
+                .map_err(|error| (world.faults.dice().below(pages.len() as u64 + 1), error))
+        };
+        // A batch that fails as a whole may still have reached the receiver in part.
+        let whole = fails_after.as_ref().map_or_else(|(sent, _)| *sent as usize, |()| pages.len());
+        for page in &pages[..whole] {
+            let answer = self.send_one(page, view)?;
+            answers.push(answer);
+        }
+        fails_after.map_err(|(_, error)| error)
+    }
+
+    fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError> {
+        let mut world = self.shared.enter();
+        Self::check_line(&mut world)?;
+        world.receiver.take_list(list.pfn_count, list.leaves);
+        Ok(())
+    }
+
+    fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        let mut world = self.shared.enter();
+        if !world.suspended {
+            world.breach("gone: said while the guest runs");
+        }
+        Self::check_line(&mut world)?;
+        world.receiver.take_gone(pfns);
+        Ok(())
+    }
+
+    fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
+        let mut world = self.shared.enter();
+        if world.suspended || world.faults.dice().chance(1, 2) {
+            into.append(&mut self.lost);
+        }
+        Ok(())
+    }
+
+    fn consistent(&mut self) -> Result<(), PortError> {
+        let mut world = self.shared.enter();
+        if !world.suspended {
+            world.breach("consistent: said while the guest runs");
+        }
+        Self::check_line(&mut world)?;
+        if !self.lost.is_empty() {
+            let injected = Some(Fault::Returned);
+            return Err(Box::new(SimError { call: "confirm all pages", errno: EPIPE, injected }));
+        }
+        world.confirmed += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The whole simulated world, and its step-wise scheduler: at each port call the guest may take some steps.
+//! Not here: the ports (`ports`, `transport`), what the steps do (`exec`).
+//! Units: a step is one store or one hypercall; a round ends when log-dirty is taken.
+//! Threads: behind one mutex; never a sleep, never a clock.
+//! Source: none; a model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::behaviour;
+use crate::dice::Dice;
+use crate::fault::{Fault, Faults};
+use crate::guest::{Guest, Shape, build};
+use crate::machine::Owner;
+use crate::program::Program;
+use crate::receiver::Receiver;
+use crate::scenario::Mix;
+use crate::xen::Xen;
+
+/// Programs that may be under way, most of them waiting.
+const PROGRAMS_MAX: usize = 48;
+
+/// Everything that there is.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) xen: Xen,
+    pub(crate) guest: Guest,
+    pub(crate) dice: Dice,
+    pub(crate) mix: Mix,
+    pub(crate) faults: Faults,
+    pub(crate) receiver: Receiver,
+    /// Frames of other domains.
+    pub(crate) others: Vec<u64>,
+    pub(crate) suspended: bool,
+    /// Held still by the caller, not at a boundary.
+    pub(crate) paused: bool,
+    /// Times that log-dirty was taken.
+    pub(crate) rounds: u64,
+    /// Looks at the grant table.
+    pub(crate) looks: u64,
+    /// Mappings that a tracker holds.
+    pub(crate) maps_held: u64,
+    pub(crate) cancelled: Arc<AtomicBool>,
+    /// What the guest did, by behaviour.
+    pub(crate) done: BTreeMap<&'static str, u64>,
+    pub(crate) steps: u64,
+    /// Where the caller broke a port's contract.
+    pub(crate) breaches: Vec<&'static str>,
+    /// Consistent points that were confirmed.
+    pub(crate) confirmed: u64,
+    programs: Vec<Program>,
+    /// Steps that the guest may still take in this round.
+    budget: u64,
+    /// Port calls before the next burst of steps.
+    skip: u64,
+    rounds_since_start: u64,
+    rounds_wanted: u64,
+}
+
+impl World {
+    /// The world of a seed.
+    pub(crate) fn new(shape: Shape, mix: Mix, mut faults: Faults, seed: u64) -> Self {
+        let mut dice = Dice::new(seed, 0x57);
+        let (mut xen, guest) = build(shape, &mut dice);
+        xen.log.fail_in = faults.next_failing_mark();
+        let others = (0..xen.machine.m2p.frames())
+            .filter(|&mfn| xen.machine.owner(mfn) == Owner::Other)
+            .take(65_536)
+            .collect();
+        let receiver = Receiver::new(shape.width, guest.roots.pfn_count, dice.chance(1, 2));
+        let rounds_wanted = dice.between(3, 8);
+        let mut world = Self {
+            xen,
+            guest,
+            dice,
+            mix,
+            faults,
+            receiver,
+            others,
+            suspended: false,
+            paused: false,
+            rounds: 0,
+            looks: 0,
+            maps_held: 0,
+            cancelled: Arc::default(),
+            done: BTreeMap::new(),
+            steps: 0,
+            breaches: Vec::new(),
+            confirmed: 0,
+            programs: Vec::new(),
+            budget: 0,
+            skip: 0,
+            rounds_since_start: 0,
+            rounds_wanted,
+        };
+        world.budget = world.budget_of_round();
+        world
+    }
+
+    /// A port was called: the moment in which the guest may run.
+    pub(crate) fn tick(&mut self) {
+        if self.suspended || self.paused {
+            return;
+        }
+        if self.faults.strikes(Fault::Cancel) {
+            self.cancelled.store(true, Ordering::Relaxed); // ORDER: a flag of its own
+        }
+        if self.skip > 0 {
+            self.skip -= 1;
+            return;
+        }
+        self.burst();
+        let pages = self.guest.pfns_at_start;
+        let pause =
+            if self.rounds_since_start < 2 { 4 * pages / self.mix.steps.max(1) } else { 16 };
+        self.skip = self.dice.magnitude(pause.max(4)) - 1;
+    }
+
+    /// The guest runs for a while, within the budget of the round.
+    pub(crate) fn burst(&mut self) {
+        if self.suspended || self.paused || self.budget == 0 {
+            return;
+        }
+        let steps = self.dice.magnitude(self.mix.burst).min(self.budget);
+        self.budget -= steps;
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    /// Notes that the caller broke a port's contract.
+    pub(crate) fn breach(&mut self, what: &'static str) {
+        if !self.breaches.contains(&what) {
+            self.breaches.push(what);
+        }
+    }
+
+    /// Steps fade from round to round, so that rounds converge.
+    fn budget_of_round(&mut self) -> u64 {
+        let most = self.mix.steps / (1 + self.rounds_since_start / 2);
+        if most == 0 { 0 } else { self.dice.magnitude(most) + most / 4 }
+    }
+
+    /// Log-dirty was taken: a new round.
+    pub(crate) fn round_begins(&mut self) {
+        self.rounds += 1;
+        self.rounds_since_start += 1;
+        self.budget = self.budget_of_round();
+        // A pause that was drawn for the first round's many calls is too long for the next.
+        self.skip = self.dice.below(16);
+    }
+
+    /// Whether the seed's number of live rounds is over.
+    pub(crate) const fn wants_suspend(&self) -> bool {
+        self.rounds_since_start >= self.rounds_wanted
+    }
+
+    /// One step of one vCPU.
+    pub(crate) fn step(&mut self) {
+        self.steps += 1;
+        if self.dice.chance(self.mix.plain_writes, 16) {
+            return self.plain_write();
+        }
+        let (rounds, looks) = (self.rounds, self.looks);
+        let ready: Vec<usize> = (0..self.programs.len())
+            .filter(|&at| !self.programs[at].is_waiting(rounds, looks))
+            .collect();
+        // A program that waits lets its vCPU go on with another.
+        let room = ready.len() < self.mix.vcpus && self.programs.len() < PROGRAMS_MAX;
+        if room && (ready.is_empty() || self.dice.chance(1, 6)) {
+            return self.begin_program();
+        }
+        if !ready.is_empty() {
+            let at = self.dice.pick(&ready);
+            self.run_program(at);
+        }
+    }
+
+    fn plain_write(&mut self) {
+        if let Some(pfn) = self.guest.pick_data(&self.xen.machine, &mut self.dice) {
+            let mfn = self.guest.frame(&self.xen.machine, pfn).expect("plain data has a frame");
+            self.xen.guest_writes(mfn);
+        }
+    }
+
+    /// Plans a new program and takes it up.
+    fn begin_program(&mut self) {
+        let Some(behaviour) = self.mix.draw(&mut self.dice) else { return };
+        if let Some(program) = behaviour::plan(self, behaviour) {
+            *self.done.entry(behaviour.name()).or_default() += 1;
+            self.programs.push(program);
+        }
+    }
+
+    /// One step of a program; a finished one gives back what it had in hand.
+    fn run_program(&mut self, at: usize) {
+        let mut program = std::mem::take(&mut self.programs[at]);
+        self.advance(&mut program);
+        if program.steps.is_empty() {
+            self.programs.swap_remove(at);
+            let adds = program.adds.clone();
+            self.guest.release(&self.xen.machine, program.claimed);
+            for pfn in adds {
+                if self.guest.is_hole(&self.xen.machine, pfn) {
+                    self.guest.holes.push(pfn);
+                }
+            }
+        } else {
+            self.programs[at] = program;
+        }
+    }
+
+    /// The guest runs on to a consistent boundary and stops there.
+    pub(crate) fn suspend(&mut self) {
+        if self.suspended {
+            return;
+        }
+        self.close_sections();
+        // Some programs finish, others stay between two steps.
+        for at in (0..self.programs.len()).rev() {
+            if self.dice.chance(1, 2) {
+                self.finish_program(at);
+            }
+        }
+        if self.guest.pins_all {
+            for (table, level) in self.guest.tables.clone() {
+                if self.xen.machine.level(table) == level && !self.xen.machine.is_pinned(table) {
+                    self.xen.pin(table, level);
+                }
+            }
+        }
+        self.suspended = true;
+    }
+
+    fn close_sections(&mut self) {
+        loop {
+            let open: Vec<usize> =
+                (0..self.programs.len()).filter(|&at| self.programs[at].open > 0).collect();
+            if open.is_empty() {
+                return;
+            }
+            let at = self.dice.pick(&open);
+            self.run_program(at);
+        }
+    }
+
+    /// Runs a program to its end, its waits skipped.
+    fn finish_program(&mut self, at: usize) {
+        let left = self.programs.len();
+        let program = &self.programs[at];
+        let keeps = program.after_look > self.looks
+            || program.steps.iter().any(|step| behaviour::outlives_suspend(*step));
+        while !keeps && self.programs.len() == left {
+            self.run_program(at);
+        }
+    }
+
+    /// The guest goes on after a checkpoint or a cancelled migration.
+    pub(crate) fn resume(&mut self) {
+        if !self.suspended {
+            return;
+        }
+        self.suspended = false;
+        self.guest.rewrite_lists(&mut self.xen);
+        if self.guest.pins_all {
+            self.unpin_held_tables();
+        }
+        self.rounds_since_start = 0;
+        self.rounds_wanted = self.dice.between(1, 3);
+        self.mix.steps = (self.mix.steps / 2).max(self.mix.steps.min(64));
+        self.budget = self.budget_of_round();
+    }
+
+    /// Linux unpins at resume; a table that another one names stays a table.
+    fn unpin_held_tables(&mut self) {
+        for (table, level) in self.guest.tables.clone() {
+            let machine = &self.xen.machine;
+            let held = machine.ptes_to(table).any(|(holder, _)| machine.level(holder) == level + 1);
+            if held && machine.is_pinned(table) {
+                self.xen.unpin(table);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::FaultSet;
+    use crate::guest::P2mKind;
+    use crate::premise;
+    use crate::scenario::Scenario;
+    use p2mtrack::frame::Width;
+
+    fn world(scenario: Scenario, seed: u64) -> World {
+        let mut dice = Dice::new(seed, 9);
+        let width = dice.pick(&[Width::W32, Width::W64]);
+        let kind = dice.pick(&[P2mKind::Linear, P2mKind::Tree]);
+        let shape = Shape { guest_bytes: 8 << 20, width, kind };
+        let mix = scenario.mix(2048, &mut dice);
+        let mut world = World::new(shape, mix, Faults::sample(&FaultSet::default(), 1, 1), seed);
+        world.xen.log.enable().expect("was off");
+        world
+    }
+
+    /// Whenever no program is inside a section the guest could be suspended: the premises hold.
+    #[test]
+    fn the_premises_hold_after_every_program() {
+        // An unoptimised build is twenty times slower.
+        for seed in 0..if cfg!(debug_assertions) { 210 } else { 4200 } {
+            let scenario = Scenario::ALL[seed as usize % Scenario::ALL.len()];
+            let mut world = world(scenario, seed);
+            if scenario.is_hostile() {
+                continue;
+            }
+            let mut under_way = 0;
+            for step in 0..240 {
+                world.step();
+                if step % 40 == 0 {
+                    world.round_begins();
+                    world.looks += 1;
+                }
+                let now = world.programs.len();
+                let ended = std::mem::replace(&mut under_way, now) > now;
+                if ended && world.programs.iter().all(|program| program.open == 0) {
+                    let held = premise::check(&world);
+                    held.unwrap_or_else(|error| {
+                        panic!("{scenario}, seed {seed}, step {step}: {error}")
+                    });
+                }
+            }
+            world.suspend();
+            premise::check(&world)
+                .unwrap_or_else(|error| panic!("{scenario}, seed {seed}: {error}"));
+        }
+    }
+
+    /// References, owners and counts stay in step, whatever a guest does.
+    #[test]
+    fn the_machine_adds_up() {
+        for seed in 0..if cfg!(debug_assertions) { 12 } else { 60 } {
+            let mut world =
+                world(if seed % 3 == 0 { Scenario::Hostile } else { Scenario::Mixed }, seed);
+            for round in 0..20 {
+                for _ in 0..100 {
+                    world.step();
+                }
+                world.round_begins();
+                if round % 7 == 6 {
+                    world.suspend();
+                    world.resume();
+                }
+            }
+            let machine = &world.xen.machine;
+            let owned = (0..machine.m2p.frames()).filter(|&mfn| machine.is_guest(mfn)).count();
+            assert_eq!(owned as u64, machine.guest_frames());
+            for &mfn in &machine.free {
+                assert_eq!((machine.owner(mfn), machine.refs(mfn)), (Owner::Free, 0));
+                assert_eq!(machine.m2p.pfn(mfn), None);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_steps_while_suspended_and_rounds_are_bounded() {
+        let mut world = world(Scenario::Mixed, 5);
+        for _ in 0..100_000 {
+            world.tick();
+        }
+        let steps = world.steps;
+        assert!(steps > 0 && steps <= 2 * world.mix.steps, "{steps}");
+        world.suspend();
+        let steps = world.steps;
+        for _ in 0..1000 {
+            world.tick();
+        }
+        assert_eq!(world.steps, steps);
+    }
+
+    #[test]
+    fn a_resume_resets_the_generation_and_dirties_the_lists() {
+        for seed in 0..8 {
+            let mut world = world(Scenario::Remus, seed);
+            for _ in 0..400 {
+                world.step();
+            }
+            world.suspend();
+            world.xen.log.disable();
+            world.xen.log.enable().expect("was off");
+            world.resume();
+            assert_eq!(world.guest.roots.generation, 0);
+            if world.guest.kind() == P2mKind::Tree {
+                let top = world.xen.machine.m2p.pfn(world.guest.root()).expect("has a pfn");
+                assert!(world.xen.log.is_marked(top));
+            }
+        }
+    }
+}

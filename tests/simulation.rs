@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The engine on simulated guests: every scenario, both widths, with and without faults, judged by the oracle.
+//! Not here: single situations (`changes`, `outcomes`).
+//! Units: `P2MTRACK_SEEDS` seeds of each scenario (default 6), printed; guests of 32 and 64 MiB.
+//! Threads: runs side by side; each is deterministic.
+//! Source: `docs/design.md`, the promise.
+
+use p2mtrack::config::Config;
+use p2mtrack::diff::Kernel;
+use p2mtrack::frame::Width;
+use p2mtrack_synthetic::run::{Ending, Run, migrate};
+use p2mtrack_synthetic::{Fault, FaultSet, P2mKind, Scenario, SimConfig, Verdict};
+use rayon::prelude::*;
+
+const IDENTICAL: Ending = Ending::Judged(Verdict::Identical);
+
+fn seeds() -> u64 {
+    std::env::var("P2MTRACK_SEEDS").map_or(6, |seeds| seeds.parse().expect("a number of seeds"))
+}
+
+/// Configurations that differ in all that a seed does not decide.
+fn runs(scenarios: impl Iterator<Item = Scenario>, faults: &FaultSet) -> Vec<SimConfig> {
+    scenarios
+        .flat_map(|scenario| {
+            (1..=seeds()).map(move |seed| SimConfig {
+                seed,
+                guest_bytes: if seed % 4 == 0 { 32 << 20 } else { 64 << 20 },
+                width: if seed % 3 == 0 { Width::W32 } else { Width::W64 },
+                p2m: None,
+                scenario,
+                faults: faults.clone(),
+                checkpoints: if seed % 5 == 0 { 2 } else { 0 },
+                threads: if seed % 7 == 0 { 2 } else { 1 },
+            })
+        })
+        .collect()
+}
+
+fn engine(config: &SimConfig) -> Config {
+    let kernel = if config.seed.is_multiple_of(2) { Kernel::Scalar } else { Kernel::Wide };
+    Config { threads: config.threads, kernel: Some(kernel), ..Config::default() }
+}
+
+fn run_all(configs: &[SimConfig]) -> Vec<(SimConfig, Run)> {
+    configs.par_iter().map(|c| (c.clone(), migrate(c, engine(c), &mut ()))).collect()
+}
+
+fn describe(config: &SimConfig, run: &Run) -> String {
+    let differences = run.judgement.as_ref().map(|judgement| &judgement.differences);
+    format!("{config:?}\n{:?} {:?} {:?} {differences:?}", run.ending, run.error, run.harmed)
+}
+
+#[test]
+fn every_honest_guest_arrives_identical() {
+    let honest = Scenario::ALL.into_iter().filter(|scenario| !scenario.is_hostile());
+    let done = run_all(&runs(honest, &FaultSet::default()));
+    for (config, run) in &done {
+        assert_eq!(run.ending, IDENTICAL, "{}", describe(config, run));
+        assert_eq!(run.harmed, None, "{}", describe(config, run));
+    }
+    let beyond: u64 = done.iter().map(|(_, run)| run.beyond_log_dirty).sum();
+    println!("{} runs identical, {beyond} changed pfns beyond log-dirty", done.len());
+    assert!(beyond > 0, "the scenarios show what the tracker is for");
+}
+
+#[test]
+fn a_fault_ends_a_migration_at_worst() {
+    let honest = Scenario::ALL.into_iter().filter(|scenario| !scenario.is_hostile());
+    let done = run_all(&runs(honest, &FaultSet(Fault::ALL.to_vec())));
+    let mut completed = 0;
+    for (config, run) in &done {
+        assert_eq!(run.harmed, None, "{}", describe(config, run));
+        match run.ending {
+            IDENTICAL => completed += 1,
+            Ending::Aborted => assert!(run.fault.is_some(), "{}", describe(config, run)),
+            Ending::Judged(_) => panic!("{}", describe(config, run)),
+        }
+    }
+    println!("{completed} of {} runs with faults completed", done.len());
+    assert!(2 * completed >= done.len(), "{completed} of {} completed", done.len());
+}
+
+#[test]
+fn a_hostile_guest_ends_in_a_named_error_or_arrives_as_it_is() {
+    let done = run_all(&runs([Scenario::Hostile].into_iter(), &FaultSet::default()));
+    let mut refused = 0;
+    for (config, run) in &done {
+        assert_eq!(run.harmed, None, "{}", describe(config, run));
+        assert!(matches!(run.ending, IDENTICAL | Ending::Aborted), "{}", describe(config, run));
+        refused += u64::from(run.ending == Ending::Aborted);
+        assert_eq!(run.ending == Ending::Aborted, run.error.is_some());
+    }
+    println!("{refused} of {} hostile guests refused by name", done.len());
+    assert!(refused > 0);
+}
+
+#[test]
+fn each_fault_alone_strikes_somewhere() {
+    for fault in Fault::ALL {
+        let configs = runs([Scenario::Mixed, Scenario::Writes].into_iter(), &FaultSet(vec![fault]));
+        for (config, run) in run_all(&configs) {
+            assert!(
+                matches!(run.ending, IDENTICAL | Ending::Aborted),
+                "{}",
+                describe(&config, &run)
+            );
+            assert_eq!(run.harmed, None, "{}", describe(&config, &run));
+        }
+    }
+}
+
+#[test]
+fn both_kinds_of_p2m_in_both_widths() {
+    for p2m in [P2mKind::Linear, P2mKind::Tree] {
+        for width in [Width::W32, Width::W64] {
+            let mut configs =
+                runs([Scenario::Mixed, Scenario::Hotplug].into_iter(), &FaultSet::default());
+            for config in &mut configs {
+                (config.p2m, config.width) = (Some(p2m), width);
+            }
+            for (config, run) in run_all(&configs) {
+                assert_eq!(run.ending, IDENTICAL, "{}", describe(&config, &run));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    for config in runs([Scenario::Mixed, Scenario::Remus].into_iter(), &FaultSet::default()) {
+        let [first, second] = [(); 2].map(|()| migrate(&config, engine(&config), &mut ()));
+        assert_eq!(first.last, second.last);
+        assert_eq!(first.rounds, second.rounds);
+        assert_eq!(first.beyond_log_dirty, second.beyond_log_dirty);
+    }
+}
