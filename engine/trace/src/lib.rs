@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! capture (.p2mraw, .p2mraw.xz) --import--> Writer --> .p2mtrace --> Reader --> Rounds --> naive checkers
-//!                                                                      |
+//! live guest --ports--> Recorder -------------^                        |
 //!                                                                      +--> Replay --> ports of the tracker
 //! ```
 //!
@@ -28,6 +28,7 @@ pub mod meta;
 pub mod naive;
 pub mod raw;
 pub mod reader;
+pub mod record;
 pub mod replay;
 pub mod round;
 pub mod writer;
@@ -36,6 +37,7 @@ pub use error::{TraceError, TraceFault};
 pub use limits::Limits;
 pub use meta::{Flavour, Meta};
 pub use reader::Reader;
+pub use record::{RecordError, Recorder};
 pub use replay::Replay;
 pub use round::{NONE, Round, Structure, UpperFrame};
 pub use rounds::Rounds;

@@ -31,6 +31,12 @@ const BLOCK_HEADER_BYTES: u64 = 16;
 /// Memory that decompression may take; `xz -9` needs 65 MiB.
 const XZ_BYTES_MAX: u64 = 256 << 20;
 
+/// Whether a file that begins with these bytes (8 suffice) is meant to be a capture, plain or compressed.
+#[must_use]
+pub fn is_capture(start: &[u8]) -> bool {
+    start.starts_with(MAGIC) || start.starts_with(XZ_MAGIC)
+}
+
 const META: u32 = 1;
 const ROOTS_BEFORE: u32 = 2;
 const ROOTS_AFTER: u32 = 3;

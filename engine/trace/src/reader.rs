@@ -45,6 +45,14 @@ impl Reader<'static> {
         let bytes = Bytes::open(path).map_err(|cause| TraceFault::Io(cause).at(0))?;
         Self::check(bytes, limits)
     }
+
+    /// Reads a trace that is in memory, and keeps it.
+    ///
+    /// # Errors
+    /// As [`Reader::new`].
+    pub fn from_vec(bytes: Vec<u8>, limits: Limits) -> Result<Self, TraceError> {
+        Self::check(Bytes::Owned(bytes), limits)
+    }
 }
 
 impl<'b> Reader<'b> {

@@ -288,8 +288,13 @@ impl P2mSource for ReplayP2m {
 
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
         let stage = self.machine.stage();
-        let content = stage.upper.get(&mfn.0).ok_or(MapFault::NotOwned)?;
-        into.words = content.words;
+        if let Some(content) = stage.upper.get(&mfn.0) {
+            into.words = content.words;
+            return Ok(());
+        }
+        // A walk looks into leaves that are listed again and again.
+        let leaf = stage.frames.leaf(mfn.0).ok_or(MapFault::NotOwned)?;
+        GuestLeaf::from_atomics(&leaf.words).fetch(into);
         Ok(())
     }
 

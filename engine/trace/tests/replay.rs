@@ -61,8 +61,15 @@ proptest! {
             for mfn in 0..40 {
                 prop_assert_eq!(ports.m2p.pfn(Mfn(mfn)), m2p(width, round, mfn).map(Pfn));
                 let upper = round.upper.iter().find(|frame| frame.mfn.0 == mfn);
+                let position = round.leaf_mfns.iter().position(|&leaf| leaf == mfn);
                 let read = ports.p2m.read(Mfn(mfn), &mut frame).is_ok();
-                prop_assert_eq!(read.then_some(&frame), upper.map(|frame| &*frame.content));
+                prop_assert_eq!(read, upper.is_some() || position.is_some());
+                if let Some(upper) = upper {
+                    prop_assert_eq!(&frame, &*upper.content);
+                } else if let Some(position) = position {
+                    let words: Vec<_> = frame.entries(width).map(|entry| entry.0).collect();
+                    prop_assert_eq!(words, round.leaf_entries(width, position));
+                }
                 let mut answers = Vec::new();
                 ports.p2m.map(&[Mfn(mfn)], &mut answers);
                 prop_assert_eq!(answers[0].is_ok(), round.leaf_mfns.contains(&mfn));

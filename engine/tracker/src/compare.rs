@@ -94,7 +94,7 @@ impl Comparison<'_> {
         found.equal = changed.is_empty();
         found.hole = found.equal && live.is_hole();
         if !found.equal {
-            self.count(item.leaf, &live, &changed, &mut found);
+            self.count(item, &live, &changed, &mut found);
         }
         if !found.equal && !self.adopt_all && self.is_barren_everywhere(item.leaf, &live, &changed)
         {
@@ -116,13 +116,16 @@ impl Comparison<'_> {
         LeafMask::first(left.min(width.entries() as u64) as usize)
     }
 
-    fn count(&self, leaf: LeafIndex, live: &Leaf, changed: &LeafMask, found: &mut Compared) {
+    fn count(&self, item: &Item, live: &Leaf, changed: &LeafMask, found: &mut Compared) {
+        let leaf = item.leaf;
+        // What is seen for the first time is no change of what the walk before went by.
+        let known = !matches!(item.cause, Cause::First | Cause::Growth);
         let width = self.layout.width();
         let frames = self.m2p.frames();
         let first = width.first_pfn(leaf).0;
         for slot in changed.slots() {
             let pfn = Pfn(first + slot as u64);
-            if self.layout.holders.plane().get(pfn) {
+            if known && self.layout.holders.plane().get(pfn) {
                 found.holders.push(pfn);
             }
             let why = self.resend.why(pfn);

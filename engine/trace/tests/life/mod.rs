@@ -7,6 +7,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod guest;
 pub(crate) mod walker;
 
 use std::collections::{BTreeSet, HashMap};

@@ -101,6 +101,11 @@ impl Layout {
         self.shape
     }
 
+    /// The frame at each listed position, or `NO_LEAF`.
+    pub(crate) fn leaves(&self) -> &[Mfn] {
+        &self.leaves
+    }
+
     /// Tracked leaves.
     pub(crate) const fn tracked(&self) -> u64 {
         self.tracked
@@ -252,13 +257,6 @@ impl Layout {
         let mut slots: Vec<_> = old.values().filter_map(|frame| frame.map.ok()).collect();
         slots.sort_by_key(|slot| slot.0);
         p2m.unmap(&slots);
-    }
-
-    /// Asks the m2p anew for every part.
-    pub(crate) fn hold_all(&mut self, m2p: &dyn M2p, limit: u64) {
-        for part in self.holders.all().collect::<Vec<_>>() {
-            self.hold(part, m2p, limit);
-        }
     }
 
     fn rehold(&mut self, parts: &BTreeSet<Part>, m2p: &dyn M2p, limit: u64) {

@@ -10,6 +10,7 @@ mod leaves;
 mod structure;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::bitmap::PfnBitmap;
 use crate::cause::{Cause, CauseSet};
@@ -18,8 +19,9 @@ use crate::diff::Kernel;
 use crate::doubt::{Doubt, Doubts};
 use crate::error::Error;
 use crate::evidence::Evidence;
-use crate::frame::{Entry, LeafIndex, Pfn, Width};
+use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::layout::Layout;
+use crate::leaf::Leaf;
 use crate::port::{P2mSource, Phase, PortError, Ports, Roots};
 use crate::report::{RoundReport, Stage};
 use crate::resend::ResendBitmap;
@@ -100,6 +102,24 @@ impl Tracker {
     #[must_use]
     pub fn pfns(&self) -> u64 {
         self.layout.pfns()
+    }
+
+    /// The frame at each listed leaf position, tracked or not, as the last walk found it; all ones
+    /// where there is none.
+    #[must_use]
+    pub fn leaf_frames(&self) -> &[Mfn] {
+        self.layout.leaves()
+    }
+
+    /// The upper frames that the last walk read: level (1 names leaves), frame, private copy.
+    pub fn tables(&self) -> impl Iterator<Item = (u8, Mfn, &Arc<Leaf>)> {
+        self.layout.copies.iter().map(|(&(level, mfn), copy)| (level, mfn, copy))
+    }
+
+    /// The roots under which the last walk was made; `None` before the first.
+    #[must_use]
+    pub const fn roots(&self) -> Option<Roots> {
+        self.roots
     }
 
     /// Memory of the shadow by form.

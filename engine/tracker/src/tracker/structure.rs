@@ -251,11 +251,14 @@ impl Tracker {
         let reach = self.reach_pfns();
         let first = self.roots.is_none();
         let changes = self.layout.install(walked, roots.pfn_count, ports.p2m, ports.m2p, reach);
-        if self.config.rewalk == Rewalk::EveryRound {
-            self.layout.hold_all(ports.m2p, reach);
-        }
         self.roots = Some(*roots);
         self.resize(&changes);
+        if self.config.rewalk == Rewalk::EveryRound {
+            // Nobody sends, so that no page is found under another pfn: the m2p is asked for each part.
+            for part in self.layout.holders.all().collect::<Vec<_>>() {
+                self.part_moved(ports, part);
+            }
+        }
         self.report.leaves.fresh += if first { 0 } else { changes.fresh };
         self.report.leaves.dropped += changes.dropped;
         for leaf in changes.repointed {
@@ -280,9 +283,9 @@ impl Tracker {
             }
             self.sent.frameless(pfn, false);
         }
-        if pfns > changes.pfns_before && changes.pfns_before > 0 {
-            // The last leaf may have been cut inside: its other entries are the guest's now.
-            self.pend(self.width.leaf_of(Pfn(changes.pfns_before - 1)), Cause::Growth);
+        if pfns > changes.pfns_before && self.width.slot_of(Pfn(changes.pfns_before)) > 0 {
+            // The last leaf was cut inside: its other entries are the guest's now.
+            self.pend(self.width.leaf_of(Pfn(changes.pfns_before)), Cause::Growth);
         }
         self.sent.cover(pfns);
         self.shadow.resize(tracked);
