@@ -1,3 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! placeholder
-fn main() {}
+//! p2mtrack, the program: parses the command line, runs one command, answers with a status.
+//! Not here: what the commands do (a file each), or what they understand (`args`).
+//! Units: exit status as in `failure`.
+//! Threads: the engine's own, as many as `--threads` says.
+//! Source: schema of all JSON output: `docs/json.md`.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod check;
+mod failure;
+mod follow;
+mod import;
+mod inspect;
+mod life;
+mod output;
+mod recording;
+mod replay;
+mod segments;
+mod simulate;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Simulate(args) => simulate::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    };
+    result.unwrap_or_else(Failure::tell)
+}

@@ -84,6 +84,13 @@ impl std::error::Error for UnknownFault {}
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FaultSet(pub Vec<Fault>);
 
+impl fmt::Display for FaultSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|fault| fault.name()).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
 impl FromStr for FaultSet {
     type Err = UnknownFault;
 

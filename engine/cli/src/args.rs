@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command line: every command with its options, as `--help` tells it.
+//! Not here: what the commands do.
+//! Units: pfns in decimal or, with 0x, in hexadecimal.
+//! Threads: plain values.
+//! Source: own; names of commands and options are an interface and are not renamed.
+
+use std::num::ParseIntError;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Parser, Subcommand};
+use p2mtrack::diff::Kernel;
+use p2mtrack::frame::Pfn;
+
+use crate::simulate::SimulateArgs;
+
+/// Follows the p2m of Xen PV guests while they are migrated live.
+#[derive(Debug, Parser)]
+#[command(name = "p2mtrack", version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Simulate(SimulateArgs),
+    Import(ImportArgs),
+    Replay(ReplayArgs),
+    Inspect(InspectArgs),
+}
+
+/// Make a trace of a capture of a real guest
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImportArgs {
+    /// The capture: .p2mraw or .p2mraw.xz
+    pub(crate) raw: PathBuf,
+    /// The trace to make; it appears whole or not at all, and replaces a file of that name
+    pub(crate) out: PathBuf,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Run the engine over a recorded guest and show what each round finds
+///
+/// Exit status: 0 done, 1 --check found a missed change, 2 usage or unusable file, 3 the engine gave up.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReplayArgs {
+    /// A trace, or a capture (.p2mraw, .p2mraw.xz)
+    pub(crate) file: PathBuf,
+    /// Compare with a naive full comparison: what did neither a round nor the next one find?
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The kernel that compares leaves [default: the best one for this machine]
+    #[arg(long, value_name = "NAME", value_parser = kernels())]
+    pub(crate) kernel: Option<Kernel>,
+    /// Threads that compare leaves
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+}
+
+/// Show what is in a recording, or the life of one pfn
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// A trace, or a capture (.p2mraw, .p2mraw.xz)
+    pub(crate) file: PathBuf,
+    /// Show this pfn round by round, and why it was owed (decimal, or 0x and hexadecimal)
+    #[arg(long, value_name = "N", value_parser = parse_pfn)]
+    pub(crate) pfn: Option<Pfn>,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn kernels() -> impl TypedValueParser<Value = Kernel> {
+    PossibleValuesParser::new(Kernel::ALL.map(Kernel::name)).try_map(|name| name.parse::<Kernel>())
+}
+
+fn parse_pfn(text: &str) -> Result<Pfn, ParseIntError> {
+    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    match hex {
+        // A sign is a digit of no pfn, but `from_str_radix` would take it.
+        Some(digits) if !digits.starts_with('+') => u64::from_str_radix(digits, 16).map(Pfn),
+        Some(_) => "+".parse().map(Pfn),
+        None => text.parse().map(Pfn),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn pfns_are_decimal_or_hexadecimal() {
+        assert_eq!(parse_pfn("1234"), Ok(Pfn(1234)));
+        assert_eq!(parse_pfn("0x4D2"), Ok(Pfn(0x4d2)));
+        for bad in ["", "0x", "-1", "0x-1", "0x+1", "4d2", "0x1_0000_0000_0000_0000"] {
+            assert!(parse_pfn(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The end of a command that can't do what it was asked: one line on stderr, and a status.
+//! Not here: a verdict such as "missed", which is an answer and no failure (`replay`).
+//! Units: exit status 1 verdict, 2 usage or unusable file, 3 the engine ended in an error.
+//! Threads: plain values.
+//! Source: own; usage errors are told by the parser of the command line, also with status 2.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// A verdict against the engine.
+pub(crate) const VERDICT: u8 = 1;
+const UNUSABLE: u8 = 2;
+const ENGINE: u8 = 3;
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A file or an argument is of no use.
+    Unusable {
+        /// The file, or what else it is about.
+        about: String,
+        /// What is wrong with it.
+        source: Box<dyn Error>,
+    },
+    /// The engine gave up.
+    Engine {
+        /// When.
+        about: String,
+        /// Its error.
+        source: Box<dyn Error>,
+    },
+    /// Standard output takes nothing more.
+    Output(io::Error),
+}
+
+impl Failure {
+    /// For `map_err`: an error about a file.
+    pub(crate) fn file<E: Into<Box<dyn Error>>>(path: &Path) -> impl FnOnce(E) -> Self {
+        let about = path.display().to_string();
+        move |error| Self::Unusable { about, source: error.into() }
+    }
+
+    /// Prints the line and returns the status. A reader of stdout that has had enough is no error.
+    pub(crate) fn tell(self) -> ExitCode {
+        let (about, source, status) = match self {
+            Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
+            Self::Output(cause) => ("standard output".to_owned(), cause.into(), UNUSABLE),
+            Self::Unusable { about, source } => (about, source, UNUSABLE),
+            Self::Engine { about, source } => (about, source, ENGINE),
+        };
+        // With nobody to read it there is nothing left to do about a failing stderr.
+        let _ = io::Write::write_all(&mut io::stderr(), line(&about, &*source).as_bytes());
+        ExitCode::from(status)
+    }
+}
+
+/// Whatever `?` finds failing while a command prints.
+impl From<io::Error> for Failure {
+    fn from(cause: io::Error) -> Self {
+        Self::Output(cause)
+    }
+}
+
+fn line(about: &str, error: &dyn Error) -> String {
+    let mut text = format!("p2mtrack: {about}: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}"); // a String takes everything
+        cause = error.source();
+    }
+    printable(&text) + "\n"
+}
+
+/// Words of a file, a guest or a path, without what a terminal would obey.
+pub(crate) fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2mtrack_trace::TraceFault;
+
+    #[test]
+    fn one_line_with_all_causes_and_no_control_characters() {
+        let error = TraceFault::Io(io::Error::other("disk\n\x1b[2J")).at(24);
+        assert_eq!(
+            line("a\rb", &error),
+            "p2mtrack: a\\rb: byte 24: file can't be read or written: disk\\n\\u{1b}[2J\n"
+        );
+    }
+}

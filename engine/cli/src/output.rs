@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Standard output: lines of JSON for programs, plain or coloured text for people.
+//! Not here: errors (`failure`), or what stands in the lines.
+//! Units: lines.
+//! Threads: one writer.
+//! Source: colours only in a terminal, and never with NO_COLOR (`anstream` decides).
+
+use std::fmt;
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+/// Heads of tables.
+pub(crate) const HEAD: Style = Style::new().bold();
+/// As it should be.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// What a person should look at.
+pub(crate) const NOTE: Style = AnsiColor::Yellow.on_default();
+/// A verdict against the engine.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Where a command prints. Its owner asks once whether lines are text or JSON.
+pub(crate) struct Output {
+    stream: anstream::Stdout,
+    json: bool,
+}
+
+impl Output {
+    /// Standard output.
+    pub(crate) fn stdout(json: bool) -> Self {
+        Self { stream: anstream::stdout(), json }
+    }
+
+    /// Prints an object as one line, if JSON was asked for.
+    pub(crate) fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let mut line = serde_json::to_vec(object)?;
+        line.push(b'\n');
+        self.stream.write_all(&line)
+    }
+
+    /// Prints a line of text, unless JSON was asked for.
+    pub(crate) fn text(&mut self, line: fmt::Arguments<'_>) -> io::Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        // In one piece: a terminal and a pipe get whole lines.
+        self.stream.write_all(format!("{line}\n").as_bytes())
+    }
+
+    /// The same in a colour.
+    pub(crate) fn styled(&mut self, style: Style, line: fmt::Arguments<'_>) -> io::Result<()> {
+        self.text(format_args!("{style}{line}{style:#}"))
+    }
+
+    /// Makes sure that all of it was taken.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// `1 leaf`, `2 leaves`: a count and its noun.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `simulate`: migrates synthetic guests with the real engine and lets the oracle judge.
+//! Not here: guests and judge (`p2mtrack-synthetic`), one run's lines (`single`), many runs (`many`).
+//! Units: sizes in bytes with binary suffixes.
+//! Threads: one run uses the engine's own; many runs use one thread each, side by side.
+//! Source: options and exit status are an interface: see `docs/json.md` and `--help`.
+
+mod line;
+mod many;
+mod record;
+mod result;
+mod single;
+mod size;
+
+use std::error::Error;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use p2mtrack::config::Config;
+use p2mtrack::diff::Kernel;
+use p2mtrack::frame::Width;
+use p2mtrack_synthetic::{FaultSet, P2mKind, Scenario, SimConfig};
+
+use size::parse_size;
+
+use crate::args::kernels;
+use crate::failure::{Failure, VERDICT};
+
+/// Size of the guest when nothing else is said: large enough to be worth a tracker.
+const SHOW_GUEST_BYTES: u64 = 64 << 30;
+/// Size of the guest of a named scenario: what is tried there is the order of events, not the size.
+const SCENARIO_GUEST_BYTES: u64 = 256 << 20;
+/// The smallest guest: its own tables and a few pages to play with.
+const GUEST_BYTES_MIN: u64 = 16 << 20;
+/// The largest guest.
+const GUEST_BYTES_MAX: u64 = 512 << 30;
+
+/// A run was corrupt or leaked, or harmed its source.
+const EXIT_WRONG: u8 = VERDICT;
+/// A run ended with an error.
+const EXIT_ABORTED: u8 = 3;
+
+/// Guest widths on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WidthName {
+    #[value(name = "64")]
+    W64,
+    #[value(name = "32")]
+    W32,
+}
+
+/// p2m kinds on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum P2mName {
+    Linear,
+    Tree,
+}
+
+/// Migrate a synthetic guest that changes its p2m while it runs, and judge the result.
+///
+/// Exit status: 0 all runs identical, 1 a run was corrupt or leaked, 2 unusable arguments,
+/// 3 a run ended with an error.
+#[derive(Args, Debug)]
+pub(crate) struct SimulateArgs {
+    /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    guest_size: Option<u64>,
+    /// The guest's width in bits
+    #[arg(long, value_enum, default_value = "64")]
+    width: WidthName,
+    /// How the guest publishes its p2m [default: the scenario's, or drawn from the seed]
+    #[arg(long, value_enum)]
+    p2m: Option<P2mName>,
+    /// What the guest does: a name, `all`, or `list` to have them explained [default: mixed]
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// The seed that decides everything
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "seeds")]
+    seed: u64,
+    /// One run for each seed from A to B, both included
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
+    seeds: Option<RangeInclusive<u64>>,
+    /// Threads that compare leaves [default: the machine's for one run, 1 for each of many]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// The kernel that compares leaves [default: the best one for this machine]
+    #[arg(long, value_name = "NAME", value_parser = kernels())]
+    kernel: Option<Kernel>,
+    /// Checkpoints (suspend, copy, resume) before the last suspend
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    checkpoints: u32,
+    /// What may go wrong: a comma-separated list of map-failure, short-bitmap, lost-ack, cancel,
+    /// allocation-failure, transport-failure, query-failure, returned; or `all`
+    #[arg(long, value_name = "LIST")]
+    faults: Option<FaultSet>,
+    /// Write the guest's p2m life to a trace (one run only)
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// One JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let (first, last) = text.split_once("..").ok_or("expected A..B")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!("{first} is after {last}"));
+    }
+    Ok(first..=last)
+}
+
+impl SimulateArgs {
+    fn scenarios(&self) -> Result<Vec<Scenario>, String> {
+        match self.scenario.as_deref() {
+            None => Ok(vec![Scenario::Mixed]),
+            Some("all") => Ok(Scenario::ALL.to_vec()),
+            Some(name) => name.parse().map(|scenario| vec![scenario]).map_err(|_| {
+                format!("no scenario is called '{name}'; `--scenario list` tells which there are")
+            }),
+        }
+    }
+
+    fn guest_bytes(&self) -> Result<u64, String> {
+        let default = if self.scenario.is_some() { SCENARIO_GUEST_BYTES } else { SHOW_GUEST_BYTES };
+        let bytes = self.guest_size.unwrap_or(default);
+        if !(GUEST_BYTES_MIN..=GUEST_BYTES_MAX).contains(&bytes) {
+            return Err("--guest-size is from 16MiB to 512GiB".to_owned());
+        }
+        Ok(bytes)
+    }
+
+    /// Every run that was asked for, scenario by scenario.
+    fn runs(&self) -> Result<Vec<SimConfig>, String> {
+        let seeds = self.seeds.clone().unwrap_or(self.seed..=self.seed);
+        let scenarios = self.scenarios()?;
+        let guest_bytes = self.guest_bytes()?;
+        let width = match self.width {
+            WidthName::W64 => Width::W64,
+            WidthName::W32 => Width::W32,
+        };
+        let p2m = self.p2m.map(|name| match name {
+            P2mName::Linear => P2mKind::Linear,
+            P2mName::Tree => P2mKind::Tree,
+        });
+        let count = (scenarios.len() as u64).saturating_mul(seeds.end() - seeds.start() + 1);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.map_or(if count == 1 { cores } else { 1 }, usize::from);
+        Ok(scenarios
+            .into_iter()
+            .flat_map(|scenario| {
+                seeds.clone().map(move |seed| SimConfig {
+                    seed,
+                    guest_bytes,
+                    width,
+                    p2m,
+                    scenario,
+                    faults: self.faults.clone().unwrap_or_default(),
+                    checkpoints: self.checkpoints,
+                    threads,
+                })
+            })
+            .collect())
+    }
+
+    /// The engine's configuration for a run.
+    fn engine(&self, run: &SimConfig) -> Config {
+        Config { threads: run.threads, kernel: self.kernel, ..Config::default() }
+    }
+
+    /// The command that repeats one run.
+    fn command(&self, run: &SimConfig) -> String {
+        let mut command = format!(
+            "p2mtrack simulate --scenario {} --seed {} --guest-size {}",
+            run.scenario.name(),
+            run.seed,
+            size::in_words(run.guest_bytes).replace(' ', "")
+        );
+        if self.width == WidthName::W32 {
+            command.push_str(" --width 32");
+        }
+        match self.p2m {
+            None => {}
+            Some(P2mName::Linear) => command.push_str(" --p2m linear"),
+            Some(P2mName::Tree) => command.push_str(" --p2m tree"),
+        }
+        if self.checkpoints > 0 {
+            command.push_str(&format!(" --checkpoints {}", self.checkpoints));
+        }
+        if let Some(faults) = &self.faults {
+            command.push_str(&format!(" --faults {faults}"));
+        }
+        command.push_str(&format!(" --threads {}", run.threads));
+        command
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &SimulateArgs) -> Result<ExitCode, Failure> {
+    let status = dispatch(args).map_err(|error| match error.downcast::<io::Error>() {
+        Ok(output) => Failure::Output(*output),
+        Err(source) => Failure::Unusable { about: "simulate".to_owned(), source },
+    });
+    status.map(ExitCode::from)
+}
+
+fn dispatch(args: &SimulateArgs) -> Result<u8, Box<dyn Error>> {
+    if args.scenario.as_deref() == Some("list") {
+        return line::list_scenarios(args.json).map(|()| 0);
+    }
+    let runs = args.runs()?;
+    match runs.as_slice() {
+        [run] => single::run(args, run),
+        _ if args.record.is_some() => Err("--record takes one run: one scenario, one seed".into()),
+        _ => many::run(args, &runs),
+    }
+}

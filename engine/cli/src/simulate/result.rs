@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! JSON lines of `simulate`. Keys are an interface: `docs/json.md`.
+//! Not here: lines for people (`line`).
+//! Units: pfns, pages, leaves, milliseconds, as the keys say.
+//! Threads: pure.
+//! Source: the schema in `docs/json.md`.
+
+use p2mtrack::doubt::Doubt;
+use p2mtrack::report::RoundReport;
+use p2mtrack_synthetic::run::{Ending, Run};
+use p2mtrack_synthetic::{Fault, SimConfig};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{EXIT_ABORTED, EXIT_WRONG};
+
+/// The end of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct Outcome<'a> {
+    event: &'static str,
+    scenario: &'static str,
+    seed: u64,
+    tracker: &'static str,
+    verdict: &'static str,
+    mismatched_pfns: u64,
+    leaked_pfns: u64,
+    error: Option<&'a str>,
+    fault: Option<&'static str>,
+    source_unharmed: bool,
+    rounds: u64,
+    changed_beyond_log_dirty: u64,
+    gone: u64,
+    undefined_not_compared: u64,
+}
+
+impl<'a> Outcome<'a> {
+    pub(super) fn new(config: &SimConfig, run: &'a Run) -> Self {
+        let judgement = run.judgement.as_ref();
+        Self {
+            event: "result",
+            scenario: config.scenario.name(),
+            seed: config.seed,
+            tracker: "p2mtrack",
+            verdict: run.ending.name(),
+            mismatched_pfns: judgement.map_or(0, |j| j.mismatched_pfns),
+            leaked_pfns: judgement.map_or(0, |j| j.leaked_pfns),
+            error: run.error.as_deref(),
+            fault: run.fault.map(Fault::name),
+            source_unharmed: run.harmed.is_none(),
+            rounds: run.rounds,
+            changed_beyond_log_dirty: run.beyond_log_dirty,
+            gone: run.gone,
+            undefined_not_compared: judgement.map_or(0, |j| j.undefined_not_compared),
+        }
+    }
+}
+
+/// The exit status that a run asks for.
+pub(super) fn exit_status(run: &Run) -> u8 {
+    match run.ending {
+        _ if run.harmed.is_some() => EXIT_WRONG,
+        Ending::Judged(p2mtrack_synthetic::Verdict::Identical) => 0,
+        Ending::Judged(_) => EXIT_WRONG,
+        Ending::Aborted => EXIT_ABORTED,
+    }
+}
+
+/// One round.
+pub(super) fn round(config: &SimConfig, report: &RoundReport, phases: &[(&str, u128)]) -> Value {
+    let doubts: Map<_, _> = Doubt::ALL
+        .iter()
+        .zip(report.doubts)
+        .map(|(d, n)| (d.name().to_owned(), n.into()))
+        .collect();
+    let phase_us: Map<_, _> = phases
+        .iter()
+        .map(|(name, us)| ((*name).to_owned(), u64::try_from(*us).unwrap_or(u64::MAX).into()))
+        .collect();
+    let (leaves, entries, structure, pages, settled) =
+        (&report.leaves, &report.entries, &report.structure, &report.pages, &report.settled);
+    json!({
+        "event": "round",
+        "scenario": config.scenario.name(),
+        "seed": config.seed,
+        "round": report.round,
+        "stage": report.stage.name(),
+        "kernel": report.kernel,
+        "threads": report.threads,
+        "pfn_count": report.pfn_count,
+        "log_dirty_pfns": report.log_dirty_pfns,
+        "leaves": {
+            "tracked": leaves.tracked, "distinct": leaves.distinct, "dirty": leaves.dirty,
+            "new": leaves.fresh, "dropped": leaves.dropped, "compared": leaves.compared,
+            "unchanged": leaves.unchanged,
+        },
+        "entries": {
+            "mapped": entries.mapped, "unmapped": entries.unmapped, "remapped": entries.remapped,
+            "other": entries.other, "beyond_log_dirty": entries.beyond_log_dirty,
+        },
+        "structure": {
+            "generation": structure.generation, "roots": structure.roots,
+            "pfn_count": structure.pfn_count, "dirty": structure.dirty,
+            "entries": structure.entries, "moved": structure.moved, "forced": structure.forced,
+            "walks": structure.walks, "retries": structure.retries,
+            "frame_lists": structure.frame_lists,
+        },
+        "pages": {
+            "owed": pages.owed, "accepted": pages.accepted, "tables": pages.tables,
+            "frameless": pages.frameless, "deferred_m2p": pages.deferred_m2p,
+            "deferred_frame": pages.deferred_frame, "deferred_table": pages.deferred_table,
+            "deferred_doubt": pages.deferred_doubt, "moved": pages.moved,
+            "returned": pages.returned, "left": pages.left,
+        },
+        "settled": {
+            "gone": settled.gone, "foreign": settled.foreign, "m2p_stale": settled.m2p_stale,
+            "aliases": settled.aliases, "cleared_ptes": settled.cleared_ptes,
+            "unlogged": settled.unlogged,
+        },
+        "doubts": doubts,
+        "blind": report.blind,
+        "dirty_rate": report.dirty_rate,
+        "shrinking": report.shrinking,
+        "phase_us": phase_us,
+    })
+}

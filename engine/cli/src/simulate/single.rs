@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One run, watched: a line per round as it happens, the verdict at the end.
+//! Not here: many runs (`many`).
+//! Units: microseconds by the wall clock, for people only.
+//! Threads: the caller's.
+//! Source: none.
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::port::{Observer, Phase, PortError};
+use p2mtrack::report::RoundReport;
+use p2mtrack_synthetic::run::{Watch, migrate_with};
+use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation};
+
+use super::record::Recording;
+use super::result::{Outcome, exit_status, round};
+use super::{SimulateArgs, line};
+
+const PHASES: [(Phase, &str); 6] = [
+    (Phase::Roots, "roots"),
+    (Phase::Clean, "clean"),
+    (Phase::Walk, "walk"),
+    (Phase::Diff, "diff"),
+    (Phase::Send, "send"),
+    (Phase::Settle, "settle"),
+];
+
+/// Prints what happens.
+struct Printer<'a> {
+    args: &'a SimulateArgs,
+    config: &'a SimConfig,
+    bar: ProgressBar,
+    recording: Option<Recording>,
+    begun: Instant,
+    round_begun: Instant,
+    phase_begun: Instant,
+    phases: [Duration; PHASES.len()],
+    rounds: u64,
+}
+
+impl Printer<'_> {
+    fn say(&self, text: &str) -> io::Result<()> {
+        self.bar.suspend(|| writeln!(anstream::stdout(), "{text}"))
+    }
+
+    fn slot(phase: Phase) -> usize {
+        PHASES.iter().position(|(known, _)| *known == phase).unwrap_or(0)
+    }
+}
+
+impl Observer for Printer<'_> {
+    fn begin(&mut self, phase: Phase) {
+        self.phase_begun = Instant::now();
+        let name = PHASES[Self::slot(phase)].1;
+        self.bar.set_message(format!("round {}: {name}", self.rounds));
+    }
+
+    fn end(&mut self, phase: Phase) {
+        self.phases[Self::slot(phase)] += self.phase_begun.elapsed();
+    }
+}
+
+impl Watch for Printer<'_> {
+    fn round(
+        &mut self,
+        report: &RoundReport,
+        log: Option<&PfnBitmap>,
+        simulation: &Simulation,
+    ) -> Result<(), PortError> {
+        self.rounds = report.round + 1;
+        let elapsed = self.round_begun.elapsed();
+        if self.args.json {
+            let phases: Vec<_> =
+                PHASES.iter().zip(self.phases).map(|(p, time)| (p.1, time.as_micros())).collect();
+            self.say(&round(self.config, report, &phases).to_string())?;
+        } else {
+            self.say(&line::round(report, elapsed.as_millis()))?;
+        }
+        if let Some(recording) = &mut self.recording {
+            recording.round(log, simulation)?;
+        }
+        self.phases = Default::default();
+        self.round_begun = Instant::now();
+        Ok(())
+    }
+
+    fn wants_log(&self) -> bool {
+        self.recording.is_some()
+    }
+}
+
+fn progress(json: bool) -> ProgressBar {
+    let terminal = io::stderr().is_terminal() && !json;
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let bar = ProgressBar::new_spinner();
+    bar.set_draw_target(if terminal {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    });
+    let template = if plain { "{spinner} {msg}" } else { "{spinner:.cyan} {msg}" };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// Runs and prints. Returns the exit status.
+pub(super) fn run(args: &SimulateArgs, config: &SimConfig) -> Result<u8, Box<dyn Error>> {
+    let bar = progress(args.json);
+    bar.set_message("building the guest");
+    let simulation = Simulation::new(config);
+    let kind = match simulation.p2m_kind() {
+        P2mKind::Linear => "linear",
+        P2mKind::Tree => "tree",
+    };
+    let recording = match &args.record {
+        None => None,
+        Some(path) => Some(Recording::create(path, config, &simulation)?),
+    };
+    let now = Instant::now();
+    let mut printer = Printer {
+        args,
+        config,
+        bar,
+        recording,
+        begun: now,
+        round_begun: now,
+        phase_begun: now,
+        phases: Default::default(),
+        rounds: 0,
+    };
+    if !args.json {
+        printer.say(&line::opening(config, kind, &args.command(config)))?;
+        printer.say(&line::head())?;
+    }
+    let run = migrate_with(&simulation, args.engine(config), &mut printer);
+    printer.bar.finish_and_clear();
+    if args.json {
+        printer.say(&serde_json::to_string(&Outcome::new(config, &run))?)?;
+    } else {
+        let seconds = printer.begun.elapsed().as_secs_f64();
+        let (threads, kernel) =
+            run.last.as_ref().map_or((1, "none"), |last| (last.threads, last.kernel));
+        printer.say(line::legend())?;
+        printer.say(&format!("\n{}", line::verdict(&run)))?;
+        printer.say(&format!("{seconds:.1} s, {threads} threads, kernel {kernel}."))?;
+    }
+    if let Some(recording) = printer.recording.take() {
+        recording.finish()?;
+    }
+    Ok(exit_status(&run))
+}

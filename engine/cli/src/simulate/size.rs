@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sizes as people write them: 64GiB, 256MiB, 4TiB.
+//! Not here: limits of what they are used for.
+//! Units: bytes; binary suffixes only, because memory comes in them.
+//! Threads: pure.
+//! Source: IEC 80000-13.
+
+const SUFFIXES: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+
+/// Reads a size in bytes.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let found =
+        SUFFIXES.iter().find_map(|(suffix, bits)| Some((text.strip_suffix(suffix)?, *bits)));
+    let (digits, bits) = found.unwrap_or((text, 0));
+    let number: u64 = digits.trim().parse().map_err(|_| {
+        format!("'{text}' is not a size: a number of bytes, or with KiB, MiB, GiB or TiB")
+    })?;
+    number.checked_mul(1 << bits).ok_or_else(|| format!("'{text}' is too large"))
+}
+
+/// Writes a size in the largest unit that keeps it whole.
+pub(super) fn in_words(bytes: u64) -> String {
+    SUFFIXES
+        .iter()
+        .find(|(_, bits)| bytes >= 1 << bits && bytes.is_multiple_of(1 << bits))
+        .map_or_else(|| format!("{bytes}"), |(suffix, bits)| format!("{} {suffix}", bytes >> bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_round_trip() {
+        for (text, bytes) in
+            [("64GiB", 64 << 30), ("4TiB", 4 << 40), ("256 MiB", 256 << 20), ("17", 17)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes));
+            assert_eq!(parse_size(&in_words(bytes).replace(' ', "")), Ok(bytes));
+        }
+        for bad in ["", "GiB", "-1", "1.5GiB", "64GB", "99999999999TiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}
