@@ -139,6 +139,20 @@ fn a_reshape_with_equal_entries_owes_only_the_frame_list() {
 }
 
 #[test]
+fn two_leaves_that_swap_positions_owe_the_frame_list() {
+    for (rig, mut migration) in both() {
+        {
+            let machine = &mut *rig.machine();
+            let (first, second) = (machine.leaf(0), machine.leaf(512));
+            machine.set_leaf(0, second);
+            machine.set_leaf(1, first);
+        }
+        assert_eq!(round(&rig, &mut migration).structure.frame_lists, 1);
+        assert_eq!(rig.machine().list[..2], [Some(Pfn(OWN + 1)), Some(Pfn(OWN))]);
+    }
+}
+
+#[test]
 fn the_root_of_a_tree_is_swapped() {
     let (rig, mut migration) = copied(Rig::tree());
     {

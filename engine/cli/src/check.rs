@@ -50,7 +50,8 @@ impl Check {
     /// Holds a round that was observed against all that was recorded of it.
     pub(crate) fn round(&mut self, round: &Round, owed: &PfnBitmap, tracker: &Tracker) {
         // Past the guest's own count there are words, but no pfns.
-        let pfns = round.entries.len().min(usize::try_from(round.after.pfn_count).unwrap_or(0));
+        let pfns =
+            round.entries.len().min(usize::try_from(round.after.pfn_count).unwrap_or(usize::MAX));
         self.told.resize(pfns, NONE);
         let open = std::mem::take(&mut self.open);
         let left = std::mem::take(&mut self.left);

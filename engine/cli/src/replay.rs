@@ -62,6 +62,7 @@ struct Structure {
     pfn_count: u64,
     dirty: u64,
     entries: u64,
+    moved: u64,
 }
 
 /// The end. Its keys and their order are an interface.
@@ -166,6 +167,7 @@ impl Structure {
             pfn_count: counts.pfn_count,
             dirty: counts.dirty,
             entries: counts.entries,
+            moved: counts.moved,
         }
     }
 
@@ -177,6 +179,7 @@ impl Structure {
             ("count", self.pfn_count),
             ("dirty", self.dirty),
             ("entries", self.entries),
+            ("moved", self.moved),
         ];
         let fired = all.iter().filter(|(_, count)| *count > 0);
         let words: Vec<_> = fired.map(|(name, count)| format!("{name} {count}")).collect();
@@ -288,7 +291,7 @@ fn print_check(out: &mut Output, missed: u64, pending: u64) -> Result<(), Failur
     }
     if pending > 0 {
         let changes = counted(pending, "change came", "changes came");
-        let words = "after the last look at log-dirty: pending, the next round would find it.";
+        let words = "after the last look at log-dirty: pending, for a next round to find.";
         out.text(format_args!("{changes} {words}"))?;
     }
     Ok(())

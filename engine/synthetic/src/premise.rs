@@ -3,7 +3,7 @@
 //! Not here: anything about the receiver.
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: the project's design, section 3: at suspend m2p[p2m[pfn]] = pfn for each pfn with a frame.
+//! Source: the project's design, section 3: at suspend `m2p[p2m[pfn]] = pfn` for each pfn with a frame.
 
 use p2mtrack::frame::{Claim, Entry, FrameType, Mfn};
 

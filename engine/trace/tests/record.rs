@@ -159,7 +159,7 @@ fn a_recorder_keeps_the_log_of_a_round_that_failed() {
     recorder.round(&mut ports.lend(&mut ()), before, None).expect("records");
     let mut log = PfnBitmap::new(LOG_DIRTY_LEAF_PFNS);
     log.set(Pfn(700));
-    let mut gone = GoneRoots(ports.p2m);
+    let mut gone = GoneRoots(ports.p2m, false);
     let mut lent = Ports {
         log_dirty: &mut ports.log_dirty,
         p2m: &mut gone,
@@ -178,8 +178,8 @@ fn a_recorder_keeps_the_log_of_a_round_that_failed() {
     assert_eq!(rounds(&reader)[1].log_dirty, Some(log));
 }
 
-/// A guest whose shared_info can't be read.
-struct GoneRoots(ReplayP2m);
+/// A guest whose shared_info can be read once, before the log is taken, and not again.
+struct GoneRoots(ReplayP2m, bool);
 
 impl P2mSource for GoneRoots {
     fn width(&self) -> Width {
@@ -189,7 +189,10 @@ impl P2mSource for GoneRoots {
         self.0.domain_frames()
     }
     fn roots(&mut self) -> Result<Roots, PortError> {
-        Err("gone".into())
+        match std::mem::replace(&mut self.1, true) {
+            false => self.0.roots(),
+            true => Err("gone".into()),
+        }
     }
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
         self.0.read(mfn, into)

@@ -3,7 +3,7 @@
 //! Not here: the normalisation (`table`).
 //! Units: frames and pfns of single PTEs.
 //! Threads: the caller's; a view lives for one batch.
-//! Source: the round trip p2m[m2p[mfn]] = mfn of `xen-save-path.md` 2.4; policy `foreign_pte` of the outcome table.
+//! Source: the round trip `p2m[m2p[mfn]] = mfn` of `xen-save-path.md` 2.4; policy `foreign_pte` of the outcome table.
 
 use std::cell::RefCell;
 

@@ -24,10 +24,14 @@ use crate::layout::Layout;
 use crate::leaf::Leaf;
 use crate::port::{P2mSource, Phase, PortError, Ports, Roots};
 use crate::report::{RoundReport, Stage};
-use crate::resend::ResendBitmap;
+use crate::resend::{Owed, ResendBitmap};
+use crate::resolve::named_frame;
 use crate::sent::Sent;
 use crate::shadow::{Shadow, ShadowBytes};
 use crate::shard::Shards;
+
+/// Pfns that `observe` tells of between two looks at the bitmap: bounds its memory.
+const OBSERVED_PFNS_MAX: usize = 65_536;
 
 /// Follows one guest's p2m.
 #[derive(Debug)]
@@ -148,17 +152,22 @@ impl Tracker {
         self.scan(ports, true)?;
         let mut from = 0;
         loop {
-            let mut taken = self.resend.take(usize::MAX, from);
-            if taken.pages().is_empty() {
+            let mut taken = self.resend.take(OBSERVED_PFNS_MAX, from);
+            let owed = taken.pages().to_vec();
+            (0..owed.len()).for_each(|index| taken.pay(index));
+            from = taken.next();
+            drop(taken);
+            if owed.is_empty() {
                 break;
             }
-            for index in 0..taken.pages().len() {
-                let owed = taken.pages()[index];
-                each(owed.pfn, owed.causes);
+            for Owed { pfn, causes } in owed {
+                each(pfn, causes);
                 self.report.pages.accepted += 1;
-                taken.pay(index);
+                // A frame of the p2m may be found under another pfn, as when its page is sent.
+                if let Some(mfn) = named_frame(self.shadow.entry(pfn), self.width) {
+                    self.frame_named(ports, mfn);
+                }
             }
-            from = taken.next();
         }
         self.end_round()
     }

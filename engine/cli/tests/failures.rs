@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Files and arguments of no use, and outputs that take nothing: one line, and a status.
+//! Not here: verdicts (`replay`).
+//! Units: exit status as in the program's `failure`.
+//! Threads: each run is a process.
+//! Source: own.
+
+mod run;
+
+use std::fs;
+use std::path::Path;
+
+use run::{ended, path, program, rounds, run, trace, write};
+
+/// Both commands that read a recording refuse the file with one line.
+fn refused(file: &Path, words: &str) {
+    for command in [&["replay", "--json"][..], &["inspect"], &["inspect", "--pfn", "0"]] {
+        let ended = run(command, file);
+        assert_eq!((ended.status, ended.err.lines().count()), (2, 1), "{}", ended.err);
+        let start = format!("p2mtrack: {}: ", file.display());
+        assert!(
+            ended.err.starts_with(&start) && ended.err.contains(words),
+            "{words}: {}",
+            ended.err
+        );
+    }
+}
+
+#[test]
+fn cut_and_spoilt_files_are_refused_with_their_byte() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("file");
+    let whole = fs::read(trace("balloon-256")).expect("reads");
+    fs::write(&file, &whole[..whole.len() - 1]).expect("writes");
+    refused(&file, &format!("byte {}: ", whole.len() - 24));
+    fs::write(&file, &whole[..20]).expect("writes");
+    refused(&file, "byte 16: block header needs 24 bytes, 4 are left");
+    let mut spoilt = whole.clone();
+    spoilt[5000] ^= 1;
+    fs::write(&file, &spoilt).expect("writes");
+    refused(&file, "byte ");
+    fs::write(&file, b"").expect("writes");
+    refused(&file, "byte 0: ");
+    fs::write(&file, b"P2MRAW\0\x01abcd").expect("writes");
+    refused(&file, "capture can't be read: byte 8: block header needs 16 bytes, 4 are left");
+    fs::write(&file, b"P2MRAW\0\x01\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0").expect("writes");
+    refused(&file, "capture can't be read: byte ");
+    let capture = fs::read(path("idle-256.p2mraw.xz")).expect("reads");
+    fs::write(&file, &capture[..capture.len() / 2]).expect("writes");
+    refused(&file, "capture can't be read: byte 0: file can't be read or written: ");
+}
+
+#[test]
+fn what_is_no_file_is_refused() {
+    let dir = tempfile::tempdir().expect("directory");
+    refused(dir.path(), "not a regular file");
+    refused(Path::new("/dev/zero"), "not a regular file");
+    refused(&dir.path().join("none"), "No such file");
+}
+
+#[test]
+fn an_engine_that_gives_up_has_a_status_of_its_own() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (meta, mut rounds) = rounds(&trace("idle-256"));
+    rounds[0].after.p2m_vaddr += 8;
+    let file = write(dir.path(), &meta, &rounds);
+    let ended = run(&["replay", "--json"], &file);
+    assert_eq!((ended.status, ended.out.as_str()), (3, ""));
+    let start = format!("p2mtrack: {}: round 0: p2m roots: ", file.display());
+    assert!(ended.err.starts_with(&start), "{}", ended.err);
+    assert_eq!(run(&["inspect"], &file).status, 0, "what was recorded can still be seen");
+}
+
+#[test]
+fn usage_errors_have_status_2() {
+    for words in [
+        &[][..],
+        &["no-such-command"],
+        &["replay"],
+        &["import", "one"],
+        &["replay", "--kernel", "none", "x"],
+        &["replay", "--threads", "0", "x"],
+        &["inspect", "--pfn", "12z", "x"],
+        &["inspect", "--pfn", "-1", "x"],
+    ] {
+        let ended = ended(program().args(words).output().expect("runs"));
+        assert_eq!((ended.status, ended.out.as_str()), (2, ""), "{words:?}");
+        assert!(!ended.err.is_empty());
+    }
+}
+
+#[test]
+fn help_names_every_command_and_option() {
+    let help = |words: &[&str]| {
+        let ended = ended(program().args(words).arg("--help").output().expect("runs"));
+        assert_eq!((ended.status, ended.err.as_str()), (0, ""));
+        ended.out
+    };
+    for command in ["simulate", "import", "replay", "inspect"] {
+        assert!(help(&[]).contains(&format!("\n  {command} ")));
+        assert!(help(&[command]).contains("--json"));
+    }
+    assert!(help(&["replay"]).contains("scalar, wide"));
+}
+
+#[test]
+fn colours_are_for_terminals_and_never_with_no_color() {
+    let replay = |variables: &[(&str, &str)]| {
+        let mut program = program();
+        program.envs(variables.iter().copied());
+        ended(program.args(["replay", "--check"]).arg(trace("balloon-256")).output().expect("runs"))
+            .out
+    };
+    let plain = replay(&[]);
+    assert!(!plain.contains('\x1b'), "a pipe is no terminal");
+    let coloured = replay(&[("CLICOLOR_FORCE", "1")]);
+    assert!(coloured.contains("\x1b["), "a terminal, as far as the program can tell");
+    assert_eq!(replay(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]), plain);
+}
+
+#[test]
+fn words_of_a_recording_are_not_obeyed_by_a_terminal() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (mut meta, rounds) = rounds(&trace("idle-256"));
+    meta.load = "\x1b[2Jbusy\n".into();
+    let file = write(dir.path(), &meta, &rounds);
+    let mut program = program();
+    program.env("CLICOLOR_FORCE", "1").arg("inspect").arg(file);
+    assert!(ended(program.output().expect("runs")).out.contains("\\u{1b}[2Jbusy\\n\n"));
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_error() {
+    for words in [&["replay"][..], &["replay", "--json"], &["inspect"], &["inspect", "--pfn", "1"]]
+    {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output =
+            program().args(words).arg(trace("idle-256")).stdout(writer).output().expect("runs");
+        let ended = ended(output);
+        assert_eq!((ended.status, ended.err.as_str()), (0, ""), "{words:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+    let output =
+        program().arg("replay").arg(trace("idle-256")).stdout(full).output().expect("runs");
+    let ended = ended(output);
+    assert_eq!(ended.status, 2);
+    assert!(ended.err.starts_with("p2mtrack: standard output: No space left"), "{}", ended.err);
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The schema in `docs/json.md` against what the program prints.
+//! Not here: values.
+//! Units: events and their keys.
+//! Threads: each run is a process.
+//! Source: own.
+
+mod run;
+
+use std::fs;
+use std::path::Path;
+
+use run::{objects, path, trace};
+use serde_json::Value;
+
+/// The chapter of a command: two of them have an event of the same name.
+fn chapter<'d>(docs: &'d str, command: &str) -> &'d str {
+    let head = format!("\n## {command}\n");
+    let start = docs.find(&head).unwrap_or_else(|| panic!("no chapter of {command}"));
+    let rest = &docs[start + 1..];
+    rest.find("\n## ").map_or(rest, |end| &rest[..end])
+}
+
+/// The section of an event.
+fn section<'d>(docs: &'d str, event: &str) -> &'d str {
+    let head = format!("\n### `{event}`");
+    let start = docs.find(&head).unwrap_or_else(|| panic!("no section of {event}"));
+    let rest = &docs[start + 1..];
+    rest.find("\n#").map_or(rest, |end| &rest[..end])
+}
+
+fn check(docs: &str, event: &str, object: &Value) {
+    for (key, value) in object.as_object().expect("an object") {
+        assert!(section(docs, event).contains(&format!("`{key}`")), "{event}: no {key}");
+        match (key.as_str(), value) {
+            (
+                "leaves" | "entries" | "structure" | "pages" | "settled" | "doubts" | "phase_us",
+                value,
+            ) if value.is_object() => {
+                check(docs, event, value);
+            }
+            (key, value) if key.starts_with("forms") => check(docs, "forms", value),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn every_key_of_every_event_is_in_the_docs() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/json.md");
+    let docs = fs::read_to_string(file).expect("docs");
+    let dir = tempfile::tempdir().expect("directory");
+    let out = dir.path().join("out");
+    let raw = path("idle-256.p2mraw.xz");
+    let growth = trace("growth-192");
+    let record = ["simulate", "--json", "--guest-size", "16MiB", "--record"];
+    for (command, lines) in [
+        ("simulate", objects(&record, &dir.path().join("run"))),
+        ("import", objects(&["import", "--json", raw.to_str().expect("text")], &out)),
+        ("replay", objects(&["replay", "--json", "--check"], &growth)),
+        ("inspect", objects(&["inspect", "--json"], &growth)),
+        ("inspect --pfn", objects(&["inspect", "--json", "--pfn", "5"], &growth)),
+    ] {
+        for line in &lines {
+            check(chapter(&docs, command), line["event"].as_str().expect("an event"), line);
+        }
+    }
+}

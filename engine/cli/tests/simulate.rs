@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `simulate` as a user runs it: options, JSON, exit status, plain text, recording.
+//! Not here: whether the engine is right (`tests/simulation.rs`).
+//! Units: guests of 16 to 64 MiB.
+//! Threads: each run is a process.
+//! Source: options, keys and status are an interface: `docs/json.md`.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn simulate(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p2mtrack"));
+    command.arg("simulate").args(args).env_remove("NO_COLOR").output().expect("runs")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    text(output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn every_run_ends_with_its_result() {
+    let output =
+        simulate(&["--scenario", "balloon", "--seed", "4", "--guest-size", "32MiB", "--json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let lines = lines(&output);
+    let (last, rounds) = lines.split_last().expect("lines");
+    assert!(rounds.len() >= 2 && rounds.iter().all(|line| line["event"] == "round"));
+    let keys: Vec<_> = last.as_object().expect("an object").keys().map(String::as_str).collect();
+    let interface = "event scenario seed tracker verdict mismatched_pfns leaked_pfns error";
+    assert_eq!(keys[..8], interface.split(' ').collect::<Vec<_>>());
+    assert_eq!((&last["event"], &last["scenario"]), (&"result".into(), &"balloon".into()));
+    assert_eq!((&last["seed"], &last["tracker"]), (&4.into(), &"p2mtrack".into()));
+    assert_eq!((&last["verdict"], &last["error"]), (&"identical".into(), &Value::Null));
+}
+
+#[test]
+fn seeds_include_both_ends_and_scenarios_come_in_order() {
+    let args = ["--scenario", "all", "--seeds", "3..4", "--guest-size", "16MiB", "--json"];
+    let output = simulate(&args);
+    let lines = lines(&output);
+    assert_eq!(lines.len(), 42);
+    assert_eq!((&lines[0]["scenario"], &lines[0]["seed"]), (&"quiet".into(), &3.into()));
+    assert_eq!((&lines[1]["scenario"], &lines[1]["seed"]), (&"quiet".into(), &4.into()));
+    let bad: Vec<_> = lines.iter().filter(|line| line["verdict"] != "identical").collect();
+    assert!(bad.iter().all(|line| line["scenario"] == "hostile" && line["verdict"] == "aborted"));
+    assert_eq!(output.status.code(), Some(if bad.is_empty() { 0 } else { 3 }));
+}
+
+#[test]
+fn the_same_seed_prints_the_same_but_for_times() {
+    let args = ["--scenario", "mixed", "--seed", "9", "--guest-size", "64MiB", "--json"];
+    let timeless = || {
+        let mut lines = lines(&simulate(&args));
+        for line in &mut lines {
+            line.as_object_mut().expect("an object").remove("phase_us");
+        }
+        lines
+    };
+    assert_eq!(timeless(), timeless());
+}
+
+#[test]
+fn a_fault_that_ends_a_run_is_named_and_has_its_status() {
+    let args =
+        ["--scenario", "writes", "--seeds", "1..6", "--guest-size", "16MiB", "--faults", "cancel"];
+    let output = simulate(&[&args[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    let lines = lines(&output);
+    let aborted: Vec<_> = lines.iter().filter(|line| line["verdict"] == "aborted").collect();
+    assert!(!aborted.is_empty());
+    for line in aborted {
+        assert_eq!((&line["fault"], &line["error"]), (&"cancel".into(), &"cancelled".into()));
+        assert_eq!(line["source_unharmed"], true);
+    }
+}
+
+#[test]
+fn text_is_plain_without_a_terminal_and_ends_with_a_verdict() {
+    let output = simulate(&["--scenario", "remus", "--seed", "2", "--guest-size", "16MiB"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = text(&output);
+    assert!(!text.contains('\x1b'), "{text}");
+    assert!(text.contains("Identical. Every page, page table and frame"), "{text}");
+    assert!(text.contains("simulate --scenario remus --seed 2"), "{text}");
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn a_table_sums_up_many_runs() {
+    let output = simulate(&["--scenario", "balloon", "--seeds", "1..5", "--guest-size", "16MiB"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).contains("5 runs: none corrupt, none leaked; 5 identical"));
+}
+
+#[test]
+fn scenarios_are_explained() {
+    let output = simulate(&["--scenario", "list"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = text(&output);
+    let names: Vec<_> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let interface = "quiet writes balloon balloon-same-frame exchange grant-map transfer-in hotplug \
+                     shrink linear-reshape tree-reshape leaf-moved root-swap frame-swap p2m-first \
+                     m2p-first page-tables backend-writes remus hostile mixed";
+    assert_eq!(names, interface.split_whitespace().collect::<Vec<_>>());
+    assert!(text.lines().all(|line| line.split_whitespace().count() > 3));
+}
+
+#[test]
+fn unusable_arguments_are_status_2() {
+    for args in [
+        &["--scenario", "nope"][..],
+        &["--seeds", "5..3"],
+        &["--seeds", "5"],
+        &["--seed", "1", "--seeds", "1..2"],
+        &["--guest-size", "1KiB"],
+        &["--guest-size", "9TiB"],
+        &["--guest-size", "64GB"],
+        &["--width", "16"],
+        &["--p2m", "list"],
+        &["--threads", "0"],
+        &["--faults", "gremlins"],
+        &["--kernel", "fastest"],
+        &["--scenario", "all", "--record", "x"],
+        &["--record", "/nonexistent/x.p2mtrace", "--guest-size", "16MiB"],
+    ] {
+        let output = simulate(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_recorded_run_goes_as_one_that_is_not_and_replays_without_a_miss() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("run.p2mtrace");
+    let path = file.to_str().expect("a path");
+    for (width, p2m) in [("64", "linear"), ("64", "tree"), ("32", "linear"), ("32", "tree")] {
+        let args = ["--scenario", "mixed", "--guest-size", "64MiB", "--json", "--width", width];
+        let args = [&args[..], &["--p2m", p2m]].concat();
+        let (plain, recorded) =
+            (simulate(&args), simulate(&[&args[..], &["--record", path]].concat()));
+        assert_eq!(lines(&plain).last(), lines(&recorded).last());
+        let replay = Command::new(env!("CARGO_BIN_EXE_p2mtrack"))
+            .args(["replay", "--check", "--json", path])
+            .output()
+            .expect("runs");
+        assert_eq!(replay.status.code(), Some(0));
+        let lines = lines(&replay);
+        let last = lines.last().expect("a result");
+        assert_eq!(last["missed"], 0);
+        assert!(last["entries_changed"].as_u64() > Some(0));
+    }
+}
