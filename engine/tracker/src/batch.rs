@@ -5,13 +5,13 @@
 //! Threads: the caller's.
 //! Source: `docs/design.md`, laws 3 (debt) and 5 (the shadow is what was sent).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::cause::{Cause, CauseSet};
 use crate::doubt::Doubt;
 use crate::error::Error;
-use crate::frame::{Entry, FrameType, Mfn, Pfn, Width};
+use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use crate::migration::{Migration, Waiting};
 use crate::port::{Answer, Deferral, MapFault, Page, Ports, QUERY_FRAMES_MAX};
 use crate::report::{PageCounts, RoundReport};
@@ -107,15 +107,24 @@ impl Migration {
                 suspended,
                 named: RefCell::default(),
                 cleared: RefCell::default(),
+                unsure: Cell::new(false),
             };
             let pages: Vec<_> = flights.iter().map(|flight| flight.page).collect();
             let mut answers = Vec::with_capacity(pages.len());
-            ports.transport.send(&pages, &view, &mut answers).map_err(Error::port("transport"))?;
+            let sent = ports.transport.send(&pages, &view, &mut answers);
+            let unsure = view.unsure.get();
             let (named, cleared) = (view.named.into_inner(), view.cleared.into_inner());
             books.note_tables(&pages, named, cleared);
+            sent.map_err(Error::port("transport"))?;
             // A transport that says too little has said nothing about the rest.
             answers.resize_with(pages.len(), || Answer::Deferred(Deferral::Unacknowledged));
             for (flight, answer) in flights.into_iter().zip(answers) {
+                let answer = match answer {
+                    Answer::Deferred(Deferral::Table(_)) if unsure => {
+                        Answer::Deferred(Deferral::QueryFailed)
+                    }
+                    answer => answer,
+                };
                 books.write_down(&mut taken, flight, answer);
             }
         }
@@ -140,7 +149,7 @@ impl Migration {
     /// A table was sent that names `mfn` as `pfn`, but `pfn` was not accepted under it.
     fn follow_named(&mut self, mfn: Mfn, pfn: Pfn) {
         let width = self.tracker.layout.width();
-        if is_frame(self.tracker.shadow.entry(pfn).claim(width), mfn) {
+        if self.tracker.shadow.entry(pfn).claim(width) == Claim::Frame(mfn) {
             return; // it was, in the same batch
         }
         // A receiver that localises tables on arrival has made a frame for it.
@@ -207,6 +216,10 @@ impl Books<'_> {
         for (index, outcome) in outcomes.iter().enumerate() {
             let Owed { pfn, causes } = taken.pages()[index];
             match *outcome {
+                // The whole leaf waits, holes and all: it stays in the bitmap, which costs nothing.
+                Outcome::Wait(Deferral::LeafUnmapped) => {
+                    self.report.pages.deferred_doubt += u64::from(hold);
+                }
                 Outcome::Wait(reason) => {
                     self.wait(pfn, reason, causes);
                     taken.pay(index);
@@ -257,9 +270,7 @@ impl Books<'_> {
         let Flight { index, page: Page { pfn, mfn, entry, kind }, stale, alias } = flight;
         match answer {
             Answer::Accepted => {
-                if self.shadow.entry(pfn) != entry {
-                    self.follow.arrived.push((pfn, mfn));
-                }
+                self.follow.arrived.push((pfn, mfn));
                 self.remember(pfn, entry);
                 self.sent.accepted(pfn, kind.is_table(), stale);
                 self.report.pages.accepted += 1;

@@ -71,6 +71,11 @@ pub struct Doubts {
 }
 
 impl Doubts {
+    /// Forgets what a round noted that did not end.
+    pub fn begin_round(&mut self) {
+        self.marked = Default::default();
+    }
+
     /// Notes one doubt in this round.
     pub fn mark(&mut self, doubt: Doubt) {
         self.marked[doubt as usize] += 1;

@@ -11,19 +11,27 @@ use crate::migration::Migration;
 
 /// The entry under which each pfn was last accepted, written down a second time.
 #[derive(Debug, Default)]
-pub(crate) struct Accepted(Vec<Entry>);
+pub(crate) struct Accepted {
+    entries: Vec<Entry>,
+    machine_frames: u64,
+}
 
 impl Accepted {
+    /// Tells the machine's size: beyond it an entry names nothing.
+    pub(crate) const fn on_a_machine_of(&mut self, frames: u64) {
+        self.machine_frames = frames;
+    }
+
     pub(crate) fn note(&mut self, pfn: Pfn, entry: Entry) {
         let index = pfn.0 as usize;
-        if index >= self.0.len() {
-            self.0.resize(index + 1, Entry::INVALID);
+        if index >= self.entries.len() {
+            self.entries.resize(index + 1, Entry::INVALID);
         }
-        self.0[index] = entry;
+        self.entries[index] = entry;
     }
 
     fn of(&self, pfn: Pfn) -> Entry {
-        self.0.get(pfn.0 as usize).copied().unwrap_or(Entry::INVALID)
+        self.entries.get(pfn.0 as usize).copied().unwrap_or(Entry::INVALID)
     }
 }
 
@@ -35,14 +43,15 @@ impl Migration {
     pub(crate) fn check_invariant(&mut self) {
         let layout = &self.tracker.layout;
         let width = layout.width();
-        self.accepted.0.truncate(layout.pfns() as usize); // what fell away starts anew
+        let machine_frames = self.accepted.machine_frames;
+        self.accepted.entries.truncate(layout.pfns() as usize); // what fell away starts anew
         for pfn in (0..layout.pfns()).map(Pfn) {
             let (shadow, accepted) = (self.tracker.shadow.entry(pfn), self.accepted.of(pfn));
             if shadow == accepted || self.is_owed(pfn) {
                 continue;
             }
             // A leaf that names nothing and is listed often is remembered whole.
-            let nothing = |entry: Entry| names_nothing(entry.claim(width), u64::MAX);
+            let nothing = |entry: Entry| names_nothing(entry.claim(width), machine_frames);
             let whole = nothing(shadow) && nothing(accepted);
             assert!(whole, "law 5: {pfn} is not owed, shadow {shadow:?}, accepted {accepted:?}");
         }

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::doubt::Doubt;
 use crate::error::{EntryCause, Error, StructureCause};
 use crate::frame::{Entry, FrameType, LeafIndex, Mfn, Pfn};
-use crate::port::{Deferral, FrameList, Phase, Ports, QUERY_FRAMES_MAX};
+use crate::port::{Deferral, FrameList, P2mSource, Phase, Ports, QUERY_FRAMES_MAX};
 use crate::report::{RoundReport, Stage};
 use crate::resolve::named_frame;
 use crate::shadow::ShadowBytes;
@@ -57,6 +57,7 @@ pub struct Migration {
     #[cfg(debug_assertions)]
     pub(crate) accepted: crate::invariant::Accepted,
     state: State,
+    log_on: bool,
     previous: Option<RoundReport>,
 }
 
@@ -77,6 +78,7 @@ impl Migration {
             #[cfg(debug_assertions)]
             accepted: crate::invariant::Accepted::default(),
             state: State::Live,
+            log_on: true,
             previous: None,
         })
     }
@@ -89,11 +91,13 @@ impl Migration {
     pub fn round(&mut self, ports: &mut Ports<'_>) -> Result<RoundReport, Error> {
         self.expect_live("round")?;
         self.tracker.begin_round(Stage::Live);
+        #[cfg(debug_assertions)]
+        self.accepted.on_a_machine_of(ports.m2p.frames());
         self.owe_again(ports)?;
         self.tracker.scan(ports, false)?;
+        self.tracker.report.pages.owed = self.owed();
         if !self.tracker.report.blind {
             phase(ports, Phase::Send, |ports| {
-                self.tracker.report.pages.owed = self.owed();
                 self.watch_moves(ports);
                 self.tell_frame_list(ports)?;
                 self.sweep(ports)
@@ -108,23 +112,21 @@ impl Migration {
     /// Any of [`Error`]; the destination's last consistent point is then still the one before.
     pub fn checkpoint(&mut self, ports: &mut Ports<'_>) -> Result<RoundReport, Error> {
         self.expect_live("checkpoint")?;
-        let report = self.settle(ports, Stage::Checkpoint)?;
-        // A guest that resumes rewrites its lists and resets its generation: equal numbers prove nothing.
-        self.tracker.distrust_structure();
-        Ok(report)
+        self.settle(ports, Stage::Checkpoint)
     }
 
-    /// The final round of a suspended guest. Log-dirty is off and every mapping given back when it
-    /// returns well.
+    /// The final round of a suspended guest. Every mapping is given back when it returns well, and
+    /// log-dirty is off, unless the report says that it could not be: then [`Migration::cancel`] tries again.
     ///
     /// # Errors
     /// Any of [`Error`]; call [`Migration::cancel`] then, and let the source guest run on.
     pub fn finish(&mut self, ports: &mut Ports<'_>) -> Result<RoundReport, Error> {
         self.expect_live("finish")?;
-        let report = self.settle(ports, Stage::Final)?;
+        let mut report = self.settle(ports, Stage::Final)?;
         self.state = State::Finished;
         self.tracker.release(ports.p2m);
-        ports.log_dirty.disable().map_err(Error::port("log-dirty"))?;
+        // The destination is complete: an error now would bring the source back to life beside it.
+        report.log_left_on = self.switch_off(ports).is_err();
         Ok(report)
     }
 
@@ -134,11 +136,18 @@ impl Migration {
     /// Log-dirty can't be switched off; everything else is given back all the same.
     pub fn cancel(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         self.tracker.release(ports.p2m);
-        if self.state != State::Live {
-            return Ok(());
+        if self.state == State::Live {
+            self.state = State::Cancelled;
         }
-        ports.log_dirty.disable().map_err(Error::port("log-dirty"))?;
-        self.state = State::Cancelled;
+        self.switch_off(ports)
+    }
+
+    /// Switches log-dirty off, if that was not done yet.
+    fn switch_off(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        if self.log_on {
+            ports.log_dirty.disable().map_err(Error::port("log-dirty"))?;
+            self.log_on = false;
+        }
         Ok(())
     }
 
@@ -299,6 +308,11 @@ impl Migration {
     fn follow_fallen(&mut self, ports: &mut Ports<'_>) {
         let width = ports.p2m.width();
         let fallen = std::mem::take(&mut self.tracker.fallen);
+        for (pfn, _) in &fallen {
+            self.cleared.remove(pfn);
+            #[cfg(debug_assertions)]
+            self.accepted.note(*pfn, Entry::INVALID);
+        }
         let departed: Vec<_> = fallen
             .into_iter()
             .filter_map(|(pfn, entry)| Some((pfn, named_frame(entry, width)?)))
@@ -340,6 +354,14 @@ impl Migration {
     // --- the consistent point ----------------------------------------------------------------
 
     fn settle(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<RoundReport, Error> {
+        let report = self.settle_round(ports, stage);
+        // A guest that resumes rewrites its lists and resets its generation: equal numbers prove
+        // nothing. It may resume after an error, too.
+        self.tracker.distrust_structure();
+        report
+    }
+
+    fn settle_round(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<RoundReport, Error> {
         self.tracker.begin_round(stage);
         self.owe_again(ports)?;
         self.owe_unlogged(ports)?;
@@ -349,10 +371,12 @@ impl Migration {
             self.settle_pages(ports)
         })?;
         phase(ports, Phase::Settle, |ports| {
-            self.expect_named_leaves()?;
+            self.expect_named_leaves(ports.p2m)?;
             self.tell_frame_list(ports)?;
-            self.say_gone(ports)?;
-            ports.transport.consistent().map_err(Error::port("transport"))
+            let gone = self.say_gone(ports)?;
+            ports.transport.consistent().map_err(Error::port("transport"))?;
+            self.tracker.sent.given_back(&gone); // not before the other side has it
+            Ok(())
         })?;
         let settled = &mut self.tracker.report.settled;
         settled.foreign = self.tracker.sent.foreign_pfns();
@@ -406,9 +430,9 @@ impl Migration {
     }
 
     /// The receiver fills in the leaves by their pfns: each must have one.
-    fn expect_named_leaves(&self) -> Result<(), Error> {
+    fn expect_named_leaves(&self, p2m: &dyn P2mSource) -> Result<(), Error> {
         let layout = &self.tracker.layout;
-        match layout.first_unnamed() {
+        match layout.first_unnamed(p2m) {
             None => Ok(()),
             Some((LeafIndex(leaf), mfn)) => Err(Error::Structure {
                 level: 0,
@@ -419,13 +443,13 @@ impl Migration {
         }
     }
 
-    fn say_gone(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
-        for pfns in self.tracker.sent.gone().chunks(GONE_PFNS_MAX) {
+    fn say_gone(&mut self, ports: &mut Ports<'_>) -> Result<Vec<Pfn>, Error> {
+        let gone = self.tracker.sent.gone();
+        for pfns in gone.chunks(GONE_PFNS_MAX) {
             ports.transport.gone(pfns).map_err(Error::port("transport"))?;
-            self.tracker.sent.given_back(pfns);
             self.tracker.report.settled.gone += pfns.len() as u64;
         }
-        Ok(())
+        Ok(gone)
     }
 
     fn end_round(&mut self) -> Result<RoundReport, Error> {

@@ -208,7 +208,8 @@ pub struct FrameList<'a> {
     pub width: Width,
     /// Pfns that the p2m covers.
     pub pfn_count: u64,
-    /// For each leaf in order the pfn of its frame; `None` where the p2m has no leaf.
+    /// For each leaf in order the pfn of its frame; `None` where the p2m has no leaf, and, while the guest
+    /// runs, where its frame has no pfn just then.
     pub leaves: &'a [Option<Pfn>],
 }
 

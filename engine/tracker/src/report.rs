@@ -193,6 +193,8 @@ pub struct RoundReport {
     pub doubts: [u64; Doubt::ALL.len()],
     /// The structure could not be followed: nothing was compared or sent.
     pub blind: bool,
+    /// The migration is complete, but log-dirty could not be switched off at the source.
+    pub log_left_on: bool,
     /// Pfns newly owed in this round for each page accepted in the round before: the dirty rate in
     /// the engine's own unit of time. Below 1 the migration converges. `None` in the first round.
     pub dirty_rate: Option<f64>,

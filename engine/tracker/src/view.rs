@@ -5,13 +5,13 @@
 //! Threads: the caller's; a view lives for one batch.
 //! Source: the round trip `p2m[m2p[mfn]] = mfn` of `xen-save-path.md` 2.4; policy `foreign_pte` of the outcome table.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use crate::config::ForeignPtePolicy;
-use crate::frame::{FrameType, Mfn, Pfn, Width};
+use crate::frame::{Claim, FrameType, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::port::{FrameTypes, M2p, P2mSource};
-use crate::resolve::{is_frame, names};
+use crate::resolve::names;
 use crate::shadow::Shadow;
 use crate::table::{Resolved, TableView};
 
@@ -28,6 +28,8 @@ pub(crate) struct View<'a> {
     pub(crate) named: RefCell<Vec<(Mfn, Pfn)>>,
     /// Frames of other domains whose PTEs were made not present: table and frame.
     pub(crate) cleared: RefCell<Vec<(Pfn, Mfn)>>,
+    /// A query failed: no table fault of this batch is a verdict.
+    pub(crate) unsure: Cell<bool>,
 }
 
 impl View<'_> {
@@ -39,6 +41,7 @@ impl View<'_> {
         let mut kind = [FrameType::Data];
         let known = mfn.0 < self.m2p.frames();
         if known && self.types.borrow_mut().query(&[mfn], &mut kind).is_err() {
+            self.unsure.set(true);
             return Resolved::Unresolved;
         }
         if known && kind[0] != FrameType::NotOwned {
@@ -65,7 +68,7 @@ impl TableView for View<'_> {
             None => self.owner(table, mfn),
             Some(pfn) => {
                 let sent = self.shadow.entry(pfn).claim(self.layout.width());
-                if !is_frame(sent, mfn) {
+                if sent != Claim::Frame(mfn) {
                     self.named.borrow_mut().push((mfn, pfn));
                 }
                 Resolved::Pfn(pfn)

@@ -118,6 +118,7 @@ pub(super) fn round(config: &SimConfig, report: &RoundReport, phases: &[(&str, u
         },
         "doubts": doubts,
         "blind": report.blind,
+        "log_left_on": report.log_left_on,
         "dirty_rate": report.dirty_rate,
         "shrinking": report.shrinking,
         "phase_us": phase_us,

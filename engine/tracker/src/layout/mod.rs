@@ -14,11 +14,12 @@ use std::collections::{BTreeSet, HashMap};
 pub(crate) use shape::{Kind, Shape};
 
 pub(crate) use holders::{Holders, Part};
-pub(crate) use walk::{NO_LEAF, TableCopies, Walk, Walked, names_nothing};
+pub(crate) use walk::{LEAF_REACH, NO_LEAF, TableCopies, Walk, Walked, names_nothing};
 
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
 use crate::port::{M2p, MapFault, MapSlot, P2mSource};
+use crate::resolve::names;
 
 /// A distinct leaf frame in tracked positions.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +64,16 @@ pub(crate) struct Layout {
     /// Positions that the guest's count of pfns makes, within reach; the last may have no leaf.
     listed_leaves: u64,
     frames: HashMap<Mfn, LeafFrame>,
+    /// Tracked positions of frames that have more than one.
+    shared: HashMap<Mfn, Vec<LeafIndex>>,
+    /// How often the positions past the tracked ones list a frame.
+    tail: HashMap<Mfn, u64>,
     tracked: u64,
     pfns: u64,
     pfn_count: u64,
     pub(crate) holders: Holders,
     pub(crate) copies: TableCopies,
+    watched: BTreeSet<Mfn>,
     /// The frame list differs from the one last told.
     pub(crate) list_changed: bool,
 }
@@ -83,11 +89,14 @@ impl Layout {
             leaves: Vec::new(),
             listed_leaves: 0,
             frames: HashMap::new(),
+            shared: HashMap::new(),
+            tail: HashMap::new(),
             tracked: 0,
             pfns: 0,
             pfn_count: 0,
             holders: Holders::default(),
             copies: HashMap::new(),
+            watched: BTreeSet::new(),
             list_changed: false,
         }
     }
@@ -169,19 +178,25 @@ impl Layout {
         match self.frames.get(&mfn) {
             None => Vec::new(),
             Some(frame) if frame.positions == 1 => vec![frame.first],
-            Some(_) => (0..self.tracked)
-                .filter(|&position| self.leaves[position as usize] == mfn)
-                .map(LeafIndex)
-                .collect(),
+            Some(_) => self.shared.get(&mfn).cloned().unwrap_or_default(),
         }
     }
 
     /// Listed positions of a leaf frame, tracked or not.
     pub(crate) fn listed(&self, mfn: Mfn) -> u64 {
-        match self.frames.get(&mfn) {
-            Some(frame) if frame.positions == 1 && self.leaves.len() as u64 == self.tracked => 1,
-            _ => self.leaves.iter().filter(|&&leaf| leaf == mfn).count() as u64,
-        }
+        let tracked = self.frames.get(&mfn).map_or(0, |frame| frame.positions);
+        tracked + self.tail.get(&mfn).copied().unwrap_or(0)
+    }
+
+    /// Whether the last walk went by what this leaf says.
+    pub(crate) fn is_watched(&self, mfn: Mfn) -> bool {
+        self.watched.contains(&mfn)
+    }
+
+    /// Copies that no log-dirty bit can refute: of a walk that was not taken over.
+    pub(crate) fn drop_unwatched_copies(&mut self) {
+        let holders = &self.holders;
+        self.copies.retain(|&(level, mfn), _| holders.knows(Part::Table(level, mfn)));
     }
 
     /// The part that a frame is of the p2m, if it is one: a leaf, or the upper frames of that number.
@@ -212,6 +227,7 @@ impl Layout {
         self.pfns = pfn_count.min(walked.tracked << self.width.entry_bits());
         self.copies.retain(|key, _| walked.tables.contains(key));
         let parts = walked.parts();
+        self.watched = std::mem::take(&mut walked.watched);
         self.leaves = walked.leaves;
         self.reframe(p2m);
         self.rehold(&parts, m2p, holder_limit);
@@ -254,9 +270,24 @@ impl Layout {
             });
             frame.positions += 1;
         }
+        self.index_shared();
         let mut slots: Vec<_> = old.values().filter_map(|frame| frame.map.ok()).collect();
         slots.sort_by_key(|slot| slot.0);
         p2m.unmap(&slots);
+    }
+
+    fn index_shared(&mut self) {
+        self.shared.clear();
+        self.tail.clear();
+        let (tracked, tail) = self.leaves.split_at(self.tracked as usize);
+        for (position, mfn) in (0..).map(LeafIndex).zip(tracked) {
+            if self.frames.get(mfn).is_some_and(|frame| frame.positions > 1) {
+                self.shared.entry(*mfn).or_default().push(position);
+            }
+        }
+        for &mfn in tail.iter().filter(|&&mfn| mfn != NO_LEAF) {
+            *self.tail.entry(mfn).or_default() += 1;
+        }
     }
 
     fn rehold(&mut self, parts: &BTreeSet<Part>, m2p: &dyn M2p, limit: u64) {
@@ -308,10 +339,15 @@ impl Layout {
         self.frames.iter().filter_map(fault).min_by_key(|found| found.0)
     }
 
-    /// The first tracked position whose leaf no pfn holds.
-    pub(crate) fn first_unnamed(&self) -> Option<(LeafIndex, Mfn)> {
-        let leaf = self.holders.blind().find(|part| matches!(part, Part::Leaf(_)))?.mfn();
-        Some((self.first_position(leaf)?, leaf))
+    /// The first tracked position whose leaf is not that of the pfn which the frame list says. One look
+    /// for each distinct leaf.
+    pub(crate) fn first_unnamed(&self, p2m: &dyn P2mSource) -> Option<(LeafIndex, Mfn)> {
+        let named = |mfn: Mfn| {
+            let holder = self.holders.of(Part::Leaf(mfn));
+            holder.is_some_and(|pfn| names(self, p2m, pfn, mfn))
+        };
+        let frames = self.frames.iter().filter(|&(&mfn, _)| !named(mfn));
+        frames.map(|(&mfn, frame)| (frame.first, mfn)).min()
     }
 
     /// The first tracked position that lists a leaf frame.

@@ -14,6 +14,9 @@ use crate::frame::{Claim, LeafIndex, Mfn};
 use crate::leaf::Leaf;
 use crate::port::{M2p, P2mSource};
 
+/// Positions of reach for each distinct leaf: an honest p2m is dense but for holes that share leaves.
+pub(crate) const LEAF_REACH: u64 = 8;
+
 /// A position without a leaf.
 pub(crate) const NO_LEAF: Mfn = Mfn(u64::MAX);
 
@@ -47,6 +50,9 @@ pub(crate) struct Walk<'a> {
     domain_frames: u64,
     reach: u64,
     found: Walked,
+    /// Leaves listed so far, each once; and those listed more than once.
+    seen: HashSet<Mfn>,
+    shared: HashSet<Mfn>,
     barren_tables: HashMap<(u8, Mfn), bool>,
     barren_leaves: HashMap<Mfn, bool>,
 }
@@ -78,6 +84,8 @@ impl<'a> Walk<'a> {
             domain_frames,
             reach,
             found,
+            seen: HashSet::new(),
+            shared: HashSet::new(),
             barren_tables: HashMap::new(),
             barren_leaves: HashMap::new(),
         }
@@ -120,7 +128,7 @@ impl<'a> Walk<'a> {
                 }
                 Slot::Frame(leaf) if level == 1 => self.list(position, leaf)?,
                 Slot::Frame(table) => {
-                    if position < self.reach || !self.is_barren(level - 1, table, position)? {
+                    if position < self.reach() || !self.is_barren(level - 1, table, position)? {
                         self.descend(level - 1, table, start, pages)?;
                     }
                 }
@@ -131,37 +139,39 @@ impl<'a> Walk<'a> {
 
     /// Notes the leaf at a position.
     fn list(&mut self, position: u64, leaf: Mfn) -> Result<(), Error> {
-        if position >= self.reach {
+        if position >= self.reach() {
             if self.is_barren_leaf(leaf, position)? {
                 return Ok(());
             }
             return Err(Error::Reach {
                 pfn: self.shape.width.first_pfn(LeafIndex(position)),
-                limit: self.reach << self.shape.width.entry_bits(),
+                limit: self.reach() << self.shape.width.entry_bits(),
                 domain_frames: self.domain_frames,
             });
         }
         let leaves = &mut self.found.leaves;
         leaves.resize(leaves.len().max(position as usize + 1), NO_LEAF);
         leaves[position as usize] = leaf;
+        if !self.seen.insert(leaf) {
+            self.shared.insert(leaf);
+        }
         Ok(())
+    }
+
+    /// Positions that may be listed: as many as the domain's size justifies, or in proportion to the
+    /// distinct leaves that were found below.
+    fn reach(&self) -> u64 {
+        self.reach.max(LEAF_REACH * self.seen.len() as u64)
     }
 
     /// Cuts the tail that lists nothing, or shared leaves without frames, off the tracked positions.
     fn trim(&mut self) -> Result<(), Error> {
         let leaves = std::mem::take(&mut self.found.leaves);
-        let mut seen = HashSet::new();
-        let mut shared = HashSet::new();
-        for &leaf in &leaves {
-            if !seen.insert(leaf) {
-                shared.insert(leaf);
-            }
-        }
         let mut tracked = leaves.len();
         while tracked > 0 {
             let leaf = leaves[tracked - 1];
             let cut = leaf == NO_LEAF
-                || shared.contains(&leaf) && self.is_barren_leaf(leaf, tracked as u64 - 1)?;
+                || self.shared.contains(&leaf) && self.is_barren_leaf(leaf, tracked as u64 - 1)?;
             if !cut {
                 break;
             }

@@ -20,9 +20,12 @@ impl Tracker {
             // A frame may have come back since the last round: then, or now, the offer was there.
             let offers = ports.unlogged.accepts_transfer();
             let offers = offers.map_err(Error::port("unlogged writers"))?;
-            self.transfers = (offers, self.transfers.0);
+            let keep = self.structure_is_open(); // of a round that failed before it compared
+            let (now, before) = self.transfers;
+            self.transfers = (offers || keep && now, now || keep && before);
             let frames = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
-            self.domain_frames = self.domain_frames.max(frames);
+            // Whatever a port answers: no domain holds more frames than the machine has.
+            self.domain_frames = self.domain_frames.max(frames.min(ports.m2p.frames()));
             ports.p2m.roots().map_err(Error::port("p2m source"))
         })?;
         if self.rounds > 0 || self.roots.is_some() {
@@ -50,19 +53,21 @@ impl Tracker {
     pub(super) fn clean(&mut self, ports: &mut Ports<'_>, roots: &Roots) -> Result<(), Error> {
         let span = self.span(roots);
         self.log.reset(span);
-        let mut lost = false;
-        let read = match ports.log_dirty.clean(&mut self.log) {
-            Ok(read) => read.min(span),
-            Err(error) => {
-                // Some errors are sticky until log-dirty is switched off; either way its marks are
-                // not to be trusted any more. What was read before the error still counts.
-                lost = true;
-                self.log_error = Some(error);
-                ports.log_dirty.disable().map_err(Error::port("log-dirty"))?;
-                ports.log_dirty.enable().map_err(Error::port("log-dirty"))?;
-                0
+        let mut read = 0;
+        if !self.log_broken {
+            match ports.log_dirty.clean(&mut self.log) {
+                Ok(pfns) => read = pfns.min(span),
+                Err(error) => (self.log_error, self.log_broken) = (Some(error), true),
             }
-        };
+        }
+        let lost = self.log_broken;
+        if lost {
+            // Broken until it is on again, in whatever round that works; off may have worked before.
+            let off = ports.log_dirty.disable();
+            let on = ports.log_dirty.enable();
+            on.map_err(|on| Error::port("log-dirty")(off.err().unwrap_or(on)))?;
+            self.log_broken = false;
+        }
         self.report.log_dirty_pfns = self.log.count();
         self.resend.mark_words(0, self.log.words(), Cause::LogDirty);
         // Upper frames lead to everything else and are few: the m2p is asked for each. A blind part's
@@ -72,7 +77,7 @@ impl Tracker {
         }
         let mut parts = self.layout.holders.dirty(&self.log);
         if read < span {
-            self.resend.mark_range(read..span, Cause::Doubt);
+            self.owe_doubtful(read..span);
             // What was not read may be dirty: so may every part of the p2m there.
             let unread = |part: &Part| self.layout.holders.of(*part).is_some_and(|p| p.0 >= read);
             parts.extend(self.layout.holders.all().filter(unread));
@@ -97,7 +102,7 @@ impl Tracker {
                 }
                 Part::Leaf(mfn) => {
                     let positions = self.layout.positions(mfn);
-                    if positions.is_empty() {
+                    if positions.is_empty() || self.layout.is_watched(mfn) {
                         // Relied on by the walk, tracked nowhere.
                         self.evidence.dirty += 1;
                     }

@@ -19,13 +19,16 @@ use crate::leaf::Leaf;
 use crate::port::Ports;
 use crate::report::LeafCounts;
 
+/// Tries to map the leaves of a guest that stands still: hypervisors have transient failures.
+const MAPS_SUSPENDED: u32 = 8;
 /// Leaves compared between two gatherings of results: bounds their memory.
 const LEAVES_CHUNK: usize = 16_384;
 
 impl Tracker {
     /// Maps what is not mapped. A leaf that can't be: all its pfns are owed.
     pub(super) fn map(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
-        if self.layout.map(ports.p2m) == 0 || !self.report.stage.is_suspended() {
+        let tries = if self.report.stage.is_suspended() { MAPS_SUSPENDED } else { 1 };
+        if (0..tries).any(|_| self.layout.map(ports.p2m) == 0) || tries == 1 {
             return Ok(());
         }
         match self.layout.first_unmapped() {

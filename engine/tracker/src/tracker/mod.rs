@@ -56,6 +56,8 @@ pub struct Tracker {
     log: PfnBitmap,
     /// Why log-dirty was lost the last time.
     log_error: Option<PortError>,
+    /// Log-dirty failed and is not yet on again.
+    log_broken: bool,
     /// Whether the guest offers to take frames by transfer: in this round, and in the one before.
     transfers: (bool, bool),
     rounds: u64,
@@ -84,6 +86,7 @@ impl Tracker {
             domain_frames: 0,
             log: PfnBitmap::default(),
             log_error: None,
+            log_broken: false,
             transfers: (false, false),
             rounds: 0,
             config,
@@ -150,6 +153,7 @@ impl Tracker {
     ) -> Result<RoundReport, Error> {
         self.begin_round(Stage::Live);
         self.scan(ports, true)?;
+        self.fallen.clear(); // nothing was sent that could name them
         let mut from = 0;
         loop {
             let mut taken = self.resend.take(OBSERVED_PFNS_MAX, from);
@@ -178,6 +182,7 @@ impl Tracker {
     }
 
     pub(crate) fn begin_round(&mut self, stage: Stage) {
+        self.doubts.begin_round();
         self.report = RoundReport {
             round: self.rounds,
             stage,

@@ -11,13 +11,15 @@ use crate::config::Rewalk;
 use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::evidence::Evidence;
-use crate::frame::{Entry, Mfn, Pfn};
-use crate::layout::{Changes, Kind, Part, Shape, Walk, Walked};
+use crate::frame::{Entry, LeafIndex, Mfn, Pfn};
+use crate::layout::{Changes, Kind, LEAF_REACH, Part, Shape, Walk, Walked};
 use crate::port::{Phase, Ports, QUERY_FRAMES_MAX, Roots};
 use crate::resolve::named_frame;
 
 /// Pfns that any guest may reach, however small it is: 512 GiB, a log-dirty bitmap of 16 MiB.
 const REACH_PFNS_MIN: u64 = 1 << 27;
+/// Pfns of reach for each frame that the domain holds: a guest ballooned down to a sixteenth.
+const FRAME_REACH: u64 = 16;
 /// Walks in one live round before its instability is a doubt.
 const WALKS_LIVE: u32 = 8;
 /// Reads of the roots while their generation is odd, before a walk is tried all the same.
@@ -45,9 +47,15 @@ impl Tracker {
         self.evidence.forced |= self.config.rewalk == Rewalk::EveryRound;
     }
 
+    /// How far the p2m may reach: what any guest may, what the domain's size justifies, and what the
+    /// leaves that it was found to have justify.
     pub(super) fn reach_pfns(&self) -> u64 {
-        let leaves = self.domain_frames.min(u64::MAX >> self.width.entry_bits());
-        REACH_PFNS_MIN.max(leaves << self.width.entry_bits())
+        let by_leaves = (LEAF_REACH * self.layout.distinct()) << self.width.entry_bits();
+        self.reach_without_leaves().max(by_leaves)
+    }
+
+    fn reach_without_leaves(&self) -> u64 {
+        REACH_PFNS_MIN.max(FRAME_REACH.saturating_mul(self.domain_frames))
     }
 
     /// Follows structure and entries until nothing new turns up.
@@ -99,7 +107,8 @@ impl Tracker {
         match part {
             Part::Leaf(mfn) => {
                 let positions = self.layout.positions(mfn);
-                self.evidence.entries += u64::from(positions.is_empty());
+                let relied_on = positions.is_empty() || self.layout.is_watched(mfn);
+                self.evidence.entries += u64::from(relied_on);
                 for leaf in positions {
                     self.pend(leaf, Cause::Structure);
                 }
@@ -157,6 +166,7 @@ impl Tracker {
     pub(super) fn walk(&mut self, ports: &mut Ports<'_>) -> Result<bool, Error> {
         let suspended = self.report.stage.is_suspended();
         self.evidence.report(&mut self.report.structure);
+        self.layout.drop_unwatched_copies();
         if self.evidence.forced {
             self.layout.copies.clear();
         }
@@ -177,7 +187,6 @@ impl Tracker {
                         break;
                     }
                 }
-                Err(error @ Error::Reach { .. }) => return Err(error),
                 Err(error) => found = Some(Err(error)),
             }
         }
@@ -218,7 +227,7 @@ impl Tracker {
     ) -> Result<Walked, Error> {
         self.report.structure.walks += 1;
         let shape = Shape::new(self.width, roots, ports.m2p.frames())?;
-        let reach = self.width.leaves(self.reach_pfns());
+        let reach = self.width.leaves(self.reach_without_leaves());
         let copies = &mut self.layout.copies;
         let frames = self.domain_frames;
         Walk::new(ports.p2m, ports.m2p, copies, shape, roots.pfn_count, frames, reach).run()
@@ -241,10 +250,24 @@ impl Tracker {
         Ok(())
     }
 
+    /// Owes a range that something is not known of. Where the shadow has no frame there is no page to
+    /// doubt, and entries are compared whatever else is known.
+    pub(super) fn owe_doubtful(&mut self, pfns: std::ops::Range<u64>) {
+        let leaves = self.width.leaf_of(Pfn(pfns.start)).0..self.width.leaves(pfns.end);
+        for leaf in (leaves.start..leaves.end.min(self.layout.tracked())).map(LeafIndex) {
+            if self.shadow.is_hole(leaf) {
+                continue;
+            }
+            let first = self.width.first_pfn(leaf).0;
+            let last = first + self.width.entries() as u64;
+            self.resend.mark_range(first.max(pfns.start)..last.min(pfns.end), Cause::Doubt);
+        }
+    }
+
     /// Everything is owed.
     pub(super) fn doubt_all(&mut self, doubt: Doubt) {
         self.doubts.mark(doubt);
-        self.resend.mark_range(0..self.layout.pfns(), Cause::Doubt);
+        self.owe_doubtful(0..self.layout.pfns());
     }
 
     pub(super) fn take_over(&mut self, ports: &mut Ports<'_>, walked: Walked, roots: &Roots) {

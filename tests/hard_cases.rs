@@ -1,0 +1,732 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Hard cases: sequences that a hostile reading of the engine found, each once a loss, a leak or a lie.
+//! Not here: the rows and branches that the design names (`changes`, `outcomes`), the laws (`laws`).
+//! Units: pfns of the hand-driven guest in `rig`.
+//! Threads: one.
+//! Source: a review against `docs/design.md`; ports that fail on demand are in `Bent`.
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::config::{Config, ForeignPtePolicy};
+use p2mtrack::error::{EntryCause, Error, StructureCause};
+use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
+use p2mtrack::guest::GuestLeaf;
+use p2mtrack::leaf::Leaf;
+use p2mtrack::migration::Migration;
+use p2mtrack::port::*;
+use p2mtrack::report::RoundReport;
+use p2mtrack::table::TableView;
+use p2mtrack_tests::rig::{At, BASE, Frame, Got, HOLES, OWN, Rig};
+use std::collections::BTreeMap;
+
+fn round(rig: &Rig, m: &mut Migration) -> RoundReport {
+    rig.with(|ports| m.round(ports)).expect("a live round")
+}
+fn finish(rig: &Rig, m: &mut Migration) -> RoundReport {
+    let report = rig.with(|ports| m.finish(ports)).expect("completes");
+    rig.machine().assert_identical();
+    report
+}
+fn copied(rig: Rig) -> (Rig, Migration) {
+    let mut m = rig.start(Config::default());
+    round(&rig, &mut m);
+    (rig, m)
+}
+
+/// The rig with ports that fail on demand.
+struct Bent {
+    rig: Rig,
+    clean: bool,
+    disable: bool,
+    enable: bool,
+    unmappable: bool,
+    frames: Option<u64>,
+    fail_after_delivery: bool,
+    unconfirmed: bool,
+    point: Option<BTreeMap<u64, Got>>,
+}
+impl Bent {
+    fn new(rig: &Rig) -> Self {
+        Self {
+            rig: rig.clone(),
+            clean: false,
+            disable: false,
+            enable: false,
+            unmappable: false,
+            frames: None,
+            fail_after_delivery: false,
+            unconfirmed: false,
+            point: None,
+        }
+    }
+}
+struct BentLog<'a>(&'a mut Bent);
+impl LogDirty for BentLog<'_> {
+    fn enable(&mut self) -> Result<(), PortError> {
+        if std::mem::take(&mut self.0.enable) {
+            return Err("enable".into());
+        }
+        self.0.rig.clone().enable()
+    }
+    fn disable(&mut self) -> Result<(), PortError> {
+        if std::mem::take(&mut self.0.disable) {
+            return Err("disable".into());
+        }
+        self.0.rig.clone().disable()
+    }
+    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+        let read = self.0.rig.clone().clean(into)?;
+        // EFAULT at the end: the log was copied out and wiped, then the call failed.
+        if std::mem::take(&mut self.0.clean) {
+            return Err("efault".into());
+        }
+        Ok(read)
+    }
+}
+struct BentP2m {
+    rig: Rig,
+    unmappable: bool,
+    frames: Option<u64>,
+}
+impl P2mSource for BentP2m {
+    fn width(&self) -> Width {
+        self.rig.width()
+    }
+    fn domain_frames(&mut self) -> Result<u64, PortError> {
+        self.frames.map_or_else(|| self.rig.domain_frames(), Ok)
+    }
+    fn roots(&mut self) -> Result<Roots, PortError> {
+        self.rig.roots()
+    }
+    fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
+        self.rig.read(mfn, into)
+    }
+    fn map(&mut self, f: &[Mfn], a: &mut Vec<Result<MapSlot, MapFault>>) {
+        if self.unmappable {
+            a.resize(f.len(), Err(MapFault::Errno(12)))
+        } else {
+            self.rig.map(f, a)
+        }
+    }
+    fn unmap(&mut self, slots: &[MapSlot]) {
+        self.rig.unmap(slots)
+    }
+    fn live(&self, slot: MapSlot) -> GuestLeaf<'_> {
+        self.rig.live(slot)
+    }
+}
+struct BentTransport {
+    rig: Rig,
+    fail: bool,
+    unconfirmed: bool,
+    point: Option<BTreeMap<u64, Got>>,
+}
+impl Transport for BentTransport {
+    fn send(
+        &mut self,
+        p: &[Page],
+        v: &dyn TableView,
+        a: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        self.rig.send(p, v, a)?;
+        if std::mem::take(&mut self.fail) { Err("cut off after delivery".into()) } else { Ok(()) }
+    }
+    fn frame_list(&mut self, l: FrameList<'_>) -> Result<(), PortError> {
+        self.rig.frame_list(l)
+    }
+    fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        self.rig.gone(pfns)
+    }
+    fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
+        self.rig.returned(into)
+    }
+    fn consistent(&mut self) -> Result<(), PortError> {
+        if std::mem::take(&mut self.unconfirmed) {
+            // The other side threw the unfinished checkpoint away, and said so.
+            let mut m = self.rig.machine();
+            let point = self.point.clone().expect("a point");
+            let lost: Vec<_> = m
+                .received
+                .iter()
+                .filter(|(k, v)| point.get(k) != Some(v))
+                .map(|(k, _)| *k)
+                .chain(point.keys().copied())
+                .collect();
+            m.returned.extend(lost);
+            m.received = point;
+            return Err("not confirmed".into());
+        }
+        self.rig.consistent()
+    }
+}
+impl Bent {
+    fn with<T>(&mut self, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
+        let c = self.rig.clone();
+        let mut types = self.rig.clone();
+        let mut unlogged = self.rig.clone();
+        let mut p2m =
+            BentP2m { rig: self.rig.clone(), unmappable: self.unmappable, frames: self.frames };
+        let mut transport = BentTransport {
+            rig: self.rig.clone(),
+            fail: self.fail_after_delivery,
+            unconfirmed: self.unconfirmed,
+            point: self.point.clone(),
+        };
+        call(&mut Ports {
+            log_dirty: &mut BentLog(self),
+            p2m: &mut p2m,
+            m2p: &c,
+            types: &mut types,
+            unlogged: &mut unlogged,
+            transport: &mut transport,
+            observer: &mut (),
+        })
+    }
+}
+
+#[test]
+fn a_failed_clean_and_a_failed_disable_lose_the_log() {
+    let (rig, mut m) = copied(Rig::tree());
+    rig.machine().write(9, 0x99);
+    rig.machine().balloon_in(HOLES + 1, 7);
+    let mut bent = Bent::new(&rig);
+    (bent.clean, bent.disable) = (true, true);
+    let _ = bent.with(|p| m.round(p));
+    round(&rig, &mut m); // "the round may be repeated"
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn a_failed_clean_and_a_failed_enable_leave_the_log_off() {
+    let (rig, mut m) = copied(Rig::tree());
+    let mut bent = Bent::new(&rig);
+    (bent.clean, bent.enable) = (true, true);
+    bent.with(|p| m.round(p)).expect_err("enable failed");
+    let again = rig.with(|p| m.round(p));
+    rig.machine().write(9, 0x99);
+    if again.is_ok() {
+        finish(&rig, &mut m);
+    }
+}
+
+#[test]
+fn a_leaf_renamed_and_renamed_back_is_followed() {
+    for rig in [Rig::tree(), Rig::linear()] {
+        let (rig, mut m) = copied(rig);
+        let (a, b) = (OWN + 1, HOLES + 3);
+        let leaf = rig.machine().leaf(512);
+        {
+            let g = &mut *rig.machine();
+            g.set_entry(b, Entry(leaf));
+            g.machphys(leaf, b);
+        }
+        round(&rig, &mut m); // holder: b
+        rig.machine().set_entry(b, Entry::INVALID);
+        round(&rig, &mut m);
+        rig.machine().machphys(leaf, a); // undone: marks a, whose entry is what it always was
+        round(&rig, &mut m);
+        rig.machine().balloon_out(650); // written in the leaf, marked under a
+        round(&rig, &mut m);
+        finish(&rig, &mut m);
+    }
+}
+#[test]
+fn a_leaf_renamed_and_renamed_back_is_told() {
+    let (rig, mut m) = copied(Rig::tree());
+    let (a, b) = (OWN + 1, HOLES + 3);
+    let leaf = rig.machine().leaf(512);
+    rig.machine().set_entry(b, Entry(leaf));
+    rig.machine().machphys(leaf, b);
+    round(&rig, &mut m);
+    rig.machine().set_entry(b, Entry::INVALID);
+    round(&rig, &mut m);
+    rig.machine().machphys(leaf, a);
+    round(&rig, &mut m);
+    finish(&rig, &mut m);
+    assert_eq!(rig.machine().list[1], Some(Pfn(a)));
+}
+
+#[test]
+fn a_frame_renamed_and_renamed_back_reaches_the_tables() {
+    let (rig, mut m) = copied(Rig::tree());
+    let (a, b) = (600, HOLES + 3);
+    let f = rig.machine().entry(a).0;
+    {
+        let g = &mut *rig.machine();
+        g.set_entry(b, Entry(f));
+        g.machphys(f, b);
+        g.make_table(20, b); // normalised to b
+    }
+    round(&rig, &mut m);
+    rig.machine().set_entry(b, Entry::INVALID);
+    round(&rig, &mut m);
+    rig.machine().machphys(f, a);
+    round(&rig, &mut m);
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn copies_of_a_walk_that_was_not_taken_over_are_not_trusted() {
+    let (rig, mut m) = copied(Rig::tree());
+    {
+        let g = &mut *rig.machine();
+        let top = g.roots.frame_list_list;
+        let mid = g.peek(top, 0);
+        let mid_two = g.copy_words(mid, HOLES + 1);
+        g.set_entry(HOLES + 1, Entry(mid_two));
+        g.poke(top, 0, mid_two);
+        g.on(At::Read, |g| g.errors.push(At::Roots)); // the roots can't be read after the walk
+    }
+    rig.with(|p| m.round(p)).expect_err("roots can't be read");
+    {
+        let g = &mut *rig.machine();
+        let leaf = g.copy_words(g.leaf(512), HOLES + 2);
+        g.set_entry(HOLES + 2, Entry(leaf));
+        g.poke(leaf, 88, u64::MAX);
+        g.set_leaf(1, leaf); // written in mid_two
+        g.release(BASE + 600);
+    }
+    round(&rig, &mut m);
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn copies_of_a_blind_walk_are_not_trusted() {
+    let rig = Rig::tree();
+    rig.machine().roots.pfn_count = (1 << 18) + 512;
+    let (rig, mut m) = copied(rig);
+    {
+        let g = &mut *rig.machine();
+        let top = g.roots.frame_list_list;
+        let mid = g.peek(top, 0);
+        let mid_two = g.copy_words(mid, HOLES + 1);
+        g.set_entry(HOLES + 1, Entry(mid_two));
+        g.poke(top, 0, mid_two);
+        g.poke(top, 1, 0x3abc); // a mid that is not there yet
+    }
+    assert!(round(&rig, &mut m).blind);
+    {
+        let g = &mut *rig.machine();
+        let leaf = g.copy_words(g.leaf(512), HOLES + 2);
+        g.set_entry(HOLES + 2, Entry(leaf));
+        g.set_leaf(1, leaf);
+        g.release(BASE + 600);
+        let new = g.populate(600);
+        g.set_entry(600, Entry(new)); // in the new leaf
+        g.write_frame(new, 0x6000);
+        let top = g.roots.frame_list_list;
+        g.poke(top, 1, u64::MAX);
+        g.roots.pfn_count = 1536;
+    }
+    assert!(!round(&rig, &mut m).blind);
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn an_offer_survives_rounds_that_failed() {
+    let (rig, mut m) = copied(Rig::tree());
+    {
+        let g = &mut *rig.machine();
+        g.accepts = true;
+        g.set_entry(9, Entry::INVALID);
+        g.set_entry(9, Entry(BASE + 9));
+        g.frame(BASE + 9).content = 0xd0;
+    }
+    for _ in 0..2 {
+        rig.machine().on(At::Clean, |g| g.errors.push(At::Roots));
+        rig.with(|p| m.round(p)).expect_err("roots can't be read");
+        rig.machine().accepts = false;
+    }
+    round(&rig, &mut m);
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn a_leaf_whose_pfn_does_not_name_it_back_is_a_named_error() {
+    let (rig, mut m) = copied(Rig::tree());
+    {
+        let g = &mut *rig.machine();
+        let leaf = g.leaf(512);
+        g.machphys(leaf, 9); // pfn 9 has another frame, by p2m and m2p
+        g.set_entry(OWN + 1, Entry::INVALID);
+    }
+    let done = rig.with(|p| m.finish(p));
+    let g = rig.machine();
+    assert!(
+        matches!(done, Err(Error::Structure { cause: StructureCause::Unnamed, .. })),
+        "completed, list {:?}, but pfn 9 is {:?}",
+        g.list,
+        g.entry(9)
+    );
+}
+
+#[test]
+fn each_leaf_without_a_pfn_is_found() {
+    let rig = Rig::tree();
+    let low = BASE + 5;
+    {
+        let g = &mut *rig.machine();
+        g.roots.pfn_count = 5 * 512;
+        g.frame(low).words = Some(std::sync::Arc::new(std::array::from_fn(|_| u64::MAX.into())));
+        g.set_leaf(3, low);
+        g.set_leaf(4, low); // a shared tail without frames: not tracked
+    }
+    let (rig, mut m) = copied(rig);
+    {
+        let g = &mut *rig.machine();
+        g.frame(low).m2p = None;
+        let leaf = g.leaf(512);
+        g.frame(leaf).m2p = None;
+        g.log.insert(OWN + 1);
+        g.log.insert(5);
+        let mid = g.peek(g.roots.frame_list_list, 0);
+        g.poke(mid, 7, u64::MAX);
+        let e = g.entry(OWN + 1);
+        g.set_entry(OWN + 1, Entry::INVALID);
+        g.set_entry(5, Entry::INVALID);
+        let _ = e;
+    }
+    let done = rig.with(|p| m.finish(p));
+    assert!(
+        matches!(done, Err(Error::Structure { cause: StructureCause::Unnamed, .. })),
+        "completed, list {:?}",
+        rig.machine().list
+    );
+}
+
+#[test]
+fn a_write_to_a_tail_leaf_that_is_tracked_elsewhere_calls_for_a_walk() {
+    let rig = Rig::tree();
+    {
+        let g = &mut *rig.machine();
+        g.roots.pfn_count = 7 * 512;
+        let w = g.copy_words(g.leaf(0), HOLES + 1);
+        g.set_entry(HOLES + 1, Entry(w));
+        for slot in 0..512 {
+            g.poke(w, slot, u64::MAX);
+        }
+        let last = g.copy_words(g.leaf(0), HOLES + 2);
+        g.set_entry(HOLES + 2, Entry(last));
+        for slot in 0..512 {
+            g.poke(last, slot, u64::MAX);
+        }
+        for p in [3, 5, 6] {
+            g.set_leaf(p, w);
+        }
+        g.set_leaf(4, last);
+        g.balloon_in(4 * 512 + 1, 4);
+    }
+    let mut m = rig.start(Config::default());
+    let r = round(&rig, &mut m);
+    assert_eq!(r.leaves.tracked, 5);
+    let f = {
+        let g = &mut *rig.machine();
+        let f = g.populate(6 * 512 + 7);
+        g.set_entry(6 * 512 + 7, Entry(f)); // written in the shared leaf
+        g.write_frame(f, 0x6006);
+        f
+    };
+    let r = rig.with(|p| m.finish(p));
+    let g = rig.machine();
+    let at: Vec<_> =
+        g.received.iter().filter(|(_, v)| **v == Got::Content(0x6006)).map(|x| *x.0).collect();
+    assert!(
+        matches!(r, Err(Error::Entry { cause: EntryCause::Alias(_), .. })),
+        "completed: frame {f:#x}, m2p {:#x}, arrived at {at:x?}; {r:?}",
+        6 * 512 + 7
+    );
+}
+
+#[test]
+fn gone_is_said_again_if_the_point_was_not_confirmed() {
+    let (rig, mut m) = copied(Rig::tree());
+    rig.with(|p| m.checkpoint(p)).expect("a checkpoint");
+    let mut bent = Bent::new(&rig);
+    bent.point = Some(rig.machine().received.clone());
+    rig.machine().balloon_out(9);
+    bent.unconfirmed = true;
+    bent.with(|p| m.checkpoint(p)).expect_err("not confirmed");
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn cancel_switches_the_log_off_also_after_a_failed_finish() {
+    let (rig, mut m) = copied(Rig::tree());
+    let mut bent = Bent::new(&rig);
+    bent.disable = true;
+    // The destination is complete: an error would bring the source back to life beside it.
+    assert!(bent.with(|p| m.finish(p)).expect("completes").log_left_on);
+    assert!(rig.machine().log_on && rig.machine().maps.is_empty());
+    rig.with(|p| m.cancel(p)).expect("cancels");
+    assert!(!rig.machine().log_on);
+}
+
+#[test]
+fn a_failed_cancel_is_not_live() {
+    let (rig, mut m) = copied(Rig::tree());
+    let mut bent = Bent::new(&rig);
+    bent.disable = true;
+    bent.with(|p| m.cancel(p)).expect_err("disable failed");
+    rig.machine().write(9, 1);
+    if rig.with(|p| m.finish(p)).is_ok() {
+        rig.machine().assert_identical();
+    }
+}
+
+#[test]
+fn what_a_table_named_in_a_failed_send_is_given_back() {
+    let (rig, mut m) = copied(Rig::tree());
+    {
+        let g = &mut *rig.machine();
+        g.make_table(20, 21);
+    }
+    round(&rig, &mut m);
+    {
+        let g = &mut *rig.machine();
+        g.balloon_in(HOLES + 4, 1);
+        let t = g.entry(20).0;
+        let f = g.entry(HOLES + 4).0;
+        g.poke(t, 3, f << 12 | 0x67);
+        // The new page itself waits: its m2p is amid an update when it is looked at, not when the table is.
+        g.frame(f).m2p = None;
+        g.log = [20, OWN + 2].into();
+        let x = HOLES + 4;
+        g.on(At::Send, move |g| {
+            // the leaf's page goes first
+            g.on(At::Send, move |g| g.frame(f).m2p = Some(x));
+        });
+    }
+    let mut bent = Bent::new(&rig);
+    bent.fail_after_delivery = false;
+    // two sends in this round: data, then the table. Fail the second by a planted wrapper.
+    struct Second(u32, Rig);
+    impl Transport for Second {
+        fn send(
+            &mut self,
+            p: &[Page],
+            v: &dyn TableView,
+            a: &mut Vec<Answer>,
+        ) -> Result<(), PortError> {
+            self.1.send(p, v, a)?;
+            self.0 += 1;
+            if self.0 == 2 { Err("cut off after delivery".into()) } else { Ok(()) }
+        }
+        fn frame_list(&mut self, l: FrameList<'_>) -> Result<(), PortError> {
+            self.1.frame_list(l)
+        }
+        fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+            self.1.gone(pfns)
+        }
+        fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
+            self.1.returned(into)
+        }
+        fn consistent(&mut self) -> Result<(), PortError> {
+            self.1.consistent()
+        }
+    }
+    let (mut a, mut b, c, mut d, mut e, mut f) =
+        (rig.clone(), rig.clone(), rig.clone(), rig.clone(), rig.clone(), Second(0, rig.clone()));
+    m.round(&mut Ports {
+        log_dirty: &mut a,
+        p2m: &mut b,
+        m2p: &c,
+        types: &mut d,
+        unlogged: &mut e,
+        transport: &mut f,
+        observer: &mut (),
+    })
+    .expect_err("cut off");
+    let Got::Table(t) = rig.machine().received[&20].clone() else { panic!() };
+    assert_eq!(t[3] >> 12, HOLES + 4, "the receiver has a table that names it");
+    {
+        let g = &mut *rig.machine();
+        let t = g.entry(20).0;
+        g.poke(t, 3, 0);
+        g.balloon_out(HOLES + 4);
+    }
+    finish(&rig, &mut m);
+    assert!(rig.machine().said_gone.contains(&(HOLES + 4)), "leaks at the destination");
+}
+
+#[test]
+fn a_pfn_under_a_foreign_tag_that_a_table_named_is_given_back() {
+    let (rig, mut m) = copied(Rig::tree());
+    let (x, y) = (HOLES + 4, HOLES + 5);
+    let f = {
+        let g = &mut *rig.machine();
+        g.balloon_in(y, 1);
+        let f = g.entry(y).0;
+        g.set_entry(x, Entry::foreign(Width::W64, Mfn(f))); // granted to itself
+        g.make_table(20, 21);
+        f
+    };
+    round(&rig, &mut m);
+    {
+        let g = &mut *rig.machine();
+        let t = g.entry(20).0;
+        g.poke(t, 3, f << 12 | 0x67);
+        g.on(At::Send, move |g| g.machphys(f, x));
+    }
+    round(&rig, &mut m);
+    let Got::Table(t) = rig.machine().received[&20].clone() else { panic!() };
+    assert_eq!(t[3] >> 12, x);
+    {
+        let g = &mut *rig.machine();
+        let t = g.entry(20).0;
+        g.poke(t, 3, 0);
+        g.set_entry(x, Entry::INVALID);
+        g.machphys(f, y);
+    }
+    finish(&rig, &mut m);
+    assert!(rig.machine().said_gone.contains(&x), "leaks at the destination");
+}
+
+#[test]
+fn leaves_that_can_not_be_mapped_for_a_moment_are_a_doubt_and_no_crowd() {
+    let rig = Rig::tree();
+    {
+        let g = &mut *rig.machine();
+        g.roots.pfn_count = 200 * 512;
+        // Ballooned down: 200 leaves, few frames.
+        for p in 3..200 {
+            let pfn = HOLES + p as u64;
+            let leaf = g.copy_words(g.leaf(0), pfn);
+            g.set_entry(pfn, Entry(leaf));
+            for slot in 0..512 {
+                g.poke(leaf, slot, u64::MAX);
+            }
+            g.set_leaf(p, leaf);
+        }
+    }
+    let mut m = rig.start(Config::default());
+    let mut bent = Bent::new(&rig);
+    bent.unmappable = true;
+    let first = bent.with(|p| m.round(p));
+    assert!(first.is_ok(), "{}", first.unwrap_err());
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn garbage_in_a_shared_leaf_does_not_panic() {
+    let rig = Rig::tree();
+    {
+        let g = &mut *rig.machine();
+        let w = g.copy_words(g.leaf(0), HOLES + 9);
+        g.set_entry(HOLES + 9, Entry(w));
+        for slot in 0..512 {
+            g.poke(w, slot, 1 << 40);
+        }
+        for p in 3..6 {
+            g.set_leaf(p, w);
+        }
+        let last = g.copy_words(g.leaf(1024), HOLES + 10);
+        g.set_entry(HOLES + 10, Entry(last));
+        g.set_leaf(6, last);
+        for slot in 0..512 {
+            g.poke(last, slot, u64::MAX);
+        }
+        g.roots.pfn_count = 7 * 512;
+    }
+    let mut m = rig.start(Config::default());
+    round(&rig, &mut m);
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn one_failed_query_in_the_final_round_is_no_verdict() {
+    let rig = Rig::tree();
+    let mut m = rig.start(Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() });
+    round(&rig, &mut m);
+    {
+        let g = &mut *rig.machine();
+        let mfn = 0x3000;
+        g.frames.insert(
+            mfn,
+            Frame { owned: false, m2p: Some(30), kind: FrameType::Data, content: 1, words: None },
+        );
+        g.make_table(20, 21);
+        let t = g.entry(20).0;
+        g.poke(t, 7, mfn << 12 | 0x67);
+        g.log = [20].into();
+        g.on(At::Send, |g| g.errors.push(At::Query));
+    }
+    let r = rig.with(|p| m.finish(p));
+    assert!(r.is_ok(), "{}", r.unwrap_err());
+}
+
+#[test]
+fn a_blind_round_does_not_say_that_it_shrinks() {
+    let (rig, mut m) = copied(Rig::tree());
+    rig.machine().write(9, 9);
+    let count = std::mem::take(&mut rig.machine().roots.pfn_count);
+    let r = round(&rig, &mut m);
+    assert!(r.blind);
+    assert_ne!(r.shrinking, Some(true), "owed {} left {}", r.pages.owed, r.pages.left);
+    rig.machine().roots.pfn_count = count;
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn shrink_and_regrowth_in_one_round() {
+    let (rig, mut m) = copied(Rig::tree());
+    {
+        let g = &mut *rig.machine();
+        g.roots.pfn_count = 1100;
+        // The page of leaf 1 moves: an entry of the p2m's own pfn changes, which calls for a second walk.
+        let old = g.leaf(512);
+        let new = g.copy_words(old, OWN + 1);
+        g.set_leaf(1, new);
+        g.set_entry(OWN + 1, Entry(new));
+        g.release(old);
+        g.on(At::Live, |g| {
+            g.roots.pfn_count = 1536;
+            let mfn = BASE + 1200;
+            let leaf = g.leaf(1200);
+            g.poke(leaf, 1200 % 512, u64::MAX);
+            g.release(mfn);
+        });
+    }
+    round(&rig, &mut m);
+    round(&rig, &mut m);
+    finish(&rig, &mut m);
+}
+
+#[test]
+fn report_doubts_of_a_failed_round_are_not_counted_in_the_next() {
+    let (rig, mut m) = copied(Rig::tree());
+    rig.machine().short = Some(100);
+    rig.machine().errors.push(At::Send);
+    rig.with(|p| m.round(p)).expect_err("send");
+    let r = round(&rig, &mut m);
+    assert_eq!(r.doubts[0], 0, "no short bitmap in this round");
+}
+
+#[test]
+fn report_entries_of_a_failed_round_are_not_counted_again() {
+    let (rig, mut m) = copied(Rig::tree());
+    rig.machine().balloon_out(9);
+    rig.machine().errors.push(At::Send);
+    rig.with(|p| m.round(p)).expect_err("send");
+    rig.machine().log.insert(OWN);
+    assert_eq!(round(&rig, &mut m).entries.unmapped, 0, "counted in the round that failed");
+}
+
+#[test]
+fn report_cleared_ptes_of_a_table_that_fell_away() {
+    let rig = Rig::tree();
+    let mut m = rig.start(Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() });
+    round(&rig, &mut m);
+    {
+        let g = &mut *rig.machine();
+        g.frames.insert(
+            0x3000,
+            Frame { owned: false, m2p: Some(30), kind: FrameType::Data, content: 1, words: None },
+        );
+        g.make_table(1200, 21);
+        let t = g.entry(1200).0;
+        g.poke(t, 7, 0x3000 << 12 | 0x67);
+    }
+    rig.with(|p| m.checkpoint(p)).expect("a checkpoint");
+    rig.machine().roots.pfn_count = 1100;
+    let r = rig.with(|p| m.finish(p)).expect("completes");
+    assert_eq!((r.settled.cleared_ptes, m.cleared_ptes().count()), (0, 0));
+}
