@@ -461,6 +461,29 @@ fn cancel_switches_the_log_off_also_after_a_failed_finish() {
 }
 
 #[test]
+fn a_table_that_names_a_frame_which_lost_its_pfn_is_a_named_error() {
+    for rig in [Rig::tree(), Rig::linear()] {
+        rig.machine().make_table(20, 21);
+        let (rig, mut m) = copied(rig);
+        // The frame stays the domain's and in the m2p; nobody touches the table.
+        rig.machine().set_entry(21, Entry::INVALID);
+        round(&rig, &mut m);
+        let error = rig.with(|ports| m.finish(ports)).expect_err("named");
+        assert!(matches!(error, Error::Table { pfn: Pfn(20), .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_frame_without_a_pfn_puts_the_tables_in_doubt_once() {
+    let (rig, mut m) = copied(Rig::tree());
+    rig.machine().make_table(20, 21);
+    rig.machine().set_entry(30, Entry::INVALID); // amid being ballooned out
+    let point = |m: &mut Migration| rig.with(|ports| m.checkpoint(ports)).expect("a checkpoint");
+    assert_eq!(point(&mut m).pages.tables, 2);
+    assert_eq!(point(&mut m).pages.tables, 0);
+}
+
+#[test]
 fn a_failed_cancel_is_not_live() {
     let (rig, mut m) = copied(Rig::tree());
     let mut bent = Bent::new(&rig);

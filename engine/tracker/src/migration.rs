@@ -405,7 +405,12 @@ impl Migration {
             }
             self.owe_again(ports)?;
             if self.owed() == 0 && !self.tracker.structure_is_open() {
-                return Ok(());
+                self.watch_moves(ports);
+                if !self.tracker.sent.vouch() {
+                    return Ok(());
+                }
+                self.tracker.sent.doubt_tables();
+                self.owe_tables();
             }
         }
         Err(self.unsettled())

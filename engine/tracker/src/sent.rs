@@ -25,9 +25,17 @@ pub(crate) struct Sent {
     stale: PfnBitmap,
     /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not yet)
     /// shows it: the last pfn that the frame was known by.
-    witness: BTreeMap<Mfn, Pfn>,
+    witness: BTreeMap<Mfn, Witness>,
     /// A frame moved: every table is in doubt.
     tables_doubt: bool,
+}
+
+/// Where a frame was known to be.
+#[derive(Clone, Copy, Debug)]
+struct Witness {
+    pfn: Pfn,
+    /// Every table was normalised again since: none names the frame.
+    vouched: bool,
 }
 
 impl Sent {
@@ -83,13 +91,21 @@ impl Sent {
 
     /// `frame` was found under `pfn`. Returns whether it was known by another pfn before.
     pub(crate) fn arrived(&mut self, frame: Mfn, pfn: Pfn) -> bool {
-        self.witness.remove(&frame).is_some_and(|before| before != pfn)
+        self.witness.remove(&frame).is_some_and(|before| before.pfn != pfn)
     }
 
     /// `frame` is no longer (or not yet) what the shadow holds for `pfn`, but a table may name it so.
     /// Returns whether it was known by another pfn before.
     pub(crate) fn witness(&mut self, frame: Mfn, pfn: Pfn) -> bool {
-        self.witness.insert(frame, pfn).is_some_and(|before| before != pfn)
+        let witness = Witness { pfn, vouched: false };
+        self.witness.insert(frame, witness).is_some_and(|before| before.pfn != pfn)
+    }
+
+    /// The guest stands still, and some frames of the domain are no pfn's: a table that was sent before
+    /// they lost theirs may still name them. Returns whether that has to be looked at.
+    pub(crate) fn vouch(&mut self) -> bool {
+        let unvouched = self.witness.values_mut().filter(|witness| !witness.vouched);
+        unvouched.map(|witness| witness.vouched = true).count() > 0
     }
 
     /// The frames that are watched for a move.
@@ -174,6 +190,7 @@ mod tests {
         sent.witness(Mfn(5), Pfn(1));
         assert!(!sent.arrived(Mfn(5), Pfn(1)));
         sent.witness(Mfn(6), Pfn(1));
+        assert!(sent.vouch() && !sent.vouch());
         sent.forget(Mfn(6));
         assert!(!sent.arrived(Mfn(6), Pfn(2)));
     }
