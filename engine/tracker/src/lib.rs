@@ -1,5 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! p2mtrack: dirty tracking for the live migration of Xen PV guests that change their p2m while they run.
+//!
+//! A guest's p2m (pfn -> mfn) is its own: it balloons, exchanges and maps frames, grows, and reshapes the p2m itself
+//! while it is migrated. This crate says which pfns must be sent again, under which entry, and why; it decides what a
+//! pfn without a frame means, and when a migration has to end with an error instead. It does no I/O, keeps no clock
+//! and knows no hypervisor: its caller steps it and lends it the [`port`]s.
+//!
+//! ```text
+//! log-dirty --take--> bitmap --+--> dirty pfns --------------------------------------> resend bitmap
+//!                              +--> leaves --shards--> live leaf against shadow -----> resend bitmap (mask OR)
+//!                              +--> upper frames --> walk --> re-pointed leaves --> shards
+//! resend bitmap --take (debt)--> batches --> p2m, m2p, type --+--> transport --accepted--> shadow, debt paid
+//!                                                             +--> deferred --> next round
+//! ```
+//!
+//! A migration is a [`migration::Migration`]: `start`, `round` as often as wanted, `checkpoint` or `finish` once the
+//! guest is suspended, `cancel` at any point. Who only wants to know what changes takes a [`tracker::Tracker`] and
+//! calls `observe`.
+//!
+//! Units: frames of 4 KiB everywhere; pfns and mfns are [`frame::Pfn`] and [`frame::Mfn`] and can't be mixed.
+//! Unsafe code is confined to [`guest`], which reads live guest memory.
 
 pub mod bitmap;
 pub mod cause;
