@@ -36,7 +36,7 @@ const SCENARIO_GUEST_BYTES: u64 = 256 << 20;
 /// The smallest guest: its own tables and a few pages to play with.
 const GUEST_BYTES_MIN: u64 = 16 << 20;
 /// The largest guest.
-const GUEST_BYTES_MAX: u64 = 512 << 30;
+const GUEST_BYTES_MAX: u64 = 256 << 30;
 
 /// A run was corrupt or leaked, or harmed its source.
 const EXIT_WRONG: u8 = VERDICT;
@@ -129,7 +129,7 @@ impl SimulateArgs {
         let default = if self.scenario.is_some() { SCENARIO_GUEST_BYTES } else { SHOW_GUEST_BYTES };
         let bytes = self.guest_size.unwrap_or(default);
         if !(GUEST_BYTES_MIN..=GUEST_BYTES_MAX).contains(&bytes) {
-            return Err("--guest-size is from 16MiB to 512GiB".to_owned());
+            return Err("--guest-size is from 16MiB to 256GiB".to_owned());
         }
         Ok(bytes)
     }
