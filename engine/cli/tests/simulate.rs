@@ -116,6 +116,7 @@ fn unusable_arguments_are_status_2() {
         &["--scenario", "nope"][..],
         &["--seeds", "5..3"],
         &["--seeds", "5"],
+        &["--seeds", "0..18446744073709551615"],
         &["--seed", "1", "--seeds", "1..2"],
         &["--guest-size", "1KiB"],
         &["--guest-size", "9TiB"],

@@ -35,6 +35,8 @@ const SHOW_GUEST_BYTES: u64 = 64 << 30;
 const SCENARIO_GUEST_BYTES: u64 = 256 << 20;
 /// The smallest guest: its own tables and a few pages to play with.
 const GUEST_BYTES_MIN: u64 = 16 << 20;
+/// Runs of one command.
+const RUNS_MAX: u64 = 10_000_000;
 /// The largest guest.
 const GUEST_BYTES_MAX: u64 = 256 << 30;
 
@@ -147,7 +149,11 @@ impl SimulateArgs {
             P2mName::Linear => P2mKind::Linear,
             P2mName::Tree => P2mKind::Tree,
         });
-        let count = (scenarios.len() as u64).saturating_mul(seeds.end() - seeds.start() + 1);
+        let count = (seeds.end() - seeds.start()).saturating_add(1);
+        let count = count.saturating_mul(scenarios.len() as u64);
+        if count > RUNS_MAX {
+            return Err(format!("{count} runs are too many for one command: at most {RUNS_MAX}"));
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.threads.map_or(if count == 1 { cores } else { 1 }, usize::from);
         Ok(scenarios
