@@ -8,9 +8,8 @@
 use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
-use p2mtrack_synthetic::run::{Ending, Run, migrate};
+use p2mtrack_synthetic::run::{Ending, Run, migrate, migrate_all};
 use p2mtrack_synthetic::{Fault, FaultSet, P2mKind, Scenario, SimConfig, Verdict};
-use rayon::prelude::*;
 
 const IDENTICAL: Ending = Ending::Judged(Verdict::Identical);
 
@@ -42,7 +41,7 @@ fn engine(config: &SimConfig) -> Config {
 }
 
 fn run_all(configs: &[SimConfig]) -> Vec<(SimConfig, Run)> {
-    configs.par_iter().map(|c| (c.clone(), migrate(c, engine(c), &mut ()))).collect()
+    configs.iter().cloned().zip(migrate_all(configs, engine)).collect()
 }
 
 fn describe(config: &SimConfig, run: &Run) -> String {

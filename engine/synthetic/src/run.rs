@@ -6,8 +6,10 @@
 //! Source: the loop of a toolstack: live rounds, checkpoints, suspend, final round; on an error, cancel.
 
 use std::error::Error as StdError;
+use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::Config;
@@ -115,6 +117,37 @@ pub struct Run {
 #[must_use]
 pub fn migrate(config: &SimConfig, engine: Config, watch: &mut dyn Watch) -> Run {
     migrate_with(&Simulation::new(config), engine, watch)
+}
+
+/// Migrates many guests side by side, on as many threads as the machine has. Results are in order.
+///
+/// The threads are plain ones: a worker of a pool that waits for an engine's own pool would begin
+/// another run on the same stack, and another.
+#[must_use]
+pub fn migrate_all(
+    configs: &[SimConfig],
+    engine: impl Fn(&SimConfig) -> Config + Sync,
+) -> Vec<Run> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            // ORDER: only the number itself is shared
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(config) = configs.get(index) else { return done };
+            done.push((index, migrate(config, engine(config), &mut ())));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut done = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().map(ScopedJoinHandle::join);
+        joined
+            .flat_map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect::<Vec<_>>()
+    });
+    done.sort_by_key(|&(index, _)| index);
+    done.into_iter().map(|(_, run)| run).collect()
 }
 
 /// Migrates the guest of a fresh simulation.

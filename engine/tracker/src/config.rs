@@ -51,7 +51,8 @@ pub enum ForeignPtePolicy {
 /// The caller's choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Threads that compare leaves; 0 and 1 mean the caller's own.
+    /// Threads that compare leaves; 0 and 1 mean the caller's own. A caller that is a worker of another
+    /// rayon pool takes 1: while it waits for this one it would begin other work on the same stack.
     pub threads: usize,
     /// The diff kernel; the best one for this machine if `None`.
     pub kernel: Option<Kernel>,

@@ -2,7 +2,7 @@
 //! Many runs side by side, reported in order: one line each as JSON, a table by scenario for people.
 //! Not here: a single run's rounds (`single`).
 //! Units: runs.
-//! Threads: a pool of the machine's size; each run is deterministic whatever runs beside it.
+//! Threads: as many as the machine has; each run is deterministic whatever runs beside it.
 //! Source: none.
 
 use std::collections::BTreeMap;
@@ -10,9 +10,8 @@ use std::error::Error;
 use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use p2mtrack_synthetic::run::{Ending, Run, migrate};
+use p2mtrack_synthetic::run::{Ending, Run, migrate_all};
 use p2mtrack_synthetic::{Scenario, SimConfig, Verdict};
-use rayon::prelude::*;
 
 use super::line::grouped;
 use super::result::{Outcome, exit_status};
@@ -95,14 +94,11 @@ fn progress(runs: usize, json: bool) -> ProgressBar {
 
 /// Runs all and prints. Returns the exit status.
 pub(super) fn run(args: &SimulateArgs, runs: &[SimConfig]) -> Result<u8, Box<dyn Error>> {
-    let pool = rayon::ThreadPoolBuilder::new().build()?;
     let bar = progress(runs.len(), args.json);
     let mut rows: BTreeMap<Scenario, Row> = BTreeMap::new();
     let mut statuses = Vec::new();
     for chunk in runs.chunks(CHUNK) {
-        let done: Vec<Run> = pool.install(|| {
-            chunk.par_iter().map(|run| migrate(run, args.engine(run), &mut ())).collect()
-        });
+        let done = migrate_all(chunk, |run| args.engine(run));
         for (config, run) in chunk.iter().zip(&done) {
             rows.entry(config.scenario).or_default().add(run);
             statuses.push(exit_status(run));

@@ -194,7 +194,7 @@ impl Layout {
     }
 
     /// Copies that no log-dirty bit can refute: of a walk that was not taken over.
-    pub(crate) fn drop_unwatched_copies(&mut self) {
+    pub(crate) fn drop_unheld_copies(&mut self) {
         let holders = &self.holders;
         self.copies.retain(|&(level, mfn), _| holders.knows(Part::Table(level, mfn)));
     }

@@ -103,7 +103,7 @@ impl Tracker {
                 Part::Leaf(mfn) => {
                     let positions = self.layout.positions(mfn);
                     if positions.is_empty() || self.layout.is_watched(mfn) {
-                        // Relied on by the walk, tracked nowhere.
+                        // Tracked nowhere, or the last walk went by what it says.
                         self.evidence.dirty += 1;
                     }
                     for leaf in positions {

@@ -166,7 +166,7 @@ impl Tracker {
     pub(super) fn walk(&mut self, ports: &mut Ports<'_>) -> Result<bool, Error> {
         let suspended = self.report.stage.is_suspended();
         self.evidence.report(&mut self.report.structure);
-        self.layout.drop_unwatched_copies();
+        self.layout.drop_unheld_copies();
         if self.evidence.forced {
             self.layout.copies.clear();
         }
