@@ -13,7 +13,7 @@ use crate::doubt::Doubt;
 use crate::error::Error;
 use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use crate::migration::{Migration, Waiting};
-use crate::port::{Answer, Deferral, MapFault, Page, Ports, QUERY_FRAMES_MAX};
+use crate::port::{Answer, Deferral, Page, Ports, QUERY_FRAMES_MAX};
 use crate::report::{PageCounts, RoundReport};
 use crate::resend::{Owed, Taken};
 use crate::resolve::{Outcome, Resolver, is_frame, named_frame};
@@ -25,7 +25,7 @@ use crate::view::View;
 /// What a batch leaves to be followed up once its debt is settled.
 #[derive(Debug, Default)]
 struct FollowUp {
-    /// Pages accepted under an entry that the shadow did not hold.
+    /// Pages that were accepted: their frames are where the m2p says, also under an equal entry.
     arrived: Vec<(Pfn, Mfn)>,
     /// Frames that a pfn had and has no more.
     departed: Vec<(Pfn, Mfn)>,
@@ -304,7 +304,7 @@ impl PageCounts {
     fn defer(&mut self, reason: Deferral) {
         match reason {
             Deferral::M2pMismatch => self.deferred_m2p += 1,
-            Deferral::NotOwned | Deferral::MapFailed(MapFault::NotOwned | MapFault::Errno(_)) => {
+            Deferral::NotOwned | Deferral::MapFailed(_) => {
                 self.deferred_frame += 1;
             }
             Deferral::Table(_) => self.deferred_table += 1,

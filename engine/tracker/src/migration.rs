@@ -221,6 +221,10 @@ impl Migration {
             self.tracker.resend.mark(pfn, Cause::Deferred);
         }
         self.waiting.clear();
+        self.owe_postponed();
+    }
+
+    fn owe_postponed(&mut self) {
         for (&pfn, causes) in &self.postponed {
             for cause in causes.iter() {
                 self.tracker.resend.mark(pfn, cause);
@@ -282,12 +286,7 @@ impl Migration {
                 from = next;
                 self.expect_no_crowd()?;
             }
-            for (&pfn, causes) in &self.postponed {
-                for cause in causes.iter() {
-                    self.tracker.resend.mark(pfn, cause);
-                }
-            }
-            self.postponed.clear();
+            self.owe_postponed();
         }
         Ok(())
     }
