@@ -88,6 +88,7 @@ impl World {
         let (xen, guest) = (&mut self.xen, &mut self.guest);
         match step {
             Step::Hang { level, key, mfn } => guest.set_slot(xen, level, key, program.value(mfn)),
+            Step::Adopt { level, key, mfn } => guest.note_slot(level, key, mfn),
             Step::Bump if guest.bumps => {
                 self.set_generation(self.guest.roots.generation.wrapping_add(1));
             }

@@ -62,7 +62,7 @@ impl Shared {
         }
         let mut world = self.lock();
         world.burst();
-        let pause = (8 * world.guest.pfns_at_start / world.mix.steps.max(1)).max(32);
+        let pause = (2 * world.pause()).max(32);
         let next = world.dice.magnitude(pause) + 1;
         self.glances.store(next, Ordering::Relaxed); // ORDER: as above
     }

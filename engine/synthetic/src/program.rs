@@ -63,6 +63,8 @@ pub(crate) enum Step {
     Copy { from: u64, to: Val },
     /// Re-points a slot of the p2m's structure; level 0 names a leaf.
     Hang { level: u8, key: u64, mfn: Val },
+    /// The kernel's books say from now on what a slot, written before, already names.
+    Adopt { level: u8, key: u64, mfn: u64 },
     /// Moves the generation, if the kernel is one that does.
     Bump,
     /// Sets the generation.

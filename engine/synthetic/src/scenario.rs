@@ -157,9 +157,9 @@ impl Scenario {
                     (B::BalloonOut, 1),
                 ]
             }
-            Self::TransferIn => vec![(B::TransferIn, 4), (B::TransferBack, 4), (B::BalloonOut, 1)],
+            Self::TransferIn => vec![(B::TransferIn, 2), (B::TransferBack, 6), (B::BalloonOut, 1)],
             Self::Hotplug => vec![(B::Grow, 2), (B::BalloonIn, 8)],
-            Self::Shrink => vec![(B::Shrink, 3), (B::Grow, 1), (B::BalloonIn, 2)],
+            Self::Shrink => vec![(B::Shrink, 6), (B::Grow, 1), (B::BalloonIn, 2)],
             Self::LinearReshape | Self::TreeReshape => {
                 vec![
                     (B::ReshapeLeaf, 4),

@@ -57,6 +57,8 @@ pub(crate) struct World {
     skip: u64,
     rounds_since_start: u64,
     rounds_wanted: u64,
+    /// How far the steps of a round are spread over it: some guests do all at its start.
+    spread: u64,
 }
 
 impl World {
@@ -71,6 +73,7 @@ impl World {
             .collect();
         let receiver = Receiver::new(shape.width, guest.roots.pfn_count, dice.chance(1, 2));
         let rounds_wanted = dice.between(3, 8);
+        let spread = dice.pick(&[4, 16, 32]);
         let mut world = Self {
             xen,
             guest,
@@ -94,6 +97,7 @@ impl World {
             skip: 0,
             rounds_since_start: 0,
             rounds_wanted,
+            spread,
         };
         world.budget = world.budget_of_round();
         world
@@ -112,10 +116,14 @@ impl World {
             return;
         }
         self.burst();
-        let pages = self.guest.pfns_at_start;
-        let pause =
-            if self.rounds_since_start < 2 { 4 * pages / self.mix.steps.max(1) } else { 16 };
+        let pause = if self.rounds_since_start < 2 { self.pause() } else { 16 };
         self.skip = self.dice.magnitude(pause.max(4)) - 1;
+    }
+
+    /// Calls between two bursts, in a round that looks at each page once.
+    pub(crate) const fn pause(&self) -> u64 {
+        let steps = if self.mix.steps == 0 { 1 } else { self.mix.steps };
+        self.spread * self.guest.pfns_at_start / steps
     }
 
     /// The guest runs for a while, within the budget of the round.

@@ -96,7 +96,8 @@ impl Plan<'_> {
         let entries = self.world.guest.width.entries() as u64;
         let old = self.world.guest.roots.pfn_count;
         let least = self.world.guest.pfns_at_start * 3 / 4;
-        let wanted = old.saturating_sub(self.dice().magnitude(entries + 128)).max(least);
+        let from = if self.chance(2, 3) { old.min(self.end_of_frames()) } else { old };
+        let wanted = from.saturating_sub(self.dice().magnitude(entries + 128)).max(least);
         let emptied: Vec<u64> = (wanted.div_ceil(entries)..old.div_ceil(entries))
             .filter(|&position| {
                 self.world.guest.is_private(position) && self.lock_leaf(position).is_some()
@@ -112,6 +113,10 @@ impl Plan<'_> {
         if new >= old {
             return None;
         }
+        // Often only after the tail was copied for the first time.
+        if self.chance(3, 4) {
+            self.push(Step::AwaitRounds(1));
+        }
         self.play(sequences);
         let wait = self.maybe_wait();
         self.extend(wait);
@@ -120,6 +125,14 @@ impl Plan<'_> {
             self.drop_leaves(emptied.into_iter().filter(|&position| position * entries >= new));
         }
         Some(())
+    }
+
+    /// One past the last pfn of the last private leaf: after it come shared ones without any frame.
+    fn end_of_frames(&self) -> u64 {
+        let guest = &self.world.guest;
+        let positions = (0..guest.leaves.len() as u64).rev();
+        let last = positions.into_iter().find(|&position| guest.is_private(position));
+        last.map_or(0, |last| (last + 1) * guest.width.entries() as u64)
     }
 
     /// Steps after which a pfn has no frame; `None` if it can't be had.

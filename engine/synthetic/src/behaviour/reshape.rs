@@ -7,6 +7,7 @@
 
 use crate::behaviour::Plan;
 use crate::guest::{Layout, NONE};
+use crate::page_table::pte;
 use crate::program::{Step, Val};
 use crate::world::World;
 
@@ -77,25 +78,87 @@ impl Plan<'_> {
         Some(())
     }
 
-    /// A new top frame, or a new root of the page tables.
+    /// A new top frame, or a new root of the page tables; perhaps with a branch that is new from the
+    /// root down to a leaf, all of it written before the kernel switches over.
     pub(super) fn root_swap(&mut self) -> Option<()> {
         self.lock_structure()?;
+        let branch = if self.chance(2, 3) { self.new_branch()? } else { Vec::new() };
         let old = self.world.guest.root();
         let (_, new) = self.unmapped_data()?;
         self.push(Step::Copy { from: old, to: Val::Is(new) });
-        let level = match &self.world.guest.layout {
+        if let Some(&(level, key, mfn)) = branch.last() {
+            self.point(new, level, key, mfn);
+        }
+        let adopt = branch.iter().map(|&(level, key, mfn)| Step::Adopt { level, key, mfn });
+        let replaced: Vec<u64> =
+            branch.iter().filter_map(|&(l, k, _)| self.in_place(l, k)).collect();
+        let levels = match &self.world.guest.layout {
             Layout::Linear(list) => Some(list.tables.len() as u8),
             Layout::Tree(_) => None,
         };
-        match level {
+        let switch: Vec<Step> = [Step::Root(new)].into_iter().chain(adopt).collect();
+        match levels {
             Some(level) => {
                 self.push(Step::Pin { mfn: new, level });
-                self.bracket([Step::Root(new)]);
+                self.bracket(switch);
                 self.push(Step::Unpin(old));
             }
-            None => self.push(Step::Root(new)),
+            None => self.section(switch),
         }
-        self.retire(old);
+        for mfn in [old].into_iter().chain(replaced) {
+            self.retire(mfn);
+        }
         Some(())
+    }
+
+    /// Copies a leaf and each frame above it but the root, each copy naming the one below. Returns
+    /// level, key and frame of each, from the leaf up.
+    fn new_branch(&mut self) -> Option<Vec<(u8, u64, u64)>> {
+        let (position, leaf) = self.own_leaf()?;
+        let guest = &self.world.guest;
+        let (mut page, top, bits) = match &guest.layout {
+            Layout::Linear(list) => (guest.base_page() + position, list.tables.len() as u8, 9),
+            Layout::Tree(_) => (position, 2, guest.width.entry_bits()),
+        };
+        let mut branch: Vec<(u8, u64, u64)> = Vec::new();
+        for level in 0..top {
+            let key = if level == 0 { position } else { page };
+            let old =
+                if level == 0 { leaf } else { self.world.guest.structure_frame(level, key)? };
+            let (_, new) = self.unmapped_data()?;
+            self.push(Step::Copy { from: old, to: Val::Is(new) });
+            if let Some(&(below, key, mfn)) = branch.last() {
+                self.point(new, below, key, mfn);
+            }
+            branch.push((level, key, new));
+            page >>= bits;
+        }
+        Some(branch)
+    }
+
+    /// Writes the slot of a frame that is not in place yet: what it names is at this level and key.
+    fn point(&mut self, holder: u64, level: u8, key: u64, mfn: u64) {
+        let guest = &self.world.guest;
+        let step = match &guest.layout {
+            Layout::Linear(_) => {
+                let page = if level == 0 { guest.base_page() + key } else { key };
+                Step::Word { mfn: holder, index: (page & 511) as usize, word: pte(mfn) }
+            }
+            Layout::Tree(_) => {
+                let slot = key as usize & (guest.width.entries() - 1);
+                Step::Slot { mfn: holder, slot, word: mfn }
+            }
+        };
+        self.push(step);
+    }
+
+    /// The leaf (level 0) or structure frame that is in place.
+    fn in_place(&self, level: u8, key: u64) -> Option<u64> {
+        let guest = &self.world.guest;
+        if level == 0 {
+            guest.leaves.get(key as usize).copied()
+        } else {
+            guest.structure_frame(level, key)
+        }
     }
 }

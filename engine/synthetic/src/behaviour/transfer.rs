@@ -19,8 +19,13 @@ impl Plan<'_> {
         let pfn = self.hole()?;
         let mfn = self.take_foreign()?;
         self.push(Step::Accept);
-        self.arrive(pfn, mfn);
+        self.arrive(pfn, mfn, true);
         Some(())
+    }
+
+    fn wait_if(&mut self, slow: bool) {
+        let wait = if slow { self.maybe_wait() } else { vec![] };
+        self.extend(wait);
     }
 
     /// A frame of another domain that nobody maps; it is not theirs to free any more.
@@ -35,12 +40,10 @@ impl Plan<'_> {
         Some(self.world.others.swap_remove(at))
     }
 
-    fn arrive(&mut self, pfn: u64, mfn: u64) {
-        let wait = self.maybe_wait();
-        self.extend(wait);
+    fn arrive(&mut self, pfn: u64, mfn: u64, slow: bool) {
+        self.wait_if(slow);
         self.extend([Step::WriteUnlogged(mfn), Step::TransferIn { mfn, pfn }]);
-        let wait = self.maybe_wait();
-        self.extend(wait);
+        self.wait_if(slow);
         self.push(Step::Entry { pfn, name: Name::Frame(Val::Is(mfn)) });
         if self.chance(1, 4) {
             self.push(Step::Write(Val::Is(mfn)));
@@ -52,15 +55,19 @@ impl Plan<'_> {
     pub(super) fn transfer_back(&mut self) -> Option<()> {
         let (pfn, mfn) = self.unmapped_data()?;
         let there = self.dice().below(1 << 16);
+        // Most transfers take no time; some pages were surely copied before.
+        let slow = self.chance(1, 3);
+        if self.chance(1, 6) {
+            self.push(Step::AwaitRounds(1));
+        }
         self.push(Step::Accept);
         if self.chance(1, 2) {
             self.push(Step::Write(Val::Is(mfn)));
         }
         self.push(Step::Entry { pfn, name: Name::Nothing });
-        let wait = self.maybe_wait();
-        self.extend(wait);
+        self.wait_if(slow);
         self.push(Step::TransferOut { mfn, pfn, there });
-        self.arrive(pfn, mfn);
+        self.arrive(pfn, mfn, slow);
         Some(())
     }
 }

@@ -110,14 +110,11 @@ impl Guest {
     pub(crate) fn set_slot(&mut self, xen: &mut Xen, level: u8, key: u64, mfn: u64) {
         let width = self.width;
         let base = self.base_page();
-        match &mut self.layout {
+        match &self.layout {
             Layout::Linear(list) => {
                 let page = if level == 0 { base + key } else { key };
                 let parent = list.tables[usize::from(level)][&(page >> 9)];
                 xen.write_pte(parent, (page & 511) as u16, Some(mfn));
-                if level > 0 {
-                    list.tables[usize::from(level) - 1].insert(key, mfn);
-                }
             }
             Layout::Tree(tree) => {
                 let word = if mfn == NONE { tree.empty_word() } else { Entry(mfn) };
@@ -127,12 +124,20 @@ impl Guest {
                     xen.guest_stores_entry(mid, slot, word);
                 } else {
                     xen.guest_stores_entry(tree.top, key as usize, word);
-                    tree.mids[key as usize] = mfn;
                 }
             }
         }
-        if level == 0 {
-            self.leaves[key as usize] = mfn;
+        self.note_slot(level, key, mfn);
+    }
+
+    /// Takes a leaf or structure frame into the kernel's books, its slot already written.
+    pub(crate) fn note_slot(&mut self, level: u8, key: u64, mfn: u64) {
+        match &mut self.layout {
+            _ if level == 0 => self.leaves[key as usize] = mfn,
+            Layout::Linear(list) => {
+                list.tables[usize::from(level) - 1].insert(key, mfn);
+            }
+            Layout::Tree(tree) => tree.mids[key as usize] = mfn,
         }
     }
 
