@@ -25,6 +25,7 @@ pub mod scenario;
 pub mod simulation;
 pub mod snapshot;
 pub mod transport;
+pub mod upstream;
 pub mod walk;
 pub mod words;
 mod world;

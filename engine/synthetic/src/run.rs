@@ -120,14 +120,23 @@ pub fn migrate(config: &SimConfig, engine: Config, watch: &mut dyn Watch) -> Run
 }
 
 /// Migrates many guests side by side, on as many threads as the machine has. Results are in order.
-///
-/// The threads are plain ones: a worker of a pool that waits for an engine's own pool would begin
-/// another run on the same stack, and another.
 #[must_use]
 pub fn migrate_all(
     configs: &[SimConfig],
     engine: impl Fn(&SimConfig) -> Config + Sync,
 ) -> Vec<Run> {
+    side_by_side(configs, |config| migrate(config, engine(config), &mut ()))
+}
+
+/// Does something with every configuration, on as many threads as the machine has. Results are in order.
+///
+/// The threads are plain ones: a worker of a pool that waits for an engine's own pool would begin
+/// another run on the same stack, and another.
+#[must_use]
+pub fn side_by_side<T: Send>(
+    configs: &[SimConfig],
+    run: impl Fn(&SimConfig) -> T + Sync,
+) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
@@ -135,7 +144,7 @@ pub fn migrate_all(
             // ORDER: only the number itself is shared
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(config) = configs.get(index) else { return done };
-            done.push((index, migrate(config, engine(config), &mut ())));
+            done.push((index, run(config)));
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -147,7 +156,7 @@ pub fn migrate_all(
             .collect::<Vec<_>>()
     });
     done.sort_by_key(|&(index, _)| index);
-    done.into_iter().map(|(_, run)| run).collect()
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Migrates the guest of a fresh simulation.

@@ -132,6 +132,11 @@ impl Simulation {
         }
     }
 
+    /// The world, for a tracker that is part of the simulation.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// How the guest keeps its p2m.
     #[must_use]
     pub const fn p2m_kind(&self) -> P2mKind {

@@ -138,6 +138,13 @@ impl World {
         }
     }
 
+    /// The guest runs as long as it would in the rest of a round.
+    pub(crate) fn run_out(&mut self) {
+        while !self.suspended && !self.paused && self.budget > 0 {
+            self.burst();
+        }
+    }
+
     /// Notes that the caller broke a port's contract.
     pub(crate) fn breach(&mut self, what: &'static str) {
         if !self.breaches.contains(&what) {

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The passes: everything once, then what log-dirty names, then the rest while the guest is suspended; again for Remus.
+//! Not here: a batch (`batch`), the p2m (`p2m`).
+//! Units: pfns; a pass is one CLEAN and what it named.
+//! Threads: one.
+//! Source: libxc `send_domain_memory_live`, `suspend_and_send_dirty`, `simple_precopy_policy`, `save`.
+
+use std::sync::atomic::Ordering;
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::frame::Pfn;
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, QUERY_FRAMES_MAX};
+
+use super::p2m::P2m;
+use super::{Abort, batch};
+use crate::fault::Fault;
+use crate::oracle::Verdict;
+use crate::run::{Ending, Run};
+use crate::simulation::{SimConfig, SimPorts, Simulation};
+
+/// `simple_precopy_policy`: so few dirty pfns that the guest is suspended now.
+const TARGET_DIRTY: u64 = 50;
+/// `simple_precopy_policy`: the passes after which it is suspended anyway.
+const PASSES_MAX: u64 = 5;
+/// Looks at the grant table that a guest may wait for.
+const LOOKS: u64 = 2;
+
+/// Builds a simulation and migrates it as upstream would.
+#[must_use]
+pub fn migrate(config: &SimConfig) -> Run {
+    migrate_with(&Simulation::new(config))
+}
+
+/// Migrates the guest of a fresh simulation as upstream would.
+#[must_use]
+pub fn migrate_with(simulation: &Simulation) -> Run {
+    let mut ports = simulation.ports();
+    let mut run = Run::default();
+    match P2m::map(simulation.shared(), &mut ports) {
+        Ok(p2m) => {
+            let deferred = PfnBitmap::new(p2m.pfns());
+            let passes = Passes { simulation, ports: &mut ports, p2m: &p2m, deferred, live: true };
+            let result = passes.run(&mut run);
+            p2m.unmap(&mut ports.p2m);
+            settle(simulation, result, &mut run);
+        }
+        Err(abort) => settle(simulation, Err(abort), &mut run),
+    }
+    run
+}
+
+/// Notes how it ended, and what is left at the source.
+fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &mut Run) {
+    // Nothing is known here of log-dirty's state; libxc ignores the answer too.
+    let off = simulation.ports().log_dirty.disable();
+    if let Err(abort) = result {
+        run.ending = Ending::Aborted;
+        run.error = Some(abort.cause);
+        run.fault = abort.fault;
+    }
+    run.struck = simulation.faults_struck();
+    let breach = simulation.breaches().first().map(|breach| (*breach).to_owned());
+    let off = off.err().map(|error| error.to_string());
+    run.harmed = off.or(breach).or_else(|| simulation.check_unharmed().err());
+}
+
+/// A migration under way.
+struct Passes<'a> {
+    simulation: &'a Simulation,
+    ports: &'a mut SimPorts,
+    p2m: &'a P2m,
+    /// Invalid entries and tables that could not be normalised, for the suspended pass.
+    deferred: PfnBitmap,
+    /// Until the first suspend: only so long the generation is looked at.
+    live: bool,
+}
+
+impl Passes<'_> {
+    fn run(mut self, run: &mut Run) -> Result<(), Abort> {
+        let list = self.p2m.list();
+        self.simulation.shared().enter().receiver.take_list(self.p2m.pfns(), list);
+        self.enable()?;
+        self.check()?;
+        self.precopy(run)?;
+        for _ in 0..self.simulation.checkpoints() {
+            self.suspended_pass(run)?;
+            if !matches!(run.ending, Ending::Judged(Verdict::Identical)) {
+                return Ok(());
+            }
+            self.simulation.resume();
+            self.simulation.shared().lock().run_out();
+        }
+        self.suspended_pass(run)
+    }
+
+    /// Log-dirty on; a first failure is taken for a left-over of somebody else.
+    fn enable(&mut self) -> Result<(), Abort> {
+        if self.ports.log_dirty.enable().is_err() {
+            self.ports.log_dirty.disable()?;
+            self.ports.log_dirty.enable()?;
+        }
+        // The simulated guest paces itself by rounds: the first copy is one, as it is for the engine.
+        self.simulation.shared().lock().round_begins();
+        Ok(())
+    }
+
+    /// `check_vm_state`.
+    fn check(&mut self) -> Result<(), Abort> {
+        if self.live { self.p2m.check_generation(&mut self.ports.p2m) } else { Ok(()) }
+    }
+
+    fn precopy(&mut self, run: &mut Run) -> Result<(), Abort> {
+        let everything: Vec<Pfn> = (0..self.p2m.pfns()).map(Pfn).collect();
+        self.send(&everything, run)?;
+        for pass in 2..=PASSES_MAX {
+            let dirty = self.clean()?.drain();
+            self.send(&dirty, run)?;
+            if (dirty.len() as u64) < TARGET_DIRTY || pass == PASSES_MAX {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Suspends the guest, sends what is dirty or was put off, and lets the oracle judge.
+    fn suspended_pass(&mut self, run: &mut Run) -> Result<(), Abort> {
+        self.simulation.suspend();
+        let mut dirty = self.clean()?;
+        for pfn in self.deferred.drain() {
+            dirty.set(pfn);
+        }
+        let dirty = dirty.drain();
+        self.send(&dirty, run)?;
+        self.deferred.reset(self.p2m.pfns());
+        self.live = false;
+        let judgement = self.simulation.judge();
+        run.ending = Ending::Judged(judgement.verdict);
+        run.judgement = Some(judgement);
+        Ok(())
+    }
+
+    /// CLEAN over the pfns that were mapped at the start. What is short of them stays unnoticed.
+    fn clean(&mut self) -> Result<PfnBitmap, Abort> {
+        let pfns = self.p2m.pfns();
+        let mut dirty = PfnBitmap::new(pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
+        self.ports.log_dirty.clean(&mut dirty)?;
+        dirty.resize(pfns);
+        Ok(dirty)
+    }
+
+    /// `send_dirty_pages`.
+    fn send(&mut self, pfns: &[Pfn], run: &mut Run) -> Result<(), Abort> {
+        let shared = self.simulation.shared();
+        let cancelled = self.simulation.cancel_flag();
+        for some in pfns.chunks(QUERY_FRAMES_MAX) {
+            // ORDER: a flag of its own, set by this thread's own calls
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(Abort::struck_by(Fault::Cancel, "cancelled"));
+            }
+            batch::send(shared, self.ports, self.p2m, some, &mut self.deferred)?;
+            // The simulated guest keeps its grant table as it is until it was looked at. Nobody looks
+            // here, so that it shall not wait for it.
+            shared.lock().looks += LOOKS;
+        }
+        run.rounds += 1;
+        self.check()
+    }
+}
