@@ -28,7 +28,8 @@ fn every_run_ends_with_its_result() {
         simulate(&["--scenario", "balloon", "--seed", "4", "--guest-size", "32MiB", "--json"]);
     assert_eq!(output.status.code(), Some(0));
     let lines = lines(&output);
-    let (last, rounds) = lines.split_last().expect("lines");
+    let [other, rounds @ .., last] = lines.as_slice() else { panic!("lines") };
+    assert_eq!((&other["event"], &other["tracker"]), (&"result".into(), &"upstream".into()));
     assert!(rounds.len() >= 2 && rounds.iter().all(|line| line["event"] == "round"));
     let keys: Vec<_> = last.as_object().expect("an object").keys().map(String::as_str).collect();
     let interface = "event scenario seed tracker verdict mismatched_pfns leaked_pfns error";
@@ -43,10 +44,16 @@ fn seeds_include_both_ends_and_scenarios_come_in_order() {
     let args = ["--scenario", "all", "--seeds", "3..4", "--guest-size", "16MiB", "--json"];
     let output = simulate(&args);
     let lines = lines(&output);
-    assert_eq!(lines.len(), 42);
-    assert_eq!((&lines[0]["scenario"], &lines[0]["seed"]), (&"quiet".into(), &3.into()));
-    assert_eq!((&lines[1]["scenario"], &lines[1]["seed"]), (&"quiet".into(), &4.into()));
-    let bad: Vec<_> = lines.iter().filter(|line| line["verdict"] != "identical").collect();
+    assert_eq!(lines.len(), 84);
+    let head = [("upstream", 3), ("p2mtrack", 3), ("upstream", 4), ("p2mtrack", 4)];
+    for (line, (tracker, seed)) in lines.iter().zip(head) {
+        assert_eq!((&line["scenario"], &line["seed"]), (&"quiet".into(), &seed.into()));
+        assert_eq!(line["tracker"], tracker);
+    }
+    let bad: Vec<_> = lines
+        .iter()
+        .filter(|line| line["tracker"] == "p2mtrack" && line["verdict"] != "identical")
+        .collect();
     assert!(bad.iter().all(|line| line["scenario"] == "hostile" && line["verdict"] == "aborted"));
     assert_eq!(output.status.code(), Some(if bad.is_empty() { 0 } else { 3 }));
 }
@@ -68,7 +75,7 @@ fn the_same_seed_prints_the_same_but_for_times() {
 fn a_fault_that_ends_a_run_is_named_and_has_its_status() {
     let args =
         ["--scenario", "writes", "--seeds", "1..6", "--guest-size", "16MiB", "--faults", "cancel"];
-    let output = simulate(&[&args[..], &["--json"]].concat());
+    let output = simulate(&[&args[..], &["--json", "--tracker", "p2mtrack"]].concat());
     assert_eq!(output.status.code(), Some(3));
     let lines = lines(&output);
     let aborted: Vec<_> = lines.iter().filter(|line| line["verdict"] == "aborted").collect();
@@ -94,7 +101,31 @@ fn text_is_plain_without_a_terminal_and_ends_with_a_verdict() {
 fn a_table_sums_up_many_runs() {
     let output = simulate(&["--scenario", "balloon", "--seeds", "1..5", "--guest-size", "16MiB"]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output).contains("5 runs: none corrupt, none leaked; 5 identical"));
+    let text = text(&output);
+    assert!(text.contains("p2mtrack: 5 runs, none corrupt, none leaked; 5 identical"), "{text}");
+    assert!(text.contains("upstream: ") && text.contains(" of 5 runs went wrong"), "{text}");
+}
+
+#[test]
+fn one_tracker_or_both_and_the_status_is_the_engines() {
+    let args = ["--scenario", "tree-reshape", "--seeds", "1..4", "--guest-size", "64MiB"];
+    for (tracker, names) in [
+        ("p2mtrack", &["p2mtrack"][..]),
+        ("upstream", &["upstream"]),
+        ("both", &["upstream", "p2mtrack"]),
+    ] {
+        let output = simulate(&[&args[..], &["--tracker", tracker, "--json"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{tracker}");
+        let lines = lines(&output);
+        assert_eq!(lines.len(), 4 * names.len());
+        let expected = names.iter().cycle();
+        assert!(lines.iter().zip(expected).all(|(line, name)| line["tracker"] == *name));
+        let identical = |name| {
+            lines.iter().filter(|l| l["tracker"] == name && l["verdict"] == "identical").count()
+        };
+        assert_eq!(identical("p2mtrack"), if names.contains(&"p2mtrack") { 4 } else { 0 });
+        assert_eq!(identical("upstream"), 0);
+    }
 }
 
 #[test]
@@ -108,6 +139,16 @@ fn scenarios_are_explained() {
                      m2p-first page-tables backend-writes remus hostile mixed";
     assert_eq!(names, interface.split_whitespace().collect::<Vec<_>>());
     assert!(text.lines().all(|line| line.split_whitespace().count() > 3));
+}
+
+#[test]
+fn upstream_alone_is_not_recorded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("x.p2mtrace");
+    let file = file.to_str().expect("text");
+    let args = ["--scenario", "quiet", "--guest-size", "16MiB", "--tracker", "upstream"];
+    let output = simulate(&[&args[..], &["--record", file]].concat());
+    assert_eq!(output.status.code(), Some(2));
 }
 
 #[test]

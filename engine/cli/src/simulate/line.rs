@@ -114,8 +114,19 @@ pub(super) fn legend() -> &'static str {
      log-dirty\ndid not name; structure: signs that the p2m itself was reshaped; left: pfns deferred to the next round"
 }
 
-/// The end of one run, for a person.
-pub(super) fn verdict(run: &Run) -> String {
+/// How upstream's algorithm ended on the same guest.
+pub(super) fn upstream(config: &SimConfig, command: &str, run: &Run) -> String {
+    let mut text = format!(
+        "\n{HEAD}Upstream's algorithm{HEAD:#} on this guest (scenario {}; {command}):\n{}",
+        config.scenario.name(),
+        ending(run)
+    );
+    text.push_str(&differences(run));
+    text
+}
+
+/// How a run ended, in a sentence.
+fn ending(run: &Run) -> String {
     let mut text = match run.ending {
         Ending::Judged(Verdict::Identical) => format!(
             "{GOOD}Identical.{GOOD:#} Every page, page table and frame of the suspended source is at the destination, \
@@ -134,6 +145,18 @@ pub(super) fn verdict(run: &Run) -> String {
     if let Some(fault) = run.fault {
         text.push_str(&format!(" This is the injected fault {}.", fault.name()));
     }
+    text
+}
+
+/// The first few differences that the oracle found.
+fn differences(run: &Run) -> String {
+    let found = run.judgement.iter().flat_map(|judgement| &judgement.differences);
+    found.map(|difference| format!("\n  {difference}")).collect()
+}
+
+/// The end of one run, for a person.
+pub(super) fn verdict(run: &Run) -> String {
+    let mut text = ending(run);
     if run.beyond_log_dirty > 0 {
         text.push_str(&format!(
             "\n{} changed pfns were not in log-dirty: a migration that follows log-dirty alone would have left them \
@@ -154,9 +177,7 @@ pub(super) fn verdict(run: &Run) -> String {
         None => String::new(),
         Some(harm) => format!("\n{BAD}The source was harmed:{BAD:#} {harm}."),
     });
-    for difference in run.judgement.iter().flat_map(|judgement| &judgement.differences) {
-        text.push_str(&format!("\n  {difference}"));
-    }
+    text.push_str(&differences(run));
     text
 }
 

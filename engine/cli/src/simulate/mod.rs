@@ -11,6 +11,7 @@ mod record;
 mod result;
 mod single;
 mod size;
+mod table;
 
 use std::error::Error;
 use std::io;
@@ -54,6 +55,27 @@ enum WidthName {
     W32,
 }
 
+/// Trackers on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TrackerName {
+    /// The engine of this project
+    P2mtrack,
+    /// A model of the algorithm of Xen's own toolstack
+    Upstream,
+    /// One after the other on the same guests
+    Both,
+}
+
+impl TrackerName {
+    const fn has_p2mtrack(self) -> bool {
+        !matches!(self, Self::Upstream)
+    }
+
+    const fn has_upstream(self) -> bool {
+        !matches!(self, Self::P2mtrack)
+    }
+}
+
 /// p2m kinds on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum P2mName {
@@ -63,8 +85,8 @@ enum P2mName {
 
 /// Migrate a synthetic guest that changes its p2m while it runs, and judge the result.
 ///
-/// Exit status: 0 all runs identical, 1 a run was corrupt or leaked, 2 unusable arguments,
-/// 3 a run ended with an error.
+/// Exit status, by the runs of p2mtrack: 0 all identical, 1 a run was corrupt or leaked, 2 unusable
+/// arguments, 3 a run ended with an error. What upstream does changes no exit status.
 #[derive(Args, Debug)]
 pub(crate) struct SimulateArgs {
     /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]
@@ -85,6 +107,9 @@ pub(crate) struct SimulateArgs {
     /// One run for each seed from A to B, both included
     #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
     seeds: Option<RangeInclusive<u64>>,
+    /// Who migrates: the engine, the model of Xen's own toolstack, or both on the same guests
+    #[arg(long, value_enum, default_value = "both")]
+    tracker: TrackerName,
     /// Threads that compare leaves [default: the machine's for one run, 1 for each of many]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -219,6 +244,9 @@ fn dispatch(args: &SimulateArgs) -> Result<u8, Box<dyn Error>> {
         return line::list_scenarios(args.json).map(|()| 0);
     }
     let runs = args.runs()?;
+    if args.record.is_some() && !args.tracker.has_p2mtrack() {
+        return Err("--record shows what p2mtrack looked at: not with --tracker upstream".into());
+    }
     match runs.as_slice() {
         [run] => single::run(args, run),
         _ if args.record.is_some() => Err("--record takes one run: one scenario, one seed".into()),

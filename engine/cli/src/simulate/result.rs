@@ -14,6 +14,11 @@ use serde_json::{Map, Value, json};
 
 use super::{EXIT_ABORTED, EXIT_WRONG};
 
+/// Who migrated, in `tracker`.
+pub(super) const P2MTRACK: &str = "p2mtrack";
+/// The model of Xen's own toolstack.
+pub(super) const UPSTREAM: &str = "upstream";
+
 /// The end of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Outcome<'a> {
@@ -31,16 +36,18 @@ pub(super) struct Outcome<'a> {
     changed_beyond_log_dirty: u64,
     gone: u64,
     undefined_not_compared: u64,
+    missing_pfns: u64,
 }
 
 impl<'a> Outcome<'a> {
-    pub(super) fn new(config: &SimConfig, run: &'a Run) -> Self {
+    /// Of a run by `tracker`, `"p2mtrack"` or `"upstream"`.
+    pub(super) fn new(config: &SimConfig, tracker: &'static str, run: &'a Run) -> Self {
         let judgement = run.judgement.as_ref();
         Self {
             event: "result",
             scenario: config.scenario.name(),
             seed: config.seed,
-            tracker: "p2mtrack",
+            tracker,
             verdict: run.ending.name(),
             mismatched_pfns: judgement.map_or(0, |j| j.mismatched_pfns),
             leaked_pfns: judgement.map_or(0, |j| j.leaked_pfns),
@@ -51,6 +58,7 @@ impl<'a> Outcome<'a> {
             changed_beyond_log_dirty: run.beyond_log_dirty,
             gone: run.gone,
             undefined_not_compared: judgement.map_or(0, |j| j.undefined_not_compared),
+            missing_pfns: judgement.map_or(0, |j| j.missing_pfns),
         }
     }
 }

@@ -13,11 +13,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::port::{Observer, Phase, PortError};
 use p2mtrack::report::RoundReport;
-use p2mtrack_synthetic::run::{Watch, migrate_with};
-use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation};
+use p2mtrack_synthetic::run::{Run, Watch, migrate_with};
+use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation, upstream};
 
 use super::record::Recording;
-use super::result::{Outcome, exit_status, round};
+use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, round};
 use super::{SimulateArgs, line};
 
 const PHASES: [(Phase, &str); 6] = [
@@ -33,7 +33,7 @@ const PHASES: [(Phase, &str); 6] = [
 struct Printer<'a> {
     args: &'a SimulateArgs,
     config: &'a SimConfig,
-    bar: ProgressBar,
+    bar: &'a ProgressBar,
     recording: Option<Recording>,
     begun: Instant,
     round_begun: Instant,
@@ -113,6 +113,40 @@ fn progress(json: bool) -> ProgressBar {
 /// Runs and prints. Returns the exit status.
 pub(super) fn run(args: &SimulateArgs, config: &SimConfig) -> Result<u8, Box<dyn Error>> {
     let bar = progress(args.json);
+    // As JSON the engine's result is the last line, so the other tracker goes first.
+    if args.json && args.tracker.has_upstream() {
+        print_upstream(args, config, &bar)?;
+    }
+    let status = if args.tracker.has_p2mtrack() { run_p2mtrack(args, config, &bar)? } else { 0 };
+    if !args.json && args.tracker.has_upstream() {
+        print_upstream(args, config, &bar)?;
+    }
+    bar.finish_and_clear();
+    Ok(status)
+}
+
+/// The same guest under upstream's algorithm.
+fn print_upstream(
+    args: &SimulateArgs,
+    config: &SimConfig,
+    bar: &ProgressBar,
+) -> Result<(), Box<dyn Error>> {
+    bar.set_message("the same guest under upstream's algorithm");
+    let run: Run = upstream::migrate(config);
+    let text = if args.json {
+        serde_json::to_string(&Outcome::new(config, UPSTREAM, &run))?
+    } else {
+        line::upstream(config, &args.command(config), &run)
+    };
+    bar.suspend(|| writeln!(anstream::stdout(), "{text}"))?;
+    Ok(())
+}
+
+fn run_p2mtrack(
+    args: &SimulateArgs,
+    config: &SimConfig,
+    bar: &ProgressBar,
+) -> Result<u8, Box<dyn Error>> {
     bar.set_message("building the guest");
     let simulation = Simulation::new(config);
     let kind = match simulation.p2m_kind() {
@@ -140,9 +174,8 @@ pub(super) fn run(args: &SimulateArgs, config: &SimConfig) -> Result<u8, Box<dyn
         printer.say(&line::head())?;
     }
     let run = migrate_with(&simulation, args.engine(config), &mut printer);
-    printer.bar.finish_and_clear();
     if args.json {
-        printer.say(&serde_json::to_string(&Outcome::new(config, &run))?)?;
+        printer.say(&serde_json::to_string(&Outcome::new(config, P2MTRACK, &run))?)?;
     } else {
         let seconds = printer.begun.elapsed().as_secs_f64();
         let (threads, kernel) =
