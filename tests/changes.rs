@@ -304,6 +304,25 @@ fn a_frame_that_moves_with_its_ptes_kept_puts_every_table_in_doubt_once() {
 }
 
 #[test]
+fn a_doubt_of_tables_is_borne_so_many_rounds_running_and_then_put_off() {
+    for (rig, mut migration) in both() {
+        rig.machine().make_table(20, 21);
+        round(&rig, &mut migration);
+        let rounds_max = Config::default().doubt_rounds_max as usize;
+        let doubts: Vec<u64> = (0..3 * rounds_max)
+            .map(|_| {
+                swap(&rig, 21, 700);
+                round(&rig, &mut migration).doubts[Doubt::Tables as usize]
+            })
+            .collect();
+        let runs = doubts.split(|&doubt| doubt == 0).map(<[u64]>::len);
+        assert_eq!(runs.max(), Some(rounds_max), "{doubts:?}");
+        swap(&rig, 21, 700);
+        assert!(finish(&rig, &mut migration).doubts[Doubt::Tables as usize] > 0);
+    }
+}
+
+#[test]
 fn a_frame_that_moves_in_the_final_round_reaches_the_tables() {
     for (rig, mut migration) in both() {
         rig.machine().make_table(20, 21);

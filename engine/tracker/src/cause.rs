@@ -133,6 +133,7 @@ mod tests {
             let alone = CauseSet::from_iter([cause]);
             assert_eq!(alone.iter().collect::<Vec<_>>(), [cause]);
             assert_eq!(alone.to_string(), cause.name());
+            assert!(!alone.is_empty());
             let others: CauseSet = Cause::ALL.into_iter().filter(|&c| c != cause).collect();
             assert!(!others.contains(cause));
             assert_eq!(others.union(alone), Cause::ALL.into_iter().collect());

@@ -81,12 +81,6 @@ impl Doubts {
         self.marked[doubt as usize] += 1;
     }
 
-    /// Doubts of one kind in this round.
-    #[must_use]
-    pub const fn marked(&self, doubt: Doubt) -> u64 {
-        self.marked[doubt as usize]
-    }
-
     /// Rounds running, before this one, in which the kind was marked.
     #[must_use]
     pub const fn running(&self, doubt: Doubt) -> u32 {
@@ -118,6 +112,12 @@ impl Doubts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_those_of_the_reports() {
+        let names = "short-bitmap log-lost generation roots walk leaf-unmapped query-failed tables";
+        assert_eq!(Doubt::ALL.map(Doubt::name).join(" "), names);
+    }
 
     #[test]
     fn a_doubt_runs_only_while_it_is_marked_every_round() {

@@ -244,3 +244,19 @@ impl std::error::Error for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn the_error_of_a_port_is_the_source_of_whatever_it_led_to() {
+        let told = |error: &Error| error.source().map(ToString::to_string);
+        let port = Error::port("log-dirty")("no memory".into());
+        assert_eq!(told(&port).as_deref(), Some("no memory"));
+        let doubt = |source| Error::Doubt { doubt: Doubt::LogLost, rounds: 6, source };
+        assert_eq!(told(&doubt(Some("no memory".into()))).as_deref(), Some("no memory"));
+        assert_eq!(told(&doubt(None)), None);
+    }
+}

@@ -3,7 +3,7 @@
 //! Not here: which pfns are sent when (`passes`).
 //! Units: at most 1,024 pfns.
 //! Threads: one; the guest runs between any two of the calls, and while contents are read.
-//! Source: libxc `write_batch`, `normalise_page`, `x86_pv_localise_page`.
+//! Source: libxc `write_batch`, `x86_pv_normalise_page`.
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn};
