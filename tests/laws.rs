@@ -8,7 +8,7 @@
 use p2mtrack::cause::Cause;
 use p2mtrack::config::{Config, Verify};
 use p2mtrack::doubt::Doubt;
-use p2mtrack::error::Error;
+use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, FrameType, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
@@ -122,6 +122,68 @@ fn law_3_debt_of_a_table_that_waits_for_its_pages_is_counted() {
         rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
         assert!(!migration.why(Pfn(20)).is_empty() && !migration.why(Pfn(900)).is_empty());
         assert_eq!(migration.owed(), 2);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn law_7_the_final_round_is_patient_so_many_sweeps_and_then_names_the_pfn() {
+    for lost in [1, 4, 8, 9, 20] {
+        for (rig, mut migration) in copied() {
+            rig.machine().write(9, 1);
+            let lose = || Answer::Deferred(Deferral::Unacknowledged);
+            rig.machine().answers.insert(9, (0..lost).map(|_| lose()).collect());
+            let result = rig.with(|ports| migration.finish(ports));
+            if lost <= 8 {
+                result.expect("settles");
+                rig.machine().assert_identical();
+            } else {
+                let error = result.expect_err("no word of the page, sweep after sweep");
+                let deferred = EntryCause::Deferred(Deferral::Unacknowledged);
+                assert!(
+                    matches!(error, Error::Entry { pfn: Pfn(9), cause, .. } if cause == deferred),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn law_7_sweeps_that_get_on_do_not_count_against_it() {
+    for (rig, mut migration) in copied() {
+        for (lost, pfn) in (2..12).map(|n| (3 * n, n)) {
+            rig.machine().write(pfn, 1);
+            let lose = || Answer::Deferred(Deferral::Unacknowledged);
+            rig.machine().answers.insert(pfn, (0..lost).map(|_| lose()).collect());
+        }
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn rates_are_those_of_the_rounds() {
+    for (rig, mut migration) in copied() {
+        for pfn in 2..6 {
+            rig.machine().write(pfn, 1);
+        }
+        rig.machine().balloon_in(HOLES + 1, 7);
+        let first = round(&rig, &mut migration);
+        let newly = first.log_dirty_pfns + first.entries.beyond_log_dirty;
+        assert_eq!((first.entries.changed(), first.entries.mapped), (1, 1));
+        for pfn in 2..9 {
+            rig.machine().write(pfn, 2);
+        }
+        let second = round(&rig, &mut migration);
+        assert_eq!((second.log_dirty_pfns, second.pages.owed), (7, 7));
+        let rate = 7.0 / first.pages.accepted as f64;
+        assert_eq!((second.dirty_rate, second.shrinking), (Some(rate), Some(false)), "{newly}");
+        for pfn in 2..9 {
+            rig.machine().write(pfn, 3);
+        }
+        assert_eq!(round(&rig, &mut migration).shrinking, Some(false), "as many as before");
+        rig.machine().write(2, 4);
+        assert_eq!(round(&rig, &mut migration).shrinking, Some(true));
         finish(&rig, &mut migration);
     }
 }

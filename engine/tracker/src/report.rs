@@ -201,3 +201,25 @@ pub struct RoundReport {
     /// Fewer pfns are owed than a round ago. `None` in the first round.
     pub shrinking: Option<bool>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_have_names_and_changes_add_up() {
+        let names = [Stage::Live, Stage::Checkpoint, Stage::Final].map(Stage::name);
+        assert_eq!(names, ["live", "checkpoint", "final"]);
+        let one = EntryCounts {
+            mapped: 1,
+            unmapped: 20,
+            remapped: 300,
+            other: 4000,
+            beyond_log_dirty: 5,
+        };
+        let mut sum = one;
+        sum.add(&one);
+        assert_eq!((one.changed(), sum.changed(), sum.beyond_log_dirty), (4321, 8642, 10));
+        assert_eq!((sum.mapped, sum.unmapped, sum.remapped, sum.other), (2, 40, 600, 8000));
+    }
+}
