@@ -2,11 +2,13 @@
 //! Live guest memory: the one door to words that another domain may write at any moment.
 //! Not here: what the words mean. Nothing in this engine holds a `&u64` into guest memory.
 //! Units: one frame of 4,096 bytes, 8-byte aligned, little endian.
-//! Threads: any number of readers; the writer is outside of the program.
-//! Source: rules of rust-vmm `volatile_memory`: no references into shared memory, every access volatile.
+//! Threads: any number of readers; the writer is outside of the program, or a thread that stores atomically.
+//! Source: `core::sync::atomic`, "Atomic accesses to read-only memory"; `docs/decisions/0008`.
+
+#![expect(unsafe_code, reason = "foreign mappings are raw pointers; docs/safety.md")]
 
 use std::marker::PhantomData;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::frame::{Entry, Width};
 use crate::leaf::{FRAME_WORDS, Leaf};
@@ -14,7 +16,7 @@ use crate::leaf::{FRAME_WORDS, Leaf};
 /// A mapped frame of live guest memory.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestLeaf<'map> {
-    words: *const u64,
+    words: *const AtomicU64,
     map: PhantomData<&'map AtomicU64>,
 }
 
@@ -23,23 +25,28 @@ impl<'map> GuestLeaf<'map> {
     ///
     /// # Safety
     /// - `words` is 8-byte aligned and readable for 4,096 bytes during `'map`.
-    /// - No Rust reference to these bytes, other than to atomics, exists during `'map`.
+    /// - No Rust reference to these bytes, other than to atomics, exists during `'map`, and this program
+    ///   writes them only by atomics of 64 bits, if at all. What another domain writes is its own affair.
     #[must_use]
     pub const unsafe fn from_ptr(words: *const u64) -> Self {
-        Self { words, map: PhantomData }
+        Self { words: words.cast(), map: PhantomData }
     }
 
     /// Takes a frame of this program's own memory that stands for a guest's (simulation, replay).
     #[must_use]
     pub const fn from_atomics(words: &'map [AtomicU64; FRAME_WORDS]) -> Self {
-        Self { words: words.as_ptr().cast(), map: PhantomData }
+        Self { words: words.as_ptr(), map: PhantomData }
     }
 
     fn word(self, index: usize) -> u64 {
         assert!(index < FRAME_WORDS, "a frame has 512 words");
         // SAFETY: the constructor's contract gives 512 aligned, readable words during 'map, and the
-        // index was checked above.
-        unsafe { self.words.wrapping_add(index).read_volatile() }
+        // index was checked above. An atomic may be written by others while it is borrowed.
+        let word = unsafe { &*self.words.wrapping_add(index) };
+        // ORDER: Relaxed: each word is looked at by itself, and what the guest wrote before it is not
+        // relied on; that the log was cleared before (law 1) the port's call has ordered. It is one load
+        // that is neither split nor repeated, and the one order that read-only memory allows.
+        word.load(Ordering::Relaxed)
     }
 
     /// Copies the frame, each word read once.
@@ -79,5 +86,27 @@ mod tests {
         assert_eq!(guest.entry(Width::W32, 4), Entry::INVALID);
         assert_eq!(guest.entry(Width::W32, 5), Entry(0x8000_0001));
         assert_eq!(copy.words[2], 2);
+    }
+
+    /// Each word is written while it is read: a reader finds one of the writer's values, in their order.
+    /// Miri and ThreadSanitizer call a read that is not atomic a data race.
+    #[test]
+    fn reads_beside_a_writer() {
+        const TURNS: u64 = if cfg!(miri) { 20 } else { 20_000 };
+        let live: [AtomicU64; FRAME_WORDS] = std::array::from_fn(|_| AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 1..=TURNS {
+                    live[7].store(turn << 32 | turn, Ordering::Relaxed); // ORDER: a word by itself
+                }
+            });
+            let (guest, mut last, mut copy) = (GuestLeaf::from_atomics(&live), 0, Leaf::default());
+            for _ in 0..TURNS {
+                guest.fetch(&mut copy);
+                let seen = copy.words[7];
+                assert!(seen >> 32 == seen & 0xffff_ffff && seen >= last, "{seen:#x} is torn");
+                last = seen;
+            }
+        });
     }
 }
