@@ -25,7 +25,7 @@ use std::ops::Range;
 use crate::cause::{Cause, CauseSet};
 use crate::frame::{LeafIndex, Pfn, Width};
 use crate::leaf::LeafMask;
-use crate::sync::{AtomicU64, Ordering, zeroed_words};
+use crate::sync::{AtomicU64, Ordering, clear_bits, set_bits, zeroed_words};
 
 /// The set of owed pfns below a length, with the causes of each.
 pub struct ResendBitmap {
@@ -178,7 +178,7 @@ impl ResendBitmap {
     fn blame(&self, index: usize, bits: u64, cause: Cause) {
         if bits != 0 {
             // ORDER: published by the OR of the word in `owe`, which follows.
-            self.planes[cause as usize][index].fetch_or(bits, Ordering::Relaxed);
+            set_bits(&self.planes[cause as usize][index], bits, Ordering::Relaxed);
         }
     }
 
@@ -186,15 +186,15 @@ impl ResendBitmap {
     fn owe(&self, index: usize, bits: u64) {
         // ORDER: Release for the Acquire of `fetch_and` in `take_word`: the causes, and all that the
         // marker knew. Not skipped if the bits are up already, or that would not be published.
-        self.words[index].fetch_or(bits, Ordering::Release);
+        set_bits(&self.words[index], bits, Ordering::Release);
     }
 
     /// Step 3.
     fn raise(&self, group: usize, bits: u64) {
         if bits != 0 {
-            // ORDER: Release for the Acquire of `fetch_and` in `take_word`: the words under it. A plain
+            // ORDER: Release for the Acquire of `clear_bits` in `take_word`: the words under it. A plain
             // load first, to save the OR, could miss that the taker is just clearing the bit.
-            self.summary[group].fetch_or(bits, Ordering::Release);
+            set_bits(&self.summary[group], bits, Ordering::Release);
         }
     }
 
@@ -291,7 +291,7 @@ impl ResendBitmap {
         taken.reserve(64); // nothing may fail while bits are in neither place
         // ORDER: Acquire for the Release in `raise`: the bits of each mark whose summary bit is cleared
         // here are seen below. Nothing of the taker's is published: its clearing may be seen late.
-        self.summary[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Acquire);
+        clear_bits(&self.summary[index / 64], 1 << (index % 64), Ordering::Acquire);
         let open = self.word(index) & bits_within(&(from..self.pfns), index);
         let bits = lowest(open, limit - taken.pages.len());
         // ORDER: Acquire for the Release in `owe`, also of a mark of the same pfn after the load above.
@@ -309,7 +309,7 @@ impl ResendBitmap {
         let blamed = self.plane(cause, index) & bits;
         if blamed != 0 {
             // ORDER: Relaxed: only the taker clears, and bits that were set since the load above stay.
-            self.planes[cause as usize][index].fetch_and(!blamed, Ordering::Relaxed);
+            clear_bits(&self.planes[cause as usize][index], blamed, Ordering::Relaxed);
         }
         blamed
     }

@@ -6,7 +6,14 @@
 //! Source: loom's own advice: the code that ships is the code that the model checker explores.
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU64, Ordering};
+pub(crate) mod late;
+
+#[cfg(loom)]
+pub use late::AtomicU64;
+#[cfg(loom)]
+pub(crate) use late::{clear_bits, set_bits};
+#[cfg(loom)]
+pub use loom::sync::atomic::Ordering;
 #[cfg(not(loom))]
 pub use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,4 +32,16 @@ pub fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
 #[must_use]
 pub fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
     (0..words).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// Sets bits. What the word held is not asked for, so that the models may let it happen late.
+#[cfg(not(loom))]
+pub(crate) fn set_bits(word: &AtomicU64, bits: u64, order: Ordering) {
+    word.fetch_or(bits, order);
+}
+
+/// Clears bits, as [`set_bits`].
+#[cfg(not(loom))]
+pub(crate) fn clear_bits(word: &AtomicU64, bits: u64, order: Ordering) {
+    word.fetch_and(!bits, order);
 }

@@ -1,16 +1,42 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The protocol of the resend bitmap in every interleaving and every allowed order of memory.
-//! Not here: sizes; two words are enough for each race.
+//! The protocol of the resend bitmap in every interleaving and every allowed order of memory; each model prints how many.
+//! Not here: sizes; a few words are enough for each race.
 //! Units: as in `resend`.
-//! Threads: two markers beside one taker.
-//! Source: run with `RUSTFLAGS="--cfg loom" cargo test -p p2mtrack --release --lib resend::loom`.
+//! Threads: at most two markers beside one taker, or one marker beside a taker and whoever drops its debt.
+//! Source: run with `RUSTFLAGS="--cfg loom" cargo test -p p2mtrack --release --lib resend::loom -- --nocapture`.
+//!
+//! The bitmap is all that shards share and change. What they read (layout, shadow, log) nobody changes
+//! between the fork and the join of `Shards::map`, results come back through the join, and live words are
+//! read once each, whatever the guest does. So there is nothing else to model.
+
+use std::sync::atomic::AtomicUsize;
 
 use super::*;
+use crate::sync::late::{Machine, choose, settle};
+use ::loom::model::Builder;
 use ::loom::sync::Arc;
-use ::loom::{model, thread};
+use ::loom::thread::{self, JoinHandle};
 
-/// Two words under one summary word.
-const LENGTH: u64 = 128;
+/// Explores a model on machines, without a bound on preemptions, and prints how many runs it took.
+fn explore(name: &str, machines: &[Machine], model: impl Fn() + Clone + Send + Sync + 'static) {
+    for &machine in machines {
+        let runs = std::sync::Arc::new(AtomicUsize::new(0));
+        let (counted, model) = (std::sync::Arc::clone(&runs), model.clone());
+        let mut builder = Builder::new();
+        builder.preemption_bound = None;
+        choose(machine);
+        builder.check(move || {
+            counted.fetch_add(1, Ordering::Relaxed); // ORDER: one thread
+            model();
+            settle();
+        });
+        let runs = runs.load(Ordering::Relaxed); // ORDER: one thread
+        println!("loom: {name}, {machine:?}: {runs} interleavings");
+    }
+}
+
+const LOOMS_OWN: [Machine; 1] = [Machine::InOrder];
+const ALL: [Machine; 3] = [Machine::InOrder, Machine::Late, Machine::Overtaken];
 
 struct Scene {
     bitmap: ResendBitmap,
@@ -18,10 +44,15 @@ struct Scene {
 }
 
 impl Scene {
+    fn new(pfns: u64) -> Arc<Self> {
+        let content = [AtomicU64::new(0), AtomicU64::new(0)];
+        Arc::new(Self { bitmap: ResendBitmap::new(pfns), content })
+    }
+
     /// Content first, then the mark; `slot` is the marker's own content.
-    fn write(&self, slot: usize, pfn: u64, cause: Cause) {
+    fn write(&self, slot: usize, mark: impl FnOnce(&ResendBitmap)) {
         self.content[slot].store(1, Ordering::Relaxed); // ORDER: published by the mark
-        self.bitmap.mark(Pfn(pfn), cause);
+        mark(&self.bitmap);
     }
 
     fn read(&self, slot: usize) -> u64 {
@@ -29,86 +60,270 @@ impl Scene {
     }
 }
 
-/// Two marks, a take, and a second take of the rest.
-struct Race {
-    /// What is marked.
-    pfns: [u64; 2],
-    /// Marks that are done before the take; the others are threads beside it.
-    before: usize,
-    /// Pages that the first take may have.
-    limit: usize,
-    /// Whether the first take is paid.
-    paid: bool,
+/// Runs one more thread of a scene.
+fn beside(scene: &Arc<Scene>, run: impl FnOnce(&Scene) + 'static) -> JoinHandle<()> {
+    settle();
+    let scene = Arc::clone(scene);
+    thread::spawn(move || {
+        run(&scene);
+        settle();
+    })
 }
 
-/// What the destination holds in the end.
-#[derive(Default)]
+fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().expect("no thread panics"));
+}
+
+/// Who owes which pfn, and what the destination holds of it in the end.
 struct Received {
+    pfns: [u64; 2],
+    causes: [Cause; 2],
     content: [u64; 2],
-    causes: [CauseSet; 2],
+    told: [CauseSet; 2],
 }
 
-impl Race {
-    fn pay_all(&self, scene: &Scene, mut taken: Taken<'_>, received: &mut Received) {
+impl Received {
+    fn new(pfns: [u64; 2]) -> Self {
+        let causes = [Cause::Entry, Cause::Table];
+        Self { pfns, causes, content: [0; 2], told: [CauseSet::default(); 2] }
+    }
+
+    fn pay_all(&mut self, scene: &Scene, mut taken: Taken<'_>) {
         for index in 0..taken.pages().len() {
             let owed = taken.pages()[index];
             taken.pay(index);
             for slot in (0..2).filter(|&slot| self.pfns[slot] == owed.pfn.0) {
-                received.content[slot] = scene.read(slot);
-                received.causes[slot] = received.causes[slot].union(owed.causes);
+                self.content[slot] = scene.read(slot);
+                self.told[slot] = self.told[slot].union(owed.causes);
             }
         }
     }
 
     /// What was read when a page was last paid must be what its marker wrote, and its cause was told.
-    fn run(&self) {
-        let content = [AtomicU64::new(0), AtomicU64::new(0)];
-        let scene = Arc::new(Scene { bitmap: ResendBitmap::new(LENGTH), content });
-        let (pfns, causes) = (self.pfns, [Cause::Entry, Cause::Table]);
-        (0..self.before).for_each(|slot| scene.write(slot, pfns[slot], causes[slot]));
-        let spawn = |slot: usize| {
-            let scene = Arc::clone(&scene);
-            thread::spawn(move || scene.write(slot, pfns[slot], causes[slot]))
-        };
-        let markers: Vec<_> = (self.before..2).map(spawn).collect();
-        let mut received = Received::default();
-        let taken = scene.bitmap.take(self.limit, 0);
-        if self.paid {
-            self.pay_all(&scene, taken, &mut received);
-        } else {
-            drop(taken);
-        }
-        markers.into_iter().for_each(|marker| marker.join().expect("markers do not panic"));
-        self.pay_all(&scene, scene.bitmap.take(9, 0), &mut received);
+    fn finish(mut self, scene: &Scene) {
+        self.pay_all(scene, scene.bitmap.take(9, 0));
         assert!(scene.bitmap.is_empty());
-        assert_eq!(received.content, [1, 1], "a page was not taken after its mark");
-        for (told, cause) in received.causes.into_iter().zip(causes) {
+        assert_eq!(self.content, [1, 1], "a page was not taken after its mark");
+        for (told, cause) in self.told.into_iter().zip(self.causes) {
             assert!(told.contains(cause), "a cause was not told");
         }
     }
 }
 
+/// Two marks, a take, and a second take of the rest.
+#[derive(Clone, Copy)]
+struct Race {
+    /// What is marked.
+    pfns: [u64; 2],
+    /// Marks that are done before the take; the others are threads beside it.
+    before: usize,
+    /// Pages that the first take may have, and from where on.
+    limit: usize,
+    from: u64,
+    /// Whether the first take is paid.
+    paid: bool,
+}
+
+impl Race {
+    fn run(&self) {
+        let scene = Scene::new(128);
+        let mut received = Received::new(self.pfns);
+        let (pfns, causes) = (received.pfns, received.causes);
+        let mark = move |slot: usize| {
+            move |bitmap: &ResendBitmap| known(bitmap.mark(Pfn(pfns[slot]), causes[slot]))
+        };
+        (0..self.before).for_each(|slot| scene.write(slot, mark(slot)));
+        let rest = self.before..2;
+        let markers: Vec<_> =
+            rest.map(|slot| beside(&scene, move |scene| scene.write(slot, mark(slot)))).collect();
+        let taken = scene.bitmap.take(self.limit, self.from);
+        if self.paid {
+            received.pay_all(&scene, taken);
+        } else {
+            drop(taken);
+        }
+        settle();
+        join(markers);
+        received.finish(&scene);
+    }
+}
+
+/// All pfns of the models are below the length.
+fn known(below: bool) {
+    assert!(below);
+}
+
 #[test]
 fn two_marks_of_one_pfn_beside_a_take() {
-    model(|| Race { pfns: [5, 5], before: 0, limit: 9, paid: true }.run());
+    let race = Race { pfns: [5, 5], before: 0, limit: 9, from: 0, paid: true };
+    explore("two marks of one pfn beside a take", &LOOMS_OWN, move || race.run());
 }
 
 #[test]
 fn marks_of_one_word_beside_a_take_that_ends_in_it() {
-    model(|| Race { pfns: [5, 6], before: 0, limit: 1, paid: true }.run());
+    let race = Race { pfns: [5, 6], before: 0, limit: 1, from: 0, paid: true };
+    explore("marks of one word beside a take that ends in it", &LOOMS_OWN, move || race.run());
+}
+
+/// The taker clears the summary bit of a word whose lower bits stay.
+#[test]
+fn a_mark_beside_a_take_that_begins_in_its_word() {
+    let race = Race { pfns: [6, 5], before: 1, limit: 9, from: 6, paid: true };
+    explore("a mark beside a take that begins in its word", &ALL, move || race.run());
 }
 
 /// The summary is up when the second marker comes, and the taker is about to clear it.
 #[test]
 fn a_mark_beside_the_take_of_an_earlier_one() {
     for pfns in [[5, 5], [5, 6], [5, 70]] {
-        model(move || Race { pfns, before: 1, limit: 9, paid: true }.run());
+        let race = Race { pfns, before: 1, limit: 9, from: 0, paid: true };
+        let name = format!("a mark of {pfns:?} beside the take of the first");
+        explore(&name, &ALL, move || race.run());
     }
 }
 
 #[test]
-fn marks_of_two_words_beside_a_debt_that_returns() {
-    for before in [0, 1] {
-        model(move || Race { pfns: [5, 70], before, limit: 9, paid: false }.run());
+fn marks_beside_a_debt_that_returns() {
+    for (pfns, before) in [([5, 70], 0), ([5, 70], 1), ([5, 5], 1)] {
+        let race = Race { pfns, before, limit: 9, from: 0, paid: false };
+        let name = format!("marks of {pfns:?}, {before} before, beside a debt that returns");
+        explore(&name, &LOOMS_OWN, move || race.run());
     }
+}
+
+/// The debt is dropped by another thread, as by a transport's, while the taker takes on.
+#[test]
+fn a_debt_that_returns_beside_the_next_take() {
+    let model = || {
+        let scene = Scene::new(128);
+        let mut received = Received::new([5, 5]);
+        let causes = received.causes;
+        for slot in 0..2 {
+            scene.write(slot, |bitmap| known(bitmap.mark(Pfn(5), causes[slot])));
+        }
+        let mut taken = scene.bitmap.take(9, 0);
+        taken.paid.fill(true); // here it is dropped for nothing; the other thread drops it unpaid
+        let pages = taken.pages().to_vec();
+        drop(taken);
+        let dropper = beside(&scene, move |scene| {
+            let paid = vec![false; pages.len()];
+            drop(Taken { bitmap: &scene.bitmap, pages, paid, next: 128 });
+        });
+        received.pay_all(&scene, scene.bitmap.take(9, 0));
+        settle();
+        join([dropper]);
+        received.finish(&scene);
+    };
+    explore("a debt that returns beside the next take", &ALL, model);
+}
+
+/// Two leaves of 512 pfns are two lines of the bitmap under one word of the summary.
+fn mark_line(bitmap: &ResendBitmap, leaf: u64, slots: &[usize], cause: Cause) {
+    let mut mask = LeafMask::NONE;
+    slots.iter().for_each(|&slot| mask.set(slot));
+    bitmap.mark_leaf(Width::W64, LeafIndex(leaf), &mask, cause);
+}
+
+/// As in a round: shards OR their masks in, the owner takes after the join and finds exactly that.
+#[test]
+fn two_shards_on_neighbouring_lines_joined_before_a_take() {
+    let model = || {
+        let scene = Scene::new(1024);
+        let received = Received::new([0, 512 + 511]);
+        let causes = received.causes;
+        let shards = [0, 1].map(|slot| {
+            beside(&scene, move |scene| {
+                let slots: [&[usize]; 2] = [&[0, 64], &[511]];
+                let mark = |bitmap: &ResendBitmap| {
+                    mark_line(bitmap, slot as u64, slots[slot], causes[slot]);
+                };
+                scene.write(slot, mark);
+            })
+        });
+        join(shards);
+        assert_eq!(scene.bitmap.count(), 3);
+        assert_eq!(scene.bitmap.why(Pfn(64)), CauseSet::from_iter([Cause::Entry]));
+        received.finish(&scene);
+    };
+    explore("two shards on neighbouring lines, joined before a take", &ALL, model);
+}
+
+/// A taker beside two shards: the public contract, though the engine's own taker waits for the join.
+#[test]
+fn two_shards_on_neighbouring_lines_beside_a_take() {
+    let model = || {
+        let scene = Scene::new(1024);
+        let mut received = Received::new([0, 512]);
+        let causes = received.causes;
+        let shards = [0, 1].map(|slot| {
+            beside(&scene, move |scene| {
+                scene.write(slot, |bitmap| mark_line(bitmap, slot as u64, &[0], causes[slot]));
+            })
+        });
+        received.pay_all(&scene, scene.bitmap.take(9, 0));
+        settle();
+        join(shards);
+        received.finish(&scene);
+    };
+    explore("two shards on neighbouring lines beside a take", &LOOMS_OWN, model);
+}
+
+/// A mask raises the summary once, after all of its words: a take may find the first word before that.
+#[test]
+fn a_mask_of_two_words_beside_the_take_of_an_earlier_mark() {
+    let model = || {
+        let scene = Scene::new(512);
+        let mut received = Received::new([5, 511]);
+        let causes = received.causes;
+        scene.write(0, |bitmap| known(bitmap.mark(Pfn(5), causes[0])));
+        let shard = beside(&scene, move |scene| {
+            scene.write(1, |bitmap| mark_line(bitmap, 0, &[6, 511], causes[1]));
+        });
+        received.pay_all(&scene, scene.bitmap.take(9, 0));
+        settle();
+        join([shard]);
+        received.finish(&scene);
+    };
+    explore("a mask of two words beside the take of an earlier mark", &ALL, model);
+}
+
+/// Words on both sides of a border of the summary.
+#[test]
+fn words_under_two_words_of_the_summary_beside_a_take() {
+    const BORDER: u64 = 64 * 64;
+    let model = || {
+        let scene = Scene::new(BORDER + 64);
+        let mut received = Received::new([BORDER - 1, BORDER]);
+        let cause = received.causes[0];
+        received.causes[1] = cause;
+        let marker = beside(&scene, move |scene| {
+            scene.content[1].store(1, Ordering::Relaxed); // ORDER: published by the mark
+            scene.write(0, |bitmap| bitmap.mark_words(63, &[1 << 63, 1], cause));
+        });
+        received.pay_all(&scene, scene.bitmap.take(9, 0));
+        settle();
+        join([marker]);
+        received.finish(&scene);
+    };
+    explore("words under two words of the summary beside a take", &ALL, model);
+}
+
+/// A comparison asks why a pfn is owed while it is being marked.
+#[test]
+fn who_sees_a_pfn_owed_finds_its_causes_and_its_content() {
+    let model = || {
+        let scene = Scene::new(64);
+        let marker = beside(&scene, |scene| {
+            scene.write(0, |bitmap| known(bitmap.mark(Pfn(5), Cause::Deferred)));
+        });
+        let owed = scene.bitmap.owed_mask(Width::W64, LeafIndex(0)).get(5);
+        if owed || scene.bitmap.is_owed(Pfn(5)) {
+            assert!(scene.bitmap.why(Pfn(5)).contains(Cause::Deferred));
+            assert_eq!(scene.read(0), 1);
+        }
+        settle();
+        join([marker]);
+        assert_eq!(scene.bitmap.count(), 1);
+    };
+    explore("who sees a pfn owed finds its causes and its content", &ALL, model);
 }
