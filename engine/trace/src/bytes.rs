@@ -9,6 +9,8 @@
 //! answers with SIGBUS, and no check can come before that. Files below [`MAP_BYTES_MIN`] are copied
 //! and do not have the hazard. Traces are made whole and renamed, so that only a foreign hand can do it.
 
+#![expect(unsafe_code, reason = "a file is mapped; docs/safety.md")]
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Deref;
@@ -37,9 +39,9 @@ impl Bytes<'static> {
         if length < MAP_BYTES_MIN {
             return Ok(Self::Owned(read_at_most(file, MAP_BYTES_MIN)?));
         }
-        // SAFETY: the file is mapped read-only and private. That nobody writes or truncates it meanwhile is
-        // asked of the caller (`Reader::open`); every read of it is bounds-checked at the time of the read,
-        // so that changed bytes can't lead out of the map.
+        // SAFETY: the file is mapped read-only, and what others write to it shows. That nobody writes or
+        // truncates it meanwhile is asked of the caller (`Reader::open`); every read of it is bounds-checked
+        // at the time of the read, so that changed bytes can't lead out of the map.
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self::Mapped(map))
     }
@@ -85,6 +87,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
+    #[cfg_attr(miri, ignore = "mmap")]
     fn small_files_are_read_and_large_ones_mapped() {
         let mut file = tempfile::NamedTempFile::new().expect("file");
         file.write_all(b"abc").expect("writes");

@@ -10,6 +10,8 @@
 //! Frame numbers in plain arrays are `u64` as in the file; [`NONE`] (all ones) stands for "no frame".
 //! Files are untrusted: a reader checks every length before it is used and keeps to [`Limits`].
 
+#![deny(unsafe_code)]
+
 mod bytes;
 mod container;
 mod cursor;

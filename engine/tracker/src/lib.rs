@@ -21,6 +21,8 @@
 //! Units: frames of 4 KiB everywhere; pfns and mfns are [`frame::Pfn`] and [`frame::Mfn`] and can't be mixed.
 //! Unsafe code is confined to [`guest`], which reads live guest memory.
 
+#![deny(unsafe_code)]
+
 pub mod bitmap;
 pub mod cause;
 pub mod config;

@@ -129,6 +129,10 @@ mod tests {
         }
     }
 
+    /// Miri needs a second for a comparison by all kernels: it gets every 211th slot or 31st bit.
+    const SLOT_STEP: usize = if cfg!(miri) { 211 } else { 1 };
+    const BIT_STEP: usize = if cfg!(miri) { 31 } else { 1 };
+
     fn bases() -> [Leaf; 3] {
         let run = Leaf { words: std::array::from_fn(|i| 0x1234_5678_0000_0000 + i as u64) };
         [Leaf::HOLE, Leaf::default(), run]
@@ -144,7 +148,7 @@ mod tests {
     #[test]
     fn each_single_slot_is_found() {
         for (width, base) in WIDTHS.into_iter().flat_map(|w| bases().map(|base| (w, base))) {
-            for slot in 0..width.entries() {
+            for slot in (0..width.entries()).step_by(SLOT_STEP) {
                 let mut live = base.clone();
                 flip(width, &mut live, slot, FLIPS[slot % FLIPS.len()]);
                 check(width, &live, &base, &[slot]);
@@ -155,7 +159,7 @@ mod tests {
     #[test]
     fn each_bit_of_an_entry_counts() {
         for width in WIDTHS {
-            for bit in 0..width.bits() {
+            for bit in (0..width.bits()).step_by(BIT_STEP) {
                 let mut live = Leaf::HOLE;
                 flip(width, &mut live, 77, 1 << bit);
                 check(width, &live, &Leaf::HOLE, &[77]);
@@ -166,8 +170,8 @@ mod tests {
     #[test]
     fn pairs_of_slots_are_found() {
         for width in WIDTHS {
-            for (first, gap) in (0..width.entries()).flat_map(|f| [1, 2, 7, 63, 64].map(|g| (f, g)))
-            {
+            let slots = (0..width.entries()).step_by(SLOT_STEP);
+            for (first, gap) in slots.flat_map(|f| [1, 2, 7, 63, 64].map(|g| (f, g))) {
                 if first + gap < width.entries() {
                     let mut live = Leaf::HOLE;
                     flip(width, &mut live, first, 1 << 31);
