@@ -5,11 +5,16 @@
 //! Threads: runs side by side; each is deterministic.
 //! Source: `docs/design.md`, the promise.
 
+use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
-use p2mtrack_synthetic::run::{Ending, Run, migrate, migrate_all};
-use p2mtrack_synthetic::{Fault, FaultSet, P2mKind, Scenario, SimConfig, Verdict};
+use p2mtrack::port::{Observer, Phase, PortError};
+use p2mtrack::report::{RoundReport, Stage};
+use p2mtrack_synthetic::run::{Ending, Run, Watch, migrate, migrate_all};
+use p2mtrack_synthetic::{
+    Fault, FaultSet, Limits, P2mKind, Scenario, SimConfig, Simulation, Verdict,
+};
 
 const IDENTICAL: Ending = Ending::Judged(Verdict::Identical);
 
@@ -30,6 +35,7 @@ fn runs(scenarios: impl Iterator<Item = Scenario>, faults: &FaultSet) -> Vec<Sim
                 faults: faults.clone(),
                 checkpoints: if seed % 5 == 0 { 2 } else { 0 },
                 threads: if seed % 7 == 0 { 2 } else { 1 },
+                limits: Limits::default(),
             })
         })
         .collect()
@@ -131,5 +137,118 @@ fn a_seed_decides_everything() {
         assert_eq!(first.last, second.last);
         assert_eq!(first.rounds, second.rounds);
         assert_eq!(first.beyond_log_dirty, second.beyond_log_dirty);
+    }
+}
+
+/// The rounds of a run, and the steps that the guest had taken at the end of each.
+#[derive(Default)]
+struct Rounds(Vec<(u64, RoundReport)>);
+
+impl Observer for Rounds {
+    fn begin(&mut self, _: Phase) {}
+    fn end(&mut self, _: Phase) {}
+}
+
+impl Watch for Rounds {
+    fn round(
+        &mut self,
+        report: &RoundReport,
+        _: Option<&PfnBitmap>,
+        simulation: &Simulation,
+    ) -> Result<(), PortError> {
+        self.0.push((simulation.activity().steps, report.clone()));
+        Ok(())
+    }
+}
+
+fn watched(config: &SimConfig) -> (Run, Vec<(u64, RoundReport)>) {
+    let mut rounds = Rounds::default();
+    let run = migrate(config, engine(config), &mut rounds);
+    (run, rounds.0)
+}
+
+/// Runs of a kind in which a good deal happens, with faults and without.
+fn busy() -> Vec<SimConfig> {
+    let scenarios = [Scenario::Mixed, Scenario::Remus, Scenario::Hostile, Scenario::LeafMoved];
+    let faulty = FaultSet(Fault::ALL.to_vec());
+    [FaultSet::default(), faulty].iter().flat_map(|f| runs(scenarios.into_iter(), f)).collect()
+}
+
+#[test]
+fn limits_that_leave_nothing_out_change_nothing() {
+    for config in busy() {
+        let programs = "0-18446744073709551615".parse().ok();
+        let limits = Limits { steps: Some(u64::MAX), programs, no_writes: false };
+        let limited = SimConfig { limits, ..config.clone() };
+        let [whole, same] = [&config, &limited].map(watched);
+        assert_eq!(format!("{whole:?}"), format!("{same:?}"), "{config:?}");
+    }
+}
+
+#[test]
+fn a_schedule_cut_short_is_the_same_up_to_there() {
+    let mut compared = 0;
+    for config in busy() {
+        let (whole, rounds) = watched(&config);
+        let steps = whole.activity.steps / 2;
+        let limits = Limits { steps: Some(steps), ..Limits::default() };
+        let (cut, cut_rounds) = watched(&SimConfig { limits, ..config.clone() });
+        assert!(cut.activity.steps <= steps);
+        let until = |steps| move |&&(at, _): &&(u64, RoundReport)| at < steps;
+        let [before, same] = [&rounds, &cut_rounds]
+            .map(|rounds| rounds.iter().take_while(until(steps)).collect::<Vec<_>>());
+        assert_eq!(before, same, "{config:?}");
+        compared += before.len();
+        let begun = whole.activity.begun.iter().filter(|begun| begun.step <= steps);
+        assert!(begun.eq(&cut.activity.begun), "{config:?}");
+    }
+    println!("{compared} rounds before the cut compared");
+    assert!(compared > 20, "{compared}");
+}
+
+#[test]
+fn a_schedule_without_a_program_is_the_same_up_to_that_program() {
+    let mut others = [0, 0];
+    for config in busy() {
+        let (whole, rounds) = watched(&config);
+        let Some(out) = whole.activity.begun.get(whole.activity.begun.len() / 2) else { continue };
+        let kept = [0..=out.number - 1, out.number + 1..=u64::MAX].into_iter().collect();
+        let limits = Limits { programs: Some(kept), ..Limits::default() };
+        let (thin, thin_rounds) = watched(&SimConfig { limits, ..config.clone() });
+        let until = |&&(at, _): &&(u64, RoundReport)| at < out.step;
+        let [before, same] = [&rounds, &thin_rounds]
+            .map(|rounds| rounds.iter().take_while(until).collect::<Vec<_>>());
+        assert_eq!(before, same, "{config:?}");
+        assert!(thin.activity.begun.iter().all(|begun| begun.number != out.number));
+        // A number is one behaviour, and most programs begin in the very same step.
+        for begun in whole.activity.begun.iter().filter(|begun| begun.number > out.number) {
+            let same = |other: &&_| begun == *other;
+            others[usize::from(thin.activity.begun.iter().any(|other| same(&other)))] += 1;
+        }
+        for begun in &thin.activity.begun {
+            let known = whole.activity.begun.iter().find(|other| other.number == begun.number);
+            assert!(known.is_none_or(|known| known.behaviour == begun.behaviour), "{config:?}");
+        }
+    }
+    println!(
+        "of all programs {} begin in the same step without one, {} do not",
+        others[1], others[0]
+    );
+    assert!(others[1] > 3 * others[0], "{others:?}");
+}
+
+#[test]
+fn a_guest_without_programs_and_stores_changes_nothing() {
+    for config in runs([Scenario::Mixed].into_iter(), &FaultSet::default()) {
+        let limits = Limits { steps: None, programs: "none".parse().ok(), no_writes: true };
+        let config = SimConfig { limits, checkpoints: 0, ..config };
+        let (run, rounds) = watched(&config);
+        assert_eq!(run.ending, IDENTICAL);
+        assert!(run.activity.steps > 0 && run.activity.begun.is_empty());
+        for (_, round) in
+            rounds.iter().filter(|(_, round)| round.stage == Stage::Live && round.round > 0)
+        {
+            assert_eq!((round.log_dirty_pfns, round.entries.changed()), (0, 0), "{config:?}");
+        }
     }
 }

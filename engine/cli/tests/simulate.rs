@@ -128,6 +128,39 @@ fn one_tracker_or_both_and_the_status_is_the_engines() {
     }
 }
 
+/// The command that a run prints says all of it: given again it prints itself.
+#[test]
+fn the_printed_command_is_the_whole_command() {
+    let args = "--scenario mixed --seed 5 --guest-size 8MiB --width 32 --p2m tree --checkpoints 1 \
+                --faults lost-ack,cancel --steps 200 --programs 1-9,12 --no-plain-writes --threads 1 \
+                --kernel wide";
+    let args: Vec<_> = args.split_whitespace().collect();
+    let text = text(&simulate(&args));
+    let wanted = format!("Again with: p2mtrack simulate {}\n", args.join(" "));
+    assert!(text.contains(&wanted), "{text}");
+}
+
+#[test]
+fn a_story_tells_the_programs_that_are_left() {
+    let args = ["--scenario", "mixed", "--seed", "5", "--guest-size", "16MiB", "--story", "--json"];
+    let programs = |limits: &[&str]| {
+        let mut lines = lines(&simulate(&[&args[..], limits].concat()));
+        assert_eq!(lines.pop().expect("a result")["event"], "result");
+        lines.retain(|line| line["event"] == "program");
+        lines
+    };
+    let all = programs(&[]);
+    assert!(all.len() > 10, "{}", all.len());
+    let two = &all[3..5];
+    let list = format!("{},{}", two[0]["number"], two[1]["number"]);
+    assert_eq!(programs(&["--programs", &list]), two);
+    let steps = two[1]["step"].to_string();
+    assert_eq!(programs(&["--steps", &steps]), all[..5]);
+    assert!(programs(&["--programs", "none"]).is_empty());
+    let told = text(&simulate(&[&args[..7], &["--programs", &list]].concat()));
+    assert_eq!(told.lines().filter(|line| line.starts_with("program ")).count(), 2, "{told}");
+}
+
 #[test]
 fn scenarios_are_explained() {
     let output = simulate(&["--scenario", "list"]);
@@ -167,6 +200,10 @@ fn unusable_arguments_are_status_2() {
         &["--threads", "0"],
         &["--faults", "gremlins"],
         &["--kernel", "fastest"],
+        &["--programs", "7-3"],
+        &["--programs", ""],
+        &["--steps", "-1"],
+        &["--story", "--seeds", "1..2"],
         &["--scenario", "all", "--record", "x"],
         &["--record", "/nonexistent/x.p2mtrace", "--guest-size", "16MiB"],
     ] {

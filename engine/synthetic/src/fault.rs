@@ -5,7 +5,6 @@
 //! Threads: under the world's lock.
 //! Source: swarm sampling as in TigerBeetle's simulator: in each run some faults are off entirely.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -125,23 +124,24 @@ struct Timing {
     pause: u64,
 }
 
-/// The faults of a run.
+/// The faults of a run. Each has a stream of its own: one that is left out shifts no other.
 #[derive(Debug)]
 pub(crate) struct Faults {
-    active: BTreeMap<Fault, Timing>,
-    struck: BTreeMap<Fault, u64>,
-    dice: Dice,
+    active: [Option<Timing>; Fault::ALL.len()],
+    struck: [u64; Fault::ALL.len()],
+    dice: [Dice; Fault::ALL.len()],
 }
 
 impl Faults {
     /// Samples which faults are active and when they strike. `pages` is the guest's size.
     pub(crate) fn sample(set: &FaultSet, pages: u64, seed: u64) -> Self {
-        let mut dice = Dice::new(seed, 0xfa);
-        let mut active = BTreeMap::new();
+        let mut streams = Fault::ALL.map(|fault| Dice::new(seed, 0xfa00 | fault as u64));
+        let mut active = [None; Fault::ALL.len()];
         for &fault in &set.0 {
+            let dice = &mut streams[fault as usize];
             // What ends a run is drawn less often, so that most runs show what survives the rest.
             let fatal = matches!(fault, Fault::Cancel | Fault::TransportFailure);
-            let on = set.0.len() == 1 || dice.chance(1, if fatal { 5 } else { 3 });
+            let on = dice.chance(1, if fatal { 5 } else { 3 }) || set.0.len() == 1;
             let pause = match fault {
                 Fault::MapFailure | Fault::LostAck | Fault::Returned | Fault::Cancel => 2 * pages,
                 Fault::ShortBitmap => 4,
@@ -159,23 +159,23 @@ impl Faults {
             // A fault that stays strikes at every opportunity from its first on.
             let pause = if left == u64::MAX { 1 } else { pause };
             if on {
-                active.insert(fault, Timing { skip, left, pause });
+                active[fault as usize] = Some(Timing { skip, left, pause });
             }
         }
-        Self { active, struck: BTreeMap::new(), dice }
+        Self { active, struck: [0; Fault::ALL.len()], dice: streams }
     }
 
     /// One opportunity: whether the fault strikes.
     pub(crate) fn strikes(&mut self, fault: Fault) -> bool {
-        let Some(timing) = self.active.get_mut(&fault) else { return false };
+        let Some(timing) = &mut self.active[fault as usize] else { return false };
         if timing.skip > 0 {
             timing.skip -= 1;
             return false;
         }
-        timing.skip = self.dice.magnitude(timing.pause) - 1;
+        timing.skip = self.dice[fault as usize].magnitude(timing.pause) - 1;
         timing.left -= 1;
         if timing.left == 0 {
-            self.active.remove(&fault);
+            self.active[fault as usize] = None;
         }
         self.note(fault);
         true
@@ -183,28 +183,29 @@ impl Faults {
 
     /// The next mark that finds no memory, if there is to be one.
     pub(crate) fn next_failing_mark(&mut self) -> Option<u64> {
-        let timing = self.active.get_mut(&Fault::AllocationFailure)?;
+        let at = Fault::AllocationFailure as usize;
+        let timing = self.active[at].as_mut()?;
         timing.left -= 1;
         let pause = timing.pause;
         if timing.left == 0 {
-            self.active.remove(&Fault::AllocationFailure);
+            self.active[at] = None;
         }
-        Some(self.dice.magnitude(pause))
+        Some(self.dice[at].magnitude(pause))
     }
 
     /// Notes a strike that was decided elsewhere.
     pub(crate) fn note(&mut self, fault: Fault) {
-        *self.struck.entry(fault).or_default() += 1;
+        self.struck[fault as usize] += 1;
     }
 
     /// What struck, and how often.
     pub(crate) fn struck(&self) -> Vec<(Fault, u64)> {
-        self.struck.iter().map(|(&fault, &times)| (fault, times)).collect()
+        Fault::ALL.into_iter().zip(self.struck).filter(|&(_, times)| times > 0).collect()
     }
 
     /// A choice inside of a fault.
-    pub(crate) const fn dice(&mut self) -> &mut Dice {
-        &mut self.dice
+    pub(crate) const fn dice(&mut self, fault: Fault) -> &mut Dice {
+        &mut self.dice[fault as usize]
     }
 }
 

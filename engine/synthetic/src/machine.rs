@@ -5,7 +5,8 @@
 //! Threads: one owner, except the m2p, which is read by everybody at any time.
 //! Source: Xen `xen/arch/x86/mm.c`, `xen/common/page_alloc.c`: a frame is free when its last reference goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -57,6 +58,26 @@ impl M2pTable {
     }
 }
 
+/// Spreads a frame number by one multiplication: nobody outside chooses the numbers.
+#[derive(Default)]
+struct MfnHasher(u64);
+
+impl Hasher for MfnHasher {
+    fn write_u64(&mut self, mfn: u64) {
+        self.0 = (self.0 ^ mfn).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// All frames.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -65,7 +86,8 @@ pub(crate) struct Machine {
     bits: Vec<u8>,
     contents: Vec<u64>,
     refs: Vec<u32>,
-    words: BTreeMap<u64, FrameWords>,
+    /// Looked up for every entry that anybody reads.
+    words: HashMap<u64, FrameWords, BuildHasherDefault<MfnHasher>>,
     /// (frame, table, slot) for each PTE of a validated page table.
     ptes: BTreeSet<(u64, u64, u16)>,
     pub(crate) free: Vec<u64>,
@@ -83,7 +105,7 @@ impl Machine {
             bits: vec![0; n],
             contents: vec![0; n],
             refs: vec![0; n],
-            words: BTreeMap::new(),
+            words: HashMap::default(),
             ptes: BTreeSet::new(),
             free: Vec::new(),
             guest_frames: 0,
@@ -310,6 +332,11 @@ impl Machine {
     pub(crate) fn install(&mut self, mfn: u64, words: FrameWords) {
         self.bits[mfn as usize] |= WORDS;
         self.words.insert(mfn, words);
+    }
+
+    /// The words of a frame, if it has any, real or not.
+    pub(crate) fn words(&self, mfn: u64) -> Option<&FrameWords> {
+        self.words.get(&mfn)
     }
 
     /// One entry of a p2m frame.

@@ -8,7 +8,8 @@
 use std::fmt;
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::frame::{FrameType, Pfn};
+use p2mtrack::frame::{FrameType, LeafIndex, Pfn};
+use p2mtrack::leaf::Leaf;
 use p2mtrack::table::PTE_PRESENT;
 
 use crate::receiver::{Received, Receiver};
@@ -75,6 +76,8 @@ pub struct Judgement {
     pub leaked_pfns: u64,
     /// Positions of the frame list that differ.
     pub list_mismatches: u64,
+    /// Positions of the frame list past the source's count: wrong only where they overwrite a page.
+    pub list_surplus: u64,
     /// Pfns with undefined contents, which were not compared.
     pub undefined_not_compared: u64,
     /// PTEs to frames of no pfn that arrived not present, by policy.
@@ -101,6 +104,7 @@ pub(crate) fn judge(source: &Snapshot, receiver: &Receiver) -> Judgement {
         missing_pfns: 0,
         leaked_pfns: 0,
         list_mismatches: 0,
+        list_surplus: 0,
         undefined_not_compared: 0,
         cleared_ptes: Vec::new(),
         ambiguous_pfns: source.ambiguous.len() as u64,
@@ -113,12 +117,13 @@ pub(crate) fn judge(source: &Snapshot, receiver: &Receiver) -> Judgement {
     }
     compare_lists(source, receiver, &mut judgement);
     let pfns = source.pfns().max(receiver.pfns());
-    let overwritten = listed(receiver.list(), pfns);
+    let (overwritten, holes) = (listed(receiver.list(), pfns), hole_leaves(receiver, pfns));
     let leaves = listed(&source.list, pfns);
+    let hole = Content::digest(&Leaf::HOLE);
     for pfn in 0..pfns {
         let there = receiver.get(pfn).map(|mut page| {
             if overwritten.get(Pfn(pfn)) {
-                page.content = Content::P2M_LEAF;
+                page.content = if holes.get(Pfn(pfn)) { hole } else { Content::P2M_LEAF };
             }
             page
         });
@@ -143,9 +148,27 @@ fn listed(list: &[Option<Pfn>], pfns: u64) -> PfnBitmap {
     set
 }
 
+/// Leaves that the receiver fills with invalid entries only: it has no frame for any of their pfns.
+fn hole_leaves(receiver: &Receiver, pfns: u64) -> PfnBitmap {
+    let mut holes = listed(receiver.list(), pfns);
+    for (position, pfn) in receiver.list().iter().enumerate() {
+        let first = receiver.width().first_pfn(LeafIndex(position as u64)).0;
+        let end = first + receiver.width().entries() as u64;
+        if let Some(pfn) = pfn
+            && (first..end).any(|pfn| receiver.get(pfn).is_some())
+        {
+            holes.clear(*pfn);
+        }
+    }
+    holes
+}
+
 fn compare_lists(source: &Snapshot, receiver: &Receiver, judgement: &mut Judgement) {
     let ours = &source.list;
-    let theirs = receiver.list();
+    let counted = source.width.leaves(source.pfn_count);
+    let surplus = receiver.list().len().saturating_sub(counted as usize);
+    judgement.list_surplus = surplus as u64;
+    let theirs = &receiver.list()[..receiver.list().len() - surplus];
     for position in 0..ours.len().max(theirs.len()) {
         let at = |list: &[Option<Pfn>]| list.get(position).copied().flatten();
         let (here, there) = (at(ours), at(theirs));
@@ -158,7 +181,7 @@ fn compare_lists(source: &Snapshot, receiver: &Receiver, judgement: &mut Judgeme
     }
     let covered = source.width.leaves(receiver.list_pfns());
     // A count far past all leaves may be cut by who has to store the list.
-    if source.count_is_true && covered != source.width.leaves(source.pfn_count) {
+    if source.count_is_true && covered < counted {
         judgement.list_mismatches += 1;
         let (here, there) = (source.pfn_count, receiver.list_pfns());
         judgement.differ(here, || format!("the frame list covers {there} pfns and the p2m {here}"));

@@ -63,7 +63,7 @@ impl Shared {
         let mut world = self.lock();
         world.burst();
         let pause = (2 * world.pause()).max(32);
-        let next = world.dice.magnitude(pause) + 1;
+        let next = world.pace.magnitude(pause) + 1;
         self.glances.store(next, Ordering::Relaxed); // ORDER: as above
     }
 }
@@ -107,7 +107,7 @@ impl LogDirty for SimLogDirty {
         world.round_begins();
         if asked > 0 && world.faults.strikes(Fault::ShortBitmap) {
             // The bits past the end are wiped in Xen and never arrive.
-            let read = world.faults.dice().below(asked);
+            let read = world.faults.dice(Fault::ShortBitmap).below(asked);
             into.resize(read);
             into.resize(asked);
             return Ok(read);

@@ -25,9 +25,10 @@ pub(crate) fn check(world: &World) -> Result<(), String> {
         if machine.is_given_back(leaf) {
             return Err(format!("leaf {position} lies in mfn {leaf:#x}, which was given back"));
         }
+        let words = machine.words(leaf);
         for slot in 0..width.entries() {
             let pfn = (position * width.entries() + slot) as u64;
-            let entry = machine.entry(leaf, width, slot);
+            let entry = words.map_or(Entry::INVALID, |words| words.entry(width, slot));
             if entry != Entry::INVALID && pfn < guest.roots.pfn_count {
                 check_entry(world, &leaves, pfn, entry)?;
             }

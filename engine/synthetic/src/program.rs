@@ -116,6 +116,8 @@ pub(crate) struct Program {
     pub(crate) after_round: u64,
     /// Looks at the grant table before it goes on.
     pub(crate) after_look: u64,
+    /// Left out of the schedule: it takes its time and keeps what it has in hand, and does nothing.
+    pub(crate) idle: bool,
     /// Pfns that become usable when it ends.
     pub(crate) adds: std::ops::Range<u64>,
 }

@@ -177,6 +177,11 @@ impl Receiver {
         self.kinds.len() as u64
     }
 
+    /// The guest's width.
+    pub(crate) const fn width(&self) -> Width {
+        self.width
+    }
+
     /// The frame list that it fills in at the end.
     pub(crate) fn list(&self) -> &[Option<Pfn>] {
         &self.list

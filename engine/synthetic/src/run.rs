@@ -25,7 +25,7 @@ use p2mtrack::table::TableView;
 
 use crate::fault::{Fault, SimError};
 use crate::oracle::{Judgement, Verdict};
-use crate::simulation::{SimConfig, SimPorts, Simulation};
+use crate::simulation::{Activity, SimConfig, SimPorts, Simulation};
 
 /// Times that a failed round is repeated before the migration is given up.
 const REPEATS_MAX: u32 = 2;
@@ -111,6 +111,8 @@ pub struct Run {
     pub structure_events: u64,
     /// The last round.
     pub last: Option<RoundReport>,
+    /// What the guest did until the migration ended.
+    pub activity: Activity,
 }
 
 /// Builds a simulation and migrates it.
@@ -207,6 +209,7 @@ impl Driver<'_> {
     fn run(mut self, engine: Config) -> Run {
         let mut migration = None;
         let result = self.steps(engine, &mut migration);
+        self.run.activity = self.simulation.activity();
         match result {
             Ok(()) => self.settle(),
             Err(stop) => self.give_up(stop, migration),
@@ -298,7 +301,10 @@ impl Driver<'_> {
 
     fn judge(&mut self) {
         let judgement = self.simulation.judge();
-        self.run.ending = Ending::Judged(judgement.verdict);
+        // Of the engine more is asked than of a receiver that happens to overwrite nothing.
+        let exact = judgement.list_surplus == 0;
+        let verdict = if exact { judgement.verdict } else { Verdict::Corrupt };
+        self.run.ending = Ending::Judged(verdict);
         self.run.judgement = Some(judgement);
     }
 

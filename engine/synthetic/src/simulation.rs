@@ -5,7 +5,6 @@
 //! Threads: the handles may go to any thread; with more than one, `threads` has to say so.
 //! Source: none; a model.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,6 +14,7 @@ use p2mtrack::port::{Observer, Ports};
 use crate::dice::Dice;
 use crate::fault::{Fault, FaultSet, Faults};
 use crate::guest::{P2mKind, Shape};
+use crate::limits::{Begun, Limits};
 use crate::oracle::{Judgement, judge};
 use crate::ports::{Shared, SimFrameTypes, SimLogDirty, SimM2p, SimP2m, SimUnlogged};
 use crate::premise;
@@ -24,7 +24,7 @@ use crate::transport::SimTransport;
 use crate::world::World;
 
 /// What a run is made from. Equal configurations give equal runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimConfig {
     /// The seed of everything.
     pub seed: u64,
@@ -42,6 +42,8 @@ pub struct SimConfig {
     pub checkpoints: u32,
     /// Threads of the tracker. With more than one the guest runs only between parallel sections.
     pub threads: usize,
+    /// What is left out of what the guest would do.
+    pub limits: Limits,
 }
 
 /// Handles of all ports of one run.
@@ -81,8 +83,8 @@ impl SimPorts {
 pub struct Activity {
     /// Steps that the guest took.
     pub steps: u64,
-    /// What it did, by behaviour.
-    pub behaviours: BTreeMap<&'static str, u64>,
+    /// The programs that it began, in order.
+    pub begun: Vec<Begun>,
     /// Pages that reached the receiver.
     pub pages_received: u64,
     /// Frames that the receiver gave back.
@@ -110,11 +112,13 @@ impl Simulation {
         let pages = config.guest_bytes / p2mtrack::frame::FRAME_BYTES as u64;
         let mix = config.scenario.mix(pages, &mut dice);
         let faults = Faults::sample(&config.faults, pages, dice.word());
+        // Drawn in any case: what is asked for must not shift what comes after.
+        let own = dice.between(2, 5) as u32;
         let checkpoints = match (config.scenario, config.checkpoints) {
-            (Scenario::Remus, 0) => dice.between(2, 5) as u32,
+            (Scenario::Remus, 0) => own,
             (_, asked) => asked,
         };
-        let world = World::new(shape, mix, faults, dice.word());
+        let world = World::new(shape, mix, faults, config.limits.clone(), dice.word());
         Self { shared: Shared::new(world, config.threads > 1), kind, checkpoints }
     }
 
@@ -222,7 +226,7 @@ impl Simulation {
         let world = self.shared.lock();
         Activity {
             steps: world.steps,
-            behaviours: world.done.clone(),
+            begun: world.begun.clone(),
             pages_received: world.receiver.pages,
             frames_gone: world.receiver.gone,
             confirmed: world.confirmed,

@@ -106,13 +106,15 @@ impl Snapshot {
         if seen.holes.contains(&leaf) {
             return;
         }
-        if (0..slots).all(|slot| machine.entry(leaf, self.width, slot) == Entry::INVALID) {
+        let (words, width) = (machine.words(leaf), self.width);
+        let entry_of = |slot| words.map_or(Entry::INVALID, |words| words.entry(width, slot));
+        if (0..slots).all(|slot| entry_of(slot) == Entry::INVALID) {
             seen.holes.insert(leaf);
             return;
         }
         for slot in 0..slots {
             let pfn = (position * slots + slot) as u64;
-            let entry = machine.entry(leaf, self.width, slot);
+            let entry = entry_of(slot);
             if entry == Entry::INVALID || pfn >= self.pfn_count {
                 continue;
             }

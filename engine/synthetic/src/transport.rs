@@ -70,13 +70,13 @@ impl SimTransport {
             _ => Bytes::Content(world.xen.machine.content(page.mfn.0)),
         };
         if world.faults.strikes(Fault::LostAck) {
-            if world.faults.dice().chance(1, 2) {
+            if world.faults.dice(Fault::LostAck).chance(1, 2) {
                 deliver(&mut world, page, bytes)?;
             }
             return Ok(Answer::Deferred(Deferral::Unacknowledged));
         }
         if world.faults.strikes(Fault::Returned) {
-            if world.faults.dice().chance(1, 4) {
+            if world.faults.dice(Fault::Returned).chance(1, 4) {
                 deliver(&mut world, page, bytes)?;
             }
             drop(world);
@@ -118,8 +118,10 @@ impl Transport for SimTransport {
         }
         let fails_after = {
             let mut world = self.shared.enter();
-            Self::check_line(&mut world)
-                .map_err(|error| (world.faults.dice().below(pages.len() as u64 + 1), error))
+            Self::check_line(&mut world).map_err(|error| {
+                let dice = world.faults.dice(Fault::TransportFailure);
+                (dice.below(pages.len() as u64 + 1), error)
+            })
         };
         // A batch that fails as a whole may still have reached the receiver in part.
         let whole = fails_after.as_ref().map_or_else(|(sent, _)| *sent as usize, |()| pages.len());
@@ -149,7 +151,7 @@ impl Transport for SimTransport {
 
     fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
         let mut world = self.shared.enter();
-        if world.suspended || world.faults.dice().chance(1, 2) {
+        if world.suspended || world.faults.dice(Fault::Returned).chance(1, 2) {
             into.append(&mut self.lost);
         }
         Ok(())

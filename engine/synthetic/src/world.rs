@@ -5,7 +5,6 @@
 //! Threads: behind one mutex; never a sleep, never a clock.
 //! Source: none; a model.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +12,7 @@ use crate::behaviour;
 use crate::dice::Dice;
 use crate::fault::{Fault, Faults};
 use crate::guest::{Guest, Shape, build};
+use crate::limits::{Begun, Limits};
 use crate::machine::Owner;
 use crate::program::Program;
 use crate::receiver::Receiver;
@@ -22,12 +22,22 @@ use crate::xen::Xen;
 /// Programs that may be under way, most of them waiting.
 const PROGRAMS_MAX: usize = 48;
 
+/// Purposes of the streams of chance; a number is added to each.
+const PACE: u64 = 1 << 60;
+const STEPS: u64 = 2 << 60;
+const PROGRAMS: u64 = 3 << 60;
+const SUSPENDS: u64 = 4 << 60;
+const RESUMES: u64 = 5 << 60;
+
 /// Everything that there is.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) xen: Xen,
     pub(crate) guest: Guest,
+    /// The stream of the step that is being taken; every step and every program has one of its own.
     pub(crate) dice: Dice,
+    /// When the guest runs, and for how long.
+    pub(crate) pace: Dice,
     pub(crate) mix: Mix,
     pub(crate) faults: Faults,
     pub(crate) receiver: Receiver,
@@ -43,13 +53,19 @@ pub(crate) struct World {
     /// Mappings that a tracker holds.
     pub(crate) maps_held: u64,
     pub(crate) cancelled: Arc<AtomicBool>,
-    /// What the guest did, by behaviour.
-    pub(crate) done: BTreeMap<&'static str, u64>,
+    /// What the guest did, in order.
+    pub(crate) begun: Vec<Begun>,
     pub(crate) steps: u64,
     /// Where the caller broke a port's contract.
     pub(crate) breaches: Vec<&'static str>,
     /// Consistent points that were confirmed.
     pub(crate) confirmed: u64,
+    limits: Limits,
+    /// The seed of the streams.
+    seed: u64,
+    /// Programs that were thought of, whether anything came of them or not.
+    planned: u64,
+    suspends: u64,
     programs: Vec<Program>,
     /// Steps that the guest may still take in this round.
     budget: u64,
@@ -63,7 +79,13 @@ pub(crate) struct World {
 
 impl World {
     /// The world of a seed.
-    pub(crate) fn new(shape: Shape, mix: Mix, mut faults: Faults, seed: u64) -> Self {
+    pub(crate) fn new(
+        shape: Shape,
+        mix: Mix,
+        mut faults: Faults,
+        limits: Limits,
+        seed: u64,
+    ) -> Self {
         let mut dice = Dice::new(seed, 0x57);
         let (mut xen, guest) = build(shape, &mut dice);
         xen.log.fail_in = faults.next_failing_mark();
@@ -78,6 +100,7 @@ impl World {
             xen,
             guest,
             dice,
+            pace: Dice::new(seed, PACE),
             mix,
             faults,
             receiver,
@@ -88,10 +111,14 @@ impl World {
             looks: 0,
             maps_held: 0,
             cancelled: Arc::default(),
-            done: BTreeMap::new(),
+            begun: Vec::new(),
             steps: 0,
             breaches: Vec::new(),
             confirmed: 0,
+            limits,
+            seed,
+            planned: 0,
+            suspends: 0,
             programs: Vec::new(),
             budget: 0,
             skip: 0,
@@ -117,7 +144,7 @@ impl World {
         }
         self.burst();
         let pause = if self.rounds_since_start < 2 { self.pause() } else { 16 };
-        self.skip = self.dice.magnitude(pause.max(4)) - 1;
+        self.skip = self.pace.magnitude(pause.max(4)) - 1;
     }
 
     /// Calls between two bursts, in a round that looks at each page once.
@@ -131,7 +158,7 @@ impl World {
         if self.suspended || self.paused || self.budget == 0 {
             return;
         }
-        let steps = self.dice.magnitude(self.mix.burst).min(self.budget);
+        let steps = self.pace.magnitude(self.mix.burst).min(self.budget);
         self.budget -= steps;
         for _ in 0..steps {
             self.step();
@@ -155,16 +182,18 @@ impl World {
     /// Steps fade from round to round, so that rounds converge.
     fn budget_of_round(&mut self) -> u64 {
         let most = self.mix.steps / (1 + self.rounds_since_start / 2);
-        if most == 0 { 0 } else { self.dice.magnitude(most) + most / 4 }
+        if most == 0 { 0 } else { self.pace.magnitude(most) + most / 4 }
     }
 
     /// Log-dirty was taken: a new round.
     pub(crate) fn round_begins(&mut self) {
         self.rounds += 1;
         self.rounds_since_start += 1;
+        // However many calls the round before had, this one is as long as it was to be.
+        self.pace = Dice::new(self.seed, PACE | self.rounds);
         self.budget = self.budget_of_round();
         // A pause that was drawn for the first round's many calls is too long for the next.
-        self.skip = self.dice.below(16);
+        self.skip = self.pace.below(16);
     }
 
     /// Whether the seed's number of live rounds is over.
@@ -174,6 +203,11 @@ impl World {
 
     /// One step of one vCPU.
     pub(crate) fn step(&mut self) {
+        if self.limits.steps.is_some_and(|most| self.steps >= most) {
+            return;
+        }
+        // What one step draws shifts no other, so that a schedule can be cut and thinned out.
+        self.dice = Dice::new(self.seed, STEPS | self.steps);
         self.steps += 1;
         if self.dice.chance(self.mix.plain_writes, 16) {
             return self.plain_write();
@@ -196,17 +230,24 @@ impl World {
     fn plain_write(&mut self) {
         if let Some(pfn) = self.guest.pick_data(&self.xen.machine, &mut self.dice) {
             let mfn = self.guest.frame(&self.xen.machine, pfn).expect("plain data has a frame");
-            self.xen.guest_writes(mfn);
+            if !self.limits.no_writes {
+                self.xen.guest_writes(mfn);
+            }
         }
     }
 
     /// Plans a new program and takes it up.
     fn begin_program(&mut self) {
+        self.planned += 1;
+        let number = self.planned;
+        self.dice = Dice::new(self.seed, PROGRAMS | number);
         let Some(behaviour) = self.mix.draw(&mut self.dice) else { return };
-        if let Some(program) = behaviour::plan(self, behaviour) {
-            *self.done.entry(behaviour.name()).or_default() += 1;
-            self.programs.push(program);
+        let Some(mut program) = behaviour::plan(self, behaviour) else { return };
+        program.idle = !self.limits.runs(number);
+        if !program.idle {
+            self.begun.push(Begun { number, step: self.steps, behaviour: behaviour.name() });
         }
+        self.programs.push(program);
     }
 
     /// One step of a program; a finished one gives back what it had in hand.
@@ -232,6 +273,8 @@ impl World {
         if self.suspended {
             return;
         }
+        self.suspends += 1;
+        self.dice = Dice::new(self.seed, SUSPENDS | self.suspends);
         self.close_sections();
         // Some programs finish, others stay between two steps.
         for at in (0..self.programs.len()).rev() {
@@ -283,7 +326,8 @@ impl World {
             self.unpin_held_tables();
         }
         self.rounds_since_start = 0;
-        self.rounds_wanted = self.dice.between(1, 3);
+        self.pace = Dice::new(self.seed, RESUMES | self.suspends);
+        self.rounds_wanted = self.pace.between(1, 3);
         self.mix.steps = (self.mix.steps / 2).max(self.mix.steps.min(64));
         self.budget = self.budget_of_round();
     }
@@ -315,7 +359,13 @@ mod tests {
         let kind = dice.pick(&[P2mKind::Linear, P2mKind::Tree]);
         let shape = Shape { guest_bytes: 8 << 20, width, kind };
         let mix = scenario.mix(2048, &mut dice);
-        let mut world = World::new(shape, mix, Faults::sample(&FaultSet::default(), 1, 1), seed);
+        let mut world = World::new(
+            shape,
+            mix,
+            Faults::sample(&FaultSet::default(), 1, 1),
+            Limits::default(),
+            seed,
+        );
         world.xen.log.enable().expect("was off");
         world
     }

@@ -9,7 +9,7 @@ use p2mtrack::port::{
     Answer, FrameList, FrameTypes, LogDirty, M2p, MapFault, P2mSource, Page, Transport, Unlogged,
 };
 use p2mtrack::table::{Resolved, TableView};
-use p2mtrack_synthetic::{Fault, FaultSet, Scenario, SimConfig, SimPorts, Simulation};
+use p2mtrack_synthetic::{Fault, FaultSet, Limits, Scenario, SimConfig, SimPorts, Simulation};
 
 fn simulation(scenario: Scenario, seed: u64, faults: &[Fault]) -> (Simulation, SimPorts) {
     let simulation = Simulation::new(&SimConfig {
@@ -21,6 +21,7 @@ fn simulation(scenario: Scenario, seed: u64, faults: &[Fault]) -> (Simulation, S
         faults: FaultSet(faults.to_vec()),
         checkpoints: 0,
         threads: 1,
+        limits: Limits::default(),
     });
     let ports = simulation.ports();
     (simulation, ports)
@@ -176,6 +177,7 @@ fn with_several_threads_the_guest_runs_only_in_calls_of_one() {
         faults: FaultSet::default(),
         checkpoints: 0,
         threads: 4,
+        limits: Limits::default(),
     };
     let (simulation, several) = (Simulation::new(&config), 4);
     let ports = simulation.ports();

@@ -9,7 +9,7 @@ use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::port::{FrameList, LogDirty, Page, Transport, Unlogged};
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::snapshot::SourceFrame;
-use p2mtrack_synthetic::{FaultSet, Scenario, SimConfig, SimPorts, Simulation, Verdict};
+use p2mtrack_synthetic::{FaultSet, Limits, Scenario, SimConfig, SimPorts, Simulation, Verdict};
 
 /// The rules, each of which can be left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,6 +147,7 @@ fn migrate(scenario: Scenario, seed: u64, without: Option<Rule>) -> Verdict {
         faults: FaultSet::default(),
         checkpoints: 0,
         threads: 1,
+        limits: Limits::default(),
     };
     let simulation = Simulation::new(&config);
     let ports = simulation.ports();

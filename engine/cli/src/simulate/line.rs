@@ -12,7 +12,7 @@ use anstyle::{AnsiColor, Style};
 use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack_synthetic::oracle::Verdict;
 use p2mtrack_synthetic::run::{Ending, Run};
-use p2mtrack_synthetic::{Scenario, SimConfig};
+use p2mtrack_synthetic::{Begun, Scenario, SimConfig};
 use serde_json::json;
 
 use super::size::in_words;
@@ -106,6 +106,11 @@ pub(super) fn round(report: &RoundReport, milliseconds: u128) -> String {
         }
     }
     line
+}
+
+/// A program that the guest began.
+pub(super) fn program(begun: &Begun) -> String {
+    format!("program {:<5} begun at step {:>7}: {}", begun.number, begun.step, begun.behaviour)
 }
 
 /// What the columns mean.

@@ -23,7 +23,7 @@ use clap::{Args, ValueEnum};
 use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
-use p2mtrack_synthetic::{FaultSet, P2mKind, Scenario, SimConfig};
+use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig};
 
 use size::parse_size;
 
@@ -35,7 +35,7 @@ const SHOW_GUEST_BYTES: u64 = 64 << 30;
 /// Size of the guest of a named scenario: what is tried there is the order of events, not the size.
 const SCENARIO_GUEST_BYTES: u64 = 256 << 20;
 /// The smallest guest: its own tables and a few pages to play with.
-const GUEST_BYTES_MIN: u64 = 16 << 20;
+const GUEST_BYTES_MIN: u64 = 8 << 20;
 /// Runs of one command.
 const RUNS_MAX: u64 = 10_000_000;
 /// The largest guest.
@@ -123,6 +123,19 @@ pub(crate) struct SimulateArgs {
     /// allocation-failure, transport-failure, query-failure, returned; or `all`
     #[arg(long, value_name = "LIST")]
     faults: Option<FaultSet>,
+    /// The guest stands still after N steps; up to there the run is the same
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Of the guest's programs only these do anything (numbers and ranges, such as 3,7,12-14, or
+    /// `none`); the others take their time and do nothing. `--story` tells the numbers
+    #[arg(long, value_name = "LIST")]
+    programs: Option<Numbers>,
+    /// The guest's plain stores into data pages are left out
+    #[arg(long)]
+    no_plain_writes: bool,
+    /// Tell which programs the guest began, by number, step and name (one run only)
+    #[arg(long)]
+    story: bool,
     /// Write the guest's p2m life to a trace (one run only)
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -156,7 +169,7 @@ impl SimulateArgs {
         let default = if self.scenario.is_some() { SCENARIO_GUEST_BYTES } else { SHOW_GUEST_BYTES };
         let bytes = self.guest_size.unwrap_or(default);
         if !(GUEST_BYTES_MIN..=GUEST_BYTES_MAX).contains(&bytes) {
-            return Err("--guest-size is from 16MiB to 256GiB".to_owned());
+            return Err("--guest-size is from 8MiB to 256GiB".to_owned());
         }
         Ok(bytes)
     }
@@ -193,9 +206,19 @@ impl SimulateArgs {
                     faults: self.faults.clone().unwrap_or_default(),
                     checkpoints: self.checkpoints,
                     threads,
+                    limits: self.limits(),
                 })
             })
             .collect())
+    }
+
+    /// What is left out of each run.
+    fn limits(&self) -> Limits {
+        Limits {
+            steps: self.steps,
+            programs: self.programs.clone(),
+            no_writes: self.no_plain_writes,
+        }
     }
 
     /// The engine's configuration for a run.
@@ -205,27 +228,10 @@ impl SimulateArgs {
 
     /// The command that repeats one run.
     fn command(&self, run: &SimConfig) -> String {
-        let mut command = format!(
-            "p2mtrack simulate --scenario {} --seed {} --guest-size {}",
-            run.scenario.name(),
-            run.seed,
-            size::in_words(run.guest_bytes).replace(' ', "")
-        );
-        if self.width == WidthName::W32 {
-            command.push_str(" --width 32");
+        let mut command = format!("p2mtrack simulate {}", run.options());
+        if let Some(kernel) = self.kernel {
+            command.push_str(&format!(" --kernel {kernel}"));
         }
-        match self.p2m {
-            None => {}
-            Some(P2mName::Linear) => command.push_str(" --p2m linear"),
-            Some(P2mName::Tree) => command.push_str(" --p2m tree"),
-        }
-        if self.checkpoints > 0 {
-            command.push_str(&format!(" --checkpoints {}", self.checkpoints));
-        }
-        if let Some(faults) = &self.faults {
-            command.push_str(&format!(" --faults {faults}"));
-        }
-        command.push_str(&format!(" --threads {}", run.threads));
         command
     }
 }
@@ -250,6 +256,7 @@ fn dispatch(args: &SimulateArgs) -> Result<u8, Box<dyn Error>> {
     match runs.as_slice() {
         [run] => single::run(args, run),
         _ if args.record.is_some() => Err("--record takes one run: one scenario, one seed".into()),
+        _ if args.story => Err("--story takes one run: one scenario, one seed".into()),
         _ => many::run(args, &runs),
     }
 }

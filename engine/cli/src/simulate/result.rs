@@ -8,7 +8,7 @@
 use p2mtrack::doubt::Doubt;
 use p2mtrack::report::RoundReport;
 use p2mtrack_synthetic::run::{Ending, Run};
-use p2mtrack_synthetic::{Fault, SimConfig};
+use p2mtrack_synthetic::{Begun, Fault, SimConfig};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -71,6 +71,18 @@ pub(super) fn exit_status(run: &Run) -> u8 {
         Ending::Judged(_) => EXIT_WRONG,
         Ending::Aborted => EXIT_ABORTED,
     }
+}
+
+/// A program that the guest began.
+pub(super) fn program(config: &SimConfig, begun: &Begun) -> Value {
+    json!({
+        "event": "program",
+        "scenario": config.scenario.name(),
+        "seed": config.seed,
+        "number": begun.number,
+        "step": begun.step,
+        "behaviour": begun.behaviour,
+    })
 }
 
 /// One round.

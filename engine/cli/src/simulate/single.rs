@@ -17,7 +17,7 @@ use p2mtrack_synthetic::run::{Run, Watch, migrate_with};
 use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation, upstream};
 
 use super::record::Recording;
-use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, round};
+use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, program, round};
 use super::{SimulateArgs, line};
 
 const PHASES: [(Phase, &str); 6] = [
@@ -174,6 +174,13 @@ fn run_p2mtrack(
         printer.say(&line::head())?;
     }
     let run = migrate_with(&simulation, args.engine(config), &mut printer);
+    for begun in run.activity.begun.iter().filter(|_| args.story) {
+        printer.say(&if args.json {
+            program(config, begun).to_string()
+        } else {
+            line::program(begun)
+        })?;
+    }
     if args.json {
         printer.say(&serde_json::to_string(&Outcome::new(config, P2MTRACK, &run))?)?;
     } else {

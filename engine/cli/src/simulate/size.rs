@@ -5,25 +5,18 @@
 //! Threads: pure.
 //! Source: IEC 80000-13.
 
-const SUFFIXES: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+use p2mtrack_synthetic::options::SIZE_SUFFIXES;
+pub(super) use p2mtrack_synthetic::options::size_in_words as in_words;
 
 /// Reads a size in bytes.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let found =
-        SUFFIXES.iter().find_map(|(suffix, bits)| Some((text.strip_suffix(suffix)?, *bits)));
+        SIZE_SUFFIXES.iter().find_map(|(suffix, bits)| Some((text.strip_suffix(suffix)?, *bits)));
     let (digits, bits) = found.unwrap_or((text, 0));
     let number: u64 = digits.trim().parse().map_err(|_| {
         format!("'{text}' is not a size: a number of bytes, or with KiB, MiB, GiB or TiB")
     })?;
     number.checked_mul(1 << bits).ok_or_else(|| format!("'{text}' is too large"))
-}
-
-/// Writes a size in the largest unit that keeps it whole.
-pub(super) fn in_words(bytes: u64) -> String {
-    SUFFIXES
-        .iter()
-        .find(|(_, bits)| bytes >= 1 << bits && bytes.is_multiple_of(1 << bits))
-        .map_or_else(|| format!("{bytes}"), |(suffix, bits)| format!("{} {suffix}", bytes >> bits))
 }
 
 #[cfg(test)]

@@ -59,6 +59,7 @@ fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &mut Run) {
         run.fault = abort.fault;
     }
     run.struck = simulation.faults_struck();
+    run.activity = simulation.activity();
     let breach = simulation.breaches().first().map(|breach| (*breach).to_owned());
     let off = off.err().map(|error| error.to_string());
     run.harmed = off.or(breach).or_else(|| simulation.check_unharmed().err());

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The options of `p2mtrack simulate` that make a run again: a failure is told as one command.
+//! Not here: how they are read (the command line), or what they mean (`simulation`, `limits`).
+//! Units: sizes in bytes, written with binary suffixes.
+//! Threads: pure.
+//! Source: options are an interface: `p2mtrack simulate --help`.
+
+use p2mtrack::frame::Width;
+
+use crate::guest::P2mKind;
+use crate::simulation::SimConfig;
+
+/// Suffixes of sizes and the bits that they stand for, largest first (IEC 80000-13).
+pub const SIZE_SUFFIXES: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+
+/// Writes a size in the largest unit that keeps it whole, such as `64 GiB`.
+#[must_use]
+pub fn size_in_words(bytes: u64) -> String {
+    SIZE_SUFFIXES
+        .iter()
+        .find(|(_, bits)| bytes >= 1 << bits && bytes.is_multiple_of(1 << bits))
+        .map_or_else(|| format!("{bytes}"), |(suffix, bits)| format!("{} {suffix}", bytes >> bits))
+}
+
+impl SimConfig {
+    /// The options that make this run again.
+    #[must_use]
+    pub fn options(&self) -> String {
+        let size = size_in_words(self.guest_bytes).replace(' ', "");
+        let mut options =
+            format!("--scenario {} --seed {} --guest-size {size}", self.scenario, self.seed);
+        let mut add = |wanted: bool, option: String| {
+            if wanted {
+                options.push(' ');
+                options.push_str(&option);
+            }
+        };
+        add(self.width == Width::W32, "--width 32".to_owned());
+        match self.p2m {
+            None => {}
+            Some(P2mKind::Linear) => add(true, "--p2m linear".to_owned()),
+            Some(P2mKind::Tree) => add(true, "--p2m tree".to_owned()),
+        }
+        add(self.checkpoints > 0, format!("--checkpoints {}", self.checkpoints));
+        add(!self.faults.0.is_empty(), format!("--faults {}", self.faults));
+        if let Some(steps) = self.limits.steps {
+            add(true, format!("--steps {steps}"));
+        }
+        if let Some(programs) = &self.limits.programs {
+            add(true, format!("--programs {programs}"));
+        }
+        add(self.limits.no_writes, "--no-plain-writes".to_owned());
+        add(true, format!("--threads {}", self.threads));
+        options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Fault, FaultSet, Limits, Scenario};
+
+    #[test]
+    fn what_is_as_usual_is_not_said() {
+        let mut config = SimConfig {
+            seed: 7,
+            guest_bytes: 8 << 20,
+            width: Width::W64,
+            p2m: None,
+            scenario: Scenario::Remus,
+            faults: FaultSet::default(),
+            checkpoints: 0,
+            threads: 1,
+            limits: Limits::default(),
+        };
+        assert_eq!(config.options(), "--scenario remus --seed 7 --guest-size 8MiB --threads 1");
+        (config.width, config.p2m) = (Width::W32, Some(P2mKind::Tree));
+        config.faults = FaultSet(vec![Fault::LostAck, Fault::Cancel]);
+        config.limits = Limits {
+            steps: Some(12),
+            programs: Some([4, 5, 9].into_iter().collect()),
+            no_writes: true,
+        };
+        assert_eq!(
+            config.options(),
+            "--scenario remus --seed 7 --guest-size 8MiB --width 32 --p2m tree \
+             --faults lost-ack,cancel --steps 12 --programs 4-5,9 --no-plain-writes --threads 1"
+        );
+    }
+}
