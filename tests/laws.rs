@@ -380,6 +380,19 @@ fn law_6_the_guest_is_hostile_roots() {
 }
 
 #[test]
+fn law_6_the_log_is_never_asked_for_nothing() {
+    let rig = Rig::tree();
+    let list = std::mem::replace(&mut rig.machine().roots.frame_list_list, BASE - 1);
+    let mut migration = rig.start(Config::default());
+    assert!(round(&rig, &mut migration).blind, "its top frame can't be read");
+    // Nothing is tracked, and the guest says that it has no pfns: Xen takes an empty request for all of them.
+    let count = std::mem::take(&mut rig.machine().roots.pfn_count);
+    assert!(rig.with(|ports| migration.round(ports)).is_err(), "no pfns");
+    (rig.machine().roots.frame_list_list, rig.machine().roots.pfn_count) = (list, count);
+    finish(&rig, &mut migration);
+}
+
+#[test]
 fn law_6_loops_and_aliases_end_and_cost_one_leaf() {
     // Every mid slot leads to one leaf, every top slot to one mid, and the mid is its own leaf.
     for own_leaf in [false, true] {

@@ -16,8 +16,8 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, LogDirty, M2p, MapFault, MapSlot, P2mSource, Page,
-    PortError, Ports, Roots, Transport, Unlogged,
+    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
+    P2mSource, Page, PortError, Ports, Roots, Transport, Unlogged,
 };
 use p2mtrack::table::{TableView, normalise};
 
@@ -384,6 +384,7 @@ impl LogDirty for Rig {
 
     fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
         let mut machine = self.machine();
+        assert!(into.pfns() > 0 && into.pfns().is_multiple_of(LOG_DIRTY_LEAF_PFNS));
         machine.reach(At::Clean);
         machine.fails(At::Clean)?;
         let read = machine.short.take().unwrap_or(into.pfns());

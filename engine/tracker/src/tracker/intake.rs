@@ -40,13 +40,15 @@ impl Tracker {
     }
 
     /// Pfns that a request for the log has to cover: the guest's own count as far as it is credible,
-    /// everything tracked, and every pfn that holds a frame of the p2m.
+    /// everything tracked, and every pfn that holds a frame of the p2m. Never nothing: Xen takes a CLEAN without a
+    /// bitmap for one of everything, unread.
     pub(super) fn span(&self, roots: &Roots) -> u64 {
         roots
             .pfn_count
             .min(self.reach_pfns())
             .max(self.layout.pfns())
             .max(self.layout.holders.plane().pfns())
+            .max(1)
             .next_multiple_of(LOG_DIRTY_LEAF_PFNS)
     }
 

@@ -12,7 +12,7 @@ use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::evidence::Evidence;
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn};
-use crate::layout::{Changes, Kind, LEAF_REACH, Part, Shape, Walk, Walked};
+use crate::layout::{Changes, Kind, LEAF_REACH, Part, Shape, Walk, Walked, names_nothing};
 use crate::port::{Phase, Ports, QUERY_FRAMES_MAX, Roots};
 use crate::resolve::named_frame;
 
@@ -275,7 +275,7 @@ impl Tracker {
         let first = self.roots.is_none();
         let changes = self.layout.install(walked, roots.pfn_count, ports.p2m, ports.m2p, reach);
         self.roots = Some(*roots);
-        self.resize(&changes);
+        self.resize(&changes, ports.m2p.frames());
         if self.config.rewalk == Rewalk::EveryRound {
             // Nobody sends, so that no page is found under another pfn: the m2p is asked for each part.
             for part in self.layout.holders.all().collect::<Vec<_>>() {
@@ -293,13 +293,16 @@ impl Tracker {
     }
 
     /// Fits everything that is kept per pfn to the new count. What fell away has no frame any more.
-    pub(super) fn resize(&mut self, changes: &Changes) {
+    pub(super) fn resize(&mut self, changes: &Changes, machine_frames: u64) {
         let (tracked, pfns) = (self.layout.tracked(), self.layout.pfns());
         for pfn in pfns..changes.pfns_before {
             let pfn = Pfn(pfn);
             let entry = self.shadow.entry(pfn);
             if entry != Entry::INVALID {
-                self.fallen.push((pfn, entry));
+                // One leaf without frames may have stood at every position: nothing of it can be elsewhere.
+                if !names_nothing(entry.claim(self.width), machine_frames) {
+                    self.fallen.push((pfn, entry));
+                }
                 if pfn.0 < tracked << self.width.entry_bits() {
                     self.shadow.set(pfn, Entry::INVALID);
                 }
