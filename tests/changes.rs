@@ -541,3 +541,27 @@ fn complete_a_b_a_by_transfer_is_owed_while_the_guest_takes_transfers() {
         finish(&rig, &mut migration);
     }
 }
+
+#[test]
+fn complete_a_b_a_by_transfer_just_before_the_log_is_taken() {
+    // The round begins, and only then the guest offers to take a frame; its leaf is dirty in this
+    // round's log and not in the next one's. Once the offer is up to the end of the round, and once
+    // it is gone when the log was taken.
+    for stays in [true, false] {
+        for (rig, mut migration) in both() {
+            rig.machine().on(if stays { At::Clean } else { At::Roots }, move |machine| {
+                machine.accepts = true;
+                machine.set_entry(9, Entry::INVALID);
+                machine.set_entry(9, Entry(BASE + 9));
+                machine.frame(BASE + 9).content = 0xd0;
+            });
+            if !stays {
+                rig.machine().accepts = true;
+                rig.machine().on(At::Clean, |machine| machine.accepts = false);
+            }
+            round(&rig, &mut migration);
+            rig.machine().accepts = false;
+            finish(&rig, &mut migration);
+        }
+    }
+}

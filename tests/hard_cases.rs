@@ -341,6 +341,26 @@ fn an_offer_survives_rounds_that_failed() {
 }
 
 #[test]
+fn an_offer_of_the_round_before_survives_rounds_that_failed_before_the_log() {
+    let (rig, mut m) = copied(Rig::tree());
+    rig.machine().accepts = true;
+    round(&rig, &mut m);
+    {
+        let g = &mut *rig.machine();
+        g.set_entry(9, Entry::INVALID);
+        g.set_entry(9, Entry(BASE + 9));
+        g.frame(BASE + 9).content = 0xd0;
+        g.accepts = false;
+    }
+    for _ in 0..3 {
+        rig.machine().errors.push(At::Roots);
+        rig.with(|p| m.round(p)).expect_err("roots can't be read");
+    }
+    round(&rig, &mut m);
+    finish(&rig, &mut m);
+}
+
+#[test]
 fn a_leaf_whose_pfn_does_not_name_it_back_is_a_named_error() {
     let (rig, mut m) = copied(Rig::tree());
     {

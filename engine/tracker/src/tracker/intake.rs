@@ -17,12 +17,7 @@ use crate::port::{LOG_DIRTY_LEAF_PFNS, Phase, Ports, Roots};
 impl Tracker {
     pub(super) fn take_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let before = phase(ports, Phase::Roots, |ports| {
-            // A frame may have come back since the last round: then, or now, the offer was there.
-            let offers = ports.unlogged.accepts_transfer();
-            let offers = offers.map_err(Error::port("unlogged writers"))?;
-            let keep = self.structure_is_open(); // of a round that failed before it compared
-            let (now, before) = self.transfers;
-            self.transfers = (offers || keep && now, now || keep && before);
+            self.look_for_offers(ports)?;
             let frames = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
             // Whatever a port answers: no domain holds more frames than the machine has.
             self.domain_frames = self.domain_frames.max(frames.min(ports.m2p.frames()));
@@ -34,8 +29,19 @@ impl Tracker {
             // The log was switched on just now: the first copy needs no bitmap.
             self.log.reset(0);
         }
-        let after = ports.p2m.roots().map_err(Error::port("p2m source"))?;
+        let after = phase(ports, Phase::Roots, |ports| {
+            self.look_for_offers(ports)?;
+            ports.p2m.roots().map_err(Error::port("p2m source"))
+        })?;
         self.weigh(&after);
+        Ok(())
+    }
+
+    /// Whether the guest takes frames by transfer. Asked on both sides of CLEAN: a frame that came back
+    /// just before it has its leaf in this round's log and in no other, and the offer may be as young.
+    fn look_for_offers(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        let offers = ports.unlogged.accepts_transfer();
+        self.transfers.0 |= offers.map_err(Error::port("unlogged writers"))?;
         Ok(())
     }
 

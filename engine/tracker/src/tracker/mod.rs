@@ -58,7 +58,8 @@ pub struct Tracker {
     log_error: Option<PortError>,
     /// Log-dirty failed and is not yet on again.
     log_broken: bool,
-    /// Whether the guest offers to take frames by transfer: in this round, and in the one before.
+    /// Whether the guest was seen to take frames by transfer: since the last round that compared what
+    /// it had to, and in that one.
     transfers: (bool, bool),
     rounds: u64,
 }
@@ -195,6 +196,9 @@ impl Tracker {
     /// Ends the round: a doubt that ran for too long ends a live migration here.
     pub(crate) fn end_round(&mut self) -> Result<RoundReport, Error> {
         self.rounds += 1;
+        if self.pending.is_empty() {
+            self.transfers = (false, self.transfers.0);
+        }
         self.report.doubts = self.doubts.counts();
         let rounds = self.config.doubt_rounds_max;
         let persistent = self.doubts.end_round(rounds);
