@@ -9,9 +9,9 @@ use crate::behaviour::Plan;
 use crate::program::{Name, Step, Val};
 use crate::world::World;
 
-/// Looks at the grant table between the last transfer and the withdrawal of its entry: one may
-/// come before CLEAN and the next after it.
-const LOOKS: u64 = 2;
+/// Looks at the grant table between the last transfer and the withdrawal of its entry: without any the
+/// offer is one that nobody can see.
+const LOOKS: u64 = 1;
 
 impl Plan<'_> {
     /// A frame of another domain arrives at a ballooned pfn.

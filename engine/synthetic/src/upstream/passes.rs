@@ -23,7 +23,7 @@ const TARGET_DIRTY: u64 = 50;
 /// `simple_precopy_policy`: the passes after which it is suspended anyway.
 const PASSES_MAX: u64 = 5;
 /// Looks at the grant table that a guest may wait for.
-const LOOKS: u64 = 2;
+const LOOKS: u64 = 1;
 
 /// Builds a simulation and migrates it as upstream would.
 #[must_use]
