@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What crosses crates: the laws, the tables of the design, simulation, captures, the command line.
 
+pub mod choices;
+pub mod hostile_guest;
 pub mod rig;
