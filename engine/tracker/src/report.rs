@@ -222,4 +222,26 @@ mod tests {
         assert_eq!((one.changed(), sum.changed(), sum.beyond_log_dirty), (4321, 8642, 10));
         assert_eq!((sum.mapped, sum.unmapped, sum.remapped, sum.other), (2, 40, 600, 8000));
     }
+
+    #[test]
+    fn events_are_what_the_guest_did_and_not_what_was_done_about_it() {
+        let done = StructureCounts {
+            forced: 1,
+            walks: 2,
+            retries: 3,
+            frame_lists: 4,
+            ..Default::default()
+        };
+        assert_eq!(done.events(), 0);
+        let seen = StructureCounts {
+            generation: 1,
+            roots: 20,
+            pfn_count: 300,
+            dirty: 4_000,
+            entries: 50_000,
+            moved: 600_000,
+            ..done
+        };
+        assert_eq!(seen.events(), 654_321);
+    }
 }
