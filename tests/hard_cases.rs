@@ -15,6 +15,7 @@ use p2mtrack::migration::Migration;
 use p2mtrack::port::*;
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
+use p2mtrack::tracker::Tracker;
 use p2mtrack_tests::rig::{At, BASE, Frame, Got, HOLES, OWN, Rig};
 use std::collections::BTreeMap;
 
@@ -338,6 +339,51 @@ fn an_offer_survives_rounds_that_failed() {
     }
     round(&rig, &mut m);
     finish(&rig, &mut m);
+}
+
+#[test]
+fn an_offer_is_remembered_for_a_leaf_whose_writes_show_only_later() {
+    for rounds in [0, 2, 5] {
+        for rig in [Rig::tree(), Rig::linear()] {
+            let (rig, mut m) = copied(rig);
+            let (leaf, home) = {
+                let g = &mut *rig.machine();
+                let leaf = g.leaf(9);
+                let home = g.frame(leaf).m2p.expect("a leaf has a pfn");
+                g.machphys(leaf, HOLES + 40); // its writes are logged under a pfn of nobody's
+                g.accepts = true;
+                g.set_entry(9, Entry::INVALID);
+                g.set_entry(9, Entry(BASE + 9));
+                g.frame(BASE + 9).content = 0xd0;
+                (leaf, home)
+            };
+            round(&rig, &mut m);
+            rig.machine().accepts = false;
+            for _ in 0..rounds {
+                round(&rig, &mut m);
+            }
+            rig.machine().machphys(leaf, home);
+            round(&rig, &mut m);
+            finish(&rig, &mut m);
+        }
+    }
+}
+
+#[test]
+fn who_only_observes_hears_of_what_may_have_come_back_by_transfer() {
+    let rig = Rig::tree();
+    let mut tracker = Tracker::new(Config::default(), Width::W64).expect("threads");
+    rig.machine().log_on = true;
+    rig.with(|ports| tracker.observe(ports, |_, _| ())).expect("the first look");
+    {
+        let g = &mut *rig.machine();
+        g.accepts = true;
+        g.set_entry(9, Entry::INVALID);
+        g.set_entry(9, Entry(BASE + 9));
+    }
+    let mut heard = Vec::new();
+    rig.with(|ports| tracker.observe(ports, |pfn, _| heard.push(pfn))).expect("a round");
+    assert!(heard.contains(&Pfn(9)));
 }
 
 #[test]

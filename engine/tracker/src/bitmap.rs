@@ -34,6 +34,14 @@ impl PfnBitmap {
         self.pfns = pfns;
     }
 
+    /// Makes the length `pfns` and every one of them a member.
+    pub fn fill(&mut self, pfns: u64) {
+        self.words.clear();
+        self.words.resize(pfns.div_ceil(64) as usize, u64::MAX);
+        self.pfns = pfns;
+        self.clear_tail();
+    }
+
     /// Changes the length; pfns that fall away leave the set.
     pub fn resize(&mut self, pfns: u64) {
         self.words.resize(pfns.div_ceil(64) as usize, 0);

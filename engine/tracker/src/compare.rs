@@ -13,6 +13,7 @@ use crate::diff::Kernel;
 use crate::frame::{Claim, LeafIndex, Mfn, Pfn};
 use crate::layout::{Backing, Layout, names_nothing};
 use crate::leaf::{Leaf, LeafMask};
+use crate::offers::Offers;
 use crate::port::{M2p, P2mSource};
 use crate::report::EntryCounts;
 use crate::resend::ResendBitmap;
@@ -57,8 +58,8 @@ pub(crate) struct Comparison<'a> {
     pub(crate) log: &'a PfnBitmap,
     /// Remember every leaf as it was seen (observing, nothing is sent).
     pub(crate) adopt_all: bool,
-    /// Equal entries of dirty leaves are owed too: frames may have come back by transfer.
-    pub(crate) equal_owed: bool,
+    /// Equal entries of leaves in doubt are owed too: frames may have come back by transfer.
+    pub(crate) offers: &'a Offers,
     /// The guest is suspended: entries of dirty leaves are held against the m2p.
     pub(crate) check_m2p: bool,
 }
@@ -174,7 +175,8 @@ impl Comparison<'_> {
 
     fn owed(&self, item: &Item, live: &Leaf, changed: LeafMask, tracked: &LeafMask) -> LeafMask {
         let mut owed = changed;
-        if !self.equal_owed && !self.check_m2p {
+        let equal_owed = self.offers.doubt(item.leaf);
+        if !equal_owed && !self.check_m2p {
             return owed;
         }
         let width = self.layout.width();
@@ -183,7 +185,7 @@ impl Comparison<'_> {
         for slot in tracked.and_not(&changed).slots() {
             let Claim::Frame(mfn) = live.entry(width, slot).claim(width) else { continue };
             let disagrees = || self.m2p.pfn(mfn) != Some(Pfn(first + slot as u64));
-            if mfn.0 < frames && (self.equal_owed || self.check_m2p && disagrees()) {
+            if mfn.0 < frames && (equal_owed || self.check_m2p && disagrees()) {
                 owed.set(slot);
             }
         }

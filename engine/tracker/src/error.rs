@@ -48,6 +48,8 @@ pub enum EntryCause {
     Broken,
     /// Still deferred when the final round ended.
     Deferred(Deferral),
+    /// Owed again after every sweep of the final round.
+    Restless,
 }
 
 impl fmt::Display for EntryCause {
@@ -56,6 +58,7 @@ impl fmt::Display for EntryCause {
             Self::Alias(other) => write!(f, "the frame is also that of {other}"),
             Self::Broken => f.write_str("the frame is broken"),
             Self::Deferred(deferral) => write!(f, "still deferred: {deferral}"),
+            Self::Restless => f.write_str("owed again after every sweep of the final round"),
         }
     }
 }

@@ -7,6 +7,9 @@
 
 #![expect(unsafe_code, reason = "foreign mappings are raw pointers; docs/safety.md")]
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("a live word could not be read at once: hosts of 64 bits only");
+
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 

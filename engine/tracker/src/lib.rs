@@ -33,6 +33,7 @@ pub mod frame;
 pub mod guest;
 pub mod leaf;
 pub mod migration;
+mod offers;
 pub mod port;
 pub mod report;
 pub mod resend;

@@ -362,6 +362,8 @@ impl Migration {
 
     fn settle_round(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<RoundReport, Error> {
         self.tracker.begin_round(stage);
+        #[cfg(debug_assertions)]
+        self.accepted.on_a_machine_of(ports.m2p.frames());
         self.owe_again(ports)?;
         self.owe_unlogged(ports)?;
         self.tracker.scan(ports, false)?;
@@ -427,10 +429,14 @@ impl Migration {
 
     /// The first pfn that the final round could not settle.
     fn unsettled(&self) -> Error {
-        let first = self.waiting.iter().next();
-        let (pfn, reason) =
-            first.map_or((Pfn(0), Deferral::Unacknowledged), |(&pfn, w)| (pfn, w.reason));
-        Error::Entry { pfn, mfn: None, cause: EntryCause::Deferred(reason) }
+        let (pfn, cause) = match self.waiting.iter().next() {
+            Some((&pfn, waiting)) => (pfn, EntryCause::Deferred(waiting.reason)),
+            None => {
+                let first = self.tracker.resend.take(1, 0); // not paid: owed as before
+                (first.pages().first().map_or(Pfn(0), |owed| owed.pfn), EntryCause::Restless)
+            }
+        };
+        Error::Entry { pfn, mfn: None, cause }
     }
 
     /// The receiver fills in the leaves by their pfns: each must have one.

@@ -41,7 +41,7 @@ impl Tracker {
     /// just before it has its leaf in this round's log and in no other, and the offer may be as young.
     fn look_for_offers(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let offers = ports.unlogged.accepts_transfer();
-        self.transfers.0 |= offers.map_err(Error::port("unlogged writers"))?;
+        self.offers.look(offers.map_err(Error::port("unlogged writers"))?);
         Ok(())
     }
 

@@ -61,7 +61,7 @@ impl Tracker {
                 m2p: ports.m2p,
                 log: &self.log,
                 adopt_all,
-                equal_owed: (self.transfers.0 || self.transfers.1) && !adopt_all,
+                offers: &self.offers,
                 check_m2p: self.report.stage.is_suspended() || self.config.verify == Verify::Full,
             };
             let found = self.shards.map(chunk, |item| comparison.run(item));
@@ -90,6 +90,7 @@ impl Tracker {
             return Ok(()); // stays pending
         }
         self.pending.remove(&leaf);
+        self.offers.compared(leaf);
         self.report.leaves.compared += 1;
         self.report.leaves.unchanged += u64::from(compared.equal && cause == Cause::Entry);
         self.report.entries.add(&compared.counts);

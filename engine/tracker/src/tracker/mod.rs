@@ -22,6 +22,7 @@ use crate::evidence::Evidence;
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::leaf::Leaf;
+use crate::offers::Offers;
 use crate::port::{P2mSource, Phase, PortError, Ports, Roots};
 use crate::report::{RoundReport, Stage};
 use crate::resend::{Owed, ResendBitmap};
@@ -58,9 +59,7 @@ pub struct Tracker {
     log_error: Option<PortError>,
     /// Log-dirty failed and is not yet on again.
     log_broken: bool,
-    /// Whether the guest was seen to take frames by transfer: since the last round that compared what
-    /// it had to, and in that one.
-    transfers: (bool, bool),
+    offers: Offers,
     rounds: u64,
 }
 
@@ -88,7 +87,7 @@ impl Tracker {
             log: PfnBitmap::default(),
             log_error: None,
             log_broken: false,
-            transfers: (false, false),
+            offers: Offers::default(),
             rounds: 0,
             config,
         })
@@ -197,7 +196,7 @@ impl Tracker {
     pub(crate) fn end_round(&mut self) -> Result<RoundReport, Error> {
         self.rounds += 1;
         if self.pending.is_empty() {
-            self.transfers = (false, self.transfers.0);
+            self.offers.end_round();
         }
         self.report.doubts = self.doubts.counts();
         let rounds = self.config.doubt_rounds_max;

@@ -315,6 +315,7 @@ impl Tracker {
         }
         self.sent.cover(pfns);
         self.shadow.resize(tracked);
+        self.offers.cover(tracked);
         self.resend.resize(pfns);
         self.pending.retain(|leaf, _| leaf.0 < tracked);
     }
