@@ -142,6 +142,15 @@ impl Receiver {
         Ok(())
     }
 
+    /// A type without a page (XTAB). The stream can't take a frame back: one that is there stays, and is
+    /// no page table any more.
+    pub(crate) fn take_absent(&mut self, pfn: u64) {
+        if let Some(kind) = self.kinds.get_mut(pfn as usize).filter(|kind| **kind > 1) {
+            *kind = kind_byte(FrameType::Data);
+            self.tables.remove(&pfn);
+        }
+    }
+
     /// A new frame list. It may shrink; what was announced once stays allowed.
     pub(crate) fn take_list(&mut self, pfns: u64, leaves: &[Option<Pfn>]) {
         self.list = leaves.to_vec();

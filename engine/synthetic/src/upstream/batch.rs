@@ -32,11 +32,12 @@ pub(super) fn send(
     pfns: &[Pfn],
     deferred: &mut PfnBitmap,
 ) -> Result<(), Abort> {
-    let mut named = Vec::with_capacity(pfns.len());
+    let (mut named, mut absent) = (Vec::with_capacity(pfns.len()), Vec::new());
     for &pfn in pfns {
         match p2m.entry(&ports.p2m, pfn) {
             Entry::INVALID => {
                 deferred.set(pfn);
+                absent.push(pfn);
             }
             // The raw word, tags and all: Xen does not know such a frame.
             entry => named.push((pfn, Mfn(entry.0))),
@@ -45,13 +46,17 @@ pub(super) fn send(
     let frames: Vec<Mfn> = named.iter().map(|&(_, mfn)| mfn).collect();
     let mut kinds = vec![FrameType::NotOwned; frames.len()];
     ports.types.query(&frames, &mut kinds)?;
-    let wanted: Vec<Mapped> = named
-        .into_iter()
-        .zip(kinds)
-        .filter(|(_, kind)| !matches!(kind, FrameType::NotOwned | FrameType::Broken))
-        .map(|((pfn, mfn), kind)| Mapped { pfn, mfn, kind })
-        .collect();
+    let mut wanted = Vec::with_capacity(named.len());
+    for ((pfn, mfn), kind) in named.into_iter().zip(kinds) {
+        match kind {
+            FrameType::NotOwned | FrameType::Broken => absent.push(pfn),
+            kind => wanted.push(Mapped { pfn, mfn, kind }),
+        }
+    }
     let held = hold(shared, &wanted)?;
+    for pfn in absent {
+        shared.lock().receiver.take_absent(pfn.0);
+    }
     let sent = wanted.iter().try_for_each(|page| send_page(shared, ports, p2m, page, deferred));
     let mut world = shared.lock();
     for mfn in held {
@@ -102,6 +107,7 @@ fn send_page(
                 // In the suspended pass too: then nobody looks at it again.
                 Err(_) => {
                     deferred.set(page.pfn);
+                    shared.lock().receiver.take_absent(page.pfn.0);
                     Ok(())
                 }
             }

@@ -10,7 +10,6 @@ use p2mtrack::port::{M2p, MapSlot, P2mSource, Roots};
 use p2mtrack::table::{Resolved, TableView};
 
 use super::Abort;
-use crate::fault::Fault;
 use crate::ports::{Shared, SimM2p, SimP2m};
 use crate::simulation::SimPorts;
 use crate::walk::walk;
@@ -31,7 +30,7 @@ impl P2m {
     /// without frames, where upstream refuses the guest; and the count is not trimmed by table
     /// borders, where upstream cuts off the end of some lists.
     pub(super) fn map(shared: &Shared, ports: &mut SimPorts) -> Result<Self, Abort> {
-        shared.enter().paused = true;
+        shared.lock().paused = true;
         let p2m = Self::find(shared, ports);
         shared.lock().paused = false;
         p2m
@@ -70,10 +69,7 @@ impl P2m {
             match answer.pop() {
                 Some(Ok(slot)) => self.slots.push(Some(slot)),
                 Some(Err(fault)) => {
-                    return Err(Abort::struck_by(
-                        Fault::MapFailure,
-                        format_args!("map leaf: {fault}"),
-                    ));
+                    return Err(Abort::because(format_args!("map leaf: {fault}")));
                 }
                 None => return Err(Abort::because("map leaf: no answer")),
             }

@@ -111,12 +111,11 @@ impl Passes<'_> {
     }
 
     fn precopy(&mut self, run: &mut Run) -> Result<(), Abort> {
-        let everything: Vec<Pfn> = (0..self.p2m.pfns()).map(Pfn).collect();
-        self.send(&everything, run)?;
+        self.send((0..self.p2m.pfns()).map(Pfn), run)?;
         for pass in 2..=PASSES_MAX {
-            let dirty = self.clean()?.drain();
-            self.send(&dirty, run)?;
-            if (dirty.len() as u64) < TARGET_DIRTY || pass == PASSES_MAX {
+            let dirty = self.clean()?;
+            self.send(dirty.iter(), run)?;
+            if dirty.count() < TARGET_DIRTY || pass == PASSES_MAX {
                 break;
             }
         }
@@ -130,8 +129,7 @@ impl Passes<'_> {
         for pfn in self.deferred.drain() {
             dirty.set(pfn);
         }
-        let dirty = dirty.drain();
-        self.send(&dirty, run)?;
+        self.send(dirty.iter(), run)?;
         self.deferred.reset(self.p2m.pfns());
         self.live = false;
         let judgement = self.simulation.judge();
@@ -140,25 +138,29 @@ impl Passes<'_> {
         Ok(())
     }
 
-    /// CLEAN over the pfns that were mapped at the start. What is short of them stays unnoticed.
+    /// CLEAN over the pfns that were mapped at the start. A bitmap that is short ends the migration.
     fn clean(&mut self) -> Result<PfnBitmap, Abort> {
         let pfns = self.p2m.pfns();
         let mut dirty = PfnBitmap::new(pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
-        self.ports.log_dirty.clean(&mut dirty)?;
+        if self.ports.log_dirty.clean(&mut dirty)? < dirty.pfns() {
+            return Err(Abort::struck_by(Fault::ShortBitmap, "read the log-dirty bitmap: short"));
+        }
         dirty.resize(pfns);
         Ok(dirty)
     }
 
     /// `send_dirty_pages`.
-    fn send(&mut self, pfns: &[Pfn], run: &mut Run) -> Result<(), Abort> {
+    fn send(&mut self, pfns: impl Iterator<Item = Pfn>, run: &mut Run) -> Result<(), Abort> {
         let shared = self.simulation.shared();
         let cancelled = self.simulation.cancel_flag();
-        for some in pfns.chunks(QUERY_FRAMES_MAX) {
+        let mut pfns = pfns.peekable();
+        while pfns.peek().is_some() {
+            let some: Vec<Pfn> = pfns.by_ref().take(QUERY_FRAMES_MAX).collect();
             // ORDER: a flag of its own, set by this thread's own calls
             if cancelled.load(Ordering::Relaxed) {
                 return Err(Abort::struck_by(Fault::Cancel, "cancelled"));
             }
-            batch::send(shared, self.ports, self.p2m, some, &mut self.deferred)?;
+            batch::send(shared, self.ports, self.p2m, &some, &mut self.deferred)?;
             // The simulated guest keeps its grant table as it is until it was looked at. Nobody looks
             // here, so that it shall not wait for it.
             shared.lock().looks += LOOKS;
