@@ -31,7 +31,7 @@ use state::State;
 
 /// Schedules between two savings of the state: less than a second of them.
 const CHUNK: u64 = 256;
-/// Failures of one kind that are told and shrunk; more are only counted.
+/// Failures of one kind that are shrunk; of more only the command is told.
 const FAILURES_MAX: usize = 4;
 /// Time between two lines about progress where there is no terminal.
 const QUIET: Duration = Duration::from_secs(10);
@@ -179,6 +179,12 @@ fn run_all(args: &Args, teller: &mut Teller) -> Result<State, Box<dyn Error>> {
                     let report = Report::new(&schedule, &attempt, failure);
                     teller.say(&report.text())?;
                     state.failures.push(report);
+                } else {
+                    let command = schedule.command(&schedule.config);
+                    teller.say(&format!(
+                        "FAILED schedule {}, {failure}: {command}",
+                        schedule.number
+                    ))?;
                 }
                 stopped = args.fail_fast;
             }
