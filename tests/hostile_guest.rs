@@ -154,6 +154,8 @@ pub(crate) struct State<'c> {
     /// A port breaks its contract; the m2p, which is asked most, has its own beat.
     breaks: Beat,
     lies: Beat,
+    /// How large the host says that the machine is: once said, it stays.
+    said_frames: Option<u64>,
     pub(crate) frames: Vec<Frame>,
     pub(crate) roots: Roots,
     pub(crate) reading: Reading,
@@ -242,6 +244,7 @@ impl<'c> Machine<'c> {
             fails,
             breaks,
             lies,
+            said_frames: None,
             frames: (0..FRAMES).map(frame).collect(),
             roots: Roots::default(),
             reading: Reading::default(),

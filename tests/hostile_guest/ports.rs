@@ -234,10 +234,13 @@ impl P2mSource for &Machine<'_> {
 impl M2p for &Machine<'_> {
     fn frames(&self) -> u64 {
         let st = &mut *self.state();
-        match st.lies.strikes(&mut st.choices) {
-            true => st.choices.pick(&[FRAMES, 0, 1, OTHERS, 1 << 20]),
-            false => FRAMES,
+        if st.said_frames.is_none() {
+            let lie = st.lies.strikes(&mut st.choices);
+            let frames =
+                if lie { st.choices.pick(&[FRAMES, 0, 1, OTHERS, 1 << 20]) } else { FRAMES };
+            st.said_frames = Some(frames);
         }
+        st.said_frames.unwrap_or(FRAMES)
     }
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {

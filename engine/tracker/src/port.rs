@@ -121,7 +121,7 @@ pub trait P2mSource: Sync {
 
 /// Xen's mfn to pfn table.
 pub trait M2p: Sync {
-    /// Frames of the machine: one past the last mfn.
+    /// Frames of the machine: one past the last mfn. The same at every call of one migration.
     fn frames(&self) -> u64;
 
     /// The pfn that Xen holds for a frame; `None` if there is none or `mfn` is past the end.
