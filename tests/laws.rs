@@ -150,6 +150,23 @@ fn law_7_the_final_round_is_patient_so_many_sweeps_and_then_names_the_pfn() {
 }
 
 #[test]
+fn law_7_a_page_that_is_lost_again_after_every_sweep_is_named() {
+    for (rig, mut migration) in copied() {
+        rig.machine().write(9, 1);
+        for _ in 0..200 {
+            rig.machine().on(At::Send, |machine| machine.returned.push(9));
+        }
+        let error = rig.with(|ports| migration.finish(ports)).expect_err("never at rest");
+        let cause = EntryCause::Restless;
+        assert!(
+            matches!(error, Error::Entry { pfn: Pfn(9), cause: found, .. } if found == cause),
+            "{error}"
+        );
+        rig.with(|ports| migration.cancel(ports)).expect("the source goes on");
+    }
+}
+
+#[test]
 fn law_7_sweeps_that_get_on_do_not_count_against_it() {
     for (rig, mut migration) in copied() {
         for (lost, pfn) in (2..12).map(|n| (3 * n, n)) {
