@@ -62,17 +62,7 @@ mod tests {
 
     #[test]
     fn what_is_as_usual_is_not_said() {
-        let mut config = SimConfig {
-            seed: 7,
-            guest_bytes: 8 << 20,
-            width: Width::W64,
-            p2m: None,
-            scenario: Scenario::Remus,
-            faults: FaultSet::default(),
-            checkpoints: 0,
-            threads: 1,
-            limits: Limits::default(),
-        };
+        let mut config = SimConfig::plain(Scenario::Remus, 7, 8 << 20);
         assert_eq!(config.options(), "--scenario remus --seed 7 --guest-size 8MiB --threads 1");
         (config.width, config.p2m) = (Width::W32, Some(P2mKind::Tree));
         config.faults = FaultSet(vec![Fault::LostAck, Fault::Cancel]);

@@ -130,22 +130,7 @@ fn classify(config: &SimConfig, run: &Run) -> (Outcome, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FaultSet, Limits, Scenario};
-    use p2mtrack::frame::Width;
-
-    fn config(scenario: Scenario) -> SimConfig {
-        SimConfig {
-            seed: 1,
-            guest_bytes: 8 << 20,
-            width: Width::W64,
-            p2m: None,
-            scenario,
-            faults: FaultSet::default(),
-            checkpoints: 0,
-            threads: 1,
-            limits: Limits::default(),
-        }
-    }
+    use crate::Scenario;
 
     /// The table of what counts as a failure.
     #[test]
@@ -153,6 +138,7 @@ mod tests {
         let judged = |verdict| Run { ending: Ending::Judged(verdict), ..Run::default() };
         let aborted = |fault| Run { error: Some("why".to_owned()), fault, ..Run::default() };
         let harmed = Run { harmed: Some("left on".to_owned()), ..judged(Verdict::Identical) };
+        let config = |scenario| SimConfig::plain(scenario, 1, 8 << 20);
         let (honest, hostile) = (config(Scenario::Mixed), config(Scenario::Hostile));
         for (config, run, outcome) in [
             (&honest, judged(Verdict::Identical), Outcome::Identical),

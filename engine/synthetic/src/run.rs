@@ -310,8 +310,7 @@ impl Driver<'_> {
 
     fn settle(&mut self) {
         self.judge();
-        let breach = self.simulation.breaches().first().map(|breach| (*breach).to_owned());
-        self.run.harmed = breach.or_else(|| self.simulation.check_unharmed().err());
+        self.run.harmed = self.simulation.harm();
     }
 
     fn give_up(&mut self, stop: Stop, migration: Option<Migration>) {
@@ -336,10 +335,8 @@ impl Driver<'_> {
                 self.run.error = Some(in_full(&error));
             }
         }
-        let breach = self.simulation.breaches().first().map(|breach| (*breach).to_owned());
-        let cancelled = cancel.err().map(|error| in_full(&error));
-        let unharmed = self.simulation.check_unharmed();
-        self.run.harmed = cancelled.or(breach).or(unharmed.err());
+        let harm = self.simulation.harm();
+        self.run.harmed = cancel.err().map(|error| in_full(&error)).or(harm);
     }
 
     /// The injected fault that an error is about: named in its sources, or the only thing that can

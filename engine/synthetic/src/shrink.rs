@@ -148,15 +148,11 @@ mod tests {
 
     fn config() -> SimConfig {
         SimConfig {
-            seed: 3,
-            guest_bytes: 32 << 20,
             width: Width::W32,
-            p2m: None,
-            scenario: Scenario::Mixed,
             faults: FaultSet(Fault::ALL.to_vec()),
             checkpoints: 3,
             threads: 2,
-            limits: Limits::default(),
+            ..SimConfig::plain(Scenario::Mixed, 3, 32 << 20)
         }
     }
 

@@ -46,6 +46,24 @@ pub struct SimConfig {
     pub limits: Limits,
 }
 
+impl SimConfig {
+    /// A 64-bit guest of a scenario, its whole schedule, one thread, and nothing that goes wrong.
+    #[must_use]
+    pub fn plain(scenario: Scenario, seed: u64, guest_bytes: u64) -> Self {
+        Self {
+            seed,
+            guest_bytes,
+            width: Width::W64,
+            p2m: None,
+            scenario,
+            faults: FaultSet::default(),
+            checkpoints: 0,
+            threads: 1,
+            limits: Limits::default(),
+        }
+    }
+}
+
 /// Handles of all ports of one run.
 #[derive(Debug)]
 pub struct SimPorts {
@@ -239,6 +257,13 @@ impl Simulation {
     /// What is wrong.
     pub fn check_premise(&self) -> Result<(), String> {
         premise::check(&self.shared.lock())
+    }
+
+    /// What a tracker broke: a port's contract, or the source, which goes on from here.
+    #[must_use]
+    pub fn harm(&self) -> Option<String> {
+        let breach = self.breaches().first().map(|breach| (*breach).to_owned());
+        breach.or_else(|| self.check_unharmed().err())
     }
 
     /// Whether a migration that was given up left the source as it was: log-dirty off, nothing

@@ -9,19 +9,13 @@ use p2mtrack::port::{
     Answer, FrameList, FrameTypes, LogDirty, M2p, MapFault, P2mSource, Page, Transport, Unlogged,
 };
 use p2mtrack::table::{Resolved, TableView};
-use p2mtrack_synthetic::{Fault, FaultSet, Limits, Scenario, SimConfig, SimPorts, Simulation};
+use p2mtrack_synthetic::{Fault, FaultSet, Scenario, SimConfig, SimPorts, Simulation};
 
 fn simulation(scenario: Scenario, seed: u64, faults: &[Fault]) -> (Simulation, SimPorts) {
     let simulation = Simulation::new(&SimConfig {
-        seed,
-        guest_bytes: 8 << 20,
         width: if seed.is_multiple_of(2) { Width::W64 } else { Width::W32 },
-        p2m: None,
-        scenario,
         faults: FaultSet(faults.to_vec()),
-        checkpoints: 0,
-        threads: 1,
-        limits: Limits::default(),
+        ..SimConfig::plain(scenario, seed, 8 << 20)
     });
     let ports = simulation.ports();
     (simulation, ports)
@@ -168,17 +162,7 @@ fn broken_contracts_are_noticed() {
 
 #[test]
 fn with_several_threads_the_guest_runs_only_in_calls_of_one() {
-    let config = SimConfig {
-        seed: 5,
-        guest_bytes: 8 << 20,
-        width: Width::W64,
-        p2m: None,
-        scenario: Scenario::Mixed,
-        faults: FaultSet::default(),
-        checkpoints: 0,
-        threads: 4,
-        limits: Limits::default(),
-    };
+    let config = SimConfig { threads: 4, ..SimConfig::plain(Scenario::Mixed, 5, 8 << 20) };
     let (simulation, several) = (Simulation::new(&config), 4);
     let ports = simulation.ports();
     std::thread::scope(|scope| {

@@ -9,7 +9,7 @@ use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::port::{FrameList, LogDirty, Page, Transport, Unlogged};
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::snapshot::SourceFrame;
-use p2mtrack_synthetic::{FaultSet, Limits, Scenario, SimConfig, SimPorts, Simulation, Verdict};
+use p2mtrack_synthetic::{Scenario, SimConfig, SimPorts, Simulation, Verdict};
 
 /// The rules, each of which can be left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,17 +138,8 @@ impl Naive {
 
 /// One migration, perhaps without a rule.
 fn migrate(scenario: Scenario, seed: u64, without: Option<Rule>) -> Verdict {
-    let config = SimConfig {
-        seed,
-        guest_bytes: 8 << 20,
-        width: if seed.is_multiple_of(2) { Width::W64 } else { Width::W32 },
-        p2m: None,
-        scenario,
-        faults: FaultSet::default(),
-        checkpoints: 0,
-        threads: 1,
-        limits: Limits::default(),
-    };
+    let width = if seed.is_multiple_of(2) { Width::W64 } else { Width::W32 };
+    let config = SimConfig { width, ..SimConfig::plain(scenario, seed, 8 << 20) };
     let simulation = Simulation::new(&config);
     let ports = simulation.ports();
     let (sent, deferred) = (BTreeMap::new(), BTreeSet::new());

@@ -9,9 +9,7 @@ use p2mtrack::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::port::{Answer, FrameList, FrameTypes, LogDirty, M2p, Page, Transport};
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::snapshot::SourceFrame;
-use p2mtrack_synthetic::{
-    FaultSet, Judgement, Limits, P2mKind, Scenario, SimConfig, SimPorts, Simulation, Verdict,
-};
+use p2mtrack_synthetic::{Judgement, P2mKind, Scenario, SimConfig, SimPorts, Simulation, Verdict};
 
 const MIB: u64 = 1 << 20;
 
@@ -19,17 +17,8 @@ const MIB: u64 = 1 << 20;
 const SEEDS: u64 = if cfg!(debug_assertions) { 4 } else { 100 };
 
 fn config(scenario: Scenario, seed: u64) -> SimConfig {
-    SimConfig {
-        seed,
-        guest_bytes: 16 * MIB,
-        width: if seed.is_multiple_of(2) { Width::W64 } else { Width::W32 },
-        p2m: None,
-        scenario,
-        faults: FaultSet::default(),
-        checkpoints: 0,
-        threads: 1,
-        limits: Limits::default(),
-    }
+    let width = if seed.is_multiple_of(2) { Width::W64 } else { Width::W32 };
+    SimConfig { width, ..SimConfig::plain(scenario, seed, 16 * MIB) }
 }
 
 /// Lets the guest run for some rounds of port calls, then stops it.

@@ -7,9 +7,7 @@
 
 use p2mtrack::frame::Width;
 use p2mtrack_synthetic::run::{Ending, Run, side_by_side};
-use p2mtrack_synthetic::{
-    Fault, FaultSet, Limits, P2mKind, Scenario, SimConfig, Verdict, upstream,
-};
+use p2mtrack_synthetic::{Fault, FaultSet, P2mKind, Scenario, SimConfig, Verdict, upstream};
 
 const SEEDS: u64 = if cfg!(debug_assertions) { 6 } else { 100 };
 const IDENTICAL: Ending = Ending::Judged(Verdict::Identical);
@@ -19,15 +17,9 @@ const LEAKED: Ending = Ending::Judged(Verdict::Leaked);
 fn configs(scenario: Scenario, faults: &[Fault]) -> Vec<SimConfig> {
     (1..=SEEDS)
         .map(|seed| SimConfig {
-            seed,
-            guest_bytes: 64 << 20,
             width: if seed % 3 == 0 { Width::W32 } else { Width::W64 },
-            p2m: None,
-            scenario,
             faults: FaultSet(faults.to_vec()),
-            checkpoints: 0,
-            threads: 1,
-            limits: Limits::default(),
+            ..SimConfig::plain(scenario, seed, 64 << 20)
         })
         .collect()
 }

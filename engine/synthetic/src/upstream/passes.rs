@@ -51,7 +51,6 @@ pub fn migrate_with(simulation: &Simulation) -> Run {
 
 /// Notes how it ended, and what is left at the source.
 fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &mut Run) {
-    // Nothing is known here of log-dirty's state; libxc ignores the answer too.
     let off = simulation.ports().log_dirty.disable();
     if let Err(abort) = result {
         run.ending = Ending::Aborted;
@@ -60,9 +59,8 @@ fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &mut Run) {
     }
     run.struck = simulation.faults_struck();
     run.activity = simulation.activity();
-    let breach = simulation.breaches().first().map(|breach| (*breach).to_owned());
-    let off = off.err().map(|error| error.to_string());
-    run.harmed = off.or(breach).or_else(|| simulation.check_unharmed().err());
+    let harm = simulation.harm();
+    run.harmed = off.err().map(|error| error.to_string()).or(harm);
 }
 
 /// A migration under way.
