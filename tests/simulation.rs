@@ -7,10 +7,11 @@
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::Config;
-use p2mtrack::diff::Kernel;
+use p2mtrack::diff::{KERNEL_VARIABLE, Kernel};
 use p2mtrack::frame::Width;
 use p2mtrack::port::{Observer, Phase, PortError};
 use p2mtrack::report::{RoundReport, Stage};
+use p2mtrack::shadow::{Forms, SHADOW_VARIABLE};
 use p2mtrack_synthetic::run::{Ending, Run, Watch, migrate, migrate_all};
 use p2mtrack_synthetic::{
     Fault, FaultSet, Limits, P2mKind, Scenario, SimConfig, Simulation, Verdict,
@@ -42,8 +43,11 @@ fn runs(scenarios: impl Iterator<Item = Scenario>, faults: &FaultSet) -> Vec<Sim
 }
 
 fn engine(config: &SimConfig) -> Config {
-    let kernel = if config.seed.is_multiple_of(2) { Kernel::Scalar } else { Kernel::Wide };
-    Config { threads: config.threads, kernel: Some(kernel), ..Config::default() }
+    let (kernels, seed) = (Kernel::available(), config.seed as usize);
+    let free = |variable| std::env::var_os(variable).is_none(); // else that one is for all
+    let kernel = free(KERNEL_VARIABLE).then(|| kernels[seed % kernels.len()]);
+    let shadow = free(SHADOW_VARIABLE).then(|| Forms::ALL[seed / kernels.len() % 4]);
+    Config { threads: config.threads, kernel, shadow, ..Config::default() }
 }
 
 fn run_all(configs: &[SimConfig]) -> Vec<(SimConfig, Run)> {

@@ -13,6 +13,7 @@ use p2mtrack::error::Error;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Ports, Roots};
 use p2mtrack::report::RoundReport;
+use p2mtrack::shadow::Forms;
 
 use super::{Hostility, Machine, State};
 
@@ -90,7 +91,8 @@ impl Machine<'_> {
         let choices = &mut self.state().choices;
         Config {
             threads: 1,
-            kernel: choices.pick(&[None, Some(Kernel::Scalar), Some(Kernel::Wide)]),
+            kernel: Some(choices.pick(Kernel::available())),
+            shadow: Some(choices.pick(&Forms::ALL)),
             rewalk: choices.pick(&[Rewalk::OnEvidence, Rewalk::OnEvidence, Rewalk::EveryRound]),
             verify: choices.pick(&[Verify::Dirty, Verify::Dirty, Verify::Full]),
             doubt_rounds_max: choices.pick(&[5, 0, 1, 2]),
@@ -235,6 +237,8 @@ pub(crate) fn named(error: &Error, machine: &Machine<'_>) -> &'static str {
             assert!(in_bounds || !honest_host, "{text}");
             "table"
         }
-        Error::Threads { .. } | Error::Order { .. } => panic!("not an end of a migration: {text}"),
+        Error::Environment { .. } | Error::Threads { .. } | Error::Order { .. } => {
+            panic!("not an end of a migration: {text}")
+        }
     }
 }

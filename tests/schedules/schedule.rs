@@ -8,6 +8,7 @@
 use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
+use p2mtrack::shadow::Forms;
 use p2mtrack_synthetic::{Fault, FaultSet, Limits, P2mKind, Scenario, SimConfig};
 
 /// One run.
@@ -16,7 +17,10 @@ pub(crate) struct Schedule {
     pub(crate) number: u64,
     pub(crate) config: SimConfig,
     /// The best one for the machine, if none is named.
-    kernel: Option<Kernel>,
+    /// A kernel by its name; none is the best one.
+    kernel: Option<&'static str>,
+    /// Forms of the shadow; none is the smallest ones.
+    shadow: Option<Forms>,
 }
 
 /// A number taken apart digit by digit, each of its own base.
@@ -67,19 +71,23 @@ impl Schedule {
             threads,
             limits: Limits::default(),
         };
-        let kernel = [None, Some(Kernel::Scalar), Some(Kernel::Wide)][digits.next(3) as usize];
-        Self { number, config, kernel }
+        let kernel = Kernel::NAMES.get(digits.next(5) as usize).copied();
+        let shadow = Forms::ALL.get(digits.next(5) as usize).copied();
+        Self { number, config, kernel, shadow }
     }
 
     /// The engine for this schedule, or a shorter one of it.
     pub(crate) fn engine(&self, config: &SimConfig) -> Config {
-        Config { threads: config.threads, kernel: self.kernel, ..Config::default() }
+        // On a processor that lacks it another one has to agree.
+        let kernel = self.kernel.and_then(|name| name.parse().ok());
+        Config { threads: config.threads, kernel, shadow: self.shadow, ..Config::default() }
     }
 
     /// The command that makes this schedule, or a shorter one of it, again.
     pub(crate) fn command(&self, config: &SimConfig) -> String {
-        let kernel = self.kernel.map_or_else(String::new, |kernel| format!(" --kernel {kernel}"));
-        format!("p2mtrack simulate {}{kernel}", config.options())
+        let kernel = self.kernel.map(|name| format!(" --kernel {name}")).unwrap_or_default();
+        let shadow = self.shadow.map(|forms| format!(" --shadow {forms}")).unwrap_or_default();
+        format!("p2mtrack simulate {}{kernel}{shadow}", config.options())
     }
 }
 
@@ -94,15 +102,16 @@ mod tests {
         let mut pairs = BTreeSet::new();
         let mut sizes = BTreeSet::new();
         for number in 1..=100_000 {
-            let Schedule { config, kernel, .. } = Schedule::nth(number);
-            let kernel = kernel.map_or("best", Kernel::name);
+            let Schedule { config, kernel, shadow, .. } = Schedule::nth(number);
+            let (kernel, shadow) = (kernel.unwrap_or("best"), shadow.map_or("best", Forms::name));
             let kind = config.p2m.map(|kind| kind == P2mKind::Tree);
             pairs.insert((config.scenario, config.faults.to_string()));
             pairs.insert((config.scenario, format!("{:?} {kind:?} {kernel}", config.width)));
+            pairs.insert((config.scenario, format!("{kernel} {shadow}")));
             pairs.insert((config.scenario, format!("{} {}", config.threads, config.checkpoints)));
             sizes.insert((config.guest_bytes >> 20, config.threads));
         }
-        assert_eq!(pairs.len(), 21 * (10 + 2 * 3 * 3 + 2 * 4));
+        assert_eq!(pairs.len(), 21 * (10 + 2 * 3 * 5 + 5 * 5 + 2 * 4));
         let wanted = [8, 16, 32, 64].map(|size| [(size, 1), (size, 2)]).concat();
         let wanted: BTreeSet<_> = wanted.into_iter().filter(|&pair| pair != (64, 2)).collect();
         assert_eq!(sizes, &wanted | &BTreeSet::from([(512, 2)]));

@@ -93,7 +93,7 @@ struct Owed {
 
 pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     let Recording { reader, .. } = Recording::open(&args.file)?;
-    let config = Config { threads: args.threads.into(), kernel: args.kernel, ..Config::default() };
+    let config = Config { threads: args.threads.into(), ..args.compare.config() };
     let mut follower = Follower::new(&args.file, &reader, config)?;
     let mut check = args.check.then(|| Check::new(reader.meta()));
     let mut totals = Totals { event: "replay", ..Totals::default() };

@@ -94,8 +94,11 @@ impl Migration {
             #[cfg(debug_assertions)]
             accepted: &mut self.accepted,
             follow,
+            remembered: Vec::new(),
         };
         let flights = books.sort(&mut taken, &outcomes, hold_tables);
+        // Before anybody looks at the shadow again: a table of this batch may name one of these pfns.
+        books.remember();
         if !flights.is_empty() {
             let view = View {
                 layout,
@@ -127,6 +130,7 @@ impl Migration {
                 };
                 books.write_down(&mut taken, flight, answer);
             }
+            books.remember(); // before the debt is forgotten
         }
         Ok(Some(taken.next()))
     }
@@ -207,6 +211,8 @@ struct Books<'a> {
     #[cfg(debug_assertions)]
     accepted: &'a mut crate::invariant::Accepted,
     follow: &'a mut FollowUp,
+    /// Entries under which pfns were accepted and which the shadow does not show yet, in ascending order.
+    remembered: Vec<(Pfn, Entry)>,
 }
 
 impl Books<'_> {
@@ -248,7 +254,7 @@ impl Books<'_> {
     }
 
     fn settle_frameless(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
-        self.remember(pfn, entry);
+        self.accept(pfn, entry);
         self.sent.frameless(pfn, foreign);
         self.cleared.remove(&pfn);
         self.report.pages.frameless += 1;
@@ -271,7 +277,7 @@ impl Books<'_> {
         match answer {
             Answer::Accepted => {
                 self.follow.arrived.push((pfn, mfn));
-                self.remember(pfn, entry);
+                self.accept(pfn, entry);
                 self.sent.accepted(pfn, kind.is_table(), stale);
                 self.report.pages.accepted += 1;
                 self.report.pages.tables += u64::from(kind.is_table());
@@ -289,14 +295,20 @@ impl Books<'_> {
     }
 
     /// The pfn was accepted under this entry: law 5.
-    fn remember(&mut self, pfn: Pfn, entry: Entry) {
+    fn accept(&mut self, pfn: Pfn, entry: Entry) {
         let before = named_frame(self.shadow.entry(pfn), self.width);
         if let Some(mfn) = before.filter(|&mfn| !is_frame(entry.claim(self.width), mfn)) {
             self.follow.departed.push((pfn, mfn));
         }
-        self.shadow.set(pfn, entry);
+        self.remembered.push((pfn, entry));
         #[cfg(debug_assertions)]
         self.accepted.note(pfn, entry);
+    }
+
+    /// Writes what was accepted into the shadow, leaf by leaf.
+    fn remember(&mut self) {
+        self.shadow.update(&self.remembered);
+        self.remembered.clear();
     }
 }
 

@@ -98,6 +98,13 @@ impl PfnBitmap {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
+    /// Pfns in the set among the `pfns` from `first` on, both multiples of 64.
+    #[must_use]
+    pub fn count_in(&self, first: Pfn, pfns: usize) -> u64 {
+        let words = self.words.iter().skip((first.0 / 64) as usize).take(pfns / 64);
+        words.map(|word| u64::from(word.count_ones())).sum()
+    }
+
     /// The pfns in ascending order. Costs one look per 64 pfns of length.
     pub fn iter(&self) -> impl Iterator<Item = Pfn> + '_ {
         self.words.iter().enumerate().filter(|&(_, &word)| word != 0).flat_map(|(i, &word)| {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Comparison of one live leaf with its shadow: marks what differs and counts it.
+//! Comparison of live leaves with their shadow: marks what differs and counts it.
 //! Not here: which leaves are compared (`tracker`), how two leaves are compared (`diff`).
-//! Units: slots of one leaf; marks go to the leaf's own lines of the resend bitmap.
+//! Units: slots of a leaf; marks go to the leaf's own lines of the resend bitmap.
 //! Threads: shards run it at once on different leaves; everything it changes is atomic.
 //! Source: `docs/design.md`, section 3: report before remember; equal entries and the transfer exception.
 
@@ -9,15 +9,18 @@ use std::sync::Arc;
 
 use crate::bitmap::PfnBitmap;
 use crate::cause::Cause;
-use crate::diff::Kernel;
-use crate::frame::{Claim, LeafIndex, Mfn, Pfn};
+use crate::diff::{Kernel, diff, diff_live, fetch};
+use crate::form::{Base, Segment, Step, wrap};
+use crate::frame::{Claim, Entry, LeafIndex, Mfn, Pfn, Width};
+use crate::guest::GuestLeaf;
 use crate::layout::{Backing, Layout, names_nothing};
 use crate::leaf::{Leaf, LeafMask};
 use crate::offers::Offers;
 use crate::port::{M2p, P2mSource};
 use crate::report::EntryCounts;
 use crate::resend::ResendBitmap;
-use crate::shadow::Shadow;
+use crate::shadow::{Shadow, ShadowShard};
+use crate::shard::Join;
 
 /// Positions at which a leaf that names frames may be listed.
 const ALIAS_POSITIONS_MAX: u64 = 4;
@@ -29,35 +32,62 @@ pub(crate) struct Item {
     pub(crate) cause: Cause,
 }
 
-/// What was found.
-#[derive(Debug)]
-pub(crate) struct Compared {
-    pub(crate) item: Item,
-    /// The frame, if it could not be mapped: nothing was compared.
-    pub(crate) unmapped: Option<Mfn>,
-    pub(crate) equal: bool,
-    /// No live entry names anything.
-    pub(crate) hole: bool,
-    /// The leaf names frames and is listed at too many positions for an honest guest.
-    pub(crate) aliased: Option<(Mfn, u64)>,
-    pub(crate) counts: EntryCounts,
-    /// Changed pfns that hold frames of the p2m.
-    pub(crate) holders: Vec<Pfn>,
-    /// The copy, where the whole leaf is to be remembered at once.
-    pub(crate) adopt: Option<Arc<Leaf>>,
+impl Item {
+    /// What is seen for the first time is no change of what the walk before went by.
+    const fn is_first_look(self) -> bool {
+        matches!(self.cause, Cause::First | Cause::Growth)
+    }
 }
 
-/// Everything a comparison reads.
+/// What a shard found in its leaves.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    /// Leaves that were compared.
+    pub(crate) leaves: u64,
+    /// Of these, dirty and found equal.
+    pub(crate) unchanged: u64,
+    pub(crate) counts: EntryCounts,
+    /// Leaves that could not be mapped: nothing was compared.
+    pub(crate) unmapped: Vec<LeafIndex>,
+    /// A leaf that names frames and is listed at too many positions for an honest guest.
+    pub(crate) aliased: Option<(LeafIndex, Mfn, u64)>,
+    /// Changed pfns that hold frames of the p2m.
+    pub(crate) holders: Vec<Pfn>,
+    /// Copies of leaves that stand at several positions, to be remembered whole.
+    pub(crate) adopt: Vec<(LeafIndex, Arc<Leaf>)>,
+}
+
+impl Join for Compared {
+    fn join(mut self, mut next: Self) -> Self {
+        self.leaves += next.leaves;
+        self.unchanged += next.unchanged;
+        self.counts.add(&next.counts);
+        self.unmapped.append(&mut next.unmapped);
+        self.aliased = self.aliased.or(next.aliased);
+        self.holders.append(&mut next.holders);
+        self.adopt.append(&mut next.adopt);
+        self
+    }
+}
+
+/// What the look at one leaf leaves to be remembered by who sends nothing.
+enum Seen {
+    /// Nothing new.
+    Known,
+    /// A leaf that was a hole is one run.
+    Run(Segment),
+    /// The copy is the news.
+    Copy,
+}
+
+/// Everything that a comparison reads.
 pub(crate) struct Comparison<'a> {
     pub(crate) kernel: Kernel,
     pub(crate) layout: &'a Layout,
-    pub(crate) shadow: &'a Shadow,
     pub(crate) resend: &'a ResendBitmap,
     pub(crate) p2m: &'a dyn P2mSource,
     pub(crate) m2p: &'a dyn M2p,
     pub(crate) log: &'a PfnBitmap,
-    /// Remember every leaf as it was seen (observing, nothing is sent).
-    pub(crate) adopt_all: bool,
     /// Equal entries of leaves in doubt are owed too: frames may have come back by transfer.
     pub(crate) offers: &'a Offers,
     /// The guest is suspended: entries of dirty leaves are held against the m2p.
@@ -65,49 +95,151 @@ pub(crate) struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Compares one leaf and marks what is owed.
-    pub(crate) fn run(&self, item: &Item) -> Compared {
-        let mut found = Compared {
-            item: *item,
-            unmapped: None,
-            equal: true,
-            hole: false,
-            aliased: None,
-            counts: EntryCounts::default(),
-            holders: Vec::new(),
-            adopt: None,
-        };
-        let mut live = Leaf::HOLE;
-        match self.layout.backing(self.p2m, item.leaf) {
-            Backing::Hole => {}
-            Backing::Live(guest) => guest.fetch(&mut live),
-            Backing::Unmapped(mfn) => {
-                found.unmapped = Some(mfn);
-                return found;
-            }
-        }
-        found.aliased = self.aliased(item.leaf, &live);
-        if found.aliased.is_some() {
-            return found;
-        }
-        let tracked = self.tracked_slots(item.leaf);
-        let changed = self.shadow.diff(self.kernel, item.leaf, &live).and(&tracked);
-        found.equal = changed.is_empty();
-        found.hole = found.equal && live.is_hole();
-        if !found.equal {
-            self.count(item, &live, &changed, &mut found);
-        }
-        if !found.equal && !self.adopt_all && self.is_barren_everywhere(item.leaf, &live, &changed)
-        {
-            found.adopt = Some(Arc::new(live));
-            return found;
-        }
-        let owed = self.owed(item, &live, changed, &tracked);
-        self.resend.mark_leaf(self.layout.width(), item.leaf, &owed, item.cause);
-        if self.adopt_all && !found.equal {
-            found.adopt = Some(Arc::new(live));
+    /// Compares leaves and marks what is owed.
+    pub(crate) fn run(&self, items: &[Item], shadow: &Shadow) -> Compared {
+        let (mut found, mut copy) = (Compared::default(), Leaf::HOLE);
+        for (index, item) in items.iter().enumerate() {
+            let ahead = items.get(index + 1).and_then(|next| self.live(next.leaf));
+            self.look(item, &shadow.base(item.leaf), ahead, &mut copy, &mut found);
         }
         found
+    }
+
+    /// The same for who sends nothing: what was seen is remembered at once. All leaves lie in `shard`.
+    pub(crate) fn observe(
+        &self,
+        items: &[Item],
+        shard: &mut ShadowShard,
+        first: LeafIndex,
+    ) -> Compared {
+        let (mut found, mut copy) = (Compared::default(), Leaf::HOLE);
+        for (index, item) in items.iter().enumerate() {
+            let ahead = items.get(index + 1).and_then(|next| self.live(next.leaf));
+            let place = (item.leaf.0 - first.0) as usize;
+            match self.look(item, &shard.base(place), ahead, &mut copy, &mut found) {
+                Seen::Known => {}
+                Seen::Run(run) => shard.put_run(place, run),
+                Seen::Copy if self.layout.is_shared(item.leaf) => {
+                    found.adopt.push((item.leaf, Arc::new(copy.clone())));
+                }
+                Seen::Copy => shard.put(place, &copy),
+            }
+        }
+        found
+    }
+
+    /// The live memory of a leaf that is mapped.
+    fn live(&self, leaf: LeafIndex) -> Option<GuestLeaf<'_>> {
+        match self.layout.backing(self.p2m, leaf) {
+            Backing::Live(live) => Some(live),
+            Backing::Hole | Backing::Unmapped => None,
+        }
+    }
+
+    /// Compares one leaf. `copy` is what was read of it if the answer says so.
+    fn look(
+        &self,
+        item: &Item,
+        base: &Base<'_>,
+        ahead: Option<GuestLeaf<'_>>,
+        copy: &mut Leaf,
+        found: &mut Compared,
+    ) -> Seen {
+        match self.layout.backing(self.p2m, item.leaf) {
+            Backing::Unmapped => {
+                found.unmapped.push(item.leaf);
+                return Seen::Known;
+            }
+            Backing::Hole => *copy = Leaf::HOLE,
+            Backing::Live(live) => {
+                if let Some(seen) = self.glance(item, base, live, ahead, found) {
+                    return seen;
+                }
+                fetch(self.kernel, live, copy);
+            }
+        }
+        self.compare(item, base, copy, found)
+    }
+
+    /// What needs no copy: a leaf that is as it was, and a new one that is a run. A leaf that is more than
+    /// that is read again, once, and only that copy counts: it is of a later moment after the same CLEAN.
+    fn glance(
+        &self,
+        item: &Item,
+        base: &Base<'_>,
+        live: GuestLeaf<'_>,
+        ahead: Option<GuestLeaf<'_>>,
+        found: &mut Compared,
+    ) -> Option<Seen> {
+        let width = self.layout.width();
+        if self.check_m2p || self.offers.doubt(item.leaf) || self.layout.is_shared(item.leaf) {
+            return None; // equal entries and other positions matter, too
+        }
+        let tracked = self.tracked_slots(item.leaf);
+        if matches!(base, Base::Hole) && item.is_first_look() && tracked.is_full(width) {
+            let run = likely_run(width, live)?;
+            let nothing_owed = self.resend.owed_mask(width, item.leaf).is_empty();
+            let runs = || diff_live(self.kernel, width, live, &Base::Affine(run), ahead).is_empty();
+            return (nothing_owed && runs()).then(|| self.first_run(item, run, found));
+        }
+        let changed = diff_live(self.kernel, width, live, base, ahead).and(&tracked);
+        changed.is_empty().then(|| {
+            found.leaves += 1;
+            found.unchanged += u64::from(item.cause == Cause::Entry);
+            Seen::Known
+        })
+    }
+
+    /// Counts and marks a leaf that is new and one run: its entries need no look one by one.
+    fn first_run(&self, item: &Item, run: Segment, found: &mut Compared) -> Seen {
+        let width = self.layout.width();
+        found.leaves += 1;
+        if run.is_hole(width) {
+            return Seen::Known;
+        }
+        let ends = [0, width.entries() - 1].map(|slot| run.entry_at(width, slot));
+        // The words between two frames of a run are frames; other words are asked one by one.
+        let frames = self.m2p.frames();
+        let changed = width.entries() as u64;
+        let mapped = if ends.iter().all(|end| end.names_frame(width, frames)) {
+            changed
+        } else {
+            let names = |&slot: &usize| run.entry_at(width, slot).names_frame(width, frames);
+            (0..width.entries()).filter(names).count() as u64
+        };
+        found.counts.mapped += mapped;
+        found.counts.other += changed - mapped;
+        let first = width.first_pfn(item.leaf);
+        found.counts.beyond_log_dirty += changed - self.log.count_in(first, width.entries());
+        let all = LeafMask::first(width.entries());
+        self.resend.mark_leaf(width, item.leaf, &all, item.cause);
+        Seen::Run(run)
+    }
+
+    /// Compares a private copy.
+    fn compare(&self, item: &Item, base: &Base<'_>, copy: &Leaf, found: &mut Compared) -> Seen {
+        let width = self.layout.width();
+        if let Some((mfn, positions)) = self.aliased(item.leaf, copy) {
+            found.aliased = found.aliased.or(Some((item.leaf, mfn, positions)));
+            return Seen::Known;
+        }
+        let tracked = self.tracked_slots(item.leaf);
+        let changed = diff(self.kernel, width, copy, base).and(&tracked);
+        let equal = changed.is_empty();
+        found.leaves += 1;
+        found.unchanged += u64::from(equal && item.cause == Cause::Entry);
+        if !equal {
+            let mut before = Leaf::default();
+            base.decode(width, &mut before);
+            self.count(item, copy, &before, &changed, found);
+            if self.is_barren_everywhere(item.leaf, copy, &before, &changed) {
+                found.adopt.push((item.leaf, Arc::new(copy.clone())));
+                return Seen::Known;
+            }
+        }
+        let owed = self.owed(item, copy, changed, &tracked);
+        self.resend.mark_leaf(width, item.leaf, &owed, item.cause);
+        if equal { Seen::Known } else { Seen::Copy }
     }
 
     /// Slots of the leaf that are pfns of the guest: the last leaf may end early.
@@ -117,23 +249,30 @@ impl Comparison<'_> {
         LeafMask::first(left.min(width.entries() as u64) as usize)
     }
 
-    fn count(&self, item: &Item, live: &Leaf, changed: &LeafMask, found: &mut Compared) {
-        let leaf = item.leaf;
-        // What is seen for the first time is no change of what the walk before went by.
-        let known = !matches!(item.cause, Cause::First | Cause::Growth);
+    fn count(
+        &self,
+        item: &Item,
+        live: &Leaf,
+        before: &Leaf,
+        changed: &LeafMask,
+        found: &mut Compared,
+    ) {
         let width = self.layout.width();
         let frames = self.m2p.frames();
-        let first = width.first_pfn(leaf).0;
+        let first = width.first_pfn(item.leaf).0;
+        let owed = self.resend.owed_mask(width, item.leaf);
         for slot in changed.slots() {
             let pfn = Pfn(first + slot as u64);
-            if known && self.layout.holders.plane().get(pfn) {
+            if !item.is_first_look() && self.layout.holders.plane().get(pfn) {
                 found.holders.push(pfn);
             }
-            let why = self.resend.why(pfn);
-            if why.contains(Cause::Deferred) || why.contains(Cause::Returned) {
-                continue; // counted when it changed; the shadow of an owed pfn says nothing
+            if owed.get(slot) {
+                let why = self.resend.why(pfn);
+                if why.contains(Cause::Deferred) || why.contains(Cause::Returned) {
+                    continue; // counted when it changed; the shadow of an owed pfn says nothing
+                }
             }
-            let was = self.shadow.entry(pfn).names_frame(width, frames);
+            let was = before.entry(width, slot).names_frame(width, frames);
             let now = live.entry(width, slot).names_frame(width, frames);
             match (was, now) {
                 (false, true) => found.counts.mapped += 1,
@@ -154,23 +293,26 @@ impl Comparison<'_> {
     }
 
     fn is_barren(&self, live: &Leaf) -> bool {
-        let width = self.layout.width();
-        let frames = self.m2p.frames();
-        live.entries(width).all(|entry| names_nothing(entry.claim(width), frames))
+        live.entries(self.layout.width()).all(|entry| self.names_nothing(entry))
+    }
+
+    fn names_nothing(&self, entry: Entry) -> bool {
+        names_nothing(entry.claim(self.layout.width()), self.m2p.frames())
     }
 
     /// A leaf listed at several positions that names no frame, over a shadow that named none either:
     /// Linux's missing and identity leaves. One copy serves all positions, nothing is owed.
-    fn is_barren_everywhere(&self, leaf: LeafIndex, live: &Leaf, changed: &LeafMask) -> bool {
+    fn is_barren_everywhere(
+        &self,
+        leaf: LeafIndex,
+        live: &Leaf,
+        before: &Leaf,
+        changed: &LeafMask,
+    ) -> bool {
         let width = self.layout.width();
-        let frames = self.m2p.frames();
-        let first = width.first_pfn(leaf).0;
         self.layout.is_shared(leaf)
             && self.is_barren(live)
-            && changed.slots().all(|slot| {
-                let was = self.shadow.entry(Pfn(first + slot as u64));
-                names_nothing(was.claim(width), frames)
-            })
+            && changed.slots().all(|slot| self.names_nothing(before.entry(width, slot)))
     }
 
     fn owed(&self, item: &Item, live: &Leaf, changed: LeafMask, tracked: &LeafMask) -> LeafMask {
@@ -191,4 +333,10 @@ impl Comparison<'_> {
         }
         owed
     }
+}
+
+/// The run that the first two entries of a leaf would make.
+fn likely_run(width: Width, live: GuestLeaf<'_>) -> Option<Segment> {
+    let [first, second] = [0, 1].map(|slot| wrap(width, live.entry(width, slot).0));
+    Segment::new(width, 0, Step::between(width, first, second)?, first)
 }

@@ -6,6 +6,7 @@
 //! Source: policies of the outcome table, `docs/design.md`, section 3.
 
 use crate::diff::Kernel;
+use crate::shadow::Forms;
 
 /// When the structure is walked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +55,10 @@ pub struct Config {
     /// Threads that compare leaves; 0 and 1 mean the caller's own. A caller that is a worker of another
     /// rayon pool takes 1: while it waits for this one it would begin other work on the same stack.
     pub threads: usize,
-    /// The diff kernel; the best one for this machine if `None`.
+    /// The diff kernel; `None` is what `P2MTRACK_KERNEL` says, or else the best one for this machine.
     pub kernel: Option<Kernel>,
+    /// Forms of the shadow's leaves; `None` is what `P2MTRACK_SHADOW` says, or else the smallest ones.
+    pub shadow: Option<Forms>,
     /// When the structure is walked.
     pub rewalk: Rewalk,
     /// How much is held against the m2p.
@@ -73,6 +76,7 @@ impl Default for Config {
         Self {
             threads: 1,
             kernel: None,
+            shadow: None,
             rewalk: Rewalk::default(),
             verify: Verify::default(),
             doubt_rounds_max: 5,

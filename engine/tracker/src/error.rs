@@ -157,6 +157,11 @@ pub enum Error {
         /// The PTE.
         fault: TableFault,
     },
+    /// An environment variable asks for what is not there.
+    Environment {
+        /// What it asks for.
+        source: PortError,
+    },
     /// The engine's threads can't be started.
     Threads {
         /// The operating system's error.
@@ -205,6 +210,11 @@ impl Error {
     pub(crate) fn port(port: &'static str) -> impl FnOnce(PortError) -> Self {
         move |source| Self::Port { port, source }
     }
+
+    /// For `map_err`: an environment variable that can't be followed.
+    pub(crate) fn environment(source: impl Into<PortError>) -> Self {
+        Self::Environment { source: source.into() }
+    }
 }
 
 impl fmt::Display for Error {
@@ -230,6 +240,7 @@ impl fmt::Display for Error {
             Self::Entry { pfn, mfn: Some(mfn), cause } => write!(f, "{pfn}, {mfn}: {cause}"),
             Self::Entry { pfn, mfn: None, cause } => write!(f, "{pfn}: {cause}"),
             Self::Table { pfn, fault } => write!(f, "page table at {pfn}: {fault}"),
+            Self::Environment { .. } => f.write_str("an environment variable can't be followed"),
             Self::Threads { .. } => f.write_str("the engine's threads can't be started"),
             Self::Order { call, state } => write!(f, "{call} called while {state}"),
         }
@@ -239,9 +250,10 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Port { source, .. } | Self::Page { source, .. } | Self::Threads { source } => {
-                Some(&**source)
-            }
+            Self::Port { source, .. }
+            | Self::Page { source, .. }
+            | Self::Environment { source }
+            | Self::Threads { source } => Some(&**source),
             Self::Doubt { source: Some(source), .. } => Some(&**source),
             _ => None,
         }

@@ -41,6 +41,11 @@ impl<'map> GuestLeaf<'map> {
         Self { words: words.as_ptr(), map: PhantomData }
     }
 
+    /// The frame's address: readable for 4,096 bytes during `'map`, never through a reference.
+    pub(crate) const fn as_ptr(self) -> *const u8 {
+        self.words.cast()
+    }
+
     fn word(self, index: usize) -> u64 {
         assert!(index < FRAME_WORDS, "a frame has 512 words");
         // SAFETY: the constructor's contract gives 512 aligned, readable words during 'map, and the

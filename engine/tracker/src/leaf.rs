@@ -125,6 +125,12 @@ impl LeafMask {
         self.words.iter().all(|&word| word == 0)
     }
 
+    /// Whether every slot of a leaf of this width is in the set.
+    #[must_use]
+    pub fn is_full(&self, width: Width) -> bool {
+        self.used(width).iter().all(|&word| word == u64::MAX)
+    }
+
     /// Slots in the set.
     #[must_use]
     pub fn count(&self) -> u32 {

@@ -19,7 +19,7 @@
 //! calls `observe`.
 //!
 //! Units: frames of 4 KiB everywhere; pfns and mfns are [`frame::Pfn`] and [`frame::Mfn`] and can't be mixed.
-//! Unsafe code is confined to [`guest`], which reads live guest memory.
+//! Unsafe code is confined to [`guest`] and to the vector kernels of [`diff`], which read live guest memory.
 
 #![deny(unsafe_code)]
 
@@ -46,6 +46,7 @@ pub mod tracker;
 mod batch;
 mod compare;
 mod evidence;
+mod form;
 #[cfg(debug_assertions)]
 mod invariant;
 mod layout;

@@ -13,6 +13,16 @@ use crate::error::Error;
 /// which needs a tenth of a second for a leaf, is to see shards of a small guest.
 const LEAVES_MIN: usize = if cfg!(miri) { 2 } else { 64 };
 
+/// Pieces of work for each thread.
+const PIECES: usize = 4;
+
+/// What shards find, put together.
+pub(crate) trait Join: Default + Send {
+    /// Adds what the next shard found.
+    #[must_use]
+    fn join(self, next: Self) -> Self;
+}
+
 /// The engine's threads.
 #[derive(Debug)]
 pub(crate) struct Shards {
@@ -38,16 +48,32 @@ impl Shards {
         self.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads)
     }
 
-    /// Maps `items` in order.
-    pub(crate) fn map<T: Sync, R: Send>(
+    /// Gives each shard a piece of `items`, and joins what they found in the order of the items.
+    pub(crate) fn fold<T: Sync, R: Join>(
         &self,
         items: &[T],
-        each: impl Fn(&T) -> R + Sync + Send,
-    ) -> Vec<R> {
+        each: impl Fn(&[T]) -> R + Sync + Send,
+    ) -> R {
         match &self.pool {
-            None => items.iter().map(each).collect(),
+            None => each(items),
             Some(pool) => {
-                pool.install(|| items.par_iter().with_min_len(LEAVES_MIN).map(each).collect())
+                // Several pieces a thread, so that one that was held up does not hold up all.
+                let piece = items.len().div_ceil(PIECES * self.threads()).max(LEAVES_MIN);
+                pool.install(|| items.par_chunks(piece).map(each).reduce(R::default, R::join))
+            }
+        }
+    }
+
+    /// The same for items that are a shard each, and are changed.
+    pub(crate) fn fold_mut<T: Send, R: Join>(
+        &self,
+        items: &mut [T],
+        each: impl Fn(&mut T) -> R + Sync + Send,
+    ) -> R {
+        match &self.pool {
+            None => items.iter_mut().map(each).fold(R::default(), R::join),
+            Some(pool) => {
+                pool.install(|| items.par_iter_mut().map(each).reduce(R::default, R::join))
             }
         }
     }
@@ -64,6 +90,13 @@ mod tests {
     use crate::resend::ResendBitmap;
     use crate::shadow::Shadow;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    impl<T: Send> Join for Vec<T> {
+        fn join(mut self, mut next: Self) -> Self {
+            self.append(&mut next);
+            self
+        }
+    }
 
     /// The parallel round in small, for Miri: shards copy live leaves while the guest writes them, and mark
     /// what differs. An entry that stood before the round is found; one that came beside it may be.
@@ -88,17 +121,20 @@ mod tests {
                     word.store(8, Ordering::Relaxed); // ORDER: a guest's words promise no more
                 }
             });
-            shards.map(&leaves, |&leaf| {
-                let mut copy = Leaf::HOLE;
-                GuestLeaf::from_atomics(&live[leaf.0 as usize]).fetch(&mut copy);
-                let changed = shadow.diff(Kernel::detect(), leaf, &copy);
-                resend.mark_leaf(Width::W64, leaf, &changed, Cause::Entry);
-                copy
+            shards.fold(&leaves, |leaves| {
+                let copies = leaves.iter().map(|&leaf| {
+                    let mut copy = Leaf::HOLE;
+                    GuestLeaf::from_atomics(&live[leaf.0 as usize]).fetch(&mut copy);
+                    let changed = shadow.diff(Kernel::detect(), leaf, &copy);
+                    resend.mark_leaf(Width::W64, leaf, &changed, Cause::Entry);
+                    copy
+                });
+                copies.collect::<Vec<_>>()
             })
         });
         for (leaf, copy) in leaves.into_iter().zip(&copies) {
             let owed = resend.owed_mask(Width::W64, leaf);
-            assert_eq!(owed, shadow.diff(Kernel::Scalar, leaf, copy));
+            assert_eq!(owed, shadow.diff(Kernel::SCALAR, leaf, copy));
             assert!(owed.get(511) && (owed.get(3) == (leaf.0 == 0)));
         }
     }
@@ -109,10 +145,13 @@ mod tests {
         for threads in [0, 1, 2, 5] {
             let shards = Shards::new(threads).expect("threads");
             assert_eq!(shards.threads(), threads.max(1));
+            let mut doubled: Vec<_> = items.iter().map(|x| x * 2).collect();
             assert_eq!(
-                shards.map(&items, |x| x * 2),
-                items.iter().map(|x| x * 2).collect::<Vec<_>>()
+                shards.fold(&items, |part| part.iter().map(|x| x * 2).collect::<Vec<_>>()),
+                doubled
             );
+            assert_eq!(shards.fold_mut(&mut doubled, |x| vec![std::mem::take(x) / 2]), items);
+            assert!(doubled.iter().all(|&x| x == 0));
         }
     }
 }

@@ -21,13 +21,12 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use p2mtrack::config::Config;
-use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
 use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig};
 
 use size::parse_size;
 
-use crate::args::kernels;
+use crate::args::CompareArgs;
 use crate::failure::{Failure, VERDICT};
 
 /// Size of the guest when nothing else is said: large enough to be worth a tracker.
@@ -113,9 +112,8 @@ pub(crate) struct SimulateArgs {
     /// Threads that compare leaves [default: the machine's for one run, 1 for each of many]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// The kernel that compares leaves [default: the best one for this machine]
-    #[arg(long, value_name = "NAME", value_parser = kernels())]
-    kernel: Option<Kernel>,
+    #[command(flatten)]
+    compare: CompareArgs,
     /// Checkpoints (suspend, copy, resume) before the last suspend
     #[arg(long, value_name = "N", default_value_t = 0)]
     checkpoints: u32,
@@ -223,16 +221,12 @@ impl SimulateArgs {
 
     /// The engine's configuration for a run.
     fn engine(&self, run: &SimConfig) -> Config {
-        Config { threads: run.threads, kernel: self.kernel, ..Config::default() }
+        Config { threads: run.threads, ..self.compare.config() }
     }
 
     /// The command that repeats one run.
     fn command(&self, run: &SimConfig) -> String {
-        let mut command = format!("p2mtrack simulate {}", run.options());
-        if let Some(kernel) = self.kernel {
-            command.push_str(&format!(" --kernel {kernel}"));
-        }
-        command
+        format!("p2mtrack simulate {}{}", run.options(), self.compare.options())
     }
 }
 

@@ -10,38 +10,103 @@
 mod scalar;
 mod wide;
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod avx2;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod avx512;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod lines;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod scratch;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod vector;
+
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
+use crate::form::Base;
 use crate::frame::Width;
+use crate::guest::GuestLeaf;
 use crate::leaf::{Leaf, LeafMask};
 
-/// A way to compare two leaves.
+/// The environment variable that forces a kernel where no option does.
+pub const KERNEL_VARIABLE: &str = "P2MTRACK_KERNEL";
+
+/// A way to compare leaves that this processor has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kernel(Kind);
+
+/// Private, so that nobody can name a kernel that the processor lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kernel {
-    /// One entry after the other; the oracle.
+enum Kind {
     Scalar,
-    /// Portable vectors of 512 bits, in whatever registers the target has.
     Wide,
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    Avx2,
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    Avx512,
 }
 
 impl Kernel {
-    /// Every kernel that this build and this CPU can run.
-    pub const ALL: [Self; 2] = [Self::Scalar, Self::Wide];
+    /// One entry after the other; the oracle.
+    pub const SCALAR: Self = Self(Kind::Scalar);
+    /// Portable vectors, in whatever registers the target was built for.
+    pub const WIDE: Self = Self(Kind::Wide);
+    /// The names of all kernels, those of other processors too.
+    pub const NAMES: [&str; 4] = ["scalar", "wide", "avx2", "avx512"];
+
+    /// Every kernel that this build and this processor can run, the best one last.
+    #[must_use]
+    pub fn available() -> &'static [Self] {
+        static AVAILABLE: OnceLock<Vec<Kernel>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            let mut found = vec![Self::SCALAR, Self::WIDE];
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            {
+                found.extend(avx2::is_available().then_some(Self(Kind::Avx2)));
+                found.extend(avx512::is_available().then_some(Self(Kind::Avx512)));
+            }
+            found
+        })
+    }
 
     /// The name in options and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Scalar => "scalar",
-            Self::Wide => "wide",
+        match self.0 {
+            Kind::Scalar => "scalar",
+            Kind::Wide => "wide",
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Kind::Avx2 => "avx2",
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            Kind::Avx512 => "avx512",
         }
     }
 
     /// The kernel of choice on this machine.
     #[must_use]
-    pub const fn detect() -> Self {
-        Self::Wide
+    pub fn detect() -> Self {
+        Self::available().last().copied().unwrap_or(Self::SCALAR)
+    }
+
+    /// The kernel that [`KERNEL_VARIABLE`] forces, or else the one of choice. Asked once for the process.
+    ///
+    /// # Errors
+    /// The variable names a kernel that is not there.
+    pub fn choose() -> Result<Self, UnknownKernel> {
+        static CHOSEN: OnceLock<Result<Kernel, UnknownKernel>> = OnceLock::new();
+        let chosen = CHOSEN.get_or_init(|| match std::env::var(KERNEL_VARIABLE) {
+            Ok(name) if !name.is_empty() => name.parse(),
+            _ => Ok(Self::detect()),
+        });
+        chosen.clone()
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -51,14 +116,19 @@ impl fmt::Display for Kernel {
     }
 }
 
-/// A name that no kernel has.
+/// A name that no kernel has, or one that this processor lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownKernel(pub String);
 
 impl fmt::Display for UnknownKernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = Kernel::ALL.map(Kernel::name).join(", ");
-        write!(f, "no diff kernel is called {:?} (known: {known})", self.0)
+        let names: Vec<_> = Kernel::available().iter().map(|kernel| kernel.name()).collect();
+        let (name, known) = (&self.0, names.join(", "));
+        if Kernel::NAMES.contains(&name.as_str()) {
+            write!(f, "this processor or build can't run the diff kernel {name} (it can: {known})")
+        } else {
+            write!(f, "no diff kernel is called {name:?} (known: {known})")
+        }
     }
 }
 
@@ -68,34 +138,60 @@ impl FromStr for Kernel {
     type Err = UnknownKernel;
 
     fn from_str(name: &str) -> Result<Self, UnknownKernel> {
-        let known = Self::ALL.into_iter().find(|kernel| kernel.name() == name);
-        known.ok_or_else(|| UnknownKernel(name.to_owned()))
+        let known = Self::available().iter().find(|kernel| kernel.name() == name);
+        known.copied().ok_or_else(|| UnknownKernel(name.to_owned()))
     }
 }
 
-/// The slots whose entries differ between two private leaves.
-#[must_use]
-pub fn diff(kernel: Kernel, width: Width, live: &Leaf, base: &Leaf) -> LeafMask {
-    match kernel {
-        Kernel::Scalar => scalar::diff(width, live, base),
-        Kernel::Wide => wide::diff(width, live, base),
+/// The slots of a private copy whose entries differ from what a form predicts.
+pub(crate) fn diff(kernel: Kernel, width: Width, copy: &Leaf, base: &Base<'_>) -> LeafMask {
+    match kernel.0 {
+        Kind::Scalar => scalar::diff(width, copy, base),
+        Kind::Wide => wide::diff(width, copy, base),
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        Kind::Avx2 | Kind::Avx512 => vector::diff(kernel, width, lines::Frames::own(copy), base),
     }
 }
 
-/// The slots whose entries are not invalid: the difference from [`Leaf::HOLE`], without reading it.
-#[must_use]
-pub fn diff_hole(kernel: Kernel, width: Width, live: &Leaf) -> LeafMask {
-    match kernel {
-        Kernel::Scalar => scalar::diff_hole(width, live),
-        Kernel::Wide => wide::diff_hole(width, live),
+/// The slots of a live frame whose entries differ from what a form predicts, each word looked at once for
+/// every segment or patch that is about it; `ahead` is brought near meanwhile. A word that changes meanwhile
+/// is found equal or different, as of one of these looks.
+pub(crate) fn diff_live(
+    kernel: Kernel,
+    width: Width,
+    live: GuestLeaf<'_>,
+    base: &Base<'_>,
+    ahead: Option<GuestLeaf<'_>>,
+) -> LeafMask {
+    match kernel.0 {
+        Kind::Scalar | Kind::Wide => {
+            let mut copy = Leaf::default();
+            live.fetch(&mut copy);
+            diff(kernel, width, &copy, base)
+        }
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        Kind::Avx2 | Kind::Avx512 => {
+            vector::diff(kernel, width, lines::Frames::live(live, ahead), base)
+        }
+    }
+}
+
+/// Copies a live frame, each word read once.
+pub(crate) fn fetch(kernel: Kernel, live: GuestLeaf<'_>, into: &mut Leaf) {
+    match kernel.0 {
+        Kind::Scalar | Kind::Wide => live.fetch(into),
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        Kind::Avx2 | Kind::Avx512 => vector::fetch(kernel, live, into),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::form::{Segment, Step, wrap};
     use crate::leaf::FRAME_WORDS;
     use proptest::prelude::*;
+    use std::sync::atomic::AtomicU64;
 
     const WIDTHS: [Width; 2] = [Width::W32, Width::W64];
 
@@ -111,12 +207,64 @@ mod tests {
     }
 
     fn check(width: Width, live: &Leaf, base: &Leaf, expected: &[usize]) {
-        for kernel in Kernel::ALL {
-            let mask = diff(kernel, width, live, base);
+        let frame = live.words.map(AtomicU64::new);
+        let frame = GuestLeaf::from_atomics(&frame);
+        for &kernel in Kernel::available() {
+            for (form, leaf) in [(Base::Raw(base), base), (Base::Hole, &Leaf::HOLE)] {
+                let mask = diff(kernel, width, live, &form);
+                assert_eq!(
+                    mask,
+                    diff(Kernel::SCALAR, width, live, &Base::Raw(leaf)),
+                    "{kernel} {width:?}"
+                );
+                assert_eq!(
+                    mask,
+                    diff_live(kernel, width, frame, &form, None),
+                    "{kernel} {width:?}"
+                );
+            }
+            let mask = diff(kernel, width, live, &Base::Raw(base));
             assert_eq!(mask.slots().collect::<Vec<_>>(), expected, "{kernel} {width:?}");
-            assert_eq!(mask, diff(Kernel::Scalar, width, live, base), "{kernel} {width:?}");
-            let valid = diff_hole(kernel, width, live);
-            assert_eq!(valid, diff(Kernel::Scalar, width, live, &Leaf::HOLE), "{kernel} {width:?}");
+        }
+    }
+
+    /// A base of each kind that is compressed, drawn from a few numbers; and the leaf that it stands for.
+    fn with_compressed(
+        width: Width,
+        words: &[u64],
+        cuts: &[usize],
+        mut each: impl FnMut(&Base<'_>, &Leaf),
+    ) {
+        let steps = [Step::Up, Step::Down, Step::Zero];
+        let write = |index: usize, slot: usize| {
+            let word = wrap(width, words[index % words.len()] >> 14);
+            Segment::new(width, slot, steps[index % 3], word).expect("fifty bits").0
+        };
+        let mut slots: Vec<_> = cuts.iter().map(|cut| cut % width.entries()).collect();
+        slots.push(0);
+        slots.sort_unstable();
+        slots.dedup();
+        let segments: Vec<_> = slots.iter().enumerate().map(|(i, &slot)| write(i, slot)).collect();
+        let patches: Vec<_> =
+            slots.iter().skip(1).step_by(2).map(|&slot| write(slot, slot)).collect();
+        let high = words[0] as u32;
+        let low = std::array::from_fn(|i| {
+            let word = words[i % words.len()] as u32;
+            if i % 7 == 0 { u32::MAX } else { word }
+        });
+        let mut bases = vec![
+            Base::Affine(Segment(write(cuts.len(), 0))),
+            Base::Segments { segments: &segments[..1], patches: &patches },
+            Base::Segments { segments: &segments, patches: &[] },
+            Base::Segments { segments: &segments, patches: &patches },
+        ];
+        if width == Width::W64 {
+            bases.push(Base::Packed { high, low: &low });
+        }
+        for base in &bases {
+            let mut leaf = Leaf::default();
+            base.decode(width, &mut leaf);
+            each(base, &leaf);
         }
     }
 
@@ -200,13 +348,84 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn every_form_is_compared_as_the_leaf_that_it_stands_for(
+            words in prop::collection::vec(any::<u64>(), 1..64),
+            cuts in prop::collection::vec(0_usize..1024, 0..30),
+            flips in prop::collection::vec((0_usize..1024, 0_usize..6), 0..60),
+        ) {
+            for width in WIDTHS {
+                with_compressed(width, &words, &cuts, |base, leaf| {
+                    let mut live = leaf.clone();
+                    for (turn, &(slot, by)) in flips.iter().enumerate() {
+                        // Half of the time where a form changes over: at a cut.
+                        let cut = cuts.get(slot % (cuts.len() + 1)).filter(|_| turn % 2 == 0);
+                        flip(width, &mut live, cut.unwrap_or(&slot) % width.entries(), FLIPS[by]);
+                    }
+                    let expected = diff(Kernel::SCALAR, width, &live, &Base::Raw(leaf));
+                    let frame = live.words.map(AtomicU64::new);
+                    for &kernel in Kernel::available() {
+                        let mask = diff(kernel, width, &live, base);
+                        assert_eq!(mask, expected, "{kernel} {width:?} {base:?}");
+                        let frame = GuestLeaf::from_atomics(&frame);
+                        let mask = diff_live(kernel, width, frame, base, Some(frame));
+                        assert_eq!(mask, expected, "{kernel} {width:?} {base:?}");
+                    }
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn each_single_slot_of_a_compressed_leaf_is_found() {
+        for width in WIDTHS {
+            with_compressed(
+                width,
+                &[0x1234_5678_9abc],
+                &[100, 164, 511, 600, 900],
+                |base, leaf| {
+                    for slot in (0..width.entries()).step_by(SLOT_STEP) {
+                        let mut live = leaf.clone();
+                        flip(width, &mut live, slot, FLIPS[slot % FLIPS.len()]);
+                        for &kernel in Kernel::available() {
+                            let mask = diff(kernel, width, &live, base);
+                            assert_eq!(
+                                mask.slots().collect::<Vec<_>>(),
+                                [slot],
+                                "{kernel} {base:?}"
+                            );
+                        }
+                    }
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn a_fetched_frame_is_the_frame() {
+        let frame: [AtomicU64; FRAME_WORDS] =
+            std::array::from_fn(|i| AtomicU64::new(i as u64 * 977));
+        for &kernel in Kernel::available() {
+            let mut copy = Leaf::HOLE;
+            fetch(kernel, GuestLeaf::from_atomics(&frame), &mut copy);
+            assert!(
+                copy.words.iter().enumerate().all(|(i, &word)| word == i as u64 * 977),
+                "{kernel}"
+            );
+        }
+    }
+
     #[test]
     fn kernels_are_found_by_name() {
-        for kernel in Kernel::ALL {
+        for &kernel in Kernel::available() {
+            assert!(Kernel::NAMES.contains(&kernel.name()));
             assert_eq!(kernel.to_string().parse(), Ok(kernel));
         }
-        assert!(Kernel::ALL.contains(&Kernel::detect()));
-        let unknown = "avx9".parse::<Kernel>().expect_err("no such kernel");
-        assert_eq!(unknown.to_string(), "no diff kernel is called \"avx9\" (known: scalar, wide)");
+        assert!(Kernel::available().contains(&Kernel::detect()));
+        let unknown = "avx9".parse::<Kernel>().expect_err("no such kernel").to_string();
+        assert!(unknown.starts_with("no diff kernel is called \"avx9\" (known: scalar, wide"));
+        let lacking = UnknownKernel("avx512".to_owned()).to_string();
+        assert!(lacking.starts_with("this processor or build can't run the diff kernel avx512"));
     }
 }

@@ -3,23 +3,16 @@
 //! Not here: speed.
 //! Units: as in `diff`.
 //! Threads: pure.
-//! Source: the definition of [`Entry`].
+//! Source: the definition of [`crate::frame::Entry`].
 
-use crate::frame::{Entry, Width};
+use crate::form::Base;
+use crate::frame::Width;
 use crate::leaf::{Leaf, LeafMask};
 
-pub(super) fn diff(width: Width, live: &Leaf, base: &Leaf) -> LeafMask {
-    slots_where(width, |slot| live.entry(width, slot) != base.entry(width, slot))
-}
-
-pub(super) fn diff_hole(width: Width, live: &Leaf) -> LeafMask {
-    slots_where(width, |slot| live.entry(width, slot) != Entry::INVALID)
-}
-
-fn slots_where(width: Width, holds: impl Fn(usize) -> bool) -> LeafMask {
+pub(super) fn diff(width: Width, live: &Leaf, base: &Base<'_>) -> LeafMask {
     let mut mask = LeafMask::NONE;
     for slot in 0..width.entries() {
-        if holds(slot) {
+        if live.entry(width, slot) != base.entry(width, slot) {
             mask.set(slot);
         }
     }

@@ -8,7 +8,7 @@
 use bytemuck::cast_ref;
 use wide::u32x16;
 
-use super::scalar;
+use crate::form::Base;
 use crate::frame::{FRAME_BYTES, Width};
 use crate::leaf::{Leaf, LeafMask, MASK_WORDS};
 
@@ -16,26 +16,32 @@ use crate::leaf::{Leaf, LeafMask, MASK_WORDS};
 const LINES: usize = FRAME_BYTES / 64;
 
 /// In memory the 32-bit lane 2k is the low half of word k, which is slot 2k, only on a little-endian
-/// host. Elsewhere 32-bit leaves go to the oracle; a 64-bit entry does not care which half is first.
+/// host; elsewhere it is slot 2k + 1. A 64-bit entry does not care which half is first.
 const LANES_ARE_SLOTS: bool = cfg!(target_endian = "little");
 
-pub(super) fn diff(width: Width, live: &Leaf, base: &Leaf) -> LeafMask {
-    let (live_lines, base_lines) = (lines(live), lines(base));
-    let lanes = || unequal_lanes(|line| live_lines[line].simd_eq(base_lines[line]));
-    match width {
-        Width::W64 => fold_pairs(&lanes()),
-        Width::W32 if LANES_ARE_SLOTS => lanes(),
-        Width::W32 => scalar::diff(width, live, base),
+pub(super) fn diff(width: Width, live: &Leaf, base: &Base<'_>) -> LeafMask {
+    match *base {
+        Base::Hole => against(width, live, |_| u32x16::splat(u32::MAX)),
+        Base::Raw(copy) => {
+            let lines = lines(copy);
+            against(width, live, |line| lines[line])
+        }
+        _ => {
+            let mut predicted = Leaf::default();
+            base.decode(width, &mut predicted);
+            diff(width, live, &Base::Raw(&predicted))
+        }
     }
 }
 
-pub(super) fn diff_hole(width: Width, live: &Leaf) -> LeafMask {
-    let (live_lines, invalid) = (lines(live), u32x16::splat(u32::MAX));
-    let lanes = || unequal_lanes(|line| live_lines[line].simd_eq(invalid));
+/// Compares each line with what is expected in its place.
+fn against(width: Width, live: &Leaf, expected: impl Fn(usize) -> u32x16) -> LeafMask {
+    let live = lines(live);
+    let lanes = unequal_lanes(|line| live[line].simd_eq(expected(line)));
     match width {
-        Width::W64 => fold_pairs(&lanes()),
-        Width::W32 if LANES_ARE_SLOTS => lanes(),
-        Width::W32 => scalar::diff_hole(width, live),
+        Width::W64 => fold_pairs(&lanes),
+        Width::W32 if LANES_ARE_SLOTS => lanes,
+        Width::W32 => swap_pairs(&lanes),
     }
 }
 
@@ -64,6 +70,12 @@ fn fold_pairs(lanes: &LeafMask) -> LeafMask {
         }
     }
     mask
+}
+
+/// Each bit in the place of its neighbour.
+fn swap_pairs(lanes: &LeafMask) -> LeafMask {
+    const EVEN: u64 = 0x5555_5555_5555_5555;
+    LeafMask { words: lanes.words.map(|bits| (bits & EVEN) << 1 | bits >> 1 & EVEN) }
 }
 
 /// Bit i of the result: bit 2i or bit 2i + 1 of `bits`. Even bits are gathered by halves.

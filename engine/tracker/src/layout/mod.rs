@@ -35,7 +35,7 @@ pub(crate) enum Backing<'a> {
     /// No leaf: every entry is invalid.
     Hole,
     /// A leaf that can't be mapped now.
-    Unmapped(Mfn),
+    Unmapped,
     /// A mapped leaf.
     Live(GuestLeaf<'a>),
 }
@@ -157,7 +157,7 @@ impl Layout {
         let Some(mfn) = frame else { return Backing::Hole };
         match self.frames.get(&mfn).map(|frame| frame.map) {
             Some(Ok(slot)) => Backing::Live(p2m.live(slot)),
-            Some(Err(_)) | None => Backing::Unmapped(mfn),
+            Some(Err(_)) | None => Backing::Unmapped,
         }
     }
 
@@ -168,7 +168,7 @@ impl Layout {
         }
         match self.backing(p2m, self.width.leaf_of(pfn)) {
             Backing::Hole => Some(Entry::INVALID),
-            Backing::Unmapped(_) => None,
+            Backing::Unmapped => None,
             Backing::Live(guest) => Some(guest.entry(self.width, self.width.slot_of(pfn))),
         }
     }

@@ -94,7 +94,7 @@ impl Tracker {
         self.suspect(&parts);
         if self.config.verify == Verify::Full {
             for leaf in (0..self.layout.tracked()).map(LeafIndex) {
-                self.pending.entry(leaf).or_insert(Cause::Doubt);
+                self.pending.add_new(leaf, Cause::Doubt);
             }
         }
         Ok(())
@@ -123,10 +123,6 @@ impl Tracker {
     }
 
     pub(super) fn pend(&mut self, leaf: LeafIndex, cause: Cause) {
-        let pending = self.pending.entry(leaf).or_insert(cause);
-        // A new or re-pointed leaf stays one, whatever else happens to it.
-        if *pending == Cause::Entry {
-            *pending = cause;
-        }
+        self.pending.add(leaf, cause);
     }
 }

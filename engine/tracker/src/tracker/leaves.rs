@@ -14,10 +14,11 @@ use crate::config::Verify;
 use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::frame::{LeafIndex, Pfn};
-use crate::layout::Part;
+use crate::layout;
 use crate::leaf::Leaf;
 use crate::port::Ports;
 use crate::report::LeafCounts;
+use crate::shadow::{SHARD_LEAVES, Shadow, ShadowShard};
 
 /// Tries to map the leaves of a guest that stands still: hypervisors have transient failures.
 const MAPS_SUSPENDED: u32 = 8;
@@ -48,59 +49,64 @@ impl Tracker {
         ports: &mut Ports<'_>,
         adopt_all: bool,
     ) -> Result<Vec<Pfn>, Error> {
-        let items: Vec<_> =
-            self.pending.iter().map(|(&leaf, &cause)| Item { leaf, cause }).collect();
+        let items = self.pending.items();
         let mut holders = Vec::new();
-        for chunk in items.chunks(LEAVES_CHUNK) {
-            let comparison = Comparison {
-                kernel: self.kernel,
-                layout: &self.layout,
-                shadow: &self.shadow,
-                resend: &self.resend,
-                p2m: ports.p2m,
-                m2p: ports.m2p,
-                log: &self.log,
-                adopt_all,
-                offers: &self.offers,
-                check_m2p: self.report.stage.is_suspended() || self.config.verify == Verify::Full,
-            };
-            let found = self.shards.map(chunk, |item| comparison.run(item));
-            for compared in found {
-                self.gather(compared, &mut holders)?;
-            }
-        }
-        Ok(holders)
+        let mut chunks = items.chunks(LEAVES_CHUNK);
+        let compared = chunks.try_for_each(|chunk| {
+            let mut found = self.compare_some(ports, adopt_all, chunk);
+            holders.append(&mut found.holders);
+            self.gather(chunk, found)
+        });
+        self.pending.sweep();
+        compared.map(|()| holders)
     }
 
-    pub(super) fn gather(
-        &mut self,
-        compared: Compared,
-        holders: &mut Vec<Pfn>,
-    ) -> Result<(), Error> {
-        let Item { leaf, cause } = compared.item;
-        if let Some((mfn, positions)) = compared.aliased {
+    fn compare_some(&mut self, ports: &Ports<'_>, adopt_all: bool, items: &[Item]) -> Compared {
+        let comparison = Comparison {
+            kernel: self.kernel,
+            layout: &self.layout,
+            resend: &self.resend,
+            p2m: ports.p2m,
+            m2p: ports.m2p,
+            log: &self.log,
+            offers: &self.offers,
+            check_m2p: self.report.stage.is_suspended() || self.config.verify == Verify::Full,
+        };
+        let shadow = &mut self.shadow;
+        if adopt_all {
+            let mut parts = shards_of(shadow, items);
+            self.shards.fold_mut(&mut parts, |(first, shard, items)| {
+                comparison.observe(items, shard, *first)
+            })
+        } else {
+            self.shards.fold(items, |items| comparison.run(items, shadow))
+        }
+    }
+
+    fn gather(&mut self, items: &[Item], found: Compared) -> Result<(), Error> {
+        if let Some((leaf, mfn, positions)) = found.aliased {
             let pfn = self.width.first_pfn(leaf);
             let cause = StructureCause::Aliased(positions);
             return Err(Error::Structure { level: 0, mfn, pfn, cause });
         }
-        if compared.unmapped.is_some() {
+        for &leaf in &found.unmapped {
             self.doubts.mark(Doubt::LeafUnmapped);
             let first = self.width.first_pfn(leaf).0;
             self.resend.mark_range(first..first + self.width.entries() as u64, Cause::Doubt);
-            return Ok(()); // stays pending
         }
-        self.pending.remove(&leaf);
-        self.offers.compared(leaf);
-        self.report.leaves.compared += 1;
-        self.report.leaves.unchanged += u64::from(compared.equal && cause == Cause::Entry);
-        self.report.entries.add(&compared.counts);
-        holders.extend(compared.holders);
-        if compared.equal && compared.hole {
-            self.shadow.compact(leaf);
+        self.pending.settle(items, &found.unmapped);
+        let mut unmapped = found.unmapped.iter().peekable();
+        for Item { leaf, .. } in items {
+            if unmapped.next_if_eq(&leaf).is_none() {
+                self.offers.compared(*leaf);
+            }
         }
-        if let Some(copy) = compared.adopt {
+        self.report.leaves.compared += found.leaves;
+        self.report.leaves.unchanged += found.unchanged;
+        self.report.entries.add(&found.counts);
+        for (leaf, copy) in found.adopt {
             let copy = self.shared_copy(leaf, copy);
-            self.shadow.install(leaf, &copy);
+            self.shadow.install_shared(leaf, &copy);
         }
         Ok(())
     }
@@ -121,8 +127,8 @@ impl Tracker {
     pub(super) fn count_leaves(&mut self) {
         let dirty =
             self.layout.holders.marked(&self.log).into_iter().filter_map(|part| match part {
-                Part::Leaf(mfn) => Some(self.layout.listed(mfn)),
-                Part::Table(..) => None,
+                layout::Part::Leaf(mfn) => Some(self.layout.listed(mfn)),
+                layout::Part::Table(..) => None,
             });
         self.report.leaves = LeafCounts {
             tracked: self.layout.tracked(),
@@ -131,4 +137,20 @@ impl Tracker {
             ..self.report.leaves
         };
     }
+}
+
+/// Items of one shard of the shadow, with the shard and its first leaf.
+type Part<'a> = (LeafIndex, &'a mut ShadowShard, &'a [Item]);
+
+/// Cuts items, which are in order, where the shadow is cut.
+fn shards_of<'a>(shadow: &'a mut Shadow, items: &'a [Item]) -> Vec<Part<'a>> {
+    let number = |item: &Item| item.leaf.0 / SHARD_LEAVES;
+    let mut cut = items.chunk_by(|a, b| number(a) == number(b)).peekable();
+    let shards = shadow.shards_mut();
+    let parts = shards.filter_map(|(first, shard)| {
+        let items =
+            cut.next_if(|items| items[0].leaf.0 / SHARD_LEAVES == first.0 / SHARD_LEAVES)?;
+        Some((first, shard, items))
+    });
+    parts.collect()
 }

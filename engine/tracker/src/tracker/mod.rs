@@ -7,19 +7,21 @@
 
 mod intake;
 mod leaves;
+mod pending;
 mod structure;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pending::Pending;
+
 use crate::bitmap::PfnBitmap;
-use crate::cause::{Cause, CauseSet};
+use crate::cause::CauseSet;
 use crate::config::Config;
 use crate::diff::Kernel;
 use crate::doubt::{Doubt, Doubts};
 use crate::error::Error;
 use crate::evidence::Evidence;
-use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
+use crate::frame::{Entry, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::leaf::Leaf;
 use crate::offers::Offers;
@@ -28,7 +30,7 @@ use crate::report::{RoundReport, Stage};
 use crate::resend::{Owed, ResendBitmap};
 use crate::resolve::named_frame;
 use crate::sent::Sent;
-use crate::shadow::{Shadow, ShadowBytes};
+use crate::shadow::{Forms, Shadow, ShadowBytes};
 use crate::shard::Shards;
 
 /// Pfns that `observe` tells of between two looks at the bitmap: bounds its memory.
@@ -50,7 +52,7 @@ pub struct Tracker {
     /// Entries that the shadow held for pfns that fell away: their frames may have moved.
     pub(crate) fallen: Vec<(Pfn, Entry)>,
     /// Leaves that must be compared before the round can be said to know anything about them.
-    pending: BTreeMap<LeafIndex, Cause>,
+    pending: Pending,
     evidence: Evidence,
     roots: Option<Roots>,
     domain_frames: u64,
@@ -67,20 +69,22 @@ impl Tracker {
     /// Makes a tracker for a guest of this width. Nothing is read yet.
     ///
     /// # Errors
-    /// [`Error::Threads`] if the pool can't be started.
+    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a kernel or a form is asked for that
+    /// is not there.
     pub fn new(config: Config, width: Width) -> Result<Self, Error> {
+        let forms = config.shadow.map_or_else(Forms::choose, Ok).map_err(Error::environment)?;
         Ok(Self {
             width,
-            kernel: config.kernel.unwrap_or_else(Kernel::detect),
+            kernel: config.kernel.map_or_else(Kernel::choose, Ok).map_err(Error::environment)?,
             shards: Shards::new(config.threads)?,
             layout: Layout::new(width),
-            shadow: Shadow::new(width),
+            shadow: Shadow::with_forms(width, forms),
             resend: ResendBitmap::new(0),
             sent: Sent::default(),
             doubts: Doubts::default(),
             report: RoundReport::default(),
             fallen: Vec::new(),
-            pending: BTreeMap::new(),
+            pending: Pending::default(),
             evidence: Evidence { forced: true, ..Evidence::default() },
             roots: None,
             domain_frames: 0,

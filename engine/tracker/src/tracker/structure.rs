@@ -317,7 +317,7 @@ impl Tracker {
         self.shadow.resize(tracked);
         self.offers.cover(tracked);
         self.resend.resize(pfns);
-        self.pending.retain(|leaf, _| leaf.0 < tracked);
+        self.pending.resize(tracked);
     }
 }
 

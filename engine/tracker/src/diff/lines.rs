@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A leaf taken apart into lines of 64 bytes, each held against what its form predicts: the loops of all x86-64 kernels.
+//! Not here: instructions (`avx2`, `avx512`), or which kernel runs (`diff`).
+//! Units: 64 lines a leaf, `SLOTS` of 8 or 16 a line; bit i of what a line answers is slot i of it.
+//! Threads: pure; the live frame may be written by others all along.
+//! Source: `docs/decisions/0011`: why live lines are read by `asm!`. Shape: memchr's `arch/generic`.
+
+#![expect(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "vectors over live guest memory: one condition, the processor's features; docs/safety.md"
+)]
+
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::marker::PhantomData;
+
+use super::scratch::Scratch;
+use crate::form::{Base, PackedWords, Step};
+use crate::frame::{FRAME_BYTES, Width};
+use crate::guest::GuestLeaf;
+use crate::leaf::{Leaf, LeafMask};
+
+/// Bytes in a line.
+const LINE_BYTES: usize = 64;
+
+/// What one kind of processor does with lines.
+///
+/// # Safety
+/// Every function needs the processor's features of its kernel. Lines are readable for 64 bytes.
+pub(super) trait Lines {
+    /// A line in registers.
+    type Line: Copy;
+
+    /// Reads a line that others may write.
+    unsafe fn load(line: *const u8) -> Self::Line;
+    /// Reads a line of our own.
+    unsafe fn own(line: *const u8) -> Self::Line;
+    /// Writes a line of our own, 64 writable bytes.
+    unsafe fn store(line: Self::Line, into: *mut u8);
+    /// One word in all 8 places of 64 bits.
+    unsafe fn splat64(word: u64) -> Self::Line;
+    /// One word in all 16 places of 32 bits.
+    unsafe fn splat32(word: u64) -> Self::Line;
+    /// Adds words of 64 bits.
+    unsafe fn add64(line: Self::Line, by: Self::Line) -> Self::Line;
+    /// Adds words of 32 bits.
+    unsafe fn add32(line: Self::Line, by: Self::Line) -> Self::Line;
+    /// 8 packed words, 32 readable bytes.
+    unsafe fn unpack(low: *const u32, high: u32) -> Self::Line;
+    /// `found` with the bits in which two lines differ.
+    unsafe fn gather(found: Self::Line, live: Self::Line, predicted: Self::Line) -> Self::Line;
+    /// Whether any bit is one.
+    unsafe fn any(found: Self::Line) -> bool;
+    /// The 8 words of 64 bits that differ.
+    unsafe fn unequal64(live: Self::Line, predicted: Self::Line) -> u64;
+    /// The 16 words of 32 bits that differ.
+    unsafe fn unequal32(live: Self::Line, predicted: Self::Line) -> u64;
+}
+
+/// What a form predicts, line by line. A copy goes on where its original stands.
+trait Predict<L: Lines>: Copy {
+    /// The next line; `line` is its number, the first time that of a line where this form begins.
+    ///
+    /// # Safety
+    /// The processor has the features of `L`; `line` is below 64.
+    unsafe fn next(&mut self, line: usize) -> L::Line;
+}
+
+/// A frame to be compared, and the next one, which is brought near meanwhile.
+#[derive(Clone, Copy)]
+pub(super) struct Frames<'a> {
+    /// Readable for 4,096 bytes during `'a`.
+    live: *const u8,
+    ahead: *const u8,
+    lent: PhantomData<&'a Leaf>,
+}
+
+impl<'a> Frames<'a> {
+    /// Live guest memory.
+    pub(super) fn live(live: GuestLeaf<'a>, ahead: Option<GuestLeaf<'_>>) -> Self {
+        // What is being read anyway is near: a prefetch of it costs nothing.
+        let ahead = ahead.unwrap_or(live).as_ptr();
+        Self { live: live.as_ptr(), ahead, lent: PhantomData }
+    }
+
+    /// A copy of our own.
+    pub(super) fn own(copy: &'a Leaf) -> Self {
+        let copy = copy.words.as_ptr().cast();
+        Self { live: copy, ahead: copy, lent: PhantomData }
+    }
+
+    /// A line, for the first time.
+    #[inline(always)]
+    fn line(self, line: usize) -> *const u8 {
+        // SAFETY: a prefetch reads nothing and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(self.ahead.wrapping_add(line * LINE_BYTES).cast()) };
+        self.near(line)
+    }
+
+    /// A line that was looked at already.
+    #[inline(always)]
+    fn near(self, line: usize) -> *const u8 {
+        self.live.wrapping_add(line * LINE_BYTES)
+    }
+}
+
+/// Compares a frame with its form.
+///
+/// # Safety
+/// The processor has the features of `L`.
+#[inline(always)]
+pub(super) unsafe fn diff<L: Lines>(width: Width, frames: Frames<'_>, base: &Base<'_>) -> LeafMask {
+    // SAFETY: handed on to each.
+    unsafe {
+        match *base {
+            Base::Hole => run::<L>(width, frames, u64::MAX, Step::Zero),
+            Base::Affine(all) => run::<L>(width, frames, all.word_at(width, 0), all.step()),
+            Base::Packed { high, low } => compare::<L, 8>(frames, Packed { high, low }),
+            Base::Raw(copy) => raw::<L>(width, frames, &copy.words),
+            Base::Segments { segments, patches } => {
+                // Short runs, and where one ends, would be branches that nobody can predict.
+                let mut scratch = Scratch::new();
+                raw::<L>(width, frames, scratch.decode::<L>(width, segments, patches))
+            }
+        }
+    }
+}
+
+/// Copies a frame.
+///
+/// # Safety
+/// The processor has the features of `L`.
+#[inline(always)]
+pub(super) unsafe fn fetch<L: Lines>(live: GuestLeaf<'_>, into: &mut Leaf) {
+    let (live, into) = (live.as_ptr(), into.words.as_mut_ptr().cast::<u8>());
+    for at in (0..FRAME_BYTES).step_by(LINE_BYTES) {
+        // SAFETY: both are frames, and `at` is a line of them.
+        unsafe { L::store(L::load(live.wrapping_add(at)), into.wrapping_add(at)) };
+    }
+}
+
+/// Compares all lines. Those of one word of the mask are first asked together whether anything differs, and
+/// asked again which slots do only where something does.
+#[inline(always)]
+unsafe fn compare<L: Lines, const SLOTS: usize>(
+    frames: Frames<'_>,
+    mut predict: impl Predict<L>,
+) -> LeafMask {
+    let lines = 64 / SLOTS;
+    let mut mask = LeafMask::NONE;
+    for (index, word) in mask.words[..SLOTS].iter_mut().enumerate() {
+        let first = index * lines;
+        // SAFETY: the caller's; the lines are the frame's.
+        unsafe {
+            let (mut found, again) = (L::splat64(0), predict);
+            for line in first..first + lines {
+                let live = L::load(frames.line(line));
+                found = L::gather(found, live, predict.next(line));
+            }
+            if L::any(found) {
+                *word = unequal::<L, SLOTS>(frames, again, first);
+            }
+        }
+    }
+    mask
+}
+
+/// The slots that differ in the lines of one word of the mask.
+#[inline(always)]
+unsafe fn unequal<L: Lines, const SLOTS: usize>(
+    frames: Frames<'_>,
+    mut predict: impl Predict<L>,
+    first: usize,
+) -> u64 {
+    let mut bits = 0_u64;
+    for line in first..first + 64 / SLOTS {
+        // SAFETY: the caller's.
+        let slots = unsafe {
+            let (live, predicted) = (L::load(frames.near(line)), predict.next(line));
+            if SLOTS == 8 { L::unequal64(live, predicted) } else { L::unequal32(live, predicted) }
+        };
+        bits = bits >> SLOTS | slots << (64 - SLOTS);
+    }
+    bits
+}
+
+/// One segment over the whole leaf.
+#[inline(always)]
+unsafe fn run<L: Lines>(width: Width, frames: Frames<'_>, first: u64, step: Step) -> LeafMask {
+    // SAFETY: the caller's.
+    unsafe {
+        match width {
+            Width::W64 => compare::<L, 8>(frames, Run::<L, 8>::new(first, step)),
+            Width::W32 => compare::<L, 16>(frames, Run::<L, 16>::new(first, step)),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn raw<L: Lines>(width: Width, frames: Frames<'_>, words: &[u64; 512]) -> LeafMask {
+    // SAFETY: the caller's.
+    unsafe {
+        match width {
+            Width::W64 => compare::<L, 8>(frames, Raw(words)),
+            Width::W32 => compare::<L, 16>(frames, Raw(words)),
+        }
+    }
+}
+
+/// Multiples of each step: what a line adds to its first word.
+#[repr(C, align(64))]
+struct Ramps<T, const SLOTS: usize>([[T; SLOTS]; 3]);
+
+static RAMPS_64: Ramps<u64, 8> = {
+    let mut ramps = [[0; 8]; 3];
+    let mut slot = 0;
+    while slot < 8 {
+        ramps[Step::Up as usize][slot] = slot as u64;
+        ramps[Step::Down as usize][slot] = (slot as u64).wrapping_neg();
+        slot += 1;
+    }
+    Ramps(ramps)
+};
+
+static RAMPS_32: Ramps<u32, 16> = {
+    let mut ramps = [[0; 16]; 3];
+    let mut slot = 0;
+    while slot < 16 {
+        ramps[Step::Up as usize][slot] = slot as u32;
+        ramps[Step::Down as usize][slot] = (slot as u32).wrapping_neg();
+        slot += 1;
+    }
+    Ramps(ramps)
+};
+
+/// Lines of a segment, one after the other.
+pub(super) struct Run<L: Lines, const SLOTS: usize> {
+    line: L::Line,
+    /// From one line to the next.
+    by: L::Line,
+}
+
+impl<L: Lines, const SLOTS: usize> Clone for Run<L, SLOTS> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L: Lines, const SLOTS: usize> Copy for Run<L, SLOTS> {}
+
+impl<L: Lines, const SLOTS: usize> Run<L, SLOTS> {
+    /// # Safety
+    /// The processor has the features of `L`.
+    #[inline(always)]
+    pub(super) unsafe fn new(first: u64, step: Step) -> Self {
+        let by = step.delta().wrapping_mul(SLOTS as u64);
+        // SAFETY: the caller's; a ramp is a line.
+        unsafe {
+            if SLOTS == 8 {
+                let ramp = L::own(RAMPS_64.0[step as usize].as_ptr().cast());
+                Self { line: L::add64(L::splat64(first), ramp), by: L::splat64(by) }
+            } else {
+                let ramp = L::own(RAMPS_32.0[step as usize].as_ptr().cast());
+                Self { line: L::add32(L::splat32(first), ramp), by: L::splat32(by) }
+            }
+        }
+    }
+
+    /// The line, and goes on to the next.
+    ///
+    /// # Safety
+    /// The processor has the features of `L`.
+    #[inline(always)]
+    pub(super) unsafe fn advance(&mut self) -> L::Line {
+        let line = self.line;
+        // SAFETY: the caller's.
+        self.line =
+            unsafe { if SLOTS == 8 { L::add64(line, self.by) } else { L::add32(line, self.by) } };
+        line
+    }
+}
+
+impl<L: Lines, const SLOTS: usize> Predict<L> for Run<L, SLOTS> {
+    #[inline(always)]
+    unsafe fn next(&mut self, _: usize) -> L::Line {
+        // SAFETY: the caller's.
+        unsafe { self.advance() }
+    }
+}
+
+/// Words in half of their size.
+#[derive(Clone, Copy)]
+struct Packed<'a> {
+    high: u32,
+    low: &'a PackedWords,
+}
+
+impl<L: Lines> Predict<L> for Packed<'_> {
+    #[inline(always)]
+    unsafe fn next(&mut self, line: usize) -> L::Line {
+        // SAFETY: the caller's; 64 lines of 8 words are all 512.
+        unsafe { L::unpack(self.low.as_ptr().wrapping_add(8 * line), self.high) }
+    }
+}
+
+/// Words as they are.
+#[derive(Clone, Copy)]
+struct Raw<'a>(&'a [u64; 512]);
+
+impl<L: Lines> Predict<L> for Raw<'_> {
+    #[inline(always)]
+    unsafe fn next(&mut self, line: usize) -> L::Line {
+        // SAFETY: the caller's; 64 lines of 8 words are all 512.
+        unsafe { L::own(self.0.as_ptr().cast::<u8>().wrapping_add(line * LINE_BYTES)) }
+    }
+}

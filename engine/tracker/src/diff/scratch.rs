@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Room of a comparison to take segments apart, and the loops that do it fast.
+//! Not here: what a segment is, and how it is taken apart to be read (`form`).
+//! Units: words as in the leaf; of 32 bits two in one of 64, the lower one first.
+//! Threads: one owner.
+//! Source: `docs/perf.md`, "Segments": ends that no processor foresees cost more than words written twice.
+
+#![expect(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "vector stores: one condition, the processor's features; docs/safety.md"
+)]
+
+use super::lines::{Lines, Run};
+use crate::form::{Segment, spans};
+use crate::frame::Width;
+use crate::leaf::FRAME_WORDS;
+
+/// Lines that are written at once where a segment begins, past its end too: what follows is written later.
+/// A loop to the end of each segment would end at another turn each time.
+const STRIDE_LINES: usize = 4;
+/// Words of 64 bits in a line.
+const LINE_WORDS: usize = 8;
+
+/// Room for a leaf, and for what is written past its end.
+#[repr(C, align(64))]
+pub(super) struct Scratch([u64; FRAME_WORDS + STRIDE_LINES * LINE_WORDS]);
+
+impl Scratch {
+    /// Zeros.
+    #[inline(always)]
+    pub(super) const fn new() -> Self {
+        Self([0; FRAME_WORDS + STRIDE_LINES * LINE_WORDS])
+    }
+
+    /// Writes the words of a leaf.
+    ///
+    /// # Safety
+    /// The processor has the features of `L`.
+    #[inline(always)]
+    pub(super) unsafe fn decode<L: Lines>(
+        &mut self,
+        width: Width,
+        segments: &[u64],
+        patches: &[u64],
+    ) -> &[u64; FRAME_WORDS] {
+        // SAFETY: the caller's.
+        unsafe {
+            match width {
+                Width::W64 => self.write::<L, 8>(width, segments),
+                Width::W32 => self.write::<L, 16>(width, segments),
+            }
+        }
+        for patch in patches.iter().map(|&patch| Segment(patch)) {
+            let (slot, word) = (patch.slot(), patch.word(width));
+            match width {
+                Width::W64 => self.0[slot] = word,
+                Width::W32 => {
+                    let words: &mut [u32] = bytemuck::cast_slice_mut(&mut self.0);
+                    words[slot] = word as u32;
+                }
+            }
+        }
+        self.0.first_chunk().expect("a leaf is shorter")
+    }
+
+    #[inline(always)]
+    unsafe fn write<L: Lines, const SLOTS: usize>(&mut self, width: Width, segments: &[u64]) {
+        let room = self.0.as_mut_ptr().cast::<u8>();
+        for (segment, end) in spans(width, segments) {
+            // SAFETY: the caller's.
+            let mut run = unsafe { Run::<L, SLOTS>::new(segment.word(width), segment.step()) };
+            let slots = segment.slot()..end.min(width.entries());
+            for at in slots.step_by(STRIDE_LINES * SLOTS) {
+                for line in 0..STRIDE_LINES {
+                    let byte = (at + line * SLOTS) * (LINE_WORDS * 8 / SLOTS);
+                    // SAFETY: the caller's. `at` is a slot of the leaf, and behind the leaf there is room
+                    // for as many lines as are written from any slot on.
+                    unsafe { L::store(run.advance(), room.wrapping_add(byte)) };
+                }
+            }
+        }
+    }
+}

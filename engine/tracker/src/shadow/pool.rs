@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Blocks of one size for the leaves of one shard: taken and given back without asking the allocator each time.
+//! Not here: what the blocks say.
+//! Units: words of 64 bits; a handle counts words from the pool's first one.
+//! Threads: one owner.
+//! Source: slabs (Bonwick, USENIX 1994): a free block's first word names the next free one.
+
+use crate::leaf::{FRAME_WORDS, Leaf};
+
+/// Where a block begins.
+pub(super) type Handle = u32;
+
+/// No block.
+const NONE: Handle = Handle::MAX;
+
+/// Pages that are asked for at once, of small blocks and of large ones: what is unused of them is slack, and
+/// there is a pool of each size in each shard.
+const SMALL_PAGES: usize = 1;
+const LARGE_PAGES: usize = 8;
+/// Words from which on a block is large.
+const LARGE_WORDS: usize = 256;
+
+/// Blocks of one size.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    block_words: usize,
+    chunks: Vec<Box<[Leaf]>>,
+    /// The first word that was never part of a block.
+    fresh: Handle,
+    /// The first free block.
+    free: Handle,
+}
+
+impl Pool {
+    /// No blocks yet; nothing is allocated.
+    pub(super) const fn new(block_words: usize) -> Self {
+        Self { block_words, chunks: Vec::new(), fresh: 0, free: NONE }
+    }
+
+    const fn chunk_pages(&self) -> usize {
+        if self.block_words < LARGE_WORDS { SMALL_PAGES } else { LARGE_PAGES }
+    }
+
+    fn place(&self, handle: Handle) -> (usize, usize, usize) {
+        let (page, word) = (handle as usize / FRAME_WORDS, handle as usize % FRAME_WORDS);
+        (page / self.chunk_pages(), page % self.chunk_pages(), word)
+    }
+
+    /// The words of a block.
+    pub(super) fn block(&self, handle: Handle) -> &[u64] {
+        let (chunk, page, word) = self.place(handle);
+        &self.chunks[chunk][page].words[word..word + self.block_words]
+    }
+
+    /// The page that a block of a whole page is.
+    pub(super) fn page(&self, handle: Handle) -> &Leaf {
+        let (chunk, page, _) = self.place(handle);
+        &self.chunks[chunk][page]
+    }
+
+    /// The words of a block, to be written.
+    pub(super) fn block_mut(&mut self, handle: Handle) -> &mut [u64] {
+        let (chunk, page, word) = self.place(handle);
+        &mut self.chunks[chunk][page].words[word..word + self.block_words]
+    }
+
+    /// Takes a block; what it says is arbitrary. Asks the allocator only if no block is free.
+    pub(super) fn take(&mut self) -> Handle {
+        if self.free != NONE {
+            let taken = self.free;
+            self.free = self.block(taken)[0] as Handle;
+            return taken;
+        }
+        if self.fresh as usize % FRAME_WORDS + self.block_words > FRAME_WORDS {
+            self.fresh = self.fresh.next_multiple_of(FRAME_WORDS as Handle);
+        }
+        let taken = self.fresh;
+        if self.place(taken).0 == self.chunks.len() {
+            self.chunks.push(vec![Leaf::default(); self.chunk_pages()].into());
+        }
+        self.fresh += self.block_words as Handle;
+        taken
+    }
+
+    /// Gives a block back.
+    pub(super) fn give(&mut self, handle: Handle) {
+        let next = self.free;
+        self.block_mut(handle)[0] = u64::from(next);
+        self.free = handle;
+    }
+
+    /// All that the allocator gave for it.
+    pub(super) fn bytes(&self) -> u64 {
+        let pages = self.chunks.len() * self.chunk_pages();
+        (pages * size_of::<Leaf>() + self.chunks.capacity() * size_of::<Box<[Leaf]>>()) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        #[test]
+        fn blocks_are_apart_and_keep_what_was_written(
+            block_words in prop::sample::select(vec![2_usize, 3, 48, 64, 256, 512]),
+            turns in prop::collection::vec((any::<bool>(), any::<u64>()), 0..400),
+        ) {
+            let mut pool = Pool::new(block_words);
+            let mut held = BTreeMap::new();
+            for (take, word) in turns {
+                if take {
+                    let handle = pool.take();
+                    pool.block_mut(handle).fill(word);
+                    prop_assert_eq!(held.insert(handle, word), None);
+                } else if let Some((&handle, _)) = held.iter().nth(word as usize % held.len().max(1)) {
+                    held.remove(&handle);
+                    pool.give(handle);
+                }
+            }
+            for (&handle, &word) in &held {
+                prop_assert!(pool.block(handle).iter().all(|&found| found == word));
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_that_was_given_back_is_the_next_one() {
+        let mut pool = Pool::new(6);
+        let handles: Vec<_> = (0..100).map(|_| pool.take()).collect();
+        let bytes = pool.bytes();
+        handles.iter().for_each(|&handle| pool.give(handle));
+        let again: Vec<_> = (0..100).map(|_| pool.take()).collect();
+        assert!(again.iter().eq(handles.iter().rev()));
+        assert_eq!(pool.bytes(), bytes);
+    }
+}
