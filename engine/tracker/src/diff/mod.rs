@@ -11,15 +11,14 @@ mod scalar;
 mod wide;
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-mod avx2;
+mod x86_64;
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-mod avx512;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-mod lines;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-mod scratch;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-mod vector;
+use x86_64 as processor;
+
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+mod elsewhere;
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+use elsewhere as processor;
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,13 +37,15 @@ pub const KERNEL_VARIABLE: &str = "P2MTRACK_KERNEL";
 pub struct Kernel(Kind);
 
 /// Private, so that nobody can name a kernel that the processor lacks.
+#[cfg_attr(
+    any(miri, not(target_arch = "x86_64")),
+    expect(dead_code, reason = "kernels of x86-64 are made there")
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
     Scalar,
     Wide,
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
     Avx2,
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
     Avx512,
 }
 
@@ -61,13 +62,8 @@ impl Kernel {
     pub fn available() -> &'static [Self] {
         static AVAILABLE: OnceLock<Vec<Kernel>> = OnceLock::new();
         AVAILABLE.get_or_init(|| {
-            let mut found = vec![Self::SCALAR, Self::WIDE];
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
-            {
-                found.extend(avx2::is_available().then_some(Self(Kind::Avx2)));
-                found.extend(avx512::is_available().then_some(Self(Kind::Avx512)));
-            }
-            found
+            let portable = [Self::SCALAR, Self::WIDE];
+            portable.into_iter().chain(processor::available()).collect()
         })
     }
 
@@ -77,9 +73,7 @@ impl Kernel {
         match self.0 {
             Kind::Scalar => "scalar",
             Kind::Wide => "wide",
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
             Kind::Avx2 => "avx2",
-            #[cfg(all(target_arch = "x86_64", not(miri)))]
             Kind::Avx512 => "avx512",
         }
     }
@@ -148,8 +142,7 @@ pub(crate) fn diff(kernel: Kernel, width: Width, copy: &Leaf, base: &Base<'_>) -
     match kernel.0 {
         Kind::Scalar => scalar::diff(width, copy, base),
         Kind::Wide => wide::diff(width, copy, base),
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        Kind::Avx2 | Kind::Avx512 => vector::diff(kernel, width, lines::Frames::own(copy), base),
+        Kind::Avx2 | Kind::Avx512 => processor::diff(kernel, width, copy, base),
     }
 }
 
@@ -169,10 +162,7 @@ pub(crate) fn diff_live(
             live.fetch(&mut copy);
             diff(kernel, width, &copy, base)
         }
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        Kind::Avx2 | Kind::Avx512 => {
-            vector::diff(kernel, width, lines::Frames::live(live, ahead), base)
-        }
+        Kind::Avx2 | Kind::Avx512 => processor::diff_live(kernel, width, live, base, ahead),
     }
 }
 
@@ -180,8 +170,7 @@ pub(crate) fn diff_live(
 pub(crate) fn fetch(kernel: Kernel, live: GuestLeaf<'_>, into: &mut Leaf) {
     match kernel.0 {
         Kind::Scalar | Kind::Wide => live.fetch(into),
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        Kind::Avx2 | Kind::Avx512 => vector::fetch(kernel, live, into),
+        Kind::Avx2 | Kind::Avx512 => processor::fetch(kernel, live, into),
     }
 }
 
