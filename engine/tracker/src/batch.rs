@@ -15,7 +15,7 @@ use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use crate::migration::{Migration, Waiting};
 use crate::port::{Answer, Deferral, Page, Ports, QUERY_FRAMES_MAX};
 use crate::report::{PageCounts, RoundReport};
-use crate::resend::{Owed, Taken};
+use crate::resend::Taken;
 use crate::resolve::{Outcome, Resolver, is_frame, named_frame};
 use crate::sent::Sent;
 use crate::shadow::Shadow;
@@ -74,13 +74,12 @@ impl Migration {
             &mut self.tracker;
         let suspended = report.stage.is_suspended();
         let mut taken = resend.take(QUERY_FRAMES_MAX, from);
-        if taken.pages().is_empty() {
+        if taken.pfns().is_empty() {
             return Ok(None);
         }
-        let pfns: Vec<_> = taken.pages().iter().map(|owed| owed.pfn).collect();
-        let mut outcomes = Vec::with_capacity(pfns.len());
+        let mut outcomes = Vec::with_capacity(taken.pfns().len());
         let resolver = Resolver { config, layout, p2m: ports.p2m, m2p: ports.m2p, suspended };
-        if !resolver.run(ports.types, &pfns, &mut outcomes)? {
+        if !resolver.run(ports.types, taken.pfns(), &mut outcomes)? {
             doubts.mark(Doubt::QueryFailed);
         }
         let mut books = Books {
@@ -220,7 +219,7 @@ impl Books<'_> {
     fn sort(&mut self, taken: &mut Taken<'_>, outcomes: &[Outcome], hold: bool) -> Vec<Flight> {
         let mut flights = Vec::with_capacity(outcomes.len());
         for (index, outcome) in outcomes.iter().enumerate() {
-            let Owed { pfn, causes } = taken.pages()[index];
+            let (pfn, causes) = (taken.pfns()[index], taken.causes()[index]);
             match *outcome {
                 // The whole leaf waits, holes and all: it stays in the bitmap, which costs nothing.
                 Outcome::Wait(Deferral::LeafUnmapped) => {
@@ -285,7 +284,7 @@ impl Books<'_> {
                 taken.pay(index);
             }
             Answer::Deferred(reason) => {
-                self.wait(pfn, reason, taken.pages()[index].causes);
+                self.wait(pfn, reason, taken.causes()[index]);
                 taken.pay(index);
             }
             Answer::Failed(source) => {

@@ -44,7 +44,11 @@ impl PfnBitmap {
 
     /// Changes the length; pfns that fall away leave the set.
     pub fn resize(&mut self, pfns: u64) {
-        self.words.resize(pfns.div_ceil(64) as usize, 0);
+        let words = pfns.div_ceil(64) as usize;
+        if self.words.is_empty() {
+            self.words = vec![0; words]; // what is never written costs no memory
+        }
+        self.words.resize(words, 0);
         self.pfns = pfns;
         self.clear_tail();
     }
@@ -85,6 +89,11 @@ impl PfnBitmap {
         &self.words
     }
 
+    /// The words, to be changed by who keeps the bits past the length zero.
+    pub(crate) fn words_mut(&mut self) -> &mut [u64] {
+        &mut self.words
+    }
+
     /// Fills the words from the front with `source`, bits past the length dropped.
     pub fn copy_from_words(&mut self, source: &[u64]) {
         let n = source.len().min(self.words.len());
@@ -107,11 +116,8 @@ impl PfnBitmap {
 
     /// The pfns in ascending order. Costs one look per 64 pfns of length.
     pub fn iter(&self) -> impl Iterator<Item = Pfn> + '_ {
-        self.words.iter().enumerate().filter(|&(_, &word)| word != 0).flat_map(|(i, &word)| {
-            std::iter::successors(Some(word), |w| Some(w & w.wrapping_sub(1)))
-                .take_while(|&w| w != 0)
-                .map(move |w| Pfn(64 * i as u64 + u64::from(w.trailing_zeros())))
-        })
+        let words = self.words.iter().enumerate();
+        words.flat_map(|(i, &word)| bits_of(word).map(move |bit| Pfn(64 * i as u64 + bit)))
     }
 
     /// Empties the set and returns its members.
@@ -119,6 +125,30 @@ impl PfnBitmap {
         let members = self.iter().collect();
         self.words.fill(0);
         members
+    }
+}
+
+/// The numbers of the bits of a word that are set, in ascending order.
+pub(crate) const fn bits_of(word: u64) -> BitsOf {
+    BitsOf(word)
+}
+
+/// See [`bits_of`].
+pub(crate) struct BitsOf(u64);
+
+impl Iterator for BitsOf {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        let bit = u64::from(self.0.trailing_zeros());
+        let some = self.0 != 0;
+        self.0 &= self.0.wrapping_sub(1);
+        some.then_some(bit)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.0.count_ones() as usize;
+        (left, Some(left))
     }
 }
 

@@ -76,6 +76,11 @@ impl fmt::Display for Cause {
 pub struct CauseSet(u16);
 
 impl CauseSet {
+    /// The set of the causes whose bits are set, in the order of [`Cause::ALL`].
+    pub(crate) const fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
     /// Adds a cause.
     pub const fn insert(&mut self, cause: Cause) {
         self.0 |= 1 << cause as u16;

@@ -34,6 +34,7 @@ pub mod guest;
 pub mod leaf;
 pub mod migration;
 mod offers;
+mod pfn_set;
 pub mod port;
 pub mod report;
 pub mod resend;
@@ -50,6 +51,7 @@ mod form;
 #[cfg(debug_assertions)]
 mod invariant;
 mod layout;
+mod log;
 mod resolve;
 mod sent;
 mod shard;

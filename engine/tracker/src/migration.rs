@@ -433,7 +433,7 @@ impl Migration {
             Some((&pfn, waiting)) => (pfn, EntryCause::Deferred(waiting.reason)),
             None => {
                 let first = self.tracker.resend.take(1, 0); // not paid: owed as before
-                (first.pages().first().map_or(Pfn(0), |owed| owed.pfn), EntryCause::Restless)
+                (first.pfns().first().copied().unwrap_or(Pfn(0)), EntryCause::Restless)
             }
         };
         Error::Entry { pfn, mfn: None, cause }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::bitmap::PfnBitmap;
 use crate::frame::{Mfn, Pfn};
+use crate::pfn_set::PfnSet;
 
 /// The engine's notes about the receiver.
 #[derive(Debug, Default)]
@@ -16,13 +17,13 @@ pub(crate) struct Sent {
     /// The receiver may hold a frame: something was sent, or a table that was sent names the pfn.
     held: PfnBitmap,
     /// Held by the receiver, without a frame at the source: to be said at the next consistent point.
-    gone: PfnBitmap,
+    gone: PfnSet,
     /// Last sent as page tables.
-    tables: PfnBitmap,
+    tables: PfnSet,
     /// Last settled as another domain's frame or a machine range.
-    foreign: PfnBitmap,
+    foreign: PfnSet,
     /// Last sent although the m2p names another pfn.
-    stale: PfnBitmap,
+    stale: PfnSet,
     /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not yet)
     /// shows it: the last pfn that the frame was known by.
     witness: BTreeMap<Mfn, Witness>,
@@ -42,15 +43,10 @@ impl Sent {
     /// Covers at least `pfns` pfns.
     pub(crate) fn cover(&mut self, pfns: u64) {
         if pfns > self.held.pfns() {
-            for set in [
-                &mut self.held,
-                &mut self.gone,
-                &mut self.tables,
-                &mut self.foreign,
-                &mut self.stale,
-            ] {
-                set.resize(pfns);
-            }
+            self.held.resize(pfns);
+        }
+        for set in [&mut self.gone, &mut self.tables, &mut self.foreign, &mut self.stale] {
+            set.cover(pfns);
         }
     }
 
@@ -63,27 +59,15 @@ impl Sent {
     pub(crate) fn accepted(&mut self, pfn: Pfn, table: bool, stale: bool) {
         self.gone.clear(pfn);
         self.foreign.clear(pfn);
-        if table {
-            self.tables.set(pfn);
-        } else {
-            self.tables.clear(pfn);
-        }
-        if stale {
-            self.stale.set(pfn);
-        } else {
-            self.stale.clear(pfn);
-        }
+        self.tables.put(pfn, table);
+        self.stale.put(pfn, stale);
     }
 
     /// The pfn has no frame at the source.
     pub(crate) fn frameless(&mut self, pfn: Pfn, foreign: bool) {
         self.tables.clear(pfn);
         self.stale.clear(pfn);
-        if foreign {
-            self.foreign.set(pfn);
-        } else {
-            self.foreign.clear(pfn);
-        }
+        self.foreign.put(pfn, foreign);
         if self.held.get(pfn) {
             self.gone.set(pfn);
         }
@@ -148,13 +132,13 @@ impl Sent {
     }
 
     /// Pfns settled as foreign.
-    pub(crate) fn foreign_pfns(&self) -> u64 {
-        self.foreign.count()
+    pub(crate) const fn foreign_pfns(&self) -> u64 {
+        self.foreign.len()
     }
 
     /// Pfns sent against the m2p.
-    pub(crate) fn stale_pfns(&self) -> u64 {
-        self.stale.count()
+    pub(crate) const fn stale_pfns(&self) -> u64 {
+        self.stale.len()
     }
 }
 

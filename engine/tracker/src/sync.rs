@@ -11,7 +11,7 @@ pub(crate) mod late;
 #[cfg(loom)]
 pub use late::AtomicU64;
 #[cfg(loom)]
-pub(crate) use late::{clear_bits, set_bits};
+pub(crate) use late::{add_bits, clear_bits, keep_bits, set_bits};
 #[cfg(loom)]
 pub use loom::sync::atomic::Ordering;
 #[cfg(not(loom))]
@@ -44,4 +44,16 @@ pub(crate) fn set_bits(word: &AtomicU64, bits: u64, order: Ordering) {
 #[cfg(not(loom))]
 pub(crate) fn clear_bits(word: &AtomicU64, bits: u64, order: Ordering) {
     word.fetch_and(!bits, order);
+}
+
+/// Sets bits of a word that nobody else sees.
+#[cfg(not(loom))]
+pub(crate) fn add_bits(word: &mut AtomicU64, bits: u64) {
+    *word.get_mut() |= bits;
+}
+
+/// Keeps no other bits of a word that nobody else sees.
+#[cfg(not(loom))]
+pub(crate) fn keep_bits(word: &mut AtomicU64, bits: u64) {
+    *word.get_mut() &= bits;
 }

@@ -7,8 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bitmap::PfnBitmap;
+use crate::bitmap::bits_of;
 use crate::frame::{Mfn, Pfn};
+use crate::log::Log;
+use crate::pfn_set::PfnSet;
 
 /// One frame that the p2m is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +33,8 @@ impl Part {
 /// Pfn of each part, and the parts of each pfn.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
-    plane: PfnBitmap,
+    /// The pfns that hold any.
+    plane: PfnSet,
     parts: BTreeMap<Pfn, Vec<Part>>,
     holder: BTreeMap<Part, Option<Pfn>>,
     /// Parts that no log-dirty bit can announce.
@@ -52,9 +55,7 @@ impl Holders {
             self.blind.insert(part);
             return true;
         };
-        if pfn.0 >= self.plane.pfns() {
-            self.plane.resize((pfn.0 + 1).next_multiple_of(64));
-        }
+        self.plane.cover((pfn.0 + 1).next_multiple_of(64));
         self.plane.set(pfn);
         self.parts.entry(pfn).or_default().push(part);
         true
@@ -107,26 +108,23 @@ impl Holders {
     }
 
     /// The set of holding pfns.
-    pub(crate) const fn plane(&self) -> &PfnBitmap {
+    pub(crate) const fn plane(&self) -> &PfnSet {
         &self.plane
     }
 
     /// The parts whose pfn is in `dirty`, and the blind ones.
-    pub(crate) fn dirty(&self, dirty: &PfnBitmap) -> Vec<Part> {
+    pub(crate) fn dirty(&self, dirty: &Log) -> Vec<Part> {
         let mut found: Vec<Part> = self.blind.iter().copied().collect();
         found.extend(self.marked(dirty));
         found
     }
 
     /// The parts whose pfn is in `dirty`.
-    pub(crate) fn marked(&self, dirty: &PfnBitmap) -> Vec<Part> {
+    pub(crate) fn marked(&self, dirty: &Log) -> Vec<Part> {
         let mut found = Vec::new();
-        for (index, (&held, &word)) in self.plane.words().iter().zip(dirty.words()).enumerate() {
-            let mut hits = held & word;
-            while hits != 0 {
-                let pfn = Pfn(64 * index as u64 + u64::from(hits.trailing_zeros()));
-                found.extend_from_slice(self.at(pfn));
-                hits &= hits - 1;
+        for (index, word) in dirty.dirty_words(self.plane.lines()) {
+            for bit in bits_of(self.plane.word(index) & word) {
+                found.extend_from_slice(self.at(Pfn(64 * index as u64 + bit)));
             }
         }
         found
@@ -136,6 +134,8 @@ impl Holders {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resend::ResendBitmap;
+    use crate::shard::Shards;
 
     #[test]
     fn a_dirty_pfn_finds_its_parts_and_blind_ones_are_always_dirty() {
@@ -145,9 +145,11 @@ mod tests {
         assert!(holders.hold(table, Some(Pfn(100)), 1000));
         assert!(holders.hold(lost, Some(Pfn(1000)), 1000));
         assert!(!holders.hold(leaf, Some(Pfn(100)), 1000));
-        let mut dirty = PfnBitmap::new(128);
+        let (mut dirty, shards) = (Log::default(), Shards::new(1).expect("the caller's thread"));
+        dirty.reset(512);
         assert_eq!(holders.dirty(&dirty), [lost]);
-        dirty.set(Pfn(100));
+        dirty.fill().set(Pfn(100));
+        dirty.owe(&mut ResendBitmap::new(512), &shards);
         assert_eq!(holders.dirty(&dirty), [lost, leaf, table]);
         holders.hold(leaf, Some(Pfn(7)), 1000);
         holders.release(lost);

@@ -5,6 +5,7 @@
 //! Threads: changed by one owner between phases; read by all shards during one.
 //! Source: `docs/design.md`, section 2; a mapping that the last walk does not name is never read.
 
+mod filter;
 mod holders;
 mod shape;
 mod walk;
@@ -15,6 +16,8 @@ pub(crate) use shape::{Kind, Shape};
 
 pub(crate) use holders::{Holders, Part};
 pub(crate) use walk::{LEAF_REACH, NO_LEAF, TableCopies, Walk, Walked, names_nothing};
+
+use filter::Filter;
 
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
@@ -61,9 +64,13 @@ pub(crate) struct Layout {
     width: Width,
     shape: Option<Shape>,
     leaves: Vec<Mfn>,
+    /// The mapping at each tracked position, if there is one.
+    slots: Vec<Option<MapSlot>>,
     /// Positions that the guest's count of pfns makes, within reach; the last may have no leaf.
     listed_leaves: u64,
     frames: HashMap<Mfn, LeafFrame>,
+    /// Those of the frames that are not mapped.
+    unmapped: BTreeSet<Mfn>,
     /// Tracked positions of frames that have more than one.
     shared: HashMap<Mfn, Vec<LeafIndex>>,
     /// How often the positions past the tracked ones list a frame.
@@ -72,6 +79,7 @@ pub(crate) struct Layout {
     pfns: u64,
     pfn_count: u64,
     pub(crate) holders: Holders,
+    filter: Filter,
     pub(crate) copies: TableCopies,
     watched: BTreeSet<Mfn>,
     /// The frame list differs from the one last told.
@@ -87,14 +95,17 @@ impl Layout {
             width,
             shape: None,
             leaves: Vec::new(),
+            slots: Vec::new(),
             listed_leaves: 0,
             frames: HashMap::new(),
+            unmapped: BTreeSet::new(),
             shared: HashMap::new(),
             tail: HashMap::new(),
             tracked: 0,
             pfns: 0,
             pfn_count: 0,
             holders: Holders::default(),
+            filter: Filter::default(),
             copies: HashMap::new(),
             watched: BTreeSet::new(),
             list_changed: false,
@@ -142,22 +153,21 @@ impl Layout {
 
     /// Whether the leaf at a position is listed at others too.
     pub(crate) fn is_shared(&self, leaf: LeafIndex) -> bool {
-        self.sharing(leaf).is_some_and(|(_, positions)| positions > 1)
+        !self.shared.is_empty() && self.sharing(leaf).is_some()
     }
 
-    /// The frame at a position, and the number of tracked positions that list it.
+    /// The frame at a position that is listed at others too, and the number of tracked positions that list it.
     pub(crate) fn sharing(&self, leaf: LeafIndex) -> Option<(Mfn, u64)> {
         let mfn = self.frame(leaf)?;
-        Some((mfn, self.frames.get(&mfn)?.positions))
+        Some((mfn, self.shared.get(&mfn)?.len() as u64))
     }
 
     /// What stands at a tracked position.
     pub(crate) fn backing<'a>(&self, p2m: &'a dyn P2mSource, leaf: LeafIndex) -> Backing<'a> {
-        let frame = self.frame(leaf).filter(|_| leaf.0 < self.tracked);
-        let Some(mfn) = frame else { return Backing::Hole };
-        match self.frames.get(&mfn).map(|frame| frame.map) {
-            Some(Ok(slot)) => Backing::Live(p2m.live(slot)),
-            Some(Err(_)) | None => Backing::Unmapped,
+        match self.slots.get(leaf.0 as usize) {
+            Some(&Some(slot)) => Backing::Live(p2m.live(slot)),
+            Some(None) if self.leaves[leaf.0 as usize] != NO_LEAF => Backing::Unmapped,
+            Some(None) | None => Backing::Hole,
         }
     }
 
@@ -201,10 +211,11 @@ impl Layout {
 
     /// The part that a frame is of the p2m, if it is one: a leaf, or the upper frames of that number.
     pub(crate) fn parts_of(&self, mfn: Mfn) -> impl Iterator<Item = Part> + '_ {
+        let known = self.filter.may_have(mfn);
         let levels = self.shape.map_or(0, |shape| shape.levels);
         std::iter::once(Part::Leaf(mfn))
             .chain((1..=levels).map(move |level| Part::Table(level, mfn)))
-            .filter(|&part| self.holders.knows(part))
+            .filter(move |&part| known && self.holders.knows(part))
     }
 
     /// Takes over a walk. New frames are not mapped yet: see [`Layout::map`].
@@ -271,6 +282,15 @@ impl Layout {
             frame.positions += 1;
         }
         self.index_shared();
+        self.unmapped.clear();
+        self.slots.clear();
+        for &mfn in &self.leaves[..self.tracked as usize] {
+            let map = self.frames.get(&mfn).map(|frame| frame.map);
+            if let Some(Err(_)) = map {
+                self.unmapped.insert(mfn);
+            }
+            self.slots.push(map.and_then(Result::ok));
+        }
         let mut slots: Vec<_> = old.values().filter_map(|frame| frame.map.ok()).collect();
         slots.sort_by_key(|slot| slot.0);
         p2m.unmap(&slots);
@@ -295,6 +315,7 @@ impl Layout {
         for part in gone {
             self.holders.release(part);
         }
+        self.filter = Filter::new(parts.iter().map(|part| part.mfn()));
         for &part in parts {
             if !self.holders.knows(part) {
                 self.hold(part, m2p, limit);
@@ -311,32 +332,33 @@ impl Layout {
 
     /// Maps every leaf that is not mapped. Returns how many still are not.
     pub(crate) fn map(&mut self, p2m: &mut dyn P2mSource) -> u64 {
-        let mut missing: Vec<_> = self
-            .frames
-            .iter()
-            .filter(|(_, frame)| frame.map.is_err())
-            .map(|(&mfn, _)| mfn)
-            .collect();
-        missing.sort_unstable();
-        let mut unmapped = 0;
+        let missing: Vec<_> = self.unmapped.iter().copied().collect();
         for chunk in missing.chunks(MAP_FRAMES_MAX) {
             let mut answers = Vec::with_capacity(chunk.len());
             p2m.map(chunk, &mut answers);
             answers.resize(chunk.len(), Err(UNTRIED));
-            for (mfn, answer) in chunk.iter().zip(answers) {
-                unmapped += u64::from(answer.is_err());
-                if let Some(frame) = self.frames.get_mut(mfn) {
-                    frame.map = answer;
-                }
+            for (&mfn, answer) in chunk.iter().zip(answers) {
+                self.mapped(mfn, answer);
             }
         }
-        unmapped
+        self.unmapped.len() as u64
+    }
+
+    fn mapped(&mut self, mfn: Mfn, answer: Result<MapSlot, MapFault>) {
+        let Some(frame) = self.frames.get_mut(&mfn) else { return };
+        frame.map = answer;
+        let Ok(slot) = answer else { return };
+        self.unmapped.remove(&mfn);
+        for LeafIndex(position) in self.positions(mfn) {
+            self.slots[position as usize] = Some(slot);
+        }
     }
 
     /// The first tracked position whose leaf is not mapped.
     pub(crate) fn first_unmapped(&self) -> Option<(LeafIndex, Mfn, MapFault)> {
-        let fault = |(&mfn, frame): (&Mfn, &LeafFrame)| Some((frame.first, mfn, frame.map.err()?));
-        self.frames.iter().filter_map(fault).min_by_key(|found| found.0)
+        let frame = |mfn: &Mfn| self.frames.get(mfn).map(|frame| (*mfn, frame));
+        let fault = |(mfn, frame): (Mfn, &LeafFrame)| Some((frame.first, mfn, frame.map.err()?));
+        self.unmapped.iter().filter_map(frame).filter_map(fault).min_by_key(|found| found.0)
     }
 
     /// The first tracked position whose leaf is not that of the pfn which the frame list says. One look

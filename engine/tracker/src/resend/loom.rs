@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The protocol of the resend bitmap in every interleaving and every allowed order of memory; each model prints how many.
 //! Not here: sizes; a few words are enough for each race.
-//! Units: as in `resend`.
+//! Units: as in `resend`, but for lines of two words and groups of 64 lines.
 //! Threads: at most two markers beside one taker, or one marker beside a taker and whoever drops its debt.
 //! Source: run with `RUSTFLAGS="--cfg loom" cargo test -p p2mtrack --release --lib resend::loom -- --nocapture`.
 //!
@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::sync::late::{Machine, choose, settle};
+use crate::sync::{AtomicU64, Ordering};
 use ::loom::model::Builder;
 use ::loom::sync::Arc;
 use ::loom::thread::{self, JoinHandle};
@@ -83,18 +84,18 @@ struct Received {
 }
 
 impl Received {
-    fn new(pfns: [u64; 2]) -> Self {
-        let causes = [Cause::Entry, Cause::Table];
+    fn new(pfns: [u64; 2], causes: [Cause; 2]) -> Self {
         Self { pfns, causes, content: [0; 2], told: [CauseSet::default(); 2] }
     }
 
     fn pay_all(&mut self, scene: &Scene, mut taken: Taken<'_>) {
-        for index in 0..taken.pages().len() {
-            let owed = taken.pages()[index];
+        for index in 0..taken.pfns().len() {
+            let (pfn, causes) = (taken.pfns()[index], taken.causes()[index]);
             taken.pay(index);
-            for slot in (0..2).filter(|&slot| self.pfns[slot] == owed.pfn.0) {
+            assert!(!causes.is_empty());
+            for slot in (0..2).filter(|&slot| self.pfns[slot] == pfn.0) {
                 self.content[slot] = scene.read(slot);
-                self.told[slot] = self.told[slot].union(owed.causes);
+                self.told[slot] = self.told[slot].union(causes);
             }
         }
     }
@@ -110,11 +111,16 @@ impl Received {
     }
 }
 
+/// Marks meet where they are in one plane.
+const SAME: [Cause; 2] = [Cause::Entry; 2];
+const APART: [Cause; 2] = [Cause::Entry, Cause::Table];
+
 /// Two marks, a take, and a second take of the rest.
 #[derive(Clone, Copy)]
 struct Race {
-    /// What is marked.
+    /// What is marked, and why.
     pfns: [u64; 2],
+    causes: [Cause; 2],
     /// Marks that are done before the take; the others are threads beside it.
     before: usize,
     /// Pages that the first take may have, and from where on.
@@ -126,9 +132,9 @@ struct Race {
 
 impl Race {
     fn run(&self) {
-        let scene = Scene::new(128);
-        let mut received = Received::new(self.pfns);
-        let (pfns, causes) = (received.pfns, received.causes);
+        let &Self { pfns, causes, .. } = self;
+        let scene = Scene::new(pfns[0].max(pfns[1]) + 1);
+        let mut received = Received::new(pfns, causes);
         let mark = move |slot: usize| {
             move |bitmap: &ResendBitmap| known(bitmap.mark(Pfn(pfns[slot]), causes[slot]))
         };
@@ -148,6 +154,9 @@ impl Race {
     }
 }
 
+/// The first pfn under the second word of the lower summary, which is the second bit of the upper one.
+const BORDER: u64 = 64 * LINE_PFNS;
+
 /// All pfns of the models are below the length.
 fn known(below: bool) {
     assert!(below);
@@ -155,28 +164,34 @@ fn known(below: bool) {
 
 #[test]
 fn two_marks_of_one_pfn_beside_a_take() {
-    let race = Race { pfns: [5, 5], before: 0, limit: 9, from: 0, paid: true };
-    explore("two marks of one pfn beside a take", &LOOMS_OWN, move || race.run());
+    for causes in [SAME, APART] {
+        let race = Race { pfns: [5, 5], causes, before: 0, limit: 99, from: 0, paid: true };
+        let name = format!("two marks of one pfn for {causes:?} beside a take");
+        explore(&name, &LOOMS_OWN, move || race.run());
+    }
 }
 
 #[test]
 fn marks_of_one_word_beside_a_take_that_ends_in_it() {
-    let race = Race { pfns: [5, 6], before: 0, limit: 1, from: 0, paid: true };
+    let race = Race { pfns: [5, 6], causes: SAME, before: 0, limit: 1, from: 0, paid: true };
     explore("marks of one word beside a take that ends in it", &LOOMS_OWN, move || race.run());
 }
 
-/// The taker clears the summary bit of a word whose lower bits stay.
+/// The taker clears the summary bits of a line whose lower pfns stay.
 #[test]
-fn a_mark_beside_a_take_that_begins_in_its_word() {
-    let race = Race { pfns: [6, 5], before: 1, limit: 9, from: 6, paid: true };
-    explore("a mark beside a take that begins in its word", &ALL, move || race.run());
+fn a_mark_beside_a_take_that_begins_in_its_line() {
+    for pfns in [[6, 5], [70, 5]] {
+        let race = Race { pfns, causes: SAME, before: 1, limit: 9, from: pfns[0], paid: true };
+        let name = format!("a mark of pfn 5 beside a take from {} on", pfns[0]);
+        explore(&name, &ALL, move || race.run());
+    }
 }
 
 /// The summary is up when the second marker comes, and the taker is about to clear it.
 #[test]
 fn a_mark_beside_the_take_of_an_earlier_one() {
-    for pfns in [[5, 5], [5, 6], [5, 70]] {
-        let race = Race { pfns, before: 1, limit: 9, from: 0, paid: true };
+    for pfns in [[5, 5], [5, 6], [5, 70], [5, LINE_PFNS], [5, BORDER]] {
+        let race = Race { pfns, causes: SAME, before: 1, limit: 99, from: 0, paid: true };
         let name = format!("a mark of {pfns:?} beside the take of the first");
         explore(&name, &ALL, move || race.run());
     }
@@ -184,8 +199,8 @@ fn a_mark_beside_the_take_of_an_earlier_one() {
 
 #[test]
 fn marks_beside_a_debt_that_returns() {
-    for (pfns, before) in [([5, 70], 0), ([5, 70], 1), ([5, 5], 1)] {
-        let race = Race { pfns, before, limit: 9, from: 0, paid: false };
+    for (pfns, before) in [([5, 5], 0), ([5, 70], 1), ([5, 5], 1)] {
+        let race = Race { pfns, causes: SAME, before, limit: 9, from: 0, paid: false };
         let name = format!("marks of {pfns:?}, {before} before, beside a debt that returns");
         explore(&name, &LOOMS_OWN, move || race.run());
     }
@@ -196,19 +211,13 @@ fn marks_beside_a_debt_that_returns() {
 fn a_debt_that_returns_beside_the_next_take() {
     let model = || {
         let scene = Scene::new(128);
-        let mut received = Received::new([5, 5]);
+        let mut received = Received::new([5, 5], APART);
         let causes = received.causes;
         for slot in 0..2 {
             scene.write(slot, |bitmap| known(bitmap.mark(Pfn(5), causes[slot])));
         }
-        let mut taken = scene.bitmap.take(9, 0);
-        taken.paid.fill(true); // here it is dropped for nothing; the other thread drops it unpaid
-        let pages = taken.pages().to_vec();
-        drop(taken);
-        let dropper = beside(&scene, move |scene| {
-            let paid = vec![false; pages.len()];
-            drop(Taken { bitmap: &scene.bitmap, pages, paid, next: 128 });
-        });
+        let pages = scene.bitmap.take(9, 0).forget();
+        let dropper = beside(&scene, move |scene| drop(Taken::of(&scene.bitmap, pages)));
         received.pay_all(&scene, scene.bitmap.take(9, 0));
         settle();
         join([dropper]);
@@ -229,7 +238,7 @@ fn mark_line(bitmap: &ResendBitmap, leaf: u64, slots: &[usize], cause: Cause) {
 fn two_shards_on_neighbouring_lines_joined_before_a_take() {
     let model = || {
         let scene = Scene::new(1024);
-        let received = Received::new([0, 512 + 511]);
+        let received = Received::new([0, 512 + 511], SAME);
         let causes = received.causes;
         let shards = [0, 1].map(|slot| {
             beside(&scene, move |scene| {
@@ -253,7 +262,7 @@ fn two_shards_on_neighbouring_lines_joined_before_a_take() {
 fn two_shards_on_neighbouring_lines_beside_a_take() {
     let model = || {
         let scene = Scene::new(1024);
-        let mut received = Received::new([0, 512]);
+        let mut received = Received::new([0, 512], SAME);
         let causes = received.causes;
         let shards = [0, 1].map(|slot| {
             beside(&scene, move |scene| {
@@ -273,7 +282,7 @@ fn two_shards_on_neighbouring_lines_beside_a_take() {
 fn a_mask_of_two_words_beside_the_take_of_an_earlier_mark() {
     let model = || {
         let scene = Scene::new(512);
-        let mut received = Received::new([5, 511]);
+        let mut received = Received::new([5, 511], SAME);
         let causes = received.causes;
         scene.write(0, |bitmap| known(bitmap.mark(Pfn(5), causes[0])));
         let shard = beside(&scene, move |scene| {
@@ -287,18 +296,18 @@ fn a_mask_of_two_words_beside_the_take_of_an_earlier_mark() {
     explore("a mask of two words beside the take of an earlier mark", &ALL, model);
 }
 
-/// Words on both sides of a border of the summary.
+/// Words on both sides of a border of both summaries.
 #[test]
 fn words_under_two_words_of_the_summary_beside_a_take() {
-    const BORDER: u64 = 64 * 64;
     let model = || {
         let scene = Scene::new(BORDER + 64);
-        let mut received = Received::new([BORDER - 1, BORDER]);
-        let cause = received.causes[0];
-        received.causes[1] = cause;
+        let mut received = Received::new([BORDER - 1, BORDER], SAME);
+        let cause = SAME[0];
         let marker = beside(&scene, move |scene| {
             scene.content[1].store(1, Ordering::Relaxed); // ORDER: published by the mark
-            scene.write(0, |bitmap| bitmap.mark_words(63, &[1 << 63, 1], cause));
+            scene.write(0, |bitmap| {
+                bitmap.mark_words((BORDER / 64 - 1) as usize, &[1 << 63, 1], cause)
+            });
         });
         received.pay_all(&scene, scene.bitmap.take(9, 0));
         settle();

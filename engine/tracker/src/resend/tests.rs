@@ -7,13 +7,27 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicUsize;
+
+use plane::GROUP_LINES;
+
+use crate::sync::{Ordering, zeroed_words};
 
 type Model = BTreeMap<u64, CauseSet>;
 
-/// Past 64 words of 64 bits, so that there is more than one summary word.
-const PFNS: u64 = 9_000;
+/// More than one word of the upper summary.
+const PFNS: u64 = (1 << 24) + 9_000;
+
+/// Pfns near the begin, or near where a word, a line, or a word of a summary ends.
+fn place() -> impl Strategy<Value = u64> {
+    let borders = [6, 9, 15, 18, 24].map(|bits| 1_u64 << bits);
+    prop_oneof![
+        3 => 0_u64..9_000,
+        2 => (0..borders.len(), 0_u64..1_000).prop_map(move |(at, off)| (borders[at] + off).saturating_sub(500)),
+        1 => 0..PFNS + 100,
+    ]
+}
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -23,23 +37,26 @@ enum Op {
     Range { start: u64, end: u64 },
     Take { limit: usize, from: u64, pay: u64 },
     Resize { pfns: u64 },
+    Absorb { line: u64, words: [u64; LINE_WORDS] },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let width = prop_oneof![Just(Width::W32), Just(Width::W64)];
     let slots = prop::collection::vec(0_usize..1024, 0..20);
     let word = prop_oneof![Just(0), Just(u64::MAX), any::<u64>()];
-    let words = prop::collection::vec(word, 0..6);
+    let word2 = word.clone();
+    let words = prop::collection::vec(word, 0..20);
     prop_oneof![
-        4 => (0..PFNS + 100).prop_map(|pfn| Op::Mark { pfn }),
-        2 => (width, 0_u64..20, slots)
-            .prop_map(|(width, leaf, slots)| Op::Leaf { width, leaf, slots }),
-        2 => (0_usize..150, words).prop_map(|(first, words)| Op::Words { first, words }),
-        2 => (0..PFNS, 0_u64..400)
+        4 => place().prop_map(|pfn| Op::Mark { pfn }),
+        2 => (width, place(), slots)
+            .prop_map(|(width, pfn, slots)| Op::Leaf { width, leaf: pfn / 512, slots }),
+        2 => (place(), words).prop_map(|(pfn, words)| Op::Words { first: (pfn / 64) as usize, words }),
+        2 => (place(), prop_oneof![0_u64..400, 0_u64..40_000])
             .prop_map(|(start, len)| Op::Range { start, end: start + len }),
-        4 => (0_usize..200, prop_oneof![Just(0), 0..PFNS + 100], any::<u64>())
+        4 => (prop_oneof![0_usize..200, 0_usize..50_000], prop_oneof![Just(0), place()], any::<u64>())
             .prop_map(|(limit, from, pay)| Op::Take { limit, from, pay }),
-        1 => (0..PFNS).prop_map(|pfns| Op::Resize { pfns }),
+        1 => place().prop_map(|pfns| Op::Resize { pfns }),
+        1 => (place(), prop::array::uniform8(word2)).prop_map(|(pfn, words)| Op::Absorb { line: pfn / 512, words }),
     ]
 }
 
@@ -57,7 +74,8 @@ fn mark(model: &mut Model, length: u64, pfns: impl IntoIterator<Item = u64>, cau
 fn take(bitmap: &ResendBitmap, model: &mut Model, limit: usize, from: u64, pay: u64) {
     let expected: Vec<_> = model.range(from..).take(limit).map(|(&p, &c)| (p, c)).collect();
     let mut taken = bitmap.take(limit, from);
-    let found: Vec<_> = taken.pages().iter().map(|owed| (owed.pfn.0, owed.causes)).collect();
+    let found: Vec<_> =
+        taken.pfns().iter().map(|pfn| pfn.0).zip(taken.causes().iter().copied()).collect();
     assert_eq!(found, expected);
     let next = match expected.last() {
         _ if expected.len() < limit => from.max(bitmap.pfns()),
@@ -70,6 +88,23 @@ fn take(bitmap: &ResendBitmap, model: &mut Model, limit: usize, from: u64, pay: 
         taken.pay(index);
         model.remove(pfn);
     }
+}
+
+/// Absorbs what is below the length, as the owner of the bitmap does. Returns it.
+fn absorb(
+    bitmap: &mut ResendBitmap,
+    line: u64,
+    mut words: [u64; LINE_WORDS],
+    cause: Cause,
+) -> [u64; LINE_WORDS] {
+    let (group, line_of_group) = (line as usize / GROUP_LINES, line as usize % GROUP_LINES);
+    if let Some(group) = bitmap.groups_mut(cause).get_mut(group) {
+        group.absorb(line_of_group, &words);
+    }
+    for (index, word) in words.iter_mut().enumerate() {
+        *word &= bits_within(&(0..bitmap.pfns()), line as usize * LINE_WORDS + index);
+    }
+    words
 }
 
 fn step(bitmap: &mut ResendBitmap, model: &mut Model, op: Op, cause: Cause) {
@@ -89,12 +124,21 @@ fn step(bitmap: &mut ResendBitmap, model: &mut Model, op: Op, cause: Cause) {
         Op::Words { first, words } => {
             bitmap.mark_words(first, &words, cause);
             let bits = words.iter().enumerate();
-            let pfns = bits.flat_map(|(i, &bits)| pfns_of(first + i, bits)).map(|pfn| pfn.0);
+            let pfns = bits
+                .flat_map(|(i, &bits)| bits_of(bits).map(move |bit| 64 * (first + i) as u64 + bit));
             mark(model, length, pfns, cause);
         }
         Op::Range { start, end } => {
             bitmap.mark_range(start..end, cause);
             mark(model, length, start..end, cause);
+        }
+        Op::Absorb { line, words } => {
+            let absorbed = absorb(bitmap, line, words, cause);
+            let bits = absorbed.iter().enumerate();
+            let pfns = bits.flat_map(|(i, &bits)| {
+                bits_of(bits).map(move |bit| 512 * line + 64 * i as u64 + bit)
+            });
+            mark(model, length, pfns, cause);
         }
         Op::Take { limit, from, pay } => take(bitmap, model, limit, from, pay),
         Op::Resize { pfns } => {
@@ -107,7 +151,7 @@ fn step(bitmap: &mut ResendBitmap, model: &mut Model, op: Op, cause: Cause) {
 proptest! {
     #[test]
     fn behaves_like_a_map_of_causes(
-        pfns in 0..=PFNS,
+        pfns in place(),
         ops in prop::collection::vec((op(), cause()), 0..40),
     ) {
         let (mut bitmap, mut model) = (ResendBitmap::new(pfns), Model::new());
@@ -116,13 +160,15 @@ proptest! {
             prop_assert_eq!(bitmap.count(), model.len() as u64);
             prop_assert_eq!(bitmap.is_empty(), model.is_empty());
         }
-        for pfn in 0..PFNS + 70 {
+        let near = model.keys().flat_map(|&pfn| [pfn.saturating_sub(1), pfn, pfn + 1]).take(20_000);
+        for pfn in near.chain(0..1_000) {
             let why = model.get(&pfn);
             prop_assert_eq!(bitmap.is_owed(Pfn(pfn)), why.is_some());
             prop_assert_eq!(bitmap.why(Pfn(pfn)), why.copied().unwrap_or_default());
         }
         for width in [Width::W32, Width::W64] {
-            for leaf in 0..20 {
+            let leaves: BTreeSet<_> = model.keys().map(|&pfn| width.leaf_of(Pfn(pfn)).0).collect();
+            for leaf in leaves.into_iter().chain(0..20) {
                 let first = width.first_pfn(LeafIndex(leaf)).0;
                 let owed = bitmap.owed_mask(width, LeafIndex(leaf));
                 let expected = model.range(first..first + width.entries() as u64);
@@ -203,12 +249,13 @@ fn markers_beside_a_taker_lose_nothing() {
             let mut taken = bitmap.take(37 + turn % 101, from);
             from = if taken.next() < LENGTH { taken.next() } else { 0 };
             turn += 1;
-            for (index, owed) in taken.pages().to_vec().into_iter().enumerate() {
+            for index in 0..taken.pfns().len() {
                 if (index + turn) % 5 != 0 {
                     taken.pay(index);
-                    let seen = &mut told[owed.pfn.0 as usize];
-                    *seen = seen.union(owed.causes);
-                    let first = (owed.pfn.0 * MARKERS) as usize;
+                    let (Pfn(pfn), causes) = (taken.pfns()[index], taken.causes()[index]);
+                    let seen = &mut told[pfn as usize];
+                    *seen = seen.union(causes);
+                    let first = (pfn * MARKERS) as usize;
                     for at in first..first + MARKERS as usize {
                         sent[at] = contents[at].load(Ordering::Relaxed); // ORDER: as the store
                     }

@@ -93,6 +93,10 @@ impl AtomicU64 {
 
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         settle_before(&self.0, order);
+        if order == Ordering::SeqCst {
+            // Loom lets such a load be old. One that could not be is an update that changes nothing.
+            return self.0.fetch_or(0, Ordering::AcqRel);
+        }
         self.0.load(order)
     }
 
@@ -105,6 +109,11 @@ impl AtomicU64 {
     pub(crate) fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
         settle_before(&self.0, order);
         self.0.fetch_and(bits, order)
+    }
+
+    pub(crate) fn swap(&self, value: u64, order: Ordering) -> u64 {
+        settle_before(&self.0, order);
+        self.0.swap(value, order)
     }
 
     fn update(&self, step: Step, order: Ordering) {
@@ -124,4 +133,12 @@ pub(crate) fn set_bits(word: &AtomicU64, bits: u64, order: Ordering) {
 
 pub(crate) fn clear_bits(word: &AtomicU64, bits: u64, order: Ordering) {
     word.update(Step::Clear(bits), order);
+}
+
+pub(crate) fn add_bits(word: &mut AtomicU64, bits: u64) {
+    word.update(Step::Set(bits), Ordering::Relaxed); // ORDER: nobody else sees the word
+}
+
+pub(crate) fn keep_bits(word: &mut AtomicU64, bits: u64) {
+    word.update(Step::Clear(!bits), Ordering::Relaxed); // ORDER: nobody else sees the word
 }

@@ -63,11 +63,13 @@ impl Tracker {
         self.log.reset(span);
         let mut read = 0;
         if !self.log_broken {
-            match ports.log_dirty.clean(&mut self.log) {
+            match ports.log_dirty.clean(self.log.fill()) {
                 Ok(pfns) => read = pfns.min(span),
                 Err(error) => (self.log_error, self.log_broken) = (Some(error), true),
             }
         }
+        // Before anything else may fail: what was read is in no other log.
+        self.report.log_dirty_pfns = self.log.owe(&mut self.resend, &self.shards);
         let lost = self.log_broken;
         if lost {
             // Broken until it is on again, in whatever round that works; off may have worked before.
@@ -76,8 +78,6 @@ impl Tracker {
             on.map_err(|on| Error::port("log-dirty")(off.err().unwrap_or(on)))?;
             self.log_broken = false;
         }
-        self.report.log_dirty_pfns = self.log.count();
-        self.resend.mark_words(0, self.log.words(), Cause::LogDirty);
         // Upper frames lead to everything else and are few: the m2p is asked for each. A blind part's
         // writes were not marked anywhere so far.
         for part in self.layout.holders.to_ask() {

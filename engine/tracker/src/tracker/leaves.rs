@@ -68,7 +68,7 @@ impl Tracker {
             resend: &self.resend,
             p2m: ports.p2m,
             m2p: ports.m2p,
-            log: &self.log,
+            log: self.log.bits(),
             offers: &self.offers,
             check_m2p: self.report.stage.is_suspended() || self.config.verify == Verify::Full,
         };

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use pending::Pending;
 
-use crate::bitmap::PfnBitmap;
 use crate::cause::CauseSet;
 use crate::config::Config;
 use crate::diff::Kernel;
@@ -24,10 +23,11 @@ use crate::evidence::Evidence;
 use crate::frame::{Entry, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::leaf::Leaf;
+use crate::log::Log;
 use crate::offers::Offers;
 use crate::port::{P2mSource, Phase, PortError, Ports, Roots};
 use crate::report::{RoundReport, Stage};
-use crate::resend::{Owed, ResendBitmap};
+use crate::resend::ResendBitmap;
 use crate::resolve::named_frame;
 use crate::sent::Sent;
 use crate::shadow::{Forms, Shadow, ShadowBytes};
@@ -56,7 +56,7 @@ pub struct Tracker {
     evidence: Evidence,
     roots: Option<Roots>,
     domain_frames: u64,
-    log: PfnBitmap,
+    log: Log,
     /// Why log-dirty was lost the last time.
     log_error: Option<PortError>,
     /// Log-dirty failed and is not yet on again.
@@ -88,7 +88,7 @@ impl Tracker {
             evidence: Evidence { forced: true, ..Evidence::default() },
             roots: None,
             domain_frames: 0,
-            log: PfnBitmap::default(),
+            log: Log::default(),
             log_error: None,
             log_broken: false,
             offers: Offers::default(),
@@ -161,14 +161,15 @@ impl Tracker {
         let mut from = 0;
         loop {
             let mut taken = self.resend.take(OBSERVED_PFNS_MAX, from);
-            let owed = taken.pages().to_vec();
-            (0..owed.len()).for_each(|index| taken.pay(index));
+            let owed: Vec<_> =
+                taken.pfns().iter().copied().zip(taken.causes().iter().copied()).collect();
+            taken.pay_all();
             from = taken.next();
             drop(taken);
             if owed.is_empty() {
                 break;
             }
-            for Owed { pfn, causes } in owed {
+            for (pfn, causes) in owed {
                 each(pfn, causes);
                 self.report.pages.accepted += 1;
                 // A frame of the p2m may be found under another pfn, as when its page is sent.

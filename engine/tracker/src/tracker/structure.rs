@@ -140,7 +140,7 @@ impl Tracker {
             let mut from = 0;
             loop {
                 let taken = self.resend.take(QUERY_FRAMES_MAX, from);
-                let owed: Vec<_> = taken.pages().iter().map(|owed| owed.pfn).collect();
+                let owed = taken.pfns().to_vec();
                 from = taken.next();
                 drop(taken); // only looked at: it stays owed
                 if owed.is_empty() {

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A quick no to the question whether a frame is one of the p2m's own, which is asked for every page that is sent.
+//! Not here: the yes (`holders`).
+//! Units: one bit per frame in a line of 512 frames; lines share memory by a hash of their number.
+//! Threads: one owner.
+//! Source: the frames of a p2m lie close together, so that few lines are asked about; memory goes by how many they are.
+
+use crate::frame::Mfn;
+
+/// Words of a line.
+const LINE_WORDS: usize = 8;
+/// Parts for each line: a bit in 64 is set at most.
+const LINE_PARTS: usize = 8;
+
+/// Frames that may be parts of the p2m.
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    words: Vec<u64>,
+}
+
+impl Filter {
+    /// Says *maybe* for these frames, and for few others.
+    pub(super) fn new(frames: impl ExactSizeIterator<Item = Mfn>) -> Self {
+        let lines = (frames.len() / LINE_PARTS + 1).next_power_of_two();
+        let mut filter = Self { words: vec![0; lines * LINE_WORDS] };
+        for mfn in frames {
+            let (word, bit) = filter.place(mfn);
+            filter.words[word] |= bit;
+        }
+        filter
+    }
+
+    /// Whether a frame may be one of them.
+    pub(super) fn may_have(&self, mfn: Mfn) -> bool {
+        let (word, bit) = self.place(mfn);
+        self.words.get(word).is_some_and(|word| word & bit != 0)
+    }
+
+    fn place(&self, mfn: Mfn) -> (usize, u64) {
+        let lines = (self.words.len() / LINE_WORDS).max(1);
+        // Multiplied by an odd number near 2^64 / 1.618 (Fibonacci hashing), of which the upper bits are good.
+        let hash = (mfn.0 / 512).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let line = hash as usize & (lines - 1);
+        (line * LINE_WORDS + (mfn.0 % 512 / 64) as usize, 1 << (mfn.0 % 64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_never_denied_and_few_others_are_not() {
+        for stride in [1, 7, 512, 4096 + 3] {
+            let frames: Vec<_> = (0..10_000).map(|index| Mfn(index * stride)).collect();
+            let filter = Filter::new(frames.iter().copied());
+            assert!(frames.iter().all(|&mfn| filter.may_have(mfn)));
+            let others = (1 << 40)..(1 << 40) + 100_000;
+            let wrong = others.filter(|&mfn| filter.may_have(Mfn(mfn))).count();
+            assert!(wrong < 8_000, "{wrong} of 100,000 others, stride {stride}");
+        }
+        assert!(!Filter::default().may_have(Mfn(u64::MAX)));
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The log of one round: what log-dirty said, and which parts of it say anything.
+//! Not here: asking for it (`tracker::intake`).
+//! Units: bits of `bitmap`; lines and groups of lines are those of `resend`; a group is a chunk, 256 KiB, for one thread.
+//! Threads: chunks are taken by all of the engine's; otherwise one owner.
+//! Source: law 8: the log is read once a round, whole; whatever comes after goes by what is dirty.
+
+use crate::bitmap::{PfnBitmap, bits_of};
+use crate::cause::Cause;
+use crate::resend::{GROUP_WORDS, GroupMut, LINE_WORDS, ResendBitmap};
+use crate::shard::{Join, Shards};
+
+/// Words of a chunk.
+const CHUNK_WORDS: usize = 64 * GROUP_WORDS * LINE_WORDS;
+
+/// The log.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    bits: PfnBitmap,
+    /// One bit for each line that has bits.
+    lines: Vec<u64>,
+    /// One bit for each chunk that may have bits.
+    chunks: Vec<u64>,
+}
+
+/// One chunk of the log, with what it is taken into.
+struct Chunk<'a> {
+    words: &'a [u64],
+    lines: &'a mut [u64],
+    /// What is owed for it; past the end of what is tracked there is nothing.
+    group: Option<GroupMut<'a>>,
+    dirty: bool,
+}
+
+/// Pfns that were counted.
+#[derive(Default)]
+struct Pfns(u64);
+
+impl Join for Pfns {
+    fn join(self, next: Self) -> Self {
+        Self(self.0 + next.0)
+    }
+}
+
+impl Log {
+    /// The bits.
+    pub(crate) const fn bits(&self) -> &PfnBitmap {
+        &self.bits
+    }
+
+    /// Makes the log empty and its length `pfns`. Costs what was dirty, unless the length changes.
+    pub(crate) fn reset(&mut self, pfns: u64) {
+        if pfns == self.bits.pfns() {
+            let words = self.bits.words_mut();
+            for chunk in dirty(&self.chunks) {
+                for index in chunk * GROUP_WORDS..(chunk + 1) * GROUP_WORDS {
+                    for bit in bits_of(std::mem::take(&mut self.lines[index])) {
+                        let line = (64 * index + bit as usize) * LINE_WORDS;
+                        let end = words.len().min(line + LINE_WORDS);
+                        words[line.min(end)..end].fill(0);
+                    }
+                }
+            }
+            self.chunks.fill(0);
+            return;
+        }
+        let chunks = (pfns.div_ceil(64) as usize).div_ceil(CHUNK_WORDS);
+        *self = Self {
+            bits: PfnBitmap::new(pfns),
+            lines: vec![0; chunks * GROUP_WORDS],
+            chunks: vec![0; chunks.div_ceil(64)],
+        };
+    }
+
+    /// What log-dirty is read into. All of it has to be taken by [`Log::owe`] afterwards.
+    pub(crate) const fn fill(&mut self) -> &mut PfnBitmap {
+        &mut self.bits
+    }
+
+    /// Owes every pfn of the log. Returns how many it has.
+    pub(crate) fn owe(&mut self, resend: &mut ResendBitmap, shards: &Shards) -> u64 {
+        let mut groups = resend.groups_mut(Cause::LogDirty).into_iter();
+        let words = self.bits.words().chunks(CHUNK_WORDS);
+        let chunk = |(words, lines)| Chunk { words, lines, group: groups.next(), dirty: false };
+        let mut chunks: Vec<_> = words.zip(self.lines.chunks_mut(GROUP_WORDS)).map(chunk).collect();
+        let Pfns(pfns) = shards.fold_mut(&mut chunks, Chunk::owe);
+        for (index, chunk) in chunks.iter().enumerate() {
+            self.chunks[index / 64] |= u64::from(chunk.dirty) << (index % 64);
+        }
+        pfns
+    }
+
+    /// The words of the log that have bits, of lines that are also in `lines`, in ascending order.
+    pub(crate) fn dirty_words(&self, lines: &[u64]) -> impl Iterator<Item = (usize, u64)> {
+        let summary =
+            dirty(&self.chunks).flat_map(|chunk| chunk * GROUP_WORDS..(chunk + 1) * GROUP_WORDS);
+        let both = summary.flat_map(move |index| {
+            let bits = self.lines[index] & lines.get(index).copied().unwrap_or(0);
+            bits_of(bits).map(move |bit| 64 * index + bit as usize)
+        });
+        let words = both.flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS);
+        words.filter_map(|index| Some((index, *self.bits.words().get(index)?)))
+    }
+}
+
+/// The numbers of the bits that are set.
+fn dirty(words: &[u64]) -> impl Iterator<Item = usize> {
+    let words = words.iter().enumerate();
+    words.flat_map(|(index, &word)| bits_of(word).map(move |bit| 64 * index + bit as usize))
+}
+
+impl Chunk<'_> {
+    fn owe(&mut self) -> Pfns {
+        let mut pfns = 0;
+        let (lines, rest) = self.words.as_chunks::<LINE_WORDS>();
+        let mut last = [0; LINE_WORDS];
+        last[..rest.len()].copy_from_slice(rest);
+        for (line, words) in lines.iter().chain((!rest.is_empty()).then_some(&last)).enumerate() {
+            if words.iter().fold(0, |any, word| any | word) == 0 {
+                continue;
+            }
+            self.dirty = true;
+            self.lines[line / 64] |= 1 << (line % 64);
+            pfns += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+            if let Some(group) = &mut self.group {
+                group.absorb(line, words);
+            }
+        }
+        Pfns(pfns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Pfn;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// Three chunks and a bit.
+    const PFNS: u64 = 3 * (CHUNK_WORDS as u64) * 64 + 32_768 + 70;
+
+    proptest! {
+        #[test]
+        fn a_log_is_owed_whole_and_forgotten_whole(
+            rounds in prop::collection::vec(prop::collection::btree_set(0..PFNS, 0..60), 1..4),
+            tracked in prop_oneof![Just(PFNS), 0..PFNS],
+            threads in 1_usize..3,
+        ) {
+            let shards = Shards::new(threads).expect("threads");
+            let mut log = Log::default();
+            let every = vec![u64::MAX; PFNS as usize / 512 / 64 + 8];
+            for dirty in rounds {
+                let mut resend = ResendBitmap::new(tracked);
+                log.reset(PFNS);
+                prop_assert_eq!(log.bits().count(), 0);
+                for &pfn in &dirty {
+                    log.fill().set(Pfn(pfn));
+                }
+                prop_assert_eq!(log.owe(&mut resend, &shards), dirty.len() as u64);
+                let words = log.dirty_words(&every);
+                let told: BTreeSet<_> =
+                    words.flat_map(|(index, word)| bits_of(word).map(move |bit| 64 * index as u64 + bit)).collect();
+                prop_assert_eq!(&told, &dirty);
+                let taken = resend.take(usize::MAX, 0);
+                let owed: BTreeSet<_> = taken.pfns().iter().map(|pfn| pfn.0).collect();
+                let expected: BTreeSet<_> = dirty.into_iter().filter(|&pfn| pfn < tracked).collect();
+                prop_assert_eq!(owed, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn only_lines_that_were_asked_for_are_told() {
+        let shards = Shards::new(1).expect("the caller's thread");
+        let mut log = Log::default();
+        log.reset(1 << 16);
+        for pfn in [5, 512, 1 << 15] {
+            log.fill().set(Pfn(pfn));
+        }
+        log.owe(&mut ResendBitmap::new(0), &shards);
+        let told = |lines: &[u64]| -> Vec<_> {
+            log.dirty_words(lines).filter(|&(_, word)| word != 0).collect()
+        };
+        assert_eq!(told(&[0b01, 1]), [(0, 1 << 5), (512, 1)]);
+        assert_eq!(told(&[0b10]), [(8, 1)]);
+        assert_eq!(told(&[]), []);
+    }
+}

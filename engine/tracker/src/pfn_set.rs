@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sets of few pfns among very many: a bitmap that knows which of its lines have any.
+//! Not here: sets that are mostly full (`bitmap`), or marked by many threads (`resend`).
+//! Units: length in pfns; a line is 512 pfns.
+//! Threads: one writer; plain reads may be shared.
+//! Source: law 8: what is done once a round must not cost a look at every word.
+
+use crate::bitmap::{PfnBitmap, bits_of};
+use crate::frame::Pfn;
+
+/// Pfns of a line.
+const LINE_PFNS: u64 = 512;
+/// Words of a line.
+const LINE_WORDS: usize = 8;
+
+/// A set of pfns below a length.
+#[derive(Debug, Default)]
+pub(crate) struct PfnSet {
+    bits: PfnBitmap,
+    /// One bit for each line that has, or had, members.
+    lines: Vec<u64>,
+    len: u64,
+}
+
+impl PfnSet {
+    /// Length in pfns.
+    pub(crate) const fn pfns(&self) -> u64 {
+        self.bits.pfns()
+    }
+
+    /// Makes the length at least `pfns`.
+    pub(crate) fn cover(&mut self, pfns: u64) {
+        if pfns > self.bits.pfns() {
+            self.bits.resize(pfns);
+            self.lines.resize(pfns.div_ceil(64 * LINE_PFNS) as usize, 0);
+        }
+    }
+
+    /// Members.
+    pub(crate) const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether `pfn` is in the set.
+    pub(crate) fn get(&self, pfn: Pfn) -> bool {
+        self.bits.get(pfn)
+    }
+
+    /// Adds `pfn`; past the length it does nothing.
+    pub(crate) fn set(&mut self, pfn: Pfn) {
+        if self.bits.set(pfn) {
+            self.len += 1;
+            self.lines[(pfn.0 / LINE_PFNS / 64) as usize] |= 1 << (pfn.0 / LINE_PFNS % 64);
+        }
+    }
+
+    /// Removes `pfn`.
+    pub(crate) fn clear(&mut self, pfn: Pfn) {
+        self.len -= u64::from(self.bits.clear(pfn));
+    }
+
+    /// Adds or removes `pfn`.
+    pub(crate) fn put(&mut self, pfn: Pfn, member: bool) {
+        if member {
+            self.set(pfn);
+        } else {
+            self.clear(pfn);
+        }
+    }
+
+    /// One bit for each line that may have members.
+    pub(crate) fn lines(&self) -> &[u64] {
+        &self.lines
+    }
+
+    /// Word `index` of the bitmap, or nothing past its end.
+    pub(crate) fn word(&self, index: usize) -> u64 {
+        self.bits.words().get(index).copied().unwrap_or(0)
+    }
+
+    /// The members in ascending order. Costs the lines that ever had any.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Pfn> + '_ {
+        let words = self.lines.iter().enumerate();
+        let lines =
+            words.flat_map(|(i, &word)| bits_of(word).map(move |bit| 64 * i + bit as usize));
+        let words = lines.flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS);
+        words.flat_map(|i| bits_of(self.word(i)).map(move |bit| Pfn(64 * i as u64 + bit)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set(
+            ops in prop::collection::vec((0_u64..70_000, any::<bool>()), 0..200),
+            lengths in (0_u64..70_000, 0_u64..70_000),
+        ) {
+            let (mut set, mut model) = (PfnSet::default(), BTreeSet::new());
+            set.cover(lengths.0);
+            for (turn, (pfn, member)) in ops.into_iter().enumerate() {
+                if turn == 100 {
+                    set.cover(lengths.1);
+                }
+                set.put(Pfn(pfn), member);
+                if !member {
+                    model.remove(&pfn);
+                } else if pfn < set.pfns() {
+                    model.insert(pfn);
+                }
+                prop_assert_eq!(set.get(Pfn(pfn)), model.contains(&pfn));
+                prop_assert_eq!(set.len(), model.len() as u64);
+            }
+            prop_assert!(set.iter().map(|pfn| pfn.0).eq(model));
+        }
+    }
+}

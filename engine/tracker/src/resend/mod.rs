@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The resend bitmap: every pfn that is owed to the destination, and why. Many mark, one takes, nothing is lost.
+//! Not here: what happens to a page that was taken; until it is paid it is a debt (law 3).
+//! Units: a plane per cause, bit `pfn % 64` of word `pfn / 64`; a pfn is owed if any plane has its bit.
+//! Threads: markers on any number of threads, at most one taker beside them; resizing and absorbing stop all.
+//! Source: law 3, `docs/design`; bit order of `bitmap`, so that a 64-bit leaf's mask is one line of 64 bytes.
+//!
+//! # Protocol
+//! Each plane stands for itself. A marker ORs (1) the words, then sees to it that (2) the bit of their line and
+//! (3) the bit of its group of lines are up: it looks, and ORs what is missing. The taker goes down: it clears
+//! (4) the group's bit and looks at the lines, clears (5) the line's bit and looks at the words, clears (6) the
+//! bits that it takes from them, and raises again the summaries of what is left. Only the taker clears.
+//!
+//! - *No bit is lost.* All of it is sequentially consistent. If a marker found the group up, or put it up, before
+//!   (4), it wrote (2) before, and the taker, who looks after (4), sees it. If after (4), the group is up when
+//!   the visit ends, and the next take comes by; at worst it finds nothing. The same holds one level down:
+//!   between (1) and the line's bit, (5) and the look at the words.
+//! - *What a marker knew, the taker knows.* (1) comes before (6) for each bit that (6) takes, so the page is
+//!   read after everything that the marker saw, also when the bit was up already.
+//! - *No cause is lost*, because a cause is the plane that the bit is in: each is told with the take of its bit.
+
+mod plane;
+mod take;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Mutex, TryLockError};
+
+pub(crate) use plane::{GROUP_WORDS, GroupMut, LINE_WORDS};
+use plane::{LINE_PFNS, Plane};
+pub use take::Taken;
+
+use crate::bitmap::bits_of;
+use crate::cause::{Cause, CauseSet};
+use crate::frame::{LeafIndex, Pfn, Width};
+use crate::leaf::LeafMask;
+
+/// Planes.
+const PLANES: usize = Cause::ALL.len();
+
+/// The set of owed pfns below a length, with the causes of each.
+pub struct ResendBitmap {
+    pfns: u64,
+    planes: [Plane; PLANES],
+    /// The memory of the last take that ended.
+    spare: Mutex<Pages>,
+}
+
+/// Pfns that left the bitmap, in ascending order, and what became of each.
+#[derive(Debug, Default)]
+struct Pages {
+    /// How many. The memory past them has any content.
+    len: usize,
+    pfns: Vec<Pfn>,
+    causes: Vec<CauseSet>,
+    /// Bit `i % 64` of word `i / 64`: page `i` is still a debt.
+    unpaid: Vec<u64>,
+}
+
+/// The bits of word `index` whose pfns are in `pfns`.
+fn bits_within(pfns: &Range<u64>, index: usize) -> u64 {
+    let first = 64 * index as u64;
+    let below = |end: u64| match end.saturating_sub(first) {
+        bits @ 0..64 => (1 << bits) - 1,
+        _ => u64::MAX,
+    };
+    below(pfns.end) & !below(pfns.start)
+}
+
+impl ResendBitmap {
+    /// Nothing is owed of `pfns` pfns. Memory that no mark touches is reserved, not used.
+    ///
+    /// # Panics
+    /// If there is no address space for `Cause::ALL.len()` bits per pfn.
+    #[must_use]
+    pub fn new(pfns: u64) -> Self {
+        let lines = pfns.div_ceil(LINE_PFNS) as usize;
+        Self { pfns, planes: std::array::from_fn(|_| Plane::new(lines)), spare: Mutex::default() }
+    }
+
+    /// Length in pfns.
+    #[must_use]
+    pub const fn pfns(&self) -> u64 {
+        self.pfns
+    }
+
+    /// Changes the length. Pfns below both lengths stay owed with their causes; those that fall away
+    /// are no longer owed. Costs what is owed, beside the summary.
+    pub fn resize(&mut self, pfns: u64) {
+        if pfns < self.pfns {
+            self.planes.iter_mut().for_each(|plane| plane.cut(pfns));
+        }
+        if pfns.div_ceil(LINE_PFNS) as usize * LINE_WORDS <= self.words() {
+            self.pfns = pfns;
+            return;
+        }
+        let old = std::mem::replace(self, Self::new(pfns));
+        for (plane, old) in self.planes.iter().zip(&old.planes) {
+            for line in old.raised() {
+                let words = line * LINE_WORDS..(line + 1) * LINE_WORDS;
+                plane.mark(words.start, words.map(|index| old.word(index)));
+            }
+        }
+    }
+
+    /// Words of a plane.
+    fn words(&self) -> usize {
+        self.planes[0].words().len()
+    }
+
+    /// Owes a pfn. Returns whether it is below the length; past it there is nothing to owe.
+    pub fn mark(&self, pfn: Pfn, cause: Cause) -> bool {
+        let known = pfn.0 < self.pfns;
+        if known {
+            self.planes[cause as usize].mark((pfn.0 / 64) as usize, [1 << (pfn.0 % 64)]);
+        }
+        known
+    }
+
+    /// Owes slots of a leaf: 8 or 16 words, without a list of pfns. Slots past the length are dropped.
+    pub fn mark_leaf(&self, width: Width, leaf: LeafIndex, mask: &LeafMask, cause: Cause) {
+        if leaf.0 < width.leaves(self.pfns) {
+            let first = (width.first_pfn(leaf).0 / 64) as usize;
+            self.mark_words(first, mask.used(width), cause);
+        }
+    }
+
+    /// Owes all bits of a piece of a dirty bitmap that begins at pfn `64 * first_word`. Bits past the
+    /// length are dropped.
+    pub fn mark_words(&self, first_word: usize, words: &[u64], cause: Cause) {
+        let plane = &self.planes[cause as usize];
+        if first_word.saturating_add(words.len()) as u64 <= self.pfns / 64 {
+            return plane.mark(first_word, words.iter().copied());
+        }
+        let bits = (first_word..)
+            .zip(words)
+            .map(|(index, bits)| bits & bits_within(&(0..self.pfns), index));
+        plane.mark(first_word, bits);
+    }
+
+    /// Owes a range, as far as it is below the length.
+    pub fn mark_range(&self, pfns: Range<u64>, cause: Cause) {
+        let pfns = pfns.start..pfns.end.min(self.pfns);
+        if !pfns.is_empty() {
+            let words = (pfns.start / 64) as usize..pfns.end.div_ceil(64) as usize;
+            let bits = words.clone().map(|index| bits_within(&pfns, index));
+            self.planes[cause as usize].mark(words.start, bits);
+        }
+    }
+
+    /// The plane of a cause in groups of [`GROUP_WORDS`] times 64 lines, to be written by several threads without a lock. Nobody
+    /// marks or takes meanwhile.
+    pub(crate) fn groups_mut(&mut self, cause: Cause) -> Vec<GroupMut<'_>> {
+        self.planes[cause as usize].groups_mut(self.pfns)
+    }
+
+    /// The planes in which a line may have bits, one bit each.
+    fn planes_of(&self, line: usize) -> impl Iterator<Item = &Plane> {
+        self.planes.iter().filter(move |plane| plane.may_have(line))
+    }
+
+    /// The bits of a word in any plane.
+    fn word(&self, index: usize) -> u64 {
+        self.planes_of(index / LINE_WORDS).fold(0, |bits, plane| bits | plane.word(index))
+    }
+
+    /// Whether a pfn is owed now.
+    #[must_use]
+    pub fn is_owed(&self, pfn: Pfn) -> bool {
+        pfn.0 < self.pfns && self.word((pfn.0 / 64) as usize) >> (pfn.0 % 64) & 1 == 1
+    }
+
+    /// The slots of a leaf that are owed now.
+    #[must_use]
+    pub fn owed_mask(&self, width: Width, leaf: LeafIndex) -> LeafMask {
+        let mut mask = LeafMask::NONE;
+        if leaf.0 < width.leaves(self.pfns) {
+            let first = (width.first_pfn(leaf).0 / 64) as usize;
+            let words = first..(first + width.entries() / 64).min(self.words());
+            for line in words.clone().step_by(LINE_WORDS) {
+                for plane in self.planes_of(line / LINE_WORDS) {
+                    for index in line..(line + LINE_WORDS).min(words.end) {
+                        mask.words[index - first] |= plane.word(index);
+                    }
+                }
+            }
+        }
+        mask
+    }
+
+    /// Why a pfn is owed now; empty if it is not.
+    #[must_use]
+    pub fn why(&self, pfn: Pfn) -> CauseSet {
+        if pfn.0 >= self.pfns {
+            return CauseSet::default();
+        }
+        let (index, bit) = ((pfn.0 / 64) as usize, pfn.0 % 64);
+        let owes = |cause: &Cause| {
+            let plane = &self.planes[*cause as usize];
+            plane.may_have(index / LINE_WORDS) && plane.word(index) >> bit & 1 == 1
+        };
+        Cause::ALL.into_iter().filter(owes).collect()
+    }
+
+    /// The lines that may have bits in any plane, in ascending order.
+    fn raised(&self) -> impl Iterator<Item = usize> + '_ {
+        let all = |get: fn(&Plane, usize) -> u64, index| {
+            self.planes.iter().fold(0, |bits, plane| bits | get(plane, index))
+        };
+        let below = |index: usize, bits| bits_of(bits).map(move |bit| 64 * index + bit as usize);
+        let groups = 0..self.planes[0].groups().len();
+        let groups = groups.flat_map(move |index| below(index, all(Plane::groups_under, index)));
+        let words = groups.flat_map(|group| group * GROUP_WORDS..(group + 1) * GROUP_WORDS);
+        words.flat_map(move |index| below(index, all(Plane::lines_under, index)))
+    }
+
+    /// Pfns owed now. Exact while nobody marks or takes; costs what is owed.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        let words = self.raised().flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS);
+        words.map(|index| u64::from(self.word(index).count_ones())).sum()
+    }
+
+    /// Whether nothing is owed now. Exact while nobody marks or takes; costs the summary.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let mut words = self.raised().flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS);
+        words.all(|index| self.word(index) == 0)
+    }
+
+    /// Takes up to `limit` owed pfns from pfn `from` on, in ascending order. A sweep goes on at
+    /// [`Taken::next`] until that is [`ResendBitmap::pfns`], and then begins again with 0.
+    ///
+    /// Costs the upper summary from `from` on, and what is taken; it uses the memory of the take before. Only one
+    /// thread takes at a time.
+    pub fn take(&self, limit: usize, from: u64) -> Taken<'_> {
+        Taken::new(self, self.spare_pages(), limit, from)
+    }
+
+    fn spare_pages(&self) -> Pages {
+        match self.spare.try_lock() {
+            Ok(mut spare) => std::mem::take(&mut *spare),
+            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => Pages::default(),
+        }
+    }
+
+    fn keep_pages(&self, mut pages: Pages) {
+        if let Ok(mut spare) = self.spare.try_lock() {
+            pages.len = 0;
+            pages.unpaid.clear();
+            *spare = pages;
+        }
+    }
+}
+
+impl fmt::Debug for ResendBitmap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResendBitmap").field("pfns", &self.pfns).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+#[cfg(all(test, loom))]
+mod loom;

@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What leaves the resend bitmap: the taker's side of the protocol, and the debt that a take is.
+//! Not here: the marker's side (`plane`).
+//! Units: lines are gathered a few at a time, so that the misses of scattered ones overlap.
+//! Threads: one taker; a [`Taken`] may be dropped by another thread.
+//! Source: the protocol is told in `resend`; law 3.
+
+use super::plane::{GROUP_LINES, GROUP_WORDS, LINE_PFNS, LINE_WORDS, Plane};
+use super::{PLANES, Pages, ResendBitmap, bits_within};
+use std::hint::black_box;
+
+use crate::bitmap::bits_of;
+use crate::cause::CauseSet;
+use crate::frame::Pfn;
+use crate::sync::{AtomicU64, Ordering, clear_bits};
+
+/// Words of the lower summary, and lines, that are looked at before anything is taken from the first.
+const AHEAD: usize = 32;
+
+/// Pfns that left the bitmap. Each is a debt: what is not paid when this is dropped is owed again.
+#[derive(Debug)]
+#[must_use = "pfns that are dropped unpaid are owed again"]
+pub struct Taken<'a> {
+    bitmap: &'a ResendBitmap,
+    pages: Pages,
+    next: u64,
+}
+
+impl<'a> Taken<'a> {
+    pub(super) fn new(bitmap: &'a ResendBitmap, pages: Pages, limit: usize, from: u64) -> Self {
+        let taker = Taker { planes: &bitmap.planes, limit, from, pages };
+        let pages = taker.run();
+        let next = match pages.pfns[..pages.len].last() {
+            Some(last) if pages.len == limit => last.0 + 1,
+            None if limit == 0 => from,
+            _ => from.max(bitmap.pfns),
+        };
+        Self { bitmap, pages, next }
+    }
+
+    /// What was taken, in ascending order.
+    #[must_use]
+    pub fn pfns(&self) -> &[Pfn] {
+        &self.pages.pfns[..self.pages.len]
+    }
+
+    /// Why, for each of [`Taken::pfns`]; no set is empty.
+    #[must_use]
+    pub fn causes(&self) -> &[CauseSet] {
+        &self.pages.causes[..self.pages.len]
+    }
+
+    /// Where a sweep goes on: past the last pfn that was looked at.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Settles `pfns()[index]`: it is no longer a debt. Paying twice is paying.
+    ///
+    /// # Panics
+    /// If `index` is not below the number of pfns.
+    pub fn pay(&mut self, index: usize) {
+        assert!(index < self.pages.len, "page {index} was not taken");
+        self.pages.unpaid[index / 64] &= !(1 << (index % 64));
+    }
+
+    /// Settles all of them.
+    pub fn pay_all(&mut self) {
+        self.pages.unpaid.fill(0);
+    }
+
+    /// Owes again what was not paid.
+    fn restore(&self) {
+        let (mut word, mut owed) = (0, [0; PLANES]);
+        let unpaid = self.pages.unpaid.iter().enumerate();
+        for index in
+            unpaid.flat_map(|(i, &bits)| bits_of(bits).map(move |bit| 64 * i + bit as usize))
+        {
+            let pfn = self.pages.pfns[index].0;
+            if (pfn / 64) as usize != word {
+                self.owe(word, &owed);
+                (word, owed) = ((pfn / 64) as usize, [0; PLANES]);
+            }
+            for cause in self.pages.causes[index].iter() {
+                owed[cause as usize] |= 1 << (pfn % 64);
+            }
+        }
+        self.owe(word, &owed);
+    }
+
+    fn owe(&self, word: usize, owed: &[u64; PLANES]) {
+        for (plane, &bits) in self.bitmap.planes.iter().zip(owed) {
+            if bits != 0 {
+                plane.mark(word, [bits]);
+            }
+        }
+    }
+}
+
+/// Moves a debt to another thread of a model.
+#[cfg(all(test, loom))]
+impl<'a> Taken<'a> {
+    pub(super) fn forget(mut self) -> Pages {
+        std::mem::take(&mut self.pages)
+    }
+
+    pub(super) fn of(bitmap: &'a ResendBitmap, pages: Pages) -> Self {
+        Self { bitmap, pages, next: 0 }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.restore();
+        self.bitmap.keep_pages(std::mem::take(&mut self.pages));
+    }
+}
+
+/// One take.
+struct Taker<'a> {
+    planes: &'a [Plane; PLANES],
+    limit: usize,
+    from: u64,
+    pages: Pages,
+}
+
+/// Where a take stands in the groups under one word of the upper summary.
+struct Cursor {
+    /// The word.
+    top: usize,
+    /// The planes that have anything there, and their groups that were up.
+    planes: u16,
+    up: [u64; PLANES],
+    /// The groups that are not done.
+    groups: u64,
+    /// The next word of the first of them.
+    word: usize,
+}
+
+/// Words of the lower summary that were up when they were looked at, before anything was taken from under them.
+struct Ahead {
+    words: [(usize, u64); AHEAD],
+    len: usize,
+}
+
+/// The numbers of the planes of a set.
+fn planes_in(planes: u16) -> impl Iterator<Item = usize> {
+    bits_of(u64::from(planes)).map(|plane| plane as usize)
+}
+
+/// Those of some planes whose words have a bit.
+fn planes_with(planes: u16, words: &[u64; PLANES], bit: u64) -> u16 {
+    if planes.is_power_of_two() {
+        return planes; // one of them has it
+    }
+    planes_in(planes).fold(0, |set, plane| set | ((words[plane] >> bit & 1) as u16) << plane)
+}
+
+/// The bits from number `first` of an endless row on that word `index` of it has.
+fn from_on(first: usize, index: usize) -> u64 {
+    match first.saturating_sub(64 * index) {
+        skipped @ 0..64 => u64::MAX << skipped,
+        _ => 0,
+    }
+}
+
+impl Taker<'_> {
+    fn run(mut self) -> Pages {
+        let group = self.first_line() / GROUP_LINES;
+        for top in group / 64..self.planes[0].groups().len() {
+            if self.is_full() {
+                break;
+            }
+            self.take_groups(top, from_on(group, top));
+        }
+        let pages = self.pages.len;
+        self.pages.unpaid.resize(pages.div_ceil(64), u64::MAX);
+        if let (Some(last), used @ 1..) = (self.pages.unpaid.last_mut(), pages % 64) {
+            *last = (1 << used) - 1;
+        }
+        self.pages
+    }
+
+    const fn first_line(&self) -> usize {
+        (self.from / LINE_PFNS) as usize
+    }
+
+    const fn is_full(&self) -> bool {
+        self.pages.len >= self.limit
+    }
+
+    /// Takes from the groups under one word of the upper summary, as far as they are in `open`.
+    fn take_groups(&mut self, top: usize, open: u64) {
+        let up = self.planes.each_ref().map(|plane| plane.groups_under(top) & open);
+        let groups = up.iter().fold(0, |any, up| any | up);
+        if groups == 0 {
+            return;
+        }
+        let planes = (0..PLANES).fold(0, |set, plane| set | u16::from(up[plane] != 0) << plane);
+        for plane in planes_in(planes) {
+            // ORDER: sequentially consistent with the looks at the lines that follow, and with `raise`.
+            clear_bits(&self.planes[plane].groups()[top], up[plane], Ordering::SeqCst);
+        }
+        let mut left = [0; PLANES];
+        let mut cursor = Cursor { top, planes, up, groups, word: 0 };
+        while cursor.groups != 0 && !self.is_full() {
+            let ahead = self.look_ahead(&mut cursor);
+            for &(index, _) in &ahead.words[..ahead.len] {
+                let group = index / GROUP_WORDS % 64;
+                let planes = planes_with(planes, &up, group as u64);
+                for plane in planes_in(self.take_lines(index, planes)) {
+                    left[plane] |= 1 << group;
+                }
+            }
+        }
+        for plane in planes_in(planes) {
+            // Also what was not come to is still up.
+            self.planes[plane].raise_groups(top, left[plane] | up[plane] & cursor.groups);
+        }
+    }
+
+    /// Finds the next words of the lower summary that are up.
+    fn look_ahead(&self, cursor: &mut Cursor) -> Ahead {
+        let (mut ahead, mut lines) = (Ahead { words: [(0, 0); AHEAD], len: 0 }, 0);
+        while cursor.groups != 0 {
+            let bit = cursor.groups.trailing_zeros();
+            let first = (64 * cursor.top + bit as usize) * GROUP_WORDS;
+            let planes = planes_with(cursor.planes, &cursor.up, u64::from(bit));
+            while cursor.word < GROUP_WORDS {
+                if ahead.len == AHEAD || lines >= AHEAD as u32 {
+                    self.fetch(&ahead, cursor.planes);
+                    return ahead;
+                }
+                let index = first + cursor.word;
+                cursor.word += 1;
+                let any = self.lines_in(planes, index);
+                if any != 0 {
+                    ahead.words[ahead.len] = (index, any);
+                    ahead.len += 1;
+                    lines += any.count_ones();
+                }
+            }
+            cursor.groups &= cursor.groups - 1;
+            cursor.word = 0;
+        }
+        self.fetch(&ahead, cursor.planes);
+        ahead
+    }
+
+    /// The lines under one word of the lower summary that are up in any of some planes.
+    fn lines_in(&self, planes: u16, index: usize) -> u64 {
+        if planes.is_power_of_two() {
+            return self.planes[planes.trailing_zeros() as usize].lines_under(index);
+        }
+        planes_in(planes).fold(0, |any, plane| any | self.planes[plane].lines_under(index))
+    }
+
+    /// Fetches the lines that were found. Nothing waits for anything here, so that the misses of scattered
+    /// pfns overlap. Nobody uses what the looks answer.
+    fn fetch(&self, ahead: &Ahead, planes: u16) {
+        if cfg!(loom) {
+            return;
+        }
+        let words = ahead.words[..ahead.len].iter();
+        let lines = words.flat_map(|&(index, lines)| bits_of(lines).map(move |bit| (index, bit)));
+        for (index, bit) in lines.take(AHEAD) {
+            for plane in planes_in(planes).map(|plane| &self.planes[plane]) {
+                if planes.is_power_of_two() || plane.lines_under(index) >> bit & 1 == 1 {
+                    black_box(plane.word((64 * index + bit as usize) * LINE_WORDS));
+                }
+            }
+        }
+    }
+
+    /// Takes from the lines under one word of the lower summary. Returns the planes in which lines are left.
+    fn take_lines(&mut self, index: usize, planes: u16) -> u16 {
+        if planes.is_power_of_two() {
+            let plane = &self.planes[planes.trailing_zeros() as usize];
+            let left = self.take_lines_of(plane, index, CauseSet::from_bits(planes));
+            return if left { planes } else { 0 };
+        }
+        let (mut left, mut present, mut any, mut up) = (0, 0, 0, [0; PLANES]);
+        for plane in planes_in(planes) {
+            let (lines, more) = self.open_lines(&self.planes[plane], index);
+            up[plane] = lines;
+            any |= lines;
+            left |= u16::from(more) << plane;
+            present |= u16::from(lines != 0) << plane;
+        }
+        let mut again = [0; PLANES];
+        while any != 0 && !self.is_full() {
+            let bit = u64::from(any.trailing_zeros());
+            any &= any - 1;
+            let line = 64 * index + bit as usize;
+            for plane in planes_in(self.take_line(line, planes_with(present, &up, bit))) {
+                again[plane] |= 1 << bit;
+            }
+        }
+        for plane in planes_in(present) {
+            self.planes[plane].raise(index, again[plane] | up[plane] & any);
+        }
+        left
+    }
+
+    /// The same for one plane. Returns whether lines are left.
+    fn take_lines_of(&mut self, plane: &Plane, index: usize, causes: CauseSet) -> bool {
+        let (mut lines, more) = self.open_lines(plane, index);
+        let mut again = 0;
+        while lines != 0 && !self.is_full() {
+            let bit = lines.trailing_zeros();
+            lines &= lines - 1;
+            let left = self.take_line_of(plane, 64 * index + bit as usize, causes);
+            again |= u64::from(left) << bit;
+        }
+        plane.raise(index, again | lines);
+        more
+    }
+
+    /// The lines that are up under one word of the lower summary and may be taken: they are cleared. And whether
+    /// there are others.
+    fn open_lines(&self, plane: &Plane, index: usize) -> (u64, bool) {
+        let open = if self.is_full() { 0 } else { from_on(self.first_line(), index) };
+        let all = plane.lines_under(index);
+        if all & open != 0 {
+            // ORDER: sequentially consistent with the looks at the words that follow, and with `raise`.
+            clear_bits(&plane.lines()[index], all & open, Ordering::SeqCst);
+        }
+        (all & open, all & !open != 0)
+    }
+
+    /// Takes what one line has. Returns the planes in which something is left.
+    fn take_line(&mut self, line: usize, planes: u16) -> u16 {
+        if planes.is_power_of_two() {
+            let plane = &self.planes[planes.trailing_zeros() as usize];
+            let left = self.take_line_of(plane, line, CauseSet::from_bits(planes));
+            return if left { planes } else { 0 };
+        }
+        let first = line * LINE_WORDS;
+        (first..first + LINE_WORDS).fold(0, |left, index| left | self.take_words(index, planes))
+    }
+
+    /// The same for one plane. Returns whether something is left.
+    fn take_line_of(&mut self, plane: &Plane, line: usize, causes: CauseSet) -> bool {
+        let first = line * LINE_WORDS;
+        let words = &plane.words()[first..first + LINE_WORDS];
+        // Which words have bits is found without a branch that nobody could foresee.
+        let any = words.iter().enumerate().fold(0, |any, (number, word)| {
+            any | u64::from(word.load(Ordering::SeqCst) != 0) << number // ORDER: as in `Plane::word`
+        });
+        let words = bits_of(any).map(|number| (first + number as usize, &words[number as usize]));
+        words.fold(0, |left, (index, word)| left | self.take_word(index, word, causes)) != 0
+    }
+
+    /// Whether all of a word may be taken, whatever it has.
+    const fn has_room_for(&self, index: usize) -> bool {
+        self.limit - self.pages.len >= 64 && self.from <= 64 * index as u64
+    }
+
+    /// The bits of a word that may be taken.
+    fn open(&self, index: usize) -> u64 {
+        if self.is_full() { 0 } else { bits_within(&(self.from..u64::MAX), index) }
+    }
+
+    /// Takes from a word that one plane has. Returns what is left.
+    fn take_word(&mut self, index: usize, word: &AtomicU64, causes: CauseSet) -> u64 {
+        if self.has_room_for(index) {
+            // ORDER: acquires what each marker of the bits released.
+            self.pages.push_word(index, word.swap(0, Ordering::Acquire), causes);
+            return 0;
+        }
+        let seen = word.load(Ordering::SeqCst); // ORDER: as in `Plane::word`
+        let bits = lowest(seen & self.open(index), self.limit - self.pages.len);
+        // ORDER: as above.
+        let before = word.fetch_and(!bits, Ordering::Acquire);
+        self.pages.push_word(index, bits, causes);
+        before & !bits
+    }
+
+    /// Takes from a word that several planes have. Returns the planes in which something is left.
+    fn take_words(&mut self, index: usize, planes: u16) -> u16 {
+        let seen = planes_in(planes).fold(0, |bits, plane| bits | self.planes[plane].word(index));
+        if seen == 0 {
+            return 0;
+        }
+        let bits = lowest(seen & self.open(index), self.limit - self.pages.len);
+        let (mut taken, mut left) = ([0; PLANES], 0);
+        for plane in planes_in(planes) {
+            // ORDER: as in `take_word`.
+            let before = self.planes[plane].words()[index].fetch_and(!bits, Ordering::Acquire);
+            taken[plane] = before & bits;
+            left |= u16::from(before & !bits != 0) << plane;
+        }
+        for bit in bits_of(bits) {
+            let causes = CauseSet::from_bits(planes_with(planes, &taken, bit));
+            self.pages.push(Pfn(64 * index as u64 + bit), causes);
+        }
+        left
+    }
+}
+
+/// The lowest `limit` bits of a word.
+fn lowest(word: u64, limit: usize) -> u64 {
+    if word.count_ones() as usize <= limit {
+        return word;
+    }
+    let rest = (0..limit).fold(word, |rest, _| rest & rest.wrapping_sub(1));
+    word & !rest
+}
+
+/// Bits of a word from which on it is listed byte by byte: that costs the same for any word, and guesses no branch.
+const MANY: u32 = 12;
+
+/// The numbers of the bits of each byte, in ascending order; what follows them means nothing.
+const BITS_OF_BYTE: [[u8; 8]; 256] = {
+    let mut table = [[0; 8]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut bit, mut slot) = (0, 0);
+        while bit < 8 {
+            table[byte][slot] = bit;
+            slot += byte >> bit & 1;
+            bit += 1;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// Lists the pfns of the bits of a word whose first pfn is `first`. Returns how many they are.
+fn list_bytes(first: u64, bits: u64, pfns: &mut [Pfn; 64]) -> usize {
+    let mut len = 0;
+    for (number, byte) in (0..).zip(bits.to_le_bytes()) {
+        let listed = pfns[len..].first_chunk_mut::<8>().expect("eight pfns a byte");
+        for (pfn, &bit) in listed.iter_mut().zip(&BITS_OF_BYTE[usize::from(byte)]) {
+            *pfn = Pfn(first + 8 * number + u64::from(bit));
+        }
+        len += byte.count_ones() as usize;
+    }
+    len
+}
+
+impl Pages {
+    /// Adds a pfn.
+    fn push(&mut self, pfn: Pfn, causes: CauseSet) {
+        self.make_room();
+        self.pfns[self.len] = pfn;
+        self.causes[self.len] = causes;
+        self.len += 1;
+    }
+
+    /// Adds the pfns of the bits of word `index`, all with the same causes.
+    #[inline]
+    fn push_word(&mut self, index: usize, bits: u64, causes: CauseSet) {
+        if bits.is_power_of_two() {
+            return self.push(Pfn(64 * index as u64 + u64::from(bits.trailing_zeros())), causes);
+        }
+        self.make_room();
+        let first = 64 * index as u64;
+        let pfns = self.pfns[self.len..].first_chunk_mut::<64>().expect("there is room for a word");
+        let all =
+            self.causes[self.len..].first_chunk_mut::<64>().expect("there is room for a word");
+        *all = [causes; 64];
+        self.len += match bits.count_ones() {
+            64 => {
+                pfns.iter_mut().zip(first..).for_each(|(pfn, number)| *pfn = Pfn(number));
+                64
+            }
+            0..MANY => {
+                pfns.iter_mut().zip(bits_of(bits)).for_each(|(pfn, bit)| *pfn = Pfn(first + bit));
+                bits.count_ones() as usize
+            }
+            _ => list_bytes(first, bits, pfns),
+        };
+    }
+
+    /// Makes room for a word.
+    fn make_room(&mut self) {
+        if self.pfns.len() - self.len < 64 {
+            self.grow();
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let room = (2 * self.len).max(4096) + 64;
+        self.pfns.resize(room, Pfn(0));
+        self.causes.resize(room, CauseSet::default());
+    }
+}
