@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The gate, first half: counts of instructions and allocations, held against a record in the repository.
+//! Not here: times and ratios (`p2mtrack bench`), or what is measured (`scenario`).
+//! Units: instructions and allocations for one unit of a scenario's work.
+//! Threads: one.
+//! Source: `docs/perf.md`, "The gate". Counts are the same on a busy machine.
+#![forbid(unsafe_code)]
+
+mod allocations;
+mod instructions;
+mod record;
+mod scenario;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use p2mtrack::diff::Kernel;
+
+use crate::record::{Count, Record};
+use crate::scenario::Scenario;
+
+/// Counts what the engine's hot paths cost, and says if they cost more than they did.
+#[derive(Debug, Parser)]
+#[command(name = "p2mtrack-perf")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Compare with the record; exit status 1 if a count grew by more than 2 % or past its ceiling
+    Gate {
+        /// The record
+        #[arg(long, default_value = "perf/record.json")]
+        record: PathBuf,
+        /// Count only scenarios whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Do this much more work than is said, in percent: what the gate is there to catch
+        #[arg(long, default_value_t = 0)]
+        plant: u32,
+    },
+    /// Write the record anew
+    Record {
+        /// The record
+        #[arg(long, default_value = "perf/record.json")]
+        record: PathBuf,
+    },
+    /// Do a scenario's work so many times: what is counted
+    #[command(hide = true)]
+    Work { scenario: String, kernel: Kernel, turns: u32, plant: u32 },
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("p2mtrack-perf: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<bool, Box<dyn Error>> {
+    match command {
+        Command::Gate { record, only, plant } => {
+            let record = Record::read(record)?;
+            let mut held = true;
+            for (name, scenario, kernel) in subjects() {
+                if name.contains(only.as_str()) {
+                    let count = count(&name, scenario, kernel, *plant)?;
+                    let verdict = record.judge(&name, &count);
+                    println!("{name:34} {count}  {verdict}");
+                    held &= verdict.holds();
+                }
+            }
+            Ok(held)
+        }
+        Command::Record { record } => {
+            let mut fresh = Record::new(instructions::compiler()?);
+            for (name, scenario, kernel) in subjects() {
+                let count = count(&name, scenario, kernel, 0)?;
+                println!("{name:34} {count}");
+                fresh.add(name, count);
+            }
+            fresh.write(record)?;
+            Ok(true)
+        }
+        Command::Work { scenario, kernel, turns, plant } => {
+            let scenario: Scenario = scenario.parse()?;
+            scenario.prepare(*kernel).work(*turns, *plant);
+            Ok(true)
+        }
+    }
+}
+
+/// Everything that is counted: each scenario with the kernels that an instruction counter can run.
+fn subjects() -> impl Iterator<Item = (String, Scenario, Kernel)> {
+    let kernels = ["scalar", "avx2"].into_iter().filter_map(|name| name.parse::<Kernel>().ok());
+    let kernels: Vec<_> = kernels.collect();
+    Scenario::ALL.into_iter().flat_map(move |scenario| {
+        let used = if scenario.has_kernel() { kernels.clone() } else { vec![Kernel::SCALAR] };
+        used.into_iter().map(move |kernel| {
+            let name = match scenario.has_kernel() {
+                true => format!("{scenario}.{kernel}"),
+                false => scenario.to_string(),
+            };
+            (name, scenario, kernel)
+        })
+    })
+}
+
+fn count(
+    name: &str,
+    scenario: Scenario,
+    kernel: Kernel,
+    plant: u32,
+) -> Result<Count, Box<dyn Error>> {
+    let instructions =
+        instructions::of(scenario, kernel, plant).map_err(|error| format!("{name}: {error}"))?;
+    Ok(Count { instructions, allocations: allocations::of(scenario, kernel) })
+}

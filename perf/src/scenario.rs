@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is counted: small loops over the engine's hot paths, each in a steady state.
+//! Not here: the counting.
+//! Units: a turn does `UNITS` units of work: leaves, entries or pfns.
+//! Threads: one.
+//! Source: the interfaces that a round uses: `Shadow`, `ResendBitmap`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use p2mtrack::cause::Cause;
+use p2mtrack::diff::Kernel;
+use p2mtrack::frame::{Entry, LeafIndex, Pfn, Width};
+use p2mtrack::guest::GuestLeaf;
+use p2mtrack::leaf::{FRAME_WORDS, Leaf, LeafMask};
+use p2mtrack::resend::ResendBitmap;
+use p2mtrack::shadow::{Forms, Shadow};
+
+/// Units of work in a turn.
+pub(crate) const UNITS: u64 = 512;
+
+/// One loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scenario {
+    /// A leaf that is one run, compared and equal.
+    UnchangedAffine,
+    /// A leaf of eight runs with four patches, compared and equal.
+    UnchangedSegments,
+    /// A leaf without runs, compared and equal.
+    UnchangedPacked,
+    /// The same, held as it was read.
+    UnchangedRaw,
+    /// An entry that differs, found and marked; half of the entries of each leaf do.
+    ChangedEntry,
+    /// An entry that is accepted: the leaf is taken apart and put together.
+    AcceptedEntry,
+    /// A leaf whose slots are all marked.
+    MarkedLeaf,
+    /// A pfn among few, taken.
+    TakenSparse,
+    /// A pfn among many, taken.
+    TakenDense,
+}
+
+impl Scenario {
+    /// All of them.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::UnchangedAffine,
+        Self::UnchangedSegments,
+        Self::UnchangedPacked,
+        Self::UnchangedRaw,
+        Self::ChangedEntry,
+        Self::AcceptedEntry,
+        Self::MarkedLeaf,
+        Self::TakenSparse,
+        Self::TakenDense,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::UnchangedAffine => "leaf.unchanged.affine",
+            Self::UnchangedSegments => "leaf.unchanged.segments",
+            Self::UnchangedPacked => "leaf.unchanged.packed",
+            Self::UnchangedRaw => "leaf.unchanged.raw",
+            Self::ChangedEntry => "entry.changed",
+            Self::AcceptedEntry => "entry.accepted",
+            Self::MarkedLeaf => "leaf.marked",
+            Self::TakenSparse => "pfn.taken.sparse",
+            Self::TakenDense => "pfn.taken.dense",
+        }
+    }
+
+    /// Whether the kernel matters.
+    pub(crate) const fn has_kernel(self) -> bool {
+        matches!(
+            self,
+            Self::UnchangedAffine
+                | Self::UnchangedSegments
+                | Self::UnchangedPacked
+                | Self::UnchangedRaw
+                | Self::ChangedEntry
+        )
+    }
+
+    /// Builds everything that the loop needs, so that it is in its steady state.
+    pub(crate) fn prepare(self, kernel: Kernel) -> Stage {
+        let mut stage = Stage::new(self, kernel);
+        stage.work(2, 0);
+        stage
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|scenario| scenario.name() == name);
+        known.ok_or_else(|| format!("no scenario is called {name:?}"))
+    }
+}
+
+/// Leaves of the guest.
+const LEAVES: u64 = 64;
+
+/// A scenario with its guest.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    scenario: Scenario,
+    kernel: Kernel,
+    live: Vec<[AtomicU64; FRAME_WORDS]>,
+    shadow: Shadow,
+    resend: ResendBitmap,
+    accepted: Vec<(Pfn, Entry)>,
+}
+
+impl Stage {
+    fn new(scenario: Scenario, kernel: Kernel) -> Self {
+        let forms = match scenario {
+            Scenario::UnchangedPacked => Forms::Packed,
+            Scenario::UnchangedRaw => Forms::Raw,
+            _ => Forms::Auto,
+        };
+        let mut shadow = Shadow::with_forms(Width::W64, forms);
+        shadow.resize(LEAVES);
+        let leaves = (0..LEAVES).map(|leaf| {
+            let words = std::array::from_fn(|slot| word(scenario, leaf, slot as u64));
+            shadow.install(LeafIndex(leaf), &Leaf { words });
+            words.map(AtomicU64::new)
+        });
+        let live: Vec<_> = leaves.collect();
+        if scenario == Scenario::ChangedEntry {
+            for word in live.iter().flat_map(|leaf| leaf.iter().step_by(2)) {
+                word.fetch_add(1 << 20, Ordering::Relaxed); // ORDER: one thread
+            }
+        }
+        let resend = ResendBitmap::new(LEAVES * 512 * 64);
+        Self { scenario, kernel, live, shadow, resend, accepted: Vec::with_capacity(512) }
+    }
+
+    /// Does so many turns of work, and `plant` percent more.
+    ///
+    /// # Panics
+    /// If what was found is not what had to be found.
+    pub(crate) fn work(&mut self, turns: u32, plant: u32) {
+        let mut surplus = 0;
+        for turn in 0..turns {
+            surplus += plant;
+            for _ in 0..=surplus / 100 {
+                self.turn(u64::from(turn));
+            }
+            surplus %= 100;
+        }
+    }
+
+    fn turn(&mut self, turn: u64) {
+        match self.scenario {
+            Scenario::UnchangedAffine
+            | Scenario::UnchangedSegments
+            | Scenario::UnchangedPacked
+            | Scenario::UnchangedRaw => {
+                let changed: u32 = (0..UNITS).map(|unit| self.compare(unit % LEAVES)).sum();
+                assert_eq!(changed, 0, "nothing changed");
+            }
+            Scenario::ChangedEntry => {
+                let changed: u32 = (0..2).map(|leaf| self.compare(leaf)).sum();
+                assert_eq!(u64::from(changed), UNITS, "half of two leaves");
+            }
+            Scenario::AcceptedEntry => {
+                self.accepted.clear();
+                let first = turn % LEAVES * 512;
+                let entry = |pfn| (Pfn(pfn), Entry(pfn * 3 % 7 + turn));
+                self.accepted.extend((first..first + UNITS).map(entry));
+                self.shadow.update(&self.accepted);
+            }
+            Scenario::MarkedLeaf => {
+                let all = LeafMask::first(512);
+                for leaf in 0..UNITS {
+                    self.resend.mark_leaf(Width::W64, LeafIndex(leaf), &all, Cause::Entry);
+                }
+            }
+            Scenario::TakenSparse => {
+                for unit in 0..UNITS {
+                    self.resend.mark(Pfn(unit * 4099 + turn % 64), Cause::LogDirty);
+                }
+                self.take();
+            }
+            Scenario::TakenDense => {
+                self.resend.mark_range(4096..4096 + UNITS, Cause::LogDirty);
+                self.take();
+            }
+        }
+    }
+
+    fn compare(&self, leaf: u64) -> u32 {
+        let live = GuestLeaf::from_atomics(&self.live[leaf as usize]);
+        let changed = self.shadow.diff_live(self.kernel, LeafIndex(leaf), live, None);
+        self.resend.mark_leaf(Width::W64, LeafIndex(leaf), &changed, Cause::Entry);
+        changed.count()
+    }
+
+    fn take(&self) {
+        let mut taken = self.resend.take(UNITS as usize, 0);
+        let pages = taken.pfns().len();
+        assert_eq!(pages as u64, UNITS, "all that was marked");
+        taken.pay_all();
+    }
+}
+
+/// The word in a slot.
+fn word(scenario: Scenario, leaf: u64, slot: u64) -> u64 {
+    let run = 0x10_0000 + leaf * 512 + slot;
+    match scenario {
+        Scenario::UnchangedSegments if slot % 128 == 77 => slot,
+        Scenario::UnchangedSegments => run ^ (slot / 64) << 12,
+        Scenario::UnchangedPacked | Scenario::UnchangedRaw => {
+            run.wrapping_mul(0x9e37_79b9) & 0x7fff_ffff
+        }
+        _ => run,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_finds_what_it_has_to_find_with_every_kernel() {
+        for scenario in Scenario::ALL {
+            assert_eq!(scenario.to_string().parse(), Ok(scenario));
+            for &kernel in Kernel::available() {
+                scenario.prepare(kernel).work(3, 50);
+            }
+        }
+    }
+
+    #[test]
+    fn leaves_have_the_form_that_their_scenario_is_about() {
+        let form = |scenario| Stage::new(scenario, Kernel::SCALAR).shadow.bytes();
+        assert_eq!(form(Scenario::UnchangedAffine).affine, LEAVES);
+        assert_eq!(form(Scenario::UnchangedSegments).segments, LEAVES);
+        assert_eq!(form(Scenario::UnchangedPacked).packed, LEAVES);
+        assert_eq!(form(Scenario::UnchangedRaw).raw, LEAVES);
+    }
+}
