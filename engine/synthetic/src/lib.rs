@@ -12,6 +12,7 @@ mod exec;
 pub mod fault;
 mod grant;
 mod guest;
+pub mod huge;
 pub mod limits;
 mod log_dirty;
 mod machine;
