@@ -4,7 +4,7 @@
 //! Everything comes from one seed. A [`Simulation`] is built from a [`SimConfig`]; its [`SimPorts`] are the ports that
 //! the engine asks for; each call through them is a point at which the guest may take some steps first. At the end
 //! [`Simulation::judge`] compares the suspended source with what the receiver holds. The oracle knows no tracker.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod behaviour;
 mod dice;

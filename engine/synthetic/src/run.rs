@@ -372,7 +372,7 @@ impl Driver<'_> {
 }
 
 /// An error with its sources.
-fn in_full(error: &Error) -> String {
+pub(crate) fn in_full(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

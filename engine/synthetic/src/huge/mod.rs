@@ -5,14 +5,27 @@
 //! Threads: built and judged on rayon's pool.
 //! Source: own; `docs/perf.md` has what they are modelled on.
 
+pub mod guest;
+pub mod life;
+mod log;
+mod machine;
+mod mapping;
+pub mod oracle;
 pub mod pattern;
 mod permutation;
+pub mod ports;
+mod receiver;
+pub mod run;
 mod runs;
 pub mod shape;
 mod superpage;
 mod swaps;
 mod tile;
+mod zone;
 
-pub use pattern::Pattern;
+pub use guest::{BuildFault, Guest};
+pub use life::{Deeds, Life};
+pub use pattern::{PFNS_MAX, Pattern};
+pub use receiver::Stamped;
 pub use shape::Shape;
 pub use tile::TileFault;

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine's frames: the m2p, a stamp for what is in each, and Xen's allocator.
+//! Not here: entries (`guest`), the log (`log`).
+//! Units: indexed by mfn. Both tables hold what differs from how the guest was built, so that memory is touched
+//!   only where something happened.
+//! Threads: tables are atomics; the allocator stands behind a lock.
+//! Source: Xen's m2p; a frame is the domain's exactly if the m2p has a pfn for it.
+
+use std::io;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::mapping::{Mapping, Use};
+use super::pattern::Pattern;
+
+/// Stamps are below this: what a receiver has takes one value more.
+pub(crate) const STAMPS: u16 = 1 << 15;
+/// Frames beyond the guest's that Xen has to give: a part of the guest, and some for the smallest.
+const SPARE_OF: u64 = 64;
+const SPARE_MIN: u64 = 4096;
+
+/// m2p words: as built, none, or a pfn and this.
+const AS_BUILT: u32 = 0;
+const NOBODY: u32 = 1;
+const FIRST: u32 = 2;
+
+/// Frames that Xen can give.
+#[derive(Debug)]
+struct Free {
+    /// Never given so far.
+    fresh: std::ops::Range<u64>,
+    /// Given back.
+    back: Vec<u32>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) pattern: Pattern,
+    m2p: Mapping<AtomicU32>,
+    stamps: Mapping<AtomicU16>,
+    free: Mutex<Free>,
+    /// Frames that the guest holds.
+    owned: AtomicU64,
+}
+
+impl Machine {
+    /// The machine of a guest that was just built and holds `owned` frames.
+    pub(crate) fn new(pattern: Pattern, owned: u64) -> io::Result<Self> {
+        let fresh = pattern.frames()..pattern.frames() + SPARE_MIN + pattern.pfns() / SPARE_OF;
+        let frames = fresh.end as usize;
+        Ok(Self {
+            pattern,
+            m2p: Mapping::new(frames, Use::Sparse)?,
+            stamps: Mapping::new(frames, Use::Sparse)?,
+            free: Mutex::new(Free { fresh, back: Vec::new() }),
+            owned: AtomicU64::new(owned),
+        })
+    }
+
+    /// One past the last frame.
+    pub(crate) fn frames(&self) -> u64 {
+        self.m2p.len() as u64
+    }
+
+    /// Frames that the guest holds.
+    pub(crate) fn owned(&self) -> u64 {
+        self.owned.load(Ordering::Relaxed) // ORDER: a number by itself
+    }
+
+    /// The pfn of a frame.
+    pub(crate) fn pfn(&self, mfn: u64) -> Option<u64> {
+        // ORDER: Relaxed, a single word; a real m2p promises no more.
+        match self.m2p.get(mfn as usize)?.load(Ordering::Relaxed) {
+            AS_BUILT => self.pattern.pfn(mfn),
+            NOBODY => None,
+            word => Some(u64::from(word - FIRST)),
+        }
+    }
+
+    /// Sets the pfn of a frame.
+    pub(crate) fn set_pfn(&self, mfn: u64, pfn: Option<u64>) {
+        let word = pfn.map_or(NOBODY, |pfn| pfn as u32 + FIRST);
+        self.m2p[mfn as usize].store(word, Ordering::Relaxed); // ORDER: as in `pfn`
+    }
+
+    /// What is in a frame.
+    pub(crate) fn stamp(&self, mfn: u64) -> u16 {
+        self.stamps[mfn as usize].load(Ordering::Relaxed) // ORDER: a number by itself
+    }
+
+    /// A frame is written.
+    pub(crate) fn write(&self, mfn: u64) {
+        let stamp = (self.stamp(mfn) + 1) % STAMPS;
+        self.stamps[mfn as usize].store(stamp, Ordering::Relaxed); // ORDER: as in `stamp`
+    }
+
+    /// Hands out a frame for a pfn: one that was given back, or a fresh one. `None` if there is none.
+    pub(crate) fn populate(&self, pfn: u64) -> Option<u64> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mfn = free.back.pop().map(u64::from).or_else(|| free.fresh.next())?;
+        self.set_pfn(mfn, Some(pfn));
+        self.owned.fetch_add(1, Ordering::Relaxed); // ORDER: a number by itself
+        Some(mfn)
+    }
+
+    /// Takes a frame back.
+    pub(crate) fn give_back(&self, mfn: u64) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set_pfn(mfn, None);
+        self.owned.fetch_sub(1, Ordering::Relaxed); // ORDER: a number by itself
+        free.back.push(mfn as u32);
+    }
+}

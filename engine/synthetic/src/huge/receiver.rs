@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The destination of a huge guest: for each pfn the frame and the stamp that it was sent with.
+//! Not here: whether that is right (`oracle`).
+//! Units: indexed by pfn. A frame is kept where it is not the one that the guest was built with.
+//! Threads: tables are atomics; page tables and the list stand behind a lock.
+//! Source: what a stream could tell it; it knows no tracker.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use p2mtrack::frame::Pfn;
+use p2mtrack::leaf::Leaf;
+
+use super::mapping::{Mapping, Use};
+
+/// No pfn, in the list.
+pub(crate) const NO_PFN: u32 = u32::MAX;
+
+/// A page: the frame that it was read from, and what was in it then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// The frame.
+    pub mfn: u64,
+    /// Its stamp: how often it was written, modulo 2^15.
+    pub stamp: u16,
+}
+
+/// What comes by the piece.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    /// Page tables as they arrived, normalised.
+    pub(crate) tables: BTreeMap<u64, Box<Leaf>>,
+    /// The pfn of each leaf, or [`NO_PFN`].
+    pub(crate) list: Vec<u32>,
+}
+
+/// The destination.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    /// One more than the stamp; 0 where there is no frame.
+    stamps: Mapping<AtomicU16>,
+    /// One more than the frame; 0 for the one that the guest was built with.
+    frames: Mapping<AtomicU32>,
+    pieces: Mutex<Pieces>,
+    pages: AtomicU64,
+    gone: AtomicU64,
+}
+
+// ORDER: everywhere below Relaxed: each word is looked at by itself; who judges has joined who wrote.
+impl Receiver {
+    /// A receiver for `pfns` pfns.
+    pub(crate) fn new(pfns: u64) -> io::Result<Self> {
+        Ok(Self {
+            stamps: Mapping::new(pfns as usize, Use::Dense)?,
+            frames: Mapping::new(pfns as usize, Use::Sparse)?,
+            pieces: Mutex::default(),
+            pages: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
+        })
+    }
+
+    /// Page tables and list.
+    pub(crate) fn pieces(&self) -> MutexGuard<'_, Pieces> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A page arrives. `built` is the entry that the guest was built with.
+    pub(crate) fn take(&self, pfn: u64, page: Stamped, built: u64) {
+        let at = pfn as usize;
+        self.stamps[at].store(page.stamp + 1, Ordering::Relaxed); // ORDER: above
+        let frame = if page.mfn == built { 0 } else { page.mfn as u32 + 1 };
+        // Only what differs is written: the rest stays untouched.
+        // ORDER: above
+        if self.frames[at].load(Ordering::Relaxed) != frame {
+            self.frames[at].store(frame, Ordering::Relaxed); // ORDER: above
+        }
+        self.pages.fetch_add(1, Ordering::Relaxed); // ORDER: above
+    }
+
+    /// Frames are given back.
+    pub(crate) fn take_gone(&self, pfns: &[Pfn]) {
+        for &Pfn(pfn) in pfns {
+            if let Some(stamp) = self.stamps.get(pfn as usize) {
+                let held = stamp.swap(0, Ordering::Relaxed) != 0; // ORDER: above
+                self.gone.fetch_add(u64::from(held), Ordering::Relaxed); // ORDER: above
+            }
+        }
+    }
+
+    /// What is there for a pfn.
+    pub(crate) fn get(&self, pfn: u64, built: u64) -> Option<Stamped> {
+        let at = pfn as usize;
+        let stamp = self.stamps[at].load(Ordering::Relaxed).checked_sub(1)?; // ORDER: above
+        // ORDER: above
+        let mfn = match self.frames[at].load(Ordering::Relaxed) {
+            0 => built,
+            frame => u64::from(frame) - 1,
+        };
+        Some(Stamped { mfn, stamp })
+    }
+
+    /// Pages that arrived.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed) // ORDER: above
+    }
+
+    /// Frames that were given back.
+    pub(crate) fn gone(&self) -> u64 {
+        self.gone.load(Ordering::Relaxed) // ORDER: above
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_frame_and_stamp_until_the_pfn_is_gone() {
+        let receiver = Receiver::new(512).expect("room");
+        assert_eq!(receiver.get(3, 700), None);
+        for page in [Stamped { mfn: 700, stamp: 0 }, Stamped { mfn: 9, stamp: 32_767 }] {
+            receiver.take(3, page, 700);
+            assert_eq!(receiver.get(3, 700), Some(page));
+        }
+        receiver.take_gone(&[Pfn(3), Pfn(4), Pfn(1 << 40)]);
+        assert_eq!(receiver.get(3, 700), None);
+        assert_eq!((receiver.pages(), receiver.gone()), (2, 1));
+    }
+}
