@@ -30,10 +30,14 @@ impl Recording {
     /// # Errors
     /// The file is neither, or not a whole one.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        Self::read(path).map_err(Failure::file(path))
+        Self::open_plain(path).map_err(Failure::file(path))
     }
 
-    fn read(path: &Path) -> Result<Self, Box<dyn Error>> {
+    /// The same, for who names the file himself.
+    ///
+    /// # Errors
+    /// As in [`Recording::open`].
+    pub(crate) fn open_plain(path: &Path) -> Result<Self, Box<dyn Error>> {
         // Asked before opening: a pipe that nobody writes to would wait for ever.
         let metadata = path.metadata()?;
         if !metadata.is_file() {

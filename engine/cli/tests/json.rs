@@ -54,8 +54,10 @@ fn every_key_of_every_event_is_in_the_docs() {
     let raw = path("idle-256.p2mraw.xz");
     let growth = trace("growth-192");
     let record = ["simulate", "--json", "--guest-size", "16MiB", "--record"];
+    let tiled = ["simulate", "--json", "--guest-size", "64MiB", "--shape", "real", "--capture"];
     for (command, lines) in [
         ("simulate", objects(&record, &dir.path().join("run"))),
+        ("simulate", objects(&tiled, &raw)),
         ("import", objects(&["import", "--json", raw.to_str().expect("text")], &out)),
         ("replay", objects(&["replay", "--json", "--check"], &growth)),
         ("inspect", objects(&["inspect", "--json"], &growth)),

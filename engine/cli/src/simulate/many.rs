@@ -45,9 +45,9 @@ pub(super) fn run(args: &SimulateArgs, runs: &[SimConfig]) -> Result<u8, Box<dyn
     let mut statuses = Vec::new();
     for chunk in runs.chunks(CHUNK) {
         let done = side_by_side(chunk, |config| Pair {
-            upstream: args.tracker.has_upstream().then(|| upstream::migrate(config)),
+            upstream: args.tracker().has_upstream().then(|| upstream::migrate(config)),
             p2mtrack: args
-                .tracker
+                .tracker()
                 .has_p2mtrack()
                 .then(|| migrate(config, args.engine(config), &mut ())),
         });
@@ -62,7 +62,7 @@ pub(super) fn run(args: &SimulateArgs, runs: &[SimConfig]) -> Result<u8, Box<dyn
     }
     bar.finish_and_clear();
     if !args.json {
-        table.print(args.tracker)?;
+        table.print(args.tracker())?;
     }
     let worst = [EXIT_WRONG, EXIT_ABORTED].into_iter().find(|status| statuses.contains(status));
     Ok(worst.unwrap_or(0))

@@ -5,12 +5,16 @@
 //! Threads: one run uses the engine's own; many runs use one thread each, side by side.
 //! Source: options and exit status are an interface: see `docs/json.md` and `--help`.
 
+mod huge;
+mod huge_line;
 mod line;
 mod many;
+mod memory;
 mod record;
 mod result;
 mod single;
 mod size;
+mod stopwatch;
 mod table;
 
 use std::error::Error;
@@ -24,6 +28,7 @@ use p2mtrack::config::Config;
 use p2mtrack::frame::Width;
 use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig};
 
+use huge::HugeArgs;
 use size::parse_size;
 
 use crate::args::CompareArgs;
@@ -37,7 +42,7 @@ const SCENARIO_GUEST_BYTES: u64 = 256 << 20;
 const GUEST_BYTES_MIN: u64 = 8 << 20;
 /// Runs of one command.
 const RUNS_MAX: u64 = 10_000_000;
-/// The largest guest.
+/// The largest guest whose pages have contents.
 const GUEST_BYTES_MAX: u64 = 256 << 30;
 
 /// A run was corrupt or leaked, or harmed its source.
@@ -88,7 +93,8 @@ enum P2mName {
 /// arguments, 3 a run ended with an error. What upstream does changes no exit status.
 #[derive(Args, Debug)]
 pub(crate) struct SimulateArgs {
-    /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]
+    /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]. Above
+    /// 256GiB, up to 8TiB, it is a huge guest: see --shape
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     guest_size: Option<u64>,
     /// The guest's width in bits
@@ -97,6 +103,8 @@ pub(crate) struct SimulateArgs {
     /// How the guest publishes its p2m [default: the scenario's, or drawn from the seed]
     #[arg(long, value_enum)]
     p2m: Option<P2mName>,
+    #[command(flatten)]
+    huge: HugeArgs,
     /// What the guest does: a name, `all`, or `list` to have them explained [default: mixed]
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
@@ -107,8 +115,9 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
     seeds: Option<RangeInclusive<u64>>,
     /// Who migrates: the engine, the model of Xen's own toolstack, or both on the same guests
-    #[arg(long, value_enum, default_value = "both")]
-    tracker: TrackerName,
+    /// [default: both; p2mtrack for a huge guest]
+    #[arg(long, value_enum)]
+    tracker: Option<TrackerName>,
     /// Threads that compare leaves [default: the machine's for one run, 1 for each of many]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -161,6 +170,15 @@ impl SimulateArgs {
                 format!("no scenario is called '{name}'; `--scenario list` tells which there are")
             }),
         }
+    }
+
+    fn tracker(&self) -> TrackerName {
+        self.tracker.unwrap_or(TrackerName::Both)
+    }
+
+    /// A guest whose pages have no contents: of a shape, or too large for others.
+    fn is_huge(&self) -> bool {
+        self.huge.shape.is_some() || self.guest_size.is_some_and(|size| size > GUEST_BYTES_MAX)
     }
 
     fn guest_bytes(&self) -> Result<u64, String> {
@@ -243,8 +261,12 @@ fn dispatch(args: &SimulateArgs) -> Result<u8, Box<dyn Error>> {
     if args.scenario.as_deref() == Some("list") {
         return line::list_scenarios(args.json).map(|()| 0);
     }
+    if args.is_huge() {
+        return huge::run(args);
+    }
+    args.huge.expect_none()?;
     let runs = args.runs()?;
-    if args.record.is_some() && !args.tracker.has_p2mtrack() {
+    if args.record.is_some() && !args.tracker().has_p2mtrack() {
         return Err("--record shows what p2mtrack looked at: not with --tracker upstream".into());
     }
     match runs.as_slice() {

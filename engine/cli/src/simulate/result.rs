@@ -12,6 +12,7 @@ use p2mtrack_synthetic::{Begun, Fault, SimConfig};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::stopwatch::Stopwatch;
 use super::{EXIT_ABORTED, EXIT_WRONG};
 
 /// Who migrated, in `tracker`.
@@ -86,22 +87,22 @@ pub(super) fn program(config: &SimConfig, begun: &Begun) -> Value {
 }
 
 /// One round.
-pub(super) fn round(config: &SimConfig, report: &RoundReport, phases: &[(&str, u128)]) -> Value {
+pub(super) fn round(scenario: &str, seed: u64, report: &RoundReport, phases: &Stopwatch) -> Value {
     let doubts: Map<_, _> = Doubt::ALL
         .iter()
         .zip(report.doubts)
         .map(|(d, n)| (d.name().to_owned(), n.into()))
         .collect();
     let phase_us: Map<_, _> = phases
-        .iter()
-        .map(|(name, us)| ((*name).to_owned(), u64::try_from(*us).unwrap_or(u64::MAX).into()))
+        .phases()
+        .map(|(name, time)| (name.to_owned(), (time.as_micros() as u64).into()))
         .collect();
     let (leaves, entries, structure, pages, settled) =
         (&report.leaves, &report.entries, &report.structure, &report.pages, &report.settled);
     json!({
         "event": "round",
-        "scenario": config.scenario.name(),
-        "seed": config.seed,
+        "scenario": scenario,
+        "seed": seed,
         "round": report.round,
         "stage": report.stage.name(),
         "kernel": report.kernel,

@@ -18,16 +18,8 @@ use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation, upstream};
 
 use super::record::Recording;
 use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, program, round};
+use super::stopwatch::{Stopwatch, phase_name};
 use super::{SimulateArgs, line};
-
-const PHASES: [(Phase, &str); 6] = [
-    (Phase::Roots, "roots"),
-    (Phase::Clean, "clean"),
-    (Phase::Walk, "walk"),
-    (Phase::Diff, "diff"),
-    (Phase::Send, "send"),
-    (Phase::Settle, "settle"),
-];
 
 /// Prints what happens.
 struct Printer<'a> {
@@ -37,8 +29,7 @@ struct Printer<'a> {
     recording: Option<Recording>,
     begun: Instant,
     round_begun: Instant,
-    phase_begun: Instant,
-    phases: [Duration; PHASES.len()],
+    phases: Stopwatch,
     rounds: u64,
 }
 
@@ -46,21 +37,16 @@ impl Printer<'_> {
     fn say(&self, text: &str) -> io::Result<()> {
         self.bar.suspend(|| writeln!(anstream::stdout(), "{text}"))
     }
-
-    fn slot(phase: Phase) -> usize {
-        PHASES.iter().position(|(known, _)| *known == phase).unwrap_or(0)
-    }
 }
 
 impl Observer for Printer<'_> {
     fn begin(&mut self, phase: Phase) {
-        self.phase_begun = Instant::now();
-        let name = PHASES[Self::slot(phase)].1;
-        self.bar.set_message(format!("round {}: {name}", self.rounds));
+        self.phases.begin();
+        self.bar.set_message(format!("round {}: {}", self.rounds, phase_name(phase)));
     }
 
     fn end(&mut self, phase: Phase) {
-        self.phases[Self::slot(phase)] += self.phase_begun.elapsed();
+        self.phases.end(phase);
     }
 }
 
@@ -74,16 +60,15 @@ impl Watch for Printer<'_> {
         self.rounds = report.round + 1;
         let elapsed = self.round_begun.elapsed();
         if self.args.json {
-            let phases: Vec<_> =
-                PHASES.iter().zip(self.phases).map(|(p, time)| (p.1, time.as_micros())).collect();
-            self.say(&round(self.config, report, &phases).to_string())?;
+            let (scenario, seed) = (self.config.scenario.name(), self.config.seed);
+            self.say(&round(scenario, seed, report, &self.phases).to_string())?;
         } else {
             self.say(&line::round(report, elapsed.as_millis()))?;
         }
         if let Some(recording) = &mut self.recording {
             recording.round(log, simulation)?;
         }
-        self.phases = Default::default();
+        self.phases.clear();
         self.round_begun = Instant::now();
         Ok(())
     }
@@ -93,7 +78,8 @@ impl Watch for Printer<'_> {
     }
 }
 
-fn progress(json: bool) -> ProgressBar {
+/// A spinner for whoever watches a terminal.
+pub(super) fn progress(json: bool) -> ProgressBar {
     let terminal = io::stderr().is_terminal() && !json;
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let bar = ProgressBar::new_spinner();
@@ -114,11 +100,11 @@ fn progress(json: bool) -> ProgressBar {
 pub(super) fn run(args: &SimulateArgs, config: &SimConfig) -> Result<u8, Box<dyn Error>> {
     let bar = progress(args.json);
     // As JSON the engine's result is the last line, so the other tracker goes first.
-    if args.json && args.tracker.has_upstream() {
+    if args.json && args.tracker().has_upstream() {
         print_upstream(args, config, &bar)?;
     }
-    let status = if args.tracker.has_p2mtrack() { run_p2mtrack(args, config, &bar)? } else { 0 };
-    if !args.json && args.tracker.has_upstream() {
+    let status = if args.tracker().has_p2mtrack() { run_p2mtrack(args, config, &bar)? } else { 0 };
+    if !args.json && args.tracker().has_upstream() {
         print_upstream(args, config, &bar)?;
     }
     bar.finish_and_clear();
@@ -165,8 +151,7 @@ fn run_p2mtrack(
         recording,
         begun: now,
         round_begun: now,
-        phase_begun: now,
-        phases: Default::default(),
+        phases: Stopwatch::new(),
         rounds: 0,
     };
     if !args.json {

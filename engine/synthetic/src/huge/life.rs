@@ -22,7 +22,7 @@ struct Share(u64, u64);
 const SCATTERED: Share = Share(64, 64);
 const HOT: Share = Share(16, 256);
 const PIECES_OUT: Share = Share(1, 8);
-const PIECES_IN: Share = Share(1, 6);
+const PIECES_IN: Share = Share(1, 3);
 const SWAPS: Share = Share(4, 16);
 const EXCHANGES: Share = Share(2, 8);
 
@@ -70,11 +70,11 @@ impl Life {
         for _ in times(SWAPS) {
             self.swap(guest);
         }
-        for _ in times(PIECES_OUT) {
-            self.balloon_out(guest);
-        }
         for _ in times(PIECES_IN) {
             self.balloon_in(guest);
+        }
+        for _ in times(PIECES_OUT) {
+            self.balloon_out(guest);
         }
         for _ in times(EXCHANGES) {
             if let Some(pfn) = self.page(guest) {
@@ -131,10 +131,14 @@ impl Life {
         }
     }
 
-    /// Pages come back, the last ones first, so that their frames go downwards. Linux writes each.
+    /// Pages come back: the last ones that went, each of which has its old frame again if Xen gave none
+    /// to others, or any.
     fn balloon_in(&mut self, guest: &Guest) {
-        for _ in 0..self.dice.magnitude(PIECE_MAX) {
-            let Some(pfn) = self.holes.pop().map(u64::from) else { return };
+        let any = self.dice.chance(1, 2);
+        for _ in 0..self.dice.magnitude(PIECE_MAX).min(self.holes.len() as u64) {
+            let last = self.holes.len() - 1;
+            let at = if any { self.dice.index(last + 1) } else { last };
+            let pfn = u64::from(self.holes.swap_remove(at));
             if guest.balloon_in(pfn) {
                 self.deeds.back += 1;
                 self.write_perhaps(guest, pfn);

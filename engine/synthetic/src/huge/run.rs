@@ -19,6 +19,17 @@ use super::life::{Deeds, Life};
 use super::oracle::{Judgement, judge};
 use super::ports::GuestPorts;
 
+/// Who is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The guest, between two rounds.
+    Guest,
+    /// The engine.
+    Engine,
+    /// The oracle.
+    Oracle,
+}
+
 /// Who looks on while a huge guest is migrated.
 pub trait Watch: Observer {
     /// A round ended.
@@ -27,8 +38,8 @@ pub trait Watch: Observer {
     /// The migration is cancelled with this error.
     fn round(&mut self, report: &RoundReport) -> Result<(), PortError>;
 
-    /// The oracle begins.
-    fn judging(&mut self) {}
+    /// Somebody else takes over.
+    fn turn(&mut self, _: Turn) {}
 }
 
 /// Nobody looks on.
@@ -79,7 +90,7 @@ pub fn migrate(
     match done {
         Ok(()) => {
             drop(migration); // its memory is not needed any more
-            driver.watch.judging();
+            driver.watch.turn(Turn::Oracle);
             driver.run.judgement = Some(judge(guest));
         }
         Err(stop) => driver.give_up(stop, migration),
@@ -115,15 +126,21 @@ impl Driver<'_> {
         let migration = slot.insert(started.map_err(Stop::Engine)?);
         for round in 0..=rounds {
             if round > 0 {
-                life.run(self.guest);
+                self.live(life);
             }
             let report = migration.round(&mut self.ports.lend(self.watch));
             self.note(report.map_err(Stop::Engine)?)?;
         }
-        life.run(self.guest);
+        self.live(life);
         self.guest.suspend(true);
         let report = migration.finish(&mut self.ports.lend(self.watch));
         self.note(report.map_err(Stop::Engine)?)
+    }
+
+    fn live(&mut self, life: &mut Life) {
+        self.watch.turn(Turn::Guest);
+        life.run(self.guest);
+        self.watch.turn(Turn::Engine);
     }
 
     fn note(&mut self, report: RoundReport) -> Result<(), Stop> {
