@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's frames: the m2p, a stamp for what is in each, and Xen's allocator.
 //! Not here: entries (`guest`), the log (`log`).
-//! Units: indexed by mfn. Both tables hold what differs from how the guest was built, so that memory is touched
-//!   only where something happened.
-//! Threads: tables are atomics; the allocator stands behind a lock.
+//! Units: indexed by mfn. Both hold what differs from how the guest was built.
+//! Threads: any; the allocator stands behind a lock.
 //! Source: Xen's m2p; a frame is the domain's exactly if the m2p has a pfn for it.
 
 use std::io;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::mapping::{Mapping, Use};
+use super::patches::Patches;
 use super::pattern::Pattern;
 
 /// Stamps are below this: what a receiver has takes one value more.
@@ -19,10 +18,8 @@ pub(crate) const STAMPS: u16 = 1 << 15;
 const SPARE_OF: u64 = 64;
 const SPARE_MIN: u64 = 4096;
 
-/// m2p words: as built, none, or a pfn and this.
-const AS_BUILT: u32 = 0;
-const NOBODY: u32 = 1;
-const FIRST: u32 = 2;
+/// No pfn, in the m2p.
+const NOBODY: u32 = u32::MAX;
 
 /// Frames that Xen can give.
 #[derive(Debug)]
@@ -37,8 +34,10 @@ struct Free {
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) pattern: Pattern,
-    m2p: Mapping<AtomicU32>,
-    stamps: Mapping<AtomicU16>,
+    /// The pfn of a frame, or [`NOBODY`], where the pattern is not right any more.
+    m2p: Patches,
+    /// How often a frame was written, modulo [`STAMPS`]; 0 at the start.
+    stamps: Patches,
     free: Mutex<Free>,
     /// Frames that the guest holds.
     owned: AtomicU64,
@@ -48,11 +47,11 @@ impl Machine {
     /// The machine of a guest that was just built and holds `owned` frames.
     pub(crate) fn new(pattern: Pattern, owned: u64) -> io::Result<Self> {
         let fresh = pattern.frames()..pattern.frames() + SPARE_MIN + pattern.pfns() / SPARE_OF;
-        let frames = fresh.end as usize;
+        let frames = fresh.end;
         Ok(Self {
             pattern,
-            m2p: Mapping::new(frames, Use::Sparse)?,
-            stamps: Mapping::new(frames, Use::Sparse)?,
+            m2p: Patches::new(frames)?,
+            stamps: Patches::new(frames)?,
             free: Mutex::new(Free { fresh, back: Vec::new() }),
             owned: AtomicU64::new(owned),
         })
@@ -60,7 +59,7 @@ impl Machine {
 
     /// One past the last frame.
     pub(crate) fn frames(&self) -> u64 {
-        self.m2p.len() as u64
+        self.m2p.limit()
     }
 
     /// Frames that the guest holds.
@@ -70,29 +69,32 @@ impl Machine {
 
     /// The pfn of a frame.
     pub(crate) fn pfn(&self, mfn: u64) -> Option<u64> {
-        // ORDER: Relaxed, a single word; a real m2p promises no more.
-        match self.m2p.get(mfn as usize)?.load(Ordering::Relaxed) {
-            AS_BUILT => self.pattern.pfn(mfn),
-            NOBODY => None,
-            word => Some(u64::from(word - FIRST)),
+        if mfn >= self.frames() {
+            return None;
+        }
+        match self.m2p.get(mfn) {
+            None => self.pattern.pfn(mfn),
+            Some(NOBODY) => None,
+            Some(pfn) => Some(u64::from(pfn)),
         }
     }
 
     /// Sets the pfn of a frame.
     pub(crate) fn set_pfn(&self, mfn: u64, pfn: Option<u64>) {
-        let word = pfn.map_or(NOBODY, |pfn| pfn as u32 + FIRST);
-        self.m2p[mfn as usize].store(word, Ordering::Relaxed); // ORDER: as in `pfn`
+        let as_built = pfn == self.pattern.pfn(mfn);
+        let word = pfn.map_or(NOBODY, |pfn| pfn as u32);
+        self.m2p.set(mfn, (!as_built).then_some(word));
     }
 
     /// What is in a frame.
     pub(crate) fn stamp(&self, mfn: u64) -> u16 {
-        self.stamps[mfn as usize].load(Ordering::Relaxed) // ORDER: a number by itself
+        self.stamps.get(mfn).map_or(0, |stamp| stamp as u16)
     }
 
     /// A frame is written.
     pub(crate) fn write(&self, mfn: u64) {
         let stamp = (self.stamp(mfn) + 1) % STAMPS;
-        self.stamps[mfn as usize].store(stamp, Ordering::Relaxed); // ORDER: as in `stamp`
+        self.stamps.set(mfn, Some(stamp.into()));
     }
 
     /// Hands out a frame for a pfn: one that was given back, or a fresh one. `None` if there is none.

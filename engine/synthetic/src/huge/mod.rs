@@ -11,6 +11,7 @@ mod log;
 mod machine;
 mod mapping;
 pub mod oracle;
+mod patches;
 pub mod pattern;
 mod permutation;
 pub mod ports;

@@ -2,18 +2,19 @@
 //! The destination of a huge guest: for each pfn the frame and the stamp that it was sent with.
 //! Not here: whether that is right (`oracle`).
 //! Units: indexed by pfn. A frame is kept where it is not the one that the guest was built with.
-//! Threads: tables are atomics; page tables and the list stand behind a lock.
+//! Threads: any; page tables and the list stand behind a lock.
 //! Source: what a stream could tell it; it knows no tracker.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use p2mtrack::frame::Pfn;
 use p2mtrack::leaf::Leaf;
 
 use super::mapping::{Mapping, Use};
+use super::patches::Patches;
 
 /// No pfn, in the list.
 pub(crate) const NO_PFN: u32 = u32::MAX;
@@ -41,8 +42,8 @@ pub(crate) struct Pieces {
 pub(crate) struct Receiver {
     /// One more than the stamp; 0 where there is no frame.
     stamps: Mapping<AtomicU16>,
-    /// One more than the frame; 0 for the one that the guest was built with.
-    frames: Mapping<AtomicU32>,
+    /// The frame, where it is not the one that the guest was built with.
+    frames: Patches,
     pieces: Mutex<Pieces>,
     pages: AtomicU64,
     gone: AtomicU64,
@@ -54,7 +55,7 @@ impl Receiver {
     pub(crate) fn new(pfns: u64) -> io::Result<Self> {
         Ok(Self {
             stamps: Mapping::new(pfns as usize, Use::Dense)?,
-            frames: Mapping::new(pfns as usize, Use::Sparse)?,
+            frames: Patches::new(pfns)?,
             pieces: Mutex::default(),
             pages: AtomicU64::new(0),
             gone: AtomicU64::new(0),
@@ -68,14 +69,8 @@ impl Receiver {
 
     /// A page arrives. `built` is the entry that the guest was built with.
     pub(crate) fn take(&self, pfn: u64, page: Stamped, built: u64) {
-        let at = pfn as usize;
-        self.stamps[at].store(page.stamp + 1, Ordering::Relaxed); // ORDER: above
-        let frame = if page.mfn == built { 0 } else { page.mfn as u32 + 1 };
-        // Only what differs is written: the rest stays untouched.
-        // ORDER: above
-        if self.frames[at].load(Ordering::Relaxed) != frame {
-            self.frames[at].store(frame, Ordering::Relaxed); // ORDER: above
-        }
+        self.stamps[pfn as usize].store(page.stamp + 1, Ordering::Relaxed); // ORDER: above
+        self.frames.set(pfn, (page.mfn != built).then_some(page.mfn as u32));
         self.pages.fetch_add(1, Ordering::Relaxed); // ORDER: above
     }
 
@@ -91,13 +86,9 @@ impl Receiver {
 
     /// What is there for a pfn.
     pub(crate) fn get(&self, pfn: u64, built: u64) -> Option<Stamped> {
-        let at = pfn as usize;
-        let stamp = self.stamps[at].load(Ordering::Relaxed).checked_sub(1)?; // ORDER: above
         // ORDER: above
-        let mfn = match self.frames[at].load(Ordering::Relaxed) {
-            0 => built,
-            frame => u64::from(frame) - 1,
-        };
+        let stamp = self.stamps[pfn as usize].load(Ordering::Relaxed).checked_sub(1)?;
+        let mfn = self.frames.get(pfn).map_or(built, u64::from);
         Some(Stamped { mfn, stamp })
     }
 
