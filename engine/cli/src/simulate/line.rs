@@ -65,7 +65,7 @@ pub(super) fn opening(run: &SimConfig, kind: &str, command: &str) -> String {
 /// Heads of the columns of [`round`].
 pub(super) fn head() -> String {
     let head = format!(
-        "{:<11}{:>12}{:>9}{:>11}{:>12}{:>11}{:>13}{:>10}{:>9}",
+        "{:<11}{:>12}{:>11}{:>11}{:>12}{:>11}{:>15}{:>10}{:>9}",
         "round",
         "log-dirty",
         "leaves",
@@ -91,7 +91,7 @@ pub(super) fn round(report: &RoundReport, milliseconds: u128) -> String {
     let changed = if first { 0 } else { report.entries.changed() };
     let beyond = if first { 0 } else { report.entries.beyond_log_dirty };
     let mut line = format!(
-        "{name:<11}{:>12}{:>9}{:>11}{:>12}{:>11}{:>13}{:>10}{milliseconds:>9}",
+        "{name:<11}{:>12}{:>11}{:>11}{:>12}{:>11}{:>15}{:>10}{milliseconds:>9}",
         grouped(report.log_dirty_pfns),
         grouped(report.leaves.compared),
         grouped(changed),

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::patches::Patches;
+use super::deviations::Deviations;
 use super::pattern::Pattern;
 
 /// Stamps are below this: what a receiver has takes one value more.
@@ -35,9 +35,9 @@ struct Free {
 pub(crate) struct Machine {
     pub(crate) pattern: Pattern,
     /// The pfn of a frame, or [`NOBODY`], where the pattern is not right any more.
-    m2p: Patches,
+    m2p: Deviations,
     /// How often a frame was written, modulo [`STAMPS`]; 0 at the start.
-    stamps: Patches,
+    stamps: Deviations,
     free: Mutex<Free>,
     /// Frames that the guest holds.
     owned: AtomicU64,
@@ -50,8 +50,8 @@ impl Machine {
         let frames = fresh.end;
         Ok(Self {
             pattern,
-            m2p: Patches::new(frames)?,
-            stamps: Patches::new(frames)?,
+            m2p: Deviations::new(frames)?,
+            stamps: Deviations::new(frames)?,
             free: Mutex::new(Free { fresh, back: Vec::new() }),
             owned: AtomicU64::new(owned),
         })

@@ -5,13 +5,13 @@
 //! Threads: built and judged on rayon's pool.
 //! Source: own; `docs/perf.md` has what they are modelled on.
 
+mod deviations;
 pub mod guest;
 pub mod life;
 mod log;
 mod machine;
 mod mapping;
 pub mod oracle;
-mod patches;
 pub mod pattern;
 mod permutation;
 pub mod ports;

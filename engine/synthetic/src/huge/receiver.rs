@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use p2mtrack::frame::Pfn;
 use p2mtrack::leaf::Leaf;
 
+use super::deviations::Deviations;
 use super::mapping::{Mapping, Use};
-use super::patches::Patches;
 
 /// No pfn, in the list.
 pub(crate) const NO_PFN: u32 = u32::MAX;
@@ -43,7 +43,7 @@ pub(crate) struct Receiver {
     /// One more than the stamp; 0 where there is no frame.
     stamps: Mapping<AtomicU16>,
     /// The frame, where it is not the one that the guest was built with.
-    frames: Patches,
+    frames: Deviations,
     pieces: Mutex<Pieces>,
     pages: AtomicU64,
     gone: AtomicU64,
@@ -55,7 +55,7 @@ impl Receiver {
     pub(crate) fn new(pfns: u64) -> io::Result<Self> {
         Ok(Self {
             stamps: Mapping::new(pfns as usize, Use::Dense)?,
-            frames: Patches::new(pfns)?,
+            frames: Deviations::new(pfns)?,
             pieces: Mutex::default(),
             pages: AtomicU64::new(0),
             gone: AtomicU64::new(0),

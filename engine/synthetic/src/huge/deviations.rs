@@ -2,7 +2,7 @@
 //! A number for each pfn or frame that is no longer what it was at the start: few of many.
 //! Not here: what it was at the start (the callers know: a `Pattern`, or zero).
 //! Units: indices below a limit that is given once.
-//! Threads: many readers and writers; a reader of what was never patched takes no lock.
+//! Threads: many readers and writers; a reader of what never deviated takes no lock.
 //! Source: own. Changes of a huge guest lie scattered: in a plain table each would cost a page of memory.
 
 use std::collections::HashMap;
@@ -39,20 +39,20 @@ impl Hasher for IndexHasher {
 
 type Shard = RwLock<HashMap<u32, u32, BuildHasherDefault<IndexHasher>>>;
 
-/// The numbers that were changed.
+/// The numbers that deviate.
 #[derive(Debug)]
-pub(crate) struct Patches {
+pub(crate) struct Deviations {
     limit: u64,
     /// A bit for each index that has a number in its shard.
-    patched: Mapping<AtomicU64>,
+    deviant: Mapping<AtomicU64>,
     shards: Box<[Shard]>,
 }
 
-impl Patches {
-    /// No patches so far, for indices below `limit`.
+impl Deviations {
+    /// None so far, for indices below `limit`.
     pub(crate) fn new(limit: u64) -> io::Result<Self> {
-        let patched = Mapping::new(limit.div_ceil(64) as usize, Use::Sparse)?;
-        Ok(Self { limit, patched, shards: (0..SHARDS).map(|_| Shard::default()).collect() })
+        let deviant = Mapping::new(limit.div_ceil(64) as usize, Use::Sparse)?;
+        Ok(Self { limit, deviant, shards: (0..SHARDS).map(|_| Shard::default()).collect() })
     }
 
     /// One past the last index.
@@ -64,11 +64,11 @@ impl Patches {
         &self.shards[(index as usize >> SHARD_BITS) % SHARDS]
     }
 
-    /// The number of an index, if it was patched.
+    /// The number of an index, if it deviates.
     pub(crate) fn get(&self, index: u64) -> Option<u32> {
         assert!(index < self.limit, "{index} is past the end");
         // ORDER: Acquire: a bit that is seen has its number in the shard, whose lock orders the rest.
-        let word = self.patched[(index / 64) as usize].load(Ordering::Acquire);
+        let word = self.deviant[(index / 64) as usize].load(Ordering::Acquire);
         if word >> (index % 64) & 1 == 0 {
             return None;
         }
@@ -82,7 +82,7 @@ impl Patches {
             return;
         }
         let mut shard = self.shard(index).write().unwrap_or_else(PoisonError::into_inner);
-        let word = &self.patched[(index / 64) as usize];
+        let word = &self.deviant[(index / 64) as usize];
         let bit = 1 << (index % 64);
         match number {
             Some(number) => {
@@ -102,22 +102,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patch_stays_until_it_is_taken_back() {
-        let patches = Patches::new(100_000).expect("room");
+    fn a_deviation_stays_until_it_is_taken_back() {
+        let numbers = Deviations::new(100_000).expect("room");
         for index in (0..100_000).step_by(7) {
-            patches.set(index, Some(index as u32 * 2));
+            numbers.set(index, Some(index as u32 * 2));
         }
-        patches.set(7, None);
-        patches.set(8, None);
-        patches.set(14, Some(5));
+        numbers.set(7, None);
+        numbers.set(8, None);
+        numbers.set(14, Some(5));
         for index in 0..100_000_u64 {
             let wanted = match index {
                 7 => None,
                 14 => Some(5),
                 _ => index.is_multiple_of(7).then_some(index as u32 * 2),
             };
-            assert_eq!(patches.get(index), wanted, "{index}");
+            assert_eq!(numbers.get(index), wanted, "{index}");
         }
-        assert_eq!(patches.limit(), 100_000);
+        assert_eq!(numbers.limit(), 100_000);
     }
 }
