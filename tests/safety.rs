@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Where Rust sources are.
-const SOURCES: [&str; 2] = ["engine", "tests"];
+const SOURCES: [&str; 3] = ["engine", "benches", "tests"];
 /// What makes a line a site: an attribute or a comment that talks of unsafe code does not.
 const SITES: [&str; 5] =
     ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern ", "unsafe trait "];
@@ -68,7 +68,7 @@ fn every_unsafe_site_is_listed() {
 #[test]
 fn no_crate_may_grow_unsafe_code_unseen() {
     let files: BTreeSet<_> = unsafe_files().into_keys().collect();
-    for root in ["tracker", "synthetic", "trace", "cli"] {
+    for root in ["tracker", "synthetic", "trace", "bench", "cli"] {
         let (directory, main) = (format!("engine/{root}/src/"), root == "cli");
         let lib = format!("{directory}{}.rs", if main { "main" } else { "lib" });
         let source = fs::read_to_string(Path::new(ROOT).join(&lib)).expect("a crate");

@@ -15,6 +15,7 @@ use p2mtrack::diff::{KERNEL_VARIABLE, Kernel};
 use p2mtrack::frame::Pfn;
 use p2mtrack::shadow::{Forms, SHADOW_VARIABLE};
 
+use crate::bench::BenchArgs;
 use crate::simulate::SimulateArgs;
 
 /// Follows the p2m of Xen PV guests while they are migrated live.
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Import(ImportArgs),
     Replay(ReplayArgs),
     Inspect(InspectArgs),
+    Bench(BenchArgs),
 }
 
 /// Make a trace of a capture of a real guest

@@ -96,7 +96,7 @@ fn help_names_every_command_and_option() {
         assert_eq!((ended.status, ended.err.as_str()), (0, ""));
         ended.out
     };
-    for command in ["simulate", "import", "replay", "inspect"] {
+    for command in ["simulate", "import", "replay", "inspect", "bench"] {
         assert!(help(&[]).contains(&format!("\n  {command} ")));
         assert!(help(&[command]).contains("--json"));
     }

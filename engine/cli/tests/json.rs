@@ -10,7 +10,7 @@ mod run;
 use std::fs;
 use std::path::Path;
 
-use run::{objects, path, trace};
+use run::{objects, path, program, trace};
 use serde_json::Value;
 
 /// The chapter of a command: two of them have an event of the same name.
@@ -54,6 +54,10 @@ fn every_key_of_every_event_is_in_the_docs() {
     let raw = path("idle-256.p2mraw.xz");
     let growth = trace("growth-192");
     let record = ["simulate", "--json", "--guest-size", "16MiB", "--record"];
+    let words = ["bench", "diff.raw", "--json", "--size", "256MiB", "--plot"];
+    let bench = program().args(words).arg(dir.path()).output();
+    let bench = String::from_utf8(bench.expect("runs").stdout).expect("text");
+    let bench = bench.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let tiled = ["simulate", "--json", "--guest-size", "64MiB", "--shape", "real", "--capture"];
     for (command, lines) in [
         ("simulate", objects(&record, &dir.path().join("run"))),
@@ -61,6 +65,7 @@ fn every_key_of_every_event_is_in_the_docs() {
         ("import", objects(&["import", "--json", raw.to_str().expect("text")], &out)),
         ("replay", objects(&["replay", "--json", "--check"], &growth)),
         ("inspect", objects(&["inspect", "--json"], &growth)),
+        ("bench", bench),
         ("inspect --pfn", objects(&["inspect", "--json", "--pfn", "5"], &growth)),
     ] {
         for line in &lines {

@@ -16,8 +16,8 @@ use serde::Serialize;
 use super::huge::Plan;
 use super::line::grouped;
 use super::result::P2MTRACK;
-use super::size::in_words;
 use super::{EXIT_ABORTED, EXIT_WRONG};
+use crate::size::in_words;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();

@@ -15,7 +15,7 @@ use p2mtrack_synthetic::run::{Ending, Run};
 use p2mtrack_synthetic::{Begun, Scenario, SimConfig};
 use serde_json::json;
 
-use super::size::in_words;
+use crate::size::in_words;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();

@@ -13,7 +13,6 @@ mod memory;
 mod record;
 mod result;
 mod single;
-mod size;
 mod stopwatch;
 mod table;
 
@@ -29,10 +28,10 @@ use p2mtrack::frame::Width;
 use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig};
 
 use huge::HugeArgs;
-use size::parse_size;
 
 use crate::args::CompareArgs;
 use crate::failure::{Failure, VERDICT};
+use crate::size::parse_size;
 
 /// Size of the guest when nothing else is said: large enough to be worth a tracker.
 const SHOW_GUEST_BYTES: u64 = 64 << 30;

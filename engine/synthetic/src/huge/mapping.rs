@@ -17,7 +17,7 @@ use memmap2::{MmapMut, MmapRaw};
 
 /// How the memory will be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
+pub enum Use {
     /// All of it: large pages make its first touch cheaper.
     Dense,
     /// Here and there: untouched pages stay free.
@@ -25,7 +25,7 @@ pub(crate) enum Use {
 }
 
 /// Zeroed memory for values of one kind.
-pub(crate) struct Mapping<T> {
+pub struct Mapping<T> {
     map: MmapRaw,
     length: usize,
     values: PhantomData<T>,
@@ -36,7 +36,7 @@ impl<T: Zeroable> Mapping<T> {
     ///
     /// # Errors
     /// The system has no room for it.
-    pub(crate) fn new(length: usize, usage: Use) -> io::Result<Self> {
+    pub fn new(length: usize, usage: Use) -> io::Result<Self> {
         const { assert!(align_of::<T>() <= 4096 && size_of::<T>() > 0) };
         let bytes = length.checked_mul(size_of::<T>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let map = MmapRaw::from(MmapMut::map_anon(bytes.max(1))?);

@@ -10,7 +10,7 @@ pub mod guest;
 pub mod life;
 mod log;
 mod machine;
-mod mapping;
+pub mod mapping;
 pub mod oracle;
 pub mod pattern;
 mod permutation;

@@ -6,10 +6,10 @@
 //! Source: IEC 80000-13.
 
 use p2mtrack_synthetic::options::SIZE_SUFFIXES;
-pub(super) use p2mtrack_synthetic::options::size_in_words as in_words;
+pub(crate) use p2mtrack_synthetic::options::size_in_words as in_words;
 
 /// Reads a size in bytes.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let found =
         SIZE_SUFFIXES.iter().find_map(|(suffix, bits)| Some((text.strip_suffix(suffix)?, *bits)));
     let (digits, bits) = found.unwrap_or((text, 0));

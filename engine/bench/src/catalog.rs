@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! All figures by name, and which of them a name means.
+//! Not here: how they are measured (`figures`).
+//! Units: none.
+//! Threads: the caller's.
+//! Source: names are an interface.
+
+use crate::figure::Figure;
+use crate::figures::{affine, density, packed, raw, scattered, shadow_bytes};
+use crate::setup::Setup;
+
+/// Figures that are measured together.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// What the names of all of them begin with.
+    pub name: &'static str,
+    /// Measures them.
+    pub run: fn(&Setup) -> Vec<Figure>,
+}
+
+/// All of them, in the order in which they are measured.
+pub const ENTRIES: [Entry; 6] = [
+    Entry { name: "diff.affine", run: affine::run },
+    Entry { name: "diff.packed", run: packed::run },
+    Entry { name: "diff.raw", run: raw::run },
+    Entry { name: "diff.scattered", run: scattered::run },
+    Entry { name: "diff.density", run: density::run },
+    Entry { name: "shadow.bytes", run: shadow_bytes::run },
+];
+
+/// Whether `name` is `prefix`, or begins with it and a dot.
+fn is_within(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// A choice of figures.
+#[derive(Clone, Debug)]
+pub struct Selection(Vec<String>);
+
+/// A name that no figure can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFigure(pub String);
+
+impl std::fmt::Display for UnknownFigure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let known = ENTRIES.map(|entry| entry.name).join(", ");
+        write!(f, "no figure is called {:?} (known: {known}, and what they begin with)", self.0)
+    }
+}
+
+impl std::error::Error for UnknownFigure {}
+
+impl Selection {
+    /// Figures of these names, and all whose names begin with one of them and a dot; all if there is no name.
+    ///
+    /// # Errors
+    /// No entry has anything to do with a name.
+    pub fn new(names: &[String]) -> Result<Self, UnknownFigure> {
+        let known =
+            |name: &str| ENTRIES.iter().any(|e| is_within(e.name, name) || is_within(name, e.name));
+        match names.iter().find(|name| !known(name)) {
+            Some(unknown) => Err(UnknownFigure(unknown.clone())),
+            None => Ok(Self(names.to_vec())),
+        }
+    }
+
+    /// What has to be measured.
+    pub fn entries(&self) -> impl Iterator<Item = &'static Entry> + '_ {
+        let wanted = |name: &str| {
+            self.0.is_empty() || self.0.iter().any(|n| is_within(name, n) || is_within(n, name))
+        };
+        ENTRIES.iter().filter(move |entry| wanted(entry.name))
+    }
+
+    /// Whether a figure that was measured was asked for, and not only measured together with one.
+    #[must_use]
+    pub fn has(&self, figure: &Figure) -> bool {
+        self.0.is_empty() || self.0.iter().any(|name| is_within(&figure.name, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figure::Unit;
+
+    fn select(names: &[&str]) -> Result<Selection, UnknownFigure> {
+        Selection::new(&names.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    fn entries(names: &[&str]) -> Vec<&'static str> {
+        select(names).expect("known").entries().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn names_mean_what_they_begin() {
+        assert_eq!(entries(&[]).len(), ENTRIES.len());
+        assert_eq!(entries(&["diff.raw", "diff.affine"]), ["diff.affine", "diff.raw"]);
+        assert!(entries(&["diff"]).iter().all(|name| name.starts_with("diff.")));
+        assert_eq!(entries(&["diff.affine.superpage"]), ["diff.affine"]);
+        for unknown in ["diff.a", "", "diff.affine2", "x"] {
+            assert_eq!(select(&[unknown]).expect_err("no such figure").0, unknown);
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_told() {
+        let figure = |name| Figure::new(name, 1.0, Unit::Times, "");
+        let chosen = select(&["diff.affine.superpage"]).expect("known");
+        assert!(!chosen.has(&figure("diff.affine")));
+        assert!(chosen.has(&figure("diff.affine.superpage")));
+        let chosen = select(&["diff.affine"]).expect("known");
+        assert!(chosen.has(&figure("diff.affine")) && chosen.has(&figure("diff.affine.superpage")));
+        assert!(select(&[]).expect("all").has(&figure("diff.affine")));
+    }
+}

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Several ways to do one job, run in turn: A B B A, five blocks, medians of ratios.
+//! Not here: what the jobs are, or which ratio is a figure.
+//! Units: seconds, of which only ratios leave this module, rates for plots apart.
+//! Threads: the caller's; a side may use a team.
+//! Source: ABBA cancels a drift of the machine that is linear over a block; a median drops blocks that were disturbed.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+/// Blocks of a contest.
+pub const BLOCKS: usize = 5;
+
+/// A source of time. Tests have one that is told what everything takes.
+pub trait Clock {
+    /// Time since some moment.
+    fn now(&self) -> Duration;
+}
+
+/// The machine's clock.
+#[derive(Debug)]
+pub struct WallClock(Instant);
+
+impl Default for WallClock {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for WallClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// One way to do the job.
+pub struct Side<'a> {
+    name: String,
+    expected: u64,
+    work: RefCell<Box<dyn FnMut() -> u64 + 'a>>,
+}
+
+impl Side<'_> {
+    /// Its name among the sides.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Does the job once.
+    ///
+    /// # Panics
+    /// If it finds something else than it must: then its time means nothing.
+    pub fn run(&self) {
+        let found = (self.work.borrow_mut())();
+        assert_eq!(found, self.expected, "{} found something else than there is", self.name);
+    }
+}
+
+/// All ways to do one job on the same data.
+#[derive(Default)]
+pub struct Contest<'a> {
+    sides: Vec<Side<'a>>,
+}
+
+impl<'a> Contest<'a> {
+    /// Adds a side, which finds `expected` each time.
+    #[must_use]
+    pub fn side(
+        mut self,
+        name: impl Into<String>,
+        expected: u64,
+        work: impl FnMut() -> u64 + 'a,
+    ) -> Self {
+        let (name, work) = (name.into(), RefCell::new(Box::new(work) as Box<_>));
+        self.sides.push(Side { name, expected, work });
+        self
+    }
+
+    /// The contest of some of the sides.
+    #[must_use]
+    pub fn only(mut self, names: &[&str]) -> Self {
+        self.sides.retain(|side| names.contains(&side.name()));
+        self
+    }
+
+    /// The sides, in the order in which they were added.
+    #[must_use]
+    pub fn sides(&self) -> &[Side<'a>] {
+        &self.sides
+    }
+
+    /// Runs all sides in turn: once to warm up, then in blocks of first to last and back again.
+    #[must_use]
+    pub fn run(&self, clock: &dyn Clock) -> Times {
+        self.sides.iter().for_each(Side::run);
+        let names = self.sides.iter().map(|side| side.name.clone()).collect();
+        let blocks = (0..BLOCKS).map(|_| self.block(clock)).collect();
+        Times { names, blocks }
+    }
+
+    fn block(&self, clock: &dyn Clock) -> Vec<f64> {
+        let mut seconds = vec![0.0; self.sides.len()];
+        for index in (0..self.sides.len()).chain((0..self.sides.len()).rev()) {
+            let begin = clock.now();
+            self.sides[index].run();
+            seconds[index] += (clock.now() - begin).as_secs_f64() / 2.0;
+        }
+        seconds
+    }
+}
+
+/// What a contest took.
+#[derive(Clone, Debug)]
+pub struct Times {
+    names: Vec<String>,
+    /// Seconds of one pass of each side, block by block.
+    blocks: Vec<Vec<f64>>,
+}
+
+impl Times {
+    /// # Panics
+    /// If no side has the name.
+    fn index(&self, name: &str) -> usize {
+        let found = self.names.iter().position(|known| known == name);
+        found.unwrap_or_else(|| panic!("no side is called {name}"))
+    }
+
+    fn median_of(&self, each: impl Fn(&[f64]) -> f64) -> f64 {
+        median(self.blocks.iter().map(|block| each(block)).collect())
+    }
+
+    /// How many times as fast as `other` a side is.
+    ///
+    /// # Panics
+    /// If no side has one of the names.
+    #[must_use]
+    pub fn speed(&self, name: &str, other: &str) -> f64 {
+        let (side, other) = (self.index(name), self.index(other));
+        self.median_of(|block| block[other] / block[side])
+    }
+
+    /// Seconds of one pass.
+    ///
+    /// # Panics
+    /// If no side has the name.
+    #[must_use]
+    pub fn seconds(&self, name: &str) -> f64 {
+        let side = self.index(name);
+        self.median_of(|block| block[side])
+    }
+
+    /// The fastest of some sides.
+    ///
+    /// # Panics
+    /// If no side has one of the names, or there are none.
+    #[must_use]
+    pub fn fastest<'n>(&self, names: &[&'n str]) -> &'n str {
+        let fastest = names.iter().min_by(|a, b| self.seconds(a).total_cmp(&self.seconds(b)));
+        fastest.expect("a side")
+    }
+
+    /// How many times as fast as each other side a side is.
+    ///
+    /// # Panics
+    /// If no side has the name.
+    #[must_use]
+    pub fn against_all(&self, name: &str) -> Vec<(String, f64)> {
+        let others = self.names.iter().filter(|other| *other != name);
+        others.map(|other| (other.clone(), self.speed(name, other))).collect()
+    }
+}
+
+/// The middle of some numbers; of an even count the mean of both.
+///
+/// # Panics
+/// If there are none.
+#[must_use]
+pub fn median(mut numbers: Vec<f64>) -> f64 {
+    assert!(!numbers.is_empty(), "the median of nothing");
+    numbers.sort_by(f64::total_cmp);
+    let (low, high) = ((numbers.len() - 1) / 2, numbers.len() / 2);
+    f64::midpoint(numbers[low], numbers[high])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// A clock that the sides move.
+    #[derive(Default)]
+    struct FakeClock(Cell<Duration>);
+
+    impl FakeClock {
+        fn spend(&self, milliseconds: u64) -> u64 {
+            self.0.set(self.0.get() + Duration::from_millis(milliseconds));
+            7
+        }
+    }
+
+    impl Clock for FakeClock {
+        fn now(&self) -> Duration {
+            self.0.get()
+        }
+    }
+
+    fn near(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-9
+    }
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        assert!(near(median(vec![3.0, 1.0, 2.0]), 2.0));
+        assert!(near(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5));
+    }
+
+    #[test]
+    fn sides_run_first_to_last_and_back() {
+        let (clock, order) = (FakeClock::default(), RefCell::new(String::new()));
+        let note = |name: char| {
+            order.borrow_mut().push(name);
+            0
+        };
+        let contest = Contest::default()
+            .side("a", 0, || note('a'))
+            .side("b", 0, || note('b'))
+            .side("c", 0, || note('c'));
+        let _ = contest.run(&clock);
+        assert_eq!(*order.borrow(), format!("abc{}", "abccba".repeat(BLOCKS)));
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_steadily_changes_no_ratio() {
+        let (clock, turn) = (FakeClock::default(), Cell::new(0));
+        // Each run takes its own time plus a drift that grows from run to run.
+        let drift = |own: u64| {
+            turn.set(turn.get() + 1);
+            clock.spend(own + turn.get())
+        };
+        let contest = Contest::default().side("a", 7, || drift(1000)).side("b", 7, || drift(1000));
+        assert!(near(contest.run(&clock).speed("a", "b"), 1.0));
+    }
+
+    #[test]
+    fn blocks_that_were_disturbed_do_not_count() {
+        let (clock, turn) = (FakeClock::default(), Cell::new(0));
+        // Two of five blocks: in each, both runs of this side take ten times as long.
+        let disturbed = || {
+            turn.set(turn.get() + 1);
+            clock.spend(if (4..8).contains(&turn.get()) { 1000 } else { 100 })
+        };
+        let contest = Contest::default().side("a", 7, disturbed).side("b", 7, || clock.spend(300));
+        let times = contest.run(&clock);
+        assert!(near(times.speed("a", "b"), 3.0) && near(times.speed("b", "a"), 1.0 / 3.0));
+        assert!(near(times.seconds("a"), 0.1));
+        assert_eq!(times.fastest(&["b", "a"]), "a");
+        let against = times.against_all("a");
+        assert!(against.len() == 1 && against[0].0 == "b" && near(against[0].1, 3.0));
+    }
+
+    #[test]
+    #[should_panic(expected = "b found something else than there is")]
+    fn a_side_that_computes_rubbish_has_no_time() {
+        let clock = FakeClock::default();
+        let contest =
+            Contest::default().side("a", 7, || clock.spend(1)).side("b", 8, || clock.spend(1));
+        let _ = contest.run(&clock);
+    }
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The scenario of all `diff.*` figures: live leaves are compared with the shadow, differences OR-ed into the
+//! resend bitmap; beside it `memcmp` over two full copies, our portable kernels, and reading.
+//! Not here: which p2m, which leaves, which goal (`figures`).
+//! Units: a pass looks at all listed leaves, several times if they are few; it finds changed pfns.
+//! Threads: a team; every side cuts the list in the same way.
+//! Source: the engine's own order of work: `engine/tracker/src/compare.rs`.
+
+use std::hint::black_box;
+
+use p2mtrack::cause::Cause;
+use p2mtrack::diff::Kernel;
+use p2mtrack::frame::{FRAME_BYTES, LeafIndex, Width};
+use p2mtrack::guest::GuestLeaf;
+use p2mtrack::leaf::Leaf;
+use p2mtrack::resend::ResendBitmap;
+use p2mtrack::shadow::{Forms, Shadow, ShadowBytes};
+
+use crate::contest::{Contest, Side, Times, WallClock};
+use crate::figure::{Figure, Rate, Unit};
+use crate::p2m::{LiveP2m, Planted};
+use crate::peer::memcmp;
+use crate::team::Team;
+
+/// The guest's width: that of all guests which are large.
+const WIDTH: Width = Width::W64;
+
+/// Our side.
+pub const OURS: &str = "p2mtrack";
+/// `memcmp`, leaf by leaf: it tells which leaf differs.
+pub const MEMCMP: &str = "memcmp";
+/// `memcmp` of all that a thread has at once: it tells nothing but whether anything differs.
+pub const MEMCMP_WHOLE: &str = "memcmp-whole";
+/// Reading: by itself, and with the next leaf fetched beside.
+pub const READ: [&str; 2] = ["read", "read-ahead"];
+
+/// A p2m with its shadow, and how it is compared.
+#[derive(Debug)]
+pub struct Diff<'a> {
+    /// The p2m. Its copy is what the shadow stands for.
+    pub p2m: &'a LiveP2m,
+    team: &'a Team,
+    kernel: Kernel,
+    shadow: Shadow,
+    resend: ResendBitmap,
+    repeats: usize,
+}
+
+impl<'a> Diff<'a> {
+    /// Takes the copies of the listed leaves into a shadow. A pass looks `repeats` times at each.
+    #[must_use]
+    pub fn new(
+        p2m: &'a LiveP2m,
+        team: &'a Team,
+        kernel: Kernel,
+        forms: Forms,
+        repeats: usize,
+    ) -> Self {
+        let leaves = p2m.leaves() as u64;
+        let mut shadow = Shadow::with_forms(WIDTH, forms);
+        shadow.resize(leaves);
+        let mut leaf = Leaf::default();
+        for &index in p2m.listed() {
+            GuestLeaf::from_atomics(p2m.copy(index)).fetch(&mut leaf);
+            shadow.install(LeafIndex(u64::from(index)), &leaf);
+        }
+        let resend = ResendBitmap::new(leaves * WIDTH.entries() as u64);
+        Self { p2m, team, kernel, shadow, resend, repeats }
+    }
+
+    /// Gives the work to another team.
+    pub fn staff(&mut self, team: &'a Team) {
+        self.team = team;
+    }
+
+    /// What the shadow holds.
+    #[must_use]
+    pub fn held(&self) -> ShadowBytes {
+        self.shadow.bytes()
+    }
+
+    /// The sum of what all threads find in all looks of a pass.
+    fn pass(&self, work: impl Fn(&[u32]) -> u64 + Sync) -> u64 {
+        self.team.sum(self.p2m.listed(), |piece| {
+            // Each look is one of its own: the compiler may not take a later one for the first.
+            (0..self.repeats).map(|_| work(black_box(piece))).fold(0, u64::wrapping_add)
+        })
+    }
+
+    /// Our pass: changed pfns.
+    pub fn compare(&self, kernel: Kernel) -> u64 {
+        self.pass(|piece| self.compare_piece(kernel, piece))
+    }
+
+    fn compare_piece(&self, kernel: Kernel, piece: &[u32]) -> u64 {
+        let mut changed = 0;
+        for (leaf, live, ahead) in self.p2m.walk(piece) {
+            let mask = self.shadow.diff_live(kernel, leaf, live, ahead);
+            if !mask.is_empty() {
+                changed += u64::from(mask.count());
+                self.resend.mark_leaf(WIDTH, leaf, &mask, Cause::Entry);
+            }
+        }
+        changed
+    }
+
+    /// Our pass again, with the kernel that is measured.
+    #[must_use]
+    pub fn compare_again(&self) -> u64 {
+        self.compare(self.kernel)
+    }
+
+    /// What a pass finds, if each look finds so much.
+    #[must_use]
+    pub const fn in_a_pass(&self, found: u64) -> u64 {
+        found * self.repeats as u64
+    }
+
+    /// `memcmp`: leaves with a change.
+    fn memcmp(&self) -> u64 {
+        let one = std::slice::from_ref;
+        self.pass(|piece| {
+            let differ = |&&i: &&u32| memcmp::differ(one(self.p2m.live(i)), one(self.p2m.copy(i)));
+            piece.iter().filter(differ).count() as u64
+        })
+    }
+
+    /// `memcmp`: threads whose part of the whole has a change.
+    fn memcmp_whole(&self) -> u64 {
+        self.pass(|piece| {
+            let (live, copy) = self.p2m.between(piece);
+            u64::from(memcmp::differ(live, copy))
+        })
+    }
+
+    /// All sides, if these changes are there. The whole can only be asked of a p2m that is listed whole and has
+    /// no changes, or the answer would depend on where threads cut.
+    #[must_use]
+    pub fn contest(&self, there: Planted) -> Contest<'_> {
+        let Planted { pfns, leaves } = there;
+        let (looks, kernel) = (self.repeats as u64, self.kernel);
+        let checksum = self.p2m.checksum().wrapping_mul(looks);
+        let read = |ahead| move || self.pass(|piece| self.p2m.read(piece, ahead));
+        // Who stands at an end runs twice in a row and may find something in a cache: reading, so that this
+        // makes the floor only harder to reach.
+        let mut contest = Contest::default()
+            .side(READ[0], checksum, read(false))
+            .side(OURS, pfns * looks, move || self.compare(kernel))
+            .side(MEMCMP, leaves * looks, || self.memcmp());
+        if self.p2m.is_whole() && pfns == 0 {
+            contest = contest.side(MEMCMP_WHOLE, 0, || self.memcmp_whole());
+        }
+        for other in [Kernel::SCALAR, Kernel::WIDE].into_iter().filter(|&other| other != kernel) {
+            contest = contest.side(other.name(), pfns * looks, move || self.compare(other));
+        }
+        contest.side(READ[1], checksum, read(true))
+    }
+
+    /// Shows that every side finds changes where there are some, and that they are owed then.
+    ///
+    /// # Panics
+    /// If one does not.
+    pub fn prove(&self) {
+        let planted = self.p2m.plant();
+        self.contest(planted).sides().iter().for_each(Side::run);
+        assert_eq!(self.resend.count(), planted.pfns, "changes are owed");
+        self.p2m.plant();
+    }
+
+    /// Proves that the sides work, and measures them on the unchanged p2m.
+    ///
+    /// # Panics
+    /// If a side finds something else than there is.
+    #[must_use]
+    pub fn measure(&self, name: &str, detail: &str) -> Figure {
+        self.prove();
+        let times = self.contest(Planted::default()).run(&WallClock::default());
+        self.figure(name, &times, detail)
+    }
+
+    /// Bytes that must be read for a pass: the live leaves and their forms; of forms in runs only the heads.
+    fn needed_bytes(&self) -> f64 {
+        let held = self.held();
+        let listed = self.p2m.listed().len() as u64;
+        let blocks = held.packed * FRAME_BYTES as u64 / 2 + held.raw * FRAME_BYTES as u64;
+        (listed * (FRAME_BYTES + size_of::<u64>()) as u64 + blocks) as f64
+    }
+
+    /// A figure of what a contest took: as many times as fast as the faster `memcmp`, and the share of the floor.
+    fn figure(&self, name: &str, times: &Times, detail: &str) -> Figure {
+        let whole = self.p2m.is_whole();
+        let memcmp = if whole { &[MEMCMP, MEMCMP_WHOLE][..] } else { &[MEMCMP] };
+        let value = times.speed(OURS, times.fastest(memcmp));
+        let read = times.fastest(&READ);
+        let live = (self.p2m.listed().len() * FRAME_BYTES) as f64;
+        let looks = self.repeats as f64;
+        let leaves = self.p2m.listed().len() as f64;
+        let (read_seconds, seconds) = (times.seconds(read), times.seconds(OURS));
+        let mut peers = times.against_all(OURS);
+        peers.retain(|(peer, _)| !READ.contains(&peer.as_str()));
+        let detail = format!("{detail}; {}", self.p2m.pages_in_words());
+        Figure {
+            floor: Some(times.speed(OURS, read) * self.needed_bytes() / live),
+            kernel: Some(self.kernel),
+            threads: self.team.threads(),
+            peers,
+            rate: Some(Rate {
+                leaves: leaves * looks / seconds,
+                bytes: self.needed_bytes() / leaves,
+                bandwidth: live * looks / read_seconds,
+            }),
+            ..Figure::new(name, value, Unit::Times, detail)
+        }
+    }
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The figures, a file each: `run` measures, what else is public is the scenario for who measures by other means.
+//! Not here: which of them were asked for (`catalog`).
+//! Units: as each figure says.
+//! Threads: the setup's team, where a figure does not say one.
+//! Source: names and goals are those of the project's issue on speed; `docs/json.md`.
+
+pub mod affine;
+pub mod density;
+pub mod packed;
+pub mod raw;
+pub mod scattered;
+pub mod shadow_bytes;

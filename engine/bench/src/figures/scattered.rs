@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `diff.scattered.affine`, `diff.scattered.raw`: a few leaves here and there, as a live round has them.
+//! Not here: whole p2ms.
+//! Units: times as fast as `memcmp` of the same leaves; share of the floor of reading them.
+//! Threads: one.
+//! Source: 1 % and 5 % of all leaves; 4 KiB mappings, as a foreign map has, and huge ones. The figure is the worst of
+//! the four. What is private to a side, shadow or copy, is held alike: next to nothing beside an affine shadow, so that
+//! the copy has the mapping's pages; as much as the copy beside a raw one, which an allocator gives in small pages.
+
+use p2mtrack::frame::FRAME_BYTES;
+use p2mtrack::shadow::Forms;
+use p2mtrack_synthetic::huge::Shape;
+
+use crate::diff::Diff;
+use crate::figure::{Figure, Goal};
+use crate::frames::Pages;
+use crate::p2m::{LiveP2m, pattern};
+use crate::setup::Setup;
+use crate::team::Team;
+
+/// Dirty leaves, in percent.
+pub const PERCENTS: [u64; 2] = [1, 5];
+
+/// The most of them.
+const MOST: u64 = PERCENTS[PERCENTS.len() - 1];
+
+/// Bytes of live p2m of a pass, at least. Few are looked at once only, so that no look finds its leaves
+/// in a cache because it has just been there.
+const PASS_BYTES: usize = 8 << 20;
+
+/// A form of the shadow.
+#[derive(Clone, Copy, Debug)]
+pub struct Variant {
+    /// Its figure.
+    pub name: &'static str,
+    /// What that is to reach.
+    pub goal: f64,
+    /// Raw, or as the setup says.
+    pub is_raw: bool,
+}
+
+/// Both forms.
+pub const VARIANTS: [Variant; 2] = [
+    Variant { name: "diff.scattered.affine", goal: 1.8, is_raw: false },
+    Variant { name: "diff.scattered.raw", goal: 1.0, is_raw: true },
+];
+
+/// So many percent of the leaves, one at least, scattered by dice that roll the same each time; fewer percent are some
+/// of those of more.
+#[must_use]
+pub fn listed(leaves: usize, percent: u64) -> Vec<u32> {
+    let mut listed: Vec<_> = (0..leaves as u32).filter(|&index| roll(index) < percent).collect();
+    if listed.is_empty() {
+        listed.push(0);
+    }
+    listed
+}
+
+/// A number below 100.
+fn roll(index: u32) -> u64 {
+    let mixed = u64::from(index).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 33) % 100
+}
+
+/// The p2m; of its leaves the dirty ones are written.
+#[must_use]
+pub fn p2m(setup: &Setup, team: &Team, pages: Pages) -> LiveP2m {
+    let leaves = setup.leaves();
+    LiveP2m::new(team, leaves, pages, listed(leaves, MOST), &pattern(Shape::Runs, leaves))
+}
+
+/// The comparison.
+#[must_use]
+pub fn diff<'a>(setup: &Setup, team: &'a Team, p2m: &'a LiveP2m, variant: Variant) -> Diff<'a> {
+    let forms = if variant.is_raw { Forms::Raw } else { setup.forms };
+    let looks = setup.pass_bytes.min(PASS_BYTES) / (p2m.listed().len().max(1) * FRAME_BYTES);
+    Diff::new(p2m, team, setup.kernel, forms, looks.max(1))
+}
+
+/// Measures.
+///
+/// # Panics
+/// If there is no second thread pool.
+#[must_use]
+pub fn run(setup: &Setup) -> Vec<Figure> {
+    let team = Team::new(1).expect("a thread");
+    let mut figures = VARIANTS.map(|_| Vec::new());
+    for pages in [Pages::Small, Pages::Huge] {
+        let mut p2m = p2m(setup, &team, pages);
+        for (variant, figures) in VARIANTS.into_iter().zip(&mut figures) {
+            if variant.is_raw && pages == Pages::Huge {
+                p2m.list(listed(p2m.leaves(), MOST));
+                p2m.copy_again(Pages::Small);
+            }
+            for percent in PERCENTS {
+                p2m.list(listed(p2m.leaves(), percent));
+                let name = format!("{}.{percent}pct.{}", variant.name, pages.name());
+                let detail = format!("{percent} % of the leaves, scattered, unchanged");
+                figures.push(diff(setup, &team, &p2m, variant).measure(&name, &detail));
+            }
+        }
+    }
+    VARIANTS.into_iter().zip(figures).flat_map(|(variant, all)| with_worst(variant, all)).collect()
+}
+
+/// The worst of some figures under the name that has the goal, before all of them.
+fn with_worst(variant: Variant, all: Vec<Figure>) -> Vec<Figure> {
+    let worst = all.iter().min_by(|a, b| a.value.total_cmp(&b.value)).cloned();
+    let worst = worst.map(|worst| Figure {
+        detail: format!("the worst of all: {}", worst.name),
+        name: variant.name.to_owned(),
+        goal: Some(Goal::AtLeast(variant.goal)),
+        ..worst
+    });
+    worst.into_iter().chain(all).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_scattered_and_within_each_other() {
+        let (one, five) = (listed(1 << 18, 1), listed(1 << 18, 5));
+        let share = |list: &[u32]| list.len() as f64 / f64::from(1 << 18);
+        assert!((0.008..0.012).contains(&share(&one)), "{}", share(&one));
+        assert!((0.045..0.055).contains(&share(&five)), "{}", share(&five));
+        assert!(one.iter().all(|index| five.binary_search(index).is_ok()));
+        let neighbours = five.windows(2).filter(|pair| pair[1] == pair[0] + 1).count();
+        assert!(neighbours < five.len() / 10, "{neighbours} of {} are neighbours", five.len());
+        let gaps: std::collections::BTreeSet<_> = five.windows(2).map(|p| p[1] - p[0]).collect();
+        assert!(gaps.len() > 20, "one stride would be easy to foresee");
+    }
+}

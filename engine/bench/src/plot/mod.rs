@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Drawings of what was measured, as SVG.
+//! Not here: where they are written to.
+//! Units: leaves a second, which belong to this machine and are asserted nowhere.
+//! Threads: plain values.
+//! Source: crate plotters.
+
+pub mod roofline;
+pub mod scaling;
+
+use std::error::Error;
+
+use plotters::style::{BLACK, RGBColor};
+
+/// Why there is no drawing.
+pub type PlotError = Box<dyn Error>;
+
+const SIZE: (u32, u32) = (960, 600);
+
+/// Colours that are told apart also by those who see fewer of them.
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    BLACK,
+];
+
+fn colour(index: usize) -> RGBColor {
+    COLOURS[index % COLOURS.len()]
+}
+
+/// Millions, with as many digits as say something.
+fn millions(number: &f64) -> String {
+    let millions = number / 1e6;
+    if millions < 10.0 { format!("{millions:.1}") } else { format!("{millions:.0}") }
+}

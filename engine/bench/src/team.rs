@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Threads that split a list of leaves in the same way each time.
+//! Not here: the engine's own shards, which hand out more pieces than threads.
+//! Units: items of a list.
+//! Threads: a pool of its own; each thread takes the same piece in every pass, whichever side it runs for.
+//! Source: none.
+
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+
+/// Threads that work on one list together.
+#[derive(Debug)]
+pub struct Team(ThreadPool);
+
+impl Team {
+    /// Starts threads, one at least.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
+        ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map(Self)
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    /// The sum of what each thread finds in its piece of the list.
+    pub fn sum<T: Sync>(&self, list: &[T], work: impl Fn(&[T]) -> u64 + Sync) -> u64 {
+        self.fold(list, work, u64::wrapping_add)
+    }
+
+    /// What each thread finds in its piece of the list, put together.
+    pub fn fold<T: Sync>(
+        &self,
+        list: &[T],
+        work: impl Fn(&[T]) -> u64 + Sync,
+        join: impl Fn(u64, u64) -> u64,
+    ) -> u64 {
+        let threads = self.threads();
+        let cut = |index: usize| index * list.len() / threads;
+        let found = self.0.broadcast(|at| work(&list[cut(at.index())..cut(at.index() + 1)]));
+        found.into_iter().fold(0, join)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_one_threads() {
+        let list: Vec<u64> = (0..1001).collect();
+        for threads in [0, 1, 2, 3, 7] {
+            let team = Team::new(threads).expect("threads");
+            assert_eq!(team.threads(), threads.max(1));
+            assert_eq!(team.sum(&list, |piece| piece.iter().sum()), 1000 * 1001 / 2);
+            assert_eq!(team.sum(&list[..1], |piece| piece.len() as u64), 1);
+        }
+    }
+}
