@@ -229,6 +229,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_hole_is_invalid_entries_and_nothing_else() {
+        for width in [Width::W32, Width::W64] {
+            let ones = wrap(width, u64::MAX);
+            let is_hole = |step, word| Segment::new(width, 3, step, word).map(|s| s.is_hole(width));
+            assert_eq!(is_hole(Step::Zero, ones), Some(true));
+            assert_eq!(is_hole(Step::Zero, 7), Some(false));
+            assert_eq!(is_hole(Step::Up, ones), Some(false));
+            assert_eq!(is_hole(Step::Down, 7), Some(false));
+        }
+    }
+
     proptest! {
         #[test]
         fn decoding_is_asking_for_each_entry(

@@ -210,5 +210,10 @@ mod tests {
         table.words[428] = pte(0x777, 0x67);
         normalise(Pfn(1), 2, &mut table, &View(Width::W32)).expect("resolves");
         assert_eq!(zero(&table), (428..512).collect::<Vec<_>>());
+        // What is not present names nothing, whatever frame stands in it.
+        table = full();
+        table.words[428] = pte(0x777, 0x66);
+        normalise(Pfn(1), 2, &mut table, &View(Width::W32)).expect("resolves");
+        assert!(zero(&table).is_empty());
     }
 }

@@ -218,6 +218,19 @@ mod tests {
     }
 
     #[test]
+    fn one_entry_that_fits_by_chance_does_not_carry_a_run_on() {
+        for width in [Width::W32, Width::W64] {
+            let up = |slot| 0x1000 + slot;
+            let leaf = leaf_of(width, |s| if s < 100 || s == 101 { up(s) } else { 0x9000 + s });
+            let mut runs = Runs::new();
+            assert_eq!(choose(Forms::Auto, width, &leaf, &mut runs), Form::Runs);
+            let slots =
+                |words: &[u64]| words.iter().map(|&w| Segment(w).slot()).collect::<Vec<_>>();
+            assert_eq!((slots(runs.segments()), slots(runs.patches())), (vec![0, 100], vec![101]));
+        }
+    }
+
+    #[test]
     fn what_has_no_runs_is_packed_or_raw() {
         let scattered = |slot: u64| slot.wrapping_mul(0x9e37_79b9) & 0x7fff_ffff;
         let low = leaf_of(Width::W64, scattered);

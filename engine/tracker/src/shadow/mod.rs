@@ -488,6 +488,30 @@ mod tests {
     }
 
     #[test]
+    fn index_and_shared_copies_are_counted_to_the_byte() {
+        let mut shadow = Shadow::new(Width::W64);
+        assert_eq!(shadow.bytes(), ShadowBytes::default());
+        let leaves = 5 * SHARD_LEAVES;
+        shadow.resize(leaves);
+        let shards = (shadow.shards.capacity() * size_of::<ShadowShard>()) as u64;
+        let empty = ShadowBytes {
+            leaves,
+            hole: leaves,
+            bytes: shards + 8 * leaves,
+            ..ShadowBytes::default()
+        };
+        assert_eq!(shadow.bytes(), empty);
+        let [.., scattered, wild] = copies(Width::W64);
+        shadow.install_shared(LeafIndex(1), &scattered);
+        shadow.install_shared(LeafIndex(2), &wild);
+        shadow.install_shared(LeafIndex(SHARD_LEAVES), &scattered);
+        let nodes = 3 * 2 * size_of::<(usize, Arc<Leaf>)>() as u64;
+        let bytes = empty.bytes + nodes + 2 * FRAME_BYTES as u64;
+        let shared = ShadowBytes { hole: leaves - 3, shared: 3, bytes, ..empty };
+        assert_eq!(shadow.bytes(), shared);
+    }
+
+    #[test]
     fn holes_stay_holes_until_an_entry_is_valid() {
         let mut shadow = Shadow::new(Width::W64);
         shadow.resize(1);
@@ -506,6 +530,7 @@ mod tests {
         let mut shadow = Shadow::new(Width::W64);
         let pfn = |leaf: u64| Pfn(leaf * 512 + 5);
         shadow.resize(3 * SHARD_LEAVES + 7);
+        assert_eq!((shadow.leaves(), shadow.bytes().hole), (0x3007, 0x3007));
         for leaf in [0, SHARD_LEAVES - 1, SHARD_LEAVES, 2 * SHARD_LEAVES + 1, 3 * SHARD_LEAVES + 6]
         {
             shadow.set(pfn(leaf), Entry(leaf));

@@ -127,6 +127,24 @@ mod tests {
     }
 
     #[test]
+    fn pages_are_asked_for_when_the_last_one_is_full_and_each_is_counted() {
+        assert_eq!(Pool::new(2).bytes(), 0);
+        for (block_words, page_blocks, chunk_pages) in
+            [(2, 256, 1), (3, 170, 1), (48, 10, 1), (255, 2, 1), (256, 2, 8), (512, 1, 8)]
+        {
+            let mut pool = Pool::new(block_words);
+            for chunks in 1..=3 {
+                for _ in 0..page_blocks * chunk_pages {
+                    pool.take();
+                    let index = pool.chunks.capacity() * size_of::<Box<[Leaf]>>();
+                    let pages = chunks * chunk_pages * size_of::<Leaf>();
+                    assert_eq!(pool.bytes(), (pages + index) as u64, "blocks of {block_words}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_block_that_was_given_back_is_the_next_one() {
         let mut pool = Pool::new(6);
         let handles: Vec<_> = (0..100).map(|_| pool.take()).collect();

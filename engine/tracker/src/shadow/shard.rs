@@ -259,6 +259,7 @@ impl ShadowShard {
 mod tests {
     use super::*;
     use crate::form::Step;
+    use crate::frame::Entry;
 
     #[test]
     fn heads_come_back_from_their_words() {
@@ -275,6 +276,63 @@ mod tests {
             Head::Shared,
         ] {
             assert_eq!(Head::of_word(head.to_word()), head);
+        }
+    }
+
+    /// Holes, runs, patched runs, several runs, packed leaves, raw ones.
+    fn held(shard: &ShadowShard) -> [u64; 6] {
+        let mut held = ShadowBytes::default();
+        shard.count(&mut held);
+        [held.hole, held.affine, held.patched, held.segments, held.packed, held.raw]
+    }
+
+    #[test]
+    fn leaves_are_held_in_the_smallest_form_that_is_allowed() {
+        let words: [&dyn Fn(u64) -> u64; 6] = [
+            &|_| u64::MAX,
+            &|slot| 100 + slot,
+            &|slot| if slot == 9 { 5 } else { 100 + slot },
+            &|slot| if slot < 200 { 100 + slot } else { 9000 - slot },
+            &|slot| slot.wrapping_mul(0x9e37_79b9) & 0x7fff_ffff,
+            &|slot| slot.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        ];
+        for (width, forms, expected) in [
+            (Width::W64, Forms::Auto, [1, 1, 1, 1, 1, 1]),
+            (Width::W64, Forms::Segments, [1, 0, 2, 1, 1, 1]),
+            (Width::W64, Forms::Packed, [1, 0, 0, 0, 4, 1]),
+            (Width::W64, Forms::Raw, [1, 0, 0, 0, 0, 5]),
+            (Width::W32, Forms::Auto, [1, 1, 1, 1, 0, 2]),
+            (Width::W32, Forms::Segments, [1, 0, 2, 1, 0, 2]),
+            (Width::W32, Forms::Packed, [1, 0, 0, 0, 0, 5]),
+        ] {
+            let mut shard = ShadowShard::new(width, forms);
+            shard.resize(6);
+            let mut leaf = Leaf::HOLE;
+            for (index, word) in words.iter().enumerate() {
+                for slot in 0..width.entries() {
+                    leaf.set_entry(width, slot, Entry(word(slot as u64)));
+                }
+                shard.put(index, &leaf);
+            }
+            assert_eq!(held(&shard), expected, "{width:?} {forms}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_held_in_a_form_that_is_allowed() {
+        let run = |step, word| Segment::new(Width::W64, 0, step, word).expect("small");
+        for (forms, expected) in [
+            (Forms::Auto, [1, 2, 0, 0, 0, 0]),
+            (Forms::Segments, [1, 0, 2, 0, 0, 0]),
+            (Forms::Packed, [1, 0, 0, 0, 2, 0]),
+            (Forms::Raw, [1, 0, 0, 0, 0, 2]),
+        ] {
+            let mut shard = ShadowShard::new(Width::W64, forms);
+            shard.resize(3);
+            shard.put_run(0, run(Step::Zero, u64::MAX));
+            shard.put_run(1, run(Step::Zero, 7));
+            shard.put_run(2, run(Step::Up, 7));
+            assert_eq!(held(&shard), expected, "{forms}");
         }
     }
 

@@ -92,6 +92,7 @@ mod tests {
         pending.add(LeafIndex(3), Cause::Entry);
         pending.add_new(LeafIndex(7), Cause::Doubt);
         pending.add_new(LeafIndex(9), Cause::Doubt);
+        assert!(!pending.is_empty());
         let all = [(3, Cause::Structure), (7, Cause::Growth), (9, Cause::Doubt)];
         assert_eq!(told(&mut pending), all);
         let items = pending.items();
@@ -102,5 +103,7 @@ mod tests {
         pending.resize(5);
         pending.resize(10);
         assert_eq!(told(&mut pending), [(3, Cause::Entry)]);
+        pending.resize(3);
+        assert!(pending.is_empty() && told(&mut pending).is_empty());
     }
 }
