@@ -17,7 +17,7 @@ use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
     Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
-    P2mSource, Page, PortError, Ports, Roots, Transport, Unlogged,
+    P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transport, Unlogged,
 };
 use p2mtrack::table::{TableView, normalise};
 
@@ -481,6 +481,7 @@ impl FrameTypes for Rig {
         let mut machine = self.machine();
         machine.reach(At::Query);
         machine.fails(At::Query)?;
+        assert!(frames.len() <= QUERY_FRAMES_MAX && frames.iter().all(|mfn| mfn.0 < MACHINE));
         for (mfn, kind) in frames.iter().zip(types) {
             let frame = machine.frames.get(&mfn.0).filter(|frame| frame.owned);
             *kind = frame.map_or(FrameType::NotOwned, |frame| frame.kind);

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who only observes: what a tracker without a transport reports, remembers, and lets be looked at.
+//! Not here: migrations (`laws`, `changes`), captures (`engine/cli/tests`).
+//! Units: pfns of the hand-driven guest in `rig`; a shard of the shadow is 4,096 leaves.
+//! Threads: one, and two.
+//! Source: `Tracker::observe`; law 5 for who accepts everything as seen.
+
+use p2mtrack::cause::{Cause, CauseSet};
+use p2mtrack::config::{Config, Rewalk};
+use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
+use p2mtrack::report::{EntryCounts, RoundReport};
+use p2mtrack::shadow::{Forms, ShadowBytes};
+use p2mtrack::tracker::Tracker;
+use p2mtrack_tests::rig::{BASE, HOLES, OWN, Rig};
+
+/// Leaves of one shard of the shadow.
+const SHARD: usize = 4096;
+
+/// One observed round: its report, and what was told.
+fn observe(rig: &Rig, tracker: &mut Tracker) -> (RoundReport, Vec<(u64, Vec<Cause>)>) {
+    let mut told = Vec::new();
+    let mut each = |pfn: Pfn, causes: CauseSet| {
+        told.push((pfn.0, causes.iter().collect()));
+    };
+    let report = rig.with(|ports| tracker.observe(ports, &mut each)).expect("a round");
+    (report, told)
+}
+
+fn tracker(rig: &Rig, config: Config) -> Tracker {
+    rig.machine().log_on = true;
+    rig.machine().log.clear();
+    Tracker::new(config, Width::W64).expect("threads")
+}
+
+#[test]
+fn what_is_told_is_remembered() {
+    for threads in [1, 2] {
+        let rig = Rig::linear();
+        let mut tracker = tracker(&rig, Config { threads, ..Config::default() });
+        assert_eq!((tracker.pfns(), tracker.roots()), (0, None));
+        let (first, told) = observe(&rig, &mut tracker);
+        assert_eq!((first.round, first.entries.mapped, first.pages.accepted), (0, HOLES, HOLES));
+        assert_eq!(told, (0..HOLES).map(|pfn| (pfn, vec![Cause::First])).collect::<Vec<_>>());
+        {
+            let guest = &mut *rig.machine();
+            guest.write(9, 1);
+            guest.balloon_out(700);
+            guest.balloon_in(HOLES + 1, 5);
+        }
+        let (second, told) = observe(&rig, &mut tracker);
+        let (mapped, unmapped, beyond_log_dirty) = (1, 1, 1);
+        let entries = EntryCounts { mapped, unmapped, beyond_log_dirty, ..Default::default() };
+        assert_eq!(
+            (second.entries, second.pages.accepted, second.leaves.compared),
+            (entries, 5, 2)
+        );
+        let log = Cause::LogDirty;
+        let expected = [
+            (9, vec![log]),
+            (OWN + 1, vec![log]),
+            (OWN + 2, vec![log]),
+            (700, vec![Cause::Entry]),
+            (HOLES + 1, vec![log, Cause::Entry]),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(tracker.shadow_entry(Pfn(700)), Entry::INVALID);
+        assert_eq!(tracker.shadow_entry(Pfn(HOLES + 1)), rig.machine().entry(HOLES + 1));
+        assert_eq!(observe(&rig, &mut tracker).1, []);
+    }
+}
+
+#[test]
+fn the_structure_can_be_looked_at() {
+    let rig = Rig::tree();
+    let mut tracker = tracker(&rig, Config::default());
+    observe(&rig, &mut tracker);
+    let guest = rig.machine();
+    let (top, mid) = (guest.roots.frame_list_list, guest.peek(guest.roots.frame_list_list, 0));
+    assert_eq!((tracker.pfns(), tracker.roots()), (1536, Some(guest.roots)));
+    assert_eq!(tracker.leaf_frames(), [0, 1, 2].map(|position| Mfn(BASE + OWN + position)));
+    let mut tables: Vec<_> = tracker.tables().map(|(level, mfn, _)| (level, mfn)).collect();
+    tables.sort_unstable();
+    assert_eq!(tables, [(1, Mfn(mid)), (2, Mfn(top))]);
+    assert!(tracker.tables().all(|(_, mfn, copy)| copy.words[0] == guest.peek(mfn.0, 0)));
+}
+
+#[test]
+fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
+    for threads in [1, 2] {
+        let rig = Rig::tree();
+        let [patched, twice] = reach_into_the_second_shard(&rig);
+        let config = Config { threads, shadow: Some(Forms::Auto), ..Config::default() };
+        let mut tracker = tracker(&rig, config);
+        observe(&rig, &mut tracker);
+        let held = ShadowBytes { bytes: 0, ..tracker.shadow_bytes() };
+        let leaves = SHARD as u64 + 7;
+        let expected = ShadowBytes {
+            leaves,
+            affine: 2,
+            segments: 1,
+            patched: 1,
+            shared: leaves - 4,
+            ..ShadowBytes::default()
+        };
+        assert_eq!(held, expected);
+        {
+            let guest = &mut *rig.machine();
+            guest.balloon_out(700);
+            guest.balloon_out(9);
+            guest.poke(patched, 8, 6);
+            guest.poke(twice, 8, 7);
+        }
+        let (report, told) = observe(&rig, &mut tracker);
+        assert_eq!((report.leaves.compared, report.entries.unmapped), (5, 2));
+        let entry = |position: usize| (512 * (SHARD + position) as u64 + 8, vec![Cause::Entry]);
+        let entries = told.into_iter().filter(|told| told.1 == [Cause::Entry]).collect::<Vec<_>>();
+        let own = [(9, vec![Cause::Entry]), (700, vec![Cause::Entry])];
+        assert_eq!(entries, own.into_iter().chain([3, 5, 6].map(entry)).collect::<Vec<_>>());
+        let base = 512 * SHARD as u64;
+        for (position, slot, word) in [(3, 8, 6), (3, 9, 0x3009), (5, 8, 7), (6, 8, 7)] {
+            assert_eq!(tracker.shadow_entry(Pfn(base + 512 * position + slot)), Entry(word));
+        }
+        assert_eq!(
+            ShadowBytes { bytes: 0, ..tracker.shadow_bytes() },
+            ShadowBytes { affine: 0, patched: 3, ..expected }
+        );
+        assert_eq!(observe(&rig, &mut tracker).1, []);
+    }
+}
+
+/// Gives the guest 4,103 leaves: all but a few are one that names no frame. Returns a leaf with a patched
+/// run at position 3 of the second shard, and one without runs at its positions 5 and 6.
+fn reach_into_the_second_shard(rig: &Rig) -> [u64; 2] {
+    let guest = &mut *rig.machine();
+    let top = guest.roots.frame_list_list;
+    let word = |kind: u64, slot: u64| match kind {
+        0 if !slot.is_multiple_of(3) => Entry::identity(Width::W64, Pfn(slot * 7)).0,
+        1 => u64::MAX, // an upper frame
+        2 if slot != 7 => 0x3000 + slot,
+        2 => 5,
+        3 => 0x3000 + slot * 37 % 512,
+        _ => u64::MAX,
+    };
+    let [barren, many, last, patched, twice] = [0, 1, 1, 2, 3].map(|kind| {
+        let pfn = (HOLES..).find(|&pfn| guest.entry(pfn) == Entry::INVALID).expect("a free pfn");
+        let frame = guest.copy_words(guest.leaf(0), pfn);
+        guest.set_entry(pfn, Entry(frame));
+        (0..512).for_each(|slot| guest.poke(frame, slot, word(kind, slot as u64)));
+        frame
+    });
+    (3..512).for_each(|position| guest.set_leaf(position, barren));
+    (0..512).for_each(|slot| guest.poke(many, slot, barren));
+    (1..8).for_each(|slot| guest.poke(top, slot, many));
+    for (slot, leaf) in
+        [barren, barren, barren, patched, barren, twice, twice].into_iter().enumerate()
+    {
+        guest.poke(last, slot, leaf);
+    }
+    guest.poke(top, 8, last);
+    guest.roots.pfn_count = 512 * (SHARD as u64 + 7);
+    [patched, twice]
+}
+
+#[test]
+fn every_round_walks_and_asks_the_m2p_if_that_is_wanted() {
+    for rewalk in [Rewalk::OnEvidence, Rewalk::EveryRound] {
+        let rig = Rig::tree();
+        let mut tracker = tracker(&rig, Config { rewalk, ..Config::default() });
+        observe(&rig, &mut tracker);
+        // The leaf's frame gets another pfn, and nothing is written.
+        rig.machine().frame(BASE + OWN + 1).m2p = Some(HOLES + 1);
+        let every = u64::from(rewalk == Rewalk::EveryRound);
+        let (report, _) = observe(&rig, &mut tracker);
+        let structure = report.structure;
+        assert_eq!((structure.walks, structure.forced, structure.moved), (every, every, every));
+        assert_eq!(report.leaves.compared, every);
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How rounds end: what the final one bears and for how long, what it looks at again, and how a live one gives up.
+//! Not here: the outcome of one pfn (`outcomes`), sequences that were once a loss (`hard_cases`).
+//! Units: pfns of the hand-driven guest in `rig`.
+//! Threads: one.
+//! Source: `docs/design.md`, laws 3, 4 and 7.
+
+use p2mtrack::cause::Cause;
+use p2mtrack::config::Config;
+use p2mtrack::doubt::Doubt;
+use p2mtrack::error::{EntryCause, Error};
+use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
+use p2mtrack::migration::Migration;
+use p2mtrack::port::{Answer, Deferral};
+use p2mtrack::report::RoundReport;
+use p2mtrack_tests::rig::{At, HOLES, OWN, Rig};
+
+fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    rig.with(|ports| migration.round(ports)).expect("a live round")
+}
+
+fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    let report = rig.with(|ports| migration.finish(ports)).expect("completes");
+    rig.machine().assert_identical();
+    report
+}
+
+/// Both kinds of p2m, after the first copy.
+fn both() -> [(Rig, Migration); 2] {
+    [Rig::tree(), Rig::linear()].map(|rig| {
+        let mut migration = rig.start(Config::default());
+        round(&rig, &mut migration);
+        (rig, migration)
+    })
+}
+
+#[test]
+fn sweeps_that_settle_nothing_are_told_from_those_that_do_whatever_was_settled() {
+    for (rig, mut migration) in both() {
+        // Pages and an entry without a frame, all settled by the first sweep; one page never is.
+        rig.machine().balloon_out(700);
+        for pfn in [9, 10, 11] {
+            rig.machine().write(pfn, 1);
+        }
+        let lose = || Answer::Deferred(Deferral::Unacknowledged);
+        rig.machine().answers.insert(9, (0..12).map(|_| lose()).collect());
+        let error = rig.with(|ports| migration.finish(ports)).expect_err("no word of the page");
+        let deferred = EntryCause::Deferred(Deferral::Unacknowledged);
+        assert!(
+            matches!(error, Error::Entry { pfn: Pfn(9), cause, .. } if cause == deferred),
+            "{error}"
+        );
+        // The first sweep and the nine that bring nothing are over: two answers are left.
+        assert_eq!(rig.machine().answers[&9].len(), 2);
+    }
+}
+
+#[test]
+fn a_doubt_that_has_run_too_long_does_not_end_the_final_round() {
+    let config = Config { doubt_rounds_max: 2, ..Config::default() };
+    for rig in [Rig::tree(), Rig::linear()] {
+        let mut migration = rig.start(config);
+        round(&rig, &mut migration);
+        for _ in 0..2 {
+            rig.machine().short = Some(100);
+            round(&rig, &mut migration);
+        }
+        rig.machine().short = Some(100);
+        let report = finish(&rig, &mut migration);
+        assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 1);
+    }
+}
+
+#[test]
+fn a_log_that_fails_round_after_round_says_why() {
+    let rig = Rig::tree();
+    let mut migration = rig.start(Config { doubt_rounds_max: 1, ..Config::default() });
+    round(&rig, &mut migration);
+    rig.machine().errors.push(At::Clean);
+    round(&rig, &mut migration);
+    rig.machine().errors.push(At::Clean);
+    let error = rig.with(|ports| migration.round(ports)).expect_err("two rounds running");
+    assert!(matches!(error, Error::Doubt { doubt: Doubt::LogLost, rounds: 2, .. }), "{error}");
+    let source = std::error::Error::source(&error).expect("what the log said");
+    assert_eq!(source.to_string(), "planted failure at Clean");
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn a_leaf_without_a_mapping_owes_its_own_pfns_and_no_others() {
+    let rig = Rig::tree();
+    let mut migration = rig.start(Config::default());
+    round(&rig, &mut migration);
+    let right = rig.machine().leaf(512);
+    rig.machine().set_leaf(1, 0x3abc);
+    let report = round(&rig, &mut migration);
+    // Besides them the page of the table that was written.
+    assert_eq!((report.pages.owed, report.pages.accepted, report.pages.left), (513, 1, 512));
+    rig.machine().set_leaf(1, right);
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn a_frame_that_is_not_ours_waits_for_that_and_not_for_its_m2p() {
+    for (rig, mut migration) in both() {
+        let frame = rig.machine().populate(9);
+        rig.machine().frame(frame).owned = false; // another domain's, under the same pfn
+        let own = rig.machine().entry(9).0;
+        rig.machine().set_entry(9, Entry(frame));
+        rig.machine().release(own);
+        round(&rig, &mut migration);
+        assert_eq!(migration.deferral(Pfn(9)), Some(Deferral::NotOwned));
+    }
+}
+
+#[test]
+fn a_leaf_that_only_its_own_page_leads_to_is_read_before_the_end() {
+    for (rig, mut migration) in both() {
+        // The leaf's frame is known by a pfn that has lost it; its true pfn's entry never changed.
+        let (a, b) = (OWN + 1, HOLES + 3);
+        let leaf = rig.machine().leaf(512);
+        rig.machine().set_entry(b, Entry(leaf));
+        rig.machine().machphys(leaf, b);
+        round(&rig, &mut migration);
+        rig.machine().set_entry(b, Entry::INVALID);
+        round(&rig, &mut migration);
+        rig.machine().machphys(leaf, a);
+        rig.machine().balloon_out(650); // marked under a pfn that holds nothing, as far as is known
+        let report = finish(&rig, &mut migration);
+        assert_eq!((report.structure.moved, report.entries.unmapped), (1, 1));
+    }
+}
+
+#[test]
+fn tables_are_not_sent_again_for_a_frame_that_left_the_domain() {
+    for released in [false, true] {
+        let rig = Rig::tree();
+        rig.machine().make_table(20, 21);
+        let mut migration = rig.start(Config::default());
+        round(&rig, &mut migration);
+        let frame = rig.machine().entry(30).0;
+        rig.machine().set_entry(30, Entry::INVALID); // amid being ballooned out
+        round(&rig, &mut migration);
+        if released {
+            rig.machine().release(frame);
+        }
+        assert_eq!(finish(&rig, &mut migration).pages.tables, u64::from(!released));
+    }
+}
+
+#[test]
+fn a_pfn_that_a_table_names_is_owed_if_it_was_not_accepted_so() {
+    let (rig, mut migration) = {
+        let rig = Rig::tree();
+        let mut migration = rig.start(Config::default());
+        round(&rig, &mut migration);
+        (rig, migration)
+    };
+    let (tagged, home) = (HOLES + 4, HOLES + 5);
+    let frame = {
+        let guest = &mut *rig.machine();
+        guest.balloon_in(home, 1);
+        let frame = guest.entry(home).0;
+        guest.set_entry(tagged, Entry::foreign(Width::W64, Mfn(frame)));
+        guest.make_table(20, 21);
+        frame
+    };
+    round(&rig, &mut migration);
+    {
+        let guest = &mut *rig.machine();
+        let table = guest.entry(20).0;
+        guest.poke(table, 3, frame << 12 | 0x67);
+        guest.on(At::Send, move |guest| guest.frame(frame).m2p = Some(tagged)); // not a word in the log
+    }
+    assert_eq!(round(&rig, &mut migration).pages.left, 1);
+    assert!(migration.why(Pfn(tagged)).contains(Cause::Table));
+}
+
+#[test]
+fn a_crowd_is_measured_by_the_frames_that_the_domain_holds() {
+    let rig = Rig::tree();
+    {
+        let guest = &mut *rig.machine();
+        let mid = guest.peek(guest.roots.frame_list_list, 0);
+        for position in 3..400 {
+            let leaf = guest.copy_words(guest.leaf(0), 1 << 20);
+            guest.poke(mid, position, leaf);
+        }
+        guest.roots.pfn_count = 400 * 512;
+    }
+    let mut migration = rig.start(Config::default());
+    let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+    let Error::Crowd { domain_frames, .. } = error else { panic!("{error}") };
+    assert_eq!(domain_frames, HOLES + 397);
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Walks of the structure under a guest that does not hold still: tries, reads, doubts, and what comes of them.
+//! Not here: which change calls for a walk (`changes`), walks of hostile structures (`hostile`).
+//! Units: pfns of the hand-driven guest in `rig`.
+//! Threads: one.
+//! Source: `docs/design.md`, "Changes"; `docs/decisions/0003`.
+
+use p2mtrack::config::Config;
+use p2mtrack::doubt::Doubt;
+use p2mtrack::error::{Error, StructureCause};
+use p2mtrack::frame::{Entry, Mfn};
+use p2mtrack::migration::Migration;
+use p2mtrack::port::MapFault;
+use p2mtrack::report::RoundReport;
+use p2mtrack_tests::rig::{At, BASE, HOLES, OWN, Rig};
+
+fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    rig.with(|ports| migration.round(ports)).expect("a live round")
+}
+
+fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    let report = rig.with(|ports| migration.finish(ports)).expect("completes");
+    rig.machine().assert_identical();
+    report
+}
+
+fn reads_of_the_roots(rig: &Rig) -> usize {
+    rig.machine().calls.iter().filter(|&&at| at == At::Roots).count()
+}
+
+#[test]
+fn a_generation_is_read_until_it_is_even_and_only_where_there_is_one() {
+    // Two reads around the log; then one before the walk, and one after it unless the guest stands still.
+    for (rig, generation, live, last) in [
+        (Rig::tree(), 7, 4, 2),
+        (Rig::linear(), 8, 4, 2),
+        (Rig::linear(), 7, 2 + 8 * (64 + 1), 2 + 2),
+    ] {
+        rig.machine().roots.generation = generation;
+        let mut migration = rig.start(Config::default());
+        rig.machine().calls.clear();
+        round(&rig, &mut migration);
+        assert_eq!(reads_of_the_roots(&rig), live, "{generation}");
+        rig.machine().calls.clear();
+        finish(&rig, &mut migration);
+        assert_eq!(reads_of_the_roots(&rig), last, "{generation}");
+    }
+}
+
+#[test]
+fn a_walk_is_tried_eight_times_and_each_time_with_nothing_of_the_last_one() {
+    let rig = Rig::linear();
+    let mut migration = rig.start(Config::default());
+    assert_eq!(round(&rig, &mut migration).structure.retries, 0);
+    rig.machine().roots.generation = 2;
+    (0..40).for_each(|_| rig.machine().on(At::Roots, |guest| guest.roots.generation += 2));
+    rig.machine().calls.clear();
+    let structure = round(&rig, &mut migration).structure;
+    assert_eq!((structure.walks, structure.retries), (8, 7));
+    // What was copied before the first one stays good while its pfns are not in the log.
+    let reads = rig.machine().calls.iter().filter(|&&at| at == At::Read).count();
+    assert_eq!(reads, 7 * 4);
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn a_tree_whose_root_was_elsewhere_during_every_walk_is_walked_again() {
+    let rig = Rig::tree();
+    let mut migration = rig.start(Config::default());
+    round(&rig, &mut migration);
+    let (there, elsewhere) = {
+        let guest = &mut *rig.machine();
+        let top = guest.roots.frame_list_list;
+        let copy = guest.copy_words(top, HOLES + 1);
+        guest.set_entry(HOLES + 1, Entry(copy));
+        guest.write(OWN + 4, 1); // the root is written: that calls for a walk
+        (top, copy)
+    };
+    // Around the log, then around each walk.
+    for root in [there; 2].into_iter().chain([there, elsewhere].repeat(8)) {
+        rig.machine().on(At::Roots, move |guest| guest.roots.frame_list_list = root);
+    }
+    let report = round(&rig, &mut migration);
+    assert_eq!((report.structure.walks, report.structure.retries), (8, 7));
+    assert_eq!(report.doubts[Doubt::Generation as usize], 1);
+    // The roots are what they were before the first walk, and nothing is in the log.
+    rig.machine().roots.frame_list_list = there;
+    let structure = round(&rig, &mut migration).structure;
+    assert_eq!((structure.walks, structure.retries, structure.roots), (1, 0, 0));
+    assert_eq!(round(&rig, &mut migration).structure.walks, 0);
+    finish(&rig, &mut migration);
+}
+
+#[test]
+fn roots_that_lead_nowhere_and_frames_that_can_not_be_read_are_doubts_of_their_own() {
+    let rig = Rig::tree();
+    let mut migration = rig.start(Config::default());
+    round(&rig, &mut migration);
+    let count = std::mem::take(&mut rig.machine().roots.pfn_count);
+    let report = round(&rig, &mut migration);
+    assert!(report.blind);
+    let doubts =
+        |report: &RoundReport| [Doubt::Roots, Doubt::Walk].map(|d| report.doubts[d as usize]);
+    assert_eq!(doubts(&report), [1, 0]);
+    rig.machine().roots.pfn_count = count;
+    let mid = rig.machine().peek(BASE + OWN + 4, 0);
+    rig.machine().poke(BASE + OWN + 4, 0, 0x3abc);
+    let report = round(&rig, &mut migration);
+    assert_eq!((report.blind, doubts(&report)), (true, [0, 1]));
+    // A guest that stands still does not put it right: the frame is named.
+    let error = rig.with(|ports| migration.finish(ports)).expect_err("a mid that is not there");
+    let Error::Structure { level, mfn, cause, .. } = error else { panic!("{error}") };
+    let unreadable = StructureCause::Unreadable(MapFault::NotOwned);
+    assert_eq!((level, mfn, cause), (1, Mfn(0x3abc), unreadable));
+    rig.machine().poke(BASE + OWN + 4, 0, mid);
+    finish(&rig, &mut migration);
+}
