@@ -286,10 +286,12 @@ fn a_last_leaf_that_the_count_of_pfns_cuts() {
         let first = rig.machine().leaf(0);
         rig.machine().set_leaf(0, first);
         let report = round(&rig, &mut migration);
-        assert_eq!((report.structure.walks, report.leaves.compared), (1, 0));
+        assert_eq!((report.structure.walks, report.structure.frame_lists), (1, 0));
+        assert_eq!(report.leaves.compared, 0);
         rig.machine().roots.pfn_count = 700;
         let report = round(&rig, &mut migration);
         assert_eq!((report.entries.mapped, report.leaves.compared), (100, 1));
+        assert_eq!(report.structure.frame_lists, 1, "no other leaves, but more pfns");
         // Aligned now: the cut leaf has no more to give.
         rig.machine().roots.pfn_count = 1024;
         assert_eq!(round(&rig, &mut migration).leaves.compared, 1);

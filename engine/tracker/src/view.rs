@@ -80,3 +80,41 @@ impl TableView for View<'_> {
         self.m2p.compat_frame() == Some(mfn)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::tests::{Nowhere, layout_of};
+
+    struct NoTypes;
+
+    impl FrameTypes for NoTypes {
+        fn query(&mut self, _: &[Mfn], _: &mut [FrameType]) -> Result<(), crate::port::PortError> {
+            Err("nobody is asked".into())
+        }
+    }
+
+    #[test]
+    fn only_the_machines_own_frame_marks_xens_slots() {
+        let layout = layout_of(Width::W32, &[Mfn(7)], 1, Mfn(7));
+        for (compat, frame, is_compat) in
+            [(Some(Mfn(5)), 5, true), (Some(Mfn(5)), 6, false), (None, 5, false)]
+        {
+            let mut types = NoTypes;
+            let ports = Nowhere { width: Width::W32, compat };
+            let view = View {
+                layout: &layout,
+                p2m: &ports,
+                m2p: &ports,
+                shadow: &Shadow::new(Width::W32),
+                types: RefCell::new(&mut types),
+                foreign_pte: ForeignPtePolicy::Refuse,
+                suspended: true,
+                named: RefCell::default(),
+                cleared: RefCell::default(),
+                unsure: Cell::new(false),
+            };
+            assert_eq!(view.is_compat_m2p(Mfn(frame)), is_compat);
+        }
+    }
+}

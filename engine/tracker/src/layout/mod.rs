@@ -8,6 +8,8 @@
 mod filter;
 mod holders;
 mod shape;
+#[cfg(test)]
+pub(crate) mod tests;
 mod walk;
 
 use std::collections::{BTreeSet, HashMap};
