@@ -45,3 +45,37 @@ impl Evidence {
         counts.entries += self.entries;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_calls_for_a_walk_by_itself_and_is_counted_as_itself() {
+        assert!(!Evidence::default().calls());
+        let mut counts = StructureCounts::default();
+        for evidence in [
+            Evidence { generation: true, ..Evidence::default() },
+            Evidence { roots: true, ..Evidence::default() },
+            Evidence { pfn_count: true, ..Evidence::default() },
+            Evidence { forced: true, ..Evidence::default() },
+            Evidence { dirty: 20, ..Evidence::default() },
+            Evidence { entries: 300, ..Evidence::default() },
+        ] {
+            assert!(evidence.calls());
+            evidence.report(&mut counts);
+            evidence.report(&mut counts);
+        }
+        let (generation, roots, pfn_count, forced, dirty, entries) = (2, 2, 2, 2, 40, 600);
+        let expected = StructureCounts {
+            generation,
+            roots,
+            pfn_count,
+            forced,
+            dirty,
+            entries,
+            ..StructureCounts::default()
+        };
+        assert_eq!(counts, expected);
+    }
+}

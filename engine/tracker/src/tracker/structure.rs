@@ -353,4 +353,16 @@ mod tests {
         tracker.domain_frames = 1 << 24;
         assert_eq!(tracker.reach_pfns(), 16 << 24);
     }
+
+    #[test]
+    fn a_structure_that_does_not_come_to_rest_is_named_by_its_root() {
+        let mut tracker = Tracker::new(Config::default(), Width::W64).expect("no threads");
+        let named = |tracker: &Tracker| match tracker.unstable() {
+            Error::Structure { level, mfn, cause: StructureCause::Unstable, .. } => (level, mfn),
+            other => panic!("{other}"),
+        };
+        assert_eq!(named(&tracker), (0, Mfn(0)));
+        tracker.layout = layout_of(Width::W64, &[Mfn(7)], 1, Mfn(7));
+        assert_eq!(named(&tracker), (2, Mfn(1 << 20)));
+    }
 }
