@@ -8,8 +8,6 @@
 mod filter;
 mod holders;
 mod shape;
-#[cfg(test)]
-pub(crate) mod tests;
 mod walk;
 
 use std::collections::{BTreeSet, HashMap};
@@ -411,3 +409,6 @@ impl Walked {
         leaves.chain(watched).chain(tables).collect()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
