@@ -124,12 +124,15 @@ fn entries_by_kind() {
         assert_eq!(report.structure, StructureCounts::default());
         touch(&rig, HOLES + 2);
         assert_eq!(round(&rig, &mut migration).leaves, LeafCounts { unchanged: 1, ..leaves(1, 1) });
+        rig.machine().set_entry(HOLES + 3, Entry::INVALID); // nobody is asked about such a frame
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.entries.other, report.pages.frameless), (1, 1));
         touch(&rig, HOLES + 2);
         touch(&rig, 9);
         let report = finish(&rig, &mut migration);
         assert_eq!(report.pages, accepted(2), "the leaves' own pages");
         assert_eq!(report.leaves, LeafCounts { unchanged: 2, ..leaves(2, 2) });
-        assert_eq!(report.settled, SettledCounts { gone: 1, foreign: 2, ..Default::default() });
+        assert_eq!(report.settled, SettledCounts { gone: 1, foreign: 1, ..Default::default() });
     }
 }
 

@@ -11,7 +11,7 @@ use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableCause;
-use p2mtrack_tests::rig::{BASE, Frame, Got, HOLES, Machine, Rig};
+use p2mtrack_tests::rig::{BASE, Frame, Got, HOLES, MACHINE, Machine, Rig};
 
 /// A guest after its first copy and a change while it runs.
 fn guest(config: Config, change: impl FnOnce(&mut Machine)) -> (Rig, Migration) {
@@ -186,6 +186,21 @@ fn a_pte_to_a_frame_of_another_domain_is_a_named_error() {
         Error::Table { pfn, fault } => {
             assert_eq!((pfn, fault.slot, fault.mfn), (Pfn(20), 7, Mfn(0x3000)));
             assert_eq!((fault.level, fault.cause), (1, TableCause::Foreign));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_pte_to_a_frame_past_the_machine_is_foreign_and_nobody_is_asked() {
+    let (rig, mut migration) = guest(Config::default(), |machine| {
+        machine.make_table(20, 21);
+        let table = machine.entry(20).0;
+        machine.poke(table, 7, MACHINE << 12 | 0x67);
+    });
+    match refuse(&rig, &mut migration) {
+        Error::Table { fault, .. } => {
+            assert_eq!((fault.mfn, fault.cause), (Mfn(MACHINE), TableCause::Foreign));
         }
         other => panic!("{other}"),
     }

@@ -96,6 +96,13 @@ mod tests {
         assert_eq!(copy.words[2], 2);
     }
 
+    #[test]
+    #[should_panic(expected = "a frame has 512 words")]
+    fn a_word_behind_the_frame_is_not_read() {
+        let live: [AtomicU64; FRAME_WORDS] = std::array::from_fn(|_| AtomicU64::new(0));
+        let _ = GuestLeaf::from_atomics(&live).entry(Width::W32, 1024);
+    }
+
     /// Each word is written while it is read: a reader finds one of the writer's values, in their order.
     /// Miri and ThreadSanitizer call a read that is not atomic a data race.
     #[test]

@@ -212,6 +212,46 @@ mod tests {
     }
 
     #[test]
+    fn a_list_ends_with_its_half_of_the_address_space_and_before_xen() {
+        let fits = |width: Width, vaddr: u64, leaves: u64| {
+            let pfns = leaves * width.entries() as u64;
+            match Shape::new(width, &roots(pfns, 0x1000, vaddr, 0), 1 << 30) {
+                Ok(shape) => Some(shape.base),
+                Err(Error::Roots { fault: RootsFault::AddressSpace, .. }) => None,
+                Err(other) => panic!("{other}"),
+            }
+        };
+        for (width, vaddr, leaves) in [
+            (Width::W64, (1 << 47) - 0x5000, 5),
+            (Width::W64, 0xffff_8800_0000_0000, 9),
+            (Width::W64, 0xffff_ffff_ffff_f000, 1),
+            (Width::W32, 0xf580_0000 - 0x5000, 5),
+        ] {
+            let page = (vaddr >> 12) & ((1 << 36) - 1);
+            assert_eq!(fits(width, vaddr, leaves), Some(page), "{vaddr:#x}");
+        }
+        for (width, vaddr, leaves) in [
+            (Width::W64, (1 << 47) - 0x5000, 6),
+            (Width::W64, 1 << 47, 1),
+            (Width::W64, 0xffff_87ff_ffff_f000, 1),
+            (Width::W64, 0xffff_ffff_ffff_f000, 2),
+            (Width::W32, 0xf580_0000 - 0x5000, 6),
+            (Width::W32, 0xf580_0000, 1),
+        ] {
+            assert_eq!(fits(width, vaddr, leaves), None, "{vaddr:#x}");
+        }
+    }
+
+    #[test]
+    fn a_tree_holds_what_three_levels_hold() {
+        assert_eq!(fault(Width::W64, &roots(5, 0, 0, 0)), RootsFault::Absent);
+        for (width, pfns) in [(Width::W64, 1 << 27), (Width::W32, 1 << 30)] {
+            let shape = Shape::new(width, &roots(pfns, 0, 0, 7), 8).expect("shape");
+            assert_eq!((shape.kind, shape.root, shape.levels), (Kind::Tree, Mfn(7), 2));
+        }
+    }
+
+    #[test]
     fn slots_of_each_variant() {
         let mut frame = Leaf::default();
         frame.words[0] = 0x7067;
