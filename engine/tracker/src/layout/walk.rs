@@ -250,3 +250,6 @@ pub(crate) const fn names_nothing(claim: Claim, machine_frames: u64) -> bool {
         Claim::Foreign(mfn) | Claim::Frame(mfn) => mfn.0 >= machine_frames,
     }
 }
+
+#[cfg(test)]
+mod tests;
