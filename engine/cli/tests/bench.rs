@@ -34,6 +34,17 @@ fn json_is_the_machine_and_a_figure_a_line() {
 }
 
 #[test]
+fn a_goal_that_is_missed_is_an_error_if_that_was_asked() {
+    let ended = bench(&["diff.density", "--json", "--strict"]);
+    let figures: Vec<Value> =
+        ended.out.lines().skip(1).map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let names = figures.iter().map(|figure| figure["name"].as_str().expect("a name"));
+    assert!(names.clone().all(|name| name.starts_with("diff.density")) && names.count() == 5);
+    let missed = figures.iter().any(|figure| figure["met"] == false);
+    assert_eq!((ended.status, ended.err.as_str()), (i32::from(missed), ""));
+}
+
+#[test]
 fn figures_are_drawn_where_it_was_asked() {
     let dir = tempfile::tempdir().expect("directory");
     let (inner, full) = (dir.path().join("a/b"), dir.path().join("file"));
