@@ -6,32 +6,39 @@
 //! Source: names are an interface.
 
 use crate::figure::Figure;
-use crate::figures::{affine, density, packed, raw, scattered, shadow_bytes};
+use crate::figures::{affine, density, huge, packed, raw, scattered, shadow_bytes, take};
 use crate::setup::Setup;
 
 /// Figures that are measured together.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// What the names of all of them begin with.
-    pub name: &'static str,
+    /// What their names begin with.
+    pub names: &'static [&'static str],
     /// Measures them.
     pub run: fn(&Setup) -> Vec<Figure>,
 }
 
 /// All of them, in the order in which they are measured: first what needs most memory (two mappings of the p2m in huge
 /// pages), before an allocator keeps anything of what others gave back.
-pub const ENTRIES: [Entry; 6] = [
-    Entry { name: "diff.scattered", run: scattered::run },
-    Entry { name: "diff.affine", run: affine::run },
-    Entry { name: "diff.packed", run: packed::run },
-    Entry { name: "diff.raw", run: raw::run },
-    Entry { name: "diff.density", run: density::run },
-    Entry { name: "shadow.bytes", run: shadow_bytes::run },
+pub const ENTRIES: [Entry; 8] = [
+    Entry { names: &["diff.scattered"], run: scattered::run },
+    Entry { names: &["snapshot.first", "round", "intake", "memory.peak"], run: huge::run },
+    Entry { names: &["diff.affine"], run: affine::run },
+    Entry { names: &["diff.packed"], run: packed::run },
+    Entry { names: &["diff.raw"], run: raw::run },
+    Entry { names: &["diff.density"], run: density::run },
+    Entry { names: &["bitmap.take"], run: take::run },
+    Entry { names: &["shadow.bytes"], run: shadow_bytes::run },
 ];
 
 /// Whether `name` is `prefix`, or begins with it and a dot.
 fn is_within(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Whether one of two names is within the other.
+fn is_related(a: &str, b: &str) -> bool {
+    is_within(a, b) || is_within(b, a)
 }
 
 /// A choice of figures.
@@ -44,7 +51,7 @@ pub struct UnknownFigure(pub String);
 
 impl std::fmt::Display for UnknownFigure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let known = ENTRIES.map(|entry| entry.name).join(", ");
+        let known = ENTRIES.map(|entry| entry.names.join(", ")).join(", ");
         write!(f, "no figure is called {:?} (known: {known}, and what they begin with)", self.0)
     }
 }
@@ -58,7 +65,7 @@ impl Selection {
     /// No entry has anything to do with a name.
     pub fn new(names: &[String]) -> Result<Self, UnknownFigure> {
         let known =
-            |name: &str| ENTRIES.iter().any(|e| is_within(e.name, name) || is_within(name, e.name));
+            |name: &str| ENTRIES.iter().flat_map(|entry| entry.names).any(|n| is_related(n, name));
         match names.iter().find(|name| !known(name)) {
             Some(unknown) => Err(UnknownFigure(unknown.clone())),
             None => Ok(Self(names.to_vec())),
@@ -67,10 +74,8 @@ impl Selection {
 
     /// What has to be measured.
     pub fn entries(&self) -> impl Iterator<Item = &'static Entry> + '_ {
-        let wanted = |name: &str| {
-            self.0.is_empty() || self.0.iter().any(|n| is_within(name, n) || is_within(n, name))
-        };
-        ENTRIES.iter().filter(move |entry| wanted(entry.name))
+        let wanted = |name: &str| self.0.is_empty() || self.0.iter().any(|n| is_related(n, name));
+        ENTRIES.iter().filter(move |entry| entry.names.iter().any(|name| wanted(name)))
     }
 
     /// Whether a figure that was measured was asked for, and not only measured together with one.
@@ -90,12 +95,12 @@ mod tests {
     }
 
     fn entries(names: &[&str]) -> Vec<&'static str> {
-        select(names).expect("known").entries().map(|entry| entry.name).collect()
+        select(names).expect("known").entries().flat_map(|entry| entry.names).copied().collect()
     }
 
     #[test]
     fn names_mean_what_they_begin() {
-        assert_eq!(entries(&[]).len(), ENTRIES.len());
+        assert_eq!(entries(&[]).len(), ENTRIES.iter().map(|entry| entry.names.len()).sum());
         assert_eq!(entries(&["diff.raw", "diff.affine"]), ["diff.affine", "diff.raw"]);
         assert!(entries(&["diff"]).iter().all(|name| name.starts_with("diff.")));
         assert_eq!(entries(&["diff.affine.superpage"]), ["diff.affine"]);

@@ -37,6 +37,7 @@ impl Clock for WallClock {
 pub struct Side<'a> {
     name: String,
     expected: u64,
+    prepare: RefCell<Box<dyn FnMut() + 'a>>,
     work: RefCell<Box<dyn FnMut() -> u64 + 'a>>,
 }
 
@@ -47,11 +48,21 @@ impl Side<'_> {
         &self.name
     }
 
-    /// Does the job once.
+    /// Prepares the job and does it once.
     ///
     /// # Panics
     /// If it finds something else than it must: then its time means nothing.
     pub fn run(&self) {
+        self.prepare();
+        self.work();
+    }
+
+    /// What comes before the job and is not its time.
+    fn prepare(&self) {
+        (self.prepare.borrow_mut())();
+    }
+
+    fn work(&self) {
         let found = (self.work.borrow_mut())();
         assert_eq!(found, self.expected, "{} found something else than there is", self.name);
     }
@@ -67,13 +78,26 @@ impl<'a> Contest<'a> {
     /// Adds a side, which finds `expected` each time.
     #[must_use]
     pub fn side(
-        mut self,
+        self,
         name: impl Into<String>,
         expected: u64,
         work: impl FnMut() -> u64 + 'a,
     ) -> Self {
-        let (name, work) = (name.into(), RefCell::new(Box::new(work) as Box<_>));
-        self.sides.push(Side { name, expected, work });
+        self.prepared(name, expected, || (), work)
+    }
+
+    /// Adds a side whose job has to be prepared each time; that is not its time.
+    #[must_use]
+    pub fn prepared(
+        mut self,
+        name: impl Into<String>,
+        expected: u64,
+        prepare: impl FnMut() + 'a,
+        work: impl FnMut() -> u64 + 'a,
+    ) -> Self {
+        let (prepare, work) =
+            (RefCell::new(Box::new(prepare) as Box<_>), RefCell::new(Box::new(work) as Box<_>));
+        self.sides.push(Side { name: name.into(), expected, prepare, work });
         self
     }
 
@@ -102,8 +126,9 @@ impl<'a> Contest<'a> {
     fn block(&self, clock: &dyn Clock) -> Vec<f64> {
         let mut seconds = vec![0.0; self.sides.len()];
         for index in (0..self.sides.len()).chain((0..self.sides.len()).rev()) {
+            self.sides[index].prepare();
             let begin = clock.now();
-            self.sides[index].run();
+            self.sides[index].work();
             seconds[index] += (clock.now() - begin).as_secs_f64() / 2.0;
         }
         seconds
@@ -257,6 +282,19 @@ mod tests {
         assert_eq!(times.fastest(&["b", "a"]), "a");
         let against = times.against_all("a");
         assert!(against.len() == 1 && against[0].0 == "b" && near(against[0].1, 3.0));
+    }
+
+    #[test]
+    fn what_is_prepared_is_nobodys_time() {
+        let clock = FakeClock::default();
+        let prepare = || {
+            clock.spend(5000);
+        };
+        let contest =
+            Contest::default()
+                .prepared("a", 7, prepare, || clock.spend(100))
+                .side("b", 7, || clock.spend(300));
+        assert!(near(contest.run(&clock).speed("a", "b"), 3.0));
     }
 
     #[test]

@@ -26,3 +26,4 @@ pub mod plot;
 pub mod read;
 pub mod setup;
 pub mod team;
+pub mod theatre;

@@ -7,7 +7,9 @@
 
 pub mod affine;
 pub mod density;
+pub mod huge;
 pub mod packed;
 pub mod raw;
 pub mod scattered;
 pub mod shadow_bytes;
+pub mod take;

@@ -146,7 +146,8 @@ impl Guest {
     }
 
     /// A leaf of the p2m, live.
-    pub(crate) fn leaf(&self, position: u64) -> Option<&[AtomicU64; FRAME_WORDS]> {
+    #[must_use]
+    pub fn leaf(&self, position: u64) -> Option<&[AtomicU64; FRAME_WORDS]> {
         self.entries.as_chunks().0.get(position as usize)
     }
 
@@ -189,7 +190,8 @@ impl Guest {
     }
 
     /// Whether a pfn has an ordinary page: a frame, and no part in the p2m.
-    pub(crate) fn is_plain(&self, pfn: u64) -> bool {
+    #[must_use]
+    pub fn is_plain(&self, pfn: u64) -> bool {
         self.frame(pfn).is_some() && self.zone.part(pfn).is_none()
     }
 

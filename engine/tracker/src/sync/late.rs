@@ -92,7 +92,7 @@ impl AtomicU64 {
     }
 
     pub(crate) fn load(&self, order: Ordering) -> u64 {
-        settle_before(&self.0, order);
+        settle_before(&self.0, Ordering::Acquire); // no load releases: updates of other words may wait on
         if order == Ordering::SeqCst {
             // Loom lets such a load be old. One that could not be is an update that changes nothing.
             return self.0.fetch_or(0, Ordering::AcqRel);

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `snapshot.first`, `round.quiet`, `round.scattered`, `intake`, `memory.peak`: one huge guest under migration.
+//! Not here: how it is stepped (`theatre`).
+//! Units: times the time of a guest of 64 GiB; share of the read floor; bytes.
+//! Threads: the engine's, as many as the setup's team has.
+//! Source: rounds of both guests are run in turn; a round begins where the intake ends.
+
+use std::fs;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use p2mtrack::frame::FRAME_BYTES;
+use p2mtrack_synthetic::huge::{Guest, Shape};
+
+use crate::contest::{BLOCKS, median};
+use crate::figure::{Figure, Goal, Unit};
+use crate::p2m::pattern;
+use crate::setup::Setup;
+use crate::theatre::{Theatre, read, snapshot};
+
+/// The guest that the huge one is held against.
+const SMALL_BYTES: u64 = 64 << 30;
+/// Rounds in which nothing happens.
+const QUIET_ROUNDS: usize = 1000;
+/// Rounds with scattered changes, and leaves that change in each.
+const SCATTERED_ROUNDS: usize = 51;
+const SCATTERED_LEAVES: u64 = 2000;
+/// Bytes of a line of a bitmap.
+const LINE_BYTES: f64 = 64.0;
+
+/// Measures.
+#[must_use]
+pub fn run(setup: &Setup) -> Vec<Figure> {
+    let guest = guest(setup.guest_bytes);
+    let mut figures = vec![first_snapshot(setup, &guest)];
+    forget_peak();
+    let mut huge = Theatre::new(setup, &guest);
+    huge.round();
+    let small_guest = self::guest(SMALL_BYTES.min(setup.guest_bytes));
+    let mut small = Theatre::new(setup, &small_guest);
+    small.round();
+    let (huge_times, small_times) = in_turn(&mut huge, &mut small, QUIET_ROUNDS, quiet);
+    figures.push(against("round.quiet", 1.2, &huge_times, &small_times));
+    let (huge_times, small_times) = in_turn(&mut huge, &mut small, SCATTERED_ROUNDS, scattered);
+    figures.push(against("round.scattered", 1.3, &huge_times, &small_times));
+    figures.extend(intake(setup, &mut huge));
+    small.finish();
+    huge.finish();
+    figures.extend(peak());
+    figures.into_iter().map(|figure| Figure { threads: setup.team.threads(), ..figure }).collect()
+}
+
+fn guest(bytes: u64) -> Guest {
+    let leaves = bytes / (FRAME_BYTES * FRAME_BYTES / 8) as u64;
+    Guest::new(pattern(Shape::Superpage, leaves as usize)).expect("memory for a guest")
+}
+
+fn first_snapshot(setup: &Setup, guest: &Guest) -> Figure {
+    let before = read(setup, guest);
+    let (took, leaves) = snapshot(setup, guest);
+    let floor = (before + read(setup, guest)) / 2;
+    let detail = format!(
+        "{leaves} leaves read, put into their forms and owed, against reading them; one run"
+    );
+    let value = floor.as_secs_f64() / took.as_secs_f64();
+    Figure {
+        goal: Some(Goal::AtLeast(0.8)),
+        ..Figure::new("snapshot.first", value, Unit::Share, detail)
+    }
+}
+
+/// Rounds of both, in turn.
+fn in_turn(
+    huge: &mut Theatre<'_>,
+    small: &mut Theatre<'_>,
+    rounds: usize,
+    round: impl Fn(&mut Theatre<'_>) -> Duration,
+) -> (Vec<Duration>, Vec<Duration>) {
+    (0..rounds).map(|_| (round(huge), round(small))).unzip()
+}
+
+fn quiet(theatre: &mut Theatre<'_>) -> Duration {
+    let (report, took) = theatre.round();
+    assert_eq!((report.log_dirty_pfns, report.pages.accepted), (0, 0), "nothing happened");
+    took
+}
+
+/// Exchanges one frame in each of some leaves.
+fn scattered(theatre: &mut Theatre<'_>) -> Duration {
+    let guest = theatre.guest();
+    let stride = guest.pfns() / SCATTERED_LEAVES;
+    let mut exchanged = 0;
+    for first in (0..SCATTERED_LEAVES).map(|number| number * stride + number % 7) {
+        let mut pfns = first..(first + stride).min(guest.pfns());
+        exchanged +=
+            u64::from(pfns.find(|&pfn| guest.is_plain(pfn)).is_some_and(|pfn| guest.exchange(pfn)));
+    }
+    let (report, took) = theatre.round();
+    assert!(report.entries.remapped <= exchanged && exchanged > 0, "what was exchanged");
+    took
+}
+
+/// How much longer the rounds of the huge guest are.
+fn against(name: &str, most: f64, huge: &[Duration], small: &[Duration]) -> Figure {
+    let middle = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64).collect());
+    let (long, short) = (middle(huge), middle(small));
+    let detail = format!(
+        "{} rounds each, from the end of the intake; {:.1} us longer; {}; of 64 GiB: {}",
+        huge.len(),
+        (long - short) * 1e6,
+        latencies(huge),
+        latencies(small),
+    );
+    Figure {
+        goal: Some(Goal::AtMost(most)),
+        ..Figure::new(name, long / short, Unit::Times, detail)
+    }
+}
+
+/// Percentiles.
+fn latencies(times: &[Duration]) -> String {
+    let mut histogram = Histogram::<u64>::new(3).expect("three digits");
+    for time in times {
+        histogram.record(time.as_nanos() as u64).expect("a histogram that grows");
+    }
+    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    let max = histogram.max() as f64 / 1e3;
+    format!("p50 {:.1} us, p99 {:.1}, p99.9 {:.1}, max {max:.1}", at(0.5), at(0.99), at(0.999))
+}
+
+/// The log with so many bits in a million: what the intake reads and writes, against reading as many bytes.
+fn intake(setup: &Setup, theatre: &mut Theatre<'_>) -> Vec<Figure> {
+    let shares = [("sparse", 100), ("dense", 50_000)];
+    let figures: Vec<_> = shares.map(|(name, ppm)| intake_of(setup, theatre, name, ppm)).into();
+    let worst = figures.iter().min_by(|a, b| a.value.total_cmp(&b.value)).cloned();
+    let worst = worst.map(|worst| Figure {
+        goal: Some(Goal::AtLeast(0.8)),
+        detail: format!("the worst of both: {}", worst.name),
+        name: "intake".to_owned(),
+        ..worst
+    });
+    worst.into_iter().chain(figures).collect()
+}
+
+fn intake_of(setup: &Setup, theatre: &mut Theatre<'_>, name: &str, ppm: u64) -> Figure {
+    let words = dirty_words(theatre.guest().pfns(), ppm);
+    let lines = words.chunks(8).filter(|line| line.iter().any(|&word| word != 0)).count();
+    // A line that is written is read before.
+    let bytes = (words.len() * 8) as f64 + 2.0 * LINE_BYTES * lines as f64;
+    let p2m = (setup.leaves() * FRAME_BYTES) as f64;
+    let shares = (0..BLOCKS).map(|_| {
+        let floor = read(setup, theatre.guest()).as_secs_f64() / p2m * bytes;
+        let (once, again) = (theatre.intake(&words), theatre.intake(&words));
+        2.0 * floor / (once + again).as_secs_f64()
+    });
+    let value = median(shares.collect());
+    let detail = format!("{} % of the bits set, {lines} lines written", ppm as f64 / 1e4);
+    Figure::new(format!("intake.{name}"), value, Unit::Share, detail)
+}
+
+/// So many bits in a million, scattered.
+fn dirty_words(pfns: u64, ppm: u64) -> Vec<u64> {
+    let mut words = vec![0; (pfns / 64) as usize];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..pfns / 1_000_000 * ppm + pfns % 1_000_000 * ppm / 1_000_000 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let pfn = state % pfns;
+        words[(pfn / 64) as usize] |= 1 << (pfn % 64);
+    }
+    words
+}
+
+/// The peak of memory since [`forget_peak`].
+fn peak() -> Option<Figure> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let bytes = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10;
+    let detail = "a whole migration, guest, machine and destination included".to_owned();
+    let figure = Figure::new("memory.peak", bytes as f64, Unit::Bytes, detail);
+    Some(Figure { goal: Some(Goal::AtMost((20_u64 << 30) as f64)), ..figure })
+}
+
+/// Lets the peak begin anew, where the system can.
+fn forget_peak() {
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_as_many_as_were_asked_for() {
+        let set =
+            |ppm| dirty_words(1 << 22, ppm).iter().map(|w| u64::from(w.count_ones())).sum::<u64>();
+        assert!(set(100).abs_diff(419) < 20 && set(50_000).abs_diff(204_600) < 8_000);
+    }
+
+    #[test]
+    fn latencies_are_in_order() {
+        let times: Vec<_> = (1..=1000).map(Duration::from_micros).collect();
+        assert_eq!(latencies(&times), "p50 500.2 us, p99 990.2, p99.9 999.4, max 1000.4");
+    }
+}

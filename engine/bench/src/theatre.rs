@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A huge guest with a migration of it, stepped and timed phase by phase.
+//! Not here: which rounds are figures (`figures`).
+//! Units: seconds of the engine's own work; what the ports take before the end of CLEAN is left out by who asks.
+//! Threads: the engine's, as many as the setup's team has.
+//! Source: phases are the engine's (`port::Observer`).
+
+use std::time::{Duration, Instant};
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::config::Config;
+use p2mtrack::frame::Pfn;
+use p2mtrack::migration::Migration;
+use p2mtrack::port::{
+    Answer, FrameList, LogDirty, Observer, Page, Phase, PortError, Ports, Transport,
+};
+use p2mtrack::report::RoundReport;
+use p2mtrack::table::TableView;
+use p2mtrack::tracker::Tracker;
+use p2mtrack_synthetic::huge::Guest;
+use p2mtrack_synthetic::huge::ports::GuestPorts;
+
+use crate::read::xor;
+use crate::setup::Setup;
+
+/// When phases ended, and how long all looks at leaves took.
+#[derive(Debug)]
+pub struct Phases {
+    began: Instant,
+    diff: Duration,
+    clean: Instant,
+}
+
+impl Default for Phases {
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { began: now, diff: Duration::ZERO, clean: now }
+    }
+}
+
+impl Phases {
+    /// Time in which leaves were compared.
+    #[must_use]
+    pub const fn diff(&self) -> Duration {
+        self.diff
+    }
+
+    /// Time since the log was taken in.
+    #[must_use]
+    pub fn since_intake(&self) -> Duration {
+        self.clean.elapsed()
+    }
+
+    /// Time from a moment to the end of the intake.
+    #[must_use]
+    pub fn intake_since(&self, moment: Instant) -> Duration {
+        self.clean.saturating_duration_since(moment)
+    }
+}
+
+impl Observer for Phases {
+    fn begin(&mut self, _: Phase) {
+        self.began = Instant::now();
+    }
+
+    fn end(&mut self, phase: Phase) {
+        match phase {
+            Phase::Clean => self.clean = Instant::now(),
+            Phase::Diff => self.diff += self.began.elapsed(),
+            _ => {}
+        }
+    }
+}
+
+/// A transport that has just broken: whatever was found stays owed.
+#[derive(Debug)]
+struct Broken;
+
+impl Transport for Broken {
+    fn send(
+        &mut self,
+        _: &[Page],
+        _: &dyn TableView,
+        _: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        Err("broken on purpose".into())
+    }
+
+    fn frame_list(&mut self, _: FrameList<'_>) -> Result<(), PortError> {
+        Err("broken on purpose".into())
+    }
+
+    fn gone(&mut self, _: &[Pfn]) -> Result<(), PortError> {
+        Err("broken on purpose".into())
+    }
+
+    fn returned(&mut self, _: &mut Vec<Pfn>) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn consistent(&mut self) -> Result<(), PortError> {
+        Err("broken on purpose".into())
+    }
+}
+
+/// The guest's log with more bits in it, and the moment when it was handed over.
+struct Planted<'a> {
+    log: &'a mut dyn LogDirty,
+    bits: &'a [u64],
+    done: &'a mut Instant,
+}
+
+impl LogDirty for Planted<'_> {
+    fn enable(&mut self) -> Result<(), PortError> {
+        self.log.enable()
+    }
+
+    fn disable(&mut self) -> Result<(), PortError> {
+        self.log.disable()
+    }
+
+    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+        let read = self.log.clean(into)?;
+        let words = into.words().iter().zip(self.bits).map(|(word, bits)| word | bits);
+        let words: Vec<_> = words.collect();
+        into.copy_from_words(&words);
+        *self.done = Instant::now();
+        Ok(read)
+    }
+}
+
+/// A guest under migration.
+pub struct Theatre<'g> {
+    guest: &'g Guest,
+    ports: GuestPorts<'g>,
+    migration: Migration,
+}
+
+impl<'g> Theatre<'g> {
+    /// Starts a migration.
+    ///
+    /// # Panics
+    /// If the engine refuses.
+    #[must_use]
+    pub fn new(setup: &Setup, guest: &'g Guest) -> Self {
+        let mut ports = GuestPorts::new(guest);
+        let started = Migration::start(config(setup), &mut ports.lend(&mut ()));
+        Self { guest, ports, migration: started.expect("a migration starts") }
+    }
+
+    /// The guest.
+    #[must_use]
+    pub const fn guest(&self) -> &'g Guest {
+        self.guest
+    }
+
+    /// A live round: its report, and what it took from the end of the intake.
+    ///
+    /// # Panics
+    /// If it ends in an error.
+    pub fn round(&mut self) -> (RoundReport, Duration) {
+        let mut phases = Phases::default();
+        let report = self.migration.round(&mut self.ports.lend(&mut phases));
+        let took = phases.since_intake();
+        (report.expect("a round"), took)
+    }
+
+    /// A round that ends when something is to be sent, after a log with these bits: what the intake took, from
+    /// the moment when the log was there.
+    ///
+    /// # Panics
+    /// If it ends in no error: then nothing was owed.
+    pub fn intake(&mut self, bits: &[u64]) -> Duration {
+        let (mut phases, mut done) = (Phases::default(), Instant::now());
+        let mut broken = Broken;
+        let Ports { log_dirty, p2m, m2p, types, unlogged, observer, .. } =
+            self.ports.lend(&mut phases);
+        let mut planted = Planted { log: log_dirty, bits, done: &mut done };
+        let log_dirty = &mut planted;
+        let transport = &mut broken;
+        let mut ports = Ports { log_dirty, p2m, m2p, types, unlogged, transport, observer };
+        self.migration.round(&mut ports).expect_err("the transport is broken");
+        phases.intake_since(done)
+    }
+
+    /// Suspends the guest and ends the migration.
+    ///
+    /// # Panics
+    /// If it ends in an error, or something was left behind.
+    pub fn finish(mut self) -> RoundReport {
+        self.guest.suspend(true);
+        let report = self.migration.finish(&mut self.ports.lend(&mut ()));
+        let report = report.expect("a final round");
+        assert_eq!(self.guest.harm(), None);
+        report
+    }
+}
+
+fn config(setup: &Setup) -> Config {
+    Config {
+        threads: setup.team.threads(),
+        kernel: Some(setup.kernel),
+        shadow: Some(setup.forms),
+        ..Config::default()
+    }
+}
+
+/// Takes the first snapshot of a guest's p2m. Returns the time in which leaves were read, and how many.
+///
+/// # Panics
+/// If the engine refuses.
+#[must_use]
+pub fn snapshot(setup: &Setup, guest: &Guest) -> (Duration, u64) {
+    let (mut ports, mut phases) = (GuestPorts::new(guest), Phases::default());
+    let mut ports = ports.lend(&mut phases);
+    let mut tracker = Tracker::new(config(setup), ports.p2m.width()).expect("a tracker");
+    ports.log_dirty.enable().expect("log-dirty is off");
+    let mut owed = 0_u64;
+    let report = tracker.observe(&mut ports, |_, _| owed += 1).expect("a first round");
+    assert_eq!(owed, guest.frames(), "each pfn with a frame");
+    tracker.release(ports.p2m);
+    ports.log_dirty.disable().expect("log-dirty was on");
+    (phases.diff(), report.leaves.compared)
+}
+
+/// Reads a guest's whole p2m with the setup's team. Returns the time.
+///
+/// # Panics
+/// If a leaf is missing.
+#[must_use]
+pub fn read(setup: &Setup, guest: &Guest) -> Duration {
+    let list: Vec<u64> = (0..setup.leaves() as u64).collect();
+    let begin = Instant::now();
+    std::hint::black_box(setup.team.sum(&list, |piece| {
+        let leaf = |index: u64| guest.leaf(index).expect("a leaf");
+        piece.iter().fold(0, |sum, &index| sum ^ xor(leaf(index), guest.leaf(index + 1)))
+    }));
+    begin.elapsed()
+}
