@@ -91,7 +91,10 @@ impl Log {
     }
 
     /// The words of the log that have bits, of lines that are also in `lines`, in ascending order.
-    pub(crate) fn dirty_words(&self, lines: &[u64]) -> impl Iterator<Item = (usize, u64)> {
+    pub(crate) fn dirty_words<'a>(
+        &'a self,
+        lines: &'a [u64],
+    ) -> impl Iterator<Item = (usize, u64)> + 'a {
         let summary =
             dirty(&self.chunks).flat_map(|chunk| chunk * GROUP_WORDS..(chunk + 1) * GROUP_WORDS);
         let both = summary.flat_map(move |index| {

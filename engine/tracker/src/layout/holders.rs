@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which pfns hold the p2m's own frames: the link from a log-dirty bit to a leaf or an upper frame.
 //! Not here: the frames themselves (`layout`).
-//! Units: pfns; a bitmap beside the map, so that log-dirty can be searched word by word.
+//! Units: pfns; a part is known by its number in the order of all parts, leaves first.
 //! Threads: one owner.
 //! Source: Xen marks a write under `m2p[frame]` of that moment (`paging_mark_dirty`), so the m2p, not the p2m, is asked.
+//!
+//! All of it is plain arrays, made when a walk is taken over, because a p2m of 4 TiB has two million leaves. Few
+//! parts get another pfn in between: those are kept apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,81 +33,167 @@ impl Part {
     }
 }
 
+/// No pfn: no log-dirty bit can announce the part.
+const BLIND: Pfn = Pfn(u64::MAX);
+
+/// Pfns of a line of the plane.
+const LINE_PFNS: u64 = 512;
+
 /// Pfn of each part, and the parts of each pfn.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
+    /// In ascending order.
+    parts: Vec<Part>,
+    /// The pfn of each part.
+    pfns: Vec<Pfn>,
+    blind: BTreeSet<usize>,
+    /// The pfn that each part had when the walk was taken over, and the parts in the order of those.
+    settled: Vec<Pfn>,
+    by_pfn: Vec<u32>,
+    /// For each line of pfns the first of `by_pfn` that is not before it.
+    lines: Vec<u32>,
+    /// The parts of pfns that got them since.
+    moved: BTreeMap<Pfn, Vec<u32>>,
     /// The pfns that hold any.
     plane: PfnSet,
-    parts: BTreeMap<Pfn, Vec<Part>>,
-    holder: BTreeMap<Part, Option<Pfn>>,
-    /// Parts that no log-dirty bit can announce.
-    blind: BTreeSet<Part>,
 }
 
 impl Holders {
-    /// Sets the pfn under which writes to `part` are marked. `None`, or a pfn from `limit` on, makes it
+    /// Takes over the parts of a walk, in ascending order. The pfns of new ones are asked for; the others keep
+    /// theirs. Returns whether a leaf is new.
+    pub(crate) fn install(&mut self, parts: Vec<Part>, ask: impl Fn(Mfn) -> Option<Pfn>) -> bool {
+        let (mut old, mut new_leaf) = (0, false);
+        let pfns = parts.iter().map(|part| {
+            while self.parts.get(old).is_some_and(|known| known < part) {
+                old += 1;
+            }
+            if self.parts.get(old) == Some(part) {
+                return self.pfns[old];
+            }
+            new_leaf |= matches!(part, Part::Leaf(_));
+            ask(part.mfn()).unwrap_or(BLIND)
+        });
+        self.pfns = pfns.collect();
+        self.settled.clone_from(&self.pfns);
+        self.parts = parts;
+        self.index();
+        new_leaf
+    }
+
+    /// Makes everything that follows from parts and pfns.
+    fn index(&mut self) {
+        let held = |index: &u32| self.pfns[*index as usize] != BLIND;
+        self.by_pfn = (0..self.parts.len() as u32).filter(held).collect();
+        self.by_pfn.sort_unstable_by_key(|&index| (self.pfns[index as usize], index));
+        self.blind = (0..self.parts.len()).filter(|&index| self.pfns[index] == BLIND).collect();
+        self.moved.clear();
+        self.plane = PfnSet::default();
+        self.lines.clear();
+        let Some(&last) = self.by_pfn.last() else { return };
+        self.plane.cover((self.pfns[last as usize].0 + 1).next_multiple_of(64));
+        for (number, &index) in self.by_pfn.iter().enumerate() {
+            let pfn = self.pfns[index as usize];
+            self.plane.set(pfn);
+            let line = (pfn.0 / LINE_PFNS) as usize;
+            self.lines.resize(self.lines.len().max(line + 1), number as u32);
+        }
+    }
+
+    /// Sets the pfn under which writes to a part are marked. `None`, or a pfn from `limit` on, makes it
     /// blind: it is taken for dirty in every round. Returns whether anything changed.
-    pub(crate) fn hold(&mut self, part: Part, pfn: Option<Pfn>, limit: u64) -> bool {
-        let pfn = pfn.filter(|pfn| pfn.0 < limit);
-        if self.holder.get(&part) == Some(&pfn) {
+    pub(crate) fn hold(&mut self, index: usize, pfn: Option<Pfn>, limit: u64) -> bool {
+        let pfn = pfn.filter(|pfn| pfn.0 < limit).unwrap_or(BLIND);
+        let before = std::mem::replace(&mut self.pfns[index], pfn);
+        if before == pfn {
             return false;
         }
-        self.release(part);
-        self.holder.insert(part, pfn);
-        let Some(pfn) = pfn else {
-            self.blind.insert(part);
-            return true;
-        };
-        self.plane.cover((pfn.0 + 1).next_multiple_of(64));
-        self.plane.set(pfn);
-        self.parts.entry(pfn).or_default().push(part);
+        self.leave(index, before);
+        self.enter(index, pfn);
         true
     }
 
-    /// Forgets a part.
-    pub(crate) fn release(&mut self, part: Part) {
-        self.blind.remove(&part);
-        let Some(Some(pfn)) = self.holder.remove(&part) else { return };
-        if let Some(parts) = self.parts.get_mut(&pfn) {
-            parts.retain(|&other| other != part);
-            if parts.is_empty() {
-                self.parts.remove(&pfn);
-                self.plane.clear(pfn);
+    fn leave(&mut self, index: usize, pfn: Pfn) {
+        if pfn == BLIND {
+            self.blind.remove(&index);
+            return;
+        }
+        if let Some(moved) = self.moved.get_mut(&pfn) {
+            moved.retain(|&other| other as usize != index);
+            if moved.is_empty() {
+                self.moved.remove(&pfn);
             }
+        }
+        if self.at(pfn).next().is_none() {
+            self.plane.clear(pfn);
         }
     }
 
-    /// The pfn of a part, if it is known and has one.
-    pub(crate) fn of(&self, part: Part) -> Option<Pfn> {
-        self.holder.get(&part).copied().flatten()
+    fn enter(&mut self, index: usize, pfn: Pfn) {
+        if pfn == BLIND {
+            self.blind.insert(index);
+            return;
+        }
+        if !self.at(pfn).any(|other| other == index) {
+            self.moved.entry(pfn).or_default().push(index as u32);
+        }
+        self.plane.cover((pfn.0 + 1).next_multiple_of(64));
+        self.plane.set(pfn);
     }
 
-    /// Whether the part is known.
-    pub(crate) fn knows(&self, part: Part) -> bool {
-        self.holder.contains_key(&part)
+    /// Known parts.
+    pub(crate) const fn len(&self) -> usize {
+        self.parts.len()
     }
 
-    /// All known parts.
-    pub(crate) fn all(&self) -> impl Iterator<Item = Part> + '_ {
-        self.holder.keys().copied()
+    /// A part.
+    pub(crate) fn part(&self, index: usize) -> Part {
+        self.parts[index]
     }
 
-    /// Parts that no log-dirty bit can announce.
-    pub(crate) fn blind(&self) -> impl Iterator<Item = Part> + '_ {
-        self.blind.iter().copied()
+    /// The number of a part, if it is known.
+    pub(crate) fn find(&self, part: Part) -> Option<usize> {
+        self.parts.binary_search(&part).ok()
+    }
+
+    /// The pfn of a part, if it has one.
+    pub(crate) fn pfn(&self, index: usize) -> Option<Pfn> {
+        Some(self.pfns[index]).filter(|&pfn| pfn != BLIND)
     }
 
     /// Parts whose pfn has to be asked for anew in every round: upper frames, and blind ones.
-    pub(crate) fn to_ask(&self) -> Vec<Part> {
-        let first_table = Part::Table(0, Mfn(0));
-        let tables = self.holder.range(first_table..).map(|(&part, _)| part);
-        let leaves = self.blind().filter(|part| matches!(part, Part::Leaf(_)));
-        tables.chain(leaves).collect()
+    pub(crate) fn to_ask(&self) -> Vec<usize> {
+        let tables = self.parts.partition_point(|part| matches!(part, Part::Leaf(_)));
+        let leaves = self.blind.iter().copied().filter(|&index| index < tables);
+        (tables..self.parts.len()).chain(leaves).collect()
     }
 
     /// The parts that `pfn` holds.
-    pub(crate) fn at(&self, pfn: Pfn) -> &[Part] {
-        self.parts.get(&pfn).map_or(&[], Vec::as_slice)
+    pub(crate) fn at(&self, pfn: Pfn) -> impl Iterator<Item = usize> + '_ {
+        let settled = self.by_pfn[self.first_of(pfn)..].iter();
+        let settled = settled.take_while(move |&&index| self.settled[index as usize] == pfn);
+        let still = settled.filter(move |&&index| self.pfns[index as usize] == pfn);
+        let moved = self.moved.get(&pfn).into_iter().flatten();
+        still.chain(moved).map(|&index| index as usize)
+    }
+
+    /// Where in `by_pfn` the parts of a pfn begin that are there.
+    fn first_of(&self, pfn: Pfn) -> usize {
+        let line = (pfn.0 / LINE_PFNS) as usize;
+        let at =
+            |line: usize| self.lines.get(line).map_or(self.by_pfn.len(), |&first| first as usize);
+        let (first, end) = (at(line), at(line + 1));
+        // Mostly one part a pfn, and none moved: then the bits before it say where.
+        let words = 8 * line..(pfn.0 / 64) as usize;
+        let below = self.plane.word(words.end) & ((1 << (pfn.0 % 64)) - 1);
+        let ones =
+            words.map(|word| self.plane.word(word).count_ones()).sum::<u32>() + below.count_ones();
+        let guess = first + ones as usize;
+        let settled = |number: usize| self.settled[self.by_pfn[number] as usize];
+        if guess < end && settled(guess) == pfn && (guess == first || settled(guess - 1) < pfn) {
+            return guess;
+        }
+        let line = &self.by_pfn[first..end];
+        first + line.partition_point(|&index| self.settled[index as usize] < pfn)
     }
 
     /// The set of holding pfns.
@@ -113,21 +202,18 @@ impl Holders {
     }
 
     /// The parts whose pfn is in `dirty`, and the blind ones.
-    pub(crate) fn dirty(&self, dirty: &Log) -> Vec<Part> {
-        let mut found: Vec<Part> = self.blind.iter().copied().collect();
+    pub(crate) fn dirty(&self, dirty: &Log) -> Vec<usize> {
+        let mut found: Vec<_> = self.blind.iter().copied().collect();
         found.extend(self.marked(dirty));
         found
     }
 
     /// The parts whose pfn is in `dirty`.
-    pub(crate) fn marked(&self, dirty: &Log) -> Vec<Part> {
-        let mut found = Vec::new();
-        for (index, word) in dirty.dirty_words(self.plane.lines()) {
-            for bit in bits_of(self.plane.word(index) & word) {
-                found.extend_from_slice(self.at(Pfn(64 * index as u64 + bit)));
-            }
-        }
-        found
+    pub(crate) fn marked<'a>(&'a self, dirty: &'a Log) -> impl Iterator<Item = usize> + 'a {
+        dirty.dirty_words(self.plane.lines()).flat_map(move |(index, word)| {
+            let bits = bits_of(self.plane.word(index) & word);
+            bits.flat_map(move |bit| self.at(Pfn(64 * index as u64 + bit)))
+        })
     }
 }
 
@@ -136,28 +222,66 @@ mod tests {
     use super::*;
     use crate::resend::ResendBitmap;
     use crate::shard::Shards;
+    use proptest::prelude::*;
+
+    const LIMIT: u64 = 5000;
+
+    fn log(pfns: &[u64]) -> Log {
+        let (mut log, shards) = (Log::default(), Shards::new(1).expect("the caller's thread"));
+        log.reset(8192);
+        for &pfn in pfns {
+            log.fill().set(Pfn(pfn));
+        }
+        log.owe(&mut ResendBitmap::new(0), &shards);
+        log
+    }
 
     #[test]
     fn a_dirty_pfn_finds_its_parts_and_blind_ones_are_always_dirty() {
+        let (leaf, lost, table) = (Part::Leaf(Mfn(1)), Part::Leaf(Mfn(3)), Part::Table(1, Mfn(2)));
         let mut holders = Holders::default();
-        let (leaf, table, lost) = (Part::Leaf(Mfn(1)), Part::Table(1, Mfn(2)), Part::Leaf(Mfn(3)));
-        assert!(holders.hold(leaf, Some(Pfn(100)), 1000));
-        assert!(holders.hold(table, Some(Pfn(100)), 1000));
-        assert!(holders.hold(lost, Some(Pfn(1000)), 1000));
-        assert!(!holders.hold(leaf, Some(Pfn(100)), 1000));
-        let (mut dirty, shards) = (Log::default(), Shards::new(1).expect("the caller's thread"));
-        dirty.reset(512);
-        assert_eq!(holders.dirty(&dirty), [lost]);
-        dirty.fill().set(Pfn(100));
-        dirty.owe(&mut ResendBitmap::new(512), &shards);
-        assert_eq!(holders.dirty(&dirty), [lost, leaf, table]);
-        holders.hold(leaf, Some(Pfn(7)), 1000);
-        holders.release(lost);
-        assert_eq!(holders.dirty(&dirty), [table]);
-        assert_eq!(holders.of(leaf), Some(Pfn(7)));
-        assert!(holders.knows(leaf) && !holders.knows(lost));
-        holders.release(table);
-        assert_eq!(holders.dirty(&dirty), []);
-        assert!(!holders.plane().get(Pfn(100)));
+        let ask = |mfn: Mfn| Some(Pfn(100)).filter(|_| mfn != Mfn(3));
+        assert!(holders.install(vec![leaf, lost, table], ask));
+        assert_eq!(holders.dirty(&log(&[])), [1]);
+        assert_eq!(holders.dirty(&log(&[100])), [1, 0, 2]);
+        assert_eq!(holders.to_ask(), [2, 1]);
+        assert!(holders.hold(0, Some(Pfn(7)), LIMIT) && !holders.hold(0, Some(Pfn(7)), LIMIT));
+        assert_eq!((holders.dirty(&log(&[100])), holders.pfn(0)), (vec![1, 2], Some(Pfn(7))));
+        assert!(!holders.install(vec![leaf, table], |_| None), "both are known");
+        assert_eq!(holders.dirty(&log(&[7, 100])), [0, 1]);
+        assert_eq!((holders.find(table), holders.find(lost)), (Some(1), None));
+        assert!(holders.hold(1, Some(Pfn(LIMIT)), LIMIT));
+        assert!(!holders.plane().get(Pfn(100)) && holders.pfn(1).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_list_of_pairs(
+            first in prop::collection::vec(prop::option::of(0_u64..2000), 1..60),
+            moves in prop::collection::vec((0_usize..60, prop::option::of(0_u64..2000)), 0..60),
+            again in any::<bool>(),
+        ) {
+            let mut model = first.clone();
+            let parts: Vec<_> = (0..first.len()).map(|i| Part::Leaf(Mfn(i as u64))).collect();
+            let mut holders = Holders::default();
+            holders.install(parts.clone(), |mfn| first[mfn.0 as usize].map(Pfn));
+            for (index, pfn) in moves {
+                let index = index % model.len();
+                let changed = holders.hold(index, pfn.map(Pfn), LIMIT);
+                prop_assert_eq!(changed, std::mem::replace(&mut model[index], pfn) != pfn);
+            }
+            if again {
+                prop_assert!(!holders.install(parts, |_| None));
+            }
+            for pfn in 0..2010 {
+                let mut found: Vec<_> = holders.at(Pfn(pfn)).collect();
+                found.sort_unstable();
+                let expected: Vec<_> = (0..model.len()).filter(|&i| model[i] == Some(pfn)).collect();
+                prop_assert_eq!(holders.plane().get(Pfn(pfn)), !expected.is_empty());
+                prop_assert_eq!(found, expected);
+            }
+            let blind: Vec<_> = (0..model.len()).filter(|&i| model[i].is_none()).collect();
+            prop_assert_eq!(holders.dirty(&log(&[])), blind);
+        }
     }
 }

@@ -24,12 +24,19 @@ use crate::guest::GuestLeaf;
 use crate::port::{M2p, MapFault, MapSlot, P2mSource};
 use crate::resolve::names;
 
-/// A distinct leaf frame in tracked positions.
+/// A distinct leaf frame: one that is listed, or that the last walk went by.
 #[derive(Clone, Copy, Debug)]
 struct LeafFrame {
     map: Result<MapSlot, MapFault>,
+    /// The first tracked position that lists it, and how many do.
     first: LeafIndex,
     positions: u64,
+    /// How often the positions past the tracked ones list it.
+    tail: u64,
+}
+
+impl LeafFrame {
+    const UNLISTED: Self = Self { map: Err(UNTRIED), first: LeafIndex(0), positions: 0, tail: 0 };
 }
 
 /// What stands at a position.
@@ -68,13 +75,15 @@ pub(crate) struct Layout {
     slots: Vec<Option<MapSlot>>,
     /// Positions that the guest's count of pfns makes, within reach; the last may have no leaf.
     listed_leaves: u64,
-    frames: HashMap<Mfn, LeafFrame>,
-    /// Those of the frames that are not mapped.
-    unmapped: BTreeSet<Mfn>,
+    /// The leaf frames, by the numbers that `holders` has for them.
+    frames: Vec<LeafFrame>,
+    /// The number of the frame at each listed position, or `NO_FRAME`.
+    numbers: Vec<u32>,
+    /// Frames in tracked positions, and those of them that are not mapped.
+    distinct: u64,
+    unmapped: BTreeSet<u32>,
     /// Tracked positions of frames that have more than one.
-    shared: HashMap<Mfn, Vec<LeafIndex>>,
-    /// How often the positions past the tracked ones list a frame.
-    tail: HashMap<Mfn, u64>,
+    shared: HashMap<u32, Vec<LeafIndex>>,
     tracked: u64,
     pfns: u64,
     pfn_count: u64,
@@ -97,10 +106,11 @@ impl Layout {
             leaves: Vec::new(),
             slots: Vec::new(),
             listed_leaves: 0,
-            frames: HashMap::new(),
+            frames: Vec::new(),
+            numbers: Vec::new(),
+            distinct: 0,
             unmapped: BTreeSet::new(),
             shared: HashMap::new(),
-            tail: HashMap::new(),
             tracked: 0,
             pfns: 0,
             pfn_count: 0,
@@ -142,8 +152,8 @@ impl Layout {
     }
 
     /// Distinct leaf frames in tracked positions.
-    pub(crate) fn distinct(&self) -> u64 {
-        self.frames.len() as u64
+    pub(crate) const fn distinct(&self) -> u64 {
+        self.distinct
     }
 
     /// The frame at a position, if it has one.
@@ -158,8 +168,8 @@ impl Layout {
 
     /// The frame at a position that is listed at others too, and the number of tracked positions that list it.
     pub(crate) fn sharing(&self, leaf: LeafIndex) -> Option<(Mfn, u64)> {
-        let mfn = self.frame(leaf)?;
-        Some((mfn, self.shared.get(&mfn)?.len() as u64))
+        let number = self.numbers.get(leaf.0 as usize)?;
+        Some((self.frame(leaf)?, self.shared.get(number)?.len() as u64))
     }
 
     /// What stands at a tracked position.
@@ -183,19 +193,20 @@ impl Layout {
         }
     }
 
-    /// The tracked positions that list a leaf frame.
-    pub(crate) fn positions(&self, mfn: Mfn) -> Vec<LeafIndex> {
-        match self.frames.get(&mfn) {
-            None => Vec::new(),
+    /// The tracked positions that list a leaf, by its number.
+    pub(crate) fn positions(&self, leaf: usize) -> Vec<LeafIndex> {
+        match self.frames.get(leaf) {
             Some(frame) if frame.positions == 1 => vec![frame.first],
-            Some(_) => self.shared.get(&mfn).cloned().unwrap_or_default(),
+            Some(frame) if frame.positions > 1 => {
+                self.shared.get(&(leaf as u32)).cloned().unwrap_or_default()
+            }
+            Some(_) | None => Vec::new(),
         }
     }
 
-    /// Listed positions of a leaf frame, tracked or not.
-    pub(crate) fn listed(&self, mfn: Mfn) -> u64 {
-        let tracked = self.frames.get(&mfn).map_or(0, |frame| frame.positions);
-        tracked + self.tail.get(&mfn).copied().unwrap_or(0)
+    /// Listed positions of a leaf, tracked or not, by its number; none of an upper frame.
+    pub(crate) fn listed(&self, part: usize) -> u64 {
+        self.frames.get(part).map_or(0, |frame| frame.positions + frame.tail)
     }
 
     /// Whether the last walk went by what this leaf says.
@@ -206,16 +217,17 @@ impl Layout {
     /// Copies that no log-dirty bit can refute: of a walk that was not taken over.
     pub(crate) fn drop_unheld_copies(&mut self) {
         let holders = &self.holders;
-        self.copies.retain(|&(level, mfn), _| holders.knows(Part::Table(level, mfn)));
+        self.copies.retain(|&(level, mfn), _| holders.find(Part::Table(level, mfn)).is_some());
     }
 
-    /// The part that a frame is of the p2m, if it is one: a leaf, or the upper frames of that number.
-    pub(crate) fn parts_of(&self, mfn: Mfn) -> impl Iterator<Item = Part> + '_ {
+    /// The parts that a frame is of the p2m, if it is one: a leaf, or upper frames.
+    pub(crate) fn parts_of(&self, mfn: Mfn) -> impl Iterator<Item = usize> + '_ {
         let known = self.filter.may_have(mfn);
         let levels = self.shape.map_or(0, |shape| shape.levels);
         std::iter::once(Part::Leaf(mfn))
             .chain((1..=levels).map(move |level| Part::Table(level, mfn)))
-            .filter(move |&part| known && self.holders.knows(part))
+            .filter(move |_| known)
+            .filter_map(|part| self.holders.find(part))
     }
 
     /// Takes over a walk. New frames are not mapped yet: see [`Layout::map`].
@@ -237,11 +249,9 @@ impl Layout {
         self.listed_leaves = self.width.leaves(pfn_count).min(self.width.leaves(holder_limit));
         self.pfns = pfn_count.min(walked.tracked << self.width.entry_bits());
         self.copies.retain(|key, _| walked.tables.contains(key));
-        let parts = walked.parts();
         self.watched = std::mem::take(&mut walked.watched);
         self.leaves = walked.leaves;
-        self.reframe(p2m);
-        self.rehold(&parts, m2p, holder_limit);
+        self.reframe(&walked.tables, p2m, |mfn| m2p.pfn(mfn).filter(|pfn| pfn.0 < holder_limit));
         changes
     }
 
@@ -266,67 +276,101 @@ impl Layout {
         changes
     }
 
-    /// Rebuilds the table of distinct frames, keeps held mappings, gives the others back.
-    fn reframe(&mut self, p2m: &mut dyn P2mSource) {
-        let mut old = std::mem::take(&mut self.frames);
-        for position in 0..self.tracked {
-            let mfn = self.leaves[position as usize];
-            if mfn == NO_LEAF {
-                continue;
+    /// Lists the distinct frames anew, keeps what is known of the old ones, gives other mappings back.
+    fn reframe(
+        &mut self,
+        tables: &BTreeSet<(u8, Mfn)>,
+        p2m: &mut dyn P2mSource,
+        ask: impl Fn(Mfn) -> Option<Pfn>,
+    ) {
+        let held = self.held_mappings();
+        let parts = self.list_frames(tables);
+        let mut unmap = Vec::new();
+        let mut number = 0;
+        for (mfn, slot) in held {
+            while number < self.frames.len() && parts[number].mfn() < mfn {
+                number += 1;
             }
-            let frame = self.frames.entry(mfn).or_insert_with(|| LeafFrame {
-                map: old.remove(&mfn).map_or(Err(UNTRIED), |frame| frame.map),
-                first: LeafIndex(position),
-                positions: 0,
-            });
-            frame.positions += 1;
-        }
-        self.index_shared();
-        self.unmapped.clear();
-        self.slots.clear();
-        for &mfn in &self.leaves[..self.tracked as usize] {
-            let map = self.frames.get(&mfn).map(|frame| frame.map);
-            if let Some(Err(_)) = map {
-                self.unmapped.insert(mfn);
+            match self.frames.get_mut(number) {
+                Some(frame) if parts[number].mfn() == mfn && frame.positions > 0 => {
+                    frame.map = Ok(slot)
+                }
+                _ => unmap.push(slot),
             }
-            self.slots.push(map.and_then(Result::ok));
-        }
-        let mut slots: Vec<_> = old.values().filter_map(|frame| frame.map.ok()).collect();
-        slots.sort_by_key(|slot| slot.0);
-        p2m.unmap(&slots);
-    }
-
-    fn index_shared(&mut self) {
-        self.shared.clear();
-        self.tail.clear();
-        let (tracked, tail) = self.leaves.split_at(self.tracked as usize);
-        for (position, mfn) in (0..).map(LeafIndex).zip(tracked) {
-            if self.frames.get(mfn).is_some_and(|frame| frame.positions > 1) {
-                self.shared.entry(*mfn).or_default().push(position);
-            }
-        }
-        for &mfn in tail.iter().filter(|&&mfn| mfn != NO_LEAF) {
-            *self.tail.entry(mfn).or_default() += 1;
-        }
-    }
-
-    fn rehold(&mut self, parts: &BTreeSet<Part>, m2p: &dyn M2p, limit: u64) {
-        let gone: Vec<_> = self.holders.all().filter(|part| !parts.contains(part)).collect();
-        for part in gone {
-            self.holders.release(part);
         }
         self.filter = Filter::new(parts.iter().map(|part| part.mfn()));
-        for &part in parts {
-            if !self.holders.knows(part) {
-                self.hold(part, m2p, limit);
+        self.list_changed |= self.holders.install(parts, ask);
+        self.index_mappings();
+        unmap.sort_unstable_by_key(|slot| slot.0);
+        p2m.unmap(&unmap);
+    }
+
+    /// Leaf frames that are mapped, in ascending order.
+    fn held_mappings(&self) -> Vec<(Mfn, MapSlot)> {
+        let frames = self.frames.iter().enumerate();
+        let held =
+            frames.filter_map(|(number, frame)| Some((self.leaf_frame(number), frame.map.ok()?)));
+        held.collect()
+    }
+
+    /// The frame of a leaf by its number.
+    fn leaf_frame(&self, number: usize) -> Mfn {
+        self.holders.part(number).mfn()
+    }
+
+    /// Numbers the frames of all leaves, listed or watched. Returns the parts of the p2m in the order of numbers.
+    fn list_frames(&mut self, tables: &BTreeSet<(u8, Mfn)>) -> Vec<Part> {
+        let positions = (0..).zip(&self.leaves).filter(|&(_, &mfn)| mfn != NO_LEAF);
+        let mut listed: Vec<(Mfn, u32)> =
+            positions.map(|(position, &mfn)| (mfn, position)).collect();
+        listed.extend(self.watched.iter().map(|&mfn| (mfn, WATCHED)));
+        listed.sort_unstable();
+        self.frames.clear();
+        self.numbers.clear();
+        self.numbers.resize(self.leaves.len(), NO_FRAME);
+        self.shared.clear();
+        let mut parts = Vec::new();
+        for same in listed.chunk_by(|a, b| a.0 == b.0) {
+            let number = parts.len() as u32;
+            parts.push(Part::Leaf(same[0].0));
+            let frame = self.frame_of(number, same);
+            self.frames.push(frame);
+            for &(_, position) in same.iter().filter(|&&(_, position)| position != WATCHED) {
+                self.numbers[position as usize] = number;
             }
         }
+        parts.extend(tables.iter().map(|&(level, mfn)| Part::Table(level, mfn)));
+        parts
+    }
+
+    /// A frame by the positions that list it, in ascending order.
+    fn frame_of(&mut self, number: u32, listed: &[(Mfn, u32)]) -> LeafFrame {
+        let tracked = listed.partition_point(|&(_, position)| u64::from(position) < self.tracked);
+        let tail = listed[tracked..].iter().filter(|&&(_, position)| position != WATCHED).count();
+        let at = |&(_, position): &(Mfn, u32)| LeafIndex(u64::from(position));
+        if tracked > 1 {
+            self.shared.insert(number, listed[..tracked].iter().map(at).collect());
+        }
+        let first = listed[..tracked].first().map_or(LeafIndex(0), at);
+        LeafFrame { first, positions: tracked as u64, tail: tail as u64, ..LeafFrame::UNLISTED }
+    }
+
+    /// Which positions are mapped, and which frames are not.
+    fn index_mappings(&mut self) {
+        let frames = (0..).zip(&self.frames).filter(|(_, frame)| frame.positions > 0);
+        self.distinct = frames.clone().count() as u64;
+        self.unmapped =
+            frames.filter(|(_, frame)| frame.map.is_err()).map(|(number, _)| number).collect();
+        let numbers = self.numbers[..self.tracked as usize].iter();
+        let frame = |&number: &u32| self.frames.get(number as usize);
+        self.slots = numbers.map(|number| frame(number)?.map.ok()).collect();
     }
 
     /// Asks the m2p anew under which pfn writes to a part are marked.
-    pub(crate) fn hold(&mut self, part: Part, m2p: &dyn M2p, limit: u64) -> bool {
-        let changed = self.holders.hold(part, m2p.pfn(part.mfn()), limit);
-        self.list_changed |= changed && matches!(part, Part::Leaf(_));
+    pub(crate) fn hold(&mut self, part: usize, m2p: &dyn M2p, limit: u64) -> bool {
+        let frame = self.holders.part(part);
+        let changed = self.holders.hold(part, m2p.pfn(frame.mfn()), limit);
+        self.list_changed |= changed && matches!(frame, Part::Leaf(_));
         changed
     }
 
@@ -334,81 +378,81 @@ impl Layout {
     pub(crate) fn map(&mut self, p2m: &mut dyn P2mSource) -> u64 {
         let missing: Vec<_> = self.unmapped.iter().copied().collect();
         for chunk in missing.chunks(MAP_FRAMES_MAX) {
+            let frames: Vec<_> =
+                chunk.iter().map(|&number| self.leaf_frame(number as usize)).collect();
             let mut answers = Vec::with_capacity(chunk.len());
-            p2m.map(chunk, &mut answers);
+            p2m.map(&frames, &mut answers);
             answers.resize(chunk.len(), Err(UNTRIED));
-            for (&mfn, answer) in chunk.iter().zip(answers) {
-                self.mapped(mfn, answer);
+            for (&number, answer) in chunk.iter().zip(answers) {
+                self.mapped(number, answer);
             }
         }
         self.unmapped.len() as u64
     }
 
-    fn mapped(&mut self, mfn: Mfn, answer: Result<MapSlot, MapFault>) {
-        let Some(frame) = self.frames.get_mut(&mfn) else { return };
-        frame.map = answer;
+    fn mapped(&mut self, number: u32, answer: Result<MapSlot, MapFault>) {
+        self.frames[number as usize].map = answer;
         let Ok(slot) = answer else { return };
-        self.unmapped.remove(&mfn);
-        for LeafIndex(position) in self.positions(mfn) {
+        self.unmapped.remove(&number);
+        for LeafIndex(position) in self.positions(number as usize) {
             self.slots[position as usize] = Some(slot);
         }
     }
 
     /// The first tracked position whose leaf is not mapped.
     pub(crate) fn first_unmapped(&self) -> Option<(LeafIndex, Mfn, MapFault)> {
-        let frame = |mfn: &Mfn| self.frames.get(mfn).map(|frame| (*mfn, frame));
-        let fault = |(mfn, frame): (Mfn, &LeafFrame)| Some((frame.first, mfn, frame.map.err()?));
-        self.unmapped.iter().filter_map(frame).filter_map(fault).min_by_key(|found| found.0)
+        let fault = |&number: &u32| {
+            let frame = self.frames[number as usize];
+            Some((frame.first, self.leaf_frame(number as usize), frame.map.err()?))
+        };
+        self.unmapped.iter().filter_map(fault).min_by_key(|found| found.0)
     }
 
     /// The first tracked position whose leaf is not that of the pfn which the frame list says. One look
     /// for each distinct leaf.
     pub(crate) fn first_unnamed(&self, p2m: &dyn P2mSource) -> Option<(LeafIndex, Mfn)> {
-        let named = |mfn: Mfn| {
-            let holder = self.holders.of(Part::Leaf(mfn));
-            holder.is_some_and(|pfn| names(self, p2m, pfn, mfn))
-        };
-        let frames = self.frames.iter().filter(|&(&mfn, _)| !named(mfn));
-        frames.map(|(&mfn, frame)| (frame.first, mfn)).min()
+        let frames = self.frames.iter().enumerate().filter(|(_, frame)| frame.positions > 0);
+        let unnamed = frames.filter_map(|(number, frame)| {
+            let (mfn, holder) = (self.leaf_frame(number), self.holders.pfn(number));
+            let named = holder.is_some_and(|pfn| names(self, p2m, pfn, mfn));
+            (!named).then_some((frame.first, mfn))
+        });
+        unnamed.min()
     }
 
-    /// The first tracked position that lists a leaf frame.
-    pub(crate) fn first_position(&self, mfn: Mfn) -> Option<LeafIndex> {
-        self.frames.get(&mfn).map(|frame| frame.first)
+    /// The first tracked position that lists the leaf at another one.
+    pub(crate) fn first_position(&self, leaf: LeafIndex) -> Option<LeafIndex> {
+        let frame = self.frames.get(*self.numbers.get(leaf.0 as usize)? as usize)?;
+        (frame.positions > 0).then_some(frame.first)
     }
 
     /// Gives every mapping back.
     pub(crate) fn release(&mut self, p2m: &mut dyn P2mSource) {
-        let mut slots: Vec<_> = self.frames.values().filter_map(|frame| frame.map.ok()).collect();
-        slots.sort_by_key(|slot| slot.0);
+        let mut slots: Vec<_> = self.frames.iter().filter_map(|frame| frame.map.ok()).collect();
+        slots.sort_unstable_by_key(|slot| slot.0);
         p2m.unmap(&slots);
         *self = Self::new(self.width);
     }
 
     /// Pfn of each listed leaf's frame, in order: what the receiver is told.
     pub(crate) fn frame_list(&self) -> Vec<Option<Pfn>> {
-        let holder = |&mfn: &Mfn| match mfn {
-            NO_LEAF => None,
-            mfn => self.holders.of(Part::Leaf(mfn)),
+        let holder = |&number: &u32| match number {
+            NO_FRAME => None,
+            number => self.holders.pfn(number as usize),
         };
-        let mut list: Vec<_> = self.leaves.iter().map(holder).collect();
+        let mut list: Vec<_> = self.numbers.iter().map(holder).collect();
         list.resize(list.len().max(self.listed_leaves as usize), None);
         list
     }
 }
 
+/// A position without a frame.
+const NO_FRAME: u32 = u32::MAX;
+/// In place of a position: the leaf's contents matter, wherever it is listed.
+const WATCHED: u32 = u32::MAX;
+
 /// A leaf that nobody tried to map yet.
 const UNTRIED: MapFault = MapFault::Errno(0);
-
-impl Walked {
-    /// Every frame whose change calls for attention.
-    fn parts(&self) -> BTreeSet<Part> {
-        let leaves = self.leaves.iter().filter(|&&mfn| mfn != NO_LEAF).map(|&mfn| Part::Leaf(mfn));
-        let watched = self.watched.iter().map(|&mfn| Part::Leaf(mfn));
-        let tables = self.tables.iter().map(|&(level, mfn)| Part::Table(level, mfn));
-        leaves.chain(watched).chain(tables).collect()
-    }
-}
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -87,10 +87,14 @@ fn leaves_are_known_by_all_positions_that_list_them() {
         (d, at(&[]), 1),
         (Mfn(5), at(&[]), 0),
     ] {
-        assert_eq!(layout.positions(mfn), positions);
-        assert_eq!(layout.first_position(mfn), positions.first().copied());
-        assert_eq!((layout.listed(mfn), layout.is_watched(mfn)), (count, mfn == c));
+        let leaf = layout.holders.find(Part::Leaf(mfn));
+        assert_eq!(leaf.map_or(vec![], |leaf| layout.positions(leaf)), positions);
+        let listed = leaf.map_or(0, |leaf| layout.listed(leaf));
+        assert_eq!((listed, layout.is_watched(mfn)), (count, mfn == c));
     }
+    let first: Vec<_> = (0..9).map(|leaf| layout.first_position(LeafIndex(leaf))).collect();
+    let [one, four] = [1, 4].map(|leaf| Some(LeafIndex(leaf)));
+    assert_eq!(first, [Some(LeafIndex(0)), one, None, one, four, one, four, four, None]);
     let shared: Vec<_> = (0..10).map(|leaf| layout.is_shared(LeafIndex(leaf))).collect();
     assert_eq!(shared, [false, true, false, true, false, true, false, false, false, false]);
     assert_eq!(layout.sharing(LeafIndex(3)), Some((b, 3)));
@@ -118,7 +122,8 @@ fn the_list_that_is_told_is_as_long_as_the_count_of_pfns_makes_it() {
     let [a, b, nobody] = [Mfn(HELD + 10), Mfn(HELD + 11), Mfn(9)];
     let layout = layout_of(Width::W64, &[a, NO_LEAF, nobody, b], 4, b);
     assert_eq!(layout.frame_list(), [Some(Pfn(10)), None, None, Some(Pfn(11))]);
-    let parts = layout.parts_of(Mfn(HELD)).collect::<Vec<_>>();
-    assert_eq!(parts, [Part::Table(2, Mfn(HELD))]);
-    assert_eq!(layout.parts_of(b).collect::<Vec<_>>(), [Part::Leaf(b)]);
+    let parts_of =
+        |mfn| -> Vec<_> { layout.parts_of(mfn).map(|part| layout.holders.part(part)).collect() };
+    assert_eq!(parts_of(Mfn(HELD)), [Part::Table(2, Mfn(HELD))]);
+    assert_eq!(parts_of(b), [Part::Leaf(b)]);
 }

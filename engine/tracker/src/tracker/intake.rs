@@ -87,8 +87,8 @@ impl Tracker {
         if read < span {
             self.owe_doubtful(read..span);
             // What was not read may be dirty: so may every part of the p2m there.
-            let unread = |part: &Part| self.layout.holders.of(*part).is_some_and(|p| p.0 >= read);
-            parts.extend(self.layout.holders.all().filter(unread));
+            let unread = |&part: &usize| self.layout.holders.pfn(part).is_some_and(|p| p.0 >= read);
+            parts.extend((0..self.layout.holders.len()).filter(unread));
             self.doubts.mark(if lost { Doubt::LogLost } else { Doubt::ShortBitmap });
         }
         self.suspect(&parts);
@@ -101,15 +101,15 @@ impl Tracker {
     }
 
     /// Takes dirty parts of the p2m apart: leaves are to be compared, upper frames to be read again.
-    pub(super) fn suspect(&mut self, parts: &[Part]) {
+    pub(super) fn suspect(&mut self, parts: &[usize]) {
         for &part in parts {
-            match part {
+            match self.layout.holders.part(part) {
                 Part::Table(level, mfn) => {
                     self.layout.copies.remove(&(level, mfn));
                     self.evidence.dirty += 1;
                 }
                 Part::Leaf(mfn) => {
-                    let positions = self.layout.positions(mfn);
+                    let positions = self.layout.positions(part);
                     if positions.is_empty() || self.layout.is_watched(mfn) {
                         // Tracked nowhere, or the last walk went by what it says.
                         self.evidence.dirty += 1;

@@ -14,7 +14,6 @@ use crate::config::Verify;
 use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::frame::{LeafIndex, Pfn};
-use crate::layout;
 use crate::leaf::Leaf;
 use crate::port::Ports;
 use crate::report::LeafCounts;
@@ -118,18 +117,13 @@ impl Tracker {
 
     /// The copy that another position of the frame already has, if it says the same: aliases cost one.
     pub(super) fn shared_copy(&self, leaf: LeafIndex, copy: Arc<Leaf>) -> Arc<Leaf> {
-        let frame = self.layout.frame(leaf).filter(|_| self.layout.is_shared(leaf));
-        let first = frame.and_then(|mfn| self.layout.first_position(mfn));
+        let first = self.layout.first_position(leaf).filter(|_| self.layout.is_shared(leaf));
         let shared = first.and_then(|first| self.shadow.copy(first)).filter(|old| ***old == *copy);
         shared.map_or(copy, Arc::clone)
     }
 
     pub(super) fn count_leaves(&mut self) {
-        let dirty =
-            self.layout.holders.marked(&self.log).into_iter().filter_map(|part| match part {
-                layout::Part::Leaf(mfn) => Some(self.layout.listed(mfn)),
-                layout::Part::Table(..) => None,
-            });
+        let dirty = self.layout.holders.marked(&self.log).map(|part| self.layout.listed(part));
         self.report.leaves = LeafCounts {
             tracked: self.layout.tracked(),
             distinct: self.layout.distinct(),

@@ -92,21 +92,21 @@ impl Tracker {
     /// The entry of a pfn that holds frames of the p2m changed: those frames may be elsewhere now.
     pub(super) fn entry_of_part_changed(&mut self, ports: &Ports<'_>, pfn: Pfn) {
         self.evidence.entries += 1;
-        for part in self.layout.holders.at(pfn).to_vec() {
+        for part in self.layout.holders.at(pfn).collect::<Vec<_>>() {
             self.part_moved(ports, part);
         }
     }
 
     /// Asks anew who holds a part. Writes that were marked under another pfn were not seen: what the
     /// part says is read again.
-    pub(crate) fn part_moved(&mut self, ports: &Ports<'_>, part: Part) {
+    pub(crate) fn part_moved(&mut self, ports: &Ports<'_>, part: usize) {
         if !self.layout.hold(part, ports.m2p, self.reach_pfns()) {
             return;
         }
         self.report.structure.moved += 1;
-        match part {
+        match self.layout.holders.part(part) {
             Part::Leaf(mfn) => {
-                let positions = self.layout.positions(mfn);
+                let positions = self.layout.positions(part);
                 let relied_on = positions.is_empty() || self.layout.is_watched(mfn);
                 self.evidence.entries += u64::from(relied_on);
                 for leaf in positions {
@@ -278,7 +278,7 @@ impl Tracker {
         self.resize(&changes, ports.m2p.frames());
         if self.config.rewalk == Rewalk::EveryRound {
             // Nobody sends, so that no page is found under another pfn: the m2p is asked for each part.
-            for part in self.layout.holders.all().collect::<Vec<_>>() {
+            for part in 0..self.layout.holders.len() {
                 self.part_moved(ports, part);
             }
         }
