@@ -205,22 +205,57 @@ fn config(setup: &Setup) -> Config {
     }
 }
 
-/// Takes the first snapshot of a guest's p2m. Returns the time in which leaves were read, and how many.
-///
-/// # Panics
-/// If the engine refuses.
-#[must_use]
-pub fn snapshot(setup: &Setup, guest: &Guest) -> (Duration, u64) {
-    let (mut ports, mut phases) = (GuestPorts::new(guest), Phases::default());
-    let mut ports = ports.lend(&mut phases);
-    let mut tracker = Tracker::new(config(setup), ports.p2m.width()).expect("a tracker");
-    ports.log_dirty.enable().expect("log-dirty is off");
-    let mut owed = 0_u64;
-    let report = tracker.observe(&mut ports, |_, _| owed += 1).expect("a first round");
-    assert_eq!(owed, guest.frames(), "each pfn with a frame");
-    tracker.release(ports.p2m);
-    ports.log_dirty.disable().expect("log-dirty was on");
-    (phases.diff(), report.leaves.compared)
+/// A guest whose p2m is followed, and nothing is sent.
+pub struct Watched<'g> {
+    guest: &'g Guest,
+    ports: GuestPorts<'g>,
+    tracker: Tracker,
+}
+
+impl<'g> Watched<'g> {
+    /// Takes the first snapshot of a guest's p2m. Returns also the time in which leaves were read, and how many.
+    ///
+    /// # Panics
+    /// If the engine refuses.
+    #[must_use]
+    pub fn new(setup: &Setup, guest: &'g Guest) -> (Self, Duration, u64) {
+        let (mut ports, mut phases) = (GuestPorts::new(guest), Phases::default());
+        let mut lent = ports.lend(&mut phases);
+        let mut tracker = Tracker::new(config(setup), lent.p2m.width()).expect("a tracker");
+        lent.log_dirty.enable().expect("log-dirty is off");
+        let mut owed = 0_u64;
+        let report = tracker.observe(&mut lent, |_, _| owed += 1).expect("a first round");
+        assert_eq!(owed, guest.frames(), "each pfn with a frame");
+        (Self { guest, ports, tracker }, phases.diff(), report.leaves.compared)
+    }
+
+    /// The guest.
+    #[must_use]
+    pub const fn guest(&self) -> &'g Guest {
+        self.guest
+    }
+
+    /// A round: its report, how many pfns it told of, and what it took from the end of the intake.
+    ///
+    /// # Panics
+    /// If it ends in an error.
+    pub fn round(&mut self) -> (RoundReport, u64, Duration) {
+        let (mut phases, mut told) = (Phases::default(), 0);
+        let report = self.tracker.observe(&mut self.ports.lend(&mut phases), |_, _| told += 1);
+        let took = phases.since_intake();
+        (report.expect("a round"), told, took)
+    }
+
+    /// Lets the guest alone.
+    ///
+    /// # Panics
+    /// If log-dirty can't be switched off.
+    pub fn release(mut self) {
+        let mut nobody = ();
+        let ports = self.ports.lend(&mut nobody);
+        self.tracker.release(ports.p2m);
+        ports.log_dirty.disable().expect("log-dirty was on");
+    }
 }
 
 /// Reads a guest's whole p2m with the setup's team. Returns the time.

@@ -36,6 +36,7 @@ pub mod migration;
 mod offers;
 mod pfn_set;
 pub mod port;
+mod prefetch;
 pub mod report;
 pub mod resend;
 pub mod shadow;

@@ -114,22 +114,44 @@ fn dirty(words: &[u64]) -> impl Iterator<Item = usize> {
 
 impl Chunk<'_> {
     fn owe(&mut self) -> Pfns {
-        let mut pfns = 0;
         let (lines, rest) = self.words.as_chunks::<LINE_WORDS>();
         let mut last = [0; LINE_WORDS];
         last[..rest.len()].copy_from_slice(rest);
-        for (line, words) in lines.iter().chain((!rest.is_empty()).then_some(&last)).enumerate() {
-            if words.iter().fold(0, |any, word| any | word) == 0 {
-                continue;
+        let mut pfns = 0;
+        for (index, lines) in lines.chunks(64).enumerate() {
+            pfns += self.owe_lines(index, lines);
+        }
+        let whole = lines.len();
+        Pfns(pfns + if rest.is_empty() { 0 } else { self.owe_line(whole, &last) })
+    }
+
+    /// The lines under one word of the summary: first which of them have bits, so that what they go into is
+    /// on its way when they come.
+    fn owe_lines(&mut self, index: usize, lines: &[[u64; LINE_WORDS]]) -> u64 {
+        let mut up = 0;
+        for (bit, words) in lines.iter().enumerate() {
+            if words.iter().fold(0, |any, word| any | word) != 0 {
+                up |= 1 << bit;
+                if let Some(group) = &self.group {
+                    group.fetch(64 * index + bit);
+                }
             }
+        }
+        bits_of(up).fold(0, |pfns, bit| {
+            pfns + self.owe_line(64 * index + bit as usize, &lines[bit as usize])
+        })
+    }
+
+    fn owe_line(&mut self, line: usize, words: &[u64; LINE_WORDS]) -> u64 {
+        let pfns: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
+        if pfns > 0 {
             self.dirty = true;
             self.lines[line / 64] |= 1 << (line % 64);
-            pfns += words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
             if let Some(group) = &mut self.group {
                 group.absorb(line, words);
             }
         }
-        Pfns(pfns)
+        pfns
     }
 }
 

@@ -16,7 +16,7 @@ use crate::contest::{BLOCKS, median};
 use crate::figure::{Figure, Goal, Unit};
 use crate::p2m::pattern;
 use crate::setup::Setup;
-use crate::theatre::{Theatre, read, snapshot};
+use crate::theatre::{Theatre, Watched, read};
 
 /// The guest that the huge one is held against.
 const SMALL_BYTES: u64 = 64 << 30;
@@ -25,26 +25,22 @@ const QUIET_ROUNDS: usize = 1000;
 /// Rounds with scattered changes, and leaves that change in each.
 const SCATTERED_ROUNDS: usize = 51;
 const SCATTERED_LEAVES: u64 = 2000;
+/// Of such rounds with everything sent, so many.
+const SENT_ROUNDS: usize = 11;
 /// Bytes of a line of a bitmap.
 const LINE_BYTES: f64 = 64.0;
 
 /// Measures.
 #[must_use]
 pub fn run(setup: &Setup) -> Vec<Figure> {
-    let guest = guest(setup.guest_bytes);
-    let mut figures = vec![first_snapshot(setup, &guest)];
+    let (guest, small_guest) =
+        (guest(setup.guest_bytes), guest(SMALL_BYTES.min(setup.guest_bytes)));
+    let mut figures = watched(setup, &guest, &small_guest);
     forget_peak();
     let mut huge = Theatre::new(setup, &guest);
     huge.round();
-    let small_guest = self::guest(SMALL_BYTES.min(setup.guest_bytes));
-    let mut small = Theatre::new(setup, &small_guest);
-    small.round();
-    let (huge_times, small_times) = in_turn(&mut huge, &mut small, QUIET_ROUNDS, quiet);
-    figures.push(against("round.quiet", 1.2, &huge_times, &small_times));
-    let (huge_times, small_times) = in_turn(&mut huge, &mut small, SCATTERED_ROUNDS, scattered);
-    figures.push(against("round.scattered", 1.3, &huge_times, &small_times));
+    figures.push(sent(setup, &mut huge, &small_guest));
     figures.extend(intake(setup, &mut huge));
-    small.finish();
     huge.finish();
     figures.extend(peak());
     figures.into_iter().map(|figure| Figure { threads: setup.team.threads(), ..figure }).collect()
@@ -55,53 +51,69 @@ fn guest(bytes: u64) -> Guest {
     Guest::new(pattern(Shape::Superpage, leaves as usize)).expect("memory for a guest")
 }
 
-fn first_snapshot(setup: &Setup, guest: &Guest) -> Figure {
+/// What needs nobody who sends.
+fn watched(setup: &Setup, guest: &Guest, small_guest: &Guest) -> Vec<Figure> {
     let before = read(setup, guest);
-    let (took, leaves) = snapshot(setup, guest);
+    let (mut huge, took, leaves) = Watched::new(setup, guest);
     let floor = (before + read(setup, guest)) / 2;
+    let (mut small, ..) = Watched::new(setup, small_guest);
     let detail = format!(
         "{leaves} leaves read, put into their forms and owed, against reading them; one run"
     );
     let value = floor.as_secs_f64() / took.as_secs_f64();
-    Figure {
-        goal: Some(Goal::AtLeast(0.8)),
-        ..Figure::new("snapshot.first", value, Unit::Share, detail)
-    }
+    let goal = Some(Goal::AtLeast(0.8));
+    let first = Figure { goal, ..Figure::new("snapshot.first", value, Unit::Share, detail) };
+    let mut in_turn = |rounds, round: fn(&mut Watched<'_>) -> Duration| {
+        (0..rounds).map(|_| (round(&mut huge), round(&mut small))).unzip::<_, _, Vec<_>, Vec<_>>()
+    };
+    let (long, short) = in_turn(QUIET_ROUNDS, quiet);
+    let quiet = against("round.quiet", Some(1.2), &long, &short);
+    let (long, short) = in_turn(SCATTERED_ROUNDS, scattered);
+    let scattered = against("round.scattered", Some(1.3), &long, &short);
+    huge.release();
+    small.release();
+    vec![first, quiet, scattered]
 }
 
-/// Rounds of both, in turn.
-fn in_turn(
-    huge: &mut Theatre<'_>,
-    small: &mut Theatre<'_>,
-    rounds: usize,
-    round: impl Fn(&mut Theatre<'_>) -> Duration,
-) -> (Vec<Duration>, Vec<Duration>) {
-    (0..rounds).map(|_| (round(huge), round(small))).unzip()
-}
-
-fn quiet(theatre: &mut Theatre<'_>) -> Duration {
-    let (report, took) = theatre.round();
-    assert_eq!((report.log_dirty_pfns, report.pages.accepted), (0, 0), "nothing happened");
+fn quiet(watched: &mut Watched<'_>) -> Duration {
+    let (report, told, took) = watched.round();
+    assert_eq!((report.log_dirty_pfns, told), (0, 0), "nothing happened");
     took
 }
 
-/// Exchanges one frame in each of some leaves.
-fn scattered(theatre: &mut Theatre<'_>) -> Duration {
-    let guest = theatre.guest();
+/// A frame is exchanged in each of some leaves.
+fn scattered(watched: &mut Watched<'_>) -> Duration {
+    let exchanged = exchange(watched.guest());
+    let (report, _, took) = watched.round();
+    assert_eq!((report.leaves.compared, report.entries.remapped), (exchanged, exchanged));
+    took
+}
+
+/// Exchanges one frame in each of some leaves. Returns in how many.
+fn exchange(guest: &Guest) -> u64 {
     let stride = guest.pfns() / SCATTERED_LEAVES;
-    let mut exchanged = 0;
-    for first in (0..SCATTERED_LEAVES).map(|number| number * stride + number % 7) {
-        let mut pfns = first..(first + stride).min(guest.pfns());
-        exchanged +=
-            u64::from(pfns.find(|&pfn| guest.is_plain(pfn)).is_some_and(|pfn| guest.exchange(pfn)));
-    }
-    let (report, took) = theatre.round();
-    assert!(report.entries.remapped <= exchanged && exchanged > 0, "what was exchanged");
-    took
+    let spans = (0..SCATTERED_LEAVES).map(|number| number * stride..(number + 1) * stride);
+    let chosen =
+        spans.filter_map(|mut span| span.find(|&pfn| pfn % 512 == 77 && guest.is_plain(pfn)));
+    chosen.map(|pfn| u64::from(guest.exchange(pfn))).sum()
+}
+
+/// The same round with everything that it owes sent.
+fn sent(setup: &Setup, huge: &mut Theatre<'_>, small_guest: &Guest) -> Figure {
+    let mut small = Theatre::new(setup, small_guest);
+    small.round();
+    let round = |theatre: &mut Theatre<'_>| {
+        exchange(theatre.guest());
+        theatre.round().1
+    };
+    let (long, short): (Vec<_>, Vec<_>) =
+        (0..SENT_ROUNDS).map(|_| (round(huge), round(&mut small))).unzip();
+    small.finish();
+    against("round.scattered.sent", None, &long, &short)
 }
 
 /// How much longer the rounds of the huge guest are.
-fn against(name: &str, most: f64, huge: &[Duration], small: &[Duration]) -> Figure {
+fn against(name: &str, most: Option<f64>, huge: &[Duration], small: &[Duration]) -> Figure {
     let middle = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64).collect());
     let (long, short) = (middle(huge), middle(small));
     let detail = format!(
@@ -111,10 +123,7 @@ fn against(name: &str, most: f64, huge: &[Duration], small: &[Duration]) -> Figu
         latencies(huge),
         latencies(small),
     );
-    Figure {
-        goal: Some(Goal::AtMost(most)),
-        ..Figure::new(name, long / short, Unit::Times, detail)
-    }
+    Figure { goal: most.map(Goal::AtMost), ..Figure::new(name, long / short, Unit::Times, detail) }
 }
 
 /// Percentiles.

@@ -293,7 +293,7 @@ impl Layout {
             }
             match self.frames.get_mut(number) {
                 Some(frame) if parts[number].mfn() == mfn && frame.positions > 0 => {
-                    frame.map = Ok(slot)
+                    frame.map = Ok(slot);
                 }
                 _ => unmap.push(slot),
             }

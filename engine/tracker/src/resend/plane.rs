@@ -6,6 +6,7 @@
 //! Source: the protocol is told in `resend`.
 
 use crate::bitmap::bits_of;
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering, add_bits, keep_bits, set_bits, zeroed_words};
 
 /// Words in a line. The models of loom pay for every word.
@@ -199,6 +200,13 @@ pub(crate) struct GroupMut<'a> {
 }
 
 impl GroupMut<'_> {
+    /// Brings a line near that will be absorbed into.
+    pub(crate) fn fetch(&self, line: usize) {
+        if let Some(word) = self.words.get(line * LINE_WORDS) {
+            prefetch(word);
+        }
+    }
+
     /// Owes the bits of one line; those past the length are dropped.
     pub(crate) fn absorb(&mut self, line: usize, bits: &[u64; LINE_WORDS]) {
         if (line as u64 + 1) * LINE_PFNS > self.pfns {

@@ -7,11 +7,10 @@
 
 use super::plane::{GROUP_LINES, GROUP_WORDS, LINE_PFNS, LINE_WORDS, Plane};
 use super::{PLANES, Pages, ResendBitmap, bits_within};
-use std::hint::black_box;
-
 use crate::bitmap::bits_of;
 use crate::cause::CauseSet;
 use crate::frame::Pfn;
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering, clear_bits};
 
 /// Words of the lower summary, and lines, that are looked at before anything is taken from the first.
@@ -257,17 +256,14 @@ impl Taker<'_> {
     }
 
     /// Fetches the lines that were found. Nothing waits for anything here, so that the misses of scattered
-    /// pfns overlap. Nobody uses what the looks answer.
+    /// pfns overlap.
     fn fetch(&self, ahead: &Ahead, planes: u16) {
-        if cfg!(loom) {
-            return;
-        }
         let words = ahead.words[..ahead.len].iter();
         let lines = words.flat_map(|&(index, lines)| bits_of(lines).map(move |bit| (index, bit)));
         for (index, bit) in lines.take(AHEAD) {
             for plane in planes_in(planes).map(|plane| &self.planes[plane]) {
                 if planes.is_power_of_two() || plane.lines_under(index) >> bit & 1 == 1 {
-                    black_box(plane.word((64 * index + bit as usize) * LINE_WORDS));
+                    prefetch(&plane.words()[(64 * index + bit as usize) * LINE_WORDS]);
                 }
             }
         }
