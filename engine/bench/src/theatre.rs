@@ -258,6 +258,16 @@ impl<'g> Watched<'g> {
     }
 }
 
+/// Reads words with the setup's team. Returns the time.
+#[must_use]
+pub fn read_words(setup: &Setup, words: &[u64]) -> Duration {
+    let begin = Instant::now();
+    std::hint::black_box(setup.team.sum(words, |piece| {
+        piece.chunks(64).fold(0, |sum, words| sum ^ words.iter().fold(0, |all, word| all ^ word))
+    }));
+    begin.elapsed()
+}
+
 /// Reads a guest's whole p2m with the setup's team. Returns the time.
 ///
 /// # Panics

@@ -10,6 +10,8 @@ use crate::cause::Cause;
 use crate::resend::{GROUP_WORDS, GroupMut, LINE_WORDS, ResendBitmap};
 use crate::shard::{Join, Shards};
 
+/// Lines that are looked at before the first of them is owed: what they go into fits the nearest cache.
+const BATCH_LINES: usize = 256;
 /// Words of a chunk.
 const CHUNK_WORDS: usize = 64 * GROUP_WORDS * LINE_WORDS;
 
@@ -52,7 +54,7 @@ impl Log {
     pub(crate) fn reset(&mut self, pfns: u64) {
         if pfns == self.bits.pfns() {
             let words = self.bits.words_mut();
-            for chunk in dirty(&self.chunks) {
+            for chunk in members(&self.chunks) {
                 for index in chunk * GROUP_WORDS..(chunk + 1) * GROUP_WORDS {
                     for bit in bits_of(std::mem::take(&mut self.lines[index])) {
                         let line = (64 * index + bit as usize) * LINE_WORDS;
@@ -96,7 +98,7 @@ impl Log {
         lines: &'a [u64],
     ) -> impl Iterator<Item = (usize, u64)> + 'a {
         let summary =
-            dirty(&self.chunks).flat_map(|chunk| chunk * GROUP_WORDS..(chunk + 1) * GROUP_WORDS);
+            members(&self.chunks).flat_map(|chunk| chunk * GROUP_WORDS..(chunk + 1) * GROUP_WORDS);
         let both = summary.flat_map(move |index| {
             let bits = self.lines[index] & lines.get(index).copied().unwrap_or(0);
             bits_of(bits).map(move |bit| 64 * index + bit as usize)
@@ -107,7 +109,7 @@ impl Log {
 }
 
 /// The numbers of the bits that are set.
-fn dirty(words: &[u64]) -> impl Iterator<Item = usize> {
+fn members(words: &[u64]) -> impl Iterator<Item = usize> {
     let words = words.iter().enumerate();
     words.flat_map(|(index, &word)| bits_of(word).map(move |bit| 64 * index + bit as usize))
 }
@@ -115,31 +117,31 @@ fn dirty(words: &[u64]) -> impl Iterator<Item = usize> {
 impl Chunk<'_> {
     fn owe(&mut self) -> Pfns {
         let (lines, rest) = self.words.as_chunks::<LINE_WORDS>();
-        let mut last = [0; LINE_WORDS];
-        last[..rest.len()].copy_from_slice(rest);
         let mut pfns = 0;
-        for (index, lines) in lines.chunks(64).enumerate() {
-            pfns += self.owe_lines(index, lines);
+        for (batch, lines) in lines.chunks(BATCH_LINES).enumerate() {
+            pfns += self.owe_lines(batch * BATCH_LINES, lines);
         }
-        let whole = lines.len();
-        Pfns(pfns + if rest.is_empty() { 0 } else { self.owe_line(whole, &last) })
+        if !rest.is_empty() {
+            let mut last = [0; LINE_WORDS];
+            last[..rest.len()].copy_from_slice(rest);
+            pfns += self.owe_line(lines.len(), &last);
+        }
+        Pfns(pfns)
     }
 
-    /// The lines under one word of the summary: first which of them have bits, so that what they go into is
-    /// on its way when they come.
-    fn owe_lines(&mut self, index: usize, lines: &[[u64; LINE_WORDS]]) -> u64 {
-        let mut up = 0;
-        for (bit, words) in lines.iter().enumerate() {
+    /// Lines from number `first` on: first which of them have bits, so that what they go into is on its way
+    /// when they come.
+    fn owe_lines(&mut self, first: usize, lines: &[[u64; LINE_WORDS]]) -> u64 {
+        let mut up = [0; BATCH_LINES / 64];
+        for (number, words) in lines.iter().enumerate() {
             if words.iter().fold(0, |any, word| any | word) != 0 {
-                up |= 1 << bit;
+                up[number / 64] |= 1 << (number % 64);
                 if let Some(group) = &self.group {
-                    group.fetch(64 * index + bit);
+                    group.fetch(first + number);
                 }
             }
         }
-        bits_of(up).fold(0, |pfns, bit| {
-            pfns + self.owe_line(64 * index + bit as usize, &lines[bit as usize])
-        })
+        members(&up).fold(0, |pfns, number| pfns + self.owe_line(first + number, &lines[number]))
     }
 
     fn owe_line(&mut self, line: usize, words: &[u64; LINE_WORDS]) -> u64 {

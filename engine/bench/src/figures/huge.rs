@@ -16,7 +16,7 @@ use crate::contest::{BLOCKS, median};
 use crate::figure::{Figure, Goal, Unit};
 use crate::p2m::pattern;
 use crate::setup::Setup;
-use crate::theatre::{Theatre, Watched, read};
+use crate::theatre::{Theatre, Watched, read, read_words};
 
 /// The guest that the huge one is held against.
 const SMALL_BYTES: u64 = 64 << 30;
@@ -156,9 +156,9 @@ fn intake_of(setup: &Setup, theatre: &mut Theatre<'_>, name: &str, ppm: u64) -> 
     let lines = words.chunks(8).filter(|line| line.iter().any(|&word| word != 0)).count();
     // A line that is written is read before.
     let bytes = (words.len() * 8) as f64 + 2.0 * LINE_BYTES * lines as f64;
-    let p2m = (setup.leaves() * FRAME_BYTES) as f64;
+    let log = (words.len() * 8) as f64;
     let shares = (0..BLOCKS).map(|_| {
-        let floor = read(setup, theatre.guest()).as_secs_f64() / p2m * bytes;
+        let floor = read_words(setup, &words).as_secs_f64() / log * bytes;
         let (once, again) = (theatre.intake(&words), theatre.intake(&words));
         2.0 * floor / (once + again).as_secs_f64()
     });

@@ -169,7 +169,18 @@ impl Holders {
 
     /// The parts that `pfn` holds.
     pub(crate) fn at(&self, pfn: Pfn) -> impl Iterator<Item = usize> + '_ {
-        let settled = self.by_pfn[self.first_of(pfn)..].iter();
+        self.from(self.first_of(pfn), pfn)
+    }
+
+    /// The same, if they are believed to begin at `guess` in `by_pfn`.
+    fn from(&self, guess: usize, pfn: Pfn) -> impl Iterator<Item = usize> + '_ {
+        let settled =
+            |number: usize| self.by_pfn.get(number).map(|&index| self.settled[index as usize]);
+        let before = guess.checked_sub(1).and_then(settled);
+        let right =
+            settled(guess).is_none_or(|at| at >= pfn) && before.is_none_or(|before| before < pfn);
+        let first = if right { guess } else { self.first_of(pfn) };
+        let settled = self.by_pfn[first..].iter();
         let settled = settled.take_while(move |&&index| self.settled[index as usize] == pfn);
         let still = settled.filter(move |&&index| self.pfns[index as usize] == pfn);
         let moved = self.moved.get(&pfn).into_iter().flatten();
@@ -211,8 +222,14 @@ impl Holders {
     /// The parts whose pfn is in `dirty`.
     pub(crate) fn marked<'a>(&'a self, dirty: &'a Log) -> impl Iterator<Item = usize> + 'a {
         dirty.dirty_words(self.plane.lines()).flat_map(move |(index, word)| {
-            let bits = bits_of(self.plane.word(index) & word);
-            bits.flat_map(move |bit| self.at(Pfn(64 * index as u64 + bit)))
+            let held = self.plane.word(index);
+            let bits = bits_of(held & word);
+            // Parts of the same word follow each other.
+            let first = if held & word == 0 { 0 } else { self.first_of(Pfn(64 * index as u64)) };
+            bits.flat_map(move |bit| {
+                let below = held & ((1 << bit) - 1);
+                self.from(first + below.count_ones() as usize, Pfn(64 * index as u64 + bit))
+            })
         })
     }
 }

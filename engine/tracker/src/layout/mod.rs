@@ -39,6 +39,26 @@ impl LeafFrame {
     const UNLISTED: Self = Self { map: Err(UNTRIED), first: LeafIndex(0), positions: 0, tail: 0 };
 }
 
+/// Tracked positions of a leaf.
+#[derive(Clone, Debug)]
+pub(crate) enum Positions {
+    /// As good as always.
+    One(LeafIndex),
+    /// None, or some.
+    Several(Vec<LeafIndex>),
+}
+
+impl std::ops::Deref for Positions {
+    type Target = [LeafIndex];
+
+    fn deref(&self) -> &[LeafIndex] {
+        match self {
+            Self::One(leaf) => std::slice::from_ref(leaf),
+            Self::Several(leaves) => leaves,
+        }
+    }
+}
+
 /// What stands at a position.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Backing<'a> {
@@ -194,13 +214,13 @@ impl Layout {
     }
 
     /// The tracked positions that list a leaf, by its number.
-    pub(crate) fn positions(&self, leaf: usize) -> Vec<LeafIndex> {
+    pub(crate) fn positions(&self, leaf: usize) -> Positions {
         match self.frames.get(leaf) {
-            Some(frame) if frame.positions == 1 => vec![frame.first],
+            Some(frame) if frame.positions == 1 => Positions::One(frame.first),
             Some(frame) if frame.positions > 1 => {
-                self.shared.get(&(leaf as u32)).cloned().unwrap_or_default()
+                Positions::Several(self.shared.get(&(leaf as u32)).cloned().unwrap_or_default())
             }
-            Some(_) | None => Vec::new(),
+            Some(_) | None => Positions::Several(Vec::new()),
         }
     }
 
@@ -394,7 +414,7 @@ impl Layout {
         self.frames[number as usize].map = answer;
         let Ok(slot) = answer else { return };
         self.unmapped.remove(&number);
-        for LeafIndex(position) in self.positions(number as usize) {
+        for &LeafIndex(position) in &*self.positions(number as usize) {
             self.slots[position as usize] = Some(slot);
         }
     }

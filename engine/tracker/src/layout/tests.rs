@@ -88,7 +88,7 @@ fn leaves_are_known_by_all_positions_that_list_them() {
         (Mfn(5), at(&[]), 0),
     ] {
         let leaf = layout.holders.find(Part::Leaf(mfn));
-        assert_eq!(leaf.map_or(vec![], |leaf| layout.positions(leaf)), positions);
+        assert_eq!(leaf.map_or(vec![], |leaf| layout.positions(leaf).to_vec()), positions);
         let listed = leaf.map_or(0, |leaf| layout.listed(leaf));
         assert_eq!((listed, layout.is_watched(mfn)), (count, mfn == c));
     }

@@ -114,7 +114,7 @@ impl Tracker {
                         // Tracked nowhere, or the last walk went by what it says.
                         self.evidence.dirty += 1;
                     }
-                    for leaf in positions {
+                    for &leaf in &*positions {
                         self.pend(leaf, Cause::Entry);
                     }
                 }

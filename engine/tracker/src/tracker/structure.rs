@@ -109,7 +109,7 @@ impl Tracker {
                 let positions = self.layout.positions(part);
                 let relied_on = positions.is_empty() || self.layout.is_watched(mfn);
                 self.evidence.entries += u64::from(relied_on);
-                for leaf in positions {
+                for &leaf in &*positions {
                     self.pend(leaf, Cause::Structure);
                 }
             }
