@@ -137,6 +137,9 @@ fn a_tail_of_shared_leaves_without_frames_is_not_tracked() {
         let walked = walk(&mut memory, 512, 512).expect("in reach");
         assert_eq!(walked.tracked, tracked, "{more:?}");
     }
+    for all in [&[][..], &tail[..]] {
+        assert_eq!(walk(&mut tree(all), 512, 512).expect("in reach").tracked, 0, "{all:?}");
+    }
     // One by itself may be written at any time: it is tracked.
     let alone = walk(&mut tree(&[(0, LEAVES), (4, BARREN)]), 512, 512).expect("in reach");
     assert_eq!((alone.tracked, alone.watched.len()), (5, 0));
