@@ -164,6 +164,11 @@ fn a_frame_that_can_not_be_read_is_named_with_the_first_pfn_below_it() {
     let error = walk(&mut memory, 512, 2).expect_err("no such leaf");
     let Error::Structure { level, mfn, pfn, .. } = error else { panic!("{error}") };
     assert_eq!((level, mfn, pfn), (0, Mfn(99), Pfn(300 * 512)));
+    // So is the last one of a tail.
+    let mut memory = tree(&[(0, LEAVES), (4, 99), (6, 99)]);
+    let error = walk(&mut memory, 512, 512).expect_err("no such leaf");
+    let Error::Structure { level, mfn, pfn, .. } = error else { panic!("{error}") };
+    assert_eq!((level, mfn, pfn), (0, Mfn(99), Pfn(6 * 512)));
 }
 
 #[test]
