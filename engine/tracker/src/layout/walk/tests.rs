@@ -124,6 +124,25 @@ fn what_names_no_frame_is_no_matter_of_reach() {
     );
 }
 
+/// Every slot of each table leads to one table below: 2^27 times as many ways as there are frames. Who goes
+/// them all does not come back.
+#[test]
+fn tables_that_name_each_other_over_and_over_are_looked_through_once() {
+    let table = |below: u64| Leaf { words: [below << 12 | 1; 512] };
+    let mut last = Leaf::default();
+    last.words[5] = BARREN << 12 | 1;
+    let frames = BTreeMap::from([(10, table(11)), (11, table(12)), (12, table(13)), (13, last)]);
+    let mut memory = Memory { frames, reads: Vec::new() };
+    let shape = Shape { kind: Kind::Linear, width: Width::W64, root: Mfn(10), base: 0, levels: 4 };
+    let copies = &mut TableCopies::new();
+    let half = 1 << 35;
+    let walk = Walk::new(&mut memory, &M2pOf, copies, shape, half * 512, 77, 6);
+    let walked = walk.run().expect("nothing out of reach");
+    assert_eq!((walked.leaves.len(), walked.tracked), (6, 6));
+    assert_eq!(walked.watched, BTreeSet::from([Mfn(BARREN)]));
+    assert_eq!(memory.reads, [10, 11, 12, 13, BARREN], "each frame once");
+}
+
 #[test]
 fn a_tail_of_shared_leaves_without_frames_is_not_tracked() {
     let tail = [(4, BARREN), (6, BARREN)];
@@ -159,6 +178,9 @@ fn a_frame_that_can_not_be_read_is_named_with_the_first_pfn_below_it() {
     let Error::Structure { level, mfn, pfn, cause } = error else { panic!("{error}") };
     assert_eq!((level, mfn, pfn), (1, Mfn(99), Pfn(3 * 512 * 512)));
     assert_eq!(cause, StructureCause::Unreadable(MapFault::NotOwned));
+    let error = walk(&mut memory, 512 * 512, 2).expect_err("nor past reach");
+    let Error::Structure { level, mfn, pfn, .. } = error else { panic!("{error}") };
+    assert_eq!((level, mfn, pfn), (1, Mfn(99), Pfn(3 * 512 * 512)));
     // A leaf that has to be looked at is named by its position.
     let mut memory = tree(&[(0, LEAVES), (300, 99)]);
     let error = walk(&mut memory, 512, 2).expect_err("no such leaf");
