@@ -187,6 +187,29 @@ fn a_mark_beside_a_take_that_begins_in_its_line() {
     }
 }
 
+/// Room for a word decides how it is taken, and so does a second cause: for each way a mark of the same pfn
+/// comes after the look at the word and before its bits are cleared.
+#[test]
+fn a_mark_of_a_pfn_that_is_being_taken_in_each_way() {
+    for (causes, limit) in [(SAME, 1), (SAME, 99), (APART, 1), (APART, 99)] {
+        let three = move || {
+            let scene = Scene::new(128);
+            let mut received = Received::new([5, 5], SAME);
+            for cause in causes {
+                known(scene.bitmap.mark(Pfn(5), cause));
+            }
+            scene.write(0, |_| ());
+            let mark = |bitmap: &ResendBitmap| known(bitmap.mark(Pfn(5), SAME[1]));
+            let marker = beside(&scene, move |scene| scene.write(1, mark));
+            received.pay_all(&scene, scene.bitmap.take(limit, 0));
+            settle();
+            join([marker]);
+            received.finish(&scene);
+        };
+        explore(&format!("a mark beside a take of {limit}, after {causes:?}"), &ALL, three);
+    }
+}
+
 /// The summary is up when the second marker comes, and the taker is about to clear it.
 #[test]
 fn a_mark_beside_the_take_of_an_earlier_one() {
