@@ -119,9 +119,16 @@ impl ResendBitmap {
 
     /// Owes slots of a leaf: 8 or 16 words, without a list of pfns. Slots past the length are dropped.
     pub fn mark_leaf(&self, width: Width, leaf: LeafIndex, mask: &LeafMask, cause: Cause) {
-        if leaf.0 < width.leaves(self.pfns) {
-            let first = (width.first_pfn(leaf).0 / 64) as usize;
-            self.mark_words(first, mask.used(width), cause);
+        if leaf.0 >= width.leaves(self.pfns) {
+            return;
+        }
+        let (first, bits) = (width.first_pfn(leaf).0, mask.used(width));
+        if first + width.entries() as u64 > self.pfns {
+            return self.mark_words((first / 64) as usize, bits, cause);
+        }
+        let lines = (first / LINE_PFNS) as usize..;
+        for (line, bits) in lines.zip(bits.chunks_exact(LINE_WORDS)) {
+            self.planes[cause as usize].mark_line(line, bits);
         }
     }
 

@@ -99,6 +99,19 @@ impl Plane {
         self.raise(under, raised);
     }
 
+    /// The same for words of one line.
+    pub(super) fn mark_line(&self, line: usize, bits: &[u64]) {
+        let first = line * LINE_WORDS;
+        let mut any = 0;
+        for (word, &bits) in self.words()[first..first + LINE_WORDS].iter().zip(bits) {
+            if bits != 0 {
+                set_bits(word, bits, Ordering::SeqCst); // ORDER: as in `mark`
+                any |= bits;
+            }
+        }
+        self.raise(line / 64, u64::from(any != 0) << (line % 64));
+    }
+
     /// Raises both summaries for lines under one word of the lower one, where they are not up: markers share
     /// their words, and a look leaves a cache line where it is.
     pub(super) fn raise(&self, under: usize, lines: u64) {
