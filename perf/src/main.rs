@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The gate, first half: counts of instructions and allocations, held against a record in the repository.
-//! Not here: times and ratios (`p2mtrack bench`), or what is measured (`scenario`).
-//! Units: instructions and allocations for one unit of a scenario's work.
-//! Threads: one.
+//! The gate: counts of instructions and allocations, held against a record in the repository; ratios against floors.
+//! Not here: times; what is counted (`scenario`), or how ratios are measured (`p2mtrack-bench`).
+//! Units: instructions and allocations for one unit of a scenario's work; ratios.
+//! Threads: one for counts, two for ratios.
 //! Source: `docs/perf.md`, "The gate". Counts are the same on a busy machine.
 #![forbid(unsafe_code)]
 
 mod allocations;
+mod floors;
 mod instructions;
 mod record;
 mod scenario;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use p2mtrack::diff::Kernel;
 
+use crate::floors::Floors;
 use crate::record::{Count, Record};
 use crate::scenario::Scenario;
 
@@ -48,6 +50,18 @@ enum Command {
         /// The record
         #[arg(long, default_value = "perf/record.json")]
         record: PathBuf,
+        /// Count only scenarios whose name contains this; the record has nothing else then
+        #[arg(long, default_value = "")]
+        only: String,
+    },
+    /// Measure figures of `p2mtrack bench`; exit status 1 if one is twice below its floor
+    Floors {
+        /// The floors
+        #[arg(long, default_value = "perf/floors.json")]
+        floors: PathBuf,
+        /// Measure only figures whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
     },
     /// Do a scenario's work so many times: what is counted
     #[command(hide = true)]
@@ -70,19 +84,17 @@ fn run(command: &Command) -> Result<bool, Box<dyn Error>> {
         Command::Gate { record, only, plant } => {
             let record = Record::read(record)?;
             let mut held = true;
-            for (name, scenario, kernel) in subjects() {
-                if name.contains(only.as_str()) {
-                    let count = count(&name, scenario, kernel, *plant)?;
-                    let verdict = record.judge(&name, &count);
-                    println!("{name:34} {count}  {verdict}");
-                    held &= verdict.holds();
-                }
+            for (name, scenario, kernel) in subjects(only) {
+                let count = count(&name, scenario, kernel, *plant)?;
+                let verdict = record.judge(&name, &count);
+                println!("{name:34} {count}  {verdict}");
+                held &= verdict.holds();
             }
             Ok(held)
         }
-        Command::Record { record } => {
+        Command::Record { record, only } => {
             let mut fresh = Record::new(instructions::compiler()?);
-            for (name, scenario, kernel) in subjects() {
+            for (name, scenario, kernel) in subjects(only) {
                 let count = count(&name, scenario, kernel, 0)?;
                 println!("{name:34} {count}");
                 fresh.add(name, count);
@@ -90,6 +102,7 @@ fn run(command: &Command) -> Result<bool, Box<dyn Error>> {
             fresh.write(record)?;
             Ok(true)
         }
+        Command::Floors { floors, only } => Floors::read(floors)?.hold(only),
         Command::Work { scenario, kernel, turns, plant } => {
             let scenario: Scenario = scenario.parse()?;
             scenario.prepare(*kernel).work(*turns, *plant);
@@ -98,11 +111,11 @@ fn run(command: &Command) -> Result<bool, Box<dyn Error>> {
     }
 }
 
-/// Everything that is counted: each scenario with the kernels that an instruction counter can run.
-fn subjects() -> impl Iterator<Item = (String, Scenario, Kernel)> {
+/// What is counted: each scenario with the kernels that an instruction counter can run, if its name contains `only`.
+fn subjects(only: &str) -> impl Iterator<Item = (String, Scenario, Kernel)> {
     let kernels = ["scalar", "avx2"].into_iter().filter_map(|name| name.parse::<Kernel>().ok());
     let kernels: Vec<_> = kernels.collect();
-    Scenario::ALL.into_iter().flat_map(move |scenario| {
+    let all = Scenario::ALL.into_iter().flat_map(move |scenario| {
         let used = if scenario.has_kernel() { kernels.clone() } else { vec![Kernel::SCALAR] };
         used.into_iter().map(move |kernel| {
             let name = match scenario.has_kernel() {
@@ -111,7 +124,8 @@ fn subjects() -> impl Iterator<Item = (String, Scenario, Kernel)> {
             };
             (name, scenario, kernel)
         })
-    })
+    });
+    all.filter(move |(name, _, _)| name.contains(only))
 }
 
 fn count(

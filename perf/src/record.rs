@@ -3,7 +3,7 @@
 //! Not here: the counting.
 //! Units: as the counts; margins in parts of the recorded count.
 //! Threads: plain values.
-//! Source: `perf/record.json`; written by `p2mtrack-perf record`, ceilings by hand.
+//! Source: `perf/record.json`; written by `p2mtrack-perf record`, which only ever lowers a ceiling: it is raised by hand.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -106,20 +106,20 @@ impl Record {
         Ok(record)
     }
 
-    /// Adds a count; a ceiling that stands stays.
+    /// Adds a count, and its ceiling.
     pub(crate) fn add(&mut self, name: String, count: Count) {
         let ceiling = (count.instructions * CEILING * 100.0).ceil() / 100.0;
         let instructions = (count.instructions * 100.0).round() / 100.0;
         self.counts.insert(name, Held { instructions, ceiling });
     }
 
-    /// Writes the record. Ceilings of the one that stands there are kept.
+    /// Writes the record. No ceiling is above that of the record which stands there.
     pub(crate) fn write(&mut self, path: &Path) -> Result<(), Box<dyn Error>> {
         if let Ok(text) = fs::read_to_string(path) {
             let before: Self = serde_json::from_str(&text)?;
             for (name, held) in before.counts {
                 if let Some(count) = self.counts.get_mut(&name) {
-                    count.ceiling = held.ceiling;
+                    count.ceiling = count.ceiling.min(held.ceiling);
                 }
             }
         }
@@ -160,5 +160,18 @@ mod tests {
         record.foreign = true;
         assert!(record.judge("x", &of(110.0)).holds());
         assert!(!record.judge("x", &of(130.0)).holds());
+    }
+
+    #[test]
+    fn a_ceiling_falls_with_its_count_and_does_not_rise() {
+        let path = std::env::temp_dir().join(format!("p2mtrack-record-{}", std::process::id()));
+        let ceiling = |instructions| {
+            let mut record = Record::new(String::new());
+            record.add("x".to_owned(), Count { instructions, allocations: 0.0 });
+            record.write(&path).expect("a record");
+            record.counts["x"].ceiling
+        };
+        assert_eq!([100.0, 80.0, 90.0].map(ceiling), [125.0, 100.0, 100.0]);
+        fs::remove_file(&path).expect("written");
     }
 }
