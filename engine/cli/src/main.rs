@@ -28,6 +28,11 @@ use args::{Args, Command};
 use clap::Parser;
 use failure::Failure;
 
+/// Memory for the whole program, simulated guests included: `docs/decisions/0010`.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Simulate(args) => simulate::run(&args),
