@@ -110,6 +110,7 @@ impl Migration {
                 named: RefCell::default(),
                 cleared: RefCell::default(),
                 unsure: Cell::new(false),
+                foreign: RefCell::default(),
             };
             let pages: Vec<_> = flights.iter().map(|flight| flight.page).collect();
             let mut answers = Vec::with_capacity(pages.len());

@@ -6,6 +6,7 @@
 //! Source: the round trip `p2m[m2p[mfn]] = mfn` of `xen-save-path.md` 2.4; policy `foreign_pte` of the outcome table.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use crate::config::ForeignPtePolicy;
 use crate::frame::{Claim, FrameType, Mfn, Pfn, Width};
@@ -30,6 +31,8 @@ pub(crate) struct View<'a> {
     pub(crate) cleared: RefCell<Vec<(Pfn, Mfn)>>,
     /// A query failed: no table fault of this batch is a verdict.
     pub(crate) unsure: Cell<bool>,
+    /// Frames that were asked about: whether they are another domain's. A table may name one in each of its slots.
+    pub(crate) foreign: RefCell<BTreeMap<Mfn, bool>>,
 }
 
 impl View<'_> {
@@ -38,13 +41,7 @@ impl View<'_> {
         if !self.suspended {
             return Resolved::Unresolved;
         }
-        let mut kind = [FrameType::Data];
-        let known = mfn.0 < self.m2p.frames();
-        if known && self.types.borrow_mut().query(&[mfn], &mut kind).is_err() {
-            self.unsure.set(true);
-            return Resolved::Unresolved;
-        }
-        if known && kind[0] != FrameType::NotOwned {
+        if !self.is_foreign(mfn) {
             return Resolved::Unresolved;
         }
         match self.foreign_pte {
@@ -54,6 +51,27 @@ impl View<'_> {
                 Resolved::Clear
             }
         }
+    }
+}
+
+impl View<'_> {
+    /// Whether a frame is another domain's. Each is asked about once.
+    fn is_foreign(&self, mfn: Mfn) -> bool {
+        if mfn.0 >= self.m2p.frames() {
+            return true;
+        }
+        if let Some(&foreign) = self.foreign.borrow().get(&mfn) {
+            return foreign;
+        }
+        let mut kind = [FrameType::Data];
+        let failed = self.types.borrow_mut().query(&[mfn], &mut kind).is_err();
+        if failed {
+            self.unsure.set(true);
+            return false; // not known: asked again for the next
+        }
+        let foreign = kind[0] == FrameType::NotOwned;
+        self.foreign.borrow_mut().insert(mfn, foreign);
+        foreign
     }
 }
 
@@ -94,6 +112,57 @@ mod tests {
         }
     }
 
+    /// Every frame is another domain's.
+    #[derive(Default)]
+    struct Strangers {
+        asked: Vec<Mfn>,
+        fails: bool,
+    }
+
+    impl FrameTypes for Strangers {
+        fn query(
+            &mut self,
+            frames: &[Mfn],
+            types: &mut [FrameType],
+        ) -> Result<(), crate::port::PortError> {
+            self.asked.extend(frames);
+            types.fill(FrameType::NotOwned);
+            if self.fails { Err("not now".into()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn law_6_a_frame_in_every_slot_is_asked_about_once() {
+        let layout = layout_of(Width::W64, &[Mfn(7)], 1, Mfn(7));
+        let ports = Nowhere { width: Width::W64, compat: None };
+        for (fails, asked) in [(false, vec![Mfn(3), Mfn(4)]), (true, vec![Mfn(3), Mfn(4), Mfn(3)])]
+        {
+            let mut types = Strangers { fails, ..Strangers::default() };
+            let view = View {
+                layout: &layout,
+                p2m: &ports,
+                m2p: &ports,
+                shadow: &Shadow::new(Width::W64),
+                types: RefCell::new(&mut types),
+                foreign_pte: ForeignPtePolicy::Clear,
+                suspended: true,
+                named: RefCell::default(),
+                cleared: RefCell::default(),
+                unsure: Cell::new(false),
+                foreign: RefCell::default(),
+            };
+            let answers = [3, 4, 3].map(|mfn| view.resolve(Pfn(1), Mfn(mfn)));
+            let expected = if fails { Resolved::Unresolved } else { Resolved::Clear };
+            assert_eq!(answers, [expected; 3]);
+            assert_eq!(
+                (view.unsure.get(), view.cleared.borrow().len()),
+                (fails, if fails { 0 } else { 3 })
+            );
+            drop(view);
+            assert_eq!(types.asked, asked);
+        }
+    }
+
     #[test]
     fn only_the_machines_own_frame_marks_xens_slots() {
         let layout = layout_of(Width::W32, &[Mfn(7)], 1, Mfn(7));
@@ -113,6 +182,7 @@ mod tests {
                 named: RefCell::default(),
                 cleared: RefCell::default(),
                 unsure: Cell::new(false),
+                foreign: RefCell::default(),
             };
             assert_eq!(view.is_compat_m2p(Mfn(frame)), is_compat);
         }
