@@ -87,3 +87,19 @@ const fn either_of_pairs(bits: u64) -> u64 {
     let bits = (bits | bits >> 8) & 0x0000_ffff_0000_ffff;
     (bits | bits >> 16) & 0x0000_0000_ffff_ffff
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only a big-endian host asks for it, and nobody has one.
+    #[test]
+    fn swapped_pairs_are_each_others_neighbours() {
+        for slot in 0..64 * MASK_WORDS {
+            let mut one = LeafMask::NONE;
+            one.set(slot);
+            assert!(swap_pairs(&one).slots().eq([slot ^ 1]));
+            assert_eq!(swap_pairs(&swap_pairs(&one)), one);
+        }
+    }
+}

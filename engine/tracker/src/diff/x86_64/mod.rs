@@ -62,3 +62,15 @@ pub(super) fn fetch(kernel: Kernel, live: GuestLeaf<'_>, into: &mut Leaf) {
         Kind::Scalar | Kind::Wide => live.fetch(into),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_there_if_the_processor_has_what_it_needs() {
+        let names: Vec<_> = available().map(Kernel::name).collect();
+        assert_eq!(names.contains(&"avx2"), is_x86_feature_detected!("avx2"));
+        assert_eq!(names.contains(&"avx512"), is_x86_feature_detected!("avx512f"));
+    }
+}
