@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The gate catches a kernel that became slower, and lets one pass that did not.
-//! Not here: the record's own rules (`record`).
+//! Not here: the rules of records and floors (`record`, `floors`).
 //! Units: per cent of work.
 //! Threads: one.
 //! Source: a planted slowness is more turns than were asked for.
@@ -36,4 +36,19 @@ fn three_per_cent_more_work_is_caught() {
     let caught =
         told.lines().filter(|line| line.contains("FAILED: +3.0") || line.contains("FAILED: +2.9"));
     assert_eq!(caught.count(), told.lines().count(), "with every kernel:\n{told}");
+}
+
+/// The slowest kernel in the place of the fastest.
+#[test]
+#[ignore = "takes seconds, and memory of 1 GiB"]
+fn a_slow_kernel_is_below_its_floor() {
+    let floors = Command::new(env!("CARGO_BIN_EXE_p2mtrack-perf"))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .env("P2MTRACK_KERNEL", "scalar")
+        .args(["floors", "--only", "diff.affine"])
+        .output()
+        .expect("the floors");
+    let told = String::from_utf8_lossy(&floors.stdout);
+    assert_eq!(floors.status.code(), Some(1), "{floors:?}");
+    assert!(told.contains("FAILED: twice below its floor"), "{told}");
 }
