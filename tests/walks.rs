@@ -48,6 +48,20 @@ fn a_generation_is_read_until_it_is_even_and_only_where_there_is_one() {
 }
 
 #[test]
+fn a_generation_that_stands_still_calls_for_a_walk_only_if_it_is_odd() {
+    for generation in 0..6 {
+        let rig = Rig::linear();
+        rig.machine().roots.generation = generation;
+        let mut migration = rig.start(Config::default());
+        round(&rig, &mut migration);
+        let structure = round(&rig, &mut migration).structure;
+        let odd = generation % 2;
+        assert_eq!((structure.generation, structure.walks), (odd, 8 * odd), "{generation}");
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
 fn a_walk_is_tried_eight_times_and_each_time_with_nothing_of_the_last_one() {
     let rig = Rig::linear();
     let mut migration = rig.start(Config::default());
