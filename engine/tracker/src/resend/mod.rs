@@ -38,6 +38,9 @@ use crate::leaf::LeafMask;
 /// Planes.
 const PLANES: usize = Cause::ALL.len();
 
+/// Pfns of a take whose memory is kept for the next one, at most: 1.3 MiB.
+const SPARE_PFNS_MAX: usize = 1 << 17;
+
 /// The set of owed pfns below a length, with the causes of each.
 pub struct ResendBitmap {
     pfns: u64,
@@ -252,6 +255,9 @@ impl ResendBitmap {
     }
 
     fn keep_pages(&self, mut pages: Pages) {
+        if pages.pfns.len() > SPARE_PFNS_MAX {
+            return; // who takes all at once does not do so each time
+        }
         if let Ok(mut spare) = self.spare.try_lock() {
             pages.len = 0;
             pages.unpaid.clear();
