@@ -7,6 +7,17 @@
 
 use crate::frame::Pfn;
 
+/// Words of a line: a cache line of a bitmap. The models of loom pay for every word.
+pub(crate) const LINE_WORDS: usize = if cfg!(loom) { 2 } else { 8 };
+/// Pfns of a line.
+pub(crate) const LINE_PFNS: u64 = 64 * LINE_WORDS as u64;
+
+/// The words of a line.
+pub(crate) const fn words_of(line: usize) -> std::ops::Range<usize> {
+    let first = line * LINE_WORDS;
+    first..first + LINE_WORDS // of a length that the compiler sees
+}
+
 /// A set of pfns below a length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PfnBitmap {
@@ -117,7 +128,7 @@ impl PfnBitmap {
     /// The pfns in ascending order. Costs one look per 64 pfns of length.
     pub fn iter(&self) -> impl Iterator<Item = Pfn> + '_ {
         let words = self.words.iter().enumerate();
-        words.flat_map(|(i, &word)| bits_of(word).map(move |bit| Pfn(64 * i as u64 + bit)))
+        words.flat_map(|(index, &word)| bits_at(index, word)).map(|number| Pfn(number as u64))
     }
 
     /// Empties the set and returns its members.
@@ -131,6 +142,11 @@ impl PfnBitmap {
 /// The numbers of the bits of a word that are set, in ascending order.
 pub(crate) const fn bits_of(word: u64) -> BitsOf {
     BitsOf(word)
+}
+
+/// The same for word `index` of a row: numbered from the row's begin.
+pub(crate) fn bits_at(index: usize, word: u64) -> impl Iterator<Item = usize> {
+    bits_of(word).map(move |bit| 64 * index + bit as usize)
 }
 
 /// See [`bits_of`].

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The log of one round: what log-dirty said, and which parts of it say anything.
 //! Not here: asking for it (`tracker::intake`).
-//! Units: bits of `bitmap`; lines and groups of lines are those of `resend`; a group is a chunk, 256 KiB, for one thread.
+//! Units: bits and lines of `bitmap`; a chunk is a group of `resend`, 256 KiB, for one thread.
 //! Threads: chunks are taken by all of the engine's; otherwise one owner.
 //! Source: law 8: the log is read once a round, whole; whatever comes after goes by what is dirty.
 
-use crate::bitmap::{PfnBitmap, bits_of};
+use crate::bitmap::{LINE_WORDS, PfnBitmap, bits_at, words_of};
 use crate::cause::Cause;
-use crate::resend::{GROUP_WORDS, GroupMut, LINE_WORDS, ResendBitmap};
+use crate::resend::{GROUP_WORDS, GroupMut, ResendBitmap, summary_of};
 use crate::shard::{Join, Shards};
 
 /// Lines that are looked at before the first of them is owed: what they go into fits the nearest cache.
@@ -55,11 +55,11 @@ impl Log {
         if pfns == self.bits.pfns() {
             let words = self.bits.words_mut();
             for chunk in members(&self.chunks) {
-                for index in chunk * GROUP_WORDS..(chunk + 1) * GROUP_WORDS {
-                    for bit in bits_of(std::mem::take(&mut self.lines[index])) {
-                        let line = (64 * index + bit as usize) * LINE_WORDS;
-                        let end = words.len().min(line + LINE_WORDS);
-                        words[line.min(end)..end].fill(0);
+                for index in summary_of(chunk) {
+                    for line in bits_at(index, std::mem::take(&mut self.lines[index])) {
+                        words_of(line).for_each(|index| {
+                            words.get_mut(index).map(std::mem::take);
+                        });
                     }
                 }
             }
@@ -97,21 +97,16 @@ impl Log {
         &'a self,
         lines: &'a [u64],
     ) -> impl Iterator<Item = (usize, u64)> + 'a {
-        let summary =
-            members(&self.chunks).flat_map(|chunk| chunk * GROUP_WORDS..(chunk + 1) * GROUP_WORDS);
-        let both = summary.flat_map(move |index| {
-            let bits = self.lines[index] & lines.get(index).copied().unwrap_or(0);
-            bits_of(bits).map(move |bit| 64 * index + bit as usize)
+        let both = members(&self.chunks).flat_map(summary_of).flat_map(move |index| {
+            bits_at(index, self.lines[index] & lines.get(index).copied().unwrap_or(0))
         });
-        let words = both.flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS);
-        words.filter_map(|index| Some((index, *self.bits.words().get(index)?)))
+        both.flat_map(words_of).filter_map(|index| Some((index, *self.bits.words().get(index)?)))
     }
 }
 
 /// The numbers of the bits that are set.
 fn members(words: &[u64]) -> impl Iterator<Item = usize> {
-    let words = words.iter().enumerate();
-    words.flat_map(|(index, &word)| bits_of(word).map(move |bit| 64 * index + bit as usize))
+    words.iter().enumerate().flat_map(|(index, &word)| bits_at(index, word))
 }
 
 impl Chunk<'_> {
@@ -160,6 +155,7 @@ impl Chunk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bitmap::bits_of;
     use crate::frame::Pfn;
     use proptest::prelude::*;
     use std::collections::BTreeSet;

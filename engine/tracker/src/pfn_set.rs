@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sets of few pfns among very many: a bitmap that knows which of its lines have any.
 //! Not here: sets that are mostly full (`bitmap`), or marked by many threads (`resend`).
-//! Units: length in pfns; a line is 512 pfns.
+//! Units: length in pfns; lines are those of `bitmap`.
 //! Threads: one writer; plain reads may be shared.
 //! Source: law 8: what is done once a round must not cost a look at every word.
 
-use crate::bitmap::{PfnBitmap, bits_of};
+use crate::bitmap::{LINE_PFNS, PfnBitmap, bits_at, words_of};
 use crate::frame::Pfn;
-
-/// Pfns of a line.
-const LINE_PFNS: u64 = 512;
-/// Words of a line.
-const LINE_WORDS: usize = 8;
 
 /// A set of pfns below a length.
 #[derive(Debug, Default)]
@@ -80,11 +75,9 @@ impl PfnSet {
 
     /// The members in ascending order. Costs the lines that ever had any.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Pfn> + '_ {
-        let words = self.lines.iter().enumerate();
-        let lines =
-            words.flat_map(|(i, &word)| bits_of(word).map(move |bit| 64 * i + bit as usize));
-        let words = lines.flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS);
-        words.flat_map(|i| bits_of(self.word(i)).map(move |bit| Pfn(64 * i as u64 + bit)))
+        let lines = self.lines.iter().enumerate().flat_map(|(index, &word)| bits_at(index, word));
+        let members = lines.flat_map(words_of).flat_map(|index| bits_at(index, self.word(index)));
+        members.map(|number| Pfn(number as u64))
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bitmap::bits_of;
+use crate::bitmap::{LINE_PFNS, bits_of, words_of};
 use crate::frame::{Mfn, Pfn};
 use crate::log::Log;
 use crate::pfn_set::PfnSet;
@@ -35,9 +35,6 @@ impl Part {
 
 /// No pfn: no log-dirty bit can announce the part.
 const BLIND: Pfn = Pfn(u64::MAX);
-
-/// Pfns of a line of the plane.
-const LINE_PFNS: u64 = 512;
 
 /// Pfn of each part, and the parts of each pfn.
 #[derive(Debug, Default)]
@@ -196,7 +193,7 @@ impl Holders {
             |line: usize| self.lines.get(line).map_or(self.by_pfn.len(), |&first| first as usize);
         let (first, end) = (at(line), at(line + 1));
         // Mostly one part a pfn, and none moved: then the bits before it say where.
-        let words = 8 * line..(pfn.0 / 64) as usize;
+        let words = words_of(line).start..(pfn.0 / 64) as usize;
         let below = self.plane.word(words.end) & ((1 << (pfn.0 % 64)) - 1);
         let ones =
             words.map(|word| self.plane.word(word).count_ones()).sum::<u32>() + below.count_ones();

@@ -35,10 +35,6 @@ struct LeafFrame {
     tail: u64,
 }
 
-impl LeafFrame {
-    const UNLISTED: Self = Self { map: Err(UNTRIED), first: LeafIndex(0), positions: 0, tail: 0 };
-}
-
 /// Tracked positions of a leaf.
 #[derive(Clone, Debug)]
 pub(crate) enum Positions {
@@ -372,7 +368,7 @@ impl Layout {
             self.shared.insert(number, listed[..tracked].iter().map(at).collect());
         }
         let first = listed[..tracked].first().map_or(LeafIndex(0), at);
-        LeafFrame { first, positions: tracked as u64, tail: tail as u64, ..LeafFrame::UNLISTED }
+        LeafFrame { map: Err(UNTRIED), first, positions: tracked as u64, tail: tail as u64 }
     }
 
     /// Which positions are mapped, and which frames are not.

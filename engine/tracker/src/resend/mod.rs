@@ -26,11 +26,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, TryLockError};
 
-pub(crate) use plane::{GROUP_WORDS, GroupMut, LINE_WORDS};
-use plane::{LINE_PFNS, Plane};
+use plane::Plane;
+pub(crate) use plane::{GROUP_WORDS, GroupMut, summary_of};
 pub use take::Taken;
 
-use crate::bitmap::bits_of;
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at};
 use crate::cause::{Cause, CauseSet};
 use crate::frame::{LeafIndex, Pfn, Width};
 use crate::leaf::LeafMask;
@@ -100,8 +100,7 @@ impl ResendBitmap {
         let old = std::mem::replace(self, Self::new(pfns));
         for (plane, old) in self.planes.iter().zip(&old.planes) {
             for line in old.raised() {
-                let words = line * LINE_WORDS..(line + 1) * LINE_WORDS;
-                plane.mark(words.start, words.map(|index| old.word(index)));
+                plane.mark_line(line, &old.line(line));
             }
         }
     }
@@ -164,20 +163,19 @@ impl ResendBitmap {
         self.planes[cause as usize].groups_mut(self.pfns)
     }
 
-    /// The planes in which a line may have bits, one bit each.
-    fn planes_of(&self, line: usize) -> impl Iterator<Item = &Plane> {
-        self.planes.iter().filter(move |plane| plane.may_have(line))
-    }
-
-    /// The bits of a word in any plane.
-    fn word(&self, index: usize) -> u64 {
-        self.planes_of(index / LINE_WORDS).fold(0, |bits, plane| bits | plane.word(index))
+    /// The bits of a line in any plane.
+    fn line(&self, line: usize) -> [u64; LINE_WORDS] {
+        let mut bits = [0; LINE_WORDS];
+        for plane in self.planes.iter().filter(|plane| plane.may_have(line)) {
+            bits.iter_mut().zip(plane.line(line)).for_each(|(bits, more)| *bits |= more);
+        }
+        bits
     }
 
     /// Whether a pfn is owed now.
     #[must_use]
     pub fn is_owed(&self, pfn: Pfn) -> bool {
-        pfn.0 < self.pfns && self.word((pfn.0 / 64) as usize) >> (pfn.0 % 64) & 1 == 1
+        !self.why(pfn).is_empty()
     }
 
     /// The slots of a leaf that are owed now.
@@ -185,14 +183,11 @@ impl ResendBitmap {
     pub fn owed_mask(&self, width: Width, leaf: LeafIndex) -> LeafMask {
         let mut mask = LeafMask::NONE;
         if leaf.0 < width.leaves(self.pfns) {
-            let first = (width.first_pfn(leaf).0 / 64) as usize;
-            let words = first..(first + width.entries() / 64).min(self.words());
-            for line in words.clone().step_by(LINE_WORDS) {
-                for plane in self.planes_of(line / LINE_WORDS) {
-                    for index in line..(line + LINE_WORDS).min(words.end) {
-                        mask.words[index - first] |= plane.word(index);
-                    }
-                }
+            let first = (width.first_pfn(leaf).0 / LINE_PFNS) as usize;
+            let lines =
+                (first..self.words() / LINE_WORDS).take(width.entries() / LINE_PFNS as usize);
+            for (words, line) in mask.words.chunks_exact_mut(LINE_WORDS).zip(lines) {
+                words.copy_from_slice(&self.line(line));
             }
         }
         mask
@@ -212,30 +207,28 @@ impl ResendBitmap {
         Cause::ALL.into_iter().filter(owes).collect()
     }
 
-    /// The lines that may have bits in any plane, in ascending order.
-    fn raised(&self) -> impl Iterator<Item = usize> + '_ {
-        let all = |get: fn(&Plane, usize) -> u64, index| {
+    /// The lines that may have bits in any plane, in ascending order, with their bits.
+    fn raised(&self) -> impl Iterator<Item = [u64; LINE_WORDS]> + '_ {
+        let any = |get: fn(&Plane, usize) -> u64, index| {
             self.planes.iter().fold(0, |bits, plane| bits | get(plane, index))
         };
-        let below = |index: usize, bits| bits_of(bits).map(move |bit| 64 * index + bit as usize);
         let groups = 0..self.planes[0].groups().len();
-        let groups = groups.flat_map(move |index| below(index, all(Plane::groups_under, index)));
-        let words = groups.flat_map(|group| group * GROUP_WORDS..(group + 1) * GROUP_WORDS);
-        words.flat_map(move |index| below(index, all(Plane::lines_under, index)))
+        let groups = groups.flat_map(move |index| bits_at(index, any(Plane::groups_under, index)));
+        let words = groups.flat_map(summary_of);
+        let lines = words.flat_map(move |index| bits_at(index, any(Plane::lines_under, index)));
+        lines.map(|line| self.line(line))
     }
 
     /// Pfns owed now. Exact while nobody marks or takes; costs what is owed.
     #[must_use]
     pub fn count(&self) -> u64 {
-        let words = self.raised().flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS);
-        words.map(|index| u64::from(self.word(index).count_ones())).sum()
+        self.raised().flatten().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Whether nothing is owed now. Exact while nobody marks or takes; costs the summary.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let mut words = self.raised().flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS);
-        words.all(|index| self.word(index) == 0)
+        self.raised().flatten().all(|word| word == 0)
     }
 
     /// Takes up to `limit` owed pfns from pfn `from` on, in ascending order. A sweep goes on at

@@ -5,18 +5,19 @@
 //! Threads: markers on any number of threads beside one taker; what wants a plane alone says `&mut`.
 //! Source: the protocol is told in `resend`.
 
-use crate::bitmap::bits_of;
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, words_of};
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering, add_bits, keep_bits, set_bits, zeroed_words};
 
-/// Words in a line. The models of loom pay for every word.
-pub(crate) const LINE_WORDS: usize = if cfg!(loom) { 2 } else { 8 };
-/// Pfns in a line.
-pub(super) const LINE_PFNS: u64 = 64 * LINE_WORDS as u64;
 /// Words of `lines` under one bit of `groups`.
 pub(crate) const GROUP_WORDS: usize = if cfg!(loom) { 1 } else { 64 };
 /// Lines under one bit of `groups`.
 pub(super) const GROUP_LINES: usize = 64 * GROUP_WORDS;
+
+/// The words of `lines` under one bit of `groups`.
+pub(crate) const fn summary_of(group: usize) -> std::ops::Range<usize> {
+    group * GROUP_WORDS..(group + 1) * GROUP_WORDS
+}
 
 /// Words that may go unused so that the first one stands at the begin of a cache line.
 const SLACK: usize = if cfg!(loom) { 0 } else { 7 };
@@ -101,9 +102,8 @@ impl Plane {
 
     /// The same for words of one line.
     pub(super) fn mark_line(&self, line: usize, bits: &[u64]) {
-        let first = line * LINE_WORDS;
         let mut any = 0;
-        for (word, &bits) in self.words()[first..first + LINE_WORDS].iter().zip(bits) {
+        for (word, &bits) in self.words()[words_of(line)].iter().zip(bits) {
             if bits != 0 {
                 set_bits(word, bits, Ordering::SeqCst); // ORDER: as in `mark`
                 any |= bits;
@@ -143,6 +143,11 @@ impl Plane {
         self.words()[index].load(Ordering::SeqCst)
     }
 
+    /// The bits of one line.
+    pub(super) fn line(&self, line: usize) -> [u64; LINE_WORDS] {
+        std::array::from_fn(|number| self.word(line * LINE_WORDS + number))
+    }
+
     /// The bits of one word of the lower summary.
     pub(super) fn lines_under(&self, index: usize) -> u64 {
         // ORDER: as in `word`, one level up; a marker looks after it has written the words.
@@ -164,21 +169,16 @@ impl Plane {
 
     /// The lines that may have bits, in ascending order.
     pub(super) fn raised(&self) -> impl Iterator<Item = usize> + '_ {
-        let groups = (0..self.groups.len()).flat_map(|index| {
-            bits_of(self.groups_under(index)).map(move |bit| 64 * index + bit as usize)
-        });
-        let words = groups.flat_map(|group| group * GROUP_WORDS..(group + 1) * GROUP_WORDS);
-        words.flat_map(|index| {
-            bits_of(self.lines_under(index)).map(move |bit| 64 * index + bit as usize)
-        })
+        let groups = 0..self.groups.len();
+        let groups = groups.flat_map(|index| bits_at(index, self.groups_under(index)));
+        groups.flat_map(summary_of).flat_map(|index| bits_at(index, self.lines_under(index)))
     }
 
     /// Clears every bit from pfn `pfns` on.
     pub(super) fn cut(&mut self, pfns: u64) {
         let first = (pfns / LINE_PFNS) as usize;
         let raised: Vec<_> = self.raised().filter(|&line| line >= first).collect();
-        for index in raised.into_iter().flat_map(|line| line * LINE_WORDS..(line + 1) * LINE_WORDS)
-        {
+        for index in raised.into_iter().flat_map(words_of) {
             let kept = super::bits_within(&(0..pfns), index);
             keep_bits(&mut self.words.all_mut()[index], kept);
         }
@@ -225,7 +225,7 @@ impl GroupMut<'_> {
         if (line as u64 + 1) * LINE_PFNS > self.pfns {
             return self.absorb_last(line, bits);
         }
-        let words = self.words[line * LINE_WORDS..].iter_mut();
+        let words = self.words[words_of(line)].iter_mut();
         words.zip(bits).for_each(|(word, &bits)| add_bits(word, bits));
         add_bits(&mut self.lines[line / 64], 1 << (line % 64));
         self.raised = true;

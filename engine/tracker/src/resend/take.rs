@@ -5,9 +5,9 @@
 //! Threads: one taker; a [`Taken`] may be dropped by another thread.
 //! Source: the protocol is told in `resend`; law 3.
 
-use super::plane::{GROUP_LINES, GROUP_WORDS, LINE_PFNS, LINE_WORDS, Plane};
+use super::plane::{GROUP_LINES, GROUP_WORDS, Plane};
 use super::{PLANES, Pages, ResendBitmap, bits_within};
-use crate::bitmap::bits_of;
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_of, words_of};
 use crate::cause::CauseSet;
 use crate::frame::Pfn;
 use crate::prefetch::prefetch;
@@ -73,9 +73,7 @@ impl<'a> Taken<'a> {
     fn restore(&self) {
         let (mut word, mut owed) = (0, [0; PLANES]);
         let unpaid = self.pages.unpaid.iter().enumerate();
-        for index in
-            unpaid.flat_map(|(i, &bits)| bits_of(bits).map(move |bit| 64 * i + bit as usize))
-        {
+        for index in unpaid.flat_map(|(index, &bits)| bits_at(index, bits)) {
             let pfn = self.pages.pfns[index].0;
             if (pfn / 64) as usize != word {
                 self.owe(word, &owed);
@@ -259,11 +257,12 @@ impl Taker<'_> {
     /// pfns overlap.
     fn fetch(&self, ahead: &Ahead, planes: u16) {
         let words = ahead.words[..ahead.len].iter();
-        let lines = words.flat_map(|&(index, lines)| bits_of(lines).map(move |bit| (index, bit)));
-        for (index, bit) in lines.take(AHEAD) {
+        let lines = words.flat_map(|&(index, lines)| bits_at(index, lines));
+        for line in lines.take(AHEAD) {
             for plane in planes_in(planes).map(|plane| &self.planes[plane]) {
-                if planes.is_power_of_two() || plane.lines_under(index) >> bit & 1 == 1 {
-                    prefetch(&plane.words()[(64 * index + bit as usize) * LINE_WORDS]);
+                if planes.is_power_of_two() || plane.lines_under(line / 64) >> (line % 64) & 1 == 1
+                {
+                    prefetch(&plane.words()[line * LINE_WORDS]);
                 }
             }
         }
@@ -332,14 +331,13 @@ impl Taker<'_> {
             let left = self.take_line_of(plane, line, CauseSet::from_bits(planes));
             return if left { planes } else { 0 };
         }
-        let first = line * LINE_WORDS;
-        (first..first + LINE_WORDS).fold(0, |left, index| left | self.take_words(index, planes))
+        words_of(line).fold(0, |left, index| left | self.take_words(index, planes))
     }
 
     /// The same for one plane. Returns whether something is left.
     fn take_line_of(&mut self, plane: &Plane, line: usize, causes: CauseSet) -> bool {
         let first = line * LINE_WORDS;
-        let words = &plane.words()[first..first + LINE_WORDS];
+        let words = &plane.words()[words_of(line)];
         // Which words have bits is found without a branch that nobody could foresee.
         let any = words.iter().enumerate().fold(0, |any, (number, word)| {
             any | u64::from(word.load(Ordering::SeqCst) != 0) << number // ORDER: as in `Plane::word`

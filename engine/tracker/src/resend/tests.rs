@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicUsize;
 
 use plane::GROUP_LINES;
 
+use crate::bitmap::bits_of;
 use crate::sync::{Ordering, zeroed_words};
 
 type Model = BTreeMap<u64, CauseSet>;
@@ -199,6 +200,20 @@ fn law_3_debt_dropped_without_commit_returns() {
 
     bitmap.take(9, 0).pay(0);
     assert!(bitmap.is_empty());
+}
+
+#[test]
+fn the_memory_of_a_take_is_used_again_unless_it_took_everything() {
+    let bitmap = ResendBitmap::new(4 * SPARE_PFNS_MAX as u64);
+    let kept = || bitmap.spare.lock().expect("nobody panicked").pfns.len();
+    for (pfns, keeps) in [(1_000, true), (4 * SPARE_PFNS_MAX as u64, false), (1_000, true)] {
+        bitmap.mark_range(0..pfns, Cause::First);
+        let mut taken = bitmap.take(usize::MAX, 0);
+        assert_eq!((taken.pfns().len() as u64, kept()), (pfns, 0));
+        taken.pay_all();
+        drop(taken);
+        assert_eq!((kept() > 0, bitmap.is_empty()), (keeps, true));
+    }
 }
 
 #[test]
