@@ -10,18 +10,7 @@ use p2mtrack::doubt::Doubt;
 use p2mtrack::frame::{Entry, Pfn};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
-use p2mtrack::report::RoundReport;
-use p2mtrack_tests::rig::{At, BASE, Got, HOLES, OWN, Rig};
-
-fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    rig.with(|ports| migration.round(ports)).expect("a live round")
-}
-
-fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    let report = rig.with(|ports| migration.finish(ports)).expect("completes");
-    rig.machine().assert_identical();
-    report
-}
+use p2mtrack_tests::rig::{At, BASE, Got, HOLES, OWN, Rig, finish, round};
 
 fn copied(rig: Rig) -> (Rig, Migration) {
     let mut migration = rig.start(Config::default());

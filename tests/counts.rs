@@ -13,11 +13,7 @@ use p2mtrack::port::{Answer, Deferral};
 use p2mtrack::report::{
     EntryCounts, LeafCounts, PageCounts, RoundReport, SettledCounts, Stage, StructureCounts,
 };
-use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, OWN, Rig};
-
-fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    rig.with(|ports| migration.round(ports)).expect("a live round")
-}
+use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, OWN, Rig, round};
 
 fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
     rig.with(|ports| migration.finish(ports)).expect("completes")

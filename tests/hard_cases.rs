@@ -13,20 +13,11 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::*;
-use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
 use p2mtrack::tracker::Tracker;
-use p2mtrack_tests::rig::{At, BASE, Frame, Got, HOLES, OWN, Rig};
+use p2mtrack_tests::rig::{At, BASE, Frame, Got, HOLES, OWN, Rig, finish, round};
 use std::collections::BTreeMap;
 
-fn round(rig: &Rig, m: &mut Migration) -> RoundReport {
-    rig.with(|ports| m.round(ports)).expect("a live round")
-}
-fn finish(rig: &Rig, m: &mut Migration) -> RoundReport {
-    let report = rig.with(|ports| m.finish(ports)).expect("completes");
-    rig.machine().assert_identical();
-    report
-}
 fn copied(rig: Rig) -> (Rig, Migration) {
     let mut m = rig.start(Config::default());
     round(&rig, &mut m);

@@ -19,6 +19,7 @@ use p2mtrack::port::{
     Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
     P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transport, Unlogged,
 };
+use p2mtrack::report::RoundReport;
 use p2mtrack::table::{TableView, normalise};
 
 /// Frames of the machine.
@@ -287,6 +288,18 @@ impl Machine {
 /// The machine and its ports.
 #[derive(Clone)]
 pub struct Rig(Arc<Mutex<Machine>>);
+
+/// A live round that ends well.
+pub fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    rig.with(|ports| migration.round(ports)).expect("a live round")
+}
+
+/// A final round that ends well, with an identical destination.
+pub fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    let report = rig.with(|ports| migration.finish(ports)).expect("completes");
+    rig.machine().assert_identical();
+    report
+}
 
 impl Rig {
     /// A guest with a 3-level tree of three leaves: pfns 0..1280 have frames.

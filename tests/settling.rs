@@ -12,18 +12,7 @@ use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
-use p2mtrack::report::RoundReport;
-use p2mtrack_tests::rig::{At, HOLES, OWN, Rig};
-
-fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    rig.with(|ports| migration.round(ports)).expect("a live round")
-}
-
-fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    let report = rig.with(|ports| migration.finish(ports)).expect("completes");
-    rig.machine().assert_identical();
-    report
-}
+use p2mtrack_tests::rig::{At, HOLES, OWN, Rig, finish, round};
 
 /// Both kinds of p2m, after the first copy.
 fn both() -> [(Rig, Migration); 2] {
@@ -174,22 +163,4 @@ fn a_pfn_that_a_table_names_is_owed_if_it_was_not_accepted_so() {
     }
     assert_eq!(round(&rig, &mut migration).pages.left, 1);
     assert!(migration.why(Pfn(tagged)).contains(Cause::Table));
-}
-
-#[test]
-fn a_crowd_is_measured_by_the_frames_that_the_domain_holds() {
-    let rig = Rig::tree();
-    {
-        let guest = &mut *rig.machine();
-        let mid = guest.peek(guest.roots.frame_list_list, 0);
-        for position in 3..400 {
-            let leaf = guest.copy_words(guest.leaf(0), 1 << 20);
-            guest.poke(mid, position, leaf);
-        }
-        guest.roots.pfn_count = 400 * 512;
-    }
-    let mut migration = rig.start(Config::default());
-    let error = rig.with(|ports| migration.round(ports)).expect_err("named");
-    let Error::Crowd { domain_frames, .. } = error else { panic!("{error}") };
-    assert_eq!(domain_frames, HOLES + 397);
 }

@@ -9,20 +9,9 @@ use p2mtrack::config::Config;
 use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{Error, StructureCause};
 use p2mtrack::frame::{Entry, Mfn};
-use p2mtrack::migration::Migration;
 use p2mtrack::port::MapFault;
 use p2mtrack::report::RoundReport;
-use p2mtrack_tests::rig::{At, BASE, HOLES, OWN, Rig};
-
-fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    rig.with(|ports| migration.round(ports)).expect("a live round")
-}
-
-fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    let report = rig.with(|ports| migration.finish(ports)).expect("completes");
-    rig.machine().assert_identical();
-    report
-}
+use p2mtrack_tests::rig::{At, BASE, HOLES, OWN, Rig, finish, round};
 
 fn reads_of_the_roots(rig: &Rig) -> usize {
     rig.machine().calls.iter().filter(|&&at| at == At::Roots).count()
