@@ -12,7 +12,7 @@ use p2mtrack::diff::Kernel;
 use p2mtrack::frame::FRAME_BYTES;
 use p2mtrack::shadow::Forms;
 use p2mtrack_bench::diff::Diff;
-use p2mtrack_bench::figures::{affine, density, packed, raw, scattered};
+use p2mtrack_bench::figures::{affine, density, random, scattered};
 use p2mtrack_bench::frames::Pages;
 use p2mtrack_bench::p2m::Planted;
 use p2mtrack_bench::setup::Setup;
@@ -45,11 +45,11 @@ fn whole(criterion: &mut Criterion) {
     for (name, shape) in [("diff.affine", Shape::Runs), ("diff.affine.superpage", Shape::Superpage)]
     {
         let p2m = affine::p2m(&setup, shape);
-        each_side(criterion, name, &affine::diff(&setup, &p2m));
+        each_side(criterion, name, &Diff::whole(&setup, &p2m, setup.forms));
     }
-    let p2m = packed::p2m(&setup);
-    each_side(criterion, "diff.packed", &packed::diff(&setup, &p2m));
-    each_side(criterion, "diff.raw", &raw::diff(&setup, &p2m));
+    let p2m = random::p2m(&setup);
+    each_side(criterion, "diff.packed", &Diff::whole(&setup, &p2m, Forms::Packed));
+    each_side(criterion, "diff.raw", &Diff::whole(&setup, &p2m, Forms::Raw));
 }
 
 fn few(criterion: &mut Criterion) {

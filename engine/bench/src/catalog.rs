@@ -6,7 +6,7 @@
 //! Source: names are an interface.
 
 use crate::figure::Figure;
-use crate::figures::{affine, density, huge, packed, raw, scattered, shadow_bytes, take};
+use crate::figures::{affine, density, huge, random, scattered, shadow_bytes, take};
 use crate::setup::Setup;
 
 /// Figures that are measured together.
@@ -24,8 +24,8 @@ pub const ENTRIES: [Entry; 8] = [
     Entry { names: &["diff.scattered"], run: scattered::run },
     Entry { names: &["snapshot.first", "round", "intake", "memory.peak"], run: huge::run },
     Entry { names: &["diff.affine"], run: affine::run },
-    Entry { names: &["diff.packed"], run: packed::run },
-    Entry { names: &["diff.raw"], run: raw::run },
+    Entry { names: &["diff.packed"], run: random::packed },
+    Entry { names: &["diff.raw"], run: random::raw },
     Entry { names: &["diff.density"], run: density::run },
     Entry { names: &["bitmap.take"], run: take::run },
     Entry { names: &["shadow.bytes"], run: shadow_bytes::run },

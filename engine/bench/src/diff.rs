@@ -20,6 +20,7 @@ use crate::contest::{Contest, Side, Times, WallClock};
 use crate::figure::{Figure, Rate, Unit};
 use crate::p2m::{LiveP2m, Planted};
 use crate::peer::memcmp;
+use crate::setup::Setup;
 use crate::team::Team;
 
 /// The guest's width: that of all guests which are large.
@@ -66,6 +67,12 @@ impl<'a> Diff<'a> {
         }
         let resend = ResendBitmap::new(leaves * WIDTH.entries() as u64);
         Self { p2m, team, kernel, shadow, resend, repeats }
+    }
+
+    /// The same for a p2m that is compared from end to end.
+    #[must_use]
+    pub fn whole(setup: &'a Setup, p2m: &'a LiveP2m, forms: Forms) -> Self {
+        Self::new(p2m, &setup.team, setup.kernel, forms, setup.repeats(p2m.leaves()))
     }
 
     /// Gives the work to another team.

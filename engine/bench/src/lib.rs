@@ -20,6 +20,7 @@ pub mod figure;
 pub mod figures;
 pub mod frames;
 pub mod machine;
+pub mod memory;
 pub mod p2m;
 pub mod peer;
 pub mod plot;

@@ -10,7 +10,7 @@ use p2mtrack::shadow::Forms;
 use p2mtrack_bench::catalog::ENTRIES;
 use p2mtrack_bench::contest::Side;
 use p2mtrack_bench::diff::Diff;
-use p2mtrack_bench::figures::{affine, density, packed, raw, scattered};
+use p2mtrack_bench::figures::{affine, density, random, scattered};
 use p2mtrack_bench::frames::Pages;
 use p2mtrack_bench::p2m::{LiveP2m, Planted};
 use p2mtrack_bench::setup::Setup;
@@ -46,14 +46,14 @@ fn whole_p2ms() {
     each_setup(|setup| {
         for shape in [Shape::Runs, Shape::Superpage] {
             let p2m = affine::p2m(setup, shape);
-            finds_what_is_planted(&affine::diff(setup, &p2m), &p2m, 2);
+            finds_what_is_planted(&Diff::whole(setup, &p2m, setup.forms), &p2m, 2);
         }
-        let p2m = packed::p2m(setup);
-        let diff = packed::diff(setup, &p2m);
+        let p2m = random::p2m(setup);
+        let diff = Diff::whole(setup, &p2m, Forms::Packed);
         assert_eq!(diff.held().packed, 128);
         finds_what_is_planted(&diff, &p2m, 2);
-        let p2m = raw::p2m(setup);
-        let diff = raw::diff(setup, &p2m);
+        let p2m = random::p2m(setup);
+        let diff = Diff::whole(setup, &p2m, Forms::Raw);
         assert_eq!(diff.held().raw, 128);
         finds_what_is_planted(&diff, &p2m, 2);
     });

@@ -18,19 +18,13 @@ pub fn p2m(setup: &Setup, shape: Shape) -> LiveP2m {
     LiveP2m::whole(&setup.team, setup.whole_leaves(), shape)
 }
 
-/// The comparison.
-#[must_use]
-pub fn diff<'a>(setup: &'a Setup, p2m: &'a LiveP2m) -> Diff<'a> {
-    let repeats = setup.repeats(p2m.leaves());
-    Diff::new(p2m, &setup.team, setup.kernel, setup.forms, repeats)
-}
-
 /// Measures.
 #[must_use]
 pub fn run(setup: &Setup) -> Vec<Figure> {
     let measure = |name, shape| {
         let p2m = p2m(setup, shape);
-        diff(setup, &p2m).measure(name, "full diff, unchanged, against memcmp of two copies")
+        Diff::whole(setup, &p2m, setup.forms)
+            .measure(name, "full diff, unchanged, against memcmp of two copies")
     };
     let runs = Figure {
         goal: Some(Goal::AtLeast(1.8)),

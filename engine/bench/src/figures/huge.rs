@@ -5,7 +5,6 @@
 //! Threads: the engine's, as many as the setup's team has.
 //! Source: rounds of both guests are run in turn; a round begins where the intake ends.
 
-use std::fs;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -14,6 +13,7 @@ use p2mtrack_synthetic::huge::{Guest, Shape};
 
 use crate::contest::{BLOCKS, median};
 use crate::figure::{Figure, Goal, Unit};
+use crate::memory::{forget_peak, peak_bytes};
 use crate::p2m::pattern;
 use crate::setup::Setup;
 use crate::theatre::{Theatre, Watched, read, read_words};
@@ -62,7 +62,11 @@ fn watched(setup: &Setup, guest: &Guest, small_guest: &Guest) -> Vec<Figure> {
     );
     let value = floor.as_secs_f64() / took.as_secs_f64();
     let goal = Some(Goal::AtLeast(0.8));
-    let first = Figure { goal, ..Figure::new("snapshot.first", value, Unit::Share, detail) };
+    let first = Figure {
+        goal,
+        floor: Some(value),
+        ..Figure::new("snapshot.first", value, Unit::Share, detail)
+    };
     let mut in_turn = |rounds, round: fn(&mut Watched<'_>) -> Duration| {
         (0..rounds).map(|_| (round(&mut huge), round(&mut small))).unzip::<_, _, Vec<_>, Vec<_>>()
     };
@@ -164,7 +168,8 @@ fn intake_of(setup: &Setup, theatre: &mut Theatre<'_>, name: &str, ppm: u64) -> 
     });
     let value = median(shares.collect());
     let detail = format!("{} % of the bits set, {lines} lines written", ppm as f64 / 1e4);
-    Figure::new(format!("intake.{name}"), value, Unit::Share, detail)
+    let name = format!("intake.{name}");
+    Figure { floor: Some(value), ..Figure::new(name, value, Unit::Share, detail) }
 }
 
 /// So many bits in a million, scattered.
@@ -183,17 +188,9 @@ fn dirty_words(pfns: u64, ppm: u64) -> Vec<u64> {
 
 /// The peak of memory since [`forget_peak`].
 fn peak() -> Option<Figure> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let bytes = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10;
     let detail = "a whole migration, guest, machine and destination included".to_owned();
-    let figure = Figure::new("memory.peak", bytes as f64, Unit::Bytes, detail);
+    let figure = Figure::new("memory.peak", peak_bytes()? as f64, Unit::Bytes, detail);
     Some(Figure { goal: Some(Goal::AtMost((20_u64 << 30) as f64)), ..figure })
-}
-
-/// Lets the peak begin anew, where the system can.
-fn forget_peak() {
-    let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
 #[cfg(test)]

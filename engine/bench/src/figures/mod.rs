@@ -8,8 +8,7 @@
 pub mod affine;
 pub mod density;
 pub mod huge;
-pub mod packed;
-pub mod raw;
+pub mod random;
 pub mod scattered;
 pub mod shadow_bytes;
 pub mod take;

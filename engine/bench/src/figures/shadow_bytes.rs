@@ -6,14 +6,13 @@
 //! Source: the larger of what the shadow counts for itself (index, pools, slack) and of what the process has
 //! grown by, which has what the allocator adds.
 
-use std::fs;
-
 use p2mtrack::frame::{FRAME_BYTES, LeafIndex, Width};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::shadow::{Shadow, ShadowBytes};
 use p2mtrack_synthetic::huge::{Pattern, Shape};
 
 use crate::figure::{Figure, Goal, Unit};
+use crate::memory::resident_bytes;
 use crate::p2m::pattern;
 use crate::setup::Setup;
 
@@ -87,11 +86,4 @@ fn in_words(held: &ShadowBytes) -> String {
     let shares = forms.into_iter().filter(|(_, leaves)| *leaves > 0);
     let share = |leaves| leaves as f64 / held.leaves as f64 * 100.0;
     shares.map(|(form, n)| format!("{form} {:.1} %", share(n))).collect::<Vec<_>>().join(", ")
-}
-
-/// Memory of this process that is there.
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }

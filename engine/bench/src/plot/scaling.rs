@@ -10,7 +10,7 @@ use plotters::prelude::*;
 
 use super::{PlotError, SIZE, colour, millions};
 use crate::contest::WallClock;
-use crate::diff::{MEMCMP, OURS, READ};
+use crate::diff::{Diff, MEMCMP, OURS, READ};
 use crate::figures::affine;
 use crate::p2m::Planted;
 use crate::setup::Setup;
@@ -41,7 +41,7 @@ pub fn measure(setup: &Setup) -> Vec<Step> {
     let p2m = affine::p2m(setup, Shape::Runs);
     let counts = thread_counts(setup.team.threads());
     let teams: Vec<_> = counts.iter().map(|&n| Team::new(n).expect("threads")).collect();
-    let mut diff = affine::diff(setup, &p2m);
+    let mut diff = Diff::whole(setup, &p2m, setup.forms);
     let steps = teams.iter().map(|team| {
         diff.staff(team);
         let times = diff.contest(Planted::default()).only(&CURVES).run(&WallClock::default());

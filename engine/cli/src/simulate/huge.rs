@@ -16,11 +16,11 @@ use p2mtrack::config::Config;
 use p2mtrack::frame::{FRAME_BYTES, Width};
 use p2mtrack::port::{Observer, Phase, PortError};
 use p2mtrack::report::RoundReport;
+use p2mtrack_bench::memory::peak_bytes;
 use p2mtrack_synthetic::huge::run::{Turn, Watch, migrate};
 use p2mtrack_synthetic::huge::{Guest, Life, PFNS_MAX, Pattern, Shape};
 
 use super::huge_line::{HUGE, Outcome, Times};
-use super::memory::peak_bytes;
 use super::result::round;
 use super::single::progress;
 use super::stopwatch::{Stopwatch, phase_name};

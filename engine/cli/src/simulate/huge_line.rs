@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::huge::Plan;
 use super::line::grouped;
-use super::result::P2MTRACK;
+use super::result::{self, P2MTRACK};
 use super::{EXIT_ABORTED, EXIT_WRONG};
 use crate::size::in_words;
 
@@ -36,22 +36,9 @@ pub(super) struct Times {
 
 /// The end of a run.
 #[derive(Debug, Serialize)]
-pub(super) struct Outcome {
-    event: &'static str,
-    scenario: &'static str,
-    seed: u64,
-    tracker: &'static str,
-    verdict: &'static str,
-    mismatched_pfns: u64,
-    leaked_pfns: u64,
-    error: Option<String>,
-    fault: Option<&'static str>,
-    source_unharmed: bool,
-    rounds: u64,
-    changed_beyond_log_dirty: u64,
-    gone: u64,
-    undefined_not_compared: u64,
-    missing_pfns: u64,
+pub(super) struct Outcome<'a> {
+    #[serde(flatten)]
+    any: result::Outcome<'a>,
     shape: &'static str,
     guest_bytes: u64,
     frames: u64,
@@ -66,31 +53,33 @@ pub(super) struct Outcome {
     peak_bytes: Option<u64>,
 }
 
-impl Outcome {
+impl<'a> Outcome<'a> {
     pub(super) fn new(
         plan: &Plan,
         guest: &Guest,
-        run: &Run,
+        run: &'a Run,
         times: Times,
         peak_bytes: Option<u64>,
     ) -> Self {
         let judgement = run.judgement.unwrap_or_default();
         Self {
-            event: "result",
-            scenario: HUGE,
-            seed: plan.seed,
-            tracker: P2MTRACK,
-            verdict: run.judgement.map_or("aborted", |judgement| judgement.verdict().name()),
-            mismatched_pfns: judgement.mismatched_pfns,
-            leaked_pfns: judgement.leaked_pfns,
-            error: run.error.clone(),
-            fault: None,
-            source_unharmed: run.harmed.is_none(),
-            rounds: run.rounds,
-            changed_beyond_log_dirty: run.beyond_log_dirty,
-            gone: run.gone,
-            undefined_not_compared: 0,
-            missing_pfns: judgement.missing_pfns,
+            any: result::Outcome {
+                event: "result",
+                scenario: HUGE,
+                seed: plan.seed,
+                tracker: P2MTRACK,
+                verdict: run.judgement.map_or("aborted", |judgement| judgement.verdict().name()),
+                mismatched_pfns: judgement.mismatched_pfns,
+                leaked_pfns: judgement.leaked_pfns,
+                error: run.error.as_deref(),
+                fault: None,
+                source_unharmed: run.harmed.is_none(),
+                rounds: run.rounds,
+                changed_beyond_log_dirty: run.beyond_log_dirty,
+                gone: run.gone,
+                undefined_not_compared: 0,
+                missing_pfns: judgement.missing_pfns,
+            },
             shape: plan.shape.name(),
             guest_bytes: plan.bytes(),
             frames: guest.frames(),
@@ -108,10 +97,10 @@ impl Outcome {
 
     /// The exit status that the run asks for.
     pub(super) fn exit_status(&self) -> u8 {
-        match self.verdict {
-            _ if !self.source_unharmed => EXIT_WRONG,
-            _ if self.verdict == Verdict::Identical.name() => 0,
-            _ if self.error.is_some() => EXIT_ABORTED,
+        match self.any.verdict {
+            _ if !self.any.source_unharmed => EXIT_WRONG,
+            _ if self.any.verdict == Verdict::Identical.name() => 0,
+            _ if self.any.error.is_some() => EXIT_ABORTED,
             _ => EXIT_WRONG,
         }
     }
@@ -134,7 +123,7 @@ pub(super) fn opening(plan: &Plan, guest: &Guest) -> String {
 /// The end of a run, for a person.
 pub(super) fn verdict(outcome: &Outcome, run: &Run) -> String {
     let frames = grouped(outcome.frames);
-    let mut text = match (&run.judgement, &outcome.error) {
+    let mut text = match (&run.judgement, &outcome.any.error) {
         (_, Some(error)) => format!("\n{BAD}Aborted:{BAD:#} {error}."),
         (Some(judgement), None) if judgement.verdict() == Verdict::Identical => format!(
             "\n{GOOD}Identical.{GOOD:#} Each of the {frames} frames of the suspended source is at the destination, with what \
@@ -143,10 +132,10 @@ pub(super) fn verdict(outcome: &Outcome, run: &Run) -> String {
         (_, None) => format!(
             "\n{BAD}{}.{BAD:#} Of {frames} frames {} are wrong, {} of them missing; {} are leaked. {} page tables and {} \
              positions of the frame list are wrong.",
-            if outcome.verdict == Verdict::Leaked.name() { "Leaked" } else { "Corrupt" },
-            grouped(outcome.mismatched_pfns),
-            grouped(outcome.missing_pfns),
-            grouped(outcome.leaked_pfns),
+            if outcome.any.verdict == Verdict::Leaked.name() { "Leaked" } else { "Corrupt" },
+            grouped(outcome.any.mismatched_pfns),
+            grouped(outcome.any.missing_pfns),
+            grouped(outcome.any.leaked_pfns),
             outcome.wrong_tables,
             outcome.list_mismatches,
         ),
@@ -166,8 +155,8 @@ pub(super) fn verdict(outcome: &Outcome, run: &Run) -> String {
     text.push_str(&format!(
         "\n{} pages arrived; {} changed pfns were not in log-dirty; {} pfns were given back.",
         grouped(outcome.pages_received),
-        grouped(outcome.changed_beyond_log_dirty),
-        grouped(outcome.gone),
+        grouped(outcome.any.changed_beyond_log_dirty),
+        grouped(outcome.any.gone),
     ));
     text.push_str(&spent(outcome, run));
     text

@@ -9,7 +9,6 @@ mod huge;
 mod huge_line;
 mod line;
 mod many;
-mod memory;
 mod record;
 mod result;
 mod single;

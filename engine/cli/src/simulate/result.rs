@@ -20,24 +20,24 @@ pub(super) const P2MTRACK: &str = "p2mtrack";
 /// The model of Xen's own toolstack.
 pub(super) const UPSTREAM: &str = "upstream";
 
-/// The end of a run.
+/// The end of a run: what it says of any guest.
 #[derive(Debug, Serialize)]
 pub(super) struct Outcome<'a> {
-    event: &'static str,
-    scenario: &'static str,
-    seed: u64,
-    tracker: &'static str,
-    verdict: &'static str,
-    mismatched_pfns: u64,
-    leaked_pfns: u64,
-    error: Option<&'a str>,
-    fault: Option<&'static str>,
-    source_unharmed: bool,
-    rounds: u64,
-    changed_beyond_log_dirty: u64,
-    gone: u64,
-    undefined_not_compared: u64,
-    missing_pfns: u64,
+    pub(super) event: &'static str,
+    pub(super) scenario: &'static str,
+    pub(super) seed: u64,
+    pub(super) tracker: &'static str,
+    pub(super) verdict: &'static str,
+    pub(super) mismatched_pfns: u64,
+    pub(super) leaked_pfns: u64,
+    pub(super) error: Option<&'a str>,
+    pub(super) fault: Option<&'static str>,
+    pub(super) source_unharmed: bool,
+    pub(super) rounds: u64,
+    pub(super) changed_beyond_log_dirty: u64,
+    pub(super) gone: u64,
+    pub(super) undefined_not_compared: u64,
+    pub(super) missing_pfns: u64,
 }
 
 impl<'a> Outcome<'a> {
