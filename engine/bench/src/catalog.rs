@@ -100,7 +100,10 @@ mod tests {
 
     #[test]
     fn names_mean_what_they_begin() {
-        assert_eq!(entries(&[]).len(), ENTRIES.iter().map(|entry| entry.names.len()).sum());
+        assert_eq!(
+            entries(&[]).len(),
+            ENTRIES.iter().map(|entry| entry.names.len()).sum::<usize>()
+        );
         assert_eq!(entries(&["diff.raw", "diff.affine"]), ["diff.affine", "diff.raw"]);
         assert!(entries(&["diff"]).iter().all(|name| name.starts_with("diff.")));
         assert_eq!(entries(&["diff.affine.superpage"]), ["diff.affine"]);
