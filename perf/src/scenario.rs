@@ -165,11 +165,11 @@ impl Stage {
             | Scenario::UnchangedSegments
             | Scenario::UnchangedPacked
             | Scenario::UnchangedRaw => {
-                let changed: u32 = (0..UNITS).map(|unit| self.compare(unit % LEAVES)).sum();
+                let changed = self.compare((0..UNITS).map(|unit| unit % LEAVES));
                 assert_eq!(changed, 0, "nothing changed");
             }
             Scenario::ChangedEntry => {
-                let changed: u32 = (0..2).map(|leaf| self.compare(leaf)).sum();
+                let changed = self.compare(0..2);
                 assert_eq!(u64::from(changed), UNITS, "half of two leaves");
             }
             Scenario::AcceptedEntry => {
@@ -181,8 +181,9 @@ impl Stage {
             }
             Scenario::MarkedLeaf => {
                 let all = LeafMask::first(512);
+                let mut resend = self.resend.shards_mut([0]).next().expect("one shard");
                 for leaf in 0..UNITS {
-                    self.resend.mark_leaf(Width::W64, LeafIndex(leaf), &all, Cause::Entry);
+                    resend.mark_leaf(Width::W64, LeafIndex(leaf), &all, Cause::Entry);
                 }
             }
             Scenario::TakenSparse => {
@@ -198,11 +199,17 @@ impl Stage {
         }
     }
 
-    fn compare(&self, leaf: u64) -> u32 {
-        let live = GuestLeaf::from_atomics(&self.live[leaf as usize]);
-        let changed = self.shadow.diff_live(self.kernel, LeafIndex(leaf), live, None);
-        self.resend.mark_leaf(Width::W64, LeafIndex(leaf), &changed, Cause::Entry);
-        changed.count()
+    /// Compares leaves, as a shard of a round does. Returns how many entries differ.
+    fn compare(&mut self, leaves: impl Iterator<Item = u64>) -> u32 {
+        let mut resend = self.resend.shards_mut([0]).next().expect("one shard");
+        let mut count = 0;
+        for leaf in leaves {
+            let live = GuestLeaf::from_atomics(&self.live[leaf as usize]);
+            let changed = self.shadow.diff_live(self.kernel, LeafIndex(leaf), live, None);
+            resend.mark_leaf(Width::W64, LeafIndex(leaf), &changed, Cause::Entry);
+            count += changed.count();
+        }
+        count
     }
 
     fn take(&self) {

@@ -7,13 +7,14 @@
 //! Source: the engine's own order of work: `engine/tracker/src/compare.rs`.
 
 use std::hint::black_box;
+use std::sync::Mutex;
 
 use p2mtrack::cause::Cause;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::{FRAME_BYTES, LeafIndex, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
-use p2mtrack::resend::ResendBitmap;
+use p2mtrack::resend::{ResendBitmap, ResendShard};
 use p2mtrack::shadow::{Forms, Shadow, ShadowBytes};
 
 use crate::contest::{Contest, Side, Times, WallClock};
@@ -43,8 +44,14 @@ pub struct Diff<'a> {
     team: &'a Team,
     kernel: Kernel,
     shadow: Shadow,
-    resend: ResendBitmap,
+    /// Locked for a pass, not by its threads.
+    resend: Mutex<ResendBitmap>,
     repeats: usize,
+}
+
+/// The first pfn of a leaf.
+fn first_pfn(leaf: u32) -> u64 {
+    WIDTH.first_pfn(LeafIndex(u64::from(leaf))).0
 }
 
 impl<'a> Diff<'a> {
@@ -65,7 +72,7 @@ impl<'a> Diff<'a> {
             GuestLeaf::from_atomics(p2m.copy(index)).fetch(&mut leaf);
             shadow.install(LeafIndex(u64::from(index)), &leaf);
         }
-        let resend = ResendBitmap::new(leaves * WIDTH.entries() as u64);
+        let resend = Mutex::new(ResendBitmap::new(leaves * WIDTH.entries() as u64));
         Self { p2m, team, kernel, shadow, resend, repeats }
     }
 
@@ -95,17 +102,29 @@ impl<'a> Diff<'a> {
     }
 
     /// Our pass: changed pfns.
+    ///
+    /// # Panics
+    /// If one before did.
     pub fn compare(&self, kernel: Kernel) -> u64 {
-        self.pass(|piece| self.compare_piece(kernel, piece))
+        let mut resend = self.resend.lock().expect("no pass failed");
+        let first = |piece: &[u32]| piece.first().map_or(u64::MAX, |&leaf| first_pfn(leaf));
+        let firsts: Vec<_> = self.team.pieces(self.p2m.listed()).map(first).collect();
+        let shards: Vec<_> = resend.shards_mut(firsts.iter().copied()).map(Mutex::new).collect();
+        self.pass(|piece| {
+            let Some(&leaf) = piece.first() else { return 0 };
+            let shard = firsts.partition_point(|&first| first < first_pfn(leaf));
+            let mut shard = shards[shard].lock().expect("its own thread has it");
+            self.compare_piece(kernel, piece, &mut shard)
+        })
     }
 
-    fn compare_piece(&self, kernel: Kernel, piece: &[u32]) -> u64 {
+    fn compare_piece(&self, kernel: Kernel, piece: &[u32], resend: &mut ResendShard<'_>) -> u64 {
         let mut changed = 0;
         for (leaf, live, ahead) in self.p2m.walk(piece) {
             let mask = self.shadow.diff_live(kernel, leaf, live, ahead);
             if !mask.is_empty() {
                 changed += u64::from(mask.count());
-                self.resend.mark_leaf(WIDTH, leaf, &mask, Cause::Entry);
+                resend.mark_leaf(WIDTH, leaf, &mask, Cause::Entry);
             }
         }
         changed
@@ -170,7 +189,8 @@ impl<'a> Diff<'a> {
     pub fn prove(&self) {
         let planted = self.p2m.plant();
         self.contest(planted).sides().iter().for_each(Side::run);
-        assert_eq!(self.resend.count(), planted.pfns, "changes are owed");
+        let owed = self.resend.lock().expect("no pass failed").count();
+        assert_eq!(owed, planted.pfns, "changes are owed");
         self.p2m.plant();
     }
 

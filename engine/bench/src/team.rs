@@ -38,10 +38,18 @@ impl Team {
         work: impl Fn(&[T]) -> u64 + Sync,
         join: impl Fn(u64, u64) -> u64,
     ) -> u64 {
-        let threads = self.threads();
-        let cut = |index: usize| index * list.len() / threads;
-        let found = self.0.broadcast(|at| work(&list[cut(at.index())..cut(at.index() + 1)]));
+        let found = self.0.broadcast(|at| work(self.piece(list, at.index())));
         found.into_iter().fold(0, join)
+    }
+
+    /// The pieces of the list, one for each thread.
+    pub fn pieces<'a, T>(&self, list: &'a [T]) -> impl Iterator<Item = &'a [T]> {
+        (0..self.threads()).map(|index| self.piece(list, index))
+    }
+
+    fn piece<'a, T>(&self, list: &'a [T], index: usize) -> &'a [T] {
+        let cut = |index: usize| index * list.len() / self.threads();
+        &list[cut(index)..cut(index + 1)]
     }
 }
 
@@ -57,6 +65,7 @@ mod tests {
             assert_eq!(team.threads(), threads.max(1));
             assert_eq!(team.sum(&list, |piece| piece.iter().sum()), 1000 * 1001 / 2);
             assert_eq!(team.sum(&list[..1], |piece| piece.len() as u64), 1);
+            assert_eq!(team.pieces(&list).collect::<Vec<_>>().concat(), list);
         }
     }
 }

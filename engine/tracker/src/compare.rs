@@ -2,7 +2,7 @@
 //! Comparison of live leaves with their shadow: marks what differs and counts it.
 //! Not here: which leaves are compared (`tracker`), how two leaves are compared (`diff`).
 //! Units: slots of a leaf; marks go to the leaf's own lines of the resend bitmap.
-//! Threads: shards run it at once on different leaves; everything it changes is atomic.
+//! Threads: shards run it at once on different leaves; each has its lines of the bitmap alone.
 //! Source: `docs/design.md`, section 3: report before remember; equal entries and the transfer exception.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::leaf::{Leaf, LeafMask};
 use crate::offers::Offers;
 use crate::port::{M2p, P2mSource};
 use crate::report::EntryCounts;
-use crate::resend::ResendBitmap;
+use crate::resend::ResendShard;
 use crate::shadow::{Shadow, ShadowShard};
 use crate::shard::Join;
 
@@ -70,6 +70,20 @@ impl Join for Compared {
     }
 }
 
+/// What one shard writes.
+struct Notes<'a, 'b> {
+    resend: &'a mut ResendShard<'b>,
+    found: Compared,
+    /// What was read of the last leaf that needed more than a glance.
+    copy: Leaf,
+}
+
+impl<'a, 'b> Notes<'a, 'b> {
+    fn new(resend: &'a mut ResendShard<'b>) -> Self {
+        Self { resend, found: Compared::default(), copy: Leaf::HOLE }
+    }
+}
+
 /// What the look at one leaf leaves to be remembered by who sends nothing.
 enum Seen {
     /// Nothing new.
@@ -84,7 +98,6 @@ enum Seen {
 pub(crate) struct Comparison<'a> {
     pub(crate) kernel: Kernel,
     pub(crate) layout: &'a Layout,
-    pub(crate) resend: &'a ResendBitmap,
     pub(crate) p2m: &'a dyn P2mSource,
     pub(crate) m2p: &'a dyn M2p,
     pub(crate) log: &'a PfnBitmap,
@@ -95,37 +108,43 @@ pub(crate) struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Compares leaves and marks what is owed.
-    pub(crate) fn run(&self, items: &[Item], shadow: &Shadow) -> Compared {
-        let (mut found, mut copy) = (Compared::default(), Leaf::HOLE);
+    /// Compares leaves and marks what is owed. All leaves lie in `resend`.
+    pub(crate) fn run(
+        &self,
+        items: &[Item],
+        shadow: &Shadow,
+        resend: &mut ResendShard<'_>,
+    ) -> Compared {
+        let mut notes = Notes::new(resend);
         for (index, item) in items.iter().enumerate() {
             let ahead = items.get(index + 1).and_then(|next| self.live(next.leaf));
-            self.look(item, &shadow.base(item.leaf), ahead, &mut copy, &mut found);
+            self.look(item, &shadow.base(item.leaf), ahead, &mut notes);
         }
-        found
+        notes.found
     }
 
-    /// The same for who sends nothing: what was seen is remembered at once. All leaves lie in `shard`.
+    /// The same for who sends nothing: what was seen is remembered at once. All leaves lie in `shard`, too.
     pub(crate) fn observe(
         &self,
         items: &[Item],
         shard: &mut ShadowShard,
         first: LeafIndex,
+        resend: &mut ResendShard<'_>,
     ) -> Compared {
-        let (mut found, mut copy) = (Compared::default(), Leaf::HOLE);
+        let mut notes = Notes::new(resend);
         for (index, item) in items.iter().enumerate() {
             let ahead = items.get(index + 1).and_then(|next| self.live(next.leaf));
             let place = (item.leaf.0 - first.0) as usize;
-            match self.look(item, &shard.base(place), ahead, &mut copy, &mut found) {
+            match self.look(item, &shard.base(place), ahead, &mut notes) {
                 Seen::Known => {}
                 Seen::Run(run) => shard.put_run(place, run),
                 Seen::Copy if self.layout.is_shared(item.leaf) => {
-                    found.adopt.push((item.leaf, Arc::new(copy.clone())));
+                    notes.found.adopt.push((item.leaf, Arc::new(notes.copy.clone())));
                 }
-                Seen::Copy => shard.put(place, &copy),
+                Seen::Copy => shard.put(place, &notes.copy),
             }
         }
-        found
+        notes.found
     }
 
     /// The live memory of a leaf that is mapped.
@@ -136,29 +155,28 @@ impl Comparison<'_> {
         }
     }
 
-    /// Compares one leaf. `copy` is what was read of it if the answer says so.
+    /// Compares one leaf.
     fn look(
         &self,
         item: &Item,
         base: &Base<'_>,
         ahead: Option<GuestLeaf<'_>>,
-        copy: &mut Leaf,
-        found: &mut Compared,
+        notes: &mut Notes<'_, '_>,
     ) -> Seen {
         match self.layout.backing(self.p2m, item.leaf) {
             Backing::Unmapped => {
-                found.unmapped.push(item.leaf);
+                notes.found.unmapped.push(item.leaf);
                 return Seen::Known;
             }
-            Backing::Hole => *copy = Leaf::HOLE,
+            Backing::Hole => notes.copy = Leaf::HOLE,
             Backing::Live(live) => {
-                if let Some(seen) = self.glance(item, base, live, ahead, found) {
+                if let Some(seen) = self.glance(item, base, live, ahead, notes) {
                     return seen;
                 }
-                fetch(self.kernel, live, copy);
+                fetch(self.kernel, live, &mut notes.copy);
             }
         }
-        self.compare(item, base, copy, found)
+        self.compare(item, base, notes)
     }
 
     /// What needs no copy: a leaf that is as it was, and a new one that is a run. A leaf that is more than
@@ -169,7 +187,7 @@ impl Comparison<'_> {
         base: &Base<'_>,
         live: GuestLeaf<'_>,
         ahead: Option<GuestLeaf<'_>>,
-        found: &mut Compared,
+        notes: &mut Notes<'_, '_>,
     ) -> Option<Seen> {
         let width = self.layout.width();
         if self.check_m2p || self.offers.doubt(item.leaf) || self.layout.is_shared(item.leaf) {
@@ -178,21 +196,22 @@ impl Comparison<'_> {
         let tracked = self.tracked_slots(item.leaf);
         if matches!(base, Base::Hole) && item.is_first_look() && tracked.is_full(width) {
             let run = likely_run(width, live)?;
-            let nothing_owed = self.resend.owed_mask(width, item.leaf).is_empty();
+            let nothing_owed = notes.resend.owed_mask(width, item.leaf).is_empty();
             let runs = || diff_live(self.kernel, width, live, &Base::Affine(run), ahead).is_empty();
-            return (nothing_owed && runs()).then(|| self.first_run(item, run, found));
+            return (nothing_owed && runs()).then(|| self.first_run(item, run, notes));
         }
         let changed = diff_live(self.kernel, width, live, base, ahead).and(&tracked);
         changed.is_empty().then(|| {
-            found.leaves += 1;
-            found.unchanged += u64::from(item.cause == Cause::Entry);
+            notes.found.leaves += 1;
+            notes.found.unchanged += u64::from(item.cause == Cause::Entry);
             Seen::Known
         })
     }
 
     /// Counts and marks a leaf that is new and one run: its entries need no look one by one.
-    fn first_run(&self, item: &Item, run: Segment, found: &mut Compared) -> Seen {
+    fn first_run(&self, item: &Item, run: Segment, notes: &mut Notes<'_, '_>) -> Seen {
         let width = self.layout.width();
+        let found = &mut notes.found;
         found.leaves += 1;
         if run.is_hole(width) {
             return Seen::Known;
@@ -212,13 +231,14 @@ impl Comparison<'_> {
         let first = width.first_pfn(item.leaf);
         found.counts.beyond_log_dirty += changed - self.log.count_in(first, width.entries());
         let all = LeafMask::first(width.entries());
-        self.resend.mark_leaf(width, item.leaf, &all, item.cause);
+        notes.resend.mark_leaf(width, item.leaf, &all, item.cause);
         Seen::Run(run)
     }
 
-    /// Compares a private copy.
-    fn compare(&self, item: &Item, base: &Base<'_>, copy: &Leaf, found: &mut Compared) -> Seen {
+    /// Compares the private copy.
+    fn compare(&self, item: &Item, base: &Base<'_>, notes: &mut Notes<'_, '_>) -> Seen {
         let width = self.layout.width();
+        let Notes { resend, found, copy } = notes;
         if let Some((mfn, positions)) = self.aliased(item.leaf, copy) {
             found.aliased = found.aliased.or(Some((item.leaf, mfn, positions)));
             return Seen::Known;
@@ -231,14 +251,14 @@ impl Comparison<'_> {
         if !equal {
             let mut before = Leaf::default();
             base.decode(width, &mut before);
-            self.count(item, copy, &before, &changed, found);
+            self.count(item, [&before, copy], &changed, resend, found);
             if self.is_barren_everywhere(item.leaf, copy, &before, &changed) {
                 found.adopt.push((item.leaf, Arc::new(copy.clone())));
                 return Seen::Known;
             }
         }
         let owed = self.owed(item, copy, changed, &tracked);
-        self.resend.mark_leaf(width, item.leaf, &owed, item.cause);
+        resend.mark_leaf(width, item.leaf, &owed, item.cause);
         if equal { Seen::Known } else { Seen::Copy }
     }
 
@@ -252,22 +272,22 @@ impl Comparison<'_> {
     fn count(
         &self,
         item: &Item,
-        live: &Leaf,
-        before: &Leaf,
+        [before, live]: [&Leaf; 2],
         changed: &LeafMask,
+        resend: &ResendShard<'_>,
         found: &mut Compared,
     ) {
         let width = self.layout.width();
         let frames = self.m2p.frames();
         let first = width.first_pfn(item.leaf).0;
-        let owed = self.resend.owed_mask(width, item.leaf);
+        let owed = resend.owed_mask(width, item.leaf);
         for slot in changed.slots() {
             let pfn = Pfn(first + slot as u64);
             if !item.is_first_look() && self.layout.holders.plane().get(pfn) {
                 found.holders.push(pfn);
             }
             if owed.get(slot) {
-                let why = self.resend.why(pfn);
+                let why = resend.why(pfn);
                 if why.contains(Cause::Deferred) || why.contains(Cause::Returned) {
                     continue; // counted when it changed; the shadow of an owed pfn says nothing
                 }

@@ -5,15 +5,17 @@
 //! Threads: chunks are taken by all of the engine's; otherwise one owner.
 //! Source: law 8: the log is read once a round, whole; whatever comes after goes by what is dirty.
 
-use crate::bitmap::{LINE_WORDS, PfnBitmap, bits_at, words_of};
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, PfnBitmap, bits_at, bits_of, words_of};
 use crate::cause::Cause;
-use crate::resend::{GROUP_WORDS, GroupMut, ResendBitmap, summary_of};
+use crate::resend::{GROUP_LINES, GROUP_PFNS, GROUP_WORDS, ResendBitmap, ResendShard, summary_of};
 use crate::shard::{Join, Shards};
 
 /// Lines that are looked at before the first of them is owed: what they go into fits the nearest cache.
 const BATCH_LINES: usize = 256;
 /// Words of a chunk.
-const CHUNK_WORDS: usize = 64 * GROUP_WORDS * LINE_WORDS;
+const CHUNK_WORDS: usize = GROUP_LINES * LINE_WORDS;
+/// Why what is in the log is owed.
+const CAUSE: Cause = Cause::LogDirty;
 
 /// The log.
 #[derive(Debug, Default)]
@@ -29,8 +31,10 @@ pub(crate) struct Log {
 struct Chunk<'a> {
     words: &'a [u64],
     lines: &'a mut [u64],
+    /// The number of its first line in the log.
+    first_line: usize,
     /// What is owed for it; past the end of what is tracked there is nothing.
-    group: Option<GroupMut<'a>>,
+    shard: Option<ResendShard<'a>>,
     dirty: bool,
 }
 
@@ -50,16 +54,16 @@ impl Log {
         &self.bits
     }
 
-    /// Makes the log empty and its length `pfns`. Costs what was dirty, unless the length changes.
+    /// Makes the log empty and its length `pfns`, which ends with a word of `lines`, as Xen's log does. Costs what was
+    /// dirty, unless the length changes.
     pub(crate) fn reset(&mut self, pfns: u64) {
+        assert!(pfns.is_multiple_of(64 * LINE_PFNS), "whole leaves of the log");
         if pfns == self.bits.pfns() {
             let words = self.bits.words_mut();
             for chunk in members(&self.chunks) {
                 for index in summary_of(chunk) {
                     for line in bits_at(index, std::mem::take(&mut self.lines[index])) {
-                        words_of(line).for_each(|index| {
-                            words.get_mut(index).map(std::mem::take);
-                        });
+                        words[words_of(line)].fill(0);
                     }
                 }
             }
@@ -81,10 +85,18 @@ impl Log {
 
     /// Owes every pfn of the log. Returns how many it has.
     pub(crate) fn owe(&mut self, resend: &mut ResendBitmap, shards: &Shards) -> u64 {
-        let mut groups = resend.groups_mut(Cause::LogDirty).into_iter();
+        let mut lent = resend.shards_mut((0..resend.pfns()).step_by(GROUP_PFNS as usize));
         let words = self.bits.words().chunks(CHUNK_WORDS);
-        let chunk = |(words, lines)| Chunk { words, lines, group: groups.next(), dirty: false };
-        let mut chunks: Vec<_> = words.zip(self.lines.chunks_mut(GROUP_WORDS)).map(chunk).collect();
+        let lines = self.lines.chunks_mut(GROUP_WORDS);
+        let chunk = |((words, lines), first_line)| Chunk {
+            words,
+            lines,
+            first_line,
+            shard: lent.next(),
+            dirty: false,
+        };
+        let first_lines = (0..).step_by(GROUP_LINES);
+        let mut chunks: Vec<_> = words.zip(lines).zip(first_lines).map(chunk).collect();
         let Pfns(pfns) = shards.fold_mut(&mut chunks, Chunk::owe);
         for (index, chunk) in chunks.iter().enumerate() {
             self.chunks[index / 64] |= u64::from(chunk.dirty) << (index % 64);
@@ -100,7 +112,7 @@ impl Log {
         let both = members(&self.chunks).flat_map(summary_of).flat_map(move |index| {
             bits_at(index, self.lines[index] & lines.get(index).copied().unwrap_or(0))
         });
-        both.flat_map(words_of).filter_map(|index| Some((index, *self.bits.words().get(index)?)))
+        both.flat_map(words_of).map(|index| (index, self.bits.words()[index]))
     }
 }
 
@@ -111,17 +123,9 @@ fn members(words: &[u64]) -> impl Iterator<Item = usize> {
 
 impl Chunk<'_> {
     fn owe(&mut self) -> Pfns {
-        let (lines, rest) = self.words.as_chunks::<LINE_WORDS>();
-        let mut pfns = 0;
-        for (batch, lines) in lines.chunks(BATCH_LINES).enumerate() {
-            pfns += self.owe_lines(batch * BATCH_LINES, lines);
-        }
-        if !rest.is_empty() {
-            let mut last = [0; LINE_WORDS];
-            last[..rest.len()].copy_from_slice(rest);
-            pfns += self.owe_line(lines.len(), &last);
-        }
-        Pfns(pfns)
+        let (lines, _) = self.words.as_chunks();
+        let batches = lines.chunks(BATCH_LINES).zip((0..).step_by(BATCH_LINES));
+        Pfns(batches.map(|(lines, first)| self.owe_lines(first, lines)).sum())
     }
 
     /// Lines from number `first` on: first which of them have bits, so that what they go into is on its way
@@ -131,25 +135,27 @@ impl Chunk<'_> {
         for (number, words) in lines.iter().enumerate() {
             if words.iter().fold(0, |any, word| any | word) != 0 {
                 up[number / 64] |= 1 << (number % 64);
-                if let Some(group) = &self.group {
-                    group.fetch(first + number);
+                if let Some(shard) = &self.shard {
+                    shard.fetch(self.first_line + first + number, CAUSE);
                 }
             }
         }
-        members(&up).fold(0, |pfns, number| pfns + self.owe_line(first + number, &lines[number]))
-    }
-
-    fn owe_line(&mut self, line: usize, words: &[u64; LINE_WORDS]) -> u64 {
-        let pfns: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
-        if pfns > 0 {
-            self.dirty = true;
-            self.lines[line / 64] |= 1 << (line % 64);
-            if let Some(group) = &mut self.group {
-                group.absorb(line, words);
+        let mut pfns = 0;
+        for ((lines, up), first) in lines.chunks(64).zip(up).zip((first..).step_by(64)) {
+            pfns += bits_of(up).map(|number| ones(&lines[number as usize])).sum::<u64>();
+            self.lines[first / 64] = up;
+            self.dirty |= up != 0;
+            if let Some(shard) = &mut self.shard {
+                shard.mark_lines(self.first_line + first, up, lines, CAUSE);
             }
         }
         pfns
     }
+}
+
+/// Bits of a line.
+fn ones(words: &[u64; LINE_WORDS]) -> u64 {
+    words.iter().map(|word| u64::from(word.count_ones())).sum()
 }
 
 #[cfg(test)]
@@ -161,7 +167,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Three chunks and a bit.
-    const PFNS: u64 = 3 * (CHUNK_WORDS as u64) * 64 + 32_768 + 70;
+    const PFNS: u64 = 3 * GROUP_PFNS + 3 * 32_768;
 
     proptest! {
         #[test]
@@ -172,7 +178,7 @@ mod tests {
         ) {
             let shards = Shards::new(threads).expect("threads");
             let mut log = Log::default();
-            let every = vec![u64::MAX; PFNS as usize / 512 / 64 + 8];
+            let every = vec![u64::MAX; PFNS as usize / 512 / 64];
             for dirty in rounds {
                 let mut resend = ResendBitmap::new(tracked);
                 log.reset(PFNS);

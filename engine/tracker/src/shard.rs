@@ -48,32 +48,25 @@ impl Shards {
         self.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads)
     }
 
-    /// Gives each shard a piece of `items`, and joins what they found in the order of the items.
-    pub(crate) fn fold<T: Sync, R: Join>(
-        &self,
-        items: &[T],
-        each: impl Fn(&[T]) -> R + Sync + Send,
-    ) -> R {
-        match &self.pool {
-            None => each(items),
-            Some(pool) => {
-                // Several pieces a thread, so that one that was held up does not hold up all.
-                let piece = items.len().div_ceil(PIECES * self.threads()).max(LEAVES_MIN);
-                pool.install(|| items.par_chunks(piece).map(each).reduce(R::default, R::join))
-            }
-        }
+    /// Cuts `items` into a piece for each shard. Several a thread, so that one that was held up does not hold up all.
+    pub(crate) fn pieces<'a, T>(&self, items: &'a [T]) -> Vec<&'a [T]> {
+        let piece = match self.threads() {
+            1 => items.len(),
+            threads => items.len().div_ceil(PIECES * threads),
+        };
+        items.chunks(piece.max(LEAVES_MIN)).collect()
     }
 
-    /// The same for items that are a shard each, and are changed.
+    /// Does each shard's work, and joins what they found in the order of the shards.
     pub(crate) fn fold_mut<T: Send, R: Join>(
         &self,
-        items: &mut [T],
+        shards: &mut [T],
         each: impl Fn(&mut T) -> R + Sync + Send,
     ) -> R {
         match &self.pool {
-            None => items.iter_mut().map(each).fold(R::default(), R::join),
+            None => shards.iter_mut().map(each).fold(R::default(), R::join),
             Some(pool) => {
-                pool.install(|| items.par_iter_mut().map(each).reduce(R::default, R::join))
+                pool.install(|| shards.par_iter_mut().map(each).reduce(R::default, R::join))
             }
         }
     }
@@ -108,7 +101,7 @@ mod tests {
         let mut shadow = Shadow::new(Width::W64);
         shadow.resize(LEAVES);
         shadow.set(Pfn(3), Entry(9));
-        let resend = ResendBitmap::new(512 * LEAVES);
+        let mut resend = ResendBitmap::new(512 * LEAVES);
         let shards = Shards::new(2).expect("threads");
         let leaves: Vec<_> = (0..LEAVES).map(LeafIndex).collect();
         for leaf in &live {
@@ -121,7 +114,10 @@ mod tests {
                     word.store(8, Ordering::Relaxed); // ORDER: a guest's words promise no more
                 }
             });
-            shards.fold(&leaves, |leaves| {
+            let pieces = shards.pieces(&leaves);
+            let firsts = pieces.iter().map(|leaves| Width::W64.first_pfn(leaves[0]).0);
+            let mut parts: Vec<_> = pieces.iter().zip(resend.shards_mut(firsts)).collect();
+            shards.fold_mut(&mut parts, |(leaves, resend)| {
                 let copies = leaves.iter().map(|&leaf| {
                     let mut copy = Leaf::HOLE;
                     GuestLeaf::from_atomics(&live[leaf.0 as usize]).fetch(&mut copy);
@@ -132,8 +128,9 @@ mod tests {
                 copies.collect::<Vec<_>>()
             })
         });
+        let whole = resend.shards_mut([0]).next().expect("one");
         for (leaf, copy) in leaves.into_iter().zip(&copies) {
-            let owed = resend.owed_mask(Width::W64, leaf);
+            let owed = whole.owed_mask(Width::W64, leaf);
             assert_eq!(owed, shadow.diff(Kernel::SCALAR, leaf, copy));
             assert!(owed.get(511) && (owed.get(3) == (leaf.0 == 0)));
         }
@@ -146,10 +143,10 @@ mod tests {
             let shards = Shards::new(threads).expect("threads");
             assert_eq!(shards.threads(), threads.max(1));
             let mut doubled: Vec<_> = items.iter().map(|x| x * 2).collect();
-            assert_eq!(
-                shards.fold(&items, |part| part.iter().map(|x| x * 2).collect::<Vec<_>>()),
-                doubled
-            );
+            let mut pieces = shards.pieces(&items);
+            assert!(pieces.concat() == items && pieces.iter().all(|piece| !piece.is_empty()));
+            let double = |piece: &mut &[u64]| piece.iter().map(|x| x * 2).collect::<Vec<_>>();
+            assert_eq!(shards.fold_mut(&mut pieces, double), doubled);
             assert_eq!(shards.fold_mut(&mut doubled, |x| vec![std::mem::take(x) / 2]), items);
             assert!(doubled.iter().all(|&x| x == 0));
         }

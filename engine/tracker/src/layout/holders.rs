@@ -244,7 +244,7 @@ mod tests {
 
     fn log(pfns: &[u64]) -> Log {
         let (mut log, shards) = (Log::default(), Shards::new(1).expect("the caller's thread"));
-        log.reset(8192);
+        log.reset(1 << 15);
         for &pfn in pfns {
             log.fill().set(Pfn(pfn));
         }

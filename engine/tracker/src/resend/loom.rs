@@ -5,9 +5,10 @@
 //! Threads: at most two markers beside one taker, or one marker beside a taker and whoever drops its debt.
 //! Source: run with `RUSTFLAGS="--cfg loom" cargo test -p p2mtrack --release --lib resend::loom -- --nocapture`.
 //!
-//! The bitmap is all that shards share and change. What they read (layout, shadow, log) nobody changes
-//! between the fork and the join of `Shards::map`, results come back through the join, and live words are
-//! read once each, whatever the guest does. So there is nothing else to model.
+//! The bitmap is all that shards share and change: each has its own lines of it alone, and raises summaries beside the others
+//! by the marker's own code. What they read (layout, shadow, log) nobody changes between the fork and the join of
+//! `Shards::fold_mut`, results come back through the join, and live words are read once each, whatever the guest does. So
+//! there is nothing else to model.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -256,14 +257,14 @@ fn mark_line(bitmap: &ResendBitmap, leaf: u64, slots: &[usize], cause: Cause) {
     bitmap.mark_leaf(Width::W64, LeafIndex(leaf), &mask, cause);
 }
 
-/// As in a round: shards OR their masks in, the owner takes after the join and finds exactly that.
+/// Two threads raise one word of the summary; who takes after the join finds exactly what they marked.
 #[test]
-fn two_shards_on_neighbouring_lines_joined_before_a_take() {
+fn two_markers_on_neighbouring_lines_joined_before_a_take() {
     let model = || {
         let scene = Scene::new(1024);
         let received = Received::new([0, 512 + 511], SAME);
         let causes = received.causes;
-        let shards = [0, 1].map(|slot| {
+        let markers = [0, 1].map(|slot| {
             beside(&scene, move |scene| {
                 let slots: [&[usize]; 2] = [&[0, 64], &[511]];
                 let mark = |bitmap: &ResendBitmap| {
@@ -272,32 +273,32 @@ fn two_shards_on_neighbouring_lines_joined_before_a_take() {
                 scene.write(slot, mark);
             })
         });
-        join(shards);
+        join(markers);
         assert_eq!(scene.bitmap.count(), 3);
         assert_eq!(scene.bitmap.why(Pfn(64)), CauseSet::from_iter([Cause::Entry]));
         received.finish(&scene);
     };
-    explore("two shards on neighbouring lines, joined before a take", &ALL, model);
+    explore("two markers on neighbouring lines, joined before a take", &ALL, model);
 }
 
-/// A taker beside two shards: the public contract, though the engine's own taker waits for the join.
+/// A taker beside two markers: the public contract, though the engine's own taker waits for the join.
 #[test]
-fn two_shards_on_neighbouring_lines_beside_a_take() {
+fn two_markers_on_neighbouring_lines_beside_a_take() {
     let model = || {
         let scene = Scene::new(1024);
         let mut received = Received::new([0, 512], SAME);
         let causes = received.causes;
-        let shards = [0, 1].map(|slot| {
+        let markers = [0, 1].map(|slot| {
             beside(&scene, move |scene| {
                 scene.write(slot, |bitmap| mark_line(bitmap, slot as u64, &[0], causes[slot]));
             })
         });
         received.pay_all(&scene, scene.bitmap.take(9, 0));
         settle();
-        join(shards);
+        join(markers);
         received.finish(&scene);
     };
-    explore("two shards on neighbouring lines beside a take", &LOOMS_OWN, model);
+    explore("two markers on neighbouring lines beside a take", &LOOMS_OWN, model);
 }
 
 /// A mask raises the summary once, after all of its words: a take may find the first word before that.
@@ -308,12 +309,12 @@ fn a_mask_of_two_words_beside_the_take_of_an_earlier_mark() {
         let mut received = Received::new([5, 511], SAME);
         let causes = received.causes;
         scene.write(0, |bitmap| known(bitmap.mark(Pfn(5), causes[0])));
-        let shard = beside(&scene, move |scene| {
+        let marker = beside(&scene, move |scene| {
             scene.write(1, |bitmap| mark_line(bitmap, 0, &[6, 511], causes[1]));
         });
         received.pay_all(&scene, scene.bitmap.take(9, 0));
         settle();
-        join([shard]);
+        join([marker]);
         received.finish(&scene);
     };
     explore("a mask of two words beside the take of an earlier mark", &ALL, model);
@@ -348,8 +349,7 @@ fn who_sees_a_pfn_owed_finds_its_causes_and_its_content() {
         let marker = beside(&scene, |scene| {
             scene.write(0, |bitmap| known(bitmap.mark(Pfn(5), Cause::Deferred)));
         });
-        let owed = scene.bitmap.owed_mask(Width::W64, LeafIndex(0)).get(5);
-        if owed || scene.bitmap.is_owed(Pfn(5)) {
+        if scene.bitmap.is_owed(Pfn(5)) {
             assert!(scene.bitmap.why(Pfn(5)).contains(Cause::Deferred));
             assert_eq!(scene.read(0), 1);
         }

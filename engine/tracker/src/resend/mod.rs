@@ -2,7 +2,8 @@
 //! The resend bitmap: every pfn that is owed to the destination, and why. Many mark, one takes, nothing is lost.
 //! Not here: what happens to a page that was taken; until it is paid it is a debt (law 3).
 //! Units: a plane per cause, bit `pfn % 64` of word `pfn / 64`; a pfn is owed if any plane has its bit.
-//! Threads: markers on any number of threads, at most one taker beside them; resizing and absorbing stop all.
+//! Threads: markers on any number of threads, at most one taker beside them; resizing stops all, and so do shards, which
+//! have their lines alone.
 //! Source: law 3, `docs/design`; bit order of `bitmap`, so that a 64-bit leaf's mask is one line of 64 bytes.
 //!
 //! # Protocol
@@ -20,6 +21,8 @@
 //! - *No cause is lost*, because a cause is the plane that the bit is in: each is told with the take of its bit.
 
 mod plane;
+mod shard;
+mod summary;
 mod take;
 
 use std::fmt;
@@ -27,7 +30,10 @@ use std::ops::Range;
 use std::sync::{Mutex, TryLockError};
 
 use plane::Plane;
-pub(crate) use plane::{GROUP_WORDS, GroupMut, summary_of};
+pub(crate) use shard::GROUP_PFNS;
+pub use shard::ResendShard;
+use summary::Summary;
+pub(crate) use summary::{GROUP_LINES, GROUP_WORDS, summary_of};
 pub use take::Taken;
 
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at};
@@ -99,7 +105,7 @@ impl ResendBitmap {
         }
         let old = std::mem::replace(self, Self::new(pfns));
         for (plane, old) in self.planes.iter().zip(&old.planes) {
-            for line in old.raised() {
+            for line in old.summary.raised() {
                 plane.mark_line(line, &old.line(line));
             }
         }
@@ -157,16 +163,10 @@ impl ResendBitmap {
         }
     }
 
-    /// The plane of a cause in groups of [`GROUP_WORDS`] times 64 lines, to be written by several threads without a lock. Nobody
-    /// marks or takes meanwhile.
-    pub(crate) fn groups_mut(&mut self, cause: Cause) -> Vec<GroupMut<'_>> {
-        self.planes[cause as usize].groups_mut(self.pfns)
-    }
-
     /// The bits of a line in any plane.
     fn line(&self, line: usize) -> [u64; LINE_WORDS] {
         let mut bits = [0; LINE_WORDS];
-        for plane in self.planes.iter().filter(|plane| plane.may_have(line)) {
+        for plane in self.planes.iter().filter(|plane| plane.summary.may_have(line)) {
             bits.iter_mut().zip(plane.line(line)).for_each(|(bits, more)| *bits |= more);
         }
         bits
@@ -178,21 +178,6 @@ impl ResendBitmap {
         !self.why(pfn).is_empty()
     }
 
-    /// The slots of a leaf that are owed now.
-    #[must_use]
-    pub fn owed_mask(&self, width: Width, leaf: LeafIndex) -> LeafMask {
-        let mut mask = LeafMask::NONE;
-        if leaf.0 < width.leaves(self.pfns) {
-            let first = (width.first_pfn(leaf).0 / LINE_PFNS) as usize;
-            let lines =
-                (first..self.words() / LINE_WORDS).take(width.entries() / LINE_PFNS as usize);
-            for (words, line) in mask.words.chunks_exact_mut(LINE_WORDS).zip(lines) {
-                words.copy_from_slice(&self.line(line));
-            }
-        }
-        mask
-    }
-
     /// Why a pfn is owed now; empty if it is not.
     #[must_use]
     pub fn why(&self, pfn: Pfn) -> CauseSet {
@@ -202,20 +187,21 @@ impl ResendBitmap {
         let (index, bit) = ((pfn.0 / 64) as usize, pfn.0 % 64);
         let owes = |cause: &Cause| {
             let plane = &self.planes[*cause as usize];
-            plane.may_have(index / LINE_WORDS) && plane.word(index) >> bit & 1 == 1
+            plane.summary.may_have(index / LINE_WORDS) && plane.word(index) >> bit & 1 == 1
         };
         Cause::ALL.into_iter().filter(owes).collect()
     }
 
     /// The lines that may have bits in any plane, in ascending order, with their bits.
     fn raised(&self) -> impl Iterator<Item = [u64; LINE_WORDS]> + '_ {
-        let any = |get: fn(&Plane, usize) -> u64, index| {
-            self.planes.iter().fold(0, |bits, plane| bits | get(plane, index))
+        let any = |get: fn(&Summary, usize) -> u64, index| {
+            self.planes.iter().fold(0, |bits, plane| bits | get(&plane.summary, index))
         };
-        let groups = 0..self.planes[0].groups().len();
-        let groups = groups.flat_map(move |index| bits_at(index, any(Plane::groups_under, index)));
+        let groups = 0..self.planes[0].summary.groups().len();
+        let groups =
+            groups.flat_map(move |index| bits_at(index, any(Summary::groups_under, index)));
         let words = groups.flat_map(summary_of);
-        let lines = words.flat_map(move |index| bits_at(index, any(Plane::lines_under, index)));
+        let lines = words.flat_map(move |index| bits_at(index, any(Summary::lines_under, index)));
         lines.map(|line| self.line(line))
     }
 

@@ -5,7 +5,8 @@
 //! Threads: one taker; a [`Taken`] may be dropped by another thread.
 //! Source: the protocol is told in `resend`; law 3.
 
-use super::plane::{GROUP_LINES, GROUP_WORDS, Plane};
+use super::plane::Plane;
+use super::summary::{GROUP_LINES, GROUP_WORDS};
 use super::{PLANES, Pages, ResendBitmap, bits_within};
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_of, words_of};
 use crate::cause::CauseSet;
@@ -165,7 +166,7 @@ fn from_on(first: usize, index: usize) -> u64 {
 impl Taker<'_> {
     fn run(mut self) -> Pages {
         let group = self.first_line() / GROUP_LINES;
-        for top in group / 64..self.planes[0].groups().len() {
+        for top in group / 64..self.planes[0].summary.groups().len() {
             if self.is_full() {
                 break;
             }
@@ -189,7 +190,7 @@ impl Taker<'_> {
 
     /// Takes from the groups under one word of the upper summary, as far as they are in `open`.
     fn take_groups(&mut self, top: usize, open: u64) {
-        let up = self.planes.each_ref().map(|plane| plane.groups_under(top) & open);
+        let up = self.planes.each_ref().map(|plane| plane.summary.groups_under(top) & open);
         let groups = up.iter().fold(0, |any, up| any | up);
         if groups == 0 {
             return;
@@ -197,7 +198,7 @@ impl Taker<'_> {
         let planes = (0..PLANES).fold(0, |set, plane| set | u16::from(up[plane] != 0) << plane);
         for plane in planes_in(planes) {
             // ORDER: sequentially consistent with the looks at the lines that follow, and with `raise`.
-            clear_bits(&self.planes[plane].groups()[top], up[plane], Ordering::SeqCst);
+            clear_bits(&self.planes[plane].summary.groups()[top], up[plane], Ordering::SeqCst);
         }
         let mut left = [0; PLANES];
         let mut cursor = Cursor { top, planes, up, groups, word: 0 };
@@ -213,7 +214,7 @@ impl Taker<'_> {
         }
         for plane in planes_in(planes) {
             // Also what was not come to is still up.
-            self.planes[plane].raise_groups(top, left[plane] | up[plane] & cursor.groups);
+            self.planes[plane].summary.raise_groups(top, left[plane] | up[plane] & cursor.groups);
         }
     }
 
@@ -248,9 +249,9 @@ impl Taker<'_> {
     /// The lines under one word of the lower summary that are up in any of some planes.
     fn lines_in(&self, planes: u16, index: usize) -> u64 {
         if planes.is_power_of_two() {
-            return self.planes[planes.trailing_zeros() as usize].lines_under(index);
+            return self.planes[planes.trailing_zeros() as usize].summary.lines_under(index);
         }
-        planes_in(planes).fold(0, |any, plane| any | self.planes[plane].lines_under(index))
+        planes_in(planes).fold(0, |any, plane| any | self.planes[plane].summary.lines_under(index))
     }
 
     /// Fetches the lines that were found. Nothing waits for anything here, so that the misses of scattered
@@ -260,7 +261,8 @@ impl Taker<'_> {
         let lines = words.flat_map(|&(index, lines)| bits_at(index, lines));
         for line in lines.take(AHEAD) {
             for plane in planes_in(planes).map(|plane| &self.planes[plane]) {
-                if planes.is_power_of_two() || plane.lines_under(line / 64) >> (line % 64) & 1 == 1
+                if planes.is_power_of_two()
+                    || plane.summary.lines_under(line / 64) >> (line % 64) & 1 == 1
                 {
                     prefetch(&plane.words()[line * LINE_WORDS]);
                 }
@@ -293,7 +295,7 @@ impl Taker<'_> {
             }
         }
         for plane in planes_in(present) {
-            self.planes[plane].raise(index, again[plane] | up[plane] & any);
+            self.planes[plane].summary.raise(index, again[plane] | up[plane] & any);
         }
         left
     }
@@ -308,7 +310,7 @@ impl Taker<'_> {
             let left = self.take_line_of(plane, 64 * index + bit as usize, causes);
             again |= u64::from(left) << bit;
         }
-        plane.raise(index, again | lines);
+        plane.summary.raise(index, again | lines);
         more
     }
 
@@ -316,10 +318,10 @@ impl Taker<'_> {
     /// there are others.
     fn open_lines(&self, plane: &Plane, index: usize) -> (u64, bool) {
         let open = if self.is_full() { 0 } else { from_on(self.first_line(), index) };
-        let all = plane.lines_under(index);
+        let all = plane.summary.lines_under(index);
         if all & open != 0 {
             // ORDER: sequentially consistent with the looks at the words that follow, and with `raise`.
-            clear_bits(&plane.lines()[index], all & open, Ordering::SeqCst);
+            clear_bits(&plane.summary.lines()[index], all & open, Ordering::SeqCst);
         }
         (all & open, all & !open != 0)
     }

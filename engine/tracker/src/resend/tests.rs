@@ -10,8 +10,6 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicUsize;
 
-use plane::GROUP_LINES;
-
 use crate::bitmap::bits_of;
 use crate::sync::{Ordering, zeroed_words};
 
@@ -38,12 +36,14 @@ enum Op {
     Range { start: u64, end: u64 },
     Take { limit: usize, from: u64, pay: u64 },
     Resize { pfns: u64 },
-    Absorb { line: u64, words: [u64; LINE_WORDS] },
+    Lines { first: usize, lines: Vec<[u64; LINE_WORDS]> },
+    Shard { width: Width, leaves: BTreeSet<u64>, slots: [Vec<usize>; 3] },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let width = prop_oneof![Just(Width::W32), Just(Width::W64)];
     let slots = prop::collection::vec(0_usize..1024, 0..20);
+    let (width2, slots2) = (width.clone(), slots.clone());
     let word = prop_oneof![Just(0), Just(u64::MAX), any::<u64>()];
     let word2 = word.clone();
     let words = prop::collection::vec(word, 0..20);
@@ -57,7 +57,10 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (prop_oneof![0_usize..200, 0_usize..50_000], prop_oneof![Just(0), place()], any::<u64>())
             .prop_map(|(limit, from, pay)| Op::Take { limit, from, pay }),
         1 => place().prop_map(|pfns| Op::Resize { pfns }),
-        1 => (place(), prop::array::uniform8(word2)).prop_map(|(pfn, words)| Op::Absorb { line: pfn / 512, words }),
+        1 => (place(), prop::collection::vec(prop::array::uniform8(word2), 0..64))
+            .prop_map(|(pfn, lines)| Op::Lines { first: (pfn / 512) as usize, lines }),
+        2 => (width2, prop::collection::btree_set(place().prop_map(|pfn| pfn / 512), 1..4), prop::array::uniform3(slots2))
+            .prop_map(|(width, leaves, slots)| Op::Shard { width, leaves, slots }),
     ]
 }
 
@@ -91,23 +94,6 @@ fn take(bitmap: &ResendBitmap, model: &mut Model, limit: usize, from: u64, pay: 
     }
 }
 
-/// Absorbs what is below the length, as the owner of the bitmap does. Returns it.
-fn absorb(
-    bitmap: &mut ResendBitmap,
-    line: u64,
-    mut words: [u64; LINE_WORDS],
-    cause: Cause,
-) -> [u64; LINE_WORDS] {
-    let (group, line_of_group) = (line as usize / GROUP_LINES, line as usize % GROUP_LINES);
-    if let Some(group) = bitmap.groups_mut(cause).get_mut(group) {
-        group.absorb(line_of_group, &words);
-    }
-    for (index, word) in words.iter_mut().enumerate() {
-        *word &= bits_within(&(0..bitmap.pfns()), line as usize * LINE_WORDS + index);
-    }
-    words
-}
-
 fn step(bitmap: &mut ResendBitmap, model: &mut Model, op: Op, cause: Cause) {
     let length = bitmap.pfns();
     match op {
@@ -133,13 +119,39 @@ fn step(bitmap: &mut ResendBitmap, model: &mut Model, op: Op, cause: Cause) {
             bitmap.mark_range(start..end, cause);
             mark(model, length, start..end, cause);
         }
-        Op::Absorb { line, words } => {
-            let absorbed = absorb(bitmap, line, words, cause);
-            let bits = absorbed.iter().enumerate();
-            let pfns = bits.flat_map(|(i, &bits)| {
-                bits_of(bits).map(move |bit| 512 * line + 64 * i as u64 + bit)
-            });
-            mark(model, length, pfns, cause);
+        Op::Lines { first, lines } => {
+            let first = first / 64 * 64;
+            let up = (0..lines.len()).filter(|&at| lines[at] != [0; LINE_WORDS]);
+            let up = up.fold(0, |up, at| up | 1 << at);
+            let shard = bitmap.shards_mut([first as u64 * LINE_PFNS]).next();
+            shard.expect("one").mark_lines(first, up, &lines, cause);
+            let bits = lines.as_flattened().iter().enumerate();
+            let pfns = bits.flat_map(|(i, &bits)| bits_at(first * LINE_WORDS + i, bits));
+            mark(model, length, pfns.map(|pfn| pfn as u64), cause);
+        }
+        Op::Shard { width, leaves, slots } => {
+            let mut masks = leaves.iter().zip(&slots);
+            let firsts: Vec<_> =
+                leaves.iter().map(|&leaf| width.first_pfn(LeafIndex(leaf)).0).collect();
+            for (mut shard, (&leaf, slots)) in bitmap.shards_mut(firsts).zip(&mut masks) {
+                let mut mask = LeafMask::NONE;
+                slots.iter().for_each(|&slot| mask.set(slot % width.entries()));
+                let before = shard.owed_mask(width, LeafIndex(leaf));
+                shard.mark_leaf(width, LeafIndex(leaf), &mask, cause);
+                let first = width.first_pfn(LeafIndex(leaf)).0;
+                let owed = |pfns: LeafMask| {
+                    pfns.slots().map(|slot| first + slot as u64).collect::<Vec<_>>()
+                };
+                let expected: Vec<_> = model
+                    .range(first..first + width.entries() as u64)
+                    .map(|(&pfn, _)| pfn)
+                    .collect();
+                assert_eq!(owed(before), expected);
+                mark(model, length, owed(mask), cause);
+                for pfn in owed(mask) {
+                    assert_eq!(shard.why(Pfn(pfn)), model.get(&pfn).copied().unwrap_or_default());
+                }
+            }
         }
         Op::Take { limit, from, pay } => take(bitmap, model, limit, from, pay),
         Op::Resize { pfns } => {
@@ -169,9 +181,10 @@ proptest! {
         }
         for width in [Width::W32, Width::W64] {
             let leaves: BTreeSet<_> = model.keys().map(|&pfn| width.leaf_of(Pfn(pfn)).0).collect();
+            let whole = bitmap.shards_mut([0]).next().expect("one");
             for leaf in leaves.into_iter().chain(0..20) {
                 let first = width.first_pfn(LeafIndex(leaf)).0;
-                let owed = bitmap.owed_mask(width, LeafIndex(leaf));
+                let owed = whole.owed_mask(width, LeafIndex(leaf));
                 let expected = model.range(first..first + width.entries() as u64);
                 prop_assert!(owed.slots().map(|s| first + s as u64).eq(expected.map(|e| *e.0)));
             }
@@ -224,12 +237,51 @@ fn hostile_numbers_mark_nothing() {
         bitmap.mark_range(number..u64::MAX, Cause::Entry);
         bitmap.mark_words(number as usize, &[1, 1], Cause::Entry);
         bitmap.mark_leaf(Width::W64, LeafIndex(number), &LeafMask::first(512), Cause::Entry);
-        assert!(bitmap.owed_mask(Width::W32, LeafIndex(number)).is_empty());
         assert_eq!(bitmap.take(1, number).next(), number);
     }
     assert!(bitmap.is_empty());
     bitmap.mark_range(3..u64::MAX, Cause::Doubt);
     assert_eq!(bitmap.count(), 67);
+}
+
+#[test]
+fn what_is_another_shards_is_our_mistake() {
+    let mut bitmap = ResendBitmap::new(3 * 512);
+    let mark = |shard: &mut ResendShard<'_>, leaf| {
+        shard.mark_leaf(Width::W64, LeafIndex(leaf), &LeafMask::first(1), Cause::Entry);
+    };
+    let [mut first, mut second] = {
+        let mut shards = bitmap.shards_mut([0, 2 * 512]);
+        std::array::from_fn(|_| shards.next().expect("two"))
+    };
+    (0..2).for_each(|leaf| mark(&mut first, leaf));
+    (2..4).for_each(|leaf| mark(&mut second, leaf));
+    for (shard, leaf) in [(&mut first, 2), (&mut second, 1)] {
+        let mark = std::panic::AssertUnwindSafe(|| mark(shard, leaf));
+        assert!(std::panic::catch_unwind(mark).is_err(), "leaf {leaf} would be lost");
+    }
+    assert!(std::panic::catch_unwind(move || bitmap.shards_mut([512, 0]).count()).is_err());
+}
+
+#[test]
+fn shards_end_where_the_next_one_begins_and_the_last_one_with_the_bitmap() {
+    let mut bitmap = ResendBitmap::new(5 * 512 + 1);
+    let lines = |firsts: &[u64], bitmap: &mut ResendBitmap| -> Vec<_> {
+        let owed = |shard: ResendShard<'_>| {
+            let leaves = (0..9).map(LeafIndex);
+            let is_mine = |leaf| {
+                let owed = std::panic::AssertUnwindSafe(|| shard.owed_mask(Width::W64, leaf));
+                std::panic::catch_unwind(owed).is_ok()
+            };
+            leaves.filter(|&leaf| is_mine(leaf)).map(|leaf| leaf.0).collect::<Vec<_>>()
+        };
+        bitmap.shards_mut(firsts.iter().copied()).map(owed).collect()
+    };
+    // Leaves from 6 on are past the length: whoever is asked, nothing is owed there.
+    let past = [6, 7, 8];
+    let expected = [&[1, 2][..], &[], &[3, 4, 5]].map(|mine| [mine, &past].concat());
+    assert_eq!(lines(&[512, 3 * 512, 3 * 512], &mut bitmap), expected);
+    assert_eq!(lines(&[u64::MAX], &mut bitmap), [past]);
 }
 
 /// A page's content is written before it is marked. Who is last to take it must find the last

@@ -13,10 +13,11 @@ use crate::compare::{Compared, Comparison, Item};
 use crate::config::Verify;
 use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
-use crate::frame::{LeafIndex, Pfn};
+use crate::frame::{LeafIndex, Pfn, Width};
 use crate::leaf::Leaf;
 use crate::port::Ports;
 use crate::report::LeafCounts;
+use crate::resend::{ResendBitmap, ResendShard};
 use crate::shadow::{SHARD_LEAVES, Shadow, ShadowShard};
 
 /// Tries to map the leaves of a guest that stands still: hypervisors have transient failures.
@@ -64,21 +65,26 @@ impl Tracker {
         let comparison = Comparison {
             kernel: self.kernel,
             layout: &self.layout,
-            resend: &self.resend,
             p2m: ports.p2m,
             m2p: ports.m2p,
             log: self.log.bits(),
             offers: &self.offers,
             check_m2p: self.report.stage.is_suspended() || self.config.verify == Verify::Full,
         };
-        let shadow = &mut self.shadow;
+        let width = self.width;
         if adopt_all {
-            let mut parts = shards_of(shadow, items);
-            self.shards.fold_mut(&mut parts, |(first, shard, items)| {
-                comparison.observe(items, shard, *first)
+            let in_one = |a: &Item, b: &Item| a.leaf.0 / SHARD_LEAVES == b.leaf.0 / SHARD_LEAVES;
+            let pieces: Vec<_> = items.chunk_by(in_one).collect();
+            let parts = lend(&mut self.resend, width, &pieces);
+            let mut parts = shadowed(&mut self.shadow, parts);
+            self.shards.fold_mut(&mut parts, |(first, shard, (resend, items))| {
+                comparison.observe(items, shard, *first, resend)
             })
         } else {
-            self.shards.fold(items, |items| comparison.run(items, shadow))
+            let mut parts = lend(&mut self.resend, width, &self.shards.pieces(items));
+            let shadow = &self.shadow;
+            self.shards
+                .fold_mut(&mut parts, |(resend, items)| comparison.run(items, shadow, resend))
         }
     }
 
@@ -133,18 +139,25 @@ impl Tracker {
     }
 }
 
-/// Items of one shard of the shadow, with the shard and its first leaf.
-type Part<'a> = (LeafIndex, &'a mut ShadowShard, &'a [Item]);
+/// Items that are one thread's, and their part of the bitmap.
+type Part<'a> = (ResendShard<'a>, &'a [Item]);
 
-/// Cuts items, which are in order, where the shadow is cut.
-fn shards_of<'a>(shadow: &'a mut Shadow, items: &'a [Item]) -> Vec<Part<'a>> {
-    let number = |item: &Item| item.leaf.0 / SHARD_LEAVES;
-    let mut cut = items.chunk_by(|a, b| number(a) == number(b)).peekable();
-    let shards = shadow.shards_mut();
-    let parts = shards.filter_map(|(first, shard)| {
-        let items =
-            cut.next_if(|items| items[0].leaf.0 / SHARD_LEAVES == first.0 / SHARD_LEAVES)?;
-        Some((first, shard, items))
+/// Cuts the bitmap where items, which are in order, were cut.
+fn lend<'a>(resend: &'a mut ResendBitmap, width: Width, pieces: &[&'a [Item]]) -> Vec<Part<'a>> {
+    let firsts = pieces.iter().map(|items| width.first_pfn(items[0].leaf).0);
+    resend.shards_mut(firsts).zip(pieces.iter().copied()).collect()
+}
+
+/// Adds to parts, of which each lies in one shard of the shadow, that shard and its first leaf.
+fn shadowed<'a>(
+    shadow: &'a mut Shadow,
+    parts: Vec<Part<'a>>,
+) -> Vec<(LeafIndex, &'a mut ShadowShard, Part<'a>)> {
+    let mut parts = parts.into_iter().peekable();
+    let shards = shadow.shards_mut().filter_map(|(first, shard)| {
+        let part =
+            parts.next_if(|(_, items)| items[0].leaf.0 / SHARD_LEAVES == first.0 / SHARD_LEAVES)?;
+        Some((first, shard, part))
     });
-    parts.collect()
+    shards.collect()
 }

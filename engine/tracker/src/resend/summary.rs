@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The summary of one plane: which of its lines may have bits, on two levels.
+//! Not here: the bits (`plane`).
+//! Units: a *line* is 512 pfns, one cache line; a bit of `lines` stands for a line, a bit of `groups` for 4,096 lines.
+//! Threads: markers on any number of threads raise, beside one taker, who clears.
+//! Source: the protocol is told in `resend`.
+
+use super::plane::Aligned;
+use crate::bitmap::bits_at;
+use crate::sync::{AtomicU64, Ordering, set_bits, zeroed_words};
+
+/// Words of `lines` under one bit of `groups`.
+pub(crate) const GROUP_WORDS: usize = if cfg!(loom) { 1 } else { 64 };
+/// Lines under one bit of `groups`.
+pub(crate) const GROUP_LINES: usize = 64 * GROUP_WORDS;
+
+/// The words of `lines` under one bit of `groups`.
+pub(crate) const fn summary_of(group: usize) -> std::ops::Range<usize> {
+    group * GROUP_WORDS..(group + 1) * GROUP_WORDS
+}
+
+/// See the module.
+pub(super) struct Summary {
+    lines: Aligned,
+    groups: Box<[AtomicU64]>,
+}
+
+impl Summary {
+    /// Of `lines` lines, none of which has bits.
+    pub(super) fn new(lines: usize) -> Self {
+        let groups = lines.div_ceil(GROUP_LINES);
+        Self {
+            lines: Aligned::zeroed(groups * GROUP_WORDS),
+            groups: zeroed_words(groups.div_ceil(64)),
+        }
+    }
+
+    /// The lower level.
+    pub(super) fn lines(&self) -> &[AtomicU64] {
+        self.lines.all()
+    }
+
+    /// The upper level.
+    pub(super) const fn groups(&self) -> &[AtomicU64] {
+        &self.groups
+    }
+
+    /// Raises both levels for lines under one word of the lower one, where they are not up: markers share
+    /// their words, and a look leaves a cache line where it is.
+    pub(super) fn raise(&self, under: usize, lines: u64) {
+        if lines == 0 {
+            return;
+        }
+        let missing = lines & !self.lines_under(under);
+        if missing != 0 {
+            // ORDER: sequentially consistent with the looks here and in `take`, and with what is cleared there.
+            set_bits(&self.lines()[under], missing, Ordering::SeqCst);
+        }
+        let group = under / GROUP_WORDS;
+        self.raise_groups(group / 64, 1 << (group % 64));
+    }
+
+    /// Raises the upper level, where it is not up.
+    pub(super) fn raise_groups(&self, under: usize, groups: u64) {
+        let missing = groups & !self.groups_under(under);
+        if missing != 0 {
+            // ORDER: as in `raise`.
+            set_bits(&self.groups[under], missing, Ordering::SeqCst);
+        }
+    }
+
+    /// The bits of one word of the lower level.
+    pub(super) fn lines_under(&self, index: usize) -> u64 {
+        // ORDER: as in `Plane::word`, one level up; a marker looks after it has written the words.
+        self.lines()[index].load(Ordering::SeqCst)
+    }
+
+    /// The bits of one word of the upper level.
+    pub(super) fn groups_under(&self, index: usize) -> u64 {
+        // ORDER: as in `lines_under`, another level up.
+        self.groups[index].load(Ordering::SeqCst)
+    }
+
+    /// Whether a line may have bits.
+    pub(super) fn may_have(&self, line: usize) -> bool {
+        let group = line / GROUP_LINES;
+        self.groups_under(group / 64) >> (group % 64) & 1 == 1
+            && self.lines_under(line / 64) >> (line % 64) & 1 == 1
+    }
+
+    /// The lines that may have bits, in ascending order.
+    pub(super) fn raised(&self) -> impl Iterator<Item = usize> + '_ {
+        let groups = 0..self.groups.len();
+        let groups = groups.flat_map(|index| bits_at(index, self.groups_under(index)));
+        groups.flat_map(summary_of).flat_map(|index| bits_at(index, self.lines_under(index)))
+    }
+}
