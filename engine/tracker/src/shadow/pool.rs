@@ -13,18 +13,13 @@ pub(super) type Handle = u32;
 /// No block.
 const NONE: Handle = Handle::MAX;
 
-/// Pages that are asked for at once, of small blocks and of large ones: what is unused of them is slack, and
-/// there is a pool of each size in each shard.
-const SMALL_PAGES: usize = 1;
-const LARGE_PAGES: usize = 8;
-/// Words from which on a block is large.
-const LARGE_WORDS: usize = 256;
-
 /// Blocks of one size.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     block_words: usize,
-    chunks: Vec<Box<[Leaf]>>,
+    /// Each asked for by itself: allocators serve a page as it is, and round up what is longer and aligned. Less
+    /// than a page is slack, too: there is a pool of each size in each shard.
+    pages: Vec<Box<Leaf>>,
     /// The first word that was never part of a block.
     fresh: Handle,
     /// The first free block.
@@ -34,34 +29,28 @@ pub(super) struct Pool {
 impl Pool {
     /// No blocks yet; nothing is allocated.
     pub(super) const fn new(block_words: usize) -> Self {
-        Self { block_words, chunks: Vec::new(), fresh: 0, free: NONE }
+        Self { block_words, pages: Vec::new(), fresh: 0, free: NONE }
     }
 
-    const fn chunk_pages(&self) -> usize {
-        if self.block_words < LARGE_WORDS { SMALL_PAGES } else { LARGE_PAGES }
-    }
-
-    fn place(&self, handle: Handle) -> (usize, usize, usize) {
-        let (page, word) = (handle as usize / FRAME_WORDS, handle as usize % FRAME_WORDS);
-        (page / self.chunk_pages(), page % self.chunk_pages(), word)
+    const fn place(handle: Handle) -> (usize, usize) {
+        (handle as usize / FRAME_WORDS, handle as usize % FRAME_WORDS)
     }
 
     /// The words of a block.
     pub(super) fn block(&self, handle: Handle) -> &[u64] {
-        let (chunk, page, word) = self.place(handle);
-        &self.chunks[chunk][page].words[word..word + self.block_words]
+        let (page, word) = Self::place(handle);
+        &self.pages[page].words[word..word + self.block_words]
     }
 
     /// The page that a block of a whole page is.
     pub(super) fn page(&self, handle: Handle) -> &Leaf {
-        let (chunk, page, _) = self.place(handle);
-        &self.chunks[chunk][page]
+        &self.pages[Self::place(handle).0]
     }
 
     /// The words of a block, to be written.
     pub(super) fn block_mut(&mut self, handle: Handle) -> &mut [u64] {
-        let (chunk, page, word) = self.place(handle);
-        &mut self.chunks[chunk][page].words[word..word + self.block_words]
+        let (page, word) = Self::place(handle);
+        &mut self.pages[page].words[word..word + self.block_words]
     }
 
     /// Takes a block; what it says is arbitrary. Asks the allocator only if no block is free.
@@ -75,8 +64,8 @@ impl Pool {
             self.fresh = self.fresh.next_multiple_of(FRAME_WORDS as Handle);
         }
         let taken = self.fresh;
-        if self.place(taken).0 == self.chunks.len() {
-            self.chunks.push(vec![Leaf::default(); self.chunk_pages()].into());
+        if Self::place(taken).0 == self.pages.len() {
+            self.pages.push(Box::default());
         }
         self.fresh += self.block_words as Handle;
         taken
@@ -91,8 +80,8 @@ impl Pool {
 
     /// All that the allocator gave for it.
     pub(super) fn bytes(&self) -> u64 {
-        let pages = self.chunks.len() * self.chunk_pages();
-        (pages * size_of::<Leaf>() + self.chunks.capacity() * size_of::<Box<[Leaf]>>()) as u64
+        (self.pages.len() * size_of::<Leaf>() + self.pages.capacity() * size_of::<Box<Leaf>>())
+            as u64
     }
 }
 
@@ -129,16 +118,16 @@ mod tests {
     #[test]
     fn pages_are_asked_for_when_the_last_one_is_full_and_each_is_counted() {
         assert_eq!(Pool::new(2).bytes(), 0);
-        for (block_words, page_blocks, chunk_pages) in
-            [(2, 256, 1), (3, 170, 1), (48, 10, 1), (255, 2, 1), (256, 2, 8), (512, 1, 8)]
+        for (block_words, page_blocks) in
+            [(2, 256), (3, 170), (48, 10), (255, 2), (256, 2), (512, 1)]
         {
             let mut pool = Pool::new(block_words);
-            for chunks in 1..=3 {
-                for _ in 0..page_blocks * chunk_pages {
+            for pages in 1..=9 {
+                for _ in 0..page_blocks {
                     pool.take();
-                    let index = pool.chunks.capacity() * size_of::<Box<[Leaf]>>();
-                    let pages = chunks * chunk_pages * size_of::<Leaf>();
-                    assert_eq!(pool.bytes(), (pages + index) as u64, "blocks of {block_words}");
+                    let index = pool.pages.capacity() * size_of::<Box<Leaf>>();
+                    let bytes = pages * size_of::<Leaf>() + index;
+                    assert_eq!(pool.bytes(), bytes as u64, "blocks of {block_words}");
                 }
             }
         }
