@@ -9,6 +9,8 @@ use crate::form::Base;
 use crate::frame::Width;
 use crate::leaf::{Leaf, LeafMask};
 
+// A call of its own: inlined, it would lack registers, and its count would change with its callers.
+#[inline(never)]
 pub(super) fn diff(width: Width, live: &Leaf, base: &Base<'_>) -> LeafMask {
     let mut mask = LeafMask::NONE;
     for slot in 0..width.entries() {
