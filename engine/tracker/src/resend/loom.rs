@@ -301,23 +301,27 @@ fn two_markers_on_neighbouring_lines_beside_a_take() {
     explore("two markers on neighbouring lines beside a take", &LOOMS_OWN, model);
 }
 
-/// A mask raises the summary once, after all of its words: a take may find the first word before that.
+/// A mask raises the summary once, after all of its words: a take may find the first word before that. Its
+/// first bit is new, or up already.
 #[test]
 fn a_mask_of_two_words_beside_the_take_of_an_earlier_mark() {
-    let model = || {
-        let scene = Scene::new(512);
-        let mut received = Received::new([5, 511], SAME);
-        let causes = received.causes;
-        scene.write(0, |bitmap| known(bitmap.mark(Pfn(5), causes[0])));
-        let marker = beside(&scene, move |scene| {
-            scene.write(1, |bitmap| mark_line(bitmap, 0, &[6, 511], causes[1]));
-        });
-        received.pay_all(&scene, scene.bitmap.take(9, 0));
-        settle();
-        join([marker]);
-        received.finish(&scene);
-    };
-    explore("a mask of two words beside the take of an earlier mark", &ALL, model);
+    for (slot, pfns) in [(6, [5, 511]), (5, [5, 5])] {
+        let model = move || {
+            let scene = Scene::new(512);
+            let mut received = Received::new(pfns, SAME);
+            let causes = received.causes;
+            scene.write(0, |bitmap| known(bitmap.mark(Pfn(5), causes[0])));
+            let marker = beside(&scene, move |scene| {
+                scene.write(1, |bitmap| mark_line(bitmap, 0, &[slot, 511], causes[1]));
+            });
+            received.pay_all(&scene, scene.bitmap.take(9, 0));
+            settle();
+            join([marker]);
+            received.finish(&scene);
+        };
+        let name = format!("a mask of {slot} and 511 beside the take of a mark of 5");
+        explore(&name, &ALL, model);
+    }
 }
 
 /// Words on both sides of a border of both summaries.

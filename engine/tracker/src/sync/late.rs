@@ -94,8 +94,9 @@ impl AtomicU64 {
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         settle_before(&self.0, Ordering::Acquire); // no load releases: updates of other words may wait on
         if order == Ordering::SeqCst {
-            // Loom lets such a load be old. One that could not be is an update that changes nothing.
-            return self.0.fetch_or(0, Ordering::AcqRel);
+            // Loom lets such a load be old. One that could not be is an update that changes nothing, and that
+            // publishes nothing, as no load does: what a marker wrote goes by the bits that it sets.
+            return self.0.fetch_or(0, Ordering::Acquire);
         }
         self.0.load(order)
     }
