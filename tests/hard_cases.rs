@@ -398,6 +398,18 @@ fn an_offer_of_the_round_before_survives_rounds_that_failed_before_the_log() {
 }
 
 #[test]
+fn a_page_written_after_a_first_round_that_failed_amid_its_sends_arrives() {
+    for rig in [Rig::tree(), Rig::linear()] {
+        rig.machine().on(At::Send, |_| ()); // the first batch is accepted
+        rig.machine().on(At::Send, |g| g.errors.push(At::Send));
+        let mut m = rig.start(Config::default());
+        rig.with(|p| m.round(p)).expect_err("the second batch failed");
+        rig.machine().write(9, 0x99);
+        finish(&rig, &mut m);
+    }
+}
+
+#[test]
 fn a_leaf_whose_pfn_does_not_name_it_back_is_a_named_error() {
     let (rig, mut m) = copied(Rig::tree());
     {

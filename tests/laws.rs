@@ -68,6 +68,20 @@ fn law_1_the_first_copy_is_taken_with_log_dirty_on() {
 }
 
 #[test]
+fn law_1_the_log_is_asked_for_once_in_each_round_after_the_first_copy() {
+    for rig in [Rig::tree(), Rig::linear()] {
+        let mut migration = rig.start(Config::default());
+        for asked in [0, 1, 1] {
+            rig.machine().calls.clear();
+            round(&rig, &mut migration);
+            let calls = &rig.machine().calls;
+            assert_eq!(calls.iter().filter(|&&at| at == At::Clean).count(), asked);
+        }
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
 fn law_2_report_before_remember() {
     for (rig, mut migration) in copied() {
         rig.machine().balloon_in(HOLES + 1, 7);

@@ -270,6 +270,18 @@ mod tests {
         assert!(!holders.plane().get(Pfn(100)) && holders.pfn(1).is_none());
     }
 
+    #[test]
+    fn a_part_under_the_first_or_the_last_pfn_of_a_word_is_found() {
+        for pfn in [0, 63, 64, 511, 512] {
+            let mut holders = Holders::default();
+            holders.install(vec![Part::Leaf(Mfn(1))], |_| Some(Pfn(pfn)));
+            assert_eq!(holders.dirty(&log(&[pfn])), [0]);
+            let moved = pfn + 1024;
+            assert!(holders.hold(0, Some(Pfn(moved)), LIMIT));
+            assert_eq!(holders.dirty(&log(&[moved])), [0]);
+        }
+    }
+
     proptest! {
         #[test]
         fn behaves_like_a_list_of_pairs(

@@ -166,10 +166,11 @@ proptest! {
     fn behaves_like_a_map_of_causes(
         pfns in place(),
         ops in prop::collection::vec((op(), cause()), 0..40),
+        only in prop::option::of(cause()), // one plane is taken in its own way
     ) {
         let (mut bitmap, mut model) = (ResendBitmap::new(pfns), Model::new());
         for (op, cause) in ops {
-            step(&mut bitmap, &mut model, op, cause);
+            step(&mut bitmap, &mut model, op, only.unwrap_or(cause));
             prop_assert_eq!(bitmap.count(), model.len() as u64);
             prop_assert_eq!(bitmap.is_empty(), model.is_empty());
         }
@@ -213,6 +214,52 @@ fn law_3_debt_dropped_without_commit_returns() {
 
     bitmap.take(9, 0).pay(0);
     assert!(bitmap.is_empty());
+}
+
+/// Lines under several words of the lower summary, all in one group: what lies before the first pfn of a take, or
+/// after its last one, has to be found by the next.
+#[test]
+fn what_a_take_does_not_come_to_stays_owed_under_however_many_words_of_the_summary() {
+    for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
+        for words in 2..6 {
+            let pfns: Vec<_> = (0..words).map(|word| Pfn(5 + word * 64 * LINE_PFNS)).collect();
+            for (limit, from) in [(1, 0), (9, pfns[1].0), (9, pfns[pfns.len() - 1].0 + 1)] {
+                let bitmap = ResendBitmap::new(1 << 20);
+                pfns.iter().zip(causes.into_iter().cycle()).for_each(|(&pfn, cause)| {
+                    bitmap.mark(pfn, cause);
+                });
+                let mut taken = bitmap.take(limit, from);
+                taken.pay_all();
+                let left = pfns.iter().copied().filter(|pfn| !taken.pfns().contains(pfn));
+                assert!(bitmap.take(9, 0).pfns().iter().copied().eq(left));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_take_begins_at_its_first_pfn_and_ends_with_its_last_also_amid_a_word() {
+    let group = GROUP_LINES as u64 * LINE_PFNS;
+    for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
+        for first in [0, 64, LINE_PFNS, 64 * LINE_PFNS, group, 64 * group] {
+            let bitmap = ResendBitmap::new(first + 50);
+            for (index, cause) in (0..4).zip(causes.into_iter().cycle()) {
+                bitmap.mark(Pfn(first + 10 * index), cause);
+            }
+            for limit in [2, 99] {
+                let mut taken = bitmap.take(limit, first + 5);
+                let pfns = [10, 20, 30].map(|pfn| Pfn(first + pfn));
+                assert_eq!(taken.pfns(), &pfns[..limit.min(3)]);
+                taken.pay_all();
+                drop(taken);
+                (0..4).for_each(|index| {
+                    bitmap.mark(Pfn(first + 10 * index), causes[0]);
+                });
+            }
+            assert_eq!(bitmap.count(), 4);
+            assert_eq!(bitmap.take(9, 0).pfns().len(), 4);
+        }
+    }
 }
 
 #[test]
@@ -282,6 +329,19 @@ fn shards_end_where_the_next_one_begins_and_the_last_one_with_the_bitmap() {
     let expected = [&[1, 2][..], &[], &[3, 4, 5]].map(|mine| [mine, &past].concat());
     assert_eq!(lines(&[512, 3 * 512, 3 * 512], &mut bitmap), expected);
     assert_eq!(lines(&[u64::MAX], &mut bitmap), [past]);
+}
+
+#[test]
+fn a_leaf_that_the_length_cuts_is_owed_as_far_as_it_goes() {
+    for (width, leaf) in [Width::W32, Width::W64]
+        .into_iter()
+        .flat_map(|width| [0, 1, 9].map(|leaf| (width, LeafIndex(leaf))))
+    {
+        let first = width.first_pfn(leaf).0;
+        let bitmap = ResendBitmap::new(first + 70);
+        bitmap.mark_leaf(width, leaf, &LeafMask::first(width.entries()), Cause::Entry);
+        assert_eq!((bitmap.count(), bitmap.is_owed(Pfn(first + 69))), (70, true));
+    }
 }
 
 /// A page's content is written before it is marked. Who is last to take it must find the last
