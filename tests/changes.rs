@@ -128,6 +128,29 @@ fn a_reshape_with_equal_entries_owes_only_the_frame_list() {
 }
 
 #[test]
+fn a_walk_that_finds_the_same_leaves_keeps_their_mappings() {
+    for (rig, mut migration) in both() {
+        let held = rig.machine().map_frames.clone();
+        let again = rig.machine().leaf(512);
+        rig.machine().set_leaf(1, again); // written, and as it was
+        assert_eq!(round(&rig, &mut migration).structure.walks, 1);
+        assert_eq!(rig.machine().map_frames, held);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
+fn two_leaves_that_get_other_pfns_in_one_round_owe_the_frame_list() {
+    for (rig, mut migration) in both() {
+        swap(&rig, OWN + 1, 1100);
+        swap(&rig, OWN + 2, 700);
+        assert_eq!(round(&rig, &mut migration).structure.frame_lists, 1);
+        assert_eq!(rig.machine().list, [OWN, 1100, 700].map(|pfn| Some(Pfn(pfn))));
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
 fn two_leaves_that_swap_positions_owe_the_frame_list() {
     for (rig, mut migration) in both() {
         {

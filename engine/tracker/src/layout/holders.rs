@@ -282,6 +282,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn pfns_that_got_parts_after_the_walk_hide_no_others_of_their_word() {
+        for settled in [vec![10, 10, 20, 1000, 1001], vec![10, 20, 1000, 1001]] {
+            let parts = (0..settled.len() as u64).map(|index| Part::Leaf(Mfn(index)));
+            let mut holders = Holders::default();
+            holders.install(parts.collect(), |mfn| Some(Pfn(settled[mfn.0 as usize])));
+            let mut now = settled.clone();
+            for (index, pfn) in [(settled.len() - 2, 3), (settled.len() - 1, 4)] {
+                holders.hold(index, Some(Pfn(pfn)), LIMIT);
+                now[index] = pfn;
+                for pfn in [3, 4, 10, 20] {
+                    let expected: Vec<_> = (0..now.len()).filter(|&i| now[i] == pfn).collect();
+                    assert_eq!(holders.at(Pfn(pfn)).collect::<Vec<_>>(), expected);
+                    assert_eq!(holders.dirty(&log(&[pfn])), expected);
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn behaves_like_a_list_of_pairs(
