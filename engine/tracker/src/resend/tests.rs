@@ -332,6 +332,23 @@ fn shards_end_where_the_next_one_begins_and_the_last_one_with_the_bitmap() {
 }
 
 #[test]
+fn equal_bits_and_full_words_stay_owed_if_a_take_ends_before_them_or_begins_behind() {
+    for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
+        for (owed, limit, from, taken) in
+            [(vec![3, 5, 64 + 5], 1, 0, 1), ((0..64).collect(), 9, 64, 0)]
+        {
+            let bitmap = ResendBitmap::new(1024);
+            for (&pfn, cause) in owed.iter().flat_map(|pfn| causes.map(|cause| (pfn, cause))) {
+                bitmap.mark(Pfn(pfn), cause);
+            }
+            bitmap.take(limit, from).pay_all();
+            let left = owed.into_iter().skip(taken);
+            assert!(bitmap.take(99, 0).pfns().iter().map(|pfn| pfn.0).eq(left));
+        }
+    }
+}
+
+#[test]
 fn a_leaf_that_the_length_cuts_is_owed_as_far_as_it_goes() {
     for (width, leaf) in [Width::W32, Width::W64]
         .into_iter()
