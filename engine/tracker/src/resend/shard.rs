@@ -27,7 +27,7 @@ pub struct ResendShard<'a> {
 
 /// What a shard has of one plane.
 struct Part<'a> {
-    words: &'a mut [AtomicU64],
+    lines: &'a mut [[AtomicU64; LINE_WORDS]],
     summary: &'a Summary,
 }
 
@@ -44,7 +44,7 @@ impl ResendBitmap {
         let (pfns, end) = (self.pfns, self.words() / LINE_WORDS);
         let mut rest = self.planes.each_mut().map(|plane| {
             let (words, summary) = plane.parts_mut();
-            Part { words, summary }
+            Part { lines: words.as_chunks_mut().0, summary }
         });
         let line = move |first: u64| (first / LINE_PFNS).min(end as u64) as usize;
         let (mut firsts, mut cut) = (firsts.into_iter().map(line).peekable(), 0);
@@ -52,28 +52,27 @@ impl ResendBitmap {
             let first_line = firsts.next()?;
             let next = firsts.peek().copied().unwrap_or(end);
             assert!(cut <= first_line && first_line <= next, "shards in order");
-            let words = [first_line - cut, next - first_line].map(|lines| lines * LINE_WORDS);
-            cut = next;
             let planes = rest.each_mut().map(|part| {
-                part.split_off(words[0]);
-                part.split_off(words[1])
+                part.split_off(first_line - cut);
+                part.split_off(next - first_line)
             });
+            cut = next;
             Some(ResendShard { pfns, first_line, planes })
         })
     }
 }
 
 impl Part<'_> {
-    /// Takes so many words from the front.
-    fn split_off(&mut self, words: usize) -> Self {
-        let (front, rest) = std::mem::take(&mut self.words).split_at_mut(words);
-        self.words = rest;
-        Self { words: front, summary: self.summary }
+    /// Takes so many lines from the front.
+    fn split_off(&mut self, lines: usize) -> Self {
+        let (front, rest) = std::mem::take(&mut self.lines).split_at_mut(lines);
+        self.lines = rest;
+        Self { lines: front, summary: self.summary }
     }
 
     /// The bits of a word.
-    fn word(&self, index: usize) -> u64 {
-        self.words[index].load(Ordering::Relaxed) // ORDER: nobody else writes it
+    fn word(&self, place: usize, number: usize) -> u64 {
+        self.lines[place][number].load(Ordering::Relaxed) // ORDER: nobody else writes it
     }
 }
 
@@ -82,14 +81,14 @@ impl ResendShard<'_> {
     ///
     /// # Panics
     /// If it is another shard's: what is owed there would be lost.
+    #[inline]
     fn place(&self, line: usize) -> Option<usize> {
-        let lines = self.planes[0].words.len() / LINE_WORDS;
-        let place = line.checked_sub(self.first_line).filter(|&place| place < lines);
-        assert!(
-            place.is_some() || line as u64 >= self.pfns.div_ceil(LINE_PFNS),
-            "a line of another shard"
-        );
-        place
+        let place = line.wrapping_sub(self.first_line);
+        if place < self.planes[0].lines.len() {
+            return Some(place);
+        }
+        assert!(line as u64 >= self.pfns.div_ceil(LINE_PFNS), "a line of another shard");
+        None
     }
 
     /// Owes the slots of a leaf. Slots past the length are dropped.
@@ -124,31 +123,30 @@ impl ResendShard<'_> {
         self.planes[cause as usize].summary.raise(first / 64, raised);
     }
 
-    /// ORs bits into a line, those below the length. Returns whether the line's summary has to be raised for it.
+    /// ORs bits into a line, those below the length. Returns whether there are any, so that its summary has to be raised.
+    #[inline]
     fn put(&mut self, line: usize, bits: &[u64; LINE_WORDS], cause: Cause) -> bool {
         let Some(place) = self.place(line) else { return false };
-        let words = &mut self.planes[cause as usize].words[words_of(place)];
-        let mut any = 0;
-        if (line as u64 + 1) * LINE_PFNS <= self.pfns {
-            for (word, &bits) in words.iter_mut().zip(bits) {
-                add_bits(word, bits);
-                any |= bits;
-            }
-        } else {
-            for ((word, &bits), index) in words.iter_mut().zip(bits).zip(words_of(line)) {
-                let bits = bits & bits_within(&(0..self.pfns), index);
-                add_bits(word, bits);
-                any |= bits;
-            }
+        let whole = (line as u64 + 1) * LINE_PFNS <= self.pfns;
+        let bits = if whole { *bits } else { self.below_the_length(line, *bits) };
+        let words = &mut self.planes[cause as usize].lines[place];
+        words.iter_mut().zip(bits).for_each(|(word, bits)| add_bits(word, bits));
+        bits.into_iter().fold(0, |any, bits| any | bits) != 0
+    }
+
+    #[cold]
+    fn below_the_length(&self, line: usize, mut bits: [u64; LINE_WORDS]) -> [u64; LINE_WORDS] {
+        for (bits, index) in bits.iter_mut().zip(words_of(line)) {
+            *bits &= bits_within(&(0..self.pfns), index);
         }
-        any != 0
+        bits
     }
 
     /// Brings a line near that will be marked.
     pub(crate) fn fetch(&self, line: usize, cause: Cause) {
         let place = line.wrapping_sub(self.first_line);
-        if let Some(word) = self.planes[cause as usize].words.get(place.wrapping_mul(LINE_WORDS)) {
-            prefetch(word);
+        if let Some(words) = self.planes[cause as usize].lines.get(place) {
+            prefetch(&words[0]);
         }
     }
 
@@ -163,10 +161,8 @@ impl ResendShard<'_> {
         for (words, line) in words.zip(lines) {
             let Some(place) = self.place(line) else { break };
             for part in self.planes.iter().filter(|part| part.summary.may_have(line)) {
-                words
-                    .iter_mut()
-                    .zip(words_of(place))
-                    .for_each(|(word, index)| *word |= part.word(index));
+                let owe = |(number, word): (_, &mut u64)| *word |= part.word(place, number);
+                words.iter_mut().enumerate().for_each(owe);
             }
         }
         mask
@@ -179,10 +175,10 @@ impl ResendShard<'_> {
     pub(crate) fn why(&self, pfn: Pfn) -> CauseSet {
         let line = (pfn.0 / LINE_PFNS) as usize;
         let Some(place) = self.place(line) else { return CauseSet::default() };
-        let index = place * LINE_WORDS + (pfn.0 / 64) as usize % LINE_WORDS;
+        let (number, bit) = ((pfn.0 / 64) as usize % LINE_WORDS, pfn.0 % 64);
         let owes = |cause: &Cause| {
             let part = &self.planes[*cause as usize];
-            part.summary.may_have(line) && part.word(index) >> (pfn.0 % 64) & 1 == 1
+            part.summary.may_have(line) && part.word(place, number) >> bit & 1 == 1
         };
         Cause::ALL.into_iter().filter(owes).collect()
     }
