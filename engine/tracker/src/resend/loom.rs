@@ -21,11 +21,27 @@ use ::loom::thread::{self, JoinHandle};
 
 /// Explores a model on machines, without a bound on preemptions, and prints how many runs it took.
 fn explore(name: &str, machines: &[Machine], model: impl Fn() + Clone + Send + Sync + 'static) {
+    explore_within(None, name, machines, model);
+}
+
+/// Explores one of the models that have hundreds of thousands of interleavings: with as many preemptions as
+/// `LOOM_MAX_PREEMPTIONS` says, or without a bound.
+fn explore_large(name: &str, model: impl Fn() + Clone + Send + Sync + 'static) {
+    explore_within(Builder::new().preemption_bound, name, &LOOMS_OWN, model);
+}
+
+fn explore_within(
+    preemptions: Option<usize>,
+    name: &str,
+    machines: &[Machine],
+    model: impl Fn() + Clone + Send + Sync + 'static,
+) {
+    let within = preemptions.map_or(String::new(), |most| format!(", {most} preemptions at most"));
     for &machine in machines {
         let runs = std::sync::Arc::new(AtomicUsize::new(0));
         let (counted, model) = (std::sync::Arc::clone(&runs), model.clone());
         let mut builder = Builder::new();
-        builder.preemption_bound = None;
+        builder.preemption_bound = preemptions;
         choose(machine);
         builder.check(move || {
             counted.fetch_add(1, Ordering::Relaxed); // ORDER: one thread
@@ -33,7 +49,7 @@ fn explore(name: &str, machines: &[Machine], model: impl Fn() + Clone + Send + S
             settle();
         });
         let runs = runs.load(Ordering::Relaxed); // ORDER: one thread
-        println!("loom: {name}, {machine:?}: {runs} interleavings");
+        println!("loom: {name}, {machine:?}{within}: {runs} interleavings");
     }
 }
 
@@ -168,14 +184,14 @@ fn two_marks_of_one_pfn_beside_a_take() {
     for causes in [SAME, APART] {
         let race = Race { pfns: [5, 5], causes, before: 0, limit: 99, from: 0, paid: true };
         let name = format!("two marks of one pfn for {causes:?} beside a take");
-        explore(&name, &LOOMS_OWN, move || race.run());
+        explore_large(&name, move || race.run());
     }
 }
 
 #[test]
 fn marks_of_one_word_beside_a_take_that_ends_in_it() {
     let race = Race { pfns: [5, 6], causes: SAME, before: 0, limit: 1, from: 0, paid: true };
-    explore("marks of one word beside a take that ends in it", &LOOMS_OWN, move || race.run());
+    explore_large("marks of one word beside a take that ends in it", move || race.run());
 }
 
 /// The taker clears the summary bits of a line whose lower pfns stay.
