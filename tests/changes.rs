@@ -151,6 +151,19 @@ fn two_leaves_that_get_other_pfns_in_one_round_owe_the_frame_list() {
 }
 
 #[test]
+fn a_frame_list_that_changes_twice_before_it_is_told_is_told() {
+    for (rig, mut migration) in both() {
+        rig.machine().roots.pfn_count = 1400;
+        swap(&rig, OWN + 3, 1100); // found by the comparison: a second walk
+        rig.machine().on(At::Live, |machine| machine.roots.pfn_count = 1300);
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.structure.walks, report.structure.frame_lists), (2, 1));
+        assert_eq!(report.pfn_count, 1300);
+        finish(&rig, &mut migration);
+    }
+}
+
+#[test]
 fn two_leaves_that_swap_positions_owe_the_frame_list() {
     for (rig, mut migration) in both() {
         {

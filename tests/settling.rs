@@ -164,3 +164,18 @@ fn a_pfn_that_a_table_names_is_owed_if_it_was_not_accepted_so() {
     assert_eq!(round(&rig, &mut migration).pages.left, 1);
     assert!(migration.why(Pfn(tagged)).contains(Cause::Table));
 }
+
+#[test]
+fn leaves_that_name_nothing_behind_the_last_one_need_no_pfn() {
+    let rig = Rig::tree();
+    {
+        let guest = &mut *rig.machine();
+        let empty = guest.copy_words(guest.leaf(0), HOLES + 1);
+        (0..512).for_each(|slot| guest.poke(empty, slot, u64::MAX));
+        [3, 4].into_iter().for_each(|position| guest.set_leaf(position, empty));
+        guest.roots.pfn_count = 5 * 512;
+    }
+    let mut migration = rig.start(Config::default());
+    assert_eq!(round(&rig, &mut migration).leaves.tracked, 3);
+    finish(&rig, &mut migration);
+}

@@ -196,6 +196,28 @@ mod tests {
     }
 
     #[test]
+    fn a_set_that_is_reset_is_empty_and_as_long_as_it_is_told() {
+        for (before, after) in [(70, 70), (70, 700), (700, 70), (0, 1), (70, 0)] {
+            let mut bitmap = PfnBitmap::default();
+            bitmap.fill(before);
+            assert_eq!(bitmap.count(), before);
+            bitmap.reset(after);
+            assert_eq!(bitmap, PfnBitmap::new(after));
+        }
+    }
+
+    #[test]
+    fn pfns_are_counted_from_one_word_to_another() {
+        let mut bitmap = PfnBitmap::new(1000);
+        for pfn in [1, 64, 70, 127, 128, 200, 700] {
+            bitmap.set(Pfn(pfn));
+        }
+        let count = |first, pfns| bitmap.count_in(Pfn(first), pfns);
+        assert_eq!([count(0, 64), count(64, 64), count(64, 192), count(256, 64)], [1, 3, 5, 0]);
+        assert_eq!([count(640, 512), count(1024, 64), count(64, 0)], [1, 0, 0]);
+    }
+
+    #[test]
     fn copied_words_keep_the_tail_clear() {
         let mut bitmap = PfnBitmap::new(70);
         bitmap.copy_from_words(&[u64::MAX, u64::MAX, 1]);

@@ -263,6 +263,22 @@ fn a_take_begins_at_its_first_pfn_and_ends_with_its_last_also_amid_a_word() {
 }
 
 #[test]
+fn a_take_of_everything_leaves_no_summary_up() {
+    for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
+        let bitmap = ResendBitmap::new(PFNS);
+        for (pfn, cause) in
+            [5, 6, 700, 1 << 20, PFNS - 1].into_iter().zip(causes.into_iter().cycle())
+        {
+            bitmap.mark(Pfn(pfn), cause);
+        }
+        let up = || bitmap.planes.iter().map(|plane| plane.summary.raised().count()).sum::<usize>();
+        assert!(up() >= 4);
+        bitmap.take(usize::MAX, 0).pay_all();
+        assert_eq!(up(), 0);
+    }
+}
+
+#[test]
 fn the_memory_of_a_take_is_used_again_unless_it_took_everything() {
     let bitmap = ResendBitmap::new(4 * SPARE_PFNS_MAX as u64);
     let kept = || bitmap.spare.lock().expect("nobody panicked").pfns.len();
@@ -329,6 +345,18 @@ fn shards_end_where_the_next_one_begins_and_the_last_one_with_the_bitmap() {
     let expected = [&[1, 2][..], &[], &[3, 4, 5]].map(|mine| [mine, &past].concat());
     assert_eq!(lines(&[512, 3 * 512, 3 * 512], &mut bitmap), expected);
     assert_eq!(lines(&[u64::MAX], &mut bitmap), [past]);
+}
+
+#[test]
+fn what_a_bitmap_grows_by_can_be_owed_however_little_it_is() {
+    for (lines, more) in [(1, 1), (10, 10), (9, 60), (64, 1)] {
+        let mut bitmap = ResendBitmap::new(lines * LINE_PFNS);
+        bitmap.mark(Pfn(3), Cause::Entry);
+        bitmap.resize((lines + more) * LINE_PFNS);
+        assert!(bitmap.is_owed(Pfn(3)));
+        bitmap.mark_range(0..u64::MAX, Cause::Growth);
+        assert_eq!(bitmap.count(), (lines + more) * LINE_PFNS);
+    }
 }
 
 #[test]
