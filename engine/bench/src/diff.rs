@@ -107,8 +107,8 @@ impl<'a> Diff<'a> {
     /// If one before did.
     pub fn compare(&self, kernel: Kernel) -> u64 {
         let mut resend = self.resend.lock().expect("no pass failed");
-        let first = |piece: &[u32]| piece.first().map_or(u64::MAX, |&leaf| first_pfn(leaf));
-        let firsts: Vec<_> = self.team.pieces(self.p2m.listed()).map(first).collect();
+        let first = |piece: &[u32]| piece.first().map(|&leaf| first_pfn(leaf));
+        let firsts: Vec<_> = self.team.pieces(self.p2m.listed()).filter_map(first).collect();
         let shards: Vec<_> = resend.shards_mut(firsts.iter().copied()).map(Mutex::new).collect();
         self.pass(|piece| {
             let Some(&leaf) = piece.first() else { return 0 };
