@@ -196,7 +196,7 @@ impl Comparison<'_> {
         let tracked = self.tracked_slots(item.leaf);
         if matches!(base, Base::Hole) && item.is_first_look() && tracked.is_full(width) {
             let run = likely_run(width, live)?;
-            let nothing_owed = notes.resend.owed_mask(width, item.leaf).is_empty();
+            let nothing_owed = notes.resend.owed_for(&Cause::ALL, width, item.leaf).is_empty();
             let runs = || diff_live(self.kernel, width, live, &Base::Affine(run), ahead).is_empty();
             return (nothing_owed && runs()).then(|| self.first_run(item, run, notes));
         }
@@ -280,17 +280,15 @@ impl Comparison<'_> {
         let width = self.layout.width();
         let frames = self.m2p.frames();
         let first = width.first_pfn(item.leaf).0;
-        let owed = resend.owed_mask(width, item.leaf);
+        let counted = [Cause::Deferred, Cause::Returned];
+        let counted = resend.owed_for(&counted, width, item.leaf);
         for slot in changed.slots() {
             let pfn = Pfn(first + slot as u64);
             if !item.is_first_look() && self.layout.holders.plane().get(pfn) {
                 found.holders.push(pfn);
             }
-            if owed.get(slot) {
-                let why = resend.why(pfn);
-                if why.contains(Cause::Deferred) || why.contains(Cause::Returned) {
-                    continue; // counted when it changed; the shadow of an owed pfn says nothing
-                }
+            if counted.get(slot) {
+                continue; // when it changed; the shadow of an owed pfn says nothing
             }
             let was = before.entry(width, slot).names_frame(width, frames);
             let now = live.entry(width, slot).names_frame(width, frames);

@@ -161,7 +161,6 @@ fn ones(words: &[u64; LINE_WORDS]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bitmap::bits_of;
     use crate::frame::Pfn;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -169,7 +168,7 @@ mod tests {
     /// Three chunks and a bit.
     const PFNS: u64 = 3 * GROUP_PFNS + 3 * 32_768;
 
-    /// Any pfn, or one of the last words, which are no whole line.
+    /// Any pfn, or one of the last words.
     fn place() -> impl Strategy<Value = u64> {
         prop_oneof![9 => 0..PFNS, 1 => PFNS - 100..PFNS]
     }

@@ -130,7 +130,7 @@ mod tests {
         });
         let whole = resend.shards_mut([0]).next().expect("one");
         for (leaf, copy) in leaves.into_iter().zip(&copies) {
-            let owed = whole.owed_mask(Width::W64, leaf);
+            let owed = whole.owed_for(&Cause::ALL, Width::W64, leaf);
             assert_eq!(owed, shadow.diff(Kernel::SCALAR, leaf, copy));
             assert!(owed.get(511) && (owed.get(3) == (leaf.0 == 0)));
         }

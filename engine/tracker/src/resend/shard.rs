@@ -5,11 +5,13 @@
 //! Threads: one for a shard. The summaries are shared with other shards; nobody takes meanwhile: the bitmap is borrowed.
 //! Source: a locked OR costs some 20 cycles that nothing overtakes, and a leaf has eight or sixteen words.
 
+use std::ops::RangeFrom;
+
 use super::summary::{GROUP_LINES, Summary};
 use super::{PLANES, ResendBitmap, bits_within};
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_of, words_of};
-use crate::cause::{Cause, CauseSet};
-use crate::frame::{LeafIndex, Pfn, Width};
+use crate::cause::Cause;
+use crate::frame::{LeafIndex, Width};
 use crate::leaf::LeafMask;
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering, add_bits};
@@ -25,6 +27,11 @@ pub struct ResendShard<'a> {
     planes: [Part<'a>; PLANES],
 }
 
+/// The lines of a leaf, and those after it. Of a leaf that no bitmap is long enough for they are past every length.
+fn lines_from(width: Width, leaf: LeafIndex) -> RangeFrom<usize> {
+    (leaf.0.saturating_mul(width.entries() as u64) / LINE_PFNS) as usize..
+}
+
 /// What a shard has of one plane.
 struct Part<'a> {
     lines: &'a mut [[AtomicU64; LINE_WORDS]],
@@ -36,27 +43,24 @@ impl ResendBitmap {
     /// next one begins, the last one with the bitmap.
     ///
     /// # Panics
-    /// When a shard is asked for that begins before the one before.
+    /// When a shard is asked for that ends before it begins.
     pub fn shards_mut<'a>(
         &'a mut self,
         firsts: impl IntoIterator<Item = u64>,
     ) -> impl Iterator<Item = ResendShard<'a>> {
         let (pfns, end) = (self.pfns, self.words() / LINE_WORDS);
+        let line = move |first: u64| (first / LINE_PFNS).min(end as u64) as usize;
+        let mut firsts = firsts.into_iter().map(line).peekable();
+        let first = firsts.peek().copied().unwrap_or(end);
         let mut rest = self.planes.each_mut().map(|plane| {
             let (words, summary) = plane.parts_mut();
-            Part { lines: words.as_chunks_mut().0, summary }
+            Part { lines: &mut words.as_chunks_mut().0[first..], summary }
         });
-        let line = move |first: u64| (first / LINE_PFNS).min(end as u64) as usize;
-        let (mut firsts, mut cut) = (firsts.into_iter().map(line).peekable(), 0);
         std::iter::from_fn(move || {
             let first_line = firsts.next()?;
             let next = firsts.peek().copied().unwrap_or(end);
-            assert!(cut <= first_line && first_line <= next, "shards in order");
-            let planes = rest.each_mut().map(|part| {
-                part.split_off(first_line - cut);
-                part.split_off(next - first_line)
-            });
-            cut = next;
+            assert!(first_line <= next, "shards in order");
+            let planes = rest.each_mut().map(|part| part.split_off(next - first_line));
             Some(ResendShard { pfns, first_line, planes })
         })
     }
@@ -68,11 +72,6 @@ impl Part<'_> {
         let (front, rest) = std::mem::take(&mut self.lines).split_at_mut(lines);
         self.lines = rest;
         Self { lines: front, summary: self.summary }
-    }
-
-    /// The bits of a word.
-    fn word(&self, place: usize, number: usize) -> u64 {
-        self.lines[place][number].load(Ordering::Relaxed) // ORDER: nobody else writes it
     }
 }
 
@@ -96,9 +95,8 @@ impl ResendShard<'_> {
     /// # Panics
     /// If the leaf is another shard's.
     pub fn mark_leaf(&mut self, width: Width, leaf: LeafIndex, mask: &LeafMask, cause: Cause) {
-        let lines = (width.first_pfn(leaf).0 / LINE_PFNS) as usize..;
         let (bits, _) = mask.used(width).as_chunks();
-        for (line, bits) in lines.zip(bits) {
+        for (line, bits) in lines_from(width, leaf).zip(bits) {
             let up = u64::from(self.put(line, bits, cause)) << (line % 64);
             self.planes[cause as usize].summary.raise(line / 64, up);
         }
@@ -150,36 +148,25 @@ impl ResendShard<'_> {
         }
     }
 
-    /// The slots of a leaf that are owed now.
+    /// The slots of a leaf that are owed now for any of some causes.
     ///
     /// # Panics
     /// If the leaf is another shard's.
-    pub(crate) fn owed_mask(&self, width: Width, leaf: LeafIndex) -> LeafMask {
+    pub(crate) fn owed_for(&self, causes: &[Cause], width: Width, leaf: LeafIndex) -> LeafMask {
         let mut mask = LeafMask::NONE;
-        let lines = (width.first_pfn(leaf).0 / LINE_PFNS) as usize..;
         let words = mask.words[..width.entries() / 64].chunks_exact_mut(LINE_WORDS);
-        for (words, line) in words.zip(lines) {
+        for (words, line) in words.zip(lines_from(width, leaf)) {
             let Some(place) = self.place(line) else { break };
-            for part in self.planes.iter().filter(|part| part.summary.may_have(line)) {
-                let owe = |(number, word): (_, &mut u64)| *word |= part.word(place, number);
-                words.iter_mut().enumerate().for_each(owe);
+            let parts = causes.iter().map(|&cause| &self.planes[cause as usize]);
+            for part in parts.filter(|part| part.summary.may_have(line)) {
+                let owed = part.lines[place].iter();
+                // ORDER: nobody else writes them.
+                words
+                    .iter_mut()
+                    .zip(owed)
+                    .for_each(|(word, owed)| *word |= owed.load(Ordering::Relaxed));
             }
         }
         mask
-    }
-
-    /// Why a pfn is owed now; empty if it is not.
-    ///
-    /// # Panics
-    /// If the pfn is another shard's.
-    pub(crate) fn why(&self, pfn: Pfn) -> CauseSet {
-        let line = (pfn.0 / LINE_PFNS) as usize;
-        let Some(place) = self.place(line) else { return CauseSet::default() };
-        let (number, bit) = ((pfn.0 / 64) as usize % LINE_WORDS, pfn.0 % 64);
-        let owes = |cause: &Cause| {
-            let part = &self.planes[*cause as usize];
-            part.summary.may_have(line) && part.word(place, number) >> bit & 1 == 1
-        };
-        Cause::ALL.into_iter().filter(owes).collect()
     }
 }

@@ -136,7 +136,7 @@ fn step(bitmap: &mut ResendBitmap, model: &mut Model, op: Op, cause: Cause) {
             for (mut shard, (&leaf, slots)) in bitmap.shards_mut(firsts).zip(&mut masks) {
                 let mut mask = LeafMask::NONE;
                 slots.iter().for_each(|&slot| mask.set(slot % width.entries()));
-                let before = shard.owed_mask(width, LeafIndex(leaf));
+                let before = shard.owed_for(&Cause::ALL, width, LeafIndex(leaf));
                 shard.mark_leaf(width, LeafIndex(leaf), &mask, cause);
                 let first = width.first_pfn(LeafIndex(leaf)).0;
                 let owed = |pfns: LeafMask| {
@@ -148,8 +148,12 @@ fn step(bitmap: &mut ResendBitmap, model: &mut Model, op: Op, cause: Cause) {
                     .collect();
                 assert_eq!(owed(before), expected);
                 mark(model, length, owed(mask), cause);
-                for pfn in owed(mask) {
-                    assert_eq!(shard.why(Pfn(pfn)), model.get(&pfn).copied().unwrap_or_default());
+                for cause in Cause::ALL {
+                    let expected = model.range(first..first + width.entries() as u64);
+                    let expected =
+                        expected.filter(|(_, why)| why.contains(cause)).map(|(&pfn, _)| pfn);
+                    let found = shard.owed_for(&[cause], width, LeafIndex(leaf));
+                    assert_eq!(owed(found), expected.collect::<Vec<_>>());
                 }
             }
         }
@@ -185,7 +189,7 @@ proptest! {
             let whole = bitmap.shards_mut([0]).next().expect("one");
             for leaf in leaves.into_iter().chain(0..20) {
                 let first = width.first_pfn(LeafIndex(leaf)).0;
-                let owed = whole.owed_mask(width, LeafIndex(leaf));
+                let owed = whole.owed_for(&Cause::ALL, width, LeafIndex(leaf));
                 let expected = model.range(first..first + width.entries() as u64);
                 prop_assert!(owed.slots().map(|s| first + s as u64).eq(expected.map(|e| *e.0)));
             }
@@ -294,12 +298,17 @@ fn the_memory_of_a_take_is_used_again_unless_it_took_everything() {
 
 #[test]
 fn hostile_numbers_mark_nothing() {
-    let bitmap = ResendBitmap::new(70);
-    for number in [70, 1 << 40, u64::MAX] {
+    let mut bitmap = ResendBitmap::new(70);
+    for number in [70, 1 << 40, 1 << 55, u64::MAX] {
         assert!(!bitmap.mark(Pfn(number), Cause::Entry));
         bitmap.mark_range(number..u64::MAX, Cause::Entry);
         bitmap.mark_words(number as usize, &[1, 1], Cause::Entry);
         bitmap.mark_leaf(Width::W64, LeafIndex(number), &LeafMask::first(512), Cause::Entry);
+        for width in [Width::W32, Width::W64] {
+            let mut shard = bitmap.shards_mut([0]).next().expect("one");
+            shard.mark_leaf(width, LeafIndex(number), &LeafMask::first(512), Cause::Entry);
+            assert!(shard.owed_for(&Cause::ALL, width, LeafIndex(number)).is_empty());
+        }
         assert_eq!(bitmap.take(1, number).next(), number);
     }
     assert!(bitmap.is_empty());
@@ -333,7 +342,8 @@ fn shards_end_where_the_next_one_begins_and_the_last_one_with_the_bitmap() {
         let owed = |shard: ResendShard<'_>| {
             let leaves = (0..9).map(LeafIndex);
             let is_mine = |leaf| {
-                let owed = std::panic::AssertUnwindSafe(|| shard.owed_mask(Width::W64, leaf));
+                let owed =
+                    std::panic::AssertUnwindSafe(|| shard.owed_for(&Cause::ALL, Width::W64, leaf));
                 std::panic::catch_unwind(owed).is_ok()
             };
             leaves.filter(|&leaf| is_mine(leaf)).map(|leaf| leaf.0).collect::<Vec<_>>()
