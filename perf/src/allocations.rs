@@ -7,7 +7,7 @@
 
 use p2mtrack::diff::Kernel;
 
-use crate::scenario::{Scenario, UNITS};
+use crate::scenario::Scenario;
 
 /// Turns that are counted.
 const TURNS: u32 = 200;
@@ -17,5 +17,5 @@ pub(crate) fn of(scenario: Scenario, kernel: Kernel) -> f64 {
     let mut stage = scenario.prepare(kernel);
     stage.work(TURNS, 0); // whatever grows has grown
     let counted = allocation_counter::measure(|| stage.work(TURNS, 0));
-    counted.count_total as f64 / (u64::from(TURNS) * UNITS) as f64
+    counted.count_total as f64 / (u64::from(TURNS) * scenario.units()) as f64
 }

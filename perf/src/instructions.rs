@@ -10,7 +10,7 @@ use std::process::Command;
 
 use p2mtrack::diff::Kernel;
 
-use crate::scenario::{Scenario, UNITS};
+use crate::scenario::Scenario;
 
 /// Turns of the shorter run.
 const FEW: u32 = 2;
@@ -26,7 +26,7 @@ pub(crate) fn of(scenario: Scenario, kernel: Kernel, plant: u32) -> Result<f64, 
     let turns = between(scenario, kernel);
     let count = |turns| collected(scenario, kernel, turns, plant);
     let counted = count(FEW + turns)?.checked_sub(count(FEW)?).ok_or("more turns cost less")?;
-    Ok(counted as f64 / (u64::from(turns) * UNITS) as f64)
+    Ok(counted as f64 / (u64::from(turns) * scenario.units()) as f64)
 }
 
 fn collected(

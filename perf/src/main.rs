@@ -2,13 +2,14 @@
 //! The gate: counts of instructions and allocations, held against a record in the repository; ratios against floors.
 //! Not here: times; what is counted (`scenario`), or how ratios are measured (`p2mtrack-bench`).
 //! Units: instructions and allocations for one unit of a scenario's work; ratios.
-//! Threads: one for counts, two for ratios.
+//! Threads: one for a count, as many counts at once as there are processors; two for ratios.
 //! Source: `docs/perf.md`, "The gate". Counts are the same on a busy machine.
 #![forbid(unsafe_code)]
 
 mod allocations;
 mod floors;
 mod instructions;
+mod quiet;
 mod record;
 mod scenario;
 
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use p2mtrack::diff::Kernel;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::floors::Floors;
 use crate::record::{Count, Record};
@@ -84,9 +86,8 @@ fn run(command: &Command) -> Result<bool, Box<dyn Error>> {
         Command::Gate { record, only, plant } => {
             let record = Record::read(record)?;
             let mut held = true;
-            for (name, scenario, kernel) in subjects(only) {
-                let count = count(&name, scenario, kernel, *plant)?;
-                let verdict = record.judge(&name, &count);
+            for (Subject { name, scenario, .. }, count) in counts(only, *plant)? {
+                let verdict = record.judge(&name, &count, scenario.allocations_max());
                 println!("{name:34} {count}  {verdict}");
                 held &= verdict.holds();
             }
@@ -94,8 +95,7 @@ fn run(command: &Command) -> Result<bool, Box<dyn Error>> {
         }
         Command::Record { record, only } => {
             let mut fresh = Record::new(instructions::compiler()?);
-            for (name, scenario, kernel) in subjects(only) {
-                let count = count(&name, scenario, kernel, 0)?;
+            for (Subject { name, .. }, count) in counts(only, 0)? {
                 println!("{name:34} {count}");
                 fresh.add(name, count);
             }
@@ -111,30 +111,38 @@ fn run(command: &Command) -> Result<bool, Box<dyn Error>> {
     }
 }
 
-/// What is counted: each scenario with the kernels that an instruction counter can run, if its name contains `only`.
-fn subjects(only: &str) -> impl Iterator<Item = (String, Scenario, Kernel)> {
+/// What is counted.
+struct Subject {
+    name: String,
+    scenario: Scenario,
+    kernel: Kernel,
+}
+
+/// Each scenario with the kernels that an instruction counter can run, if its name contains `only`.
+fn subjects(only: &str) -> Vec<Subject> {
     let kernels = ["scalar", "avx2"].into_iter().filter_map(|name| name.parse::<Kernel>().ok());
     let kernels: Vec<_> = kernels.collect();
-    let all = Scenario::ALL.into_iter().flat_map(move |scenario| {
-        let used = if scenario.has_kernel() { kernels.clone() } else { vec![Kernel::SCALAR] };
-        used.into_iter().map(move |kernel| {
+    let all = Scenario::ALL.into_iter().flat_map(|scenario| {
+        let used = if scenario.has_kernel() { &*kernels } else { &[Kernel::SCALAR] };
+        used.iter().map(move |&kernel| {
             let name = match scenario.has_kernel() {
                 true => format!("{scenario}.{kernel}"),
                 false => scenario.to_string(),
             };
-            (name, scenario, kernel)
+            Subject { name, scenario, kernel }
         })
     });
-    all.filter(move |(name, _, _)| name.contains(only))
+    all.filter(|subject| subject.name.contains(only)).collect()
 }
 
-fn count(
-    name: &str,
-    scenario: Scenario,
-    kernel: Kernel,
-    plant: u32,
-) -> Result<Count, Box<dyn Error>> {
-    let instructions =
-        instructions::of(scenario, kernel, plant).map_err(|error| format!("{name}: {error}"))?;
-    Ok(Count { instructions, allocations: allocations::of(scenario, kernel) })
+/// Counts them side by side: counts, unlike times, do not mind.
+fn counts(only: &str, plant: u32) -> Result<Vec<(Subject, Count)>, String> {
+    let count = |subject: Subject| {
+        let Subject { name, scenario, kernel } = &subject;
+        let instructions = instructions::of(*scenario, *kernel, plant);
+        let instructions = instructions.map_err(|error| format!("{name}: {error}"))?;
+        let allocations = allocations::of(*scenario, *kernel);
+        Ok((subject, Count { instructions, allocations }))
+    };
+    subjects(only).into_par_iter().map(count).collect()
 }

@@ -58,7 +58,7 @@ pub(crate) enum Verdict {
     Grew { change: f64 },
     /// Past the ceiling.
     PastCeiling { ceiling: f64 },
-    /// The steady state asks for memory.
+    /// The steady state asks for memory, or more often than it may.
     Allocates,
     /// There is no such count in the record.
     Unknown,
@@ -126,11 +126,11 @@ impl Record {
         Ok(fs::write(path, serde_json::to_string_pretty(self)? + "\n")?)
     }
 
-    /// Holds a count against the record.
-    pub(crate) fn judge(&self, name: &str, count: &Count) -> Verdict {
+    /// Holds a count against the record, and its allocations against how many there may be.
+    pub(crate) fn judge(&self, name: &str, count: &Count, allocations_max: f64) -> Verdict {
         let Some(held) = self.counts.get(name) else { return Verdict::Unknown };
         let change = count.instructions / held.instructions - 1.0;
-        if count.allocations > 0.0 {
+        if count.allocations > allocations_max {
             Verdict::Allocates
         } else if count.instructions > held.ceiling {
             Verdict::PastCeiling { ceiling: held.ceiling }
@@ -150,16 +150,19 @@ mod tests {
     fn a_count_holds_until_it_grows_allocates_or_passes_its_ceiling() {
         let mut record = Record::new(String::new());
         let of = |instructions| Count { instructions, allocations: 0.0 };
+        let judge = |record: &Record, instructions| record.judge("x", &of(instructions), 0.0);
         record.add("x".to_owned(), of(100.0));
-        assert!(record.judge("x", &of(50.0)).holds() && record.judge("x", &of(101.9)).holds());
-        assert!(matches!(record.judge("x", &of(102.1)), Verdict::Grew { .. }));
-        assert!(matches!(record.judge("x", &of(125.1)), Verdict::PastCeiling { .. }));
+        assert!(judge(&record, 50.0).holds() && judge(&record, 101.9).holds());
+        assert!(matches!(judge(&record, 102.1), Verdict::Grew { .. }));
+        assert!(matches!(judge(&record, 125.1), Verdict::PastCeiling { .. }));
         let allocates = Count { instructions: 100.0, allocations: 0.001 };
-        assert_eq!(record.judge("x", &allocates), Verdict::Allocates);
-        assert_eq!(record.judge("y", &of(1.0)), Verdict::Unknown);
+        assert_eq!(record.judge("x", &allocates, 0.0), Verdict::Allocates);
+        assert_eq!(record.judge("x", &allocates, 0.0009), Verdict::Allocates);
+        assert!(record.judge("x", &allocates, 0.001).holds());
+        assert_eq!(record.judge("y", &of(1.0), 0.0), Verdict::Unknown);
         record.foreign = true;
-        assert!(record.judge("x", &of(110.0)).holds());
-        assert!(!record.judge("x", &of(130.0)).holds());
+        assert!(judge(&record, 110.0).holds());
+        assert!(!judge(&record, 130.0).holds());
     }
 
     #[test]

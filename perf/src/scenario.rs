@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is counted: small loops over the engine's hot paths, each in a steady state.
 //! Not here: the counting.
-//! Units: a turn does `UNITS` units of work: leaves, entries or pfns.
+//! Units: a turn does [`Scenario::units`] units of work: leaves, entries or pfns.
 //! Threads: one.
-//! Source: the interfaces that a round uses: `Shadow`, `ResendBitmap`.
+//! Source: the interfaces that a round uses: `Shadow`, `ResendBitmap`; for a whole one, `Tracker` (`quiet`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,8 +17,10 @@ use p2mtrack::leaf::{FRAME_WORDS, Leaf, LeafMask};
 use p2mtrack::resend::ResendBitmap;
 use p2mtrack::shadow::{Forms, Shadow};
 
-/// Units of work in a turn.
-pub(crate) const UNITS: u64 = 512;
+use crate::quiet::{self, Quiet};
+
+/// Units of work in a turn of most.
+const UNITS: u64 = 512;
 
 /// One loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +43,13 @@ pub(crate) enum Scenario {
     TakenSparse,
     /// A pfn among many, taken.
     TakenDense,
+    /// A leaf of a guest in a round in which nothing happens.
+    QuietLeaf,
 }
 
 impl Scenario {
     /// All of them.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::UnchangedAffine,
         Self::UnchangedSegments,
         Self::UnchangedPacked,
@@ -55,6 +59,7 @@ impl Scenario {
         Self::MarkedLeaf,
         Self::TakenSparse,
         Self::TakenDense,
+        Self::QuietLeaf,
     ];
 
     const fn name(self) -> &'static str {
@@ -68,6 +73,7 @@ impl Scenario {
             Self::MarkedLeaf => "leaf.marked",
             Self::TakenSparse => "pfn.taken.sparse",
             Self::TakenDense => "pfn.taken.dense",
+            Self::QuietLeaf => "leaf.quiet",
         }
     }
 
@@ -81,6 +87,23 @@ impl Scenario {
                 | Self::UnchangedRaw
                 | Self::ChangedEntry
         )
+    }
+
+    /// Units of work in a turn.
+    pub(crate) const fn units(self) -> u64 {
+        match self {
+            Self::QuietLeaf => quiet::LEAVES,
+            _ => UNITS,
+        }
+    }
+
+    /// Allocations that a unit may cost in the steady state: a round lists its pieces of the log, and the page tables that
+    /// it asks the m2p about.
+    pub(crate) fn allocations_max(self) -> f64 {
+        match self {
+            Self::QuietLeaf => 2.0 / quiet::LEAVES as f64,
+            _ => 0.0,
+        }
     }
 
     /// Builds everything that the loop needs, so that it is in its steady state.
@@ -118,6 +141,7 @@ pub(crate) struct Stage {
     shadow: Shadow,
     resend: ResendBitmap,
     accepted: Vec<(Pfn, Entry)>,
+    quiet: Option<Quiet>,
 }
 
 impl Stage {
@@ -141,7 +165,8 @@ impl Stage {
             }
         }
         let resend = ResendBitmap::new(LEAVES * 512 * 64);
-        Self { scenario, kernel, live, shadow, resend, accepted: Vec::with_capacity(512) }
+        let quiet = (scenario == Scenario::QuietLeaf).then(|| Quiet::new(kernel));
+        Self { scenario, kernel, live, shadow, resend, accepted: Vec::with_capacity(512), quiet }
     }
 
     /// Does so many turns of work, and `plant` percent more.
@@ -195,6 +220,10 @@ impl Stage {
             Scenario::TakenDense => {
                 self.resend.mark_range(4096..4096 + UNITS, Cause::LogDirty);
                 self.take();
+            }
+            Scenario::QuietLeaf => {
+                let compared = self.quiet.as_mut().map(Quiet::round);
+                assert_eq!(compared, Some(0), "nothing happened");
             }
         }
     }
