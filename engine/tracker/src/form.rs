@@ -135,6 +135,7 @@ pub(crate) enum Base<'a> {
 
 impl Base<'_> {
     /// The entry in `slot`.
+    #[inline]
     pub(crate) fn entry(&self, width: Width, slot: usize) -> Entry {
         match *self {
             Self::Hole => Entry::INVALID,

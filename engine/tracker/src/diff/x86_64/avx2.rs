@@ -14,7 +14,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::lines::{self, Frames, Lines};
+use super::lines::{self, Frames, Lines, Predict, Together};
 use crate::form::Base;
 use crate::frame::Width;
 use crate::guest::GuestLeaf;
@@ -123,24 +123,6 @@ impl Lines for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn gather(found: Self::Line, live: Self::Line, predicted: Self::Line) -> Self::Line {
-        // SAFETY: the trait's.
-        let half = |half: usize| unsafe {
-            _mm256_or_si256(found[half], _mm256_xor_si256(live[half], predicted[half]))
-        };
-        [half(0), half(1)]
-    }
-
-    #[inline(always)]
-    unsafe fn any(found: Self::Line) -> bool {
-        // SAFETY: the trait's.
-        unsafe {
-            let found = _mm256_or_si256(found[0], found[1]);
-            _mm256_testz_si256(found, found) == 0
-        }
-    }
-
-    #[inline(always)]
     unsafe fn unequal64(live: Self::Line, predicted: Self::Line) -> u64 {
         // SAFETY: the trait's.
         let equal = |half: usize| unsafe {
@@ -158,5 +140,34 @@ impl Lines for Avx2 {
             _mm256_movemask_ps(_mm256_castsi256_ps(equal)) as u64
         };
         (equal(0) | equal(1) << 8) ^ 0xffff
+    }
+
+    #[inline(always)]
+    unsafe fn compare<const SLOTS: usize>(
+        frames: Frames<'_>,
+        predict: impl Predict<Self>,
+    ) -> LeafMask {
+        // SAFETY: the trait's.
+        unsafe { lines::together::<Self, SLOTS>(frames, predict) }
+    }
+}
+
+impl Together for Avx2 {
+    #[inline(always)]
+    unsafe fn gather(found: Self::Line, live: Self::Line, predicted: Self::Line) -> Self::Line {
+        // SAFETY: the trait's.
+        let half = |half: usize| unsafe {
+            _mm256_or_si256(found[half], _mm256_xor_si256(live[half], predicted[half]))
+        };
+        [half(0), half(1)]
+    }
+
+    #[inline(always)]
+    unsafe fn any(found: Self::Line) -> bool {
+        // SAFETY: the trait's.
+        unsafe {
+            let found = _mm256_or_si256(found[0], found[1]);
+            _mm256_testz_si256(found, found) == 0
+        }
     }
 }

@@ -14,7 +14,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::lines::{self, Frames, Lines};
+use super::lines::{self, Frames, Lines, Predict};
 use crate::form::Base;
 use crate::frame::Width;
 use crate::guest::GuestLeaf;
@@ -116,18 +116,6 @@ impl Lines for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn gather(found: __m512i, live: __m512i, predicted: __m512i) -> __m512i {
-        // SAFETY: the trait's. 0xf6 is a | (b ^ c).
-        unsafe { _mm512_ternarylogic_epi64::<0xf6>(found, live, predicted) }
-    }
-
-    #[inline(always)]
-    unsafe fn any(found: __m512i) -> bool {
-        // SAFETY: the trait's.
-        unsafe { _mm512_test_epi64_mask(found, found) != 0 }
-    }
-
-    #[inline(always)]
     unsafe fn unequal64(live: __m512i, predicted: __m512i) -> u64 {
         // SAFETY: the trait's.
         u64::from(unsafe { _mm512_cmpneq_epi64_mask(live, predicted) })
@@ -137,5 +125,14 @@ impl Lines for Avx512 {
     unsafe fn unequal32(live: __m512i, predicted: __m512i) -> u64 {
         // SAFETY: the trait's.
         u64::from(unsafe { _mm512_cmpneq_epi32_mask(live, predicted) })
+    }
+
+    #[inline(always)]
+    unsafe fn compare<const SLOTS: usize>(
+        frames: Frames<'_>,
+        predict: impl Predict<Self>,
+    ) -> LeafMask {
+        // SAFETY: the trait's.
+        unsafe { lines::each::<Self, SLOTS>(frames, predict) }
     }
 }

@@ -13,6 +13,7 @@
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::scratch::Scratch;
 use crate::form::{Base, PackedWords, Step};
@@ -47,18 +48,32 @@ pub(super) trait Lines {
     unsafe fn add32(line: Self::Line, by: Self::Line) -> Self::Line;
     /// 8 packed words, 32 readable bytes.
     unsafe fn unpack(low: *const u32, high: u32) -> Self::Line;
-    /// `found` with the bits in which two lines differ.
-    unsafe fn gather(found: Self::Line, live: Self::Line, predicted: Self::Line) -> Self::Line;
-    /// Whether any bit is one.
-    unsafe fn any(found: Self::Line) -> bool;
     /// The 8 words of 64 bits that differ.
     unsafe fn unequal64(live: Self::Line, predicted: Self::Line) -> u64;
     /// The 16 words of 32 bits that differ.
     unsafe fn unequal32(live: Self::Line, predicted: Self::Line) -> u64;
+    /// Compares all lines of a frame, in the way that is quicker: [`each`] or [`together`].
+    unsafe fn compare<const SLOTS: usize>(
+        frames: Frames<'_>,
+        predict: impl Predict<Self>,
+    ) -> LeafMask
+    where
+        Self: Sized;
+}
+
+/// What is asked of lines together.
+///
+/// # Safety
+/// As of [`Lines`].
+pub(super) trait Together: Lines {
+    /// `found` with the bits in which two lines differ.
+    unsafe fn gather(found: Self::Line, live: Self::Line, predicted: Self::Line) -> Self::Line;
+    /// Whether any bit is one.
+    unsafe fn any(found: Self::Line) -> bool;
 }
 
 /// What a form predicts, line by line. A copy goes on where its original stands.
-trait Predict<L: Lines>: Copy {
+pub(super) trait Predict<L: Lines>: Copy {
     /// The next line; `line` is its number, the first time that of a line where this form begins.
     ///
     /// # Safety
@@ -115,7 +130,7 @@ pub(super) unsafe fn diff<L: Lines>(width: Width, frames: Frames<'_>, base: &Bas
         match *base {
             Base::Hole => run::<L>(width, frames, u64::MAX, Step::Zero),
             Base::Affine(all) => run::<L>(width, frames, all.word_at(width, 0), all.step()),
-            Base::Packed { high, low } => compare::<L, 8>(frames, Packed { high, low }),
+            Base::Packed { high, low } => L::compare::<8>(frames, Packed { high, low }),
             Base::Raw(copy) => raw::<L>(width, frames, &copy.words),
             Base::Segments { segments, patches } => {
                 // Short runs, and where one ends, would be branches that nobody can predict.
@@ -139,49 +154,77 @@ pub(super) unsafe fn fetch<L: Lines>(live: GuestLeaf<'_>, into: &mut Leaf) {
     }
 }
 
-/// Compares all lines. Those of one word of the mask are first asked together whether anything differs, and
-/// asked again which slots do only where something does.
+/// Asks each line which slots differ: where that is one instruction.
+///
+/// # Safety
+/// The processor has the features of `L`.
 #[inline(always)]
-unsafe fn compare<L: Lines, const SLOTS: usize>(
+pub(super) unsafe fn each<L: Lines, const SLOTS: usize>(
     frames: Frames<'_>,
     mut predict: impl Predict<L>,
 ) -> LeafMask {
-    let lines = 64 / SLOTS;
     let mut mask = LeafMask::NONE;
     for (index, word) in mask.words[..SLOTS].iter_mut().enumerate() {
-        let first = index * lines;
+        let lines = lines_of::<SLOTS>(index);
+        // SAFETY: the caller's; the lines are the frame's.
+        unsafe { unequal::<L, SLOTS>(lines, &mut predict, |line| frames.line(line), word) };
+    }
+    mask
+}
+
+/// Asks the lines of each word of the mask together whether anything differs, and again which slots do only where
+/// something does.
+///
+/// # Safety
+/// The processor has the features of `L`.
+#[inline(always)]
+pub(super) unsafe fn together<L: Together, const SLOTS: usize>(
+    frames: Frames<'_>,
+    mut predict: impl Predict<L>,
+) -> LeafMask {
+    let mut mask = LeafMask::NONE;
+    for (index, word) in mask.words[..SLOTS].iter_mut().enumerate() {
         // SAFETY: the caller's; the lines are the frame's.
         unsafe {
-            let (mut found, again) = (L::splat64(0), predict);
-            for line in first..first + lines {
+            let (mut found, mut again) = (L::splat64(0), predict);
+            for line in lines_of::<SLOTS>(index) {
                 let live = L::load(frames.line(line));
                 found = L::gather(found, live, predict.next(line));
             }
             if L::any(found) {
-                *word = unequal::<L, SLOTS>(frames, again, first);
+                let lines = lines_of::<SLOTS>(index);
+                unequal::<L, SLOTS>(lines, &mut again, |line| frames.near(line), word);
             }
         }
     }
     mask
 }
 
-/// The slots that differ in the lines of one word of the mask.
+/// The lines whose slots are in a word of the mask.
+const fn lines_of<const SLOTS: usize>(word: usize) -> Range<usize> {
+    let lines = 64 / SLOTS;
+    word * lines..(word + 1) * lines
+}
+
+/// The slots that differ in the lines of one word of the mask. It has a byte or two for each, which are written where they
+/// are: to put them together in a register takes as long as the comparison.
 #[inline(always)]
 unsafe fn unequal<L: Lines, const SLOTS: usize>(
-    frames: Frames<'_>,
-    mut predict: impl Predict<L>,
-    first: usize,
-) -> u64 {
-    let mut bits = 0_u64;
-    for line in first..first + 64 / SLOTS {
+    lines: Range<usize>,
+    predict: &mut impl Predict<L>,
+    live: impl Fn(usize) -> *const u8,
+    word: &mut u64,
+) {
+    let bytes = bytemuck::bytes_of_mut(word);
+    for line in lines {
         // SAFETY: the caller's.
         let slots = unsafe {
-            let (live, predicted) = (L::load(frames.near(line)), predict.next(line));
+            let (live, predicted) = (L::load(live(line)), predict.next(line));
             if SLOTS == 8 { L::unequal64(live, predicted) } else { L::unequal32(live, predicted) }
         };
-        bits = bits >> SLOTS | slots << (64 - SLOTS);
+        let at = line * (SLOTS / 8) % 8;
+        bytes[at..at + SLOTS / 8].copy_from_slice(&slots.to_le_bytes()[..SLOTS / 8]);
     }
-    bits
 }
 
 /// One segment over the whole leaf.
@@ -190,8 +233,8 @@ unsafe fn run<L: Lines>(width: Width, frames: Frames<'_>, first: u64, step: Step
     // SAFETY: the caller's.
     unsafe {
         match width {
-            Width::W64 => compare::<L, 8>(frames, Run::<L, 8>::new(first, step)),
-            Width::W32 => compare::<L, 16>(frames, Run::<L, 16>::new(first, step)),
+            Width::W64 => L::compare::<8>(frames, Run::<L, 8>::new(first, step)),
+            Width::W32 => L::compare::<16>(frames, Run::<L, 16>::new(first, step)),
         }
     }
 }
@@ -201,8 +244,8 @@ unsafe fn raw<L: Lines>(width: Width, frames: Frames<'_>, words: &[u64; 512]) ->
     // SAFETY: the caller's.
     unsafe {
         match width {
-            Width::W64 => compare::<L, 8>(frames, Raw(words)),
-            Width::W32 => compare::<L, 16>(frames, Raw(words)),
+            Width::W64 => L::compare::<8>(frames, Raw(words)),
+            Width::W32 => L::compare::<16>(frames, Raw(words)),
         }
     }
 }
