@@ -123,6 +123,18 @@ fn family(name: &str, family: Family) -> Tally {
     })
 }
 
+/// What a fuzzer found stays among its seeds.
+#[test]
+fn seeds_of_the_fuzzer_end_well() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/tracker");
+    let seeds: Vec<_> = std::fs::read_dir(seeds).expect("seeds").collect();
+    assert!(seeds.len() >= 13, "{seeds:?}");
+    for seed in seeds {
+        let bytes = std::fs::read(seed.expect("a file").path()).expect("a seed");
+        drive(&Machine::of_string(&bytes));
+    }
+}
+
 #[test]
 fn hostile_guests_end_well() {
     let tally = hunt("hostile_guests_end_well", 30, |choices| {

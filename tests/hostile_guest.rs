@@ -22,6 +22,7 @@ use p2mtrack::port::Roots;
 pub use drive::{End, drive};
 pub use walks::walk;
 
+use self::families::Family;
 use crate::choices::Choices;
 
 /// Frames of the machine.
@@ -174,6 +175,8 @@ pub(crate) struct State<'c> {
     /// Port calls in the engine's current call: those that may change something, and looks (`live`, `pfn`).
     pub(crate) calls: u64,
     pub(crate) looks: u64,
+    /// Page tables that the transport looked through meanwhile.
+    pub(crate) tables: u64,
 }
 
 /// The machine.
@@ -214,7 +217,19 @@ impl<'c> Machine<'c> {
         Self::with(choices, temper)
     }
 
-    /// The same of a given width and kind.
+    /// The machine that a fuzzer's string stands for: its first choices say who is hostile, and how.
+    #[must_use]
+    pub fn of_string(bytes: &'c [u8]) -> Self {
+        let mut choices = Choices::new(bytes);
+        let hostility = choices.pick(&[Hostility::Guest, Hostility::Host]);
+        let machine = match Family::ALL.get(choices.below(16) as usize) {
+            Some(family) => family.machine(choices, hostility),
+            None => Self::new(choices, hostility),
+        };
+        machine.no_farther_than(1 << 16)
+    }
+
+    /// One like that of [`Machine::new`], of a given width and kind.
     #[must_use]
     pub fn of(choices: Choices<'c>, hostility: Hostility, width: Width, kind: Kind) -> Self {
         let machine = Self::new(choices, hostility);
@@ -258,6 +273,7 @@ impl<'c> Machine<'c> {
             received: HashMap::new(),
             calls: 0,
             looks: 0,
+            tables: 0,
         };
         let words = (0..FRAMES).map(|_| OnceLock::new()).collect();
         let machine = Self { temper, words, state: Mutex::new(state) };

@@ -8,7 +8,7 @@
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
-use p2mtrack::leaf::Leaf;
+use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::port::{
     Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
     P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transport, Unlogged,
@@ -28,7 +28,8 @@ const GONE_PFNS_MAX: usize = 65_536;
 impl State<'_> {
     fn look(&mut self) {
         self.looks += 1;
-        assert!(self.looks <= LOOKS_MAX, "{LOOKS_MAX} looks in one call of the engine");
+        let most = LOOKS_MAX + self.tables * FRAME_WORDS as u64;
+        assert!(self.looks <= most, "{most} looks in one call of the engine");
     }
 
     /// Whether a port fails now, as its contract allows.
@@ -315,6 +316,7 @@ impl Machine<'_> {
         if let FrameType::Table { level, .. } = page.kind {
             let mut table = Leaf::default();
             GuestLeaf::from_atomics(self.words(mfn)).fetch(&mut table);
+            self.state().tables += 1;
             if let Err(fault) = normalise(page.pfn, level, &mut table, view) {
                 return Answer::Deferred(Deferral::Table(fault));
             }

@@ -7,17 +7,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use p2mtrack_tests::choices::Choices;
-use p2mtrack_tests::hostile_guest::families::Family;
-use p2mtrack_tests::hostile_guest::{Hostility, Machine, drive};
+use p2mtrack_tests::hostile_guest::{Machine, drive};
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut choices = Choices::new(bytes);
-    let hostility = choices.pick(&[Hostility::Guest, Hostility::Host]);
-    let family = choices.below(16) as usize;
-    let machine = match Family::ALL.get(family) {
-        Some(family) => family.machine(choices, hostility),
-        None => Machine::new(choices, hostility),
-    };
-    drive(&machine.no_farther_than(1 << 16));
+    drive(&Machine::of_string(bytes));
 });
