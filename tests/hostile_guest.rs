@@ -175,8 +175,6 @@ pub(crate) struct State<'c> {
     /// Port calls in the engine's current call: those that may change something, and looks (`live`, `pfn`).
     pub(crate) calls: u64,
     pub(crate) looks: u64,
-    /// Page tables that the transport looked through meanwhile.
-    pub(crate) tables: u64,
 }
 
 /// The machine.
@@ -273,7 +271,6 @@ impl<'c> Machine<'c> {
             received: HashMap::new(),
             calls: 0,
             looks: 0,
-            tables: 0,
         };
         let words = (0..FRAMES).map(|_| OnceLock::new()).collect();
         let machine = Self { temper, words, state: Mutex::new(state) };

@@ -23,7 +23,7 @@ use super::{Hostility, Machine, State};
 /// lets it run: then 64 sweeps of 16 rests end it.
 pub(crate) const CALLS_MAX: u64 = 40_000;
 /// Looks in one call: entries that are compared, decided or asked for in the m2p. Each position that is listed costs
-/// its entries a few times over. Not counted: entries of page tables that are sent, each looked at once.
+/// its entries a few times over. Not counted: entries of page tables, at which the transport looks.
 pub(crate) const LOOKS_MAX: u64 = 1_000_000;
 
 /// How a case ended.
@@ -105,7 +105,7 @@ impl Machine<'_> {
     fn step<T>(&self, end: &mut End, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
         {
             let mut st = self.state();
-            (st.calls, st.looks, st.tables) = (0, 0, 0);
+            (st.calls, st.looks) = (0, 0);
         }
         let result = self.with_ports(call);
         let st = self.state();
