@@ -15,7 +15,7 @@ use p2mtrack_bench::p2m::pattern;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 use p2mtrack_synthetic::huge::{Guest, Shape};
 
-/// Leaves of the guest: 16 GiB. One instruction more for each of them is a tenth of what a round costs.
+/// Leaves of the guest: 4 GiB. One instruction more for each of them is a twentieth of what a round costs.
 pub(crate) const LEAVES: u64 = 2048;
 
 /// A log in which nothing is ever written.

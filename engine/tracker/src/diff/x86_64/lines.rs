@@ -28,7 +28,7 @@ const LINE_BYTES: usize = 64;
 ///
 /// # Safety
 /// Every function needs the processor's features of its kernel. Lines are readable for 64 bytes.
-pub(super) trait Lines {
+pub(super) trait Lines: Sized {
     /// A line in registers.
     type Line: Copy;
 
@@ -56,9 +56,7 @@ pub(super) trait Lines {
     unsafe fn compare<const SLOTS: usize>(
         frames: Frames<'_>,
         predict: impl Predict<Self>,
-    ) -> LeafMask
-    where
-        Self: Sized;
+    ) -> LeafMask;
 }
 
 /// What is asked of lines together.
