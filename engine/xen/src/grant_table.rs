@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A domain's grant table: which of its frames others write now, and whether it takes frames by transfer.
+//! Not here: mapping a grant.
+//! Units: entries of 8 bytes (version 1) or 16 (version 2, whose states are in frames of their own).
+//! Threads: one owner. The guest and Xen write while it is read.
+//! Source: facts of Xen `public/grant_table.h`. Asking for a frame that the table does not have would make it grow.
+
+#![expect(unsafe_code, reason = "hypercalls; docs/safety.md")]
+
+use bytemuck::{Pod, Zeroable};
+use p2mtrack::frame::Mfn;
+use p2mtrack::leaf::Leaf;
+
+use crate::call::{Caller, Op};
+use crate::error::{XenError, failed};
+use crate::mapping::Mapping;
+use crate::version::Xen;
+
+const QUERY_SIZE: u32 = 6;
+const GET_VERSION: u32 = 10;
+/// `XENMEM_resource_grant_table` with its two kinds of frames.
+const ENTRIES: (u32, u32) = (1, 0);
+const STATES: (u32, u32) = (1, 1);
+
+/// `GTF_type_mask`.
+const TYPE: u64 = 3;
+const PERMIT_ACCESS: u64 = 1;
+const ACCEPT_TRANSFER: u64 = 2;
+/// `GTF_writing`: mapped, and not for reading only.
+const WRITING: u64 = 1 << 4;
+
+/// `struct gnttab_query_size`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct QuerySize {
+    domid: u16,
+    pad: u16,
+    frames: u32,
+    frames_max: u32,
+    status: i16,
+    tail: u16,
+}
+
+/// `struct gnttab_get_version`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct GetVersion {
+    domid: u16,
+    pad: u16,
+    version: u32,
+}
+
+/// The table's size and form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Form {
+    frames: u32,
+    version: u32,
+}
+
+/// A grant table, mapped.
+#[derive(Debug)]
+pub(crate) struct GrantTable {
+    caller: Caller,
+    domid: u16,
+    form: Form,
+    entries: Option<Mapping>,
+    states: Option<Mapping>,
+}
+
+/// What one entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Grant {
+    kind: u64,
+    writing: bool,
+    mfn: u64,
+}
+
+impl GrantTable {
+    pub(crate) fn new(xen: &Xen, domid: u16) -> Result<Self, XenError> {
+        let caller = Caller::new(&xen.privcmd)?;
+        Ok(Self { caller, domid, form: Form::default(), entries: None, states: None })
+    }
+
+    /// Frames that another domain has mapped for writing.
+    pub(crate) fn written(&mut self) -> Result<Vec<Mfn>, XenError> {
+        let mut written = Vec::new();
+        self.each(|grant| {
+            if grant.writing && grant.kind == PERMIT_ACCESS {
+                written.push(Mfn(grant.mfn));
+            }
+        })?;
+        Ok(written)
+    }
+
+    /// Whether an entry offers to take a frame.
+    pub(crate) fn accepts_transfer(&mut self) -> Result<bool, XenError> {
+        let mut accepts = false;
+        self.each(|grant| accepts |= grant.kind == ACCEPT_TRANSFER)?;
+        Ok(accepts)
+    }
+
+    fn each(&mut self, mut grant: impl FnMut(Grant)) -> Result<(), XenError> {
+        self.map()?;
+        let Some(entries) = &self.entries else { return Ok(()) };
+        let (mut entry_page, mut state_page) = (Leaf::default(), Leaf::default());
+        for index in 0..entries.len() {
+            let Some(live) = entries.live(index) else { continue };
+            live.fetch(&mut entry_page);
+            if self.form.version == 1 {
+                entry_page.words.iter().for_each(|&word| grant(version_1(word)));
+                continue;
+            }
+            // The states of eight frames are in one.
+            let states = self.states.as_ref().and_then(|states| states.live(index / 8));
+            states.inspect(|states| states.fetch(&mut state_page));
+            for (number, entry) in entry_page.words.as_chunks::<2>().0.iter().enumerate() {
+                let at = index % 8 * 256 + number;
+                let state = state_page.words[at / 4] >> (at % 4 * 16);
+                grant(version_2(*entry, state));
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps the table anew if it grew or changed its form.
+    fn map(&mut self) -> Result<(), XenError> {
+        let form = self.form()?;
+        if form == self.form && self.entries.is_some() {
+            return Ok(());
+        }
+        (self.form, self.entries, self.states) = (Form::default(), None, None);
+        if form.frames == 0 {
+            return Ok(());
+        }
+        let privcmd = self.caller.privcmd();
+        let entries = Mapping::resource(privcmd, self.domid, ENTRIES, form.frames)?;
+        if form.version == 2 {
+            let frames = form.frames.div_ceil(8);
+            self.states = Some(Mapping::resource(privcmd, self.domid, STATES, frames)?);
+        }
+        (self.form, self.entries) = (form, Some(entries));
+        Ok(())
+    }
+
+    fn form(&mut self) -> Result<Form, XenError> {
+        let mut size = QuerySize { domid: self.domid, ..QuerySize::zeroed() };
+        // SAFETY: the command takes this structure, in which there is no address.
+        let asked = unsafe { self.caller.call(Op::GrantTable(QUERY_SIZE), &mut size) };
+        let error = |error: XenError| error.of(self.domid);
+        asked.map_err(failed("ask for the size of the grant table")).map_err(error)?;
+        if size.status != 0 {
+            return Err(error(XenError::new("ask for the size of the grant table", libc::ESRCH)));
+        }
+        let mut version = GetVersion { domid: self.domid, ..GetVersion::zeroed() };
+        // SAFETY: as above.
+        let asked = unsafe { self.caller.call(Op::GrantTable(GET_VERSION), &mut version) };
+        asked.map_err(failed("ask for the form of the grant table")).map_err(error)?;
+        // 0: the guest has not chosen yet, and has granted nothing.
+        Ok(Form {
+            frames: if version.version == 0 { 0 } else { size.frames },
+            version: version.version,
+        })
+    }
+}
+
+/// flags u16, domid u16, frame u32.
+const fn version_1(word: u64) -> Grant {
+    Grant { kind: word & TYPE, writing: word & WRITING != 0, mfn: word >> 32 }
+}
+
+/// flags u16, domid u16, 4 bytes, frame u64; the state is a word of 16 bits elsewhere.
+const fn version_2([head, frame]: [u64; 2], state: u64) -> Grant {
+    Grant { kind: head & TYPE, writing: state & WRITING != 0, mfn: frame }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_both_versions() {
+        // permit_access, reading and writing, to domain 0
+        let grant = Grant { kind: PERMIT_ACCESS, writing: true, mfn: 0x1234 };
+        assert_eq!(version_1(0x1234_0000_0019), grant);
+        assert_eq!(version_2([0x1, 0x1234], 0x18), grant);
+        // The state of version 2 is not in its entry, that of version 1 is nowhere else.
+        assert!(!version_2([0x19, 0x1234], 0x8).writing);
+        assert!(!version_1(0x1234_0000_0009).writing);
+        assert_eq!(version_1(2).kind, ACCEPT_TRANSFER);
+        assert_eq!(size_of::<QuerySize>(), 16);
+    }
+}

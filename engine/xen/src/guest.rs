@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Everything that a tracker needs of one domain.
+//! Not here: a destination, the tracker.
+//! Units: as in the tracker's `port`.
+//! Threads: as the ports' own.
+//! Source: own.
+
+use std::sync::Arc;
+
+use crate::domain::Domain;
+use crate::error::XenError;
+use crate::frame_types::XenFrameTypes;
+use crate::log_dirty::{IfOn, XenLogDirty};
+use crate::m2p::XenM2p;
+use crate::p2m_source::XenP2m;
+use crate::unlogged::XenUnlogged;
+
+/// The hypervisor's side of a tracker's ports.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its write log.
+    pub log_dirty: XenLogDirty,
+    /// Its p2m.
+    pub p2m: XenP2m,
+    /// The machine's m2p.
+    pub m2p: Arc<XenM2p>,
+    /// Owner and type of its frames.
+    pub types: XenFrameTypes,
+    /// Who writes it without a log.
+    pub unlogged: XenUnlogged,
+}
+
+impl Guest {
+    /// Opens them all. Log-dirty is not switched.
+    ///
+    /// # Errors
+    /// The domain is gone, or Xen refuses one of them.
+    pub fn open(domain: &Domain, if_on: IfOn) -> Result<Self, XenError> {
+        let m2p = Arc::new(XenM2p::new(domain.xen())?);
+        Ok(Self {
+            log_dirty: XenLogDirty::new(domain.another()?, if_on),
+            p2m: XenP2m::new(domain.another()?)?,
+            types: XenFrameTypes::new(domain.another()?)?,
+            unlogged: XenUnlogged::new(domain.another()?, Arc::clone(&m2p))?,
+            m2p,
+        })
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A real Xen behind the tracker's ports: the PV guest of a host whose control domain this program runs in.
+//!
+//! Nothing is linked and no library of Xen's is loaded: hypercalls and foreign maps go through Linux's
+//! `/dev/xen/privcmd`, so that one binary runs beside any toolstack (`docs/decisions/0015`). The tools' interface
+//! (domctl) has a version that the hypervisor insists on; it is found by asking ([`Xen::open`]).
+//!
+//! ```text
+//! Xen::open --> Domain::open --> Guest::open: log-dirty, p2m, m2p, types, unlogged writers: the tracker's ports
+//!                  |
+//!                  +--> Lock (one tracker a domain) --> Guard (turns log-dirty off when its tracker dies)
+//!                  +--> Suspender: suspend and resume through xenstore
+//! ```
+//!
+//! Units: frames of 4 KiB. Runs on hosts of 64 bits with a control domain under Linux; guests of both widths.
+//! Unsafe code is confined to the files that talk to the kernel: [`privcmd`](self), `buffer`, `mapping`, and those that
+//! hand addresses to a hypercall (`domctl`, `memory`, `grant_table`).
+
+#![deny(unsafe_code)]
+
+mod blocks;
+mod buffer;
+mod call;
+mod domain;
+mod domctl;
+mod error;
+mod frame_types;
+mod grant_table;
+mod guard;
+mod guest;
+mod host;
+mod lock;
+mod log_dirty;
+mod m2p;
+mod mapping;
+mod memory;
+mod p2m_source;
+mod privcmd;
+mod start_info;
+mod suspend;
+mod unlogged;
+mod vcpu;
+mod version;
+mod xenstore;
+
+pub use domain::{Domain, DomainInfo, Uuid};
+pub use error::XenError;
+pub use frame_types::XenFrameTypes;
+pub use guard::{Guard, GuardError, stand_guard};
+pub use guest::Guest;
+pub use host::{Host, PhysicalInfo};
+pub use lock::{Left, Lock, LockError};
+pub use log_dirty::{IfOn, XenLogDirty};
+pub use m2p::XenM2p;
+pub use p2m_source::XenP2m;
+pub use suspend::{SuspendError, Suspender};
+pub use unlogged::XenUnlogged;
+pub use version::{DomctlVersion, KNOWN_DOMCTLS, Unknown, Xen};

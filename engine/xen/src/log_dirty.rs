@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Xen's write log of a domain: on, off, read and clear.
+//! Not here: recovery (the tracker: after a failed CLEAN it switches off and on and owes everything).
+//! Units: pfns; bit `pfn & 7` of byte `pfn >> 3`.
+//! Threads: one owner.
+//! Source: `xen-save-path.md` 6: one call for the whole prefix, ENOMEM sticks until OFF, EBUSY is somebody else's call.
+
+use std::thread;
+use std::time::Duration;
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, PortError};
+
+use crate::buffer::Buffer;
+use crate::domain::Domain;
+use crate::domctl::ShadowOp;
+use crate::error::XenError;
+
+/// How often a call is made that Xen is too busy for: somebody else's takes milliseconds.
+const BUSY_TRIES: u32 = 200;
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// Room for growth when the buffer is made: the log of 64 GiB.
+const SPARE_PFNS: u64 = 1 << 24;
+
+/// What to do when log-dirty is on already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IfOn {
+    /// Refuse: it is somebody's.
+    #[default]
+    Refuse,
+    /// Switch it off first, whoever left it on.
+    TakeOver,
+}
+
+/// What the log is made of: a domain, or a test's script.
+trait Shadow {
+    /// On or off.
+    fn switch(&mut self, op: ShadowOp) -> Result<(), i32>;
+    /// Fills [`Shadow::words`] with the log of the prefix `0..pfns`; how much of it was read.
+    fn read(&mut self, op: ShadowOp, pfns: u64) -> Result<u64, i32>;
+    /// What was read last, and possibly words of before.
+    fn words(&self) -> &[u64];
+    fn domid(&self) -> u16;
+}
+
+/// A domain's log.
+#[derive(Debug)]
+struct DomainLog {
+    domain: Domain,
+    bitmap: Option<Buffer>,
+}
+
+impl Shadow for DomainLog {
+    fn switch(&mut self, op: ShadowOp) -> Result<(), i32> {
+        let domid = self.domain.domid();
+        self.domain.calls().shadow(domid, op)
+    }
+
+    fn read(&mut self, op: ShadowOp, pfns: u64) -> Result<u64, i32> {
+        let domid = self.domain.domid();
+        let bytes = pfns.div_ceil(8);
+        if self.bitmap.as_ref().is_none_or(|bitmap| (bitmap.bytes() as u64) < bytes) {
+            self.bitmap = None; // both at once would not fit where one does
+            let spare = pfns.next_multiple_of(SPARE_PFNS).div_ceil(8) as usize;
+            let privcmd = self.domain.calls().privcmd();
+            self.bitmap = Some(Buffer::new(privcmd, spare).map_err(|error| error.errno())?);
+        }
+        let Some(bitmap) = &mut self.bitmap else { return Err(libc::ENOMEM) };
+        self.domain.calls().shadow_bitmap(domid, op, bitmap, pfns).map(|(read, _)| read)
+    }
+
+    fn words(&self) -> &[u64] {
+        self.bitmap.as_ref().map_or(&[], Buffer::words)
+    }
+
+    fn domid(&self) -> u16 {
+        self.domain.domid()
+    }
+}
+
+/// A domain's write log as a port.
+#[derive(Debug)]
+pub struct XenLogDirty {
+    log: Log<DomainLog>,
+}
+
+#[derive(Debug)]
+struct Log<S> {
+    shadow: S,
+    if_on: IfOn,
+    /// It is on, and by us.
+    ours: bool,
+}
+
+impl XenLogDirty {
+    /// The log of a domain. Nothing is switched yet.
+    #[must_use]
+    pub const fn new(domain: Domain, if_on: IfOn) -> Self {
+        let shadow = DomainLog { domain, bitmap: None };
+        Self { log: Log { shadow, if_on, ours: false } }
+    }
+
+    /// Reads the log of `0..into.pfns()` and leaves it as it is. Returns how much of it was read.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn peek(&mut self, into: &mut PfnBitmap) -> Result<u64, XenError> {
+        self.log.read(ShadowOp::Peek, into)
+    }
+}
+
+impl LogDirty for XenLogDirty {
+    fn enable(&mut self) -> Result<(), PortError> {
+        Ok(self.log.enable()?)
+    }
+
+    fn disable(&mut self) -> Result<(), PortError> {
+        Ok(self.log.disable()?)
+    }
+
+    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+        Ok(self.log.read(ShadowOp::Clean, into)?)
+    }
+}
+
+impl<S: Shadow> Log<S> {
+    fn enable(&mut self) -> Result<(), XenError> {
+        let mut result = self.patiently(|shadow| shadow.switch(ShadowOp::EnableLogDirty));
+        if result == Err(libc::EINVAL) && (self.ours || self.if_on == IfOn::TakeOver) {
+            self.patiently(|shadow| shadow.switch(ShadowOp::Off))
+                .map_err(|errno| self.error("disable log-dirty", errno))?;
+            result = self.patiently(|shadow| shadow.switch(ShadowOp::EnableLogDirty));
+        }
+        result.map_err(|errno| self.error("enable log-dirty", errno))?;
+        self.ours = true;
+        Ok(())
+    }
+
+    fn disable(&mut self) -> Result<(), XenError> {
+        let off = self.patiently(|shadow| shadow.switch(ShadowOp::Off));
+        off.map_err(|errno| self.error("disable log-dirty", errno))?;
+        self.ours = false; // whoever is faster may have it now
+        Ok(())
+    }
+
+    /// Whatever was read before an error is in `into` all the same: it is in no other log.
+    fn read(&mut self, op: ShadowOp, into: &mut PfnBitmap) -> Result<u64, XenError> {
+        let call = if op == ShadowOp::Clean { "clean log-dirty" } else { "peek at log-dirty" };
+        let pfns = into.pfns();
+        if pfns == 0 || !pfns.is_multiple_of(LOG_DIRTY_LEAF_PFNS) {
+            return Err(self.error(call, libc::EINVAL)); // a CLEAN wipes whole leaves of the log
+        }
+        let result = self.patiently(|shadow| shadow.read(op, pfns));
+        into.copy_from_words(self.shadow.words());
+        result.map_err(|errno| self.error(call, errno))
+    }
+
+    /// Makes a call again while Xen is busy with another of this domain.
+    fn patiently<T>(&mut self, mut call: impl FnMut(&mut S) -> Result<T, i32>) -> Result<T, i32> {
+        for _ in 1..BUSY_TRIES {
+            match call(&mut self.shadow) {
+                Err(libc::EBUSY) => thread::sleep(BUSY_PAUSE),
+                result => return result,
+            }
+        }
+        call(&mut self.shadow)
+    }
+
+    fn error(&self, call: &'static str, errno: i32) -> XenError {
+        let error = XenError::new(call, errno).of(self.shadow.domid());
+        match errno {
+            libc::EINVAL if call == "enable log-dirty" => error.hint(
+                "it is on already (somebody migrates or tracks this domain, or died doing it), \
+                 or a PCI device is assigned",
+            ),
+            libc::EOPNOTSUPP | libc::ENOSYS => {
+                error.hint("this Xen is built without shadow paging (CONFIG_SHADOW_PAGING)")
+            }
+            libc::ENOMEM => error.hint("the domain's paging pool, or the machine, is too small"),
+            libc::EBUSY => error.hint("somebody else's call for this domain does not end"),
+            libc::ESRCH => error.hint("the domain is gone"),
+            _ => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// Answers as it was told to.
+    #[derive(Default)]
+    struct Script {
+        on: bool,
+        device: bool,
+        busy: u32,
+        answers: VecDeque<Result<u64, i32>>,
+        words: Vec<u64>,
+        calls: Vec<ShadowOp>,
+    }
+
+    impl Script {
+        fn busy(&mut self, op: ShadowOp) -> Result<(), i32> {
+            self.calls.push(op);
+            if self.busy > 0 {
+                self.busy -= 1;
+                return Err(libc::EBUSY);
+            }
+            Ok(())
+        }
+    }
+
+    impl Shadow for Script {
+        fn switch(&mut self, op: ShadowOp) -> Result<(), i32> {
+            self.busy(op)?;
+            if op == ShadowOp::EnableLogDirty && (self.on || self.device) {
+                return Err(libc::EINVAL);
+            }
+            self.on = op == ShadowOp::EnableLogDirty;
+            Ok(())
+        }
+
+        fn read(&mut self, op: ShadowOp, pfns: u64) -> Result<u64, i32> {
+            self.busy(op)?;
+            self.answers.pop_front().unwrap_or(Ok(pfns))
+        }
+
+        fn words(&self) -> &[u64] {
+            &self.words
+        }
+
+        fn domid(&self) -> u16 {
+            3
+        }
+    }
+
+    const fn log(shadow: Script, if_on: IfOn) -> Log<Script> {
+        Log { shadow, if_on, ours: false }
+    }
+
+    #[test]
+    fn a_log_that_is_on_is_somebodys() {
+        let on = || Script { on: true, ..Script::default() };
+        let error = log(on(), IfOn::Refuse).enable().expect_err("refused");
+        assert!(error.to_string().contains("domain 3") && error.to_string().contains("on already"));
+        let mut taken = log(on(), IfOn::TakeOver);
+        taken.enable().expect("taken over");
+        assert!(taken.shadow.on);
+        // A device keeps it off, whoever asks.
+        let device = Script { device: true, ..Script::default() };
+        assert_eq!(log(device, IfOn::TakeOver).enable().expect_err("device").errno(), libc::EINVAL);
+    }
+
+    #[test]
+    fn our_own_log_is_restarted_and_nobody_elses() {
+        let mut log = log(Script::default(), IfOn::Refuse);
+        log.enable().expect("on");
+        // OFF failed after a CLEAN that failed: it is still on, and ours.
+        log.enable().expect("off and on again");
+        assert_eq!(
+            log.shadow.calls[1..],
+            [ShadowOp::EnableLogDirty, ShadowOp::Off, ShadowOp::EnableLogDirty]
+        );
+        log.disable().expect("off");
+        log.shadow.on = true; // somebody else was faster
+        assert_eq!(log.enable().expect_err("theirs").errno(), libc::EINVAL);
+        assert!(log.shadow.on);
+    }
+
+    #[test]
+    fn a_busy_hypervisor_is_waited_for_and_not_for_ever() {
+        let mut log = log(Script { busy: 3, ..Script::default() }, IfOn::Refuse);
+        log.enable().expect("on in the end");
+        assert_eq!(log.shadow.calls.len(), 4);
+        log.shadow.busy = u32::MAX;
+        assert_eq!(log.disable().expect_err("never").errno(), libc::EBUSY);
+    }
+
+    #[test]
+    fn law_4_what_was_read_before_an_error_is_kept() {
+        let words = vec![0b101, 1 << 63];
+        let mut log = log(Script { words, ..Script::default() }, IfOn::Refuse);
+        log.shadow.answers = [Err(libc::EFAULT), Err(libc::ENOMEM), Ok(100)].into();
+        for errno in [libc::EFAULT, libc::ENOMEM] {
+            let mut into = PfnBitmap::new(LOG_DIRTY_LEAF_PFNS);
+            let error = log.read(ShadowOp::Clean, &mut into).expect_err("fails");
+            assert_eq!((error.errno(), into.count()), (errno, 3));
+        }
+        let mut into = PfnBitmap::new(LOG_DIRTY_LEAF_PFNS);
+        assert_eq!(log.read(ShadowOp::Clean, &mut into), Ok(100));
+    }
+
+    #[test]
+    fn a_prefix_that_would_wipe_bits_unread_is_never_asked_for() {
+        let mut log = log(Script::default(), IfOn::Refuse);
+        for pfns in [0, 1, LOG_DIRTY_LEAF_PFNS + 64] {
+            let error = log.read(ShadowOp::Clean, &mut PfnBitmap::new(pfns)).expect_err("refused");
+            assert_eq!(error.errno(), libc::EINVAL);
+        }
+        assert!(log.shadow.calls.is_empty());
+    }
+}

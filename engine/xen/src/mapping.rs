@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Frames of a domain, mapped for reading until dropped.
+//! Not here: which frames, and what they hold.
+//! Units: frames of 4 KiB in the order in which they were asked for.
+//! Threads: any number of readers. The writers are other domains.
+//! Source: as `privcmd`. A mapping keeps its frames alive: the domain that gave one away has it all the same.
+
+#![expect(unsafe_code, reason = "foreign memory; docs/safety.md")]
+
+use std::ptr::NonNull;
+
+use p2mtrack::frame::Mfn;
+use p2mtrack::guest::GuestLeaf;
+use p2mtrack::port::MapFault;
+
+use crate::error::{XenError, failed};
+use crate::privcmd::{self, Privcmd};
+
+/// Frames that are mapped, or could not be.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<u64>,
+    faults: Box<[i32]>,
+}
+
+// SAFETY: foreign memory is read only through `GuestLeaf`, which any number of threads may do.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+const CALL: &str = "map frames";
+
+impl Mapping {
+    /// Maps frames of a domain.
+    ///
+    /// # Errors
+    /// None of them can be mapped, whichever they are.
+    pub(crate) fn frames(privcmd: &Privcmd, domid: u16, frames: &[u64]) -> Result<Self, XenError> {
+        let mut mapping = Self::room(privcmd, frames.len())?;
+        let room = mapping.base.as_ptr();
+        // SAFETY: the room was made for as many frames just now.
+        let mapped = unsafe { privcmd.map_frames(room, domid, frames, &mut mapping.faults) };
+        mapped.map_err(failed(CALL)).map_err(|error| error.of(domid))?;
+        Ok(mapping)
+    }
+
+    /// Maps the first `num` frames of a resource.
+    ///
+    /// # Errors
+    /// Refused.
+    pub(crate) fn resource(
+        privcmd: &Privcmd,
+        domid: u16,
+        resource: (u32, u32),
+        num: u32,
+    ) -> Result<Self, XenError> {
+        let mapping = Self::room(privcmd, num as usize)?;
+        // SAFETY: the room was made for as many frames just now.
+        let mapped =
+            unsafe { privcmd.map_resource(mapping.base.as_ptr(), domid, resource, num.into()) };
+        mapped.map_err(failed("map a resource")).map_err(|error| error.of(domid))?;
+        Ok(mapping)
+    }
+
+    fn room(privcmd: &Privcmd, pages: usize) -> Result<Self, XenError> {
+        let room = privcmd.room(pages).map_err(failed(CALL))?;
+        let base = NonNull::new(room).ok_or(XenError::new(CALL, libc::ENOMEM))?;
+        Ok(Self { base, faults: vec![0; pages].into() })
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.faults.len()
+    }
+
+    /// Why a frame is not mapped.
+    pub(crate) fn fault(&self, index: usize) -> Option<MapFault> {
+        match self.faults[index].saturating_neg() {
+            0 => None,
+            // Xen's answers for a frame that is nobody's, somebody else's, or the hypervisor's own.
+            libc::EBUSY | libc::EINVAL | libc::EPERM => Some(MapFault::NotOwned),
+            errno => Some(MapFault::Errno(errno)),
+        }
+    }
+
+    /// A frame that is mapped; `None` if it is not.
+    pub(crate) fn live(&self, index: usize) -> Option<GuestLeaf<'_>> {
+        if *self.faults.get(index)? != 0 {
+            return None;
+        }
+        let words = self.base.as_ptr().wrapping_add(index * 512);
+        // SAFETY: the frame is mapped until this is dropped, which the lifetime forbids meanwhile; it is read
+        // through `GuestLeaf` only, and this program can't write it.
+        Some(unsafe { GuestLeaf::from_ptr(words) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `room` made it of so many pages, and nobody borrows it.
+        unsafe { privcmd::unmap(self.base.as_ptr(), self.faults.len()) };
+    }
+}
+
+/// Copies one frame, each word read once.
+pub(crate) fn copy(
+    privcmd: &Privcmd,
+    domid: u16,
+    mfn: Mfn,
+    into: &mut p2mtrack::leaf::Leaf,
+) -> Result<(), MapFault> {
+    let mapping = Mapping::frames(privcmd, domid, &[mfn.0])
+        .map_err(|error| MapFault::Errno(error.errno()))?;
+    let live = mapping.live(0).ok_or_else(|| mapping.fault(0).unwrap_or(MapFault::NotOwned))?;
+    live.fetch(into);
+    Ok(())
+}

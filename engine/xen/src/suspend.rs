@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A guest stands still, and goes on.
+//! Not here: what is done meanwhile.
+//! Units: the wall clock.
+//! Threads: one owner.
+//! Source: what toolstacks do: `control/shutdown` in xenstore, then the guest shuts itself down with reason 2; it goes on
+//! with the answer 1 (cancelled) from its call, which rewrites its lists and sets its generation to 0.
+
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{error, fmt, io};
+
+use crate::domain::Domain;
+use crate::error::{XenError, failed};
+use crate::vcpu::Vcpu;
+use crate::xenstore::Xenstore;
+
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A guest that does not do as it is told.
+#[derive(Debug)]
+pub enum SuspendError {
+    /// The hypervisor refuses.
+    Xen(XenError),
+    /// xenstore does.
+    Xenstore(io::Error),
+    /// The guest did not suspend in this time, and was told that it need not any more.
+    Late(Duration),
+    /// It did, but crashed or was switched off instead.
+    Ended {
+        /// Xen's number of the reason.
+        reason: u8,
+    },
+}
+
+impl fmt::Display for SuspendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xen(_) => write!(f, "the hypervisor refuses"),
+            Self::Xenstore(_) => write!(f, "xenstore can't be told"),
+            Self::Late(time) => write!(f, "the guest did not suspend in {time:?}"),
+            Self::Ended { reason } => {
+                write!(f, "the guest shut down for another reason than to be suspended ({reason})")
+            }
+        }
+    }
+}
+
+impl error::Error for SuspendError {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Xen(cause) => Some(cause),
+            Self::Xenstore(cause) => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+impl From<XenError> for SuspendError {
+    fn from(cause: XenError) -> Self {
+        Self::Xen(cause)
+    }
+}
+
+/// Suspends one domain and lets it go on.
+#[derive(Debug)]
+pub struct Suspender {
+    domain: Domain,
+    store: Xenstore,
+}
+
+impl Suspender {
+    /// For a domain.
+    ///
+    /// # Errors
+    /// No xenstore.
+    pub fn new(domain: &Domain) -> Result<Self, SuspendError> {
+        let store = Xenstore::open().map_err(SuspendError::Xenstore)?;
+        Ok(Self { domain: domain.another()?, store })
+    }
+
+    /// Asks the guest to suspend and waits until it stands still.
+    ///
+    /// # Errors
+    /// See [`SuspendError`]; the guest then runs on.
+    pub fn suspend(&mut self, patience: Duration) -> Result<(), SuspendError> {
+        let path = format!("/local/domain/{}/control/shutdown", self.domain.domid());
+        self.store.write(&path, "suspend").map_err(SuspendError::Xenstore)?;
+        let begun = Instant::now();
+        loop {
+            let info = self.domain.info()?;
+            match info.shutdown {
+                Some(_) if info.is_suspended() => return Ok(()),
+                Some(reason) => return Err(SuspendError::Ended { reason }),
+                None if begun.elapsed() < patience => thread::sleep(PAUSE),
+                None => break,
+            }
+        }
+        // The guest takes the word away when it obeys: one that still stands there is taken back. It may have
+        // obeyed in between, so that it is looked at for as long again.
+        let word = self.store.read(&path).map_err(SuspendError::Xenstore)?;
+        if word == b"suspend" {
+            self.store.write(&path, "").map_err(SuspendError::Xenstore)?;
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < patience {
+            if self.domain.info()?.is_suspended() {
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+        }
+        Err(SuspendError::Late(patience))
+    }
+
+    /// Lets a suspended guest go on where it is.
+    ///
+    /// # Errors
+    /// The hypervisor's, or xenstore's.
+    pub fn resume(&mut self) -> Result<(), SuspendError> {
+        let domid = self.domain.domid();
+        let mut vcpu = Vcpu::read(&mut self.domain)?;
+        vcpu.answer(1);
+        vcpu.write(&mut self.domain)?;
+        let resumed = self.domain.calls().resume(domid);
+        resumed.map_err(failed("resume")).map_err(|error| error.of(domid))?;
+        self.store.resume(domid).map_err(SuspendError::Xenstore)
+    }
+}

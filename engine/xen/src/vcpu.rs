@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The registers of a guest's first vcpu that matter when it is suspended and goes on.
+//! Not here: any other register, or any other vcpu.
+//! Units: byte offsets into `vcpu_guest_context` of the guest's width.
+//! Threads: one owner. The guest stands still.
+//! Source: `xen-save-path.md` 2.1; that edx holds the mfn of start_info, and eax the answer of the suspend call.
+
+use p2mtrack::frame::{Mfn, Width};
+
+use crate::buffer::Buffer;
+use crate::domain::Domain;
+use crate::error::{XenError, failed};
+
+/// Offset of a register, and its length in bytes.
+type Register = (usize, usize);
+
+const fn accumulator(width: Width) -> Register {
+    match width {
+        Width::W32 => (516 + 24, 4),
+        Width::W64 => (520 + 80, 8),
+    }
+}
+
+const fn data(width: Width) -> Register {
+    match width {
+        Width::W32 => (516 + 8, 4),
+        Width::W64 => (520 + 96, 8),
+    }
+}
+
+/// The state of vcpu 0.
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    context: Buffer,
+    width: Width,
+}
+
+impl Vcpu {
+    pub(crate) fn read(domain: &mut Domain) -> Result<Self, XenError> {
+        let mut context = Buffer::new(&domain.xen().privcmd, 8192)?;
+        let (domid, width) = (domain.domid(), domain.width());
+        let read = domain.calls().vcpu_context(domid, 0, &mut context);
+        read.map_err(failed("read vcpu 0")).map_err(|error| error.of(domid))?;
+        Ok(Self { context, width })
+    }
+
+    pub(crate) fn write(&mut self, domain: &mut Domain) -> Result<(), XenError> {
+        let domid = domain.domid();
+        let written = domain.calls().set_vcpu_context(domid, 0, &mut self.context);
+        written.map_err(failed("write vcpu 0")).map_err(|error| error.of(domid))
+    }
+
+    /// Where a guest that suspends says its start_info is.
+    pub(crate) fn start_info(&self) -> Mfn {
+        let (at, length) = data(self.width);
+        let bytes = &bytemuck::cast_slice::<u64, u8>(self.context.words())[at..at + length];
+        Mfn(bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)))
+    }
+
+    /// What the suspend call will have returned: 1 says that the guest is where it was.
+    pub(crate) fn answer(&mut self, value: u64) {
+        let (at, length) = accumulator(self.width);
+        let bytes = bytemuck::cast_slice_mut::<u64, u8>(self.context.words_mut());
+        bytes[at..at + length].copy_from_slice(&value.to_le_bytes()[..length]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_are_where_the_table_has_them() {
+        // Table 2.1 of xen-save-path.md: user_regs at 516 and 520, edx at 524 and 616.
+        assert_eq!((data(Width::W32), data(Width::W64)), ((524, 4), (616, 8)));
+        assert_eq!((accumulator(Width::W32), accumulator(Width::W64)), ((540, 4), (600, 8)));
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn registers_are_where_xens_header_has_them() {
+        use std::mem::offset_of;
+        let regs = offset_of!(xen_sys::vcpu_guest_context, user_regs);
+        assert_eq!(data(Width::W64).0, regs + offset_of!(xen_sys::cpu_user_regs, __bindgen_anon_5));
+        assert_eq!(
+            accumulator(Width::W64).0,
+            regs + offset_of!(xen_sys::cpu_user_regs, __bindgen_anon_3)
+        );
+    }
+}

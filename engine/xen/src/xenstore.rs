@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A few words with xenstore: read, write, and that a domain goes on.
+//! Not here: watches, transactions, permissions.
+//! Units: paths and values in bytes, at most 4,096 of both together.
+//! Threads: one owner; one question at a time.
+//! Source: facts of Xen `public/io/xs_wire.h`. The library for it speaks a licence that we can't link.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+enum Kind {
+    Read = 2,
+    Write = 11,
+    Error = 16,
+    Resume = 18,
+}
+
+const PAYLOAD_MAX: u32 = 4096;
+const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
+const DEVICE: &str = "/dev/xen/xenbus";
+
+/// A connection to the daemon, or to the stub domain in its place.
+trait Line: Read + Write + std::fmt::Debug + Send {}
+impl<T: Read + Write + std::fmt::Debug + Send> Line for T {}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Xenstore {
+    line: Box<dyn Line>,
+    asked: u32,
+}
+
+impl Xenstore {
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut result = Err(io::ErrorKind::NotFound.into());
+        for path in SOCKETS {
+            result = UnixStream::connect(path);
+            if let Ok(stream) = result {
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+                return Ok(Self { line: Box::new(stream), asked: 0 });
+            }
+        }
+        let device = OpenOptions::new().read(true).write(true).open(DEVICE);
+        let device = device.map_err(|error| result.err().unwrap_or(error))?;
+        Ok(Self { line: Box::new(device), asked: 0 })
+    }
+
+    pub(crate) fn read(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        self.ask(Kind::Read, &[path.as_bytes(), b"\0"])
+    }
+
+    pub(crate) fn write(&mut self, path: &str, value: &str) -> io::Result<()> {
+        self.ask(Kind::Write, &[path.as_bytes(), b"\0", value.as_bytes()]).map(|_| ())
+    }
+
+    /// A domain that was shut down to be suspended goes on: its next shutdown is news again.
+    pub(crate) fn resume(&mut self, domid: u16) -> io::Result<()> {
+        self.ask(Kind::Resume, &[domid.to_string().as_bytes(), b"\0"]).map(|_| ())
+    }
+
+    fn ask(&mut self, kind: Kind, parts: &[&[u8]]) -> io::Result<Vec<u8>> {
+        let payload = parts.concat();
+        let length = u32::try_from(payload.len()).ok().filter(|&length| length <= PAYLOAD_MAX);
+        let length = length.ok_or(io::ErrorKind::InvalidInput)?;
+        self.asked = self.asked.wrapping_add(1);
+        let head = [kind as u32, self.asked, 0, length];
+        let mut message: Vec<u8> = head.iter().flat_map(|word| word.to_le_bytes()).collect();
+        message.extend(payload);
+        self.line.write_all(&message)?;
+        loop {
+            let (answer, number, payload) = self.hear()?;
+            if number != self.asked {
+                continue; // of a question that nobody waits for any more
+            }
+            if answer == Kind::Error as u32 {
+                let name = String::from_utf8_lossy(&payload);
+                return Err(io::Error::other(name.trim_end_matches('\0').to_owned()));
+            }
+            return Ok(payload);
+        }
+    }
+
+    fn hear(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
+        let mut head = [0; 16];
+        self.line.read_exact(&mut head)?;
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        if word(12) > PAYLOAD_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut payload = vec![0; word(12) as usize];
+        self.line.read_exact(&mut payload)?;
+        Ok((word(0), word(4), payload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    fn message(kind: u32, number: u32, payload: &[u8]) -> Vec<u8> {
+        let head = [kind, number, 0, payload.len() as u32];
+        head.iter().flat_map(|word| word.to_le_bytes()).chain(payload.iter().copied()).collect()
+    }
+
+    fn served(answers: Vec<Vec<u8>>) -> Xenstore {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        thread::spawn(move || {
+            for answer in answers {
+                let mut head = [0; 16];
+                theirs.read_exact(&mut head).expect("a head");
+                let mut payload = vec![0; head[12].into()];
+                theirs.read_exact(&mut payload).expect("a payload");
+                theirs.write_all(&answer).expect("an answer");
+            }
+        });
+        Xenstore { line: Box::new(ours), asked: 0 }
+    }
+
+    #[test]
+    fn answers_errors_and_strangers_words() {
+        let late = [message(15, 0, b"watch\0token\0"), message(2, 2, b"42")].concat();
+        let mut store = served(vec![message(11, 1, b"OK\0"), late, message(16, 3, b"ENOENT\0")]);
+        store.write("/a", "b").expect("written");
+        assert_eq!(store.read("/a").expect("read"), b"42");
+        assert_eq!(store.read("/c").expect_err("none").to_string(), "ENOENT");
+        assert!(store.read(&"x".repeat(5000)).is_err());
+        assert!(store.read("/d").is_err(), "nobody is there any more");
+    }
+
+    #[test]
+    fn an_answer_of_impossible_length_is_refused() {
+        let mut wrong = message(2, 1, b"");
+        wrong[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+        let error = served(vec![wrong]).read("/a").expect_err("refused");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+}
