@@ -16,7 +16,10 @@ use p2mtrack::frame::Pfn;
 use p2mtrack::shadow::{Forms, SHADOW_VARIABLE};
 
 use crate::bench::BenchArgs;
+use crate::doctor::DoctorArgs;
+use crate::guard::GuardArgs;
 use crate::simulate::SimulateArgs;
+use crate::track::TrackArgs;
 
 /// Follows the p2m of Xen PV guests while they are migrated live.
 #[derive(Debug, Parser)]
@@ -35,6 +38,10 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     Inspect(InspectArgs),
     Bench(BenchArgs),
+    Track(TrackArgs),
+    Doctor(DoctorArgs),
+    #[command(hide = true)]
+    Guard(GuardArgs),
 }
 
 /// Make a trace of a capture of a real guest

@@ -9,21 +9,24 @@
 //! round N's CLEAN, so that only round N+1's log says so. *Pending* is what differs after the last round and did
 //! not in the round before: nothing follows that could judge it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, Pfn, Width};
 use p2mtrack::tracker::Tracker;
-use p2mtrack_trace::{Meta, NONE, Round};
+use p2mtrack_trace::NONE;
 
 /// A check over all rounds.
 pub(crate) struct Check {
     width: Width,
     max_mfn: u64,
-    /// For each pfn the entry that it had when it was last owed: what a destination would have.
+    /// For each pfn the entry that it had when it was last owed: what a destination would have. Of a live guest the
+    /// entry that the engine had then: what we read came later.
     told: Vec<u64>,
-    /// Differences that no round has owed yet.
-    open: BTreeSet<u64>,
+    /// The guest runs on between the engine's look and ours.
+    live: bool,
+    /// Differences that no round has owed yet, with the entry that was found.
+    open: BTreeMap<u64, u64>,
     /// Of these, the ones that were counted as missed.
     lost: BTreeSet<u64>,
     missed: u64,
@@ -33,13 +36,15 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// Before the first copy.
-    pub(crate) const fn new(meta: &Meta) -> Self {
+    /// Before the first copy. Of a guest that is `live` an entry that changes between two of our looks is judged by
+    /// the look after them: the engine may have seen what was there in between.
+    pub(crate) const fn new(width: Width, max_mfn: u64, live: bool) -> Self {
         Self {
-            width: meta.width,
-            max_mfn: meta.max_mfn,
+            width,
+            max_mfn,
             told: Vec::new(),
-            open: BTreeSet::new(),
+            live,
+            open: BTreeMap::new(),
             lost: BTreeSet::new(),
             missed: 0,
             pending: 0,
@@ -47,34 +52,56 @@ impl Check {
         }
     }
 
-    /// Holds a round that was observed against all that was recorded of it.
-    pub(crate) fn round(&mut self, round: &Round, owed: &PfnBitmap, tracker: &Tracker) {
+    /// Holds a round that was observed against all entries as they were read at its end.
+    pub(crate) fn round(
+        &mut self,
+        entries: &[u64],
+        pfn_count: u64,
+        owed: &PfnBitmap,
+        tracker: &Tracker,
+    ) {
         // Past the guest's own count there are words, but no pfns.
-        let pfns =
-            round.entries.len().min(usize::try_from(round.after.pfn_count).unwrap_or(usize::MAX));
+        let pfns = entries.len().min(usize::try_from(pfn_count).unwrap_or(usize::MAX));
         self.told.resize(pfns, NONE);
-        let open = std::mem::take(&mut self.open);
+        self.tell(entries, owed, tracker);
+        let mut open = std::mem::take(&mut self.open);
+        // What is owed now was found in time, and is judged as it is now.
+        open.retain(|&pfn, _| !owed.get(Pfn(pfn)));
         let left = std::mem::take(&mut self.left);
-        for (pfn, &entry) in (0..).zip(&round.entries[..pfns]) {
-            let told = &mut self.told[pfn as usize];
-            if owed.get(Pfn(pfn)) {
-                *told = entry;
-            }
+        for (pfn, &entry) in (0..).zip(&entries[..pfns]) {
             // What the engine does not track is none of its business unless it names a frame.
             let matters = pfn < tracker.pfns() || self.is_frame(entry);
             let unknown = matters && self.told[pfn as usize] != entry;
             if unknown {
-                self.open.insert(pfn);
+                self.open.insert(pfn, entry);
             }
             if unknown || matters && tracker.shadow_entry(Pfn(pfn)) != Entry(entry) {
                 self.left.insert(pfn);
             }
         }
-        self.lost.retain(|pfn| self.open.contains(pfn));
-        for &pfn in open.intersection(&self.open) {
-            self.missed += u64::from(self.lost.insert(pfn));
+        self.lost.retain(|pfn| self.open.contains_key(pfn));
+        for (pfn, before) in open {
+            let now = self.open.get(&pfn);
+            if now.is_some_and(|&now| !self.live || now == before) {
+                self.missed += u64::from(self.lost.insert(pfn));
+            }
         }
         self.pending = self.left.difference(&left).count() as u64;
+    }
+
+    /// A round at whose end nobody could read the entries: they are judged by the next.
+    pub(crate) fn skip(&mut self, owed: &PfnBitmap, tracker: &Tracker) {
+        self.told.resize(self.told.len().max(tracker.pfns() as usize), NONE);
+        self.tell(&[], owed, tracker);
+        self.open.retain(|&pfn, _| !owed.get(Pfn(pfn)));
+    }
+
+    fn tell(&mut self, entries: &[u64], owed: &PfnBitmap, tracker: &Tracker) {
+        for pfn in owed.iter() {
+            let Some(told) = self.told.get_mut(pfn.0 as usize) else { continue };
+            let read = entries.get(pfn.0 as usize).filter(|_| !self.live);
+            *told = read.copied().unwrap_or_else(|| tracker.shadow_entry(pfn).0);
+        }
     }
 
     const fn is_frame(&self, entry: u64) -> bool {

@@ -44,6 +44,11 @@ impl Failure {
         move |error| Self::Unusable { about, source: error.into() }
     }
 
+    /// Prints the line of a failure that ends nothing.
+    pub(crate) fn warn(self) {
+        let _ = self.tell();
+    }
+
     /// Prints the line and returns the status. A reader of stdout that has had enough is no error.
     pub(crate) fn tell(self) -> ExitCode {
         let (about, source, status) = match self {
@@ -65,6 +70,12 @@ impl From<io::Error> for Failure {
     fn from(cause: io::Error) -> Self {
         Self::Output(cause)
     }
+}
+
+/// A line on stderr that is no failure.
+pub(crate) fn note(text: &str) {
+    let line = format!("p2mtrack: {}\n", printable(text));
+    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes()); // nobody to read it: as in `tell`
 }
 
 fn line(about: &str, error: &dyn Error) -> String {

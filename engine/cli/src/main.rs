@@ -10,8 +10,11 @@
 mod args;
 mod bench;
 mod check;
+mod doctor;
 mod failure;
+mod findings;
 mod follow;
+mod guard;
 mod import;
 mod inspect;
 mod life;
@@ -21,6 +24,8 @@ mod replay;
 mod segments;
 mod simulate;
 mod size;
+mod stopwatch;
+mod track;
 
 use std::process::ExitCode;
 
@@ -40,6 +45,9 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Track(args) => track::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Guard(args) => guard::run(&args),
     };
     result.unwrap_or_else(Failure::tell)
 }

@@ -58,6 +58,9 @@ fn every_key_of_every_event_is_in_the_docs() {
     let bench = program().args(words).arg(dir.path()).output();
     let bench = String::from_utf8(bench.expect("runs").stdout).expect("text");
     let bench = bench.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let doctor = program().args(["doctor", "--json"]).output().expect("runs").stdout;
+    let doctor = String::from_utf8(doctor).expect("text");
+    let doctor = doctor.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let tiled = ["simulate", "--json", "--guest-size", "64MiB", "--shape", "real", "--capture"];
     for (command, lines) in [
         ("simulate", objects(&record, &dir.path().join("run"))),
@@ -66,6 +69,7 @@ fn every_key_of_every_event_is_in_the_docs() {
         ("replay", objects(&["replay", "--json", "--check"], &growth)),
         ("inspect", objects(&["inspect", "--json"], &growth)),
         ("bench", bench),
+        ("doctor", doctor),
         ("inspect --pfn", objects(&["inspect", "--json", "--pfn", "5"], &growth)),
     ] {
         for line in &lines {

@@ -23,11 +23,11 @@ use p2mtrack_synthetic::huge::{Guest, Life, PFNS_MAX, Pattern, Shape};
 use super::huge_line::{HUGE, Outcome, Times};
 use super::result::round;
 use super::single::progress;
-use super::stopwatch::{Stopwatch, phase_name};
 use super::{GUEST_BYTES_MIN, P2mName, SHOW_GUEST_BYTES, SimulateArgs, TrackerName, WidthName};
 use super::{huge_line, line};
 use crate::recording::Recording;
 use crate::size::in_words;
+use crate::stopwatch::{Stopwatch, phase_name};
 
 /// Live rounds when nothing else is said.
 const ROUNDS: u64 = 4;

@@ -12,7 +12,6 @@ mod many;
 mod record;
 mod result;
 mod single;
-mod stopwatch;
 mod table;
 
 use std::error::Error;

@@ -12,8 +12,8 @@ use p2mtrack_synthetic::{Begun, Fault, SimConfig};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::stopwatch::Stopwatch;
 use super::{EXIT_ABORTED, EXIT_WRONG};
+use crate::stopwatch::Stopwatch;
 
 /// Who migrated, in `tracker`.
 pub(super) const P2MTRACK: &str = "p2mtrack";

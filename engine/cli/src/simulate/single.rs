@@ -18,8 +18,8 @@ use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation, upstream};
 
 use super::record::Recording;
 use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, program, round};
-use super::stopwatch::{Stopwatch, phase_name};
 use super::{SimulateArgs, line};
+use crate::stopwatch::{Stopwatch, phase_name};
 
 /// Prints what happens.
 struct Printer<'a> {

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How long each phase of a round took.
-//! Not here: what is done in it (the engine), who prints it (`single`, `huge`).
+//! Not here: what is done in it (the engine), who prints it.
 //! Units: the wall clock.
 //! Threads: one owner.
 //! Source: names are keys of `phase_us`: `docs/json.md`.
 
 use std::time::{Duration, Instant};
 
-use p2mtrack::port::Phase;
+use p2mtrack::port::{Observer, Phase};
 
 const PHASES: [Phase; 6] =
     [Phase::Roots, Phase::Clean, Phase::Walk, Phase::Diff, Phase::Send, Phase::Settle];
 
 /// The name of a phase in reports.
-pub(super) const fn phase_name(phase: Phase) -> &'static str {
+pub(crate) const fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Roots => "roots",
         Phase::Clean => "clean",
@@ -24,36 +24,46 @@ pub(super) const fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
+impl Observer for Stopwatch {
+    fn begin(&mut self, _: Phase) {
+        Self::begin(self);
+    }
+
+    fn end(&mut self, phase: Phase) {
+        Self::end(self, phase);
+    }
+}
+
 /// The times of one round's phases. Phases don't nest.
 #[derive(Debug)]
-pub(super) struct Stopwatch {
+pub(crate) struct Stopwatch {
     begun: Instant,
     times: [Duration; PHASES.len()],
 }
 
 impl Stopwatch {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { begun: Instant::now(), times: Default::default() }
     }
 
     /// A phase begins.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.begun = Instant::now();
     }
 
     /// It ends.
-    pub(super) fn end(&mut self, phase: Phase) {
+    pub(crate) fn end(&mut self, phase: Phase) {
         let slot = PHASES.iter().position(|known| *known == phase);
         self.times[slot.unwrap_or(0)] += self.begun.elapsed();
     }
 
     /// Names and times.
-    pub(super) fn phases(&self) -> impl Iterator<Item = (&'static str, Duration)> {
+    pub(crate) fn phases(&self) -> impl Iterator<Item = (&'static str, Duration)> {
         PHASES.iter().map(|phase| phase_name(*phase)).zip(self.times)
     }
 
     /// A new round.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.times = Default::default();
     }
 }

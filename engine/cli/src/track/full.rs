@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! All of a live guest's p2m, read by code that knows no tracker: every table, every leaf, every entry.
+//! Not here: comparing it (`check`).
+//! Units: entries are pfns' words, widened; all ones where there is none.
+//! Threads: one.
+//! Source: own; geometry of list and tree: `xen-save-path.md` 2.3. Frames come through the same foreign maps.
+
+use std::collections::HashMap;
+
+use p2mtrack::frame::{Mfn, Width};
+use p2mtrack::leaf::Leaf;
+use p2mtrack::port::{P2mSource, Roots};
+use p2mtrack_trace::NONE;
+
+/// Walks that are tried when the guest changes its p2m meanwhile.
+const TRIES: u32 = 20;
+/// Leaves that are mapped at once.
+const LEAVES: usize = 512;
+/// Larger counts are not read: the words would fill the host.
+const PFNS_MAX: u64 = 1 << 32;
+
+/// A p2m at one moment, as far as a guest that runs on has one.
+pub(super) struct FullCopy {
+    pub(super) pfn_count: u64,
+    pub(super) entries: Vec<u64>,
+}
+
+/// Reads it; `None` if the guest does not hold still long enough.
+pub(super) fn read(p2m: &mut dyn P2mSource) -> Option<FullCopy> {
+    for _ in 0..TRIES {
+        let before = p2m.roots().ok()?;
+        if before.generation % 2 == 1 || before.pfn_count > PFNS_MAX {
+            continue;
+        }
+        let frames = Walk { p2m: &mut *p2m, tables: HashMap::new() }.frames(&before);
+        let after = p2m.roots().ok()?;
+        if let Some(frames) = frames.filter(|_| before == after)
+            && let Some(entries) = entries(p2m, &frames)
+        {
+            return Some(FullCopy { pfn_count: before.pfn_count, entries });
+        }
+    }
+    None
+}
+
+/// A walk over upper frames, each read once.
+struct Walk<'a> {
+    p2m: &'a mut dyn P2mSource,
+    tables: HashMap<u64, Leaf>,
+}
+
+impl Walk<'_> {
+    /// The frame of each leaf; all ones where the p2m has none.
+    fn frames(&mut self, roots: &Roots) -> Option<Vec<u64>> {
+        let width = self.p2m.width();
+        let leaves = roots.pfn_count.div_ceil(width.entries() as u64);
+        let step = |number| {
+            if roots.p2m_cr3 != 0 {
+                self.listed(width, roots, number)
+            } else {
+                self.in_tree(width, roots, number)
+            }
+        };
+        (0..leaves).map(step).collect()
+    }
+
+    /// Through the guest's page tables, from the root down.
+    fn listed(&mut self, width: Width, roots: &Roots, number: u64) -> Option<u64> {
+        let (mut mfn, levels) = match width {
+            Width::W64 => (roots.p2m_cr3 >> 12, 4),
+            Width::W32 => ((roots.p2m_cr3 >> 12 | roots.p2m_cr3 << 20) & 0xffff_ffff, 3),
+        };
+        let address = roots.p2m_vaddr + number * 4096;
+        for level in (0..levels).rev() {
+            let slot = address >> (12 + 9 * level) & 511;
+            let entry = self.table(mfn)?.words[slot as usize];
+            if entry & 1 == 0 {
+                return Some(NONE);
+            }
+            mfn = entry >> 12 & ((1 << 40) - 1);
+        }
+        Some(mfn)
+    }
+
+    /// Through top and mid frame.
+    fn in_tree(&mut self, width: Width, roots: &Roots, number: u64) -> Option<u64> {
+        let slots = width.entries() as u64;
+        let slot = |table: &Leaf, slot: u64| match width {
+            Width::W64 => table.words[slot as usize],
+            Width::W32 => table.words[slot as usize / 2] >> (32 * (slot % 2)) & 0xffff_ffff,
+        };
+        let mid = slot(self.table(roots.frame_list_list)?, number / slots);
+        Some(slot(self.table(mid)?, number % slots))
+    }
+
+    fn table(&mut self, mfn: u64) -> Option<&Leaf> {
+        if !self.tables.contains_key(&mfn) {
+            let mut copy = Leaf::default();
+            self.p2m.read(Mfn(mfn), &mut copy).ok()?;
+            self.tables.insert(mfn, copy);
+        }
+        self.tables.get(&mfn)
+    }
+}
+
+/// Every entry; `None` if a leaf went away meanwhile.
+fn entries(p2m: &mut dyn P2mSource, frames: &[u64]) -> Option<Vec<u64>> {
+    let width = p2m.width();
+    let mut entries = Vec::with_capacity(frames.len() * width.entries());
+    for chunk in frames.chunks(LEAVES) {
+        let present: Vec<Mfn> =
+            chunk.iter().filter(|&&mfn| mfn != NONE).map(|&mfn| Mfn(mfn)).collect();
+        let mut answers = Vec::new();
+        p2m.map(&present, &mut answers);
+        let slots: Vec<_> = answers.iter().filter_map(|answer| answer.ok()).collect();
+        let complete = slots.len() == present.len();
+        let mut held = slots.iter();
+        for &mfn in chunk.iter().filter(|_| complete) {
+            let mut copy = Leaf::HOLE;
+            if mfn != NONE
+                && let Some(&slot) = held.next()
+            {
+                p2m.live(slot).fetch(&mut copy);
+            }
+            entries.extend(copy.entries(width).map(|entry| entry.0));
+        }
+        p2m.unmap(&slots);
+        if !complete {
+            return None;
+        }
+    }
+    Some(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2mtrack::config::Config;
+    use p2mtrack::frame::Pfn;
+    use p2mtrack::tracker::Tracker;
+    use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
+
+    #[test]
+    fn it_reads_what_the_engine_reads_by_other_ways() {
+        for width in [Width::W32, Width::W64] {
+            for kind in [P2mKind::Linear, P2mKind::Tree] {
+                let plain = SimConfig::plain(Scenario::Balloon, 3, 32 << 20);
+                let simulation = Simulation::new(&SimConfig { width, p2m: Some(kind), ..plain });
+                simulation.pause(true);
+                let mut ports = simulation.ports();
+                let full = read(&mut ports.p2m).expect("it stands still");
+                let mut tracker = Tracker::new(Config::default(), width).expect("a tracker");
+                tracker.observe(&mut ports.lend(&mut ()), |_, _| ()).expect("observed");
+                assert!(tracker.pfns() > 0 && full.pfn_count >= tracker.pfns());
+                for pfn in 0..tracker.pfns() {
+                    let engine = tracker.shadow_entry(Pfn(pfn)).0;
+                    assert_eq!(full.entries[pfn as usize], engine, "{width:?} {kind:?} {pfn:#x}");
+                }
+                tracker.release(&mut ports.p2m);
+            }
+        }
+    }
+}

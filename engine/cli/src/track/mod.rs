@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `track DOMID`: the engine on a live guest, round by round, without sending.
+//! Not here: who may (`session`), what each round found (`findings`), a guest that is migrated.
+//! Units: rounds; the first copy is round 0 and in no sum.
+//! Threads: as `--threads` says; one more waits for signals.
+//! Source: own; keys of JSON: `docs/json.md`.
+
+mod full;
+mod line;
+mod prom;
+mod record;
+mod session;
+mod tap;
+mod view;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use p2mtrack::config::Config;
+use p2mtrack::port::{M2p, P2mSource};
+
+use crate::args::CompareArgs;
+use crate::check::Check;
+use crate::failure::{Failure, VERDICT};
+use crate::findings::{Owed, print_first_copy, print_round, print_verdict};
+use crate::output::Output;
+use line::{Round, Sums};
+use prom::Prom;
+use record::Recording;
+use session::Session;
+use view::View;
+
+/// Follow the p2m of a running PV guest, without sending anything
+///
+/// Log-dirty is switched on for the time, and off again whatever happens: a guard process sees to it if this one is
+/// killed. Ends after --rounds, after --seconds, or by Ctrl-C.
+///
+/// Exit status: 0 done, 1 --check found a missed change, 2 usage, no such guest, or somebody else tracks it, 3 the
+/// engine or the guest gave up.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrackArgs {
+    /// The guest's number
+    #[arg(value_parser = clap::value_parser!(u16).range(1..0x7ff0))]
+    domid: u16,
+    /// Rounds after the first copy
+    #[arg(long, value_name = "N")]
+    rounds: Option<u64>,
+    /// Begin no round after this time
+    #[arg(long, value_name = "S")]
+    seconds: Option<u64>,
+    /// Time from the end of a round to the beginning of the next
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    interval: u64,
+    /// Write a trace of what the guest does, for `replay` and `inspect`; it appears whole or not at all
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Compare each round with all of the p2m, read by other code: what did neither it nor the next one find?
+    #[arg(long)]
+    check: bool,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// Keep a file for Prometheus's textfile collector up to date
+    #[arg(long, value_name = "FILE")]
+    prom: Option<PathBuf>,
+    /// Show the present state in the terminal instead of a line for each round
+    #[arg(long, conflicts_with = "json")]
+    view: bool,
+    /// Switch log-dirty off and on again if it is on already: whoever has it on loses its marks
+    #[arg(long)]
+    take_over: bool,
+    /// Go on with a hypervisor whose interface is younger than this program
+    #[arg(long)]
+    pub(crate) unknown_xen: bool,
+    #[command(flatten)]
+    compare: CompareArgs,
+    /// Threads that compare leaves
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
+}
+
+pub(crate) fn run(args: &TrackArgs) -> Result<ExitCode, Failure> {
+    let stop = stop_signals()?;
+    let config = Config { threads: args.threads.into(), ..args.compare.config() };
+    let mut session = Session::begin(args.domid, args.take_over, args.unknown_xen, config)?;
+    // Whatever happens in between: log-dirty goes off, the mappings back, the guard home.
+    let result = follow(args, &mut session, &stop);
+    let ended = session.end();
+    let status = result?;
+    ended?;
+    Ok(status)
+}
+
+/// A channel that hears of Ctrl-C, and of being told to end.
+fn stop_signals() -> Result<Receiver<()>, Failure> {
+    let (send, receive) = channel();
+    ctrlc::set_handler(move || {
+        let _ = send.send(()); // nobody listens any more when the end has come already
+    })
+    .map_err(|source| Failure::Unusable { about: "signals".to_owned(), source: source.into() })?;
+    Ok(receive)
+}
+
+fn follow(
+    args: &TrackArgs,
+    session: &mut Session,
+    stop: &Receiver<()>,
+) -> Result<ExitCode, Failure> {
+    let mut out = Output::stdout(args.json);
+    let view = View::new(args.view);
+    let mut prom = args.prom.as_deref().map(|path| Prom::new(path, args.domid)).transpose()?;
+    let mut recording =
+        args.record.as_deref().map(|path| Recording::create(path, session)).transpose()?;
+    let (width, frames) = (session.guest.p2m.width(), session.guest.m2p.frames());
+    let mut check = args.check.then(|| Check::new(width, frames, true));
+    let mut sums = Sums::new();
+    let begun = Instant::now();
+    for number in 0.. {
+        let round = observe(session, number, recording.as_mut())?;
+        if let Some(check) = &mut check {
+            sums.hold_against(check, session, &round.owed);
+        }
+        if number == 0 {
+            let (report, owed) = (&round.report, &round.owed);
+            if !args.view {
+                print_first_copy(&mut out, report, owed, session.tracker.pfns())?;
+            }
+        } else {
+            sums.add(&round);
+            out.object(&round.line())?;
+            if !args.view {
+                print_round(&mut out, &round.found())?;
+            }
+        }
+        view.show(&round, &sums);
+        if let Some(prom) = &mut prom {
+            prom.write(&round, &sums, check.as_ref())?;
+        }
+        let enough = args.rounds.is_some_and(|rounds| number >= rounds);
+        if enough || !wait(args, begun, stop) {
+            break;
+        }
+    }
+    view.clear();
+    recording.map(|recording| recording.finish(session)).transpose()?;
+    let totals = sums.totals(check.as_ref(), session.tracker.shadow_bytes().bytes);
+    out.object(&totals)?;
+    print_verdict(&mut out, &totals.found)?;
+    line::print_times(&mut out, &totals)?;
+    out.finish()?;
+    let missed = totals.found.missed.is_some_and(|missed| missed > 0);
+    Ok(if missed { ExitCode::from(VERDICT) } else { ExitCode::SUCCESS })
+}
+
+/// Waits for the next round; `false` if there is to be none.
+fn wait(args: &TrackArgs, begun: Instant, stop: &Receiver<()>) -> bool {
+    let pause = Duration::from_millis(args.interval);
+    let left = args.seconds.map(|s| Duration::from_secs(s).saturating_sub(begun.elapsed()));
+    let told = stop.recv_timeout(left.map_or(pause, |left| left.min(pause)));
+    told == Err(RecvTimeoutError::Timeout) && left.is_none_or(|left| left > pause)
+}
+
+/// One round, and its share of the recording.
+fn observe(
+    session: &mut Session,
+    number: u64,
+    recording: Option<&mut Recording>,
+) -> Result<Round, Failure> {
+    session.see_to_guard();
+    let failed = |source| Failure::Engine { about: format!("round {number}"), source };
+    let before = session.guest.p2m.roots().map_err(|error| failed(error as _))?;
+    let mut owed = Owed::default();
+    let begun = Instant::now();
+    let report = session.observe(|pfn, causes| owed.hear(pfn, causes));
+    let report = report.map_err(|error| failed(error.into()))?;
+    let round = Round::new(number, report, owed, session, begun.elapsed());
+    if let Some(recording) = recording {
+        recording.round(session, before, number)?;
+    }
+    Ok(round)
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `--record`: a trace of the live guest, made by a second tracker that only looks.
+//! Not here: the format, the recorder (`p2mtrack_trace::record`).
+//! Units: a round of the trace for each round of the engine.
+//! Threads: the caller's.
+//! Source: the guest runs on between the two looks: what it writes then is in the trace's next round too.
+
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use p2mtrack::port::{M2p, P2mSource, Ports, Roots};
+use p2mtrack_trace::replay::AcceptAll;
+use p2mtrack_trace::{Flavour, Meta, RecordError, Recorder, StagedFile};
+
+use super::session::Session;
+use crate::failure::Failure;
+
+/// A trace under way.
+pub(super) struct Recording {
+    path: PathBuf,
+    recorder: Recorder<BufWriter<StagedFile>>,
+}
+
+impl Recording {
+    pub(super) fn create(path: &Path, session: &mut Session) -> Result<Self, Failure> {
+        let file = Failure::file(path);
+        let roots = session.guest.p2m.roots().map_err(|error| file(error.to_string()))?;
+        let version = session.xen.version().unwrap_or_default();
+        let meta = Meta {
+            name: path
+                .file_stem()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            width: session.guest.p2m.width(),
+            pfn_count: roots.pfn_count,
+            max_mfn: session.guest.m2p.frames(),
+            kernel: String::new(),
+            xen: format!("Xen {version}"),
+            flavour: if roots.p2m_cr3 == 0 { Flavour::Tree } else { Flavour::Linear },
+            load: String::new(),
+            rounds: 0,
+            source: format!("p2mtrack {} track", env!("CARGO_PKG_VERSION")),
+        };
+        session.tap.open();
+        let recorder = Recorder::create(path, &meta).map_err(Failure::file(path))?;
+        Ok(Self { path: path.to_path_buf(), recorder })
+    }
+
+    /// Records what is there now. `before` are the roots as read before the round.
+    pub(super) fn round(
+        &mut self,
+        session: &mut Session,
+        before: Roots,
+        number: u64,
+    ) -> Result<(), Failure> {
+        let log = session.tap.take();
+        let mut ports = Ports {
+            log_dirty: &mut session.guest.log_dirty,
+            p2m: &mut session.guest.p2m,
+            m2p: &*session.guest.m2p,
+            types: &mut session.guest.types,
+            unlogged: &mut session.guest.unlogged,
+            transport: &mut AcceptAll,
+            observer: &mut (),
+        };
+        let recorded = self.recorder.round(&mut ports, before, log.as_ref());
+        recorded.map(|_| ()).map_err(|error| match error {
+            RecordError::Tracker(source) => Failure::Engine {
+                about: format!("recording of round {number}"),
+                source: source.into(),
+            },
+            RecordError::Trace(source) => Failure::file(&self.path)(source),
+        })
+    }
+
+    pub(super) fn finish(mut self, session: &mut Session) -> Result<(), Failure> {
+        self.recorder.release(&mut session.guest.p2m);
+        self.recorder.commit().map_err(Failure::file(&self.path))
+    }
+}

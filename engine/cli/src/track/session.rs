@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who tracks: the lock of the domain, the guard, log-dirty on and off, and the engine in between.
+//! Not here: what is found.
+//! Units: one domain.
+//! Threads: one owner.
+//! Source: order: lock, what a dead tracker left, guard, log-dirty; and back.
+
+use std::env;
+use std::process::Command;
+
+use p2mtrack::cause::CauseSet;
+use p2mtrack::config::Config;
+use p2mtrack::error::Error;
+use p2mtrack::frame::Pfn;
+use p2mtrack::port::{LogDirty, Ports};
+use p2mtrack::report::RoundReport;
+use p2mtrack::tracker::Tracker;
+use p2mtrack_trace::replay::AcceptAll;
+use p2mtrack_xen::{Domain, Guard, Guest, IfOn, Left, Lock, Unknown, Xen};
+
+use super::tap::Tap;
+use crate::failure::{Failure, note};
+use crate::stopwatch::Stopwatch;
+
+/// A guest being tracked.
+pub(super) struct Session {
+    pub(super) xen: Xen,
+    pub(super) guest: Guest,
+    pub(super) tracker: Tracker,
+    /// What the last CLEAN said, for who records.
+    pub(super) tap: Tap,
+    pub(super) stopwatch: Stopwatch,
+    lock: Lock,
+    guard: Guard,
+    domain: Domain,
+    unknown_xen: bool,
+}
+
+impl Session {
+    /// Log-dirty is on when this returns well, and as it was when it does not.
+    pub(super) fn begin(
+        domid: u16,
+        take_over: bool,
+        unknown_xen: bool,
+        config: Config,
+    ) -> Result<Self, Failure> {
+        let unusable = unusable(domid);
+        let unknown = if unknown_xen { Unknown::Accept } else { Unknown::Refuse };
+        let xen = Xen::open(unknown).map_err(|error| unusable(error.into()))?;
+        let domain = Domain::open(&xen, domid).map_err(|error| unusable(error.into()))?;
+        let (mut lock, left) =
+            Lock::take(domid, domain.uuid()).map_err(|error| unusable(error.into()))?;
+        let if_on = if take_over { IfOn::TakeOver } else { IfOn::Refuse };
+        let mut guest = Guest::open(&domain, if_on).map_err(|error| unusable(error.into()))?;
+        if let Left::LogDirty { pid } = left {
+            note(&format!(
+                "process {pid} and its guard died while tracking: log-dirty is switched off after it"
+            ));
+            guest.log_dirty.disable().map_err(unusable)?;
+        }
+        lock.note(false).map_err(|error| unusable(error.into()))?;
+        // Before any thread: the guard is a process of its own.
+        let mut guard = begin_guard(domid, unknown_xen, &lock)?;
+        let tracker =
+            Tracker::new(config, domain.width()).map_err(|error| unusable(error.into()))?;
+        guest.log_dirty.enable().map_err(unusable)?;
+        // Not before: log-dirty that somebody else has on is not to be switched off.
+        let armed = guard.arm(true).map_err(|error| unusable(error.into()));
+        let noted = lock.note(true).map_err(|error| unusable(error.into()));
+        let (tap, stopwatch) = (Tap::default(), Stopwatch::new());
+        let session =
+            Self { xen, guest, tracker, tap, stopwatch, lock, guard, domain, unknown_xen };
+        match armed.and(noted) {
+            Ok(()) => Ok(session),
+            Err(failure) => session.end().and(Err(failure)),
+        }
+    }
+
+    /// One round of the engine.
+    pub(super) fn observe(
+        &mut self,
+        each: impl FnMut(Pfn, CauseSet),
+    ) -> Result<RoundReport, Error> {
+        self.stopwatch.clear();
+        let mut log_dirty = self.tap.on(&mut self.guest.log_dirty);
+        let mut ports = Ports {
+            log_dirty: &mut log_dirty,
+            p2m: &mut self.guest.p2m,
+            m2p: &*self.guest.m2p,
+            types: &mut self.guest.types,
+            unlogged: &mut self.guest.unlogged,
+            transport: &mut AcceptAll,
+            observer: &mut self.stopwatch,
+        };
+        self.tracker.observe(&mut ports, each)
+    }
+
+    /// Begins another guard if the present one was killed.
+    pub(super) fn see_to_guard(&mut self) {
+        if self.guard.is_there() {
+            return;
+        }
+        note(&format!("guard process {} is gone: another one is begun", self.guard.pid()));
+        match begin_guard(self.domain.domid(), self.unknown_xen, &self.lock) {
+            Ok(mut guard) => {
+                if guard.arm(true).is_ok() {
+                    self.guard = guard;
+                }
+            }
+            Err(failure) => failure.warn(),
+        }
+    }
+
+    /// Gives everything back: log-dirty is off when this returns well.
+    pub(super) fn end(mut self) -> Result<(), Failure> {
+        let unusable = unusable(self.domain.domid());
+        self.tracker.release(&mut self.guest.p2m);
+        // A domain that is gone has no log, and another may have its number.
+        let gone = self.domain.info().is_err();
+        let off = if gone { Ok(()) } else { self.guest.log_dirty.disable() };
+        if let Err(error) = off {
+            // The guard tries again when we are gone, and the file says what is left.
+            return Err(unusable(error));
+        }
+        let _ = self.guard.arm(false); // one that is not there needs no word
+        let released = self.lock.release();
+        self.guard.dismiss();
+        released.map_err(|error| unusable(error.into()))
+    }
+}
+
+fn unusable(domid: u16) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Failure + Copy {
+    move |source| Failure::Unusable { about: format!("domain {domid}"), source: source as _ }
+}
+
+/// This program again, as a guard.
+fn begin_guard(domid: u16, unknown_xen: bool, lock: &Lock) -> Result<Guard, Failure> {
+    let program = env::current_exe().map_err(|error| unusable(domid)(error.into()))?;
+    let mut command = Command::new(program);
+    command.arg("guard").arg(domid.to_string());
+    if unknown_xen {
+        command.arg("--unknown-xen");
+    }
+    Guard::begin(command, lock).map_err(|error| unusable(domid)(error.into()))
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A copy of what each CLEAN said, for a recording: the log can be taken once.
+//! Not here: the log itself.
+//! Units: pfns.
+//! Threads: one owner.
+//! Source: own.
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::port::{LogDirty, PortError};
+
+/// Keeps the last log.
+#[derive(Debug, Default)]
+pub(super) struct Tap {
+    wanted: bool,
+    log: Option<PfnBitmap>,
+}
+
+/// A log with a tap on it.
+#[derive(Debug)]
+pub(super) struct Tapped<'a, L> {
+    tap: &'a mut Tap,
+    log: &'a mut L,
+}
+
+impl Tap {
+    /// From now on, copies are kept.
+    pub(super) const fn open(&mut self) {
+        self.wanted = true;
+    }
+
+    pub(super) const fn on<'a, L: LogDirty>(&'a mut self, log: &'a mut L) -> Tapped<'a, L> {
+        Tapped { tap: self, log }
+    }
+
+    /// The log of the last round, if it had one.
+    pub(super) const fn take(&mut self) -> Option<PfnBitmap> {
+        self.log.take()
+    }
+}
+
+impl<L: LogDirty> LogDirty for Tapped<'_, L> {
+    fn enable(&mut self) -> Result<(), PortError> {
+        self.log.enable()
+    }
+
+    fn disable(&mut self) -> Result<(), PortError> {
+        self.log.disable()
+    }
+
+    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+        let result = self.log.clean(into);
+        if self.tap.wanted {
+            self.tap.log = Some(into.clone());
+        }
+        result
+    }
+}
