@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# A guest that does nothing, Linux as it comes: nothing changes, and nothing is claimed to.
+shared idle 192 192 ""
+sleep 1
+track idle.json --rounds 12 --interval 250 --prom idle.prom
+show idle.json
+grep -q '^p2mtrack_rounds_total{domid="'$domain'"} 12' idle.prom
+is_off

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# The tracker is killed, its guard is killed, both are: what log-dirty is afterwards, and the next run.
+shared idle 192 192 ""
+guards() { running p2mtrack guard; }
+begin() {
+    p2mtrack track $domain --json --interval 200 >run.json 2>run.err &
+    tracker=$!
+    sleep 2
+    guard=$(guards)
+    [ -n "$guard" ]
+    fails is_off
+}
+for signal in KILL ABRT TERM; do
+    begin
+    kill -$signal $tracker
+    wait $tracker || true
+    sleep 1
+    [ -z "$(guards)" ]
+    is_off
+done
+cat run.err
+echo "SHOW tracker killed: its guard switches log-dirty off"
+begin
+kill -KILL $guard
+sleep 2
+[ -n "$(guards)" ]
+grep -q 'another one is begun' run.err
+kill -INT $tracker
+wait $tracker
+is_off
+echo "SHOW guard killed: another one is begun, the run ends well"
+begin
+kill -KILL $guard $tracker
+wait $tracker || true
+status=0
+p2mtrack track $domain --rounds 2 --json >next.json 2>next.err || status=$?
+cat next.err
+[ $status = 0 ]
+grep -q 'switched off after it' next.err
+is_off
+echo "SHOW both killed: $(cat next.err)"

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# Log-dirty is on, and nobody here knows by whom: refused, unless it is to be taken over.
+shared idle 192 192 ""
+xen-ports $domain on
+status=0
+track refused.json --rounds 2 2>refused.err || status=$?
+cat refused.err
+[ $status = 2 ]
+grep -q 'on already' refused.err
+# It was not touched: whoever has it on still does.
+fails track again.json --rounds 2 2>/dev/null
+track taken.json --rounds 4 --take-over
+show taken.json
+is_off
+echo "SHOW $(cat refused.err)"

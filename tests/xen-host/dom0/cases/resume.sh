@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# The guest is suspended and goes on while it is followed, as for a checkpoint: it rewrites its lists and sets its generation
+# to 0. Before that the generation is moved by growth, so that the reset is to be seen.
+shared grown 192 192 "memory=48:500"
+says grown 'MEMORY ok' 60
+xl mem-max grown 576
+target grown 512 # which moves the generation
+sleep 3
+(
+    sleep 2
+    xen-ports $domain suspend >suspend.log 2>&1
+    sleep 3
+    xen-ports $domain suspend >>suspend.log 2>&1
+) &
+helper=$!
+track resume.json --seconds 11 --interval 300
+wait $helper
+cat suspend.log
+[ "$(grep -c '^resumed' suspend.log)" = 2 ]
+show resume.json
+tail -n 1 resume.json | grep -q '"generation":[1-9]'
+says grown 'MEMORY ok' 5
+is_off

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# What the cases have in common. `sh -e lib.sh CASE` runs one in the present directory: it passes if it ends well.
+# A line that begins with SHOW is evidence and goes into the summary.
+export PATH=/usr/sbin:/usr/bin:/bin:/sbin
+
+guest() { # NAME MIB MAX_MIB "WORDS FOR ITS COMMAND LINE" [XL-CREATE OPTIONS]: makes it, and waits until it is up
+    cat >/root/$1.cfg <<END
+name="$1"
+type="pv"
+kernel="${KERNEL:-/host/kernel}"
+${KERNEL:+#}ramdisk="/host/guest.cpio.gz"
+memory=$2
+maxmem=$3
+vcpus=1
+extra="console=hvc0 loglevel=4 panic=1 memhp_default_state=online $4"
+on_crash="preserve"
+on_reboot="destroy"
+on_poweroff="destroy"
+END
+    xl create -q $5 /root/$1.cfg
+    domain=$(xl domid $1)
+}
+
+shared() { # NAME MIB MAX_MIB "WORDS": the same, but a guest of that name that is there already will do
+    if domain=$(xl domid $1 2>/dev/null); then return; fi
+    guest "$@"
+    says $1 'GUEST up' 60
+}
+
+target() { # NAME MIB: its balloon's
+    xenstore-write /local/domain/$(xl domid $1)/memory/target $(($2 * 1024))
+}
+
+console() { echo /var/log/xen/console/guest-$1.log; }
+
+says() { # NAME PATTERN SECONDS: waits until the guest has said it
+    turn=0
+    until grep -q "$2" $(console $1) 2>/dev/null; do
+        [ $turn -lt $(($3 * 10)) ] || { echo "guest $1 does not say '$2'"; tail -n 5 $(console $1); return 1; }
+        sleep 0.1
+        turn=$((turn + 1))
+    done
+}
+
+field() { # FILE KEY: the last number of that name in the last line
+    tail -n 1 $1 | sed -n "s/.*\"$2\":\([0-9]*\).*/\1/p"
+}
+
+track() { # FILE OPTIONS...: the engine on $domain; its lines go to FILE
+    file=$1
+    shift
+    p2mtrack track $domain --json --check "$@" >$file || {
+        code=$?
+        [ $code != 1 ] || show $file || true # a missed change: how many is evidence
+        return $code
+    }
+}
+
+show() { # FILE: what a run found, and that nothing was missed
+    echo "SHOW $1: rounds $(field $1 rounds) leaves_dirty $(field $1 leaves_dirty) leaves_new $(field $1 leaves_new)" \
+        "entries_changed $(field $1 entries_changed) beyond_log_dirty $(field $1 beyond_log_dirty)" \
+        "structure_events $(field $1 structure_events) missed $(field $1 missed) unchecked $(field $1 unchecked)"
+    [ "$(field $1 missed)" = 0 ]
+    [ "$(field $1 unchecked)" -lt "$(field $1 rounds)" ]
+}
+
+some() { # FILE KEY: it really happened
+    [ "$(field $1 $2)" -gt 0 ] || { echo "$1: no $2"; return 1; }
+}
+
+fails() { # COMMAND...: it must not succeed (a shell that stops at errors passes over one behind a "!")
+    if "$@"; then
+        echo "succeeds: $*"
+        return 1
+    fi
+}
+
+running() { # WORDS: processes with these words on their command line
+    ps -o pid,args | grep "$*" | grep -v grep | awk '{print $1}'
+}
+
+is_off() { # log-dirty of $domain is off, and nobody holds it: a tracker may begin
+    p2mtrack track $domain --rounds 0 --json >off.json
+}
+
+. /host/cases/$1.sh

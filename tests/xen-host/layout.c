@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ * What engine/xen takes the hypervisor's structures to be, against the headers of the Xen that is run here. A difference
+ * does not compile. Sizes and offsets in bytes, as in the tests of engine/xen/src/{domctl,host,grant_table}.rs. */
+#include <stddef.h>
+#include <stdint.h>
+#define __XEN_TOOLS__
+#include <xen/domctl.h>
+#include <xen/grant_table.h>
+#include <xen/memory.h>
+#include <xen/sched.h>
+#include <xen/sysctl.h>
+#include <xen/xen.h>
+
+#define IS(what, value) _Static_assert((what) == (value), #what)
+#define AT(type, field, value) IS(offsetof(type, field), value)
+
+IS(sizeof(struct xen_domctl), 144);
+AT(struct xen_domctl, domain, 8);
+AT(struct xen_domctl, u, 16);
+IS(sizeof(struct xen_domctl_shadow_op), 40);
+AT(struct xen_domctl_shadow_op, mode, 4);
+AT(struct xen_domctl_shadow_op, dirty_bitmap, 16);
+AT(struct xen_domctl_shadow_op, pages, 24);
+AT(struct xen_domctl_shadow_op, stats.fault_count, 32);
+AT(struct xen_domctl_shadow_op, stats.dirty_count, 36);
+AT(struct xen_domctl_getdomaininfo, flags, 4);
+AT(struct xen_domctl_getdomaininfo, tot_pages, 8);
+AT(struct xen_domctl_getdomaininfo, max_pages, 16);
+AT(struct xen_domctl_getdomaininfo, shared_info_frame, 48);
+AT(struct xen_domctl_getdomaininfo, max_vcpu_id, 68);
+AT(struct xen_domctl_getdomaininfo, handle, 76);
+IS(sizeof(struct xen_domctl_vcpucontext), 16);
+AT(struct xen_domctl_vcpucontext, ctxt, 8);
+IS(sizeof(struct xen_domctl_getpageframeinfo3), 16);
+AT(struct xen_domctl_getpageframeinfo3, array, 8);
+IS(sizeof(struct xen_domctl_paging_mempool), 8);
+IS(sizeof(struct xen_domctl_address_size), 4);
+
+IS(XEN_DOMCTL_getdomaininfo, 5);
+IS(XEN_DOMCTL_shadow_op, 10);
+IS(XEN_DOMCTL_setvcpucontext, 12);
+IS(XEN_DOMCTL_getvcpucontext, 13);
+IS(XEN_DOMCTL_resumedomain, 27);
+IS(XEN_DOMCTL_get_address_size, 36);
+IS(XEN_DOMCTL_getpageframeinfo3, 61);
+IS(XEN_DOMCTL_get_paging_mempool_size, 85);
+IS(XEN_DOMCTL_SHADOW_OP_OFF, 0);
+IS(XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, 2);
+IS(XEN_DOMCTL_SHADOW_OP_CLEAN, 11);
+IS(XEN_DOMCTL_SHADOW_OP_PEEK, 12);
+IS(XEN_DOMINF_dying, 1);
+IS(XEN_DOMINF_hvm_guest, 2);
+IS(XEN_DOMINF_shutdown, 4);
+IS(XEN_DOMINF_paused, 8);
+IS(XEN_DOMINF_shutdownshift, 16);
+IS(SHUTDOWN_suspend, 2);
+IS(XEN_DOMCTL_PFINFO_L4TAB, 4u << 28);
+IS(XEN_DOMCTL_PFINFO_LPINTAB, 1u << 31);
+IS(XEN_DOMCTL_PFINFO_XTAB, 0xfu << 28);
+IS(XEN_DOMCTL_PFINFO_BROKEN, 0xdu << 28);
+
+AT(struct xen_sysctl, u, 8);
+IS(XEN_SYSCTL_physinfo, 3);
+AT(struct xen_sysctl, u.physinfo.capabilities, 36);
+AT(struct xen_sysctl, u.physinfo.total_pages, 48);
+AT(struct xen_sysctl, u.physinfo.free_pages, 56);
+IS(XEN_SYSCTL_PHYSCAP_pv, 1u << 1);
+IS(XEN_SYSCTL_PHYSCAP_shadow, 1u << 4);
+
+IS(sizeof(struct gnttab_query_size), 16);
+AT(struct gnttab_query_size, nr_frames, 4);
+AT(struct gnttab_query_size, status, 12);
+IS(sizeof(struct gnttab_get_version), 8);
+AT(struct gnttab_get_version, version, 4);
+IS(sizeof(grant_entry_v1_t), 8);
+AT(grant_entry_v1_t, frame, 4);
+IS(sizeof(grant_entry_v2_t), 16);
+AT(grant_entry_v2_t, full_page.frame, 8);
+AT(grant_entry_v2_t, sub_page.frame, 8);
+IS(sizeof(grant_status_t), 2);
+IS(GTF_type_mask, 3);
+IS(GTF_permit_access, 1);
+IS(GTF_accept_transfer, 2);
+IS(GTF_writing, 1 << 4);
+IS(XENMEM_resource_grant_table, 1);
+IS(XENMEM_resource_grant_table_id_status, 1);
+
+IS(sizeof(struct xen_machphys_mfn_list), 24);
+AT(struct xen_machphys_mfn_list, extent_start, 8);
+AT(struct xen_machphys_mfn_list, nr_extents, 16);
+IS(XENMEM_maximum_ram_page, 2);
+IS(XENMEM_machphys_mfn_list, 5);
+IS(XENMEM_machphys_compat_mfn_list, 25);
+IS(__HYPERVISOR_memory_op, 12);
+IS(__HYPERVISOR_xen_version, 17);
+IS(__HYPERVISOR_grant_table_op, 20);
+IS(__HYPERVISOR_sysctl, 35);
+IS(__HYPERVISOR_domctl, 36);
+IS(DOMID_XEN, 0x7ff2);
+
+AT(vcpu_guest_context_t, user_regs.rax, 600);
+AT(vcpu_guest_context_t, user_regs.rdx, 616);
+IS(sizeof(vcpu_guest_context_t), 5168);
+AT(start_info_t, store_mfn, 56);
+AT(start_info_t, console.domU.mfn, 72);

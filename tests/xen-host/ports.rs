@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `xen-ports DOMID look|suspend|on`: the ports of a real Xen, each held against what is known of a running guest.
+//! Not here: rounds of the engine (`p2mtrack track`), verdicts of cases (`dom0/cases`).
+//! Units: frames of 4 KiB.
+//! Threads: one.
+//! Source: own. Runs in the control domain of `tests/xen-host`.
+
+use std::error::Error;
+use std::time::Duration;
+
+use p2mtrack::config::Config;
+use p2mtrack::frame::{Claim, FrameType, Mfn, Pfn};
+use p2mtrack::leaf::Leaf;
+use p2mtrack::port::{
+    FrameTypes, LogDirty, M2p, MapFault, P2mSource, Ports, QUERY_FRAMES_MAX, Unlogged,
+};
+use p2mtrack::tracker::Tracker;
+use p2mtrack_trace::replay::AcceptAll;
+use p2mtrack_xen::{Domain, Guest, IfOn, Suspender, Unknown, Xen};
+
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+fn main() -> Outcome {
+    let usage = "xen-ports DOMID look|suspend|on";
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [domid, what] = words.as_slice() else { return Err(usage.into()) };
+    let xen = Xen::open(Unknown::Refuse)?;
+    let domain = Domain::open(&xen, domid.parse()?)?;
+    match what.as_str() {
+        "look" => look(&domain),
+        "suspend" => suspend(&domain),
+        // And left on: somebody else's, as far as the next one can know.
+        "on" => Ok(Guest::open(&domain, IfOn::Refuse)?.log_dirty.enable()?),
+        _ => Err(usage.into()),
+    }
+}
+
+fn suspend(domain: &Domain) -> Outcome {
+    let mut suspender = Suspender::new(domain)?;
+    suspender.suspend(Duration::from_secs(20))?;
+    println!("suspended");
+    suspender.resume()?;
+    println!("resumed");
+    Ok(())
+}
+
+fn expect(holds: bool, what: &str) -> Outcome {
+    if holds { Ok(()) } else { Err(what.into()) }
+}
+
+fn look(domain: &Domain) -> Outcome {
+    let mut guest = Guest::open(domain, IfOn::Refuse)?;
+    let mut suspender = Suspender::new(domain)?;
+    // What a guest that stands still shows does not change between two looks.
+    suspender.suspend(Duration::from_secs(20))?;
+    let looked = look_at_rest(&mut guest);
+    suspender.resume()?;
+    looked?;
+    expect(guest.unlogged.pfns(&mut Vec::new()).is_err(), "the rings of a running guest")
+}
+
+fn look_at_rest(guest: &mut Guest) -> Outcome {
+    let frames = entries(guest)?;
+    let held = guest.p2m.domain_frames()?;
+    println!(
+        "{} pfns with a frame, the domain holds {held}, the machine {}",
+        frames.len(),
+        guest.m2p.frames()
+    );
+    // shared_info and the like are held and in no p2m.
+    expect(
+        frames.len() as u64 <= held && held - (frames.len() as u64) < 64,
+        "frames of the domain",
+    )?;
+    let named = frames.iter().filter(|(pfn, mfn)| guest.m2p.pfn(*mfn) == Some(*pfn)).count();
+    expect(named == frames.len(), "m2p[p2m[pfn]] = pfn")?;
+    expect(guest.m2p.pfn(Mfn(guest.m2p.frames())).is_none(), "an m2p entry past the machine")?;
+    types(guest, &frames)?;
+    maps(guest, &frames)?;
+    unlogged(guest, &frames)
+}
+
+/// Pfns with frames, by the engine's first copy.
+fn entries(guest: &mut Guest) -> Result<Vec<(Pfn, Mfn)>, Box<dyn Error + Send + Sync>> {
+    let width = guest.p2m.width();
+    let mut tracker = Tracker::new(Config::default(), width)?;
+    let mut ports = Ports {
+        log_dirty: &mut guest.log_dirty,
+        p2m: &mut guest.p2m,
+        m2p: &*guest.m2p,
+        types: &mut guest.types,
+        unlogged: &mut guest.unlogged,
+        transport: &mut AcceptAll,
+        observer: &mut (),
+    };
+    tracker.observe(&mut ports, |_, _| ())?;
+    let frame = |pfn| match tracker.shadow_entry(pfn).claim(width) {
+        Claim::Frame(mfn) => Some((pfn, mfn)),
+        _ => None,
+    };
+    let frames = (0..tracker.pfns()).map(Pfn).filter_map(frame).collect();
+    tracker.release(&mut guest.p2m);
+    Ok(frames)
+}
+
+fn types(guest: &mut Guest, frames: &[(Pfn, Mfn)]) -> Outcome {
+    let (mut tables, mut pinned, mut data) = ([0; 5], 0, 0);
+    for batch in frames.chunks(QUERY_FRAMES_MAX) {
+        let mfns: Vec<Mfn> = batch.iter().map(|(_, mfn)| *mfn).collect();
+        let mut kinds = vec![FrameType::Broken; mfns.len()];
+        guest.types.query(&mfns, &mut kinds)?;
+        for kind in kinds {
+            match kind {
+                FrameType::Data => data += 1,
+                FrameType::Table { level, pinned: is_pinned } => {
+                    tables[usize::from(level)] += 1;
+                    pinned += u64::from(is_pinned);
+                }
+                other => return Err(format!("{other:?} among the guest's own frames").into()),
+            }
+        }
+    }
+    println!("types: {data} data, tables by level {:?}, {pinned} pinned", &tables[1..]);
+    expect(data > 0 && tables[1..].iter().all(|&tables| tables > 0) && pinned > 0, "types")?;
+    let strangers = [Mfn(0), Mfn(guest.m2p.frames()), Mfn(1 << 51)];
+    let mut kinds = [FrameType::Data; 3];
+    guest.types.query(&strangers, &mut kinds)?;
+    expect(kinds == [FrameType::NotOwned; 3], "types of frames that are not the domain's")
+}
+
+/// Many frames at once, some of them not the domain's; all given back, in an order of their own.
+fn maps(guest: &mut Guest, frames: &[(Pfn, Mfn)]) -> Outcome {
+    let mut mfns: Vec<Mfn> = frames.iter().step_by(7).map(|(_, mfn)| *mfn).collect();
+    mfns.insert(5, Mfn(0));
+    let mut answers = Vec::new();
+    guest.p2m.map(&mfns, &mut answers);
+    expect(answers[5] == Err(MapFault::NotOwned), "a frame that is not the domain's is mapped")?;
+    let slots: Vec<_> = answers.iter().filter_map(|answer| answer.ok()).collect();
+    expect(slots.len() == mfns.len() - 1, "frames that can't be mapped")?;
+    let (first, second): (Vec<_>, Vec<_>) = slots.iter().partition(|slot| slot.0 % 2 == 0);
+    let own = mfns.iter().filter(|mfn| mfn.0 != 0);
+    let copies: Vec<_> = own
+        .clone()
+        .map(|&mfn| {
+            let mut copy = Leaf::default();
+            guest.p2m.read(mfn, &mut copy).map(|()| copy)
+        })
+        .collect::<Result<_, _>>()
+        .map_err(|fault| fault.to_string())?;
+    guest.p2m.unmap(&first);
+    for (slot, copy) in slots.iter().zip(&copies).filter(|(slot, _)| second.contains(slot)) {
+        let mut live = Leaf::default();
+        guest.p2m.live(*slot).fetch(&mut live);
+        expect(live.words == copy.words, "a frame that moved when others were given back")?;
+    }
+    guest.p2m.unmap(&second);
+    println!("maps: {} frames held, and given back in two parts", slots.len());
+    Ok(())
+}
+
+fn unlogged(guest: &mut Guest, frames: &[(Pfn, Mfn)]) -> Outcome {
+    let mut pfns = Vec::new();
+    guest.unlogged.pfns(&mut pfns)?;
+    println!("unlogged: {pfns:x?}, transfers {}", guest.unlogged.accepts_transfer()?);
+    let owned = pfns.iter().all(|pfn| frames.binary_search_by_key(pfn, |(pfn, _)| *pfn).is_ok());
+    expect(owned, "unlogged pfns have frames")?;
+    pfns.sort_unstable();
+    pfns.dedup();
+    expect(pfns.len() >= 3, "start_info, store and console")
+}
