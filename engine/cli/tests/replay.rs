@@ -33,6 +33,15 @@ fn replay_check_json_equals_what_another_program_found() {
 }
 
 #[test]
+fn replay_finds_in_live_recordings_what_the_oracle_does() {
+    for name in ["live-balloon", "live-growth", "live-tree"] {
+        let ended = run(&["replay", "--check", "--json"], &trace(name));
+        assert_eq!((ended.status, ended.err.as_str()), (0, ""), "{name}");
+        assert_eq!(ended.out.lines().last(), Some(expected(name).as_str()), "{name}");
+    }
+}
+
+#[test]
 fn without_a_check_missed_and_pending_are_unknown() {
     for name in NAMES {
         let mut sums: Value = serde_json::from_str(&expected(name)).expect("sums");

@@ -19,6 +19,9 @@ use p2mtrack_trace::{Limits, NONE, Reader, TraceFault, Writer};
 const NAMES: [&str; 5] =
     ["idle-256", "balloon-256", "growth-192", "tree-balloon-256", "growth-burst"];
 
+/// Recorded by `p2mtrack track --record` itself.
+const LIVE: [&str; 3] = ["live-balloon", "live-growth", "live-tree"];
+
 fn path(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/traces").join(file)
 }
@@ -59,6 +62,15 @@ fn the_oracle_finds_what_another_program_found() {
         let totals = found_elsewhere(name);
         assert_eq!(expected_of_capture(&capture).expect("decodes"), totals, "{name} raw");
         assert_eq!(expected(&trace(name)).expect("decodes"), totals, "{name} imported");
+    }
+}
+
+#[test]
+fn the_oracle_finds_what_is_noted_of_live_recordings() {
+    for name in LIVE {
+        let (found, noted) = (expected(&trace(name)).expect("decodes"), found_elsewhere(name));
+        assert_eq!(found, noted, "{name}");
+        assert!(found.entries_changed > 0 && found.beyond_log_dirty > 0, "{name}");
     }
 }
 
