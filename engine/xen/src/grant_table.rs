@@ -124,6 +124,11 @@ impl GrantTable {
 
     /// Maps the table anew if it grew or changed its form.
     fn map(&mut self) -> Result<(), XenError> {
+        // A guest that changes the form in between may do so for as long as it likes, but not at our cost.
+        self.map_once().or_else(|_| self.map_once())
+    }
+
+    fn map_once(&mut self) -> Result<(), XenError> {
         let form = self.form()?;
         if form == self.form && self.entries.is_some() {
             return Ok(());

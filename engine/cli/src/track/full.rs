@@ -16,8 +16,8 @@ use p2mtrack_trace::NONE;
 const TRIES: u32 = 20;
 /// Leaves that are mapped at once.
 const LEAVES: usize = 512;
-/// Larger counts are not read: the words would fill the host.
-const PFNS_MAX: u64 = 1 << 32;
+/// Pfns that are read whatever the guest holds.
+const PFNS_MIN: u64 = 1 << 22;
 
 /// A p2m at one moment, as far as a guest that runs on has one.
 pub(super) struct FullCopy {
@@ -25,19 +25,22 @@ pub(super) struct FullCopy {
     pub(super) entries: Vec<u64>,
 }
 
-/// Reads it; `None` if the guest does not hold still long enough.
+/// Reads it; `None` if the guest does not hold still long enough. A guest may claim any count of pfns: what lies beyond
+/// twice its frames, which is more than a guest with room to grow publishes, is not read.
 pub(super) fn read(p2m: &mut dyn P2mSource) -> Option<FullCopy> {
+    let bound = p2m.domain_frames().ok()?.saturating_mul(2).max(PFNS_MIN);
     for _ in 0..TRIES {
         let before = p2m.roots().ok()?;
-        if before.generation % 2 == 1 || before.pfn_count > PFNS_MAX {
+        if before.generation % 2 == 1 {
             continue;
         }
-        let frames = Walk { p2m: &mut *p2m, tables: HashMap::new() }.frames(&before);
+        let pfn_count = before.pfn_count.min(bound);
+        let frames = Walk { p2m: &mut *p2m, tables: HashMap::new() }.frames(&before, pfn_count);
         let after = p2m.roots().ok()?;
         if let Some(frames) = frames.filter(|_| before == after)
             && let Some(entries) = entries(p2m, &frames)
         {
-            return Some(FullCopy { pfn_count: before.pfn_count, entries });
+            return Some(FullCopy { pfn_count, entries });
         }
     }
     None
@@ -51,9 +54,9 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// The frame of each leaf; all ones where the p2m has none.
-    fn frames(&mut self, roots: &Roots) -> Option<Vec<u64>> {
+    fn frames(&mut self, roots: &Roots, pfn_count: u64) -> Option<Vec<u64>> {
         let width = self.p2m.width();
-        let leaves = roots.pfn_count.div_ceil(width.entries() as u64);
+        let leaves = pfn_count.div_ceil(width.entries() as u64);
         let step = |number| {
             if roots.p2m_cr3 != 0 {
                 self.listed(width, roots, number)
@@ -70,7 +73,7 @@ impl Walk<'_> {
             Width::W64 => (roots.p2m_cr3 >> 12, 4),
             Width::W32 => ((roots.p2m_cr3 >> 12 | roots.p2m_cr3 << 20) & 0xffff_ffff, 3),
         };
-        let address = roots.p2m_vaddr + number * 4096;
+        let address = roots.p2m_vaddr.wrapping_add(number * 4096);
         for level in (0..levels).rev() {
             let slot = address >> (12 + 9 * level) & 511;
             let entry = self.table(mfn)?.words[slot as usize];
@@ -89,6 +92,9 @@ impl Walk<'_> {
             Width::W64 => table.words[slot as usize],
             Width::W32 => table.words[slot as usize / 2] >> (32 * (slot % 2)) & 0xffff_ffff,
         };
+        if number / slots >= slots {
+            return Some(NONE); // no tree reaches so far
+        }
         let mid = slot(self.table(roots.frame_list_list)?, number / slots);
         Some(slot(self.table(mid)?, number % slots))
     }

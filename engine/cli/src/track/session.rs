@@ -5,7 +5,7 @@
 //! Threads: one owner.
 //! Source: order: lock, what a dead tracker left, guard, log-dirty; and back.
 
-use std::env;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use p2mtrack::cause::CauseSet;
@@ -135,9 +135,9 @@ fn unusable(domid: u16) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> 
 
 /// This program again, as a guard.
 fn begin_guard(domid: u16, unknown_xen: bool, lock: &Lock) -> Result<Guard, Failure> {
-    let program = env::current_exe().map_err(|error| unusable(domid)(error.into()))?;
-    let mut command = Command::new(program);
-    command.arg("guard").arg(domid.to_string());
+    // Also when the file of that name was replaced since.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("p2mtrack").arg("guard").arg(domid.to_string());
     if unknown_xen {
         command.arg("--unknown-xen");
     }
