@@ -6,6 +6,7 @@
 #define __XEN_TOOLS__
 #include <xen/domctl.h>
 #include <xen/grant_table.h>
+#include <xen/io/xs_wire.h>
 #include <xen/memory.h>
 #include <xen/sched.h>
 #include <xen/sysctl.h>
@@ -15,9 +16,12 @@
 #define AT(type, field, value) IS(offsetof(type, field), value)
 
 IS(sizeof(struct xen_domctl), 144);
+AT(struct xen_domctl, cmd, 0);
+AT(struct xen_domctl, interface_version, 4);
 AT(struct xen_domctl, domain, 8);
 AT(struct xen_domctl, u, 16);
 IS(sizeof(struct xen_domctl_shadow_op), 40);
+AT(struct xen_domctl_shadow_op, op, 0);
 AT(struct xen_domctl_shadow_op, mode, 4);
 AT(struct xen_domctl_shadow_op, dirty_bitmap, 16);
 AT(struct xen_domctl_shadow_op, pages, 24);
@@ -69,7 +73,10 @@ IS(XEN_SYSCTL_PHYSCAP_shadow, 1u << 4);
 
 IS(sizeof(struct gnttab_query_size), 16);
 AT(struct gnttab_query_size, nr_frames, 4);
+AT(struct gnttab_query_size, max_nr_frames, 8);
 AT(struct gnttab_query_size, status, 12);
+IS(GNTTABOP_query_size, 6);
+IS(GNTTABOP_get_version, 10);
 IS(sizeof(struct gnttab_get_version), 8);
 AT(struct gnttab_get_version, version, 4);
 IS(sizeof(grant_entry_v1_t), 8);
@@ -97,6 +104,13 @@ IS(__HYPERVISOR_grant_table_op, 20);
 IS(__HYPERVISOR_sysctl, 35);
 IS(__HYPERVISOR_domctl, 36);
 IS(DOMID_XEN, 0x7ff2);
+
+IS(XS_READ, 2);
+IS(XS_WRITE, 11);
+IS(XS_ERROR, 16);
+IS(XS_RESUME, 18);
+IS(sizeof(struct xsd_sockmsg), 16);
+AT(struct xsd_sockmsg, len, 12);
 
 AT(vcpu_guest_context_t, user_regs.rax, 600);
 AT(vcpu_guest_context_t, user_regs.rdx, 616);

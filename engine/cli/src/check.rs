@@ -16,6 +16,10 @@ use p2mtrack::frame::{Entry, Pfn, Width};
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::NONE;
 
+/// Looks that find a difference which no round owes, before it is a miss: its own round's, and the next one's.
+const LOOKS: u32 = 2;
+const LOOKS_LIVE: u32 = 3;
+
 /// A check over all rounds.
 pub(crate) struct Check {
     width: Width,
@@ -25,8 +29,8 @@ pub(crate) struct Check {
     told: Vec<u64>,
     /// The guest runs on between the engine's look and ours.
     live: bool,
-    /// Differences that no round has owed yet, with the entry that was found.
-    open: BTreeMap<u64, u64>,
+    /// Differences that no round has owed yet, with how many looks found them.
+    open: BTreeMap<u64, u32>,
     /// Of these, the ones that were counted as missed.
     lost: BTreeSet<u64>,
     missed: u64,
@@ -36,8 +40,8 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// Before the first copy. Of a guest that is `live` an entry that changes between two of our looks is judged by
-    /// the look after them: the engine may have seen what was there in between.
+    /// Before the first copy. Of a guest that is `live` the engine may have seen an entry as it was before, between two
+    /// of our looks: a look more has to find a difference before it is a miss.
     pub(crate) const fn new(width: Width, max_mfn: u64, live: bool) -> Self {
         Self {
             width,
@@ -68,25 +72,26 @@ impl Check {
         // What is owed now was found in time, and is judged as it is now.
         open.retain(|&pfn, _| !owed.get(Pfn(pfn)));
         let left = std::mem::take(&mut self.left);
+        let patience = if self.live { LOOKS_LIVE } else { LOOKS };
         for (pfn, &entry) in (0..).zip(&entries[..pfns]) {
             // What the engine does not track is none of its business unless it names a frame.
             let matters = pfn < tracker.pfns() || self.is_frame(entry);
             let unknown = matters && self.told[pfn as usize] != entry;
             if unknown {
-                self.open.insert(pfn, entry);
+                let looks = open.get(&pfn).map_or(1, |looks| looks + 1);
+                self.open.insert(pfn, looks);
+                self.missed += u64::from(looks >= patience && self.lost.insert(pfn));
             }
             if unknown || matters && tracker.shadow_entry(Pfn(pfn)) != Entry(entry) {
                 self.left.insert(pfn);
             }
         }
         self.lost.retain(|pfn| self.open.contains_key(pfn));
-        for (pfn, before) in open {
-            let now = self.open.get(&pfn);
-            if now.is_some_and(|&now| !self.live || now == before) {
-                self.missed += u64::from(self.lost.insert(pfn));
-            }
-        }
-        self.pending = self.left.difference(&left).count() as u64;
+        // Of a live guest, all that is left and was not judged: it may be a change of a moment ago, or no change at all.
+        self.pending = match self.live {
+            true => self.left.difference(&self.lost).count() as u64,
+            false => self.left.difference(&left).count() as u64,
+        };
     }
 
     /// A round at whose end nobody could read the entries: they are judged by the next.
@@ -116,5 +121,50 @@ impl Check {
     /// Differences that nothing can judge any more.
     pub(crate) const fn pending(&self) -> u64 {
         self.pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2mtrack::config::Config;
+
+    /// An engine that knows nothing and owes what it is told to.
+    fn looks(check: &mut Check, entries: &[(u64, bool)]) -> Vec<(u64, u64)> {
+        let tracker = Tracker::new(Config::default(), Width::W64).expect("a tracker");
+        let look = |&(entry, is_owed): &(u64, bool)| {
+            let mut owed = PfnBitmap::new(64);
+            if is_owed {
+                owed.set(Pfn(1));
+            }
+            check.round(&[NONE, entry], 2, &owed, &tracker);
+            (check.missed(), check.pending())
+        };
+        entries.iter().map(look).collect()
+    }
+
+    #[test]
+    fn of_a_recording_two_looks_are_a_miss_and_of_a_live_guest_three() {
+        let mut check = Check::new(Width::W64, 100, false);
+        assert_eq!(
+            looks(&mut check, &[(5, false), (5, false), (6, false)]),
+            [(0, 1), (1, 0), (1, 0)]
+        );
+        let mut check = Check::new(Width::W64, 100, true);
+        let found = looks(&mut check, &[(5, false), (5, false), (6, false), (6, false)]);
+        assert_eq!(found, [(0, 1), (0, 1), (1, 0), (1, 0)], "whatever it is by then");
+    }
+
+    #[test]
+    fn what_is_owed_in_between_is_found() {
+        for live in [false, true] {
+            let mut check = Check::new(Width::W64, 100, live);
+            let found = looks(&mut check, &[(5, false), (5, true), (NONE, false), (5, false)]);
+            assert_eq!(found.last().map(|found| found.0), Some(0), "live {live}");
+        }
+        // The engine saw an entry as it was before, twice, and then as it is.
+        let mut check = Check::new(Width::W64, 100, true);
+        let found = looks(&mut check, &[(5, false), (5, false), (NONE, false), (5, false)]);
+        assert_eq!(found.last(), Some(&(0, 1)));
     }
 }

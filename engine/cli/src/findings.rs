@@ -239,7 +239,11 @@ pub(crate) fn print_round(out: &mut Output, line: &RoundLine) -> Result<(), Fail
 }
 
 /// The sentences for a person.
-pub(crate) fn print_verdict(out: &mut Output, totals: &Totals) -> Result<(), Failure> {
+pub(crate) fn print_verdict(
+    out: &mut Output,
+    totals: &Totals,
+    unchecked: u64,
+) -> Result<(), Failure> {
     let rounds = counted(totals.rounds, "round", "rounds");
     let changed = counted(totals.entries_changed, "p2m entry changed", "p2m entries changed");
     out.text(format_args!(""))?;
@@ -256,7 +260,15 @@ pub(crate) fn print_verdict(out: &mut Output, totals: &Totals) -> Result<(), Fai
         }
     }
     if let (Some(missed), Some(pending)) = (totals.missed, totals.pending) {
-        print_check(out, missed, pending)?;
+        let looks = totals.rounds + 1; // one at the first copy
+        if unchecked >= looks {
+            out.styled(
+                BAD,
+                format_args!("The p2m never held still for a full reading: nothing was checked."),
+            )?;
+        } else {
+            print_check(out, missed, pending)?;
+        }
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ use crate::failure::{Failure, note};
 pub(crate) struct GuardArgs {
     /// The guest's number
     domid: u16,
+    /// Its UUID: numbers are used again
+    uuid: String,
     /// The tracker's lock, held through standard output
     lock: PathBuf,
     /// As for `track`
@@ -26,9 +28,8 @@ pub(crate) struct GuardArgs {
 
 pub(crate) fn run(args: &GuardArgs) -> Result<ExitCode, Failure> {
     let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
-    let acted = stand_guard(args.domid, &args.lock, unknown).map_err(|source| Failure::Engine {
-        about: format!("guard of domain {}", args.domid),
-        source: source.into(),
+    let acted = stand_guard((args.domid, &args.uuid), &args.lock, unknown).map_err(|source| {
+        Failure::Engine { about: format!("guard of domain {}", args.domid), source: source.into() }
     })?;
     if acted {
         note(&format!("domain {}: its tracker died, log-dirty is switched off", args.domid));

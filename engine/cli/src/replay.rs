@@ -49,7 +49,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     totals.missed = check.as_ref().map(Check::missed);
     totals.pending = check.as_ref().map(Check::pending);
     out.object(&totals)?;
-    print_verdict(&mut out, &totals)?;
+    print_verdict(&mut out, &totals, 0)?;
     out.finish()?;
     let missed = totals.missed.is_some_and(|missed| missed > 0);
     Ok(if missed { ExitCode::from(VERDICT) } else { ExitCode::SUCCESS })

@@ -6,7 +6,8 @@
 //! Source: own. A mapping can't be given back in part (privcmd's pages belong to the whole of it in a PVH control
 //! domain), and one for each frame would be more than a process may have: `docs/decisions/0015`.
 //!
-//! A block that loses slots is mapped anew with the rest, so that a frame that is given back is free at once.
+//! A block that loses slots is mapped anew with the rest, so that a frame that is given back is free at once. Small ones
+//! are put together when there are many.
 
 use p2mtrack::frame::Mfn;
 use p2mtrack::guest::GuestLeaf;
@@ -17,6 +18,8 @@ use crate::mapping::Mapping;
 
 /// Frames of a block.
 const BLOCK_FRAMES: usize = 512;
+/// Blocks that there may be beside twice as many as would hold everything: a process has 65,530 mappings.
+const SPARE_BLOCKS: usize = 64;
 
 /// Maps frames of one domain: the hypervisor, or a test.
 pub(crate) type Map<'a, M> = &'a dyn Fn(&[u64]) -> Result<M, XenError>;
@@ -86,6 +89,52 @@ impl<M: Frames> Blocks<M> {
                 }
             }
         }
+        self.merge(map);
+    }
+
+    /// Puts small blocks together if there are many. Where a frame can't be mapped any more they stay as they are.
+    fn merge(&mut self, map: Map<'_, M>) {
+        let held = self.places.len() - self.unused_places.len();
+        let blocks = self.blocks.len() - self.unused_blocks.len();
+        if blocks <= SPARE_BLOCKS + 2 * held.div_ceil(BLOCK_FRAMES) {
+            return;
+        }
+        let size = |block: &Block<M>| block.slots.iter().flatten().count();
+        let numbers = (0..).zip(&self.blocks);
+        let small: Vec<_> = numbers
+            .filter_map(|(number, block)| Some((number, size(block.as_ref()?))))
+            .filter(|&(_, size)| size <= BLOCK_FRAMES / 2)
+            .collect();
+        let (mut group, mut frames) = (Vec::new(), 0);
+        for (number, size) in small {
+            if frames + size > BLOCK_FRAMES {
+                self.join(&std::mem::take(&mut group), map);
+                frames = 0;
+            }
+            group.push(number);
+            frames += size;
+        }
+        self.join(&group, map);
+    }
+
+    /// One block in place of several.
+    fn join(&mut self, numbers: &[u32], map: Map<'_, M>) {
+        let blocks = numbers.iter().filter_map(|&number| self.blocks[number as usize].as_ref());
+        let each = blocks.flat_map(|block| block.slots.iter().zip(&block.mfns));
+        let held = each.filter_map(|(slot, &mfn)| Some(((*slot)?, mfn)));
+        let (slots, mfns): (Vec<u32>, Vec<u64>) = held.unzip();
+        let [first, rest @ ..] = numbers else { return };
+        let all = |mapping: &M| (0..mfns.len()).all(|index| mapping.fault(index).is_none());
+        let Some(mapping) = map(&mfns).ok().filter(all) else { return };
+        for &number in rest {
+            self.blocks[number as usize] = None;
+            self.unused_blocks.push(number);
+        }
+        for (index, &slot) in slots.iter().enumerate() {
+            self.places[slot as usize] = Some(Place { block: *first, index: index as u16 });
+        }
+        let slots = slots.into_iter().map(Some).collect();
+        self.blocks[*first as usize] = Some(Block { mapping, slots, mfns });
     }
 
     fn hold(&mut self, mapping: M, mfns: Vec<u64>, answers: &mut Vec<Result<MapSlot, MapFault>>) {
@@ -272,6 +321,36 @@ mod tests {
         blocks.unmap(&slots[1..2], &map);
         assert_eq!(world.borrow().mapped, [2, 3]);
         assert_eq!((mfn(&blocks, slots[2]), mfn(&blocks, slots[3])), (Some(2), Some(3)));
+    }
+
+    #[test]
+    fn leaves_that_move_one_by_one_do_not_use_up_the_mappings() {
+        let world = Rc::new(RefCell::new(World { owned: (0..9000).collect(), ..World::default() }));
+        let (map, mut blocks, mut answers) = (mapper(&world), Blocks::default(), Vec::new());
+        let frames: Vec<_> = (0..1000).map(Mfn).collect();
+        blocks.map(&frames, &mut answers, &map);
+        let mut slots: Vec<_> = answers.drain(..).map(|answer| answer.expect("mapped")).collect();
+        let mut frames: Vec<_> = (0..1000).collect::<Vec<u64>>();
+        for turn in 0..3000_usize {
+            let (at, frame) = (turn * 7 % 1000, 1000 + turn as u64);
+            blocks.unmap(&[slots[at]], &map);
+            blocks.map(&[Mfn(frame)], &mut answers, &map);
+            (slots[at], frames[at]) = (answers.pop().expect("one").expect("mapped"), frame);
+            let there = blocks.blocks.iter().flatten().count();
+            assert!(there <= SPARE_BLOCKS + 4, "{there} blocks after {turn}");
+            assert_eq!(there, blocks.blocks.len() - blocks.unused_blocks.len());
+        }
+        for (&slot, &frame) in slots.iter().zip(&frames) {
+            assert_eq!(mfn(&blocks, slot), Some(frame));
+        }
+        assert_eq!(world.borrow().mapped.len(), 1000);
+        // One that the guest gave away meanwhile is in nobody's way.
+        world.borrow_mut().owned.remove(&frames[0]);
+        for frame in 5000..5200 {
+            blocks.map(&[Mfn(frame)], &mut answers, &map);
+        }
+        assert_eq!(mfn(&blocks, slots[0]), Some(frames[0]));
+        assert_eq!(world.borrow().mapped.len(), 1200);
     }
 
     #[test]

@@ -80,6 +80,7 @@ pub struct Domain {
     calls: Domctl,
     domid: u16,
     uuid: Uuid,
+    shared_info: Mfn,
     width: Width,
 }
 
@@ -102,7 +103,14 @@ impl Domain {
             64 => Width::W64,
             _ => return Err(XenError::new("ask for the width", libc::EOPNOTSUPP).of(domid)),
         };
-        Ok(Self { xen: xen.clone(), calls, domid, uuid: info.uuid, width })
+        Ok(Self {
+            xen: xen.clone(),
+            calls,
+            domid,
+            uuid: info.uuid,
+            shared_info: info.shared_info,
+            width,
+        })
     }
 
     /// The same domain, for another owner.
@@ -141,16 +149,23 @@ impl Domain {
         &mut self.calls
     }
 
-    /// What Xen says of it now.
+    /// What Xen says of it now. A toolstack that preserves a crashed domain gives it another UUID: it is the same one as
+    /// long as its shared_info is.
     ///
     /// # Errors
-    /// It is gone or dying, or another domain has its number.
+    /// ESRCH if it is gone or dying, or another domain has its number; else the question failed.
     pub fn info(&mut self) -> Result<DomainInfo, XenError> {
         let info = ask(&mut self.calls, self.domid)?;
-        if info.uuid != self.uuid {
+        if info.uuid != self.uuid && info.shared_info != self.shared_info {
             return Err(gone(self.domid));
         }
         Ok(info)
+    }
+
+    /// Whether Xen says that there is no such domain any more. That it does not answer says nothing.
+    #[must_use]
+    pub fn is_gone(&mut self) -> bool {
+        self.info().is_err_and(|error| error.errno() == libc::ESRCH)
     }
 
     /// The size of the pool that its log is kept in, in bytes.

@@ -31,6 +31,7 @@ impl XenFrameTypes {
 }
 
 const CALL: &str = "ask for frame types";
+const TRIES: u32 = 4;
 
 impl FrameTypes for XenFrameTypes {
     fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
@@ -39,16 +40,28 @@ impl FrameTypes for XenFrameTypes {
         if frames.len() > QUERY_FRAMES_MAX || frames.len() != types.len() {
             return Err(error(libc::E2BIG).into());
         }
+        // Xen reads type and pin one after the other: a frame in between the two looks like none that there is.
+        for _ in 0..TRIES {
+            self.ask(frames).map_err(error)?;
+            let answers = types.iter_mut().zip(self.frames.words());
+            let known = |(kind, &word): (&mut FrameType, &u64)| {
+                frame_type(word).map(|found| *kind = found).is_some()
+            };
+            if answers.map(known).fold(true, |all, one| all & one) {
+                return Ok(());
+            }
+        }
+        Err(error(libc::EPROTO).hint("a type that no Xen is known to have").into())
+    }
+}
+
+impl XenFrameTypes {
+    fn ask(&mut self, frames: &[Mfn]) -> Result<(), i32> {
         for (word, mfn) in self.frames.words_mut().iter_mut().zip(frames) {
             *word = mfn.0;
         }
-        let asked = self.domain.calls().frame_types(domid, &mut self.frames, frames.len());
-        asked.map_err(error)?;
-        for (kind, &word) in types.iter_mut().zip(self.frames.words()) {
-            *kind = frame_type(word)
-                .ok_or_else(|| error(libc::EPROTO).hint("a type that no Xen is known to have"))?;
-        }
-        Ok(())
+        let domid = self.domain.domid();
+        self.domain.calls().frame_types(domid, &mut self.frames, frames.len())
     }
 }
 

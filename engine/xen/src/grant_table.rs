@@ -22,6 +22,9 @@ const GET_VERSION: u32 = 10;
 const ENTRIES: (u32, u32) = (1, 0);
 const STATES: (u32, u32) = (1, 1);
 
+/// Frames of a resource in one call: Xen before 4.15 takes no more.
+const FRAMES_AT_ONCE: u32 = 32;
+
 /// `GTF_type_mask`.
 const TYPE: u64 = 3;
 const PERMIT_ACCESS: u64 = 1;
@@ -63,8 +66,7 @@ pub(crate) struct GrantTable {
     caller: Caller,
     domid: u16,
     form: Form,
-    entries: Option<Mapping>,
-    states: Option<Mapping>,
+    entries: Vec<Mapping>,
 }
 
 /// What one entry says.
@@ -78,7 +80,7 @@ struct Grant {
 impl GrantTable {
     pub(crate) fn new(xen: &Xen, domid: u16) -> Result<Self, XenError> {
         let caller = Caller::new(&xen.privcmd)?;
-        Ok(Self { caller, domid, form: Form::default(), entries: None, states: None })
+        Ok(Self { caller, domid, form: Form::default(), entries: Vec::new() })
     }
 
     /// Frames that another domain has mapped for writing.
@@ -100,18 +102,20 @@ impl GrantTable {
     }
 
     fn each(&mut self, mut grant: impl FnMut(Grant)) -> Result<(), XenError> {
-        self.map()?;
-        let Some(entries) = &self.entries else { return Ok(()) };
+        // A guest may change the form in between, though not for ever at our cost.
+        let states = self.map().or_else(|_| self.map())?;
         let (mut entry_page, mut state_page) = (Leaf::default(), Leaf::default());
-        for index in 0..entries.len() {
-            let Some(live) = entries.live(index) else { continue };
+        let pages = self.entries.iter().flat_map(Mapping::lives);
+        for (index, live) in pages.enumerate() {
             live.fetch(&mut entry_page);
             if self.form.version == 1 {
                 entry_page.words.iter().for_each(|&word| grant(version_1(word)));
                 continue;
             }
             // The states of eight frames are in one.
-            let states = self.states.as_ref().and_then(|states| states.live(index / 8));
+            let at_once = FRAMES_AT_ONCE as usize;
+            let states =
+                states.get(index / 8 / at_once).and_then(|map| map.live(index / 8 % at_once));
             states.inspect(|states| states.fetch(&mut state_page));
             for (number, entry) in entry_page.words.as_chunks::<2>().0.iter().enumerate() {
                 let at = index % 8 * 256 + number;
@@ -122,29 +126,24 @@ impl GrantTable {
         Ok(())
     }
 
-    /// Maps the table anew if it grew or changed its form.
-    fn map(&mut self) -> Result<(), XenError> {
-        // A guest that changes the form in between may do so for as long as it likes, but not at our cost.
-        self.map_once().or_else(|_| self.map_once())
-    }
-
-    fn map_once(&mut self) -> Result<(), XenError> {
+    /// Maps the table anew if it grew or changed its form. Returns the states of version 2, which are never held: a
+    /// guest whose states are mapped can't go back to version 1.
+    fn map(&mut self) -> Result<Vec<Mapping>, XenError> {
         let form = self.form()?;
-        if form == self.form && self.entries.is_some() {
-            return Ok(());
+        let (privcmd, domid) = (self.caller.privcmd(), self.domid);
+        let all = |resource, frames: u32| {
+            let starts = (0..frames).step_by(FRAMES_AT_ONCE as usize);
+            let map = |first| {
+                let num = FRAMES_AT_ONCE.min(frames - first);
+                Mapping::resource(privcmd, domid, resource, first, num)
+            };
+            starts.map(map).collect::<Result<Vec<_>, _>>()
+        };
+        if form != self.form {
+            (self.form, self.entries) = (Form::default(), Vec::new());
+            (self.entries, self.form) = (all(ENTRIES, form.frames)?, form);
         }
-        (self.form, self.entries, self.states) = (Form::default(), None, None);
-        if form.frames == 0 {
-            return Ok(());
-        }
-        let privcmd = self.caller.privcmd();
-        let entries = Mapping::resource(privcmd, self.domid, ENTRIES, form.frames)?;
-        if form.version == 2 {
-            let frames = form.frames.div_ceil(8);
-            self.states = Some(Mapping::resource(privcmd, self.domid, STATES, frames)?);
-        }
-        (self.form, self.entries) = (form, Some(entries));
-        Ok(())
+        if form.version == 2 { all(STATES, form.frames.div_ceil(8)) } else { Ok(Vec::new()) }
     }
 
     fn form(&mut self) -> Result<Form, XenError> {

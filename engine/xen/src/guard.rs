@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A process of its own that switches log-dirty off when its tracker dies, by whatever signal.
 //! Not here: a tracker that ends well, which does it itself and sends the guard home.
-//! Units: words of one byte from the tracker: armed, disarmed, go home; the end of the line is its death.
+//! Units: words of one byte from the tracker: switch on, armed, disarmed, go home; the end of the line is its death.
 //! Threads: one in the guard; one owner in the tracker.
-//! Source: own. It is begun before log-dirty is switched on, holds the lock of the domain through its standard output,
+//! Source: own. It is begun before log-dirty is on and switches it on itself, so that no kill can fall in between; holds the lock of the domain through its standard output,
 //! and stands in a process group of its own, so that Ctrl-C in a terminal leaves it alone.
 
 use std::fs;
@@ -13,9 +13,9 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 use std::{error, fmt};
-
-use p2mtrack::port::{LogDirty, PortError};
 
 use crate::domain::Domain;
 use crate::error::XenError;
@@ -24,28 +24,33 @@ use crate::log_dirty::{IfOn, XenLogDirty};
 use crate::version::{Unknown, Xen};
 
 const READY: u8 = b'r';
+const ENABLE: u8 = b'e';
+const TAKE_OVER: u8 = b't';
 const ARMED: u8 = b'a';
 const DISARMED: u8 = b'd';
 const HOME: u8 = b'h';
+
+/// How long a guard may take for an answer: switching log-dirty on or off is its longest work.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// There is no guard.
 #[derive(Debug)]
 pub enum GuardError {
     /// It can't be begun, or does not answer.
     Process(io::Error),
-    /// It can't do what it is there for.
+    /// It was begun for another domain.
+    Other,
+    /// The hypervisor refuses what it is there for.
     Xen(XenError),
-    /// It could not switch log-dirty off.
-    LogDirty(PortError),
 }
 
 impl fmt::Display for GuardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Process(_) => "the guard process can't be begun",
-            Self::Xen(_) => "the guard can't see to the domain",
-            Self::LogDirty(_) => "the guard can't switch log-dirty off",
-        })
+        match self {
+            Self::Process(_) => f.write_str("the guard process can't be begun, or does not answer"),
+            Self::Other => f.write_str("the guard's domain is gone, and another has its number"),
+            Self::Xen(cause) => cause.fmt(f),
+        }
     }
 }
 
@@ -53,8 +58,7 @@ impl error::Error for GuardError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Self::Process(cause) => Some(cause),
-            Self::Xen(cause) => Some(cause),
-            Self::LogDirty(cause) => Some(&**cause),
+            Self::Other | Self::Xen(_) => None,
         }
     }
 }
@@ -74,6 +78,7 @@ impl Guard {
     /// See [`GuardError`].
     pub fn begin(mut command: Command, lock: &Lock) -> Result<Self, GuardError> {
         let (line, theirs) = UnixStream::pair().map_err(GuardError::Process)?;
+        line.set_read_timeout(Some(PATIENCE)).map_err(GuardError::Process)?;
         let shared = lock.share().map_err(GuardError::Process)?;
         command.arg(lock.path()).stdin(Stdio::from(OwnedFd::from(theirs))).stdout(shared);
         let child = command.process_group(0).spawn().map_err(GuardError::Process)?;
@@ -83,18 +88,38 @@ impl Guard {
         match guard.line.read_exact(&mut word) {
             Ok(()) if word == [READY] => Ok(guard),
             result => {
-                let _ = guard.child.wait(); // it ended, or will: its line is gone
+                guard.end();
                 Err(GuardError::Process(result.err().unwrap_or(io::ErrorKind::InvalidData.into())))
             }
         }
     }
 
-    /// From now on, and until it is disarmed, it acts when the tracker dies.
+    /// Has it switch log-dirty on; from then on it acts when the tracker dies.
+    ///
+    /// # Errors
+    /// Xen refuses, and it is not armed; or it does not answer, and nobody knows.
+    pub fn enable(&mut self, log: &mut XenLogDirty, if_on: IfOn) -> Result<(), GuardError> {
+        self.tell(if if_on == IfOn::TakeOver { TAKE_OVER } else { ENABLE })?;
+        let mut errno = [0; 4];
+        self.line.read_exact(&mut errno).map_err(GuardError::Process)?;
+        match i32::from_le_bytes(errno) {
+            0 => {
+                log.adopt();
+                Ok(())
+            }
+            errno => Err(GuardError::Xen(log.refused(errno))),
+        }
+    }
+
+    /// For a guard in another's place: log-dirty is on already, and by its tracker. Or off again, and by it.
     ///
     /// # Errors
     /// It is not there any more.
     pub fn arm(&mut self, armed: bool) -> Result<(), GuardError> {
-        let word = if armed { ARMED } else { DISARMED };
+        self.tell(if armed { ARMED } else { DISARMED })
+    }
+
+    fn tell(&mut self, word: u8) -> Result<(), GuardError> {
         self.line.write_all(&[word]).map_err(GuardError::Process)
     }
 
@@ -111,8 +136,17 @@ impl Guard {
 
     /// Sends it home: log-dirty is off.
     pub fn dismiss(mut self) {
-        // One that is gone needs no word, and nobody waits for the status of the other.
-        let _ = self.line.write_all(&[HOME]);
+        let _ = self.tell(HOME); // one that is gone needs no word
+        let begun = Instant::now();
+        while self.is_there() && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.end();
+    }
+
+    /// Whatever it does: it is of no use any more.
+    fn end(&mut self) {
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -121,31 +155,46 @@ impl Guard {
 ///
 /// # Errors
 /// See [`GuardError`].
-pub fn stand_guard(domid: u16, lock: &Path, unknown: Unknown) -> Result<bool, GuardError> {
+pub fn stand_guard(
+    (domid, uuid): (u16, &str),
+    lock: &Path,
+    unknown: Unknown,
+) -> Result<bool, GuardError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(GuardError::Process)?;
     let mut line = UnixStream::from(stdin);
     // All that may fail comes before it says that it is ready.
     let xen = Xen::open(unknown).map_err(GuardError::Xen)?;
     let mut domain = Domain::open(&xen, domid).map_err(GuardError::Xen)?;
+    if domain.uuid().to_string() != uuid {
+        return Err(GuardError::Other);
+    }
     let mut log = XenLogDirty::new(domain.another().map_err(GuardError::Xen)?, IfOn::Refuse);
     line.write_all(&[READY]).map_err(GuardError::Process)?;
-    if !watch(&mut line) {
+    let enable = |if_on| log.switch_on(if_on).map_or_else(|error| error.errno(), |()| 0);
+    if !watch(&mut line, enable) {
         return Ok(false);
     }
-    // A domain that is gone has no log.
-    if domain.info().is_ok() {
-        log.disable().map_err(GuardError::LogDirty)?;
+    // A domain that is gone has no log. One that only does not answer may have one.
+    if !domain.is_gone() {
+        log.switch_off_after().map_err(GuardError::Xen)?;
     }
     let _ = fs::remove_file(lock); // held by us; if it stays it says what is not so, and the next run puts it right
     Ok(true)
 }
 
 /// Whether the tracker died while the guard was armed.
-fn watch(line: &mut impl Read) -> bool {
+fn watch(line: &mut (impl Read + Write), mut enable: impl FnMut(IfOn) -> i32) -> bool {
     let (mut armed, mut word) = (false, [0]);
     loop {
         match line.read_exact(&mut word) {
             Ok(()) => match word[0] {
+                ENABLE | TAKE_OVER => {
+                    let take_over = word[0] == TAKE_OVER;
+                    let errno = enable(if take_over { IfOn::TakeOver } else { IfOn::Refuse });
+                    armed |= errno == 0;
+                    // If nobody hears it, nobody is there: the next read says so.
+                    let _ = line.write_all(&errno.to_le_bytes());
+                }
                 ARMED => armed = true,
                 DISARMED => armed = false,
                 _ => return false,
@@ -160,12 +209,36 @@ fn watch(line: &mut impl Read) -> bool {
 mod tests {
     use super::*;
 
+    /// What a guard does whose tracker says these words and dies; what Xen answers; what the tracker heard.
+    fn guard(words: &[u8], errno: i32) -> (bool, Vec<IfOn>, Vec<u8>) {
+        let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
+        ours.write_all(words).expect("heard");
+        ours.shutdown(std::net::Shutdown::Write).expect("dead");
+        let mut asked = Vec::new();
+        let acts = watch(&mut theirs, |if_on| {
+            asked.push(if_on);
+            errno
+        });
+        drop(theirs);
+        let mut heard = Vec::new();
+        ours.read_to_end(&mut heard).expect("read");
+        (acts, asked, heard)
+    }
+
     #[test]
-    fn a_guard_acts_only_when_armed_and_left_alone() {
-        assert!(!watch(&mut &b""[..]));
-        assert!(watch(&mut &b"a"[..]));
-        assert!(!watch(&mut &b"ad"[..]));
-        assert!(watch(&mut &b"ada"[..]));
-        assert!(!watch(&mut &b"ah"[..]));
+    fn a_guard_acts_only_when_log_dirty_is_on_and_its_tracker_is_gone() {
+        for (words, acts) in [("", false), ("a", true), ("ad", false), ("ada", true), ("ah", false)]
+        {
+            assert_eq!(guard(words.as_bytes(), 0).0, acts, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_guard_that_switched_it_on_is_armed_by_that() {
+        assert_eq!(guard(b"e", 0), (true, vec![IfOn::Refuse], vec![0; 4]));
+        assert_eq!(guard(b"t", 0), (true, vec![IfOn::TakeOver], vec![0; 4]));
+        let (acts, _, heard) = guard(b"e", libc::EINVAL);
+        assert_eq!((acts, heard), (false, libc::EINVAL.to_le_bytes().to_vec()));
+        assert!(!guard(b"eh", 0).0);
     }
 }

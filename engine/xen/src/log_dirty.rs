@@ -101,6 +101,38 @@ impl XenLogDirty {
         Self { log: Log { shadow, if_on, ours: false } }
     }
 
+    /// The log of a domain that its caller keeps.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn for_domain(domain: &Domain, if_on: IfOn) -> Result<Self, XenError> {
+        Ok(Self::new(domain.another()?, if_on))
+    }
+
+    /// `enable` with another answer to one that is on already.
+    pub(crate) fn switch_on(&mut self, if_on: IfOn) -> Result<(), XenError> {
+        self.log.if_on = if_on;
+        self.log.enable()
+    }
+
+    /// A guard has switched it on for this tracker.
+    pub(crate) const fn adopt(&mut self) {
+        self.log.own();
+    }
+
+    /// Switches off what a tracker that died had on.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn switch_off_after(&mut self) -> Result<(), XenError> {
+        self.log.off()
+    }
+
+    /// The error of an `enable` that somebody else made.
+    pub(crate) fn refused(&self, errno: i32) -> XenError {
+        self.log.error(ENABLE, errno)
+    }
+
     /// Reads the log of `0..into.pfns()` and leaves it as it is. Returns how much of it was read.
     ///
     /// # Errors
@@ -124,6 +156,15 @@ impl LogDirty for XenLogDirty {
     }
 }
 
+const ENABLE: &str = "enable log-dirty";
+
+impl<S> Log<S> {
+    /// From here on, one that is on and not ours is somebody's, whatever was asked for at first.
+    const fn own(&mut self) {
+        (self.ours, self.if_on) = (true, IfOn::Refuse);
+    }
+}
+
 impl<S: Shadow> Log<S> {
     fn enable(&mut self) -> Result<(), XenError> {
         let mut result = self.patiently(|shadow| shadow.switch(ShadowOp::EnableLogDirty));
@@ -132,12 +173,17 @@ impl<S: Shadow> Log<S> {
                 .map_err(|errno| self.error("disable log-dirty", errno))?;
             result = self.patiently(|shadow| shadow.switch(ShadowOp::EnableLogDirty));
         }
-        result.map_err(|errno| self.error("enable log-dirty", errno))?;
-        self.ours = true;
+        result.map_err(|errno| self.error(ENABLE, errno))?;
+        self.own();
         Ok(())
     }
 
+    /// What is not ours stays as it is.
     fn disable(&mut self) -> Result<(), XenError> {
+        if self.ours { self.off() } else { Ok(()) }
+    }
+
+    fn off(&mut self) -> Result<(), XenError> {
         let off = self.patiently(|shadow| shadow.switch(ShadowOp::Off));
         off.map_err(|errno| self.error("disable log-dirty", errno))?;
         self.ours = false; // whoever is faster may have it now
@@ -170,7 +216,7 @@ impl<S: Shadow> Log<S> {
     fn error(&self, call: &'static str, errno: i32) -> XenError {
         let error = XenError::new(call, errno).of(self.shadow.domid());
         match errno {
-            libc::EINVAL if call == "enable log-dirty" => error.hint(
+            libc::EINVAL if call == ENABLE => error.hint(
                 "it is on already (somebody migrates or tracks this domain, or died doing it), \
                  or a PCI device is assigned",
             ),
@@ -248,6 +294,10 @@ mod tests {
         let mut taken = log(on(), IfOn::TakeOver);
         taken.enable().expect("taken over");
         assert!(taken.shadow.on);
+        // Once, and not again later in the run.
+        taken.disable().expect("off");
+        taken.shadow.on = true;
+        assert_eq!(taken.enable().expect_err("theirs").errno(), libc::EINVAL);
         // A device keeps it off, whoever asks.
         let device = Script { device: true, ..Script::default() };
         assert_eq!(log(device, IfOn::TakeOver).enable().expect_err("device").errno(), libc::EINVAL);
@@ -266,6 +316,7 @@ mod tests {
         log.disable().expect("off");
         log.shadow.on = true; // somebody else was faster
         assert_eq!(log.enable().expect_err("theirs").errno(), libc::EINVAL);
+        log.disable().expect("nothing to do");
         assert!(log.shadow.on);
     }
 
@@ -275,6 +326,7 @@ mod tests {
         log.enable().expect("on in the end");
         assert_eq!(log.shadow.calls.len(), 4);
         log.shadow.busy = u32::MAX;
+        log.own();
         assert_eq!(log.disable().expect_err("never").errno(), libc::EBUSY);
     }
 

@@ -6,7 +6,7 @@
 //! Source: `xen-save-path.md` 2.4: the list repeats the extent before a gap, although the header says 0.
 
 use p2mtrack::frame::{Mfn, Pfn, Width};
-use p2mtrack::port::M2p;
+use p2mtrack::port::{M2p, MapFault};
 
 use crate::call::Caller;
 use crate::error::{XenError, failed};
@@ -68,11 +68,15 @@ impl XenM2p {
         let mut caller = Caller::new(&xen.privcmd)?;
         let frames = memory::machine_frames(&mut caller);
         let frames = frames.map_err(failed("ask for the last frame of the machine"))?;
-        // One too many makes the call fail.
         let extents = u32::try_from(frames.div_ceil(EXTENT_FRAMES)).unwrap_or(u32::MAX);
         let starts = memory::m2p_extents(&mut caller, extents);
         let (extents, pages) = Extents::new(&starts.map_err(failed("find the m2p"))?);
+        let count = pages.len();
         let pages = Mapping::frames(&xen.privcmd, DOMID_XEN, &pages)?;
+        if let Some(fault) = (0..count).find_map(|page| pages.fault(page)) {
+            let errno = if let MapFault::Errno(errno) = fault { errno } else { libc::EPERM };
+            return Err(XenError::new("map the m2p", errno));
+        }
         // Only a Xen that runs 32-bit guests has one.
         let compat = memory::compat_m2p_extents(&mut caller, 1).ok();
         let compat = compat.and_then(|starts| starts.first().copied()).filter(|&mfn| mfn != 0);

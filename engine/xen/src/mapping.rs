@@ -44,7 +44,7 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Maps the first `num` frames of a resource.
+    /// Maps `num` frames of a resource, from number `first` on.
     ///
     /// # Errors
     /// Refused.
@@ -52,12 +52,13 @@ impl Mapping {
         privcmd: &Privcmd,
         domid: u16,
         resource: (u32, u32),
+        first: u32,
         num: u32,
     ) -> Result<Self, XenError> {
         let mapping = Self::room(privcmd, num as usize)?;
+        let room = mapping.base.as_ptr();
         // SAFETY: the room was made for as many frames just now.
-        let mapped =
-            unsafe { privcmd.map_resource(mapping.base.as_ptr(), domid, resource, num.into()) };
+        let mapped = unsafe { privcmd.map_resource(room, domid, resource, first, num.into()) };
         mapped.map_err(failed("map a resource")).map_err(|error| error.of(domid))?;
         Ok(mapping)
     }
@@ -68,10 +69,6 @@ impl Mapping {
         Ok(Self { base, faults: vec![0; pages].into() })
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.faults.len()
-    }
-
     /// Why a frame is not mapped.
     pub(crate) fn fault(&self, index: usize) -> Option<MapFault> {
         match self.faults[index].saturating_neg() {
@@ -80,6 +77,11 @@ impl Mapping {
             libc::EBUSY | libc::EINVAL | libc::EPERM => Some(MapFault::NotOwned),
             errno => Some(MapFault::Errno(errno)),
         }
+    }
+
+    /// All frames that are mapped, in order.
+    pub(crate) fn lives(&self) -> impl Iterator<Item = GuestLeaf<'_>> {
+        (0..self.faults.len()).filter_map(|index| self.live(index))
     }
 
     /// A frame that is mapped; `None` if it is not.

@@ -49,13 +49,13 @@ struct MmapResource {
 }
 
 /// `_IOC(_IOC_NONE, 'P', number, sizeof(T))`.
-const fn request<T>(number: u32) -> libc::c_ulong {
-    ((size_of::<T>() as u32) << 16 | (b'P' as u32) << 8 | number) as libc::c_ulong
+const fn request<T>(number: u32) -> libc::Ioctl {
+    ((size_of::<T>() as u32) << 16 | (b'P' as u32) << 8 | number) as libc::Ioctl
 }
 
-const HYPERCALL: libc::c_ulong = request::<Hypercall>(0);
-const MMAP_BATCH: libc::c_ulong = request::<MmapBatch>(4);
-const MMAP_RESOURCE: libc::c_ulong = request::<MmapResource>(7);
+const HYPERCALL: libc::Ioctl = request::<Hypercall>(0);
+const MMAP_BATCH: libc::Ioctl = request::<MmapBatch>(4);
+const MMAP_RESOURCE: libc::Ioctl = request::<MmapResource>(7);
 
 fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
@@ -148,7 +148,7 @@ impl Privcmd {
         if answer == 0 || errno() == libc::ENOENT { Ok(()) } else { Err(errno()) }
     }
 
-    /// Maps frames of a resource (Xen `XENMEM_acquire_resource`) from its first one on.
+    /// Maps frames of a resource (Xen `XENMEM_acquire_resource`) from number `idx` on.
     ///
     /// # Errors
     /// Nothing is mapped.
@@ -160,9 +160,10 @@ impl Privcmd {
         room: *mut u64,
         domid: u16,
         (kind, id): (u32, u32),
+        idx: u32,
         num: u64,
     ) -> Result<(), i32> {
-        let resource = MmapResource { dom: domid, kind, id, idx: 0, num, addr: room as u64 };
+        let resource = MmapResource { dom: domid, kind, id, idx, num, addr: room as u64 };
         // SAFETY: the request reads `resource`; the room is the caller's promise.
         let answer =
             unsafe { libc::ioctl(self.calls.as_raw_fd(), MMAP_RESOURCE, ptr::from_ref(&resource)) };

@@ -79,22 +79,16 @@ impl Suspender {
         Ok(Self { domain: domain.another()?, store })
     }
 
-    /// Asks the guest to suspend and waits until it stands still.
+    /// Asks the guest to suspend and waits until it stands still, at most twice `patience`.
     ///
     /// # Errors
-    /// See [`SuspendError`]; the guest then runs on.
+    /// See [`SuspendError`]. The guest is told that it need not any more; one that obeys all the same after
+    /// [`SuspendError::Late`] stands still until [`Suspender::resume`].
     pub fn suspend(&mut self, patience: Duration) -> Result<(), SuspendError> {
         let path = format!("/local/domain/{}/control/shutdown", self.domain.domid());
         self.store.write(&path, "suspend").map_err(SuspendError::Xenstore)?;
-        let begun = Instant::now();
-        loop {
-            let info = self.domain.info()?;
-            match info.shutdown {
-                Some(_) if info.is_suspended() => return Ok(()),
-                Some(reason) => return Err(SuspendError::Ended { reason }),
-                None if begun.elapsed() < patience => thread::sleep(PAUSE),
-                None => break,
-            }
+        if self.stands_still(patience)? {
+            return Ok(());
         }
         // The guest takes the word away when it obeys: one that still stands there is taken back. It may have
         // obeyed in between, so that it is looked at for as long again.
@@ -102,22 +96,34 @@ impl Suspender {
         if word == b"suspend" {
             self.store.write(&path, "").map_err(SuspendError::Xenstore)?;
         }
+        if self.stands_still(patience)? { Ok(()) } else { Err(SuspendError::Late(patience)) }
+    }
+
+    /// Looks again and again.
+    fn stands_still(&mut self, patience: Duration) -> Result<bool, SuspendError> {
         let begun = Instant::now();
-        while begun.elapsed() < patience {
-            if self.domain.info()?.is_suspended() {
-                return Ok(());
+        loop {
+            let info = self.domain.info()?;
+            match info.shutdown {
+                Some(_) if info.is_suspended() => return Ok(true),
+                Some(reason) => return Err(SuspendError::Ended { reason }),
+                None if begun.elapsed() < patience => thread::sleep(PAUSE),
+                None => return Ok(false),
             }
-            thread::sleep(PAUSE);
         }
-        Err(SuspendError::Late(patience))
     }
 
     /// Lets a suspended guest go on where it is.
     ///
     /// # Errors
-    /// The hypervisor's, or xenstore's.
+    /// It does not stand still, and nothing was done; or the hypervisor's, or xenstore's.
     pub fn resume(&mut self) -> Result<(), SuspendError> {
         let domid = self.domain.domid();
+        if !self.domain.info()?.is_suspended() {
+            // Registers of a guest that runs are not to be written back.
+            let error = XenError::new("resume", libc::EINVAL).of(domid);
+            return Err(error.hint("the guest is not suspended").into());
+        }
         let mut vcpu = Vcpu::read(&mut self.domain)?;
         vcpu.answer(1);
         vcpu.write(&mut self.domain)?;

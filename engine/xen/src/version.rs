@@ -29,6 +29,9 @@ pub const KNOWN_DOMCTLS: [(DomctlVersion, &str); 7] = [
     (DomctlVersion(0x18), "4.22"),
 ];
 
+/// How often a question is asked that the memory failed for.
+const TRIES: u32 = 4;
+
 /// As far as it is searched for one that nobody here knows.
 const SEARCHED: u32 = 0x40;
 
@@ -118,13 +121,17 @@ fn probe(
     let last = KNOWN_DOMCTLS[KNOWN_DOMCTLS.len() - 1].0.0;
     let call = "find the domctl version";
     for version in known.chain(last + 1..SEARCHED) {
-        match ask(version)? {
+        let mut answers = (0..TRIES).map(|_| ask(version));
+        // Memory that is not there now says nothing of the version.
+        let answer = answers.find(|answer| !matches!(answer, Ok(Err(libc::EFAULT))));
+        match answer.unwrap_or(Ok(Err(libc::EFAULT)))? {
             Err(libc::EACCES) => {}
+            // These come from behind the check of the version.
+            Ok(()) | Err(libc::ESRCH) => return Ok(DomctlVersion(version)),
             Err(libc::EPERM) => {
                 return Err(XenError::new(call, libc::EPERM).hint("not a control domain"));
             }
-            // Any other answer came from behind the check of the version.
-            Ok(()) | Err(_) => return Ok(DomctlVersion(version)),
+            Err(errno) => return Err(XenError::new(call, errno)),
         }
     }
     Err(XenError::new(call, libc::EACCES).hint("Xen refuses every version that was tried"))
@@ -164,6 +171,13 @@ mod tests {
                 assert_eq!(found.is_known(), speaks <= 0x18);
             }
         }
+        let mut faults = 3;
+        let found = probe(|_| {
+            faults -= 1;
+            Ok(if faults >= 0 { Err(libc::EFAULT) } else { Ok(()) })
+        });
+        assert_eq!(found, Ok(DomctlVersion(0x18)));
+        assert_eq!(probe(|_| Ok(Err(libc::EFAULT))).expect_err("no").errno(), libc::EFAULT);
         assert_eq!(finds(0x11, Ok(())).expect_err("too old").errno(), libc::EACCES);
         let error = probe(|_| Ok(Err(libc::EPERM))).expect_err("a guest");
         assert!(error.to_string().ends_with("not a control domain"), "{error}");

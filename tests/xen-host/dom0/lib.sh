@@ -79,8 +79,10 @@ running() { # WORDS: processes with these words on their command line
     ps -o pid,args | grep "$*" | grep -v grep | awk '{print $1}'
 }
 
-is_off() { # log-dirty of $domain is off, and nobody holds it: a tracker may begin
-    p2mtrack track $domain --rounds 0 --json >off.json
+is_off() { # log-dirty of $domain is off and nobody holds it: a tracker may begin, and finds nothing to clean up
+    p2mtrack track $domain --rounds 0 --json >off.json 2>off.err || { cat off.err; return 1; }
+    fails grep . off.err
+    [ -z "$(ls /run/p2mtrack)" ]
 }
 
 . /host/cases/$1.sh

@@ -16,6 +16,8 @@ use p2mtrack_trace::NONE;
 const TRIES: u32 = 20;
 /// Leaves that are mapped at once.
 const LEAVES: usize = 512;
+/// A PTE of a large page.
+const PSE: u64 = 1 << 7;
 /// Pfns that are read whatever the guest holds.
 const PFNS_MIN: u64 = 1 << 22;
 
@@ -31,7 +33,8 @@ pub(super) fn read(p2m: &mut dyn P2mSource) -> Option<FullCopy> {
     let bound = p2m.domain_frames().ok()?.saturating_mul(2).max(PFNS_MIN);
     for _ in 0..TRIES {
         let before = p2m.roots().ok()?;
-        if before.generation % 2 == 1 {
+        // Only the list has a generation; a tree's is of no meaning.
+        if before.p2m_cr3 != 0 && before.generation % 2 == 1 {
             continue;
         }
         let pfn_count = before.pfn_count.min(bound);
@@ -80,6 +83,9 @@ impl Walk<'_> {
             if entry & 1 == 0 {
                 return Some(NONE);
             }
+            if level > 0 && entry & PSE != 0 {
+                return None; // a large page names no table
+            }
             mfn = entry >> 12 & ((1 << 40) - 1);
         }
         Some(mfn)
@@ -88,15 +94,19 @@ impl Walk<'_> {
     /// Through top and mid frame.
     fn in_tree(&mut self, width: Width, roots: &Roots, number: u64) -> Option<u64> {
         let slots = width.entries() as u64;
+        // A slot that names nothing is 0, or all ones in the guest's width.
         let slot = |table: &Leaf, slot: u64| match width {
-            Width::W64 => table.words[slot as usize],
-            Width::W32 => table.words[slot as usize / 2] >> (32 * (slot % 2)) & 0xffff_ffff,
+            Width::W64 => Some(table.words[slot as usize]).filter(|&mfn| mfn != 0 && mfn != NONE),
+            Width::W32 => Some(table.words[slot as usize / 2] >> (32 * (slot % 2)) & 0xffff_ffff)
+                .filter(|&mfn| mfn != 0 && mfn != 0xffff_ffff),
         };
         if number / slots >= slots {
             return Some(NONE); // no tree reaches so far
         }
-        let mid = slot(self.table(roots.frame_list_list)?, number / slots);
-        Some(slot(self.table(mid)?, number % slots))
+        let Some(mid) = slot(self.table(roots.frame_list_list)?, number / slots) else {
+            return Some(NONE);
+        };
+        Some(slot(self.table(mid)?, number % slots).unwrap_or(NONE))
     }
 
     fn table(&mut self, mfn: u64) -> Option<&Leaf> {

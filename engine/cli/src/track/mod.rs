@@ -37,7 +37,7 @@ use view::View;
 /// Log-dirty is switched on for the time, and off again whatever happens: a guard process sees to it if this one is
 /// killed. Ends after --rounds, after --seconds, or by Ctrl-C.
 ///
-/// Exit status: 0 done, 1 --check found a missed change, 2 usage, no such guest, or somebody else tracks it, 3 the
+/// Exit status: 0 done, 1 --check found a missed change, or could not look, 2 usage, no such guest, or somebody else tracks it, 3 the
 /// engine or the guest gave up.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrackArgs {
@@ -81,16 +81,22 @@ pub(crate) struct TrackArgs {
     threads: u16,
 }
 
+/// How often the guest is looked at between rounds.
+const LOOK: Duration = Duration::from_millis(500);
+
 pub(crate) fn run(args: &TrackArgs) -> Result<ExitCode, Failure> {
     let stop = stop_signals()?;
     let config = Config { threads: args.threads.into(), ..args.compare.config() };
     let mut session = Session::begin(args.domid, args.take_over, args.unknown_xen, config)?;
     // Whatever happens in between: log-dirty goes off, the mappings back, the guard home.
     let result = follow(args, &mut session, &stop);
-    let ended = session.end();
-    let status = result?;
-    ended?;
-    Ok(status)
+    match (result, session.end()) {
+        (Err(failure), Err(left)) => {
+            left.warn(); // log-dirty may still be on: that is to be known, whatever else is
+            Err(failure)
+        }
+        (result, ended) => ended.and(result),
+    }
 }
 
 /// A channel that hears of Ctrl-C, and of being told to end.
@@ -120,7 +126,7 @@ fn follow(
     for number in 0.. {
         let round = observe(session, number, recording.as_mut())?;
         if let Some(check) = &mut check {
-            sums.hold_against(check, session, &round.owed);
+            sums.hold_against(check, session, &round);
         }
         if number == 0 {
             let (report, owed) = (&round.report, &round.owed);
@@ -139,7 +145,7 @@ fn follow(
             prom.write(&round, &sums, check.as_ref())?;
         }
         let enough = args.rounds.is_some_and(|rounds| number >= rounds);
-        if enough || !wait(args, begun, stop) {
+        if enough || !wait(args, begun, session, stop)? {
             break;
         }
     }
@@ -147,19 +153,38 @@ fn follow(
     recording.map(|recording| recording.finish(session)).transpose()?;
     let totals = sums.totals(check.as_ref(), session.tracker.shadow_bytes().bytes);
     out.object(&totals)?;
-    print_verdict(&mut out, &totals.found)?;
+    print_verdict(&mut out, &totals.found, totals.unchecked.unwrap_or(0))?;
     line::print_times(&mut out, &totals)?;
     out.finish()?;
     let missed = totals.found.missed.is_some_and(|missed| missed > 0);
-    Ok(if missed { ExitCode::from(VERDICT) } else { ExitCode::SUCCESS })
+    // A check that could not be made is none that was passed. The first copy is one too.
+    let unchecked = totals.unchecked.is_some_and(|unchecked| unchecked > totals.found.rounds);
+    Ok(if missed || unchecked { ExitCode::from(VERDICT) } else { ExitCode::SUCCESS })
 }
 
-/// Waits for the next round; `false` if there is to be none.
-fn wait(args: &TrackArgs, begun: Instant, stop: &Receiver<()>) -> bool {
-    let pause = Duration::from_millis(args.interval);
-    let left = args.seconds.map(|s| Duration::from_secs(s).saturating_sub(begun.elapsed()));
-    let told = stop.recv_timeout(left.map_or(pause, |left| left.min(pause)));
-    told == Err(RecvTimeoutError::Timeout) && left.is_none_or(|left| left > pause)
+/// Waits for the next round; `false` if there is to be none. A guest that goes away meanwhile is not held.
+fn wait(
+    args: &TrackArgs,
+    begun: Instant,
+    session: &mut Session,
+    stop: &Receiver<()>,
+) -> Result<bool, Failure> {
+    let end = args.seconds.map(|seconds| begun + Duration::from_secs(seconds));
+    let next = Instant::now() + Duration::from_millis(args.interval);
+    let until = end.map_or(next, |end| end.min(next));
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if stop.recv_timeout(left.min(LOOK)) != Err(RecvTimeoutError::Timeout) {
+            return Ok(false);
+        }
+        session.look_after().map_err(|source| Failure::Engine {
+            about: "between rounds".to_owned(),
+            source: source.into(),
+        })?;
+        if left <= LOOK {
+            return Ok(end.is_none_or(|end| next < end));
+        }
+    }
 }
 
 /// One round, and its share of the recording.
@@ -168,7 +193,6 @@ fn observe(
     number: u64,
     recording: Option<&mut Recording>,
 ) -> Result<Round, Failure> {
-    session.see_to_guard();
     let failed = |source| Failure::Engine { about: format!("round {number}"), source };
     let before = session.guest.p2m.roots().map_err(|error| failed(error as _))?;
     let mut owed = Owed::default();

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use prometheus::{Gauge, IntCounter, Registry, TextEncoder};
 
@@ -23,6 +24,7 @@ pub(super) struct Prom {
     round_seconds: Gauge,
     shadow_bytes: Gauge,
     leaves: Gauge,
+    written: Gauge,
 }
 
 /// Where a counter's value comes from.
@@ -71,6 +73,10 @@ impl Prom {
             round_seconds: gauge("round_seconds", "Time of the last round")?,
             shadow_bytes: gauge("shadow_bytes", "Memory of the shadow")?,
             leaves: gauge("leaves", "P2m leaves that are tracked")?,
+            written: gauge(
+                "last_round_timestamp_seconds",
+                "When the last round ended, in Unix time",
+            )?,
             registry,
         })
     }
@@ -87,6 +93,8 @@ impl Prom {
         self.round_seconds.set(round.time.as_secs_f64());
         self.shadow_bytes.set(round.shadow_bytes as f64);
         self.leaves.set(round.report.leaves.tracked as f64);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.written.set(now.as_secs_f64().floor());
         let text = TextEncoder::new().encode_to_string(&self.registry.gather());
         let text = text.map_err(Failure::file(&self.path))?;
         let mut beside = self.path.clone().into_os_string();

@@ -16,7 +16,7 @@ use p2mtrack::port::{LogDirty, Ports};
 use p2mtrack::report::RoundReport;
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::replay::AcceptAll;
-use p2mtrack_xen::{Domain, Guard, Guest, IfOn, Left, Lock, Unknown, Xen};
+use p2mtrack_xen::{Domain, Guard, Guest, IfOn, Left, Lock, Unknown, Xen, XenError, XenLogDirty};
 
 use super::tap::Tap;
 use crate::failure::{Failure, note};
@@ -51,26 +51,28 @@ impl Session {
         let (mut lock, left) =
             Lock::take(domid, domain.uuid()).map_err(|error| unusable(error.into()))?;
         let if_on = if take_over { IfOn::TakeOver } else { IfOn::Refuse };
-        let mut guest = Guest::open(&domain, if_on).map_err(|error| unusable(error.into()))?;
-        if let Left::LogDirty { pid } = left {
-            note(&format!(
-                "process {pid} and its guard died while tracking: log-dirty is switched off after it"
-            ));
-            guest.log_dirty.disable().map_err(unusable)?;
-        }
-        lock.note(false).map_err(|error| unusable(error.into()))?;
-        // Before any thread: the guard is a process of its own.
-        let mut guard = begin_guard(domid, unknown_xen, &lock)?;
-        let tracker =
-            Tracker::new(config, domain.width()).map_err(|error| unusable(error.into()))?;
-        guest.log_dirty.enable().map_err(unusable)?;
-        // Not before: log-dirty that somebody else has on is not to be switched off.
-        let armed = guard.arm(true).map_err(|error| unusable(error.into()));
-        let noted = lock.note(true).map_err(|error| unusable(error.into()));
+        clean_up(&domain, left, &mut lock)?;
+        let parts = || -> Result<_, Failure> {
+            let mut guest = Guest::open(&domain, if_on).map_err(|error| unusable(error.into()))?;
+            // Before any thread: the guard is a process of its own.
+            let mut guard = begin_guard(&domain, unknown_xen, &lock)?;
+            let tracker =
+                Tracker::new(config, domain.width()).map_err(|error| unusable(error.into()))?;
+            let enabled = guard.enable(&mut guest.log_dirty, if_on);
+            enabled.map_err(|error| unusable(error.into()))?;
+            Ok((guest, guard, tracker))
+        };
+        let (guest, guard, tracker) = match parts() {
+            Ok(parts) => parts,
+            Err(failure) => {
+                let _ = lock.release(); // nothing is on by us, and the failure is what there is to tell
+                return Err(failure);
+            }
+        };
         let (tap, stopwatch) = (Tap::default(), Stopwatch::new());
-        let session =
+        let mut session =
             Self { xen, guest, tracker, tap, stopwatch, lock, guard, domain, unknown_xen };
-        match armed.and(noted) {
+        match session.lock.note(true).map_err(|error| unusable(error.into())) {
             Ok(()) => Ok(session),
             Err(failure) => session.end().and(Err(failure)),
         }
@@ -95,13 +97,17 @@ impl Session {
         self.tracker.observe(&mut ports, each)
     }
 
-    /// Begins another guard if the present one was killed.
-    pub(super) fn see_to_guard(&mut self) {
-        if self.guard.is_there() {
-            return;
+    /// Between rounds, too: the guest is there, and so is a guard.
+    pub(super) fn look_after(&mut self) -> Result<(), XenError> {
+        if !self.guard.is_there() {
+            self.replace_guard();
         }
+        self.domain.info().map(|_| ())
+    }
+
+    fn replace_guard(&mut self) {
         note(&format!("guard process {} is gone: another one is begun", self.guard.pid()));
-        match begin_guard(self.domain.domid(), self.unknown_xen, &self.lock) {
+        match begin_guard(&self.domain, self.unknown_xen, &self.lock) {
             Ok(mut guard) => {
                 if guard.arm(true).is_ok() {
                     self.guard = guard;
@@ -115,12 +121,10 @@ impl Session {
     pub(super) fn end(mut self) -> Result<(), Failure> {
         let unusable = unusable(self.domain.domid());
         self.tracker.release(&mut self.guest.p2m);
-        // A domain that is gone has no log, and another may have its number.
-        let gone = self.domain.info().is_err();
-        let off = if gone { Ok(()) } else { self.guest.log_dirty.disable() };
-        if let Err(error) = off {
-            // The guard tries again when we are gone, and the file says what is left.
-            return Err(unusable(error));
+        // A domain that is gone has no log, and another may have its number. One that only does not answer has it still.
+        if !self.domain.is_gone() {
+            // If this fails, the guard tries again when we are gone, and the file says what is left.
+            self.guest.log_dirty.disable().map_err(unusable)?;
         }
         let _ = self.guard.arm(false); // one that is not there needs no word
         let released = self.lock.release();
@@ -129,17 +133,32 @@ impl Session {
     }
 }
 
+/// Switches log-dirty off after a tracker that died with its guard.
+fn clean_up(domain: &Domain, left: Left, lock: &mut Lock) -> Result<(), Failure> {
+    let unusable = unusable(domain.domid());
+    if let Left::LogDirty { pid } = left {
+        let log = XenLogDirty::for_domain(domain, IfOn::Refuse);
+        let off = log.and_then(|mut log| log.switch_off_after());
+        off.map_err(|error| unusable(error.into()))?;
+        note(&format!(
+            "process {pid} and its guard died while tracking: log-dirty is switched off after it"
+        ));
+    }
+    lock.note(false).map_err(|error| unusable(error.into()))
+}
+
 fn unusable(domid: u16) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Failure + Copy {
     move |source| Failure::Unusable { about: format!("domain {domid}"), source: source as _ }
 }
 
 /// This program again, as a guard.
-fn begin_guard(domid: u16, unknown_xen: bool, lock: &Lock) -> Result<Guard, Failure> {
+fn begin_guard(domain: &Domain, unknown_xen: bool, lock: &Lock) -> Result<Guard, Failure> {
     // Also when the file of that name was replaced since.
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("p2mtrack").arg("guard").arg(domid.to_string());
+    let words = [domain.domid().to_string(), domain.uuid().to_string()];
+    command.arg0("p2mtrack").arg("guard").args(words);
     if unknown_xen {
         command.arg("--unknown-xen");
     }
-    Guard::begin(command, lock).map_err(|error| unusable(domid)(error.into()))
+    Guard::begin(command, lock).map_err(|error| unusable(domain.domid())(error.into()))
 }

@@ -6,6 +6,7 @@
 //! Source: own.
 
 use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::frame::Pfn;
 use p2mtrack::port::{LogDirty, PortError};
 
 /// Keeps the last log.
@@ -50,7 +51,13 @@ impl<L: LogDirty> LogDirty for Tapped<'_, L> {
     fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
         let result = self.log.clean(into);
         if self.tap.wanted {
-            self.tap.log = Some(into.clone());
+            // What was not read may be marked, as the engine takes it too.
+            let mut log = into.clone();
+            match result.as_ref().map_or(0, |&read| read) {
+                0 => log.fill(into.pfns()),
+                read => (read..into.pfns()).for_each(|pfn| _ = log.set(Pfn(pfn))),
+            }
+            self.tap.log = Some(log);
         }
         result
     }

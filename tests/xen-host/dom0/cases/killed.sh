@@ -2,23 +2,32 @@
 # The tracker is killed, its guard is killed, both are: what log-dirty is afterwards, and the next run.
 shared idle 192 192 ""
 guards() { running p2mtrack guard; }
-begin() {
+begin() { # and it is on: a stranger to the lock is refused
     p2mtrack track $domain --json --interval 200 >run.json 2>run.err &
     tracker=$!
     sleep 2
     guard=$(guards)
     [ -n "$guard" ]
-    fails is_off
+    fails xen-ports $domain on 2>on.err
+    grep -q 'on already' on.err
 }
-for signal in KILL ABRT TERM; do
+for signal in KILL ABRT; do
     begin
     kill -$signal $tracker
     wait $tracker || true
     sleep 1
+    cat run.err
     [ -z "$(guards)" ]
+    grep -q 'its tracker died, log-dirty is switched off' run.err
     is_off
 done
-cat run.err
+begin
+kill -TERM $tracker
+wait $tracker # ends well, by itself
+fails grep . run.err
+tail -n 1 run.json | grep -q '"event":"track"'
+[ -z "$(guards)" ]
+is_off
 echo "SHOW tracker killed: its guard switches log-dirty off"
 begin
 kill -KILL $guard

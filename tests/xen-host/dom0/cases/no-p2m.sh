@@ -14,3 +14,6 @@ p2mtrack track 999 --rounds 1 2>none.err || status=$?
 cat none.err
 [ $status = 2 ]
 grep -q 'domain is gone' none.err
+status=0
+p2mtrack track 0 --rounds 1 2>self.err || status=$?
+[ $status = 2 ]

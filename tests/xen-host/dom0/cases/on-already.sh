@@ -2,12 +2,14 @@
 # Log-dirty is on, and nobody here knows by whom: refused, unless it is to be taken over.
 shared idle 192 192 ""
 xen-ports $domain on
+fails xen-ports $domain on 2>/dev/null
 status=0
 track refused.json --rounds 2 2>refused.err || status=$?
 cat refused.err
 [ $status = 2 ]
 grep -q 'on already' refused.err
 # It was not touched: whoever has it on still does.
+fails xen-ports $domain on 2>/dev/null
 fails track again.json --rounds 2 2>/dev/null
 track taken.json --rounds 4 --take-over
 show taken.json
