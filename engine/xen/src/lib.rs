@@ -8,13 +8,13 @@
 //! ```text
 //! Xen::open --> Domain::open --> Guest::open: log-dirty, p2m, m2p, types, unlogged writers: the tracker's ports
 //!                  |
-//!                  +--> Lock (one tracker a domain) --> Guard (turns log-dirty off when its tracker dies)
+//!                  +--> Lock (one tracker a domain) --> Guard (has log-dirty on; off when its tracker dies)
 //!                  +--> Suspender: suspend and resume through xenstore
 //! ```
 //!
 //! Units: frames of 4 KiB. Runs on hosts of 64 bits with a control domain under Linux; guests of both widths.
-//! Unsafe code is confined to the files that talk to the kernel: [`privcmd`](self), `buffer`, `mapping`, and those that
-//! hand addresses to a hypercall (`domctl`, `memory`, `grant_table`).
+//! Unsafe code is confined to the files that talk to the kernel (`privcmd`, `buffer`, `mapping`) and to those that make
+//! hypercalls (`call`, `domctl`, `memory`, `grant_table`, `host`): `docs/safety.md`.
 
 #![deny(unsafe_code)]
 
