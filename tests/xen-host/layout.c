@@ -66,8 +66,7 @@ IS(XEN_DOMCTL_PFINFO_BROKEN, 0xdu << 28);
 AT(struct xen_sysctl, u, 8);
 IS(XEN_SYSCTL_physinfo, 3);
 AT(struct xen_sysctl, u.physinfo.capabilities, 36);
-AT(struct xen_sysctl, u.physinfo.total_pages, 48);
-AT(struct xen_sysctl, u.physinfo.free_pages, 56);
+IS(sizeof(struct xen_sysctl), 136);
 IS(XEN_SYSCTL_PHYSCAP_pv, 1u << 1);
 IS(XEN_SYSCTL_PHYSCAP_shadow, 1u << 4);
 

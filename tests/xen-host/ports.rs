@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xen-ports DOMID look|suspend|on`: the ports of a real Xen, each held against what is known of a running guest.
+//! `xen-ports DOMID look|suspend|on|state`: the ports of a real Xen, each held against what is known of a running guest.
 //! Not here: rounds of the engine (`p2mtrack track`), verdicts of cases (`dom0/cases`).
 //! Units: frames of 4 KiB.
 //! Threads: one.
@@ -16,12 +16,12 @@ use p2mtrack::port::{
 };
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::replay::AcceptAll;
-use p2mtrack_xen::{Domain, Guest, IfOn, Suspender, Unknown, Xen};
+use p2mtrack_xen::{Domain, Guest, Suspender, Unknown, Xen};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 fn main() -> Outcome {
-    let usage = "xen-ports DOMID look|suspend|on";
+    let usage = "xen-ports DOMID look|suspend|on|state";
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [domid, what] = words.as_slice() else { return Err(usage.into()) };
     let xen = Xen::open(Unknown::Refuse)?;
@@ -30,7 +30,8 @@ fn main() -> Outcome {
         "look" => look(&domain),
         "suspend" => suspend(&domain),
         // And left on: somebody else's, as far as the next one can know.
-        "on" => Ok(Guest::open(&domain, IfOn::Refuse)?.log_dirty.enable()?),
+        "on" => Ok(Guest::open(&domain)?.log_dirty.enable()?),
+        "state" => state(&domain),
         _ => Err(usage.into()),
     }
 }
@@ -44,12 +45,23 @@ fn suspend(domain: &Domain) -> Outcome {
     Ok(())
 }
 
+/// Whether log-dirty is on. Xen only tells who tries.
+fn state(domain: &Domain) -> Outcome {
+    let mut log = Guest::open(domain)?.log_dirty;
+    let is_off = log.enable().is_ok();
+    if is_off {
+        log.disable()?;
+    }
+    println!("{}", if is_off { "off" } else { "on" });
+    Ok(())
+}
+
 fn expect(holds: bool, what: &str) -> Outcome {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 
 fn look(domain: &Domain) -> Outcome {
-    let mut guest = Guest::open(domain, IfOn::Refuse)?;
+    let mut guest = Guest::open(domain)?;
     let mut suspender = Suspender::new(domain)?;
     // What a guest that stands still shows does not change between two looks.
     suspender.suspend(Duration::from_secs(20))?;

@@ -6,7 +6,7 @@
 //! Source: own. Looks at every entry of every round; follows no root, leaf or dirty bit.
 //!
 //! *Missed* is a difference of round N that neither round N nor N+1 owed: the leaf may have been written after
-//! round N's CLEAN, so that only round N+1's log says so. *Pending* is what differs after the last round and did
+//! round N's CLEAN, so that only round N+1's log says so. Of a live guest, that round N+2 did not owe either. *Pending* is what differs after the last round and did
 //! not in the round before: nothing follows that could judge it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +29,8 @@ pub(crate) struct Check {
     told: Vec<u64>,
     /// The guest runs on between the engine's look and ours.
     live: bool,
-    /// Differences that no round has owed yet, with how many looks found them.
-    open: BTreeMap<u64, u32>,
+    /// Differences that no round has owed yet: how many looks found each, and the entry that the last one found.
+    open: BTreeMap<u64, (u32, u64)>,
     /// Of these, the ones that were counted as missed.
     lost: BTreeSet<u64>,
     missed: u64,
@@ -66,11 +66,11 @@ impl Check {
     ) {
         // Past the guest's own count there are words, but no pfns.
         let pfns = entries.len().min(usize::try_from(pfn_count).unwrap_or(usize::MAX));
-        self.told.resize(pfns, NONE);
+        // A live guest may hide pfns and show them again: what the engine had of them is still so.
+        let told = if self.live { pfns.max(self.told.len()) } else { pfns };
+        self.told.resize(told, NONE);
         self.tell(entries, owed, tracker);
         let mut open = std::mem::take(&mut self.open);
-        // What is owed now was found in time, and is judged as it is now.
-        open.retain(|&pfn, _| !owed.get(Pfn(pfn)));
         let left = std::mem::take(&mut self.left);
         let patience = if self.live { LOOKS_LIVE } else { LOOKS };
         for (pfn, &entry) in (0..).zip(&entries[..pfns]) {
@@ -78,8 +78,13 @@ impl Check {
             let matters = pfn < tracker.pfns() || self.is_frame(entry);
             let unknown = matters && self.told[pfn as usize] != entry;
             if unknown {
-                let looks = open.get(&pfn).map_or(1, |looks| looks + 1);
-                self.open.insert(pfn, looks);
+                let before = open.remove(&pfn).filter(|&(_, seen)| {
+                    // What is owed now was found in time, and is judged as it is now. Unless the engine owes the
+                    // page, and knows no better what its entry is than at our last look.
+                    !owed.get(Pfn(pfn)) || self.live && seen == entry
+                });
+                let looks = before.map_or(1, |(looks, _)| looks + 1);
+                self.open.insert(pfn, (looks, entry));
                 self.missed += u64::from(looks >= patience && self.lost.insert(pfn));
             }
             if unknown || matters && tracker.shadow_entry(Pfn(pfn)) != Entry(entry) {
@@ -98,7 +103,6 @@ impl Check {
     pub(crate) fn skip(&mut self, owed: &PfnBitmap, tracker: &Tracker) {
         self.told.resize(self.told.len().max(tracker.pfns() as usize), NONE);
         self.tell(&[], owed, tracker);
-        self.open.retain(|&pfn, _| !owed.get(Pfn(pfn)));
     }
 
     fn tell(&mut self, entries: &[u64], owed: &PfnBitmap, tracker: &Tracker) {
@@ -159,9 +163,12 @@ mod tests {
     fn what_is_owed_in_between_is_found() {
         for live in [false, true] {
             let mut check = Check::new(Width::W64, 100, live);
-            let found = looks(&mut check, &[(5, false), (5, true), (NONE, false), (5, false)]);
+            let found = looks(&mut check, &[(5, false), (6, true), (NONE, false), (5, false)]);
             assert_eq!(found.last().map(|found| found.0), Some(0), "live {live}");
         }
+        // Owed again and again because its page is written, and its entry never looked at.
+        let mut check = Check::new(Width::W64, 100, true);
+        assert_eq!(looks(&mut check, &[(5, true), (5, true), (5, true)]).last(), Some(&(1, 0)));
         // The engine saw an entry as it was before, twice, and then as it is.
         let mut check = Check::new(Width::W64, 100, true);
         let found = looks(&mut check, &[(5, false), (5, false), (NONE, false), (5, false)]);

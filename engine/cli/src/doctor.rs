@@ -9,7 +9,8 @@ use std::fs;
 use std::process::ExitCode;
 
 use p2mtrack::diff::Kernel;
-use p2mtrack_xen::{Domain, Host, KNOWN_DOMCTLS, Unknown, Xen, XenError};
+use p2mtrack::port::M2p;
+use p2mtrack_xen::{Domain, Host, KNOWN_DOMCTLS, Unknown, Xen, XenError, XenM2p};
 use serde::Serialize;
 
 use crate::failure::{Failure, VERDICT};
@@ -112,6 +113,7 @@ fn look(args: &DoctorArgs) -> Vec<Finding> {
             findings.push(finding("privcmd", State::Good, "/dev/xen/privcmd answers"));
             findings.extend(hypervisor(&xen));
             findings.extend(machine(&xen));
+            findings.push(m2p(&xen));
             findings.push(pool(&xen, args));
         }
     }
@@ -213,6 +215,17 @@ fn machine(xen: &Xen) -> Vec<Finding> {
             .advise("a Xen with CONFIG_PV=y is needed")
     };
     vec![pv, shadow]
+}
+
+fn m2p(xen: &Xen) -> Finding {
+    match XenM2p::new(xen) {
+        Ok(m2p) => {
+            let (covered, frames) = (m2p.covered(), m2p.frames());
+            finding("m2p", State::Good, format!("mapped: {covered} of {frames} frames have a place in it"))
+        }
+        Err(error) => finding("m2p", State::Bad, error.to_string())
+            .advise("a security policy (XSM), or a control domain without room for 8 bytes a frame of the machine"),
+    }
 }
 
 /// Pages of the paging pool that the log of a guest takes, all of it dirty: one for 32,768 pfns, and their tree.

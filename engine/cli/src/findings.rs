@@ -260,14 +260,14 @@ pub(crate) fn print_verdict(
         }
     }
     if let (Some(missed), Some(pending)) = (totals.missed, totals.pending) {
-        let looks = totals.rounds + 1; // one at the first copy
-        if unchecked >= looks {
+        let looks = (totals.rounds + 1).saturating_sub(unchecked); // one at the first copy
+        if looks == 0 {
             out.styled(
                 BAD,
                 format_args!("The p2m never held still for a full reading: nothing was checked."),
             )?;
         } else {
-            print_check(out, missed, pending)?;
+            print_check(out, missed, pending, (looks, unchecked))?;
         }
     }
     Ok(())
@@ -276,10 +276,24 @@ pub(crate) fn print_verdict(
 const LOST: &str =
     "a migration that sends only the pfns that log-dirty names would have lost them.";
 
-fn print_check(out: &mut Output, missed: u64, pending: u64) -> Result<(), Failure> {
+fn print_check(
+    out: &mut Output,
+    missed: u64,
+    pending: u64,
+    (looks, unchecked): (u64, u64),
+) -> Result<(), Failure> {
     if missed > 0 {
         let changes = counted(missed, "change was found", "changes were found");
         out.styled(BAD, format_args!("MISSED: {changes} neither in its round nor in the next."))?;
+    } else if unchecked > 0 {
+        let words = "Checked against every entry of";
+        out.styled(
+            NOTE,
+            format_args!(
+                "{words} {looks} of {} rounds: nothing was missed there.",
+                looks + unchecked
+            ),
+        )?;
     } else {
         let words = "Checked against every entry of every round: nothing was missed.";
         out.styled(GOOD, format_args!("{words}"))?;

@@ -27,6 +27,8 @@ pub(crate) struct GuardArgs {
 }
 
 pub(crate) fn run(args: &GuardArgs) -> Result<ExitCode, Failure> {
+    // A service that is stopped is told so with all its processes; the tracker ends well then, and sends its guard home.
+    let _ = ctrlc::set_handler(|| {});
     let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
     let acted = stand_guard((args.domid, &args.uuid), &args.lock, unknown).map_err(|source| {
         Failure::Engine { about: format!("guard of domain {}", args.domid), source: source.into() }

@@ -124,6 +124,9 @@ impl<M: Frames> Blocks<M> {
         let held = each.filter_map(|(slot, &mfn)| Some(((*slot)?, mfn)));
         let (slots, mfns): (Vec<u32>, Vec<u64>) = held.unzip();
         let [first, rest @ ..] = numbers else { return };
+        if rest.is_empty() {
+            return;
+        }
         let all = |mapping: &M| (0..mfns.len()).all(|index| mapping.fault(index).is_none());
         let Some(mapping) = map(&mfns).ok().filter(all) else { return };
         for &number in rest {

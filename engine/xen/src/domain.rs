@@ -42,8 +42,6 @@ pub struct DomainInfo {
     pub dying: bool,
     /// Not a PV guest.
     pub hvm: bool,
-    /// Paused by a toolstack.
-    pub paused: bool,
     /// Why it has shut itself down; 2 is to be suspended.
     pub shutdown: Option<u8>,
 }
@@ -68,7 +66,6 @@ impl DomainInfo {
             dying: flag(0),
             hvm: flag(1),
             shutdown: flag(2).then_some((raw.flags >> 16) as u8),
-            paused: flag(3),
         }
     }
 }
@@ -211,12 +208,12 @@ mod tests {
         raw.flags = 1 << 2 | 2 << 16;
         raw.handle = std::array::from_fn(|index| index as u8);
         let info = DomainInfo::new(&raw);
-        assert!(info.is_suspended() && !info.dying && !info.hvm && !info.paused);
+        assert!(info.is_suspended() && !info.dying && !info.hvm);
         assert_eq!(info.uuid.to_string(), "00010203-0405-0607-0809-0a0b0c0d0e0f");
         raw.flags = 1 << 2 | 3 << 16; // crashed
         assert!(!DomainInfo::new(&raw).is_suspended());
-        raw.flags = 1 | 1 << 1 | 1 << 3;
+        raw.flags = 1 | 1 << 1;
         let info = DomainInfo::new(&raw);
-        assert!(info.dying && info.hvm && info.paused && info.shutdown.is_none());
+        assert!(info.dying && info.hvm && info.shutdown.is_none());
     }
 }

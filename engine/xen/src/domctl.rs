@@ -174,20 +174,20 @@ impl Domctl {
     }
 
     /// Reads the bitmap of the prefix `0..pfns` into `bitmap`, bit `pfn % 64` of word `pfn / 64`. Returns how many pfns
-    /// of it were read, and how many were marked since the last CLEAN, wherever.
+    /// of it were read.
     pub(crate) fn shadow_bitmap(
         &mut self,
         domid: u16,
         op: ShadowOp,
         bitmap: &mut Buffer,
         pfns: u64,
-    ) -> Result<(u64, u32), i32> {
+    ) -> Result<u64, i32> {
         assert!(pfns.div_ceil(8) <= bitmap.bytes() as u64, "a bitmap that holds the prefix");
         let mut shadow = Shadow { op: op as u32, pages: pfns, ..Shadow::zeroed() };
         shadow.bitmap = bitmap.address();
         // SAFETY: the bitmap is as long as `pages` says, and borrowed.
         unsafe { self.call(SHADOW_OP, domid, &mut shadow) }?;
-        Ok((shadow.pages, shadow.dirty))
+        Ok(shadow.pages)
     }
 
     /// Replaces the first `count` mfns of `frames` by their types.

@@ -33,6 +33,12 @@ impl XenError {
         Self { hint: Some(hint), ..self }
     }
 
+    /// Whether log-dirty was to be switched on, and may be on.
+    #[must_use]
+    pub const fn is_on_already(&self) -> bool {
+        self.errno == libc::EINVAL
+    }
+
     /// The errno.
     #[must_use]
     pub const fn errno(&self) -> i32 {

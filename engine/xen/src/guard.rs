@@ -19,7 +19,7 @@ use std::{error, fmt};
 
 use crate::domain::Domain;
 use crate::error::XenError;
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
 use crate::log_dirty::{IfOn, XenLogDirty};
 use crate::version::{Unknown, Xen};
 
@@ -40,6 +40,8 @@ pub enum GuardError {
     Process(io::Error),
     /// It was begun for another domain.
     Other,
+    /// The lock's file was taken away.
+    Void,
     /// The hypervisor refuses what it is there for.
     Xen(XenError),
 }
@@ -49,6 +51,7 @@ impl fmt::Display for GuardError {
         match self {
             Self::Process(_) => f.write_str("the guard process can't be begun, or does not answer"),
             Self::Other => f.write_str("the guard's domain is gone, and another has its number"),
+            Self::Void => f.write_str("the lock was taken away: log-dirty may be left on"),
             Self::Xen(cause) => cause.fmt(f),
         }
     }
@@ -58,7 +61,7 @@ impl error::Error for GuardError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Self::Process(cause) => Some(cause),
-            Self::Other | Self::Xen(_) => None,
+            Self::Other | Self::Void | Self::Xen(_) => None,
         }
     }
 }
@@ -157,7 +160,7 @@ impl Guard {
 /// See [`GuardError`].
 pub fn stand_guard(
     (domid, uuid): (u16, &str),
-    lock: &Path,
+    path: &Path,
     unknown: Unknown,
 ) -> Result<bool, GuardError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(GuardError::Process)?;
@@ -168,17 +171,22 @@ pub fn stand_guard(
     if domain.uuid().to_string() != uuid {
         return Err(GuardError::Other);
     }
-    let mut log = XenLogDirty::new(domain.another().map_err(GuardError::Xen)?, IfOn::Refuse);
+    let mut log = XenLogDirty::new(&domain).map_err(GuardError::Xen)?;
     line.write_all(&[READY]).map_err(GuardError::Process)?;
     let enable = |if_on| log.switch_on(if_on).map_or_else(|error| error.errno(), |()| 0);
     if !watch(&mut line, enable) {
         return Ok(false);
     }
+    // Somebody took the file away: the lock is void, and who has log-dirty now nobody knows.
+    let held = io::stdout().as_fd().try_clone_to_owned().map_err(GuardError::Process)?;
+    if !lock::is_named(&held.into(), path).map_err(GuardError::Process)? {
+        return Err(GuardError::Void);
+    }
     // A domain that is gone has no log. One that only does not answer may have one.
     if !domain.is_gone() {
         log.switch_off_after().map_err(GuardError::Xen)?;
     }
-    let _ = fs::remove_file(lock); // held by us; if it stays it says what is not so, and the next run puts it right
+    let _ = fs::remove_file(path); // held by us; if it stays it says what is not so, and the next run puts it right
     Ok(true)
 }
 

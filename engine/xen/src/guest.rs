@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::domain::Domain;
 use crate::error::XenError;
 use crate::frame_types::XenFrameTypes;
-use crate::log_dirty::{IfOn, XenLogDirty};
+use crate::log_dirty::XenLogDirty;
 use crate::m2p::XenM2p;
 use crate::p2m_source::XenP2m;
 use crate::unlogged::XenUnlogged;
@@ -35,10 +35,10 @@ impl Guest {
     ///
     /// # Errors
     /// The domain is gone, or Xen refuses one of them.
-    pub fn open(domain: &Domain, if_on: IfOn) -> Result<Self, XenError> {
+    pub fn open(domain: &Domain) -> Result<Self, XenError> {
         let m2p = Arc::new(XenM2p::new(domain.xen())?);
         Ok(Self {
-            log_dirty: XenLogDirty::new(domain.another()?, if_on),
+            log_dirty: XenLogDirty::new(domain)?,
             p2m: XenP2m::new(domain.another()?)?,
             types: XenFrameTypes::new(domain.another()?)?,
             unlogged: XenUnlogged::new(domain.another()?, Arc::clone(&m2p))?,

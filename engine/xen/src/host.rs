@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the machine under the hypervisor can do.
 //! Not here: a single domain.
-//! Units: frames of 4 KiB.
+//! Units: none.
 //! Threads: the caller's.
 //! Source: facts of Xen `public/sysctl.h`, whose version runs beside that of domctl but is not the same number.
 
@@ -28,11 +28,7 @@ struct Argument {
     interface_version: u32,
     cpus: [u32; 7],
     capabilities: u32,
-    arch_capabilities: u32,
-    pad: u32,
-    frames: u64,
-    free_frames: u64,
-    rest: [u64; 9],
+    rest: [u32; 24],
 }
 
 /// The machine.
@@ -42,10 +38,6 @@ pub struct PhysicalInfo {
     pub pv: bool,
     /// It has shadow paging, which log-dirty of a PV guest needs.
     pub shadow: bool,
-    /// Frames of memory.
-    pub frames: u64,
-    /// Frames that nobody has.
-    pub free_frames: u64,
 }
 
 /// The machine under a hypervisor.
@@ -76,8 +68,6 @@ impl Host {
             result = unsafe { self.caller.call(Op::Sysctl, &mut argument) }.map(|_| PhysicalInfo {
                 pv: argument.capabilities & PV != 0,
                 shadow: argument.capabilities & SHADOW != 0,
-                frames: argument.frames,
-                free_frames: argument.free_frames,
             });
             if result != Err(libc::EACCES) {
                 break;
@@ -95,6 +85,6 @@ mod tests {
     #[test]
     fn the_structure_is_where_xen_has_it() {
         assert_eq!(size_of::<Argument>(), 136);
-        assert_eq!((offset_of!(Argument, capabilities), offset_of!(Argument, frames)), (36, 48));
+        assert_eq!(offset_of!(Argument, capabilities), 36);
     }
 }

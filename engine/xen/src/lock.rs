@@ -158,7 +158,8 @@ fn open(path: &Path) -> io::Result<File> {
     options.custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+/// Whether a file is still the one of this name.
+pub(crate) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match fs::symlink_metadata(path) {
         Ok(named) => Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino())),

@@ -67,7 +67,7 @@ impl Shadow for DomainLog {
             self.bitmap = Some(Buffer::new(privcmd, spare).map_err(|error| error.errno())?);
         }
         let Some(bitmap) = &mut self.bitmap else { return Err(libc::ENOMEM) };
-        self.domain.calls().shadow_bitmap(domid, op, bitmap, pfns).map(|(read, _)| read)
+        self.domain.calls().shadow_bitmap(domid, op, bitmap, pfns)
     }
 
     fn words(&self) -> &[u64] {
@@ -95,18 +95,12 @@ struct Log<S> {
 
 impl XenLogDirty {
     /// The log of a domain. Nothing is switched yet.
-    #[must_use]
-    pub const fn new(domain: Domain, if_on: IfOn) -> Self {
-        let shadow = DomainLog { domain, bitmap: None };
-        Self { log: Log { shadow, if_on, ours: false } }
-    }
-
-    /// The log of a domain that its caller keeps.
     ///
     /// # Errors
     /// No memory.
-    pub fn for_domain(domain: &Domain, if_on: IfOn) -> Result<Self, XenError> {
-        Ok(Self::new(domain.another()?, if_on))
+    pub fn new(domain: &Domain) -> Result<Self, XenError> {
+        let shadow = DomainLog { domain: domain.another()?, bitmap: None };
+        Ok(Self { log: Log { shadow, if_on: IfOn::Refuse, ours: false } })
     }
 
     /// `enable` with another answer to one that is on already.
@@ -169,8 +163,7 @@ impl<S: Shadow> Log<S> {
     fn enable(&mut self) -> Result<(), XenError> {
         let mut result = self.patiently(|shadow| shadow.switch(ShadowOp::EnableLogDirty));
         if result == Err(libc::EINVAL) && (self.ours || self.if_on == IfOn::TakeOver) {
-            self.patiently(|shadow| shadow.switch(ShadowOp::Off))
-                .map_err(|errno| self.error("disable log-dirty", errno))?;
+            self.off()?;
             result = self.patiently(|shadow| shadow.switch(ShadowOp::EnableLogDirty));
         }
         result.map_err(|errno| self.error(ENABLE, errno))?;
@@ -240,6 +233,8 @@ mod tests {
     #[derive(Default)]
     struct Script {
         on: bool,
+        /// Switches it on as soon as it is off.
+        thief: bool,
         device: bool,
         busy: u32,
         answers: VecDeque<Result<u64, i32>>,
@@ -264,7 +259,7 @@ mod tests {
             if op == ShadowOp::EnableLogDirty && (self.on || self.device) {
                 return Err(libc::EINVAL);
             }
-            self.on = op == ShadowOp::EnableLogDirty;
+            self.on = op == ShadowOp::EnableLogDirty || self.thief;
             Ok(())
         }
 
@@ -313,8 +308,15 @@ mod tests {
             log.shadow.calls[1..],
             [ShadowOp::EnableLogDirty, ShadowOp::Off, ShadowOp::EnableLogDirty]
         );
+        // Somebody else is faster, between our OFF and our ON.
+        log.shadow.thief = true;
+        assert_eq!(log.enable().expect_err("theirs").errno(), libc::EINVAL);
+        log.disable().expect("nothing to do");
+        assert!(log.shadow.on);
+        let mut log = Log { shadow: Script::default(), if_on: IfOn::Refuse, ours: false };
+        log.enable().expect("on");
         log.disable().expect("off");
-        log.shadow.on = true; // somebody else was faster
+        log.shadow.on = true; // and so here
         assert_eq!(log.enable().expect_err("theirs").errno(), libc::EINVAL);
         log.disable().expect("nothing to do");
         assert!(log.shadow.on);

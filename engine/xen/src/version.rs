@@ -37,8 +37,7 @@ const SEARCHED: u32 = 0x40;
 
 impl DomctlVersion {
     /// Whether its structures are known.
-    #[must_use]
-    pub fn is_known(self) -> bool {
+    fn is_known(self) -> bool {
         KNOWN_DOMCTLS.iter().any(|(known, _)| *known == self)
     }
 }

@@ -18,8 +18,8 @@ const TRIES: u32 = 20;
 const LEAVES: usize = 512;
 /// A PTE of a large page.
 const PSE: u64 = 1 << 7;
-/// Pfns that are read whatever the guest holds.
-const PFNS_MIN: u64 = 1 << 22;
+/// Pfns that are read if the guest publishes them, however few frames it holds, and however many.
+const PFNS: std::ops::Range<u64> = 1 << 22..1 << 27;
 
 /// A p2m at one moment, as far as a guest that runs on has one.
 pub(super) struct FullCopy {
@@ -27,10 +27,11 @@ pub(super) struct FullCopy {
     pub(super) entries: Vec<u64>,
 }
 
-/// Reads it; `None` if the guest does not hold still long enough. A guest may claim any count of pfns: what lies beyond
-/// twice its frames, which is more than a guest with room to grow publishes, is not read.
-pub(super) fn read(p2m: &mut dyn P2mSource) -> Option<FullCopy> {
-    let bound = p2m.domain_frames().ok()?.saturating_mul(2).max(PFNS_MIN);
+/// Reads it; `None` if the guest does not hold still long enough. A guest may claim any count of pfns: beyond what the
+/// engine tracks, and 16 for each of its frames (Linux makes room for ten), nothing is read.
+pub(super) fn read(p2m: &mut dyn P2mSource, tracked: u64) -> Option<FullCopy> {
+    let frames = p2m.domain_frames().ok()?;
+    let bound = frames.saturating_mul(16).clamp(PFNS.start, PFNS.end).max(tracked);
     for _ in 0..TRIES {
         let before = p2m.roots().ok()?;
         // Only the list has a generation; a tree's is of no meaning.
@@ -164,7 +165,7 @@ mod tests {
                 let simulation = Simulation::new(&SimConfig { width, p2m: Some(kind), ..plain });
                 simulation.pause(true);
                 let mut ports = simulation.ports();
-                let full = read(&mut ports.p2m).expect("it stands still");
+                let full = read(&mut ports.p2m, 0).expect("it stands still");
                 let mut tracker = Tracker::new(Config::default(), width).expect("a tracker");
                 tracker.observe(&mut ports.lend(&mut ()), |_, _| ()).expect("observed");
                 assert!(tracker.pfns() > 0 && full.pfn_count >= tracker.pfns());

@@ -168,7 +168,9 @@ impl Sums {
     /// nothing and says so: it is judged by the next one.
     pub(super) fn hold_against(&mut self, check: &mut Check, session: &mut Session, round: &Round) {
         let owed = &round.owed;
-        match full::read(&mut session.guest.p2m).filter(|_| !round.report.blind) {
+        match full::read(&mut session.guest.p2m, session.tracker.pfns())
+            .filter(|_| !round.report.blind)
+        {
             Some(full) => {
                 check.round(&full.entries, full.pfn_count, &owed.pfns, &session.tracker);
             }

@@ -16,7 +16,9 @@ use p2mtrack::port::{LogDirty, Ports};
 use p2mtrack::report::RoundReport;
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::replay::AcceptAll;
-use p2mtrack_xen::{Domain, Guard, Guest, IfOn, Left, Lock, Unknown, Xen, XenError, XenLogDirty};
+use p2mtrack_xen::{
+    Domain, Guard, GuardError, Guest, IfOn, Left, Lock, Unknown, Xen, XenError, XenLogDirty,
+};
 
 use super::tap::Tap;
 use crate::failure::{Failure, note};
@@ -37,7 +39,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Log-dirty is on when this returns well, and as it was when it does not.
+    /// Log-dirty is on when this returns well, and as it was when it does not, unless the guard does not answer: it has
+    /// the lock then, and sees to it.
     pub(super) fn begin(
         domid: u16,
         take_over: bool,
@@ -53,22 +56,29 @@ impl Session {
         let if_on = if take_over { IfOn::TakeOver } else { IfOn::Refuse };
         clean_up(&domain, left, &mut lock)?;
         let parts = || -> Result<_, Failure> {
-            let mut guest = Guest::open(&domain, if_on).map_err(|error| unusable(error.into()))?;
-            // Before any thread: the guard is a process of its own.
-            let mut guard = begin_guard(&domain, unknown_xen, &lock)?;
+            let guest = Guest::open(&domain).map_err(|error| unusable(error.into()))?;
+            let guard = begin_guard(&domain, unknown_xen, &lock)?;
             let tracker =
                 Tracker::new(config, domain.width()).map_err(|error| unusable(error.into()))?;
-            let enabled = guard.enable(&mut guest.log_dirty, if_on);
-            enabled.map_err(|error| unusable(error.into()))?;
             Ok((guest, guard, tracker))
         };
-        let (guest, guard, tracker) = match parts() {
+        let (mut guest, mut guard, tracker) = match parts() {
             Ok(parts) => parts,
             Err(failure) => {
                 let _ = lock.release(); // nothing is on by us, and the failure is what there is to tell
                 return Err(failure);
             }
         };
+        if let Err(error) = guard.enable(&mut guest.log_dirty, if_on) {
+            // A guard that does not answer may be at it: the lock is its own then, until it has seen to it.
+            if let GuardError::Xen(refused) = &error {
+                let _ = lock.release();
+                if refused.is_on_already() {
+                    note("--take-over switches it off and on again, if whoever has it on is gone");
+                }
+            }
+            return Err(unusable(error.into()));
+        }
         let (tap, stopwatch) = (Tap::default(), Stopwatch::new());
         let mut session =
             Self { xen, guest, tracker, tap, stopwatch, lock, guard, domain, unknown_xen };
@@ -108,11 +118,10 @@ impl Session {
     fn replace_guard(&mut self) {
         note(&format!("guard process {} is gone: another one is begun", self.guard.pid()));
         match begin_guard(&self.domain, self.unknown_xen, &self.lock) {
-            Ok(mut guard) => {
-                if guard.arm(true).is_ok() {
-                    self.guard = guard;
-                }
-            }
+            Ok(mut guard) => match guard.arm(true) {
+                Ok(()) => self.guard = guard,
+                Err(_) => guard.dismiss(), // gone already: the next look finds it so
+            },
             Err(failure) => failure.warn(),
         }
     }
@@ -137,7 +146,7 @@ impl Session {
 fn clean_up(domain: &Domain, left: Left, lock: &mut Lock) -> Result<(), Failure> {
     let unusable = unusable(domain.domid());
     if let Left::LogDirty { pid } = left {
-        let log = XenLogDirty::for_domain(domain, IfOn::Refuse);
+        let log = XenLogDirty::new(domain);
         let off = log.and_then(|mut log| log.switch_off_after());
         off.map_err(|error| unusable(error.into()))?;
         note(&format!(

@@ -6,6 +6,7 @@ p2mtrack doctor --domain $domain --guest-size 64GiB --json >doctor.json
 [ "$(field doctor.json bad)" = 0 ]
 grep -q '"name":"domctl","state":"good"' doctor.json
 grep -q '"name":"shadow-paging","state":"good"' doctor.json
+grep -q '"name":"m2p","state":"good"' doctor.json
 echo "SHOW $(sed -n 's/.*"name":"xen".*"found":"\([^"]*\)".*/\1/p' doctor.json)," \
     "$(sed -n 's/.*"name":"domctl".*"found":"\([^"]*\)".*/\1/p' doctor.json)," \
     "$(sed -n 's/.*"name":"simd".*"found":"\([^"]*\)".*/\1/p' doctor.json)"

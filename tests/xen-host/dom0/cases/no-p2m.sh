@@ -7,6 +7,8 @@ track grub.json --rounds 8 --interval 100 2>grub.err || status=$?
 cat grub.err
 [ $status = 3 ]
 grep -q 'publishes no p2m' grub.err
+[ "$(xen-ports $domain state)" = off ]
+[ -z "$(ls /run/p2mtrack)" ]
 echo "SHOW $(cat grub.err)"
 # No guest, and the control domain itself.
 status=0

@@ -14,4 +14,4 @@ fails track again.json --rounds 2 2>/dev/null
 track taken.json --rounds 4 --take-over
 show taken.json
 is_off
-echo "SHOW $(cat refused.err)"
+echo "SHOW $(tail -n 1 refused.err)"
