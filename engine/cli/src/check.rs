@@ -6,8 +6,8 @@
 //! Source: own. Looks at every entry of every round; follows no root, leaf or dirty bit.
 //!
 //! *Missed* is a difference of round N that neither round N nor N+1 owed: the leaf may have been written after
-//! round N's CLEAN, so that only round N+1's log says so. Of a live guest, that round N+2 did not owe either. *Pending* is what differs after the last round and did
-//! not in the round before: nothing follows that could judge it.
+//! round N's CLEAN, so that only round N+1's log says so. Of a live guest it is one that round N+2 did not owe either.
+//! *Pending* is what differs after the last round and did not in the round before: nothing follows that could judge it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

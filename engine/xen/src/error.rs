@@ -10,7 +10,7 @@ use std::{error, fmt, io};
 /// A call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XenError {
-    call: &'static str,
+    pub(crate) call: &'static str,
     domid: Option<u16>,
     errno: i32,
     hint: Option<&'static str>,
@@ -31,12 +31,6 @@ impl XenError {
     #[must_use]
     pub(crate) const fn hint(self, hint: &'static str) -> Self {
         Self { hint: Some(hint), ..self }
-    }
-
-    /// Whether log-dirty was to be switched on, and may be on.
-    #[must_use]
-    pub const fn is_on_already(&self) -> bool {
-        self.errno == libc::EINVAL
     }
 
     /// The errno.

@@ -152,6 +152,14 @@ impl LogDirty for XenLogDirty {
 
 const ENABLE: &str = "enable log-dirty";
 
+impl XenError {
+    /// Whether log-dirty could not be switched on because it may be on.
+    #[must_use]
+    pub fn is_on_already(&self) -> bool {
+        self.call == ENABLE && self.errno() == libc::EINVAL
+    }
+}
+
 impl<S> Log<S> {
     /// From here on, one that is on and not ours is somebody's, whatever was asked for at first.
     const fn own(&mut self) {
@@ -285,7 +293,7 @@ mod tests {
     fn a_log_that_is_on_is_somebodys() {
         let on = || Script { on: true, ..Script::default() };
         let error = log(on(), IfOn::Refuse).enable().expect_err("refused");
-        assert!(error.to_string().contains("domain 3") && error.to_string().contains("on already"));
+        assert!(error.to_string().contains("domain 3") && error.is_on_already());
         let mut taken = log(on(), IfOn::TakeOver);
         taken.enable().expect("taken over");
         assert!(taken.shadow.on);
