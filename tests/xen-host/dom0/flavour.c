@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  * flavour DOMID linear|tree: which of its p2ms a guest publishes.
  *   linear: before it is started (xl create -p): sets SIF_VIRT_P2M_4TOOLS, with which Linux makes no tree.
- *   tree:   while it runs: hides the linear list, by a 0 in p2m_cr3 of its shared_info. */
+ *   tree:   while it runs: hides the linear list, by a 0 in p2m_cr3 of its shared_info.
+ * flavour DOMID poke OFFSET VALUE: what a hostile guest may do at any moment: a word of its shared_info. Prints the old one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,10 +27,17 @@ int main(int argc, char **argv)
 {
 	xc_interface *xen = xc_interface_open(0, 0, 0);
 	memory = xenforeignmemory_open(0, 0);
-	uint32_t domid = argc == 3 ? strtoul(argv[1], 0, 10) : 0;
+	uint32_t domid = argc >= 3 ? strtoul(argv[1], 0, 10) : 0;
 	xc_dominfo_t info;
 	if (!domid || !xen || !memory || xc_domain_getinfo(xen, domid, 1, &info) != 1 || info.domid != domid)
 		return perror("flavour"), 1;
+	if (!strcmp(argv[2], "poke") && argc == 5) {
+		unsigned long at = strtoul(argv[3], 0, 0) % 4096 / 8;
+		volatile unsigned long *word = (unsigned long *)map(domid, info.shared_info_frame) + at;
+		printf("0x%lx\n", *word);
+		*word = strtoul(argv[4], 0, 0);
+		return 0;
+	}
 	if (!strcmp(argv[2], "tree")) {
 		shared_info_t *shared = map(domid, info.shared_info_frame);
 		shared->arch.p2m_cr3 = 0;
