@@ -71,6 +71,16 @@ impl Width {
         }
     }
 
+    /// The guest word at byte `at`, little endian.
+    ///
+    /// # Panics
+    /// If `bytes` ends before it does.
+    #[must_use]
+    pub fn word(self, bytes: &[u8], at: usize) -> u64 {
+        let word = &bytes[at..at + self.bits() as usize / 8];
+        word.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+    }
+
     /// Leaves that cover `pfns` pfns, the last one perhaps in part.
     #[must_use]
     pub const fn leaves(self, pfns: u64) -> u64 {
@@ -211,6 +221,14 @@ mod tests {
             assert!(!Entry::frame(Mfn(8)).names_frame(width, 8));
         }
         assert_eq!(Entry::widen(0x8000_0007).claim(Width::W32), Claim::Foreign(Mfn(7)));
+    }
+
+    #[test]
+    fn words_have_the_guests_length_and_order() {
+        let bytes = [0xff, 1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(Width::W32.word(&bytes, 1), 0x0403_0201);
+        assert_eq!(Width::W64.word(&bytes, 1), 0x0807_0605_0403_0201);
+        assert_eq!(Width::W32.word(&bytes, 5), 0x0807_0605);
     }
 
     #[test]

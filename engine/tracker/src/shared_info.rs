@@ -49,10 +49,7 @@ pub fn roots(width: Width, page: &[u8; FRAME_BYTES]) -> Roots {
         Width::W32 => OFFSETS_32,
         Width::W64 => OFFSETS_64,
     };
-    let word = |at: usize| -> u64 {
-        let bytes = usize::try_from(width.bits() / 8).unwrap_or(8);
-        page[at..at + bytes].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
-    };
+    let word = |at| width.word(page, at);
     Roots {
         pfn_count: word(offsets.pfn_count),
         frame_list_list: word(offsets.frame_list_list),

@@ -142,28 +142,27 @@ impl Domctl {
         answer.map(|_| ())
     }
 
+    /// What an operation without an argument answers.
+    fn get<T: Pod>(&mut self, command: u32, domid: u16) -> Result<T, i32> {
+        let mut answer = T::zeroed();
+        // SAFETY: zeros are no address.
+        unsafe { self.call(command, domid, &mut answer) }?;
+        Ok(answer)
+    }
+
     /// The domain with this number, or the next one above: the caller compares.
     pub(crate) fn domain_info(&mut self, domid: u16) -> Result<GetDomainInfo, i32> {
-        let mut info = GetDomainInfo::zeroed();
-        // SAFETY: no address.
-        unsafe { self.call(GET_DOMAIN_INFO, domid, &mut info) }?;
-        Ok(info)
+        self.get(GET_DOMAIN_INFO, domid)
     }
 
     /// The guest's word in bits.
     pub(crate) fn address_size(&mut self, domid: u16) -> Result<u32, i32> {
-        let mut bits = 0_u32;
-        // SAFETY: no address.
-        unsafe { self.call(GET_ADDRESS_SIZE, domid, &mut bits) }?;
-        Ok(bits)
+        self.get(GET_ADDRESS_SIZE, domid)
     }
 
     /// Bytes of the pool that a domain's shadow page tables and its log come from. Xen 4.17 and later.
     pub(crate) fn paging_pool_bytes(&mut self, domid: u16) -> Result<u64, i32> {
-        let mut bytes = 0_u64;
-        // SAFETY: no address.
-        unsafe { self.call(GET_PAGING_MEMPOOL_SIZE, domid, &mut bytes) }?;
-        Ok(bytes)
+        self.get(GET_PAGING_MEMPOOL_SIZE, domid)
     }
 
     /// Log-dirty on or off.
@@ -238,8 +237,7 @@ impl Domctl {
 
     /// Lets a domain that has shut itself down to be suspended run on.
     pub(crate) fn resume(&mut self, domid: u16) -> Result<(), i32> {
-        // SAFETY: no address.
-        unsafe { self.call(RESUME_DOMAIN, domid, &mut 0_u64) }
+        self.get::<u64>(RESUME_DOMAIN, domid).map(|_| ())
     }
 }
 

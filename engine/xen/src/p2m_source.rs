@@ -58,11 +58,8 @@ impl P2mSource for XenP2m {
         };
         let mut copy = Leaf::default();
         live.fetch(&mut copy);
-        let mut page = [0; FRAME_BYTES];
-        for (bytes, word) in page.chunks_exact_mut(8).zip(&copy.words) {
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
-        Ok(shared_info::roots(self.domain.width(), &page))
+        let page: &[u8; FRAME_BYTES] = bytemuck::cast_ref(&copy.words);
+        Ok(shared_info::roots(self.domain.width(), page))
     }
 
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {

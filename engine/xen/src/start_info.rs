@@ -21,14 +21,12 @@ pub(crate) fn rings(width: Width, page: &Leaf) -> Option<Rings> {
     if !bytes.starts_with(b"xen-") {
         return None;
     }
-    let (store, console, length) = match width {
-        Width::W32 => (44, 52, 4),
-        Width::W64 => (56, 72, 8),
+    let (store, console) = match width {
+        Width::W32 => (44, 52),
+        Width::W64 => (56, 72),
     };
-    let word = |at: usize| {
-        bytes[at..at + length].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
-    };
-    Some(Rings { store: Pfn(word(store)), console: Pfn(word(console)) })
+    let pfn = |at| Pfn(width.word(bytes, at));
+    Some(Rings { store: pfn(store), console: pfn(console) })
 }
 
 #[cfg(test)]

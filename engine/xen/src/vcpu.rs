@@ -11,20 +11,19 @@ use crate::buffer::Buffer;
 use crate::domain::Domain;
 use crate::error::{XenError, failed};
 
-/// Offset of a register, and its length in bytes.
-type Register = (usize, usize);
-
-const fn accumulator(width: Width) -> Register {
+/// Offset of eax.
+const fn accumulator(width: Width) -> usize {
     match width {
-        Width::W32 => (516 + 24, 4),
-        Width::W64 => (520 + 80, 8),
+        Width::W32 => 516 + 24,
+        Width::W64 => 520 + 80,
     }
 }
 
-const fn data(width: Width) -> Register {
+/// Offset of edx.
+const fn data(width: Width) -> usize {
     match width {
-        Width::W32 => (516 + 8, 4),
-        Width::W64 => (520 + 96, 8),
+        Width::W32 => 516 + 8,
+        Width::W64 => 520 + 96,
     }
 }
 
@@ -52,14 +51,12 @@ impl Vcpu {
 
     /// Where a guest that suspends says its start_info is.
     pub(crate) fn start_info(&self) -> Mfn {
-        let (at, length) = data(self.width);
-        let bytes = &bytemuck::cast_slice::<u64, u8>(self.context.words())[at..at + length];
-        Mfn(bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)))
+        Mfn(self.width.word(bytemuck::cast_slice(self.context.words()), data(self.width)))
     }
 
     /// What the suspend call will have returned: 1 says that the guest is where it was.
     pub(crate) fn answer(&mut self, value: u64) {
-        let (at, length) = accumulator(self.width);
+        let (at, length) = (accumulator(self.width), self.width.bits() as usize / 8);
         let bytes = bytemuck::cast_slice_mut::<u64, u8>(self.context.words_mut());
         bytes[at..at + length].copy_from_slice(&value.to_le_bytes()[..length]);
     }
@@ -72,8 +69,8 @@ mod tests {
     #[test]
     fn registers_are_where_the_table_has_them() {
         // Table 2.1 of xen-save-path.md: user_regs at 516 and 520, edx at 524 and 616.
-        assert_eq!((data(Width::W32), data(Width::W64)), ((524, 4), (616, 8)));
-        assert_eq!((accumulator(Width::W32), accumulator(Width::W64)), ((540, 4), (600, 8)));
+        assert_eq!((data(Width::W32), data(Width::W64)), (524, 616));
+        assert_eq!((accumulator(Width::W32), accumulator(Width::W64)), (540, 600));
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -81,9 +78,9 @@ mod tests {
     fn registers_are_where_xens_header_has_them() {
         use std::mem::offset_of;
         let regs = offset_of!(xen_sys::vcpu_guest_context, user_regs);
-        assert_eq!(data(Width::W64).0, regs + offset_of!(xen_sys::cpu_user_regs, __bindgen_anon_5));
+        assert_eq!(data(Width::W64), regs + offset_of!(xen_sys::cpu_user_regs, __bindgen_anon_5));
         assert_eq!(
-            accumulator(Width::W64).0,
+            accumulator(Width::W64),
             regs + offset_of!(xen_sys::cpu_user_regs, __bindgen_anon_3)
         );
     }

@@ -82,10 +82,10 @@ pub(super) struct Sums {
     pub(super) walks: u64,
     pub(super) log_dirty_pfns: u64,
     pub(super) pfns_owed: u64,
-    pub(super) doubts: [u64; Doubt::ALL.len()],
+    doubts: [u64; Doubt::ALL.len()],
     /// Rounds whose end nobody could read in full.
-    pub(super) unchecked: u64,
-    pub(super) rounds: Histogram<u64>,
+    unchecked: u64,
+    rounds: Histogram<u64>,
     phases: Vec<(&'static str, Histogram<u64>)>,
 }
 
