@@ -248,7 +248,10 @@ fn pool(xen: &Xen, args: &DoctorArgs) -> Finding {
     };
     let look = || {
         let mut domain = Domain::open(xen, domid)?;
-        Ok::<_, XenError>((domain.info()?.frames_max * 4096, domain.paging_pool_bytes()))
+        Ok::<_, XenError>((
+            domain.info()?.frames_max.saturating_mul(4096),
+            domain.paging_pool_bytes(),
+        ))
     };
     match look() {
         Err(error) => finding(name, State::Bad, error.to_string()).advise("see `xl list`"),
