@@ -41,6 +41,7 @@ impl Step {
 }
 
 /// Cuts a word to the guest's width.
+#[inline]
 pub(crate) const fn wrap(width: Width, word: u64) -> u64 {
     match width {
         Width::W64 => word,
@@ -93,6 +94,7 @@ impl Segment {
     }
 
     /// The word in its first slot.
+    #[inline]
     pub(crate) const fn word(self, width: Width) -> u64 {
         let kept = self.0 >> WORD_SHIFT;
         match width {
@@ -103,12 +105,14 @@ impl Segment {
     }
 
     /// The word that it predicts for any slot, before its first one too.
+    #[inline]
     pub(crate) const fn word_at(self, width: Width, slot: usize) -> u64 {
         let distance = (slot as u64).wrapping_sub(self.slot() as u64);
         wrap(width, self.word(width).wrapping_add(self.step().delta().wrapping_mul(distance)))
     }
 
     /// The entry that it predicts for any slot.
+    #[inline]
     pub(crate) const fn entry_at(self, width: Width, slot: usize) -> Entry {
         let word = self.word_at(width, slot);
         match width {
@@ -134,8 +138,8 @@ pub(crate) enum Base<'a> {
 }
 
 impl Base<'_> {
-    /// The entry in `slot`.
-    #[inline]
+    /// The entry in `slot`. Inlined, lest its count change with the way in which the crate is cut for the compiler.
+    #[inline(always)]
     pub(crate) fn entry(&self, width: Width, slot: usize) -> Entry {
         match *self {
             Self::Hole => Entry::INVALID,
@@ -176,6 +180,7 @@ impl Base<'_> {
 }
 
 /// One entry of a packed leaf.
+#[inline]
 const fn unpack(high: u32, low: u32) -> Entry {
     if low == u32::MAX { Entry::INVALID } else { Entry((high as u64) << 32 | low as u64) }
 }

@@ -132,6 +132,7 @@ impl Entry {
 
     /// Widens a word of a 32-bit guest.
     #[must_use]
+    #[inline]
     pub const fn widen(word: u32) -> Self {
         if word == u32::MAX { Self::INVALID } else { Self(word as u64) }
     }
