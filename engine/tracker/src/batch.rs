@@ -1,26 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One batch: taken from the resend bitmap, decided, sent, and its answers written down.
-//! Not here: the order of batches (`migration`).
+//! One batch: taken from the resend bitmap and decided, in flight until it is answered, its answers written down.
+//! Not here: the order of batches (`round`).
 //! Units: at most `QUERY_FRAMES_MAX` pfns; they are a debt until each is paid or put down elsewhere.
 //! Threads: the caller's.
 //! Source: `docs/design.md`, laws 3 (debt) and 5 (the shadow is what was sent).
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use crate::cause::{Cause, CauseSet};
-use crate::doubt::Doubt;
+use crate::config::Config;
+use crate::doubt::{Doubt, Doubts};
 use crate::error::Error;
 use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
+use crate::layout::Layout;
 use crate::migration::{Migration, Waiting};
-use crate::port::{Answer, Deferral, Page, Ports, QUERY_FRAMES_MAX};
+use crate::port::{Answer, Deferral, FrameTypes, M2p, P2mSource, Page, Ports, QUERY_FRAMES_MAX};
 use crate::report::{PageCounts, RoundReport};
-use crate::resend::Taken;
+use crate::resend::{ResendBitmap, Taken};
 use crate::resolve::{Outcome, Resolver, is_frame, named_frame};
 use crate::sent::Sent;
 use crate::shadow::Shadow;
+use crate::table::TableView;
 use crate::tracker::Tracker;
-use crate::view::View;
+use crate::view::{Notes, View};
 
 /// What a batch leaves to be followed up once its debt is settled.
 #[derive(Debug, Default)]
@@ -35,44 +38,69 @@ struct FollowUp {
     failed: Option<Error>,
 }
 
-/// A page on its way.
-#[derive(Clone, Copy)]
+/// What else is known of a page on its way.
+#[derive(Clone, Copy, Debug)]
 struct Flight {
-    index: usize,
-    page: Page,
+    causes: CauseSet,
     stale: bool,
     alias: bool,
 }
 
-impl Migration {
-    /// Takes, decides and sends one batch of pfns from `from` on. Returns where to go on, or `None`
-    /// if nothing was left. With `hold_tables`, page tables are postponed.
-    pub(crate) fn batch(
-        &mut self,
-        ports: &mut Ports<'_>,
-        from: u64,
-        hold_tables: bool,
-    ) -> Result<Option<u64>, Error> {
-        let mut follow = FollowUp::default();
-        let next = self.settle_batch(ports, from, hold_tables, &mut follow);
-        // Also after an error: what was settled before it stays settled.
-        self.follow(ports, &follow);
-        match follow.failed {
-            Some(error) => Err(error),
-            None => next,
-        }
+/// Pages on their way: out of the bitmap, and not answered yet.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// In ascending order of pfns.
+    pages: Vec<Page>,
+    /// One for each page.
+    flights: Vec<Flight>,
+    /// What their tables were normalised with so far.
+    notes: Notes,
+    follow: FollowUp,
+}
+
+impl Batch {
+    /// The pages, in ascending order of pfns.
+    pub(crate) fn pages(&self) -> &[Page] {
+        &self.pages
     }
 
-    fn settle_batch(
+    /// Why each of them is owed.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = CauseSet> {
+        self.flights.iter().map(|flight| flight.causes)
+    }
+
+    /// Why a pfn is in flight; empty if it is not.
+    pub(crate) fn why(&self, pfn: Pfn) -> CauseSet {
+        let found = self.pages.binary_search_by_key(&pfn, |page| page.pfn);
+        found.map_or_else(|_| CauseSet::default(), |index| self.flights[index].causes)
+    }
+}
+
+impl Migration {
+    /// Takes and decides one batch of pfns from `from` on. Returns where to go on, or `None` if nothing was
+    /// left. What has to be sent is in `self.batch`, which is empty if nothing has. With `hold_tables`, page
+    /// tables are postponed.
+    pub(crate) fn take_batch(
         &mut self,
         ports: &mut Ports<'_>,
         from: u64,
         hold_tables: bool,
-        follow: &mut FollowUp,
     ) -> Result<Option<u64>, Error> {
-        let Tracker { layout, shadow, resend, sent, doubts, report, config, .. } =
-            &mut self.tracker;
-        let suspended = report.stage.is_suspended();
+        let next = self.decide_batch(ports, from, hold_tables);
+        if self.batch.pages.is_empty() {
+            self.follow(ports); // also after an error: what was settled before it stays settled
+        }
+        next
+    }
+
+    fn decide_batch(
+        &mut self,
+        ports: &mut Ports<'_>,
+        from: u64,
+        hold_tables: bool,
+    ) -> Result<Option<u64>, Error> {
+        let (mut books, Parts { layout, resend, doubts, config, .. }) = self.books();
+        let suspended = books.report.stage.is_suspended();
         let mut taken = resend.take(QUERY_FRAMES_MAX, from);
         if taken.pfns().is_empty() {
             return Ok(None);
@@ -82,7 +110,83 @@ impl Migration {
         if !resolver.run(ports.types, taken.pfns(), &mut outcomes)? {
             doubts.mark(Doubt::QueryFailed);
         }
-        let mut books = Books {
+        books.sort(&mut taken, &outcomes, hold_tables);
+        // Before anybody looks at the shadow again: a table of this batch may name one of these pfns.
+        books.remember();
+        Ok(Some(taken.next()))
+    }
+
+    /// The view that the page tables of the batch are normalised with: what it resolves is noted for the batch.
+    pub fn view<'a>(
+        &'a self,
+        p2m: &'a dyn P2mSource,
+        m2p: &'a dyn M2p,
+        types: &'a mut dyn FrameTypes,
+    ) -> impl TableView + use<'a> {
+        View {
+            layout: &self.tracker.layout,
+            p2m,
+            m2p,
+            shadow: &self.tracker.shadow,
+            types: RefCell::new(types),
+            foreign_pte: self.tracker.config.foreign_pte,
+            suspended: self.tracker.report.stage.is_suspended(),
+            notes: &self.batch.notes,
+        }
+    }
+
+    /// Writes down the answers for the batch, one per page in order. Who says too little has said nothing
+    /// about the rest.
+    ///
+    /// # Errors
+    /// [`Error::Page`] if a page can't be sent; it is owed as before.
+    pub(crate) fn settle_batch(
+        &mut self,
+        ports: &mut Ports<'_>,
+        answers: Vec<Answer>,
+    ) -> Result<(), Error> {
+        let (mut books, Parts { resend, .. }) = self.books();
+        let unsure = books.note_tables();
+        let silence = || Answer::Deferred(Deferral::Unacknowledged);
+        let mut answers = answers.into_iter();
+        for index in 0..books.batch.pages.len() {
+            let answer = match answers.next().unwrap_or_else(silence) {
+                Answer::Deferred(Deferral::Table(_)) if unsure => {
+                    Answer::Deferred(Deferral::QueryFailed)
+                }
+                answer => answer,
+            };
+            books.write_down(resend, index, answer);
+        }
+        books.remember(); // before the debt is forgotten
+        self.end_batch(ports)
+    }
+
+    /// The batch was not sent, or nobody knows: all of it is owed as before.
+    pub(crate) fn give_batch_back(&mut self, ports: &mut Ports<'_>) {
+        if self.batch.pages.is_empty() {
+            return;
+        }
+        let (mut books, Parts { resend, .. }) = self.books();
+        books.note_tables();
+        for (page, flight) in books.batch.pages.iter().zip(&books.batch.flights) {
+            owe(resend, page.pfn, flight.causes);
+        }
+        let _ = self.end_batch(ports); // no page of it was answered
+    }
+
+    fn end_batch(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        self.batch.pages.clear();
+        self.batch.flights.clear();
+        self.follow(ports);
+        self.batch.follow.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// Everything that outcomes and answers are written into, and what is looked at meanwhile.
+    fn books(&mut self) -> (Books<'_>, Parts<'_>) {
+        let Tracker { layout, shadow, resend, sent, doubts, report, config, .. } =
+            &mut self.tracker;
+        let books = Books {
             width: layout.width(),
             shadow,
             sent,
@@ -92,52 +196,16 @@ impl Migration {
             cleared: &mut self.cleared,
             #[cfg(debug_assertions)]
             accepted: &mut self.accepted,
-            follow,
+            batch: &mut self.batch,
             remembered: Vec::new(),
         };
-        let flights = books.sort(&mut taken, &outcomes, hold_tables);
-        // Before anybody looks at the shadow again: a table of this batch may name one of these pfns.
-        books.remember();
-        if !flights.is_empty() {
-            let view = View {
-                layout,
-                p2m: ports.p2m,
-                m2p: ports.m2p,
-                shadow: books.shadow,
-                types: RefCell::new(ports.types),
-                foreign_pte: config.foreign_pte,
-                suspended,
-                named: RefCell::default(),
-                cleared: RefCell::default(),
-                unsure: Cell::new(false),
-                foreign: RefCell::default(),
-            };
-            let pages: Vec<_> = flights.iter().map(|flight| flight.page).collect();
-            let mut answers = Vec::with_capacity(pages.len());
-            let sent = ports.transport.send(&pages, &view, &mut answers);
-            let unsure = view.unsure.get();
-            let (named, cleared) = (view.named.into_inner(), view.cleared.into_inner());
-            books.note_tables(&pages, named, cleared);
-            sent.map_err(Error::port("transport"))?;
-            // A transport that says too little has said nothing about the rest.
-            answers.resize_with(pages.len(), || Answer::Deferred(Deferral::Unacknowledged));
-            for (flight, answer) in flights.into_iter().zip(answers) {
-                let answer = match answer {
-                    Answer::Deferred(Deferral::Table(_)) if unsure => {
-                        Answer::Deferred(Deferral::QueryFailed)
-                    }
-                    answer => answer,
-                };
-                books.write_down(&mut taken, flight, answer);
-            }
-            books.remember(); // before the debt is forgotten
-        }
-        Ok(Some(taken.next()))
+        (books, Parts { layout, resend, doubts, config })
     }
 
     /// Looks after frames that moved.
-    fn follow(&mut self, ports: &mut Ports<'_>, follow: &FollowUp) {
-        for &(pfn, mfn) in &follow.arrived {
+    fn follow(&mut self, ports: &mut Ports<'_>) {
+        let mut follow = std::mem::take(&mut self.batch.follow);
+        for (pfn, mfn) in follow.arrived.drain(..) {
             if self.tracker.sent.arrived(mfn, pfn) {
                 self.tracker.report.pages.moved += 1;
                 self.tracker.sent.doubt_tables();
@@ -145,9 +213,11 @@ impl Migration {
             self.tracker.frame_named(ports, mfn);
         }
         self.follow_departed(ports, &follow.departed);
-        for &(mfn, pfn) in &follow.named {
+        follow.departed.clear();
+        for (mfn, pfn) in follow.named.drain(..) {
             self.follow_named(mfn, pfn);
         }
+        self.batch.follow = follow; // its memory serves the next
     }
 
     /// A table was sent that names `mfn` as `pfn`, but `pfn` was not accepted under it.
@@ -199,6 +269,14 @@ impl Migration {
     }
 }
 
+/// What a batch is decided by.
+struct Parts<'a> {
+    layout: &'a Layout,
+    resend: &'a ResendBitmap,
+    doubts: &'a mut Doubts,
+    config: &'a Config,
+}
+
 /// Everything that a batch's outcomes and answers are written into.
 struct Books<'a> {
     width: Width,
@@ -210,15 +288,14 @@ struct Books<'a> {
     cleared: &'a mut BTreeMap<Pfn, Vec<Mfn>>,
     #[cfg(debug_assertions)]
     accepted: &'a mut crate::invariant::Accepted,
-    follow: &'a mut FollowUp,
+    batch: &'a mut Batch,
     /// Entries under which pfns were accepted and which the shadow does not show yet, in ascending order.
     remembered: Vec<(Pfn, Entry)>,
 }
 
 impl Books<'_> {
-    /// Settles what needs no transport and returns what does. What is returned is still a debt.
-    fn sort(&mut self, taken: &mut Taken<'_>, outcomes: &[Outcome], hold: bool) -> Vec<Flight> {
-        let mut flights = Vec::with_capacity(outcomes.len());
+    /// Settles what needs no transport and puts what does in flight, where it is a debt as before.
+    fn sort(&mut self, taken: &mut Taken<'_>, outcomes: &[Outcome], hold: bool) {
         for (index, outcome) in outcomes.iter().enumerate() {
             let (pfn, causes) = (taken.pfns()[index], taken.causes()[index]);
             match *outcome {
@@ -241,11 +318,12 @@ impl Books<'_> {
                 Outcome::Send { page, stale, alias } => {
                     // Whatever the answer will be, the receiver may have it from now on.
                     self.sent.hold(pfn);
-                    flights.push(Flight { index, page, stale, alias });
+                    self.batch.pages.push(page);
+                    self.batch.flights.push(Flight { causes, stale, alias });
+                    taken.pay(index);
                 }
             }
         }
-        flights
     }
 
     fn wait(&mut self, pfn: Pfn, reason: Deferral, causes: CauseSet) {
@@ -260,36 +338,36 @@ impl Books<'_> {
         self.report.pages.frameless += 1;
     }
 
-    /// Notes what the tables of a batch were normalised with.
-    fn note_tables(&mut self, pages: &[Page], named: Vec<(Mfn, Pfn)>, cleared: Vec<(Pfn, Mfn)>) {
-        self.follow.named = named;
+    /// Notes what the tables of the batch were normalised with. Returns whether a query failed.
+    fn note_tables(&mut self) -> bool {
+        let Batch { pages, notes, follow, .. } = &mut *self.batch;
+        follow.named.append(&mut notes.take_named());
         for page in pages {
             self.cleared.remove(&page.pfn);
         }
-        for (table, mfn) in cleared {
+        for (table, mfn) in notes.take_cleared() {
             self.cleared.entry(table).or_default().push(mfn);
         }
+        notes.end()
     }
 
-    /// Writes down the transport's answer for one page. A failed one stays a debt.
-    fn write_down(&mut self, taken: &mut Taken<'_>, flight: Flight, answer: Answer) {
-        let Flight { index, page: Page { pfn, mfn, entry, kind }, stale, alias } = flight;
+    /// Writes down the answer for one page. A failed one stays a debt.
+    fn write_down(&mut self, resend: &ResendBitmap, index: usize, answer: Answer) {
+        let Page { pfn, mfn, entry, kind } = self.batch.pages[index];
+        let Flight { causes, stale, alias } = self.batch.flights[index];
         match answer {
             Answer::Accepted => {
-                self.follow.arrived.push((pfn, mfn));
+                self.batch.follow.arrived.push((pfn, mfn));
                 self.accept(pfn, entry);
                 self.sent.accepted(pfn, kind.is_table(), stale);
                 self.report.pages.accepted += 1;
                 self.report.pages.tables += u64::from(kind.is_table());
                 self.report.settled.aliases += u64::from(alias);
-                taken.pay(index);
             }
-            Answer::Deferred(reason) => {
-                self.wait(pfn, reason, taken.causes()[index]);
-                taken.pay(index);
-            }
+            Answer::Deferred(reason) => self.wait(pfn, reason, causes),
             Answer::Failed(source) => {
-                self.follow.failed = Some(Error::Page { pfn, mfn, source });
+                owe(resend, pfn, causes);
+                self.batch.follow.failed = Some(Error::Page { pfn, mfn, source });
             }
         }
     }
@@ -298,7 +376,7 @@ impl Books<'_> {
     fn accept(&mut self, pfn: Pfn, entry: Entry) {
         let before = named_frame(self.shadow.entry(pfn), self.width);
         if let Some(mfn) = before.filter(|&mfn| !is_frame(entry.claim(self.width), mfn)) {
-            self.follow.departed.push((pfn, mfn));
+            self.batch.follow.departed.push((pfn, mfn));
         }
         self.remembered.push((pfn, entry));
         #[cfg(debug_assertions)]
@@ -309,6 +387,13 @@ impl Books<'_> {
     fn remember(&mut self) {
         self.shadow.update(&self.remembered);
         self.remembered.clear();
+    }
+}
+
+/// Owes a pfn as it was owed.
+fn owe(resend: &ResendBitmap, pfn: Pfn, causes: CauseSet) {
+    for cause in causes.iter() {
+        resend.mark(pfn, cause);
     }
 }
 

@@ -15,8 +15,9 @@
 //! ```
 //!
 //! A migration is a [`migration::Migration`]: `start`, `round` as often as wanted, `checkpoint` or `finish` once the
-//! guest is suspended, `cancel` at any point. Who only wants to know what changes takes a [`tracker::Tracker`] and
-//! calls `observe`.
+//! guest is suspended, `cancel` at any point. Who keeps the loop takes the same rounds in steps: `attach`, then
+//! `begin`, `scan`, `take` and `answer` as long as there are batches, `end`. Who only wants to know what changes takes a
+//! [`tracker::Tracker`] and calls `observe`.
 //!
 //! Units: frames of 4 KiB everywhere; pfns and mfns are [`frame::Pfn`] and [`frame::Mfn`] and can't be mixed.
 //! Unsafe code is confined to [`guest`] and to the vector kernels of [`diff`], which read live guest memory.
@@ -54,6 +55,8 @@ mod invariant;
 mod layout;
 mod log;
 mod resolve;
+mod round;
 mod sent;
 mod shard;
+mod sweep;
 mod view;

@@ -25,14 +25,38 @@ pub(crate) struct View<'a> {
     pub(crate) types: RefCell<&'a mut dyn FrameTypes>,
     pub(crate) foreign_pte: ForeignPtePolicy,
     pub(crate) suspended: bool,
+    pub(crate) notes: &'a Notes,
+}
+
+/// What comes to light while the tables of a batch are normalised.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
     /// Frames named by PTEs under pfns that were not accepted under them (yet).
-    pub(crate) named: RefCell<Vec<(Mfn, Pfn)>>,
+    named: RefCell<Vec<(Mfn, Pfn)>>,
     /// Frames of other domains whose PTEs were made not present: table and frame.
-    pub(crate) cleared: RefCell<Vec<(Pfn, Mfn)>>,
+    cleared: RefCell<Vec<(Pfn, Mfn)>>,
     /// A query failed: no table fault of this batch is a verdict.
-    pub(crate) unsure: Cell<bool>,
+    unsure: Cell<bool>,
     /// Frames that were asked about: whether they are another domain's. A table may name one in each of its slots.
-    pub(crate) foreign: RefCell<BTreeMap<Mfn, bool>>,
+    foreign: RefCell<BTreeMap<Mfn, bool>>,
+}
+
+impl Notes {
+    /// Takes what was named.
+    pub(crate) fn take_named(&mut self) -> Vec<(Mfn, Pfn)> {
+        std::mem::take(self.named.get_mut())
+    }
+
+    /// Takes what was cleared.
+    pub(crate) fn take_cleared(&mut self) -> Vec<(Pfn, Mfn)> {
+        std::mem::take(self.cleared.get_mut())
+    }
+
+    /// Forgets the rest. Returns whether a query failed.
+    pub(crate) fn end(&mut self) -> bool {
+        self.foreign.get_mut().clear();
+        self.unsure.take()
+    }
 }
 
 impl View<'_> {
@@ -47,7 +71,7 @@ impl View<'_> {
         match self.foreign_pte {
             ForeignPtePolicy::Refuse => Resolved::Foreign,
             ForeignPtePolicy::Clear => {
-                self.cleared.borrow_mut().push((table, mfn));
+                self.notes.cleared.borrow_mut().push((table, mfn));
                 Resolved::Clear
             }
         }
@@ -60,17 +84,17 @@ impl View<'_> {
         if mfn.0 >= self.m2p.frames() {
             return true;
         }
-        if let Some(&foreign) = self.foreign.borrow().get(&mfn) {
+        if let Some(&foreign) = self.notes.foreign.borrow().get(&mfn) {
             return foreign;
         }
         let mut kind = [FrameType::Data];
         let failed = self.types.borrow_mut().query(&[mfn], &mut kind).is_err();
         if failed {
-            self.unsure.set(true);
+            self.notes.unsure.set(true);
             return false; // not known: asked again for the next
         }
         let foreign = kind[0] == FrameType::NotOwned;
-        self.foreign.borrow_mut().insert(mfn, foreign);
+        self.notes.foreign.borrow_mut().insert(mfn, foreign);
         foreign
     }
 }
@@ -87,7 +111,7 @@ impl TableView for View<'_> {
             Some(pfn) => {
                 let sent = self.shadow.entry(pfn).claim(self.layout.width());
                 if sent != Claim::Frame(mfn) {
-                    self.named.borrow_mut().push((mfn, pfn));
+                    self.notes.named.borrow_mut().push((mfn, pfn));
                 }
                 Resolved::Pfn(pfn)
             }
@@ -137,6 +161,7 @@ mod tests {
         let ports = Nowhere { width: Width::W64, compat: None };
         for (fails, asked) in [(false, vec![Mfn(3), Mfn(4)]), (true, vec![Mfn(3), Mfn(4), Mfn(3)])]
         {
+            let notes = Notes::default();
             let mut types = Strangers { fails, ..Strangers::default() };
             let view = View {
                 layout: &layout,
@@ -146,19 +171,15 @@ mod tests {
                 types: RefCell::new(&mut types),
                 foreign_pte: ForeignPtePolicy::Clear,
                 suspended: true,
-                named: RefCell::default(),
-                cleared: RefCell::default(),
-                unsure: Cell::new(false),
-                foreign: RefCell::default(),
+                notes: &notes,
             };
             let answers = [3, 4, 3].map(|mfn| view.resolve(Pfn(1), Mfn(mfn)));
             let expected = if fails { Resolved::Unresolved } else { Resolved::Clear };
             assert_eq!(answers, [expected; 3]);
             assert_eq!(
-                (view.unsure.get(), view.cleared.borrow().len()),
+                (notes.unsure.get(), notes.cleared.borrow().len()),
                 (fails, if fails { 0 } else { 3 })
             );
-            drop(view);
             assert_eq!(types.asked, asked);
         }
     }
@@ -169,7 +190,7 @@ mod tests {
         for (compat, frame, is_compat) in
             [(Some(Mfn(5)), 5, true), (Some(Mfn(5)), 6, false), (None, 5, false)]
         {
-            let mut types = NoTypes;
+            let (notes, mut types) = (Notes::default(), NoTypes);
             let ports = Nowhere { width: Width::W32, compat };
             let view = View {
                 layout: &layout,
@@ -179,10 +200,7 @@ mod tests {
                 types: RefCell::new(&mut types),
                 foreign_pte: ForeignPtePolicy::Refuse,
                 suspended: true,
-                named: RefCell::default(),
-                cleared: RefCell::default(),
-                unsure: Cell::new(false),
-                foreign: RefCell::default(),
+                notes: &notes,
             };
             assert_eq!(view.is_compat_m2p(Mfn(frame)), is_compat);
         }

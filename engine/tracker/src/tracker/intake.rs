@@ -6,6 +6,7 @@
 //! Source: `xen-save-path.md` 6.2 and 6.5: CLEAN covers a prefix and wipes whole leaves; law 1 and law 4.
 
 use super::{Tracker, phase};
+use crate::bitmap::PfnBitmap;
 use crate::cause::Cause;
 use crate::config::Verify;
 use crate::doubt::Doubt;
@@ -15,7 +16,8 @@ use crate::layout::Part;
 use crate::port::{LOG_DIRTY_LEAF_PFNS, Phase, Ports, Roots};
 
 impl Tracker {
-    pub(super) fn take_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+    /// Looks at what has to be looked at before the log is read.
+    pub(crate) fn look_before_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let before = phase(ports, Phase::Roots, |ports| {
             self.look_for_offers(ports)?;
             let frames = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
@@ -23,12 +25,40 @@ impl Tracker {
             self.domain_frames = self.domain_frames.max(frames.min(ports.m2p.frames()));
             ports.p2m.roots().map_err(Error::port("p2m source"))
         })?;
-        if self.rounds > 0 || self.roots.is_some() {
-            phase(ports, Phase::Clean, |ports| self.clean(ports, &before))?;
+        // The log was switched on just now: the first copy needs no bitmap.
+        let is_first = self.rounds == 0 && self.roots.is_none();
+        self.log_span = if is_first { 0 } else { self.span(&before) };
+        Ok(())
+    }
+
+    /// Room for the log: empty, as long as the log has to be read. No pfns if it has not to be read at all.
+    pub(crate) fn log_room(&mut self) -> &mut PfnBitmap {
+        self.log.reset(self.log_span);
+        self.log.fill()
+    }
+
+    /// Reads the log by its port and marks what follows.
+    pub(super) fn read_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        if self.log_span == 0 {
+            self.log_room();
         } else {
-            // The log was switched on just now: the first copy needs no bitmap.
-            self.log.reset(0);
+            phase(ports, Phase::Clean, |ports| {
+                let read = self.clean(ports);
+                self.mark_log(ports, read)
+            })?;
         }
+        self.look_after_log(ports)
+    }
+
+    /// Marks what follows from a log that the caller read into [`Tracker::log_room`], up to `read`.
+    pub(super) fn take_log(&mut self, ports: &mut Ports<'_>, read: u64) -> Result<(), Error> {
+        if self.log_span > 0 {
+            phase(ports, Phase::Clean, |ports| self.mark_log(ports, read.min(self.log_span)))?;
+        }
+        self.look_after_log(ports)
+    }
+
+    fn look_after_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let after = phase(ports, Phase::Roots, |ports| {
             self.look_for_offers(ports)?;
             ports.p2m.roots().map_err(Error::port("p2m source"))
@@ -58,16 +88,21 @@ impl Tracker {
             .next_multiple_of(LOG_DIRTY_LEAF_PFNS)
     }
 
-    pub(super) fn clean(&mut self, ports: &mut Ports<'_>, roots: &Roots) -> Result<(), Error> {
-        let span = self.span(roots);
-        self.log.reset(span);
-        let mut read = 0;
+    /// Reads the log. Returns how many pfns of it.
+    fn clean(&mut self, ports: &mut Ports<'_>) -> u64 {
+        self.log_room();
         if !self.log_broken {
             match ports.log_dirty.clean(self.log.fill()) {
-                Ok(pfns) => read = pfns.min(span),
+                Ok(pfns) => return pfns.min(self.log_span),
                 Err(error) => (self.log_error, self.log_broken) = (Some(error), true),
             }
         }
+        0
+    }
+
+    /// Owes what the log names, and what it may name where it was not read; finds the parts of the p2m in it.
+    fn mark_log(&mut self, ports: &mut Ports<'_>, read: u64) -> Result<(), Error> {
+        let span = self.log_span;
         // Before anything else may fail: what was read is in no other log.
         self.report.log_dirty_pfns = self.log.owe(&mut self.resend, &self.shards);
         let lost = self.log_broken;

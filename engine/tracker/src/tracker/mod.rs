@@ -57,11 +57,15 @@ pub struct Tracker {
     roots: Option<Roots>,
     domain_frames: u64,
     log: Log,
+    /// Pfns that the log of this round has to cover; 0 if it has not to be read.
+    log_span: u64,
     /// Why log-dirty was lost the last time.
     log_error: Option<PortError>,
     /// Log-dirty failed and is not yet on again.
     log_broken: bool,
     offers: Offers,
+    /// The structure was walked; the caller forgets it.
+    pub(crate) walked: bool,
     rounds: u64,
 }
 
@@ -89,9 +93,11 @@ impl Tracker {
             roots: None,
             domain_frames: 0,
             log: Log::default(),
+            log_span: 0,
             log_error: None,
             log_broken: false,
             offers: Offers::default(),
+            walked: false,
             rounds: 0,
             config,
         })
@@ -156,7 +162,9 @@ impl Tracker {
         mut each: impl FnMut(Pfn, CauseSet),
     ) -> Result<RoundReport, Error> {
         self.begin_round(Stage::Live);
-        self.scan(ports, true)?;
+        self.look_before_log(ports)?;
+        self.read_log(ports)?;
+        self.look_at_p2m(ports, true)?;
         self.fallen.clear(); // nothing was sent that could name them
         let mut from = 0;
         loop {
@@ -215,9 +223,16 @@ impl Tracker {
         }
     }
 
-    /// Takes log-dirty and marks everything that follows from it.
-    pub(crate) fn scan(&mut self, ports: &mut Ports<'_>, adopt_all: bool) -> Result<(), Error> {
-        self.take_log(ports)?;
+    /// Takes log-dirty, by its port or as the caller read it up to a pfn, and marks everything that follows.
+    pub(crate) fn scan(&mut self, ports: &mut Ports<'_>, read: Option<u64>) -> Result<(), Error> {
+        match read {
+            None => self.read_log(ports)?,
+            Some(read) => self.take_log(ports, read)?,
+        }
+        self.look_at_p2m(ports, false)
+    }
+
+    fn look_at_p2m(&mut self, ports: &mut Ports<'_>, adopt_all: bool) -> Result<(), Error> {
         self.look(ports, adopt_all)?;
         self.report.pfn_count = self.layout.pfn_count();
         self.count_leaves();

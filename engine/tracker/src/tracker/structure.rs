@@ -165,6 +165,7 @@ impl Tracker {
     /// can't be followed now, that is a doubt and not an error while it runs.
     pub(super) fn walk(&mut self, ports: &mut Ports<'_>) -> Result<bool, Error> {
         let suspended = self.report.stage.is_suspended();
+        self.walked = true;
         self.evidence.report(&mut self.report.structure);
         self.layout.drop_unheld_copies();
         if self.evidence.forced {

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Rounds in steps: whoever keeps the loop gets what a lent transport gets, and can't lose anything by a wrong order of calls.
+//! Not here: what a round finds (`laws`, `changes`, `outcomes`): both ways make the same steps.
+//! Units: pfns of the hand-driven guest in `rig`; runs of simulated guests.
+//! Threads: one.
+//! Source: `engine/tracker/src/round.rs`; `docs/design.md`, laws 1, 3 and 7.
+
+use p2mtrack::cause::Cause;
+use p2mtrack::config::Config;
+use p2mtrack::error::Error;
+use p2mtrack::frame::{Entry, Pfn, Width};
+use p2mtrack::migration::Migration;
+use p2mtrack::port::{
+    Answer, Deferral, FrameList, LOG_DIRTY_LEAF_PFNS, LogDirty, PortError, Ports, QUERY_FRAMES_MAX,
+};
+use p2mtrack::report::{RoundReport, Stage};
+use p2mtrack_synthetic::{Scenario, SimConfig, Simulation, Verdict};
+use p2mtrack_tests::rig::{BASE, HOLES, Rig};
+
+fn attach(rig: &Rig) -> Migration {
+    rig.machine().log_on = true;
+    rig.with(|ports| Migration::attach(Config::default(), ports.p2m.width())).expect("attaches")
+}
+
+fn by_port(error: PortError) -> Error {
+    Error::Port { port: "the host", source: error }
+}
+
+/// Reads the log into the room that is lent, if it is to be read.
+fn read_log(migration: &mut Migration, ports: &mut Ports<'_>, stage: Stage) -> Result<u64, Error> {
+    let room = migration.begin(ports, stage)?;
+    if room.pfns() == 0 {
+        return Ok(0);
+    }
+    ports.log_dirty.clean(room).map_err(by_port)
+}
+
+fn tell_list(migration: &mut Migration, ports: &mut Ports<'_>) -> Result<(), Error> {
+    let Some(list) = migration.frame_list() else { return Ok(()) };
+    let list = FrameList { width: Width::W64, pfn_count: list.pfn_count, leaves: &list.leaves };
+    ports.transport.frame_list(list).map_err(by_port)
+}
+
+/// Sends the batch over the transport, as the host's own code would.
+fn send(migration: &mut Migration, ports: &mut Ports<'_>) -> Result<(), Error> {
+    tell_list(migration, ports)?;
+    let mut answers = Vec::new();
+    let sent = {
+        let view = migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
+        ports.transport.send(migration.batch(), &view, &mut answers)
+    };
+    sent.map_err(by_port)?;
+    migration.answer(ports, answers)
+}
+
+/// A whole round of a host that keeps the loop.
+fn round(
+    migration: &mut Migration,
+    ports: &mut Ports<'_>,
+    stage: Stage,
+) -> Result<RoundReport, Error> {
+    let read = read_log(migration, ports, stage)?;
+    migration.scan(ports, read)?;
+    while !migration.take(ports)?.is_empty() {
+        send(migration, ports)?;
+    }
+    tell_list(migration, ports)?;
+    if stage != Stage::Live {
+        ports.transport.gone(&migration.gone()?).map_err(by_port)?;
+        ports.transport.consistent().map_err(by_port)?;
+    }
+    migration.end(ports)
+}
+
+fn expect_order(result: Result<impl Sized, Error>, expected: &str) {
+    match result {
+        Err(error @ Error::Order { .. }) => assert_eq!(error.to_string(), expected),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("no error, and not: {expected}"),
+    }
+}
+
+#[test]
+fn a_round_in_steps_is_a_round() {
+    for rig in [Rig::tree(), Rig::linear()] {
+        let mut migration = attach(&rig);
+        let first = rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("copies");
+        assert_eq!((first.pages.accepted, first.pages.left), (HOLES, 0));
+        rig.machine().balloon_in(HOLES + 1, 7);
+        rig.machine().balloon_out(3);
+        rig.machine().write(5, 99);
+        let report = rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("sends");
+        // Two pages, and the two leaves.
+        assert_eq!((report.pages.accepted, report.pages.frameless), (4, 1));
+        rig.with(|ports| round(&mut migration, ports, Stage::Checkpoint)).expect("settles");
+        assert_eq!(rig.machine().said_gone, [3]);
+        rig.machine().balloon_out(4);
+        let last = rig.with(|ports| round(&mut migration, ports, Stage::Final)).expect("settles");
+        assert_eq!((last.settled.gone, rig.machine().consistent), (1, 2));
+        rig.machine().assert_identical();
+        assert!(rig.machine().maps.is_empty(), "given back");
+        assert!(rig.machine().log_on, "log-dirty is the host's");
+    }
+}
+
+#[test]
+fn law_3_a_batch_without_an_answer_is_owed() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        let read = read_log(&mut migration, ports, Stage::Live).expect("begins");
+        migration.scan(ports, read).expect("scans");
+        let owed = migration.owed();
+        let pages = migration.take(ports).expect("takes").to_vec();
+        assert_eq!(pages.len(), QUERY_FRAMES_MAX);
+        assert_eq!(migration.owed(), owed, "in flight is owed");
+        assert!(migration.why(pages[0].pfn).contains(Cause::First));
+        // The host gives the round up and begins another one.
+        let read = read_log(&mut migration, ports, Stage::Live).expect("begins");
+        migration.scan(ports, read).expect("scans");
+        assert_eq!(migration.owed(), owed);
+        assert!(migration.batch().is_empty());
+    });
+}
+
+#[test]
+fn law_3_what_was_given_up_is_sent_in_the_next_round() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        read_log(&mut migration, ports, Stage::Live).expect("begins");
+        migration.scan(ports, 0).expect("scans");
+        migration.take(ports).expect("takes");
+        let report = round(&mut migration, ports, Stage::Live).expect("begins anew");
+        assert_eq!((report.pages.accepted, report.pages.left), (HOLES, 0));
+        round(&mut migration, ports, Stage::Final).expect("settles");
+    });
+    rig.machine().assert_identical();
+}
+
+#[test]
+fn law_3_a_page_that_failed_is_owed_and_named() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        read_log(&mut migration, ports, Stage::Live).expect("begins");
+        migration.scan(ports, 0).expect("scans");
+        let pages = migration.take(ports).expect("takes").to_vec();
+        migration.frame_list().expect("changed");
+        let answer = |index| match index {
+            7 => Answer::Failed("no".into()),
+            8 => Answer::Deferred(Deferral::Unacknowledged),
+            _ => Answer::Accepted,
+        };
+        let answers = (0..pages.len() - 1).map(answer).collect();
+        let error = migration.answer(ports, answers).expect_err("failed");
+        assert!(matches!(error, Error::Page { pfn, .. } if pfn == pages[7].pfn), "{error}");
+        let last = pages[pages.len() - 1].pfn;
+        assert_eq!(migration.deferral(last), Some(Deferral::Unacknowledged), "not answered");
+        for pfn in [pages[7].pfn, pages[8].pfn, last] {
+            assert!(!migration.why(pfn).is_empty());
+        }
+        assert!(migration.why(pages[9].pfn).is_empty());
+        expect_order(migration.take(ports).map(<[_]>::len), "take called while no round was begun");
+    });
+}
+
+#[test]
+fn law_1_a_log_that_was_lent_has_to_be_handed_over() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        round(&mut migration, ports, Stage::Live).expect("copies");
+        assert_eq!(
+            migration.begin(ports, Stage::Live).expect("begins").pfns(),
+            LOG_DIRTY_LEAF_PFNS
+        );
+        let again = migration.begin(ports, Stage::Live);
+        expect_order(again.map(|room| room.pfns()), "begin called while the log is lent");
+        expect_order(
+            migration.take(ports).map(<[_]>::len),
+            "take called while the log was not handed over",
+        );
+        // Nothing of it was read: all of it is in doubt.
+        let report = migration.scan(ports, 0).expect("scans");
+        assert_eq!(report.pages.owed, 3 * 512);
+    });
+}
+
+#[test]
+fn calls_in_a_wrong_order_change_nothing() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        expect_order(
+            migration.scan(ports, 0).map(|r| r.round),
+            "scan called while no round was begun",
+        );
+        expect_order(migration.take(ports).map(<[_]>::len), "take called while no round was begun");
+        expect_order(migration.answer(ports, vec![]), "answer called while no batch was taken");
+        expect_order(migration.end(ports), "end called while no round was begun");
+        expect_order(migration.gone(), "gone called while not everything is settled");
+        read_log(&mut migration, ports, Stage::Checkpoint).expect("begins");
+        migration.scan(ports, 0).expect("scans");
+        expect_order(
+            migration.end(ports),
+            "end called while the frame list changed and was not told",
+        );
+        let pages = migration.take(ports).expect("takes").len();
+        let accepted = || (0..pages).map(|_| Answer::Accepted).collect::<Vec<_>>();
+        expect_order(
+            migration.take(ports).map(<[_]>::len),
+            "take called while the last batch has no answer",
+        );
+        expect_order(migration.end(ports), "end called while the last batch has no answer");
+        let early = migration.answer(ports, accepted());
+        expect_order(early, "answer called while the frame list changed and was not told");
+        assert!(migration.frame_list().is_some() && migration.frame_list().is_none());
+        migration.answer(ports, accepted()).expect("answers");
+        expect_order(migration.end(ports), "end called while not everything is settled");
+        expect_order(migration.gone(), "gone called while not everything is settled");
+        while !migration.take(ports).expect("takes").is_empty() {
+            send(&mut migration, ports).expect("sends");
+        }
+        assert!(migration.take(ports).expect("still nothing").is_empty());
+        assert_eq!(migration.gone().expect("settled"), []);
+        migration.end(ports).expect("ends");
+        expect_order(migration.end(ports), "end called while no round was begun");
+        migration.cancel(ports).expect("cancels");
+        let begun = migration.begin(ports, Stage::Live);
+        expect_order(
+            begun.map(|room| room.pfns()),
+            "begin called while the migration is cancelled",
+        );
+    });
+    assert!(rig.machine().maps.is_empty());
+}
+
+/// Live rounds may be ended early: what was not taken is left.
+#[test]
+fn a_round_that_ends_early_leaves_the_rest_owed() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        read_log(&mut migration, ports, Stage::Live).expect("begins");
+        migration.scan(ports, 0).expect("scans");
+        migration.take(ports).expect("takes");
+        send(&mut migration, ports).expect("sends");
+        let report = migration.end(ports).expect("ends");
+        assert_eq!(report.pages.accepted, QUERY_FRAMES_MAX as u64);
+        assert_eq!(report.pages.left, HOLES - QUERY_FRAMES_MAX as u64);
+        assert_eq!(migration.shadow_entry(Pfn(0)), Entry(BASE));
+        round(&mut migration, ports, Stage::Final).expect("settles");
+    });
+    rig.machine().assert_identical();
+}
+
+#[test]
+fn whoever_holds_a_mapping_of_the_p2m_hears_when_to_drop_it() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("copies");
+    assert!(migration.remap() && !migration.remap());
+    rig.machine().balloon_in(HOLES + 1, 7);
+    rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("sends");
+    assert!(!migration.remap(), "an entry is no structure");
+    let old = rig.machine().leaf(0);
+    let new = rig.machine().copy_words(old, HOLES + 2);
+    rig.machine().set_leaf(0, new);
+    rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("sends");
+    assert!(migration.remap());
+}
+
+#[test]
+fn simulated_guests_arrive_identical_in_steps() {
+    for (index, scenario) in Scenario::ALL.into_iter().enumerate() {
+        if scenario.is_hostile() {
+            continue;
+        }
+        for seed in 0..3 {
+            let seed = 100 * index as u64 + seed;
+            let simulation = Simulation::new(&SimConfig::plain(scenario, seed, 16 << 20));
+            let mut handles = simulation.ports();
+            handles.log_dirty.enable().expect("enables");
+            let mut observer = ();
+            let mut ports = handles.lend(&mut observer);
+            let mut migration =
+                Migration::attach(Config::default(), ports.p2m.width()).expect("attaches");
+            for _ in 0..simulation.checkpoints() {
+                round(&mut migration, &mut ports, Stage::Live).expect("live");
+                simulation.suspend();
+                round(&mut migration, &mut ports, Stage::Checkpoint).expect("checkpoint");
+                assert_eq!(simulation.judge().verdict, Verdict::Identical, "{scenario} {seed}");
+                simulation.resume();
+            }
+            while !simulation.wants_suspend() {
+                round(&mut migration, &mut ports, Stage::Live).expect("live");
+            }
+            simulation.suspend();
+            round(&mut migration, &mut ports, Stage::Final).expect("final");
+            assert_eq!(simulation.judge().verdict, Verdict::Identical, "{scenario} {seed}");
+            ports.log_dirty.disable().expect("disables");
+            assert_eq!(simulation.harm(), None, "{scenario} {seed}");
+        }
+    }
+}
