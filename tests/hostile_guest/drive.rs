@@ -7,7 +7,7 @@
 
 use std::error::Error as _;
 
-use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Rewalk, Verify};
+use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Rewalk, Sender, Verify};
 use p2mtrack::diff::Kernel;
 use p2mtrack::error::Error;
 use p2mtrack::migration::Migration;
@@ -98,6 +98,7 @@ impl Machine<'_> {
             doubt_rounds_max: choices.pick(&[5, 0, 1, 2]),
             alias: choices.pick(&[AliasPolicy::Refuse, AliasPolicy::Copy]),
             foreign_pte: choices.pick(&[ForeignPtePolicy::Refuse, ForeignPtePolicy::Clear]),
+            sender: choices.pick(&[Sender::Told, Sender::Normalises, Sender::Reads]),
         }
     }
 

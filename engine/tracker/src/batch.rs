@@ -9,12 +9,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use crate::cause::{Cause, CauseSet};
-use crate::config::Config;
+use crate::config::{Config, Sender};
 use crate::doubt::{Doubt, Doubts};
 use crate::error::Error;
 use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::migration::{Migration, Waiting};
+use crate::pfn_set::PfnSet;
 use crate::port::{Answer, Deferral, FrameTypes, M2p, P2mSource, Page, Ports, QUERY_FRAMES_MAX};
 use crate::report::{PageCounts, RoundReport};
 use crate::resend::{ResendBitmap, Taken};
@@ -184,10 +185,12 @@ impl Migration {
 
     /// Everything that outcomes and answers are written into, and what is looked at meanwhile.
     fn books(&mut self) -> (Books<'_>, Parts<'_>) {
-        let Tracker { layout, shadow, resend, sent, doubts, report, config, .. } =
+        let Tracker { layout, shadow, resend, sent, doubts, report, config, handed, .. } =
             &mut self.tracker;
         let books = Books {
             width: layout.width(),
+            sender: config.sender,
+            handed,
             shadow,
             sent,
             report,
@@ -269,6 +272,9 @@ impl Migration {
     }
 }
 
+/// Pfns that are owed for nothing but this were never a frame's as far as anybody who sends could know.
+const FIRST_LOOKS: [CauseSet; 2] = [CauseSet::of(Cause::First), CauseSet::of(Cause::Growth)];
+
 /// What a batch is decided by.
 struct Parts<'a> {
     layout: &'a Layout,
@@ -280,6 +286,8 @@ struct Parts<'a> {
 /// Everything that a batch's outcomes and answers are written into.
 struct Books<'a> {
     width: Width,
+    sender: Sender,
+    handed: &'a mut PfnSet,
     shadow: &'a mut Shadow,
     sent: &'a mut Sent,
     report: &'a mut RoundReport,
@@ -308,6 +316,9 @@ impl Books<'_> {
                     taken.pay(index);
                 }
                 Outcome::Frameless { entry, foreign } => {
+                    if self.sender != Sender::Told && !FIRST_LOOKS.contains(&causes) {
+                        self.sent.hold(pfn); // a table that was sent may name it
+                    }
                     self.settle_frameless(pfn, entry, foreign);
                     taken.pay(index);
                 }
@@ -318,6 +329,9 @@ impl Books<'_> {
                 Outcome::Send { page, stale, alias } => {
                     // Whatever the answer will be, the receiver may have it from now on.
                     self.sent.hold(pfn);
+                    if self.sender == Sender::Reads {
+                        self.handed.set(pfn);
+                    }
                     self.batch.pages.push(page);
                     self.batch.flights.push(Flight { causes, stale, alias });
                     taken.pay(index);

@@ -101,7 +101,7 @@ impl PfnBitmap {
     }
 
     /// The words, to be changed by who keeps the bits past the length zero.
-    pub(crate) fn words_mut(&mut self) -> &mut [u64] {
+    pub fn words_mut(&mut self) -> &mut [u64] {
         &mut self.words
     }
 

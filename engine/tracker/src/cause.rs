@@ -81,6 +81,17 @@ impl CauseSet {
         Self(bits)
     }
 
+    /// The set of one cause.
+    pub(crate) const fn of(cause: Cause) -> Self {
+        Self(1 << cause as u16)
+    }
+
+    /// One bit for each cause in the set, in the order of [`Cause::ALL`].
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
     /// Adds a cause.
     pub const fn insert(&mut self, cause: Cause) {
         self.0 |= 1 << cause as u16;

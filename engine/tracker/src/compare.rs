@@ -16,6 +16,7 @@ use crate::guest::GuestLeaf;
 use crate::layout::{Backing, Layout, names_nothing};
 use crate::leaf::{Leaf, LeafMask};
 use crate::offers::Offers;
+use crate::pfn_set::PfnSet;
 use crate::port::{M2p, P2mSource};
 use crate::report::EntryCounts;
 use crate::resend::ResendShard;
@@ -103,6 +104,10 @@ pub(crate) struct Comparison<'a> {
     pub(crate) log: &'a PfnBitmap,
     /// Equal entries of leaves in doubt are owed too: frames may have come back by transfer.
     pub(crate) offers: &'a Offers,
+    /// Equal entries of these are owed too: they may have been sent under another one.
+    pub(crate) handed: &'a PfnSet,
+    /// What tables named is not told: a pfn without a frame may have had one meanwhile, and a table may name it.
+    pub(crate) untold: bool,
     /// The guest is suspended: entries of dirty leaves are held against the m2p.
     pub(crate) check_m2p: bool,
 }
@@ -190,7 +195,13 @@ impl Comparison<'_> {
         notes: &mut Notes<'_, '_>,
     ) -> Option<Seen> {
         let width = self.layout.width();
-        if self.check_m2p || self.offers.doubt(item.leaf) || self.layout.is_shared(item.leaf) {
+        let handed = || self.handed.has_any(width.first_pfn(item.leaf), width.entries());
+        if self.check_m2p
+            || self.offers.doubt(item.leaf)
+            || self.layout.is_shared(item.leaf)
+            || self.untold && !item.is_first_look()
+            || handed()
+        {
             return None; // equal entries and other positions matter, too
         }
         let tracked = self.tracked_slots(item.leaf);
@@ -336,14 +347,25 @@ impl Comparison<'_> {
     fn owed(&self, item: &Item, live: &Leaf, changed: LeafMask, tracked: &LeafMask) -> LeafMask {
         let mut owed = changed;
         let equal_owed = self.offers.doubt(item.leaf);
-        if !equal_owed && !self.check_m2p {
+        let width = self.layout.width();
+        let handed = self.handed.has_any(width.first_pfn(item.leaf), width.entries());
+        let untold = self.untold && !item.is_first_look();
+        if !equal_owed && !handed && !untold && !self.check_m2p {
             return owed;
         }
-        let width = self.layout.width();
         let frames = self.m2p.frames();
         let first = width.first_pfn(item.leaf).0;
         for slot in tracked.and_not(&changed).slots() {
-            let Claim::Frame(mfn) = live.entry(width, slot).claim(width) else { continue };
+            if handed && self.handed.get(Pfn(first + slot as u64)) {
+                owed.set(slot);
+                continue;
+            }
+            let Claim::Frame(mfn) = live.entry(width, slot).claim(width) else {
+                if untold {
+                    owed.set(slot);
+                }
+                continue;
+            };
             let disagrees = || self.m2p.pfn(mfn) != Some(Pfn(first + slot as u64));
             if mfn.0 < frames && (equal_owed || self.check_m2p && disagrees()) {
                 owed.set(slot);

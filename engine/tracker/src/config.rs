@@ -49,6 +49,20 @@ pub enum ForeignPtePolicy {
     Clear,
 }
 
+/// What whoever sends goes by: how far what was sent is what was handed out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sender {
+    /// Each page is sent by the entry that it was handed out under, and page tables are normalised by the engine's view.
+    #[default]
+    Told,
+    /// Sent by the entry handed out; page tables are normalised by the sender's own mapping of p2m and m2p. What they
+    /// name is not known: all of them are in doubt whenever the p2m was written.
+    Normalises,
+    /// As before, and the entries are the sender's own, too, from its live mapping of the p2m. What was handed out in the
+    /// last round, and lies in a leaf that was written since, may have been sent under another entry: it is owed again.
+    Reads,
+}
+
 /// The caller's choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -69,6 +83,8 @@ pub struct Config {
     pub alias: AliasPolicy,
     /// Page tables with frames of another domain.
     pub foreign_pte: ForeignPtePolicy,
+    /// What whoever sends goes by.
+    pub sender: Sender,
 }
 
 impl Default for Config {
@@ -82,6 +98,7 @@ impl Default for Config {
             doubt_rounds_max: 5,
             alias: AliasPolicy::default(),
             foreign_pte: ForeignPtePolicy::default(),
+            sender: Sender::default(),
         }
     }
 }

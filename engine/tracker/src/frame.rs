@@ -198,6 +198,34 @@ pub enum FrameType {
 }
 
 impl FrameType {
+    /// What a word of Xen's answer says (`XEN_DOMCTL_PFINFO_*`: four bits from bit 28 on); `None` for what no Xen is
+    /// known to say.
+    #[must_use]
+    pub const fn from_pfinfo(word: u32) -> Option<Self> {
+        Some(match word >> 28 {
+            0 => Self::Data,
+            level @ 1..=4 => Self::Table { level: level as u8, pinned: false },
+            pinned @ 9..=0xc => Self::Table { level: (pinned - 8) as u8, pinned: true },
+            0xd => Self::Broken,
+            // XTAB, and what a sender of old made of it.
+            0xe | 0xf => Self::NotOwned,
+            _ => return None,
+        })
+    }
+
+    /// The word that says so.
+    #[must_use]
+    pub const fn pfinfo(self) -> u32 {
+        let bits = match self {
+            Self::Data => 0,
+            Self::Table { level, pinned: false } => level as u32,
+            Self::Table { level, pinned: true } => 8 | level as u32,
+            Self::Broken => 0xd,
+            Self::NotOwned => 0xf,
+        };
+        bits << 28
+    }
+
     /// Whether the frame is a page table.
     #[must_use]
     pub const fn is_table(self) -> bool {
@@ -230,6 +258,26 @@ mod tests {
         assert_eq!(Width::W32.word(&bytes, 1), 0x0403_0201);
         assert_eq!(Width::W64.word(&bytes, 1), 0x0807_0605_0403_0201);
         assert_eq!(Width::W32.word(&bytes, 5), 0x0807_0605);
+    }
+
+    #[test]
+    fn types_are_those_of_xen() {
+        assert_eq!(FrameType::from_pfinfo(0), Some(FrameType::Data));
+        for level in 1..=4_u8 {
+            let table = |pinned| Some(FrameType::Table { level, pinned });
+            assert_eq!(FrameType::from_pfinfo(u32::from(level) << 28), table(false));
+            assert_eq!(FrameType::from_pfinfo(u32::from(level) << 28 | 1 << 31 | 7), table(true));
+        }
+        assert_eq!(FrameType::from_pfinfo(0xd << 28), Some(FrameType::Broken));
+        assert_eq!(FrameType::from_pfinfo(0xf << 28), Some(FrameType::NotOwned));
+        assert_eq!(FrameType::from_pfinfo(0xe << 28), Some(FrameType::NotOwned));
+        for unknown in 5..=8 {
+            assert_eq!(FrameType::from_pfinfo(unknown << 28), None);
+        }
+        for bits in (0..16).filter(|&bits| bits != 0xe) {
+            let known = FrameType::from_pfinfo(bits << 28);
+            assert!(known.is_none_or(|known| known.pfinfo() == bits << 28));
+        }
     }
 
     #[test]

@@ -42,7 +42,8 @@ impl<'map> GuestLeaf<'map> {
     }
 
     /// The frame's address: readable for 4,096 bytes during `'map`, never through a reference.
-    pub(crate) const fn as_ptr(self) -> *const u8 {
+    #[must_use]
+    pub const fn as_ptr(self) -> *const u8 {
         self.words.cast()
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::batch::Batch;
 use crate::cause::CauseSet;
-use crate::config::Config;
+use crate::config::{Config, Verify};
 use crate::error::Error;
 use crate::frame::{Entry, Mfn, Pfn, Width};
 use crate::port::{Deferral, FrameList, Phase, Ports};
@@ -161,12 +161,11 @@ impl Migration {
     }
 
     fn tell_frame_list(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
-        let Some(leaves) = self.frame_list_to_tell() else { return Ok(()) };
-        let list = FrameList {
-            width: self.tracker.layout.width(),
-            pfn_count: self.tracker.layout.pfn_count(),
-            leaves: &leaves,
-        };
+        if !self.frame_list_changed() {
+            return Ok(());
+        }
+        let (width, leaves) = (self.tracker.layout.width(), self.frame_list());
+        let list = FrameList { width, pfn_count: self.pfn_count(), leaves: &leaves };
         ports.transport.frame_list(list).map_err(Error::port("transport"))?;
         self.frame_list_told();
         Ok(())
@@ -199,6 +198,11 @@ impl Migration {
             self.log_on = false;
         }
         Ok(())
+    }
+
+    /// How much is held against the m2p from the next round on.
+    pub const fn set_verify(&mut self, verify: Verify) {
+        self.tracker.config.verify = verify;
     }
 
     /// Why a pfn is owed now; empty if it is not.

@@ -5,7 +5,7 @@
 //! Threads: one writer; plain reads may be shared.
 //! Source: law 8: what is done once a round must not cost a look at every word.
 
-use crate::bitmap::{LINE_PFNS, PfnBitmap, bits_at, words_of};
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, PfnBitmap, bits_at, words_of};
 use crate::frame::Pfn;
 
 /// A set of pfns below a length.
@@ -63,6 +63,23 @@ impl PfnSet {
         }
     }
 
+    /// Removes all. Costs the lines that had any.
+    pub(crate) fn clear_all(&mut self) {
+        let words = self.bits.words_mut();
+        for (index, lines) in self.lines.iter_mut().enumerate() {
+            for line in bits_at(index, std::mem::take(lines)) {
+                let rest = words.iter_mut().skip(words_of(line).start); // the last line may be short
+                rest.take(LINE_WORDS).for_each(|word| *word = 0);
+            }
+        }
+        self.len = 0;
+    }
+
+    /// Whether any of the `pfns` from `first` on is in the set; both multiples of 64.
+    pub(crate) fn has_any(&self, first: Pfn, pfns: usize) -> bool {
+        self.len > 0 && self.bits.count_in(first, pfns) > 0
+    }
+
     /// One bit for each line that may have members.
     pub(crate) fn lines(&self) -> &[u64] {
         &self.lines
@@ -108,7 +125,13 @@ mod tests {
                 prop_assert_eq!(set.get(Pfn(pfn)), model.contains(&pfn));
                 prop_assert_eq!(set.len(), model.len() as u64);
             }
+            for first in (0..70_000).step_by(512) {
+                let any = model.range(first..first + 512).next().is_some();
+                prop_assert_eq!(set.has_any(Pfn(first), 512), any);
+            }
             prop_assert!(set.iter().map(|pfn| pfn.0).eq(model));
+            set.clear_all();
+            prop_assert_eq!((set.len(), set.iter().count(), set.bits.count()), (0, 0, 0));
         }
     }
 }

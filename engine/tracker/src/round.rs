@@ -28,15 +28,6 @@ pub(crate) enum Step {
     Swept,
 }
 
-/// The frame list, for who takes batches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToldFrameList {
-    /// Pfns that the p2m covers.
-    pub pfn_count: u64,
-    /// As in [`FrameList`](crate::port::FrameList).
-    pub leaves: Vec<Option<Pfn>>,
-}
-
 /// A round for who keeps the loop. `Ports::log_dirty` is not called, and of `Ports::transport` only `returned`.
 impl Migration {
     /// Begins a round, and lends room for the log: the caller reads and clears log-dirty into it, as
@@ -102,17 +93,28 @@ impl Migration {
         settled
     }
 
-    /// The frame list, if it changed since it was last told by this call.
-    pub fn frame_list(&mut self) -> Option<ToldFrameList> {
-        let leaves = self.frame_list_to_tell()?;
-        self.frame_list_told();
-        Some(ToldFrameList { pfn_count: self.tracker.layout.pfn_count(), leaves })
-    }
-
-    /// Whether [`Migration::frame_list`] has one to tell.
+    /// Whether the frame list changed since it was last told.
     #[must_use]
     pub const fn frame_list_changed(&self) -> bool {
         self.tracker.layout.list_changed
+    }
+
+    /// The leaves of the frame list: for each the pfn of its frame, as in [`FrameList`](crate::port::FrameList).
+    #[must_use]
+    pub fn frame_list(&self) -> Vec<Option<Pfn>> {
+        self.tracker.layout.frame_list()
+    }
+
+    /// Pfns that the frame list covers.
+    #[must_use]
+    pub const fn pfn_count(&self) -> u64 {
+        self.tracker.layout.pfn_count()
+    }
+
+    /// The destination was told the frame list.
+    pub const fn frame_list_told(&mut self) {
+        self.tracker.layout.list_changed = false;
+        self.tracker.report.structure.frame_lists += 1;
     }
 
     /// Whether the p2m's structure was looked at anew since this was last asked: whoever holds a mapping of it by
@@ -227,15 +229,6 @@ impl Migration {
             return Err(Error::Order { call, state: "the frame list changed and was not told" });
         }
         Ok(())
-    }
-
-    pub(crate) fn frame_list_to_tell(&self) -> Option<Vec<Option<Pfn>>> {
-        self.frame_list_changed().then(|| self.tracker.layout.frame_list())
-    }
-
-    pub(crate) const fn frame_list_told(&mut self) {
-        self.tracker.layout.list_changed = false;
-        self.tracker.report.structure.frame_lists += 1;
     }
 
     /// Everything is settled, and the other side has it.

@@ -55,6 +55,8 @@ pub enum TableCause {
     Unresolved,
     /// A PTE of level 2 or up is a superpage.
     Superpage,
+    /// Whoever normalised it did not say more: slot and frame mean nothing.
+    Unsaid,
 }
 
 /// The PTE that stopped a normalisation.
@@ -76,6 +78,9 @@ impl fmt::Display for TableFault {
             TableCause::Foreign => "a frame of another domain",
             TableCause::Unresolved => "a frame that no pfn has",
             TableCause::Superpage => "a superpage",
+            TableCause::Unsaid => {
+                return write!(f, "level {}: the sender can't normalise it", self.level);
+            }
         };
         write!(f, "level {} slot {} names {cause}, {}", self.level, self.slot, self.mfn)
     }

@@ -45,7 +45,7 @@ impl FrameTypes for XenFrameTypes {
             self.ask(frames).map_err(error)?;
             let answers = types.iter_mut().zip(self.frames.words());
             let known = |(kind, &word): (&mut FrameType, &u64)| {
-                frame_type(word).map(|found| *kind = found).is_some()
+                FrameType::from_pfinfo(word as u32).map(|found| *kind = found).is_some()
             };
             if answers.map(known).fold(true, |all, one| all & one) {
                 return Ok(());
@@ -62,38 +62,5 @@ impl XenFrameTypes {
         }
         let domid = self.domain.domid();
         self.domain.calls().frame_types(domid, &mut self.frames, frames.len())
-    }
-}
-
-/// `XEN_DOMCTL_PFINFO_*`: four bits from bit 28 on.
-const fn frame_type(word: u64) -> Option<FrameType> {
-    Some(match word >> 28 & 0xf {
-        0 => FrameType::Data,
-        level @ 1..=4 => FrameType::Table { level: level as u8, pinned: false },
-        pinned @ 9..=0xc => FrameType::Table { level: (pinned - 8) as u8, pinned: true },
-        0xd => FrameType::Broken,
-        // XTAB, and what a sender of old made of it.
-        0xe | 0xf => FrameType::NotOwned,
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn types_are_those_of_xen() {
-        assert_eq!(frame_type(0), Some(FrameType::Data));
-        for level in 1..=4_u8 {
-            let table = |pinned| Some(FrameType::Table { level, pinned });
-            assert_eq!(frame_type(u64::from(level) << 28), table(false));
-            assert_eq!(frame_type(u64::from(level) << 28 | 1 << 31), table(true));
-        }
-        assert_eq!(frame_type(0xd << 28), Some(FrameType::Broken));
-        assert_eq!(frame_type(0xf << 28), Some(FrameType::NotOwned));
-        for unknown in 5..=8 {
-            assert_eq!(frame_type(unknown << 28), None);
-        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Tracker;
 use crate::cause::Cause;
 use crate::compare::{Compared, Comparison, Item};
-use crate::config::Verify;
+use crate::config::{Sender, Verify};
 use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::frame::{LeafIndex, Pfn, Width};
@@ -69,6 +69,8 @@ impl Tracker {
             m2p: ports.m2p,
             log: self.log.bits(),
             offers: &self.offers,
+            handed: &self.handed,
+            untold: self.config.sender != Sender::Told,
             check_m2p: self.report.stage.is_suspended() || self.config.verify == Verify::Full,
         };
         let width = self.width;
@@ -105,6 +107,10 @@ impl Tracker {
             if unmapped.next_if_eq(&leaf).is_none() {
                 self.offers.compared(*leaf);
             }
+        }
+        if found.leaves > 0 && self.config.sender != Sender::Told {
+            // What a table named while its leaf was being written nobody knows.
+            self.sent.doubt_tables();
         }
         self.report.leaves.compared += found.leaves;
         self.report.leaves.unchanged += found.unchanged;

@@ -25,6 +25,7 @@ use crate::layout::Layout;
 use crate::leaf::Leaf;
 use crate::log::Log;
 use crate::offers::Offers;
+use crate::pfn_set::PfnSet;
 use crate::port::{P2mSource, Phase, PortError, Ports, Roots};
 use crate::report::{RoundReport, Stage};
 use crate::resend::ResendBitmap;
@@ -64,6 +65,9 @@ pub struct Tracker {
     /// Log-dirty failed and is not yet on again.
     log_broken: bool,
     offers: Offers,
+    /// Pfns that were handed out since every leaf was last compared: whoever sends may have read another entry of its
+    /// own ([`Sender::Reads`](crate::config::Sender::Reads)).
+    pub(crate) handed: PfnSet,
     /// The structure was walked; the caller forgets it.
     pub(crate) walked: bool,
     rounds: u64,
@@ -97,6 +101,7 @@ impl Tracker {
             log_error: None,
             log_broken: false,
             offers: Offers::default(),
+            handed: PfnSet::default(),
             walked: false,
             rounds: 0,
             config,
@@ -234,6 +239,9 @@ impl Tracker {
 
     fn look_at_p2m(&mut self, ports: &mut Ports<'_>, adopt_all: bool) -> Result<(), Error> {
         self.look(ports, adopt_all)?;
+        if self.pending.is_empty() && !self.report.blind {
+            self.handed.clear_all();
+        }
         self.report.pfn_count = self.layout.pfn_count();
         self.count_leaves();
         Ok(())

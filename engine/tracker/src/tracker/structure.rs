@@ -7,7 +7,7 @@
 
 use super::{Tracker, phase};
 use crate::cause::Cause;
-use crate::config::Rewalk;
+use crate::config::{Rewalk, Sender};
 use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::evidence::Evidence;
@@ -308,6 +308,9 @@ impl Tracker {
                     self.shadow.set(pfn, Entry::INVALID);
                 }
             }
+            if self.config.sender != Sender::Told {
+                self.sent.hold(pfn); // a table that was sent may name it
+            }
             self.sent.frameless(pfn, false);
         }
         if pfns > changes.pfns_before && self.width.slot_of(Pfn(changes.pfns_before)) > 0 {
@@ -315,6 +318,7 @@ impl Tracker {
             self.pend(self.width.leaf_of(Pfn(changes.pfns_before)), Cause::Growth);
         }
         self.sent.cover(pfns);
+        self.handed.cover(pfns.next_multiple_of(64));
         self.shadow.resize(tracked);
         self.offers.cover(tracked);
         self.resend.resize(pfns);
