@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's frames: owner, m2p, contents, type bits, references; and Xen's allocator.
 //! Not here: what marks log-dirty (`xen`), or the guest's own view (`guest`).
-//! Units: indexed by mfn; about 22 bytes a frame, so that a 64 GiB guest fits well under a gigabyte.
+//! Units: indexed by mfn; about 26 bytes a frame, so that a 64 GiB guest fits well under a gigabyte.
 //! Threads: one owner, except the m2p, which is read by everybody at any time.
 //! Source: Xen `xen/arch/x86/mm.c`, `xen/common/page_alloc.c`: a frame is free when its last reference goes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2mtrack::frame::{Entry, FrameType, Width};
 use p2mtrack::leaf::Leaf;
@@ -34,11 +34,16 @@ const PINNED: u8 = 1 << 3;
 const WORDS: u8 = 1 << 4;
 const GIVEN_BACK: u8 = 1 << 5;
 
-/// Xen's mfn to pfn table. Reading it needs no lock.
+/// Xen's mfn to pfn table: a word for each frame, all ones if it has no pfn. Reading it needs no lock.
 #[derive(Clone, Debug)]
-pub(crate) struct M2pTable(Arc<[AtomicU32]>);
+pub(crate) struct M2pTable(Arc<[AtomicU64]>);
 
 impl M2pTable {
+    /// A word for each frame of the machine.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        &self.0
+    }
+
     /// Frames of the machine.
     pub(crate) fn frames(&self) -> u64 {
         self.0.len() as u64
@@ -48,12 +53,12 @@ impl M2pTable {
     pub(crate) fn pfn(&self, mfn: u64) -> Option<u64> {
         // ORDER: Relaxed, a single word; a real m2p promises no more.
         let word = self.0.get(mfn as usize)?.load(Ordering::Relaxed);
-        (word != u32::MAX).then_some(u64::from(word))
+        (word != u64::MAX).then_some(word)
     }
 
     /// Sets the pfn of a frame.
     pub(crate) fn set(&self, mfn: u64, pfn: Option<u64>) {
-        let word = pfn.and_then(|p| u32::try_from(p).ok()).unwrap_or(u32::MAX);
+        let word = pfn.unwrap_or(u64::MAX);
         self.0[mfn as usize].store(word, Ordering::Relaxed); // ORDER: as in `pfn`
     }
 }
@@ -100,7 +105,7 @@ impl Machine {
     pub(crate) fn new(frames: u64) -> Self {
         let n = frames as usize;
         Self {
-            m2p: M2pTable((0..n).map(|_| AtomicU32::new(u32::MAX)).collect()),
+            m2p: M2pTable((0..n).map(|_| AtomicU64::new(u64::MAX)).collect()),
             owners: vec![Owner::Xen; n],
             bits: vec![0; n],
             contents: vec![0; n],

@@ -214,6 +214,14 @@ impl P2mSource for SimP2m {
 #[derive(Clone, Debug)]
 pub struct SimM2p(pub(crate) Arc<Shared>);
 
+impl SimM2p {
+    /// The table itself, as a toolstack has it mapped: a word for each frame, all ones if it has no pfn.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        self.0.m2p.words()
+    }
+}
+
 impl M2p for SimM2p {
     fn frames(&self) -> u64 {
         self.0.m2p.frames()

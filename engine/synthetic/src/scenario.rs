@@ -152,6 +152,7 @@ impl Scenario {
                 vec![
                     (B::GrantMap, 4),
                     (B::Overlay, 3),
+                    (B::SelfOverlay, 2),
                     (B::SelfGrant, 2),
                     (B::ForeignPte, 1),
                     (B::BalloonOut, 1),

@@ -152,7 +152,7 @@ mod tests {
             faults: FaultSet(Fault::ALL.to_vec()),
             checkpoints: 3,
             threads: 2,
-            ..SimConfig::plain(Scenario::Mixed, 3, 32 << 20)
+            ..SimConfig::plain(Scenario::Mixed, 4, 32 << 20)
         }
     }
 

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use p2mtrack::frame::{FrameType, Pfn};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{Answer, Deferral, FrameList, Page, PortError, QUERY_FRAMES_MAX, Transport};
+use p2mtrack::port::{
+    Answer, Deferral, FrameList, MapFault, Page, PortError, QUERY_FRAMES_MAX, Transport,
+};
 use p2mtrack::table::{TableView, normalise};
 
 use crate::fault::{Fault, SimError};
@@ -31,8 +33,11 @@ pub struct SimTransport {
 }
 
 /// What was read of a page.
-enum Bytes {
+#[derive(Clone, Debug)]
+pub enum Bytes {
+    /// Data: what stands for its bytes.
     Content(Content),
+    /// The words of a page table.
     Table(Box<Leaf>),
 }
 
@@ -50,25 +55,41 @@ impl SimTransport {
         Ok(())
     }
 
-    fn send_one(&mut self, page: &Page, view: &dyn TableView) -> Result<Answer, PortError> {
+    /// Reads a page at this moment.
+    ///
+    /// # Errors
+    /// The frame can't be mapped.
+    pub fn read(&mut self, page: &Page) -> Result<Bytes, MapFault> {
         let mut world = self.shared.enter();
-        if let Err(fault) = map_check(&mut world, page.mfn) {
-            return Ok(Answer::Deferred(Deferral::MapFailed(fault)));
-        }
-        let bytes = match page.kind {
-            FrameType::Table { level, .. } => {
-                let mut words = Box::new(Leaf::default());
-                world.xen.machine.copy_words(page.mfn.0, &mut words);
-                drop(world);
-                let done = normalise(page.pfn, level, &mut words, view);
-                world = self.shared.lock();
-                if let Err(fault) = done {
-                    return Ok(Answer::Deferred(Deferral::Table(fault)));
-                }
-                Bytes::Table(words)
-            }
-            _ => Bytes::Content(world.xen.machine.content(page.mfn.0)),
+        map_check(&mut world, page.mfn)?;
+        Ok(if page.kind.is_table() {
+            let mut words = Box::new(Leaf::default());
+            world.xen.machine.copy_words(page.mfn.0, &mut words);
+            Bytes::Table(words)
+        } else {
+            Bytes::Content(world.xen.machine.content(page.mfn.0))
+        })
+    }
+
+    /// Hands a page to the receiver, a page table with its frames replaced by pfns.
+    ///
+    /// # Errors
+    /// The receiver refuses it.
+    pub fn deliver(&mut self, page: &Page, bytes: Bytes) -> Result<(), PortError> {
+        deliver(&mut self.shared.lock(), page, bytes)
+    }
+
+    fn send_one(&mut self, page: &Page, view: &dyn TableView) -> Result<Answer, PortError> {
+        let mut bytes = match self.read(page) {
+            Ok(bytes) => bytes,
+            Err(fault) => return Ok(Answer::Deferred(Deferral::MapFailed(fault))),
         };
+        if let (FrameType::Table { level, .. }, Bytes::Table(words)) = (page.kind, &mut bytes)
+            && let Err(fault) = normalise(page.pfn, level, words, view)
+        {
+            return Ok(Answer::Deferred(Deferral::Table(fault)));
+        }
+        let mut world = self.shared.lock();
         if world.faults.strikes(Fault::LostAck) {
             if world.faults.dice(Fault::LostAck).chance(1, 2) {
                 deliver(&mut world, page, bytes)?;

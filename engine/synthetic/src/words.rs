@@ -17,7 +17,7 @@ pub(crate) type LiveWords = [AtomicU64; FRAME_WORDS];
 
 /// What a page holds, as far as it can be told apart: equal contents are equal bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Content(pub(crate) u64);
+pub struct Content(pub u64);
 
 impl Content {
     /// Never written since Xen handed the frame out: any bytes will do.

@@ -40,6 +40,16 @@ impl Plan<'_> {
         Some(())
     }
 
+    /// The same with a frame granted to oneself, for a moment: the entry is as it was before anybody looks again.
+    pub(super) fn self_overlay(&mut self) -> Option<()> {
+        let ((pfn, own), (_, other)) = (self.unmapped_data()?, self.data()?);
+        let wait = self.maybe_wait();
+        self.extend([Step::Open, Step::Entry { pfn, name: Name::Foreign(other) }]);
+        self.extend(wait);
+        self.extend([Step::Entry { pfn, name: Name::Frame(Val::Is(own)) }, Step::Close]);
+        Some(())
+    }
+
     /// A frame granted to oneself: its entry is tagged, and for a while a second pfn names it too.
     pub(super) fn self_grant(&mut self) -> Option<()> {
         let (pfn, mfn) = self.data()?;

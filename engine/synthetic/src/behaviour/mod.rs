@@ -31,6 +31,7 @@ pub(crate) enum Behaviour {
     Exchange,
     GrantMap,
     Overlay,
+    SelfOverlay,
     SelfGrant,
     ForeignPte,
     TransferIn,
@@ -58,13 +59,14 @@ pub(crate) enum Behaviour {
 
 impl Behaviour {
     /// All that an honest guest does.
-    pub(crate) const HONEST: [Self; 28] = [
+    pub(crate) const HONEST: [Self; 29] = [
         Self::BalloonOut,
         Self::BalloonIn,
         Self::SameFrame,
         Self::Exchange,
         Self::GrantMap,
         Self::Overlay,
+        Self::SelfOverlay,
         Self::SelfGrant,
         Self::ForeignPte,
         Self::TransferIn,
@@ -98,6 +100,7 @@ impl Behaviour {
             Self::Exchange => "exchange",
             Self::GrantMap => "grant-map",
             Self::Overlay => "overlay",
+            Self::SelfOverlay => "self-overlay",
             Self::SelfGrant => "self-grant",
             Self::ForeignPte => "foreign-pte",
             Self::TransferIn => "transfer-in",
@@ -159,6 +162,7 @@ impl Plan<'_> {
             Behaviour::Exchange => self.exchange(),
             Behaviour::GrantMap => self.grant_map(),
             Behaviour::Overlay => self.overlay(),
+            Behaviour::SelfOverlay => self.self_overlay(),
             Behaviour::SelfGrant => self.self_grant(),
             Behaviour::ForeignPte => self.foreign_pte(),
             Behaviour::TransferIn => self.transfer_in(),

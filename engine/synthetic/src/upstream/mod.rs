@@ -8,14 +8,19 @@
 mod batch;
 mod p2m;
 mod passes;
+mod passive;
 
+pub use p2m::SaversP2m;
 pub use passes::{migrate, migrate_with};
+pub use passive::{Changes, migrate_passive};
 
 use std::fmt;
 
+use p2mtrack::error::Error;
 use p2mtrack::port::PortError;
 
 use crate::fault::{Fault, SimError};
+use crate::run::in_full;
 
 /// Why upstream gives up.
 #[derive(Debug)]
@@ -38,5 +43,11 @@ impl From<PortError> for Abort {
     fn from(error: PortError) -> Self {
         let fault = error.downcast_ref::<SimError>().and_then(|error| error.injected);
         Self { cause: error.to_string(), fault }
+    }
+}
+
+impl From<Error> for Abort {
+    fn from(error: Error) -> Self {
+        Self::because(in_full(&error))
     }
 }

@@ -5,13 +5,13 @@
 //! Threads: one.
 //! Source: libxc `map_p2m_tree`, `map_p2m_list`, `map_p2m_leaves`, `get_p2m_generation`, `mfn_in_pseudophysmap`.
 
-use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
+use p2mtrack::frame::{Claim, Entry, Mfn, Pfn, Width};
 use p2mtrack::port::{M2p, MapSlot, P2mSource, Roots};
 use p2mtrack::table::{Resolved, TableView};
 
 use super::Abort;
 use crate::ports::{Shared, SimM2p, SimP2m};
-use crate::simulation::SimPorts;
+use crate::simulation::{SimPorts, Simulation};
 use crate::walk::walk;
 
 /// The mapping of the whole migration.
@@ -83,6 +83,14 @@ impl P2m {
             self.list[position] = Some(pfn);
         }
         Ok(())
+    }
+
+    /// The frame that the live entry of a pfn names, tags or not.
+    pub(super) fn frame(&self, source: &SimP2m, pfn: Pfn) -> Option<Mfn> {
+        match self.entry(source, pfn).claim(self.width) {
+            Claim::Frame(mfn) | Claim::Foreign(mfn) => Some(mfn),
+            Claim::Invalid | Claim::Identity => None,
+        }
     }
 
     /// Gives the mapping back.
@@ -163,5 +171,57 @@ impl TableView for View<'_> {
 
     fn is_compat_m2p(&self, mfn: Mfn) -> bool {
         self.m2p.compat_frame() == Some(mfn)
+    }
+}
+
+/// The same for a saver that knows Linux's tags.
+pub(super) struct TaglessView<'a> {
+    pub(super) p2m: &'a P2m,
+    /// Pfns that may be named.
+    pub(super) pfns: u64,
+    pub(super) source: &'a SimP2m,
+    pub(super) m2p: &'a SimM2p,
+}
+
+impl TableView for TaglessView<'_> {
+    fn width(&self) -> Width {
+        self.p2m.width
+    }
+
+    fn resolve(&self, _: Pfn, mfn: Mfn) -> Resolved {
+        let pfn = self.m2p.pfn(mfn).filter(|pfn| pfn.0 < self.pfns);
+        match pfn.filter(|&pfn| self.p2m.frame(self.source, pfn) == Some(mfn)) {
+            Some(pfn) => Resolved::Pfn(pfn),
+            None => Resolved::Unresolved,
+        }
+    }
+
+    fn is_compat_m2p(&self, mfn: Mfn) -> bool {
+        self.m2p.compat_frame() == Some(mfn)
+    }
+}
+
+/// A saver's own mapping of the p2m, for savers that are written elsewhere.
+#[expect(missing_debug_implementations, reason = "nothing of it says anything")]
+pub struct SaversP2m(P2m);
+
+impl SaversP2m {
+    /// Finds and maps every leaf, as upstream does at the start.
+    ///
+    /// # Errors
+    /// Why upstream would give up.
+    pub fn map(simulation: &Simulation, ports: &mut SimPorts) -> Result<Self, String> {
+        P2m::map(simulation.shared(), ports).map(Self).map_err(|abort| abort.cause)
+    }
+
+    /// Gives the mapping back.
+    pub fn unmap(self, source: &mut SimP2m) {
+        self.0.unmap(source);
+    }
+
+    /// The frame that the live entry of a pfn names, tags or not.
+    #[must_use]
+    pub fn frame(&self, source: &SimP2m, pfn: Pfn) -> Option<Mfn> {
+        self.0.frame(source, pfn)
     }
 }

@@ -50,7 +50,7 @@ pub fn migrate_with(simulation: &Simulation) -> Run {
 }
 
 /// Notes how it ended, and what is left at the source.
-fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &mut Run) {
+pub(super) fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &mut Run) {
     let off = simulation.ports().log_dirty.disable();
     if let Err(abort) = result {
         run.ending = Ending::Aborted;

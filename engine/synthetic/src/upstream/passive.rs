@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Upstream's loop with the engine in front of it in passive mode, and what a saver has to change for that; each can be left out.
+//! Not here: upstream as it is (`passes`, `batch`).
+//! Units: pfns; a pass is one CLEAN and what the engine made of it.
+//! Threads: one; the guest runs between any two of the calls, and while contents are read.
+//! Source: `docs/adopt.md`; libxc `send_domain_memory_live`, `suspend_and_send_dirty`, `write_batch`.
+
+use std::sync::atomic::Ordering;
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::cause::Cause;
+use p2mtrack::config::{Config, Sender};
+use p2mtrack::frame::{FrameType, Mfn, Pfn};
+use p2mtrack::leaf::Leaf;
+use p2mtrack::migration::Migration;
+use p2mtrack::port::{Answer, Deferral, FrameTypes, LogDirty, MapFault, Page, Ports};
+use p2mtrack::report::{RoundReport, Stage};
+use p2mtrack::table::{TableCause, TableFault, TableView, normalise};
+
+use super::Abort;
+use super::p2m::{P2m, TaglessView};
+use crate::fault::Fault;
+use crate::oracle::Verdict;
+use crate::ports::map_check;
+use crate::receiver::Refusal;
+use crate::run::{Ending, Run};
+use crate::simulation::{SimConfig, SimPorts, Simulation};
+
+/// As upstream's, but counted in what is owed.
+const TARGET_OWED: u64 = 50;
+const PASSES_MAX: u64 = 5;
+
+/// What the saver changes. Everything, unless a proof leaves something out.
+#[derive(Clone, Copy, Debug)]
+pub struct Changes {
+    /// Pfns that the engine adds to what log-dirty names are sent.
+    pub adds: bool,
+    /// Pages are sent by the entries that the engine hands out. Without it by the live ones.
+    pub entries: bool,
+    /// The saver has told the engine that it reads its own live p2m.
+    pub said_it_reads: bool,
+    /// The mapping of the p2m is dropped when the engine says so.
+    pub remap: bool,
+    /// A page that can't be mapped or normalised is put off, not the end of the migration, nor left out.
+    pub defer: bool,
+}
+
+impl Changes {
+    /// A saver that sends by the entries that it is given.
+    pub const ALL: Self =
+        Self { adds: true, entries: true, said_it_reads: false, remap: true, defer: true };
+    /// A saver that can only read its own live p2m, and has said so.
+    pub const READS: Self = Self { entries: false, said_it_reads: true, ..Self::ALL };
+}
+
+/// Builds a simulation and migrates it as upstream would with these changes.
+#[must_use]
+pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
+    let simulation = Simulation::new(config);
+    let sender = if changes.said_it_reads { Sender::Reads } else { Sender::Normalises };
+    let engine = Config { threads: config.threads, sender, ..Config::default() };
+    let mut run = Run::default();
+    let mut ports = simulation.ports();
+    let result = match Migration::attach(engine, config.width) {
+        Ok(migration) => {
+            let mut saver = Saver {
+                simulation: &simulation,
+                ports: &mut ports,
+                migration,
+                p2m: None,
+                told_pfns: 0,
+                changes,
+            };
+            let result = saver.run(&mut run);
+            saver.drop_p2m();
+            let Saver { migration, ports, .. } = &mut saver;
+            let cancelled = migration.cancel(&mut ports.lend(&mut ()));
+            result.and(cancelled.map_err(Abort::from))
+        }
+        Err(error) => Err(error.into()),
+    };
+    super::passes::settle(&simulation, result, &mut run);
+    run
+}
+
+/// A saver under way.
+struct Saver<'a> {
+    simulation: &'a Simulation,
+    ports: &'a mut SimPorts,
+    migration: Migration,
+    /// Its own mapping; none while it can't be made.
+    p2m: Option<P2m>,
+    /// Pfns that the destination was told of: a table that names one past them is put off.
+    told_pfns: u64,
+    changes: Changes,
+}
+
+impl Saver<'_> {
+    fn run(&mut self, run: &mut Run) -> Result<(), Abort> {
+        self.map_p2m(false)?;
+        self.enable()?;
+        for pass in 1..=PASSES_MAX {
+            let report = self.pass(Stage::Live, run)?;
+            if pass > 1 && report.pages.owed < TARGET_OWED {
+                break;
+            }
+        }
+        for _ in 0..self.simulation.checkpoints() {
+            self.suspended_pass(Stage::Checkpoint, run)?;
+            if !matches!(run.ending, Ending::Judged(Verdict::Identical)) {
+                return Ok(());
+            }
+            self.simulation.resume();
+            self.simulation.shared().lock().run_out();
+        }
+        self.suspended_pass(Stage::Final, run)
+    }
+
+    fn enable(&mut self) -> Result<(), Abort> {
+        if self.ports.log_dirty.enable().is_err() {
+            self.ports.log_dirty.disable()?;
+            self.ports.log_dirty.enable()?;
+        }
+        self.simulation.shared().lock().round_begins();
+        Ok(())
+    }
+
+    fn suspended_pass(&mut self, stage: Stage, run: &mut Run) -> Result<(), Abort> {
+        self.simulation.suspend();
+        self.pass(stage, run)?;
+        let judgement = self.simulation.judge();
+        run.ending = Ending::Judged(judgement.verdict);
+        run.judgement = Some(judgement);
+        Ok(())
+    }
+
+    fn with<T>(&mut self, call: impl FnOnce(&mut Migration, &mut Ports<'_>) -> T) -> T {
+        call(&mut self.migration, &mut self.ports.lend(&mut ()))
+    }
+
+    /// One pass: CLEAN, what the engine makes of it, and all of that sent.
+    fn pass(&mut self, stage: Stage, run: &mut Run) -> Result<RoundReport, Abort> {
+        let log_dirty = &mut self.ports.log_dirty.clone();
+        let (read, dirty) = self.with(|migration, ports| {
+            let room = migration.begin(ports, stage)?;
+            let read = if room.pfns() > 0 { log_dirty.clean(room)? } else { 0 };
+            Ok::<_, Abort>((read, room.clone()))
+        })?;
+        self.with(|migration, ports| migration.scan(ports, read).map(drop))?;
+        while self.batch(stage, &dirty)? {}
+        if stage != Stage::Live {
+            let gone = self.migration.gone()?;
+            self.simulation.shared().lock().receiver.take_gone(&gone);
+        }
+        run.rounds += 1;
+        let report = self.with(Migration::end)?;
+        run.gone += report.settled.gone;
+        Ok(report)
+    }
+
+    /// Takes some pages and sends them. Returns whether there were any.
+    fn batch(&mut self, stage: Stage, dirty: &PfnBitmap) -> Result<bool, Abort> {
+        // ORDER: a flag of its own, set by this thread's own calls
+        if self.simulation.cancel_flag().load(Ordering::Relaxed) {
+            return Err(Abort::struck_by(Fault::Cancel, "cancelled"));
+        }
+        let pages = self.with(|migration, ports| migration.take(ports).map(<[_]>::to_vec))?;
+        let causes: Vec<_> = self.migration.batch_causes().collect();
+        if self.migration.remap() && self.changes.remap || self.p2m.is_none() {
+            self.map_p2m(stage != Stage::Live)?;
+        }
+        if self.migration.frame_list_changed() {
+            let (pfns, list) = (self.migration.pfn_count(), self.migration.frame_list());
+            self.simulation.shared().enter().receiver.take_list(pfns, &list);
+            self.told_pfns = pfns;
+            self.migration.frame_list_told();
+        }
+        if pages.is_empty() {
+            return Ok(false);
+        }
+        let mut answers = Vec::with_capacity(pages.len());
+        for (page, causes) in pages.iter().zip(causes) {
+            let is_its_own = causes.contains(Cause::First)
+                || dirty.get(page.pfn)
+                || causes.contains(Cause::Deferred);
+            answers.push(if self.changes.adds || is_its_own {
+                self.send(page)?
+            } else {
+                Answer::Accepted // left out, as if there had been nothing to add
+            });
+        }
+        self.with(|migration, ports| migration.answer(ports, answers))?;
+        Ok(true)
+    }
+
+    /// Maps the p2m anew. While the guest runs this may fail: then there is no mapping for now.
+    fn map_p2m(&mut self, must: bool) -> Result<(), Abort> {
+        self.drop_p2m();
+        match P2m::map(self.simulation.shared(), self.ports) {
+            Ok(p2m) => self.p2m = Some(p2m),
+            Err(abort) if must || !self.changes.defer => return Err(abort),
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn drop_p2m(&mut self) {
+        if let Some(p2m) = self.p2m.take() {
+            p2m.unmap(&mut self.ports.p2m);
+        }
+    }
+
+    /// What could not be sent now.
+    fn put_off(&self, deferral: Deferral, what: std::fmt::Arguments<'_>) -> Result<Answer, Abort> {
+        if self.changes.defer {
+            return Ok(Answer::Deferred(deferral));
+        }
+        Err(Abort::because(what))
+    }
+
+    fn send(&mut self, page: &Page) -> Result<Answer, Abort> {
+        let not_owned = Deferral::MapFailed(MapFault::NotOwned);
+        let pfn = page.pfn;
+        let Some((mfn, kind)) = self.frame_to_send(page)? else {
+            return self.put_off(not_owned, format_args!("{pfn} has no frame"));
+        };
+        let mut world = self.simulation.shared().enter();
+        if let Err(fault) = map_check(&mut world, mfn) {
+            drop(world);
+            return self
+                .put_off(Deferral::MapFailed(fault), format_args!("map {pfn}, {mfn}: {fault}"));
+        }
+        let FrameType::Table { level, .. } = kind else {
+            let content = world.xen.machine.content(mfn.0);
+            let taken = world.receiver.take_data(pfn.0, kind, content);
+            return taken.map(|()| Answer::Accepted).map_err(refused);
+        };
+        let mut words = Box::new(Leaf::default());
+        world.xen.machine.copy_words(mfn.0, &mut words);
+        drop(world);
+        if let Err(fault) = self.normalise(pfn, level, &mut words) {
+            return self.put_off(Deferral::Table(fault), format_args!("{pfn}: {fault}"));
+        }
+        let taken = self.simulation.shared().lock().receiver.take_table(pfn.0, kind, words);
+        taken.map(|()| Answer::Accepted).map_err(refused)
+    }
+
+    fn normalise(&self, pfn: Pfn, level: u8, words: &mut Leaf) -> Result<(), TableFault> {
+        let Some(p2m) = &self.p2m else {
+            let (slot, mfn, cause) = (0, Mfn(0), TableCause::Unsaid);
+            return Err(TableFault { level, slot, mfn, cause });
+        };
+        let pfns = self.told_pfns;
+        let view = TaglessView { p2m, pfns, source: &self.ports.p2m, m2p: &self.ports.m2p };
+        normalise(pfn, level, words, &view as &dyn TableView)
+    }
+
+    /// The frame, and what Xen says of it now.
+    fn frame_to_send(&mut self, page: &Page) -> Result<Option<(Mfn, FrameType)>, Abort> {
+        let mfn = if self.changes.entries {
+            Some(page.mfn)
+        } else {
+            self.p2m.as_ref().and_then(|p2m| p2m.frame(&self.ports.p2m, page.pfn))
+        };
+        let Some(mfn) = mfn else { return Ok(None) };
+        let mut kind = [FrameType::NotOwned];
+        self.ports.types.query(&[mfn], &mut kind)?;
+        Ok(match kind[0] {
+            FrameType::NotOwned | FrameType::Broken => None,
+            kind => Some((mfn, kind)),
+        })
+    }
+}
+
+fn refused(refusal: Refusal) -> Abort {
+    Abort::because(format_args!("the receiver refused: {refusal:?}"))
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Passive mode: upstream's loop with the engine in front, and only what a saver has to change, is right; without any of it, it is not.
+//! Not here: the engine with a loop of its own (`simulation`), a saver in C (`ffi`).
+//! Units: seeds of simulated guests.
+//! Threads: one guest a thread.
+//! Source: `docs/adopt.md`; the model of the saver: `engine/synthetic/src/upstream`.
+
+use p2mtrack_synthetic::run::{Ending, Run, side_by_side};
+use p2mtrack_synthetic::upstream::{Changes, migrate_passive};
+use p2mtrack_synthetic::{Scenario, SimConfig, Verdict};
+
+fn seeds() -> u64 {
+    std::env::var("P2MTRACK_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(6)
+}
+
+fn configs(scenarios: &[Scenario], seeds: u64) -> Vec<SimConfig> {
+    let of = |&scenario: &Scenario| {
+        (1..=seeds).map(move |seed| SimConfig::plain(scenario, seed, 32 << 20))
+    };
+    scenarios.iter().flat_map(of).collect()
+}
+
+fn is_identical(run: &Run) -> bool {
+    run.ending == Ending::Judged(Verdict::Identical)
+}
+
+fn told(run: &Run) -> String {
+    let found = run.judgement.as_ref().and_then(|judgement| judgement.differences.first());
+    let found = found.map(ToString::to_string);
+    let why = run.harmed.clone().or(run.error.clone()).or(found);
+    format!("{}: {}", run.ending.name(), why.unwrap_or_default())
+}
+
+fn expect_right(changes: Changes) {
+    let configs = configs(&Scenario::ALL, seeds());
+    let runs = side_by_side(&configs, |config| migrate_passive(config, changes));
+    let mut wrong = Vec::new();
+    for (config, run) in configs.iter().zip(&runs) {
+        let named = config.scenario.is_hostile() && run.ending == Ending::Aborted;
+        if run.harmed.is_some() || !is_identical(run) && !named {
+            wrong.push(format!("{} {}: {}", config.scenario, config.seed, told(run)));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), runs.len(), wrong.join("\n"));
+}
+
+/// How many of the runs go wrong without something, by scenario.
+fn wrong_without(changes: Changes, scenarios: &[Scenario], seeds: u64) -> Vec<(Scenario, usize)> {
+    let configs = configs(scenarios, seeds);
+    let runs = side_by_side(&configs, |config| migrate_passive(config, changes));
+    let wrong = |scenario: &Scenario| {
+        let of = configs.iter().zip(&runs).filter(|(config, _)| config.scenario == *scenario);
+        of.filter(|(_, run)| !is_identical(run)).count()
+    };
+    let counts = scenarios.iter().map(|scenario| (*scenario, wrong(scenario)));
+    counts.filter(|(_, wrong)| *wrong > 0).collect()
+}
+
+#[test]
+fn a_saver_that_sends_by_our_entries_is_right() {
+    expect_right(Changes::ALL);
+}
+
+#[test]
+fn a_saver_that_reads_its_own_p2m_and_says_so_is_right() {
+    expect_right(Changes::READS);
+}
+
+#[test]
+fn without_any_of_its_changes_it_is_wrong() {
+    let honest: Vec<_> = Scenario::ALL.into_iter().filter(|s| !s.is_hostile()).collect();
+    // An entry that is another one only while the saver reads it is rare.
+    let rare = [Scenario::GrantMap];
+    for (without, changes, scenarios, seeds) in [
+        ("the pfns to add", Changes { adds: false, ..Changes::ALL }, &honest[..], 6),
+        ("our entries, unsaid", Changes { entries: false, ..Changes::ALL }, &rare[..], 80),
+        ("remap", Changes { remap: false, ..Changes::ALL }, &honest[..], 6),
+        ("remap, reading", Changes { remap: false, ..Changes::READS }, &honest[..], 6),
+        ("defer", Changes { defer: false, ..Changes::ALL }, &honest[..], 6),
+    ] {
+        let wrong = wrong_without(changes, scenarios, seeds);
+        println!("without {without}: of {seeds} seeds went wrong {wrong:?}");
+        assert!(!wrong.is_empty(), "without {without} nothing goes wrong");
+    }
+    assert_eq!(wrong_without(Changes::READS, &rare, 80), [], "said, and right");
+}
