@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Where Rust sources are.
-const SOURCES: [&str; 4] = ["engine", "benches", "perf", "tests"];
+const SOURCES: [&str; 5] = ["engine", "ffi", "benches", "perf", "tests"];
 /// What makes a line a site: an attribute or a comment that talks of unsafe code does not.
 const SITES: [&str; 5] =
     ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern ", "unsafe trait "];

@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * p2mtrack: dirty tracking for the live migration of Xen PV guests that change
+ * their p2m while they run.
+ *
+ * The host keeps its loop, its hypercalls and its stream. It lends callbacks
+ * that read the guest's p2m, and steps a handle through rounds:
+ *
+ *     p2mt_create
+ *     each round:  p2mt_begin   lends room for log-dirty
+ *                  p2mt_scan    takes the log, compares, finds what is owed
+ *                  p2mt_take    the next pages to send, until there are none
+ *                  p2mt_answer  what became of them
+ *                  p2mt_gone    suspended rounds: pfns without a frame
+ *                  p2mt_end     the destination has it; the report
+ *     p2mt_cancel  at any point; p2mt_destroy
+ *
+ * Conventions, ownership, threads and versions: docs/abi.md. How a saver takes
+ * it up: docs/adopt.md. In short:
+ *
+ * - Functions return P2MT_OK (0) or a negative code below; codes are never
+ *   renumbered. The details of the last error are the handle's
+ *   (p2mt_last_error), not the thread's.
+ * - Output arguments are written only on success, unless a function says so.
+ * - A structure that may grow starts with its size, set by the caller. Others
+ *   never change.
+ * - A handle is used by one thread at a time, any thread. Callbacks are called
+ *   on the thread of the call that needs them, and may not call the handle.
+ * - Frames are of 4 KiB; pfns and mfns are numbers of frames. Bit n % 64 of
+ *   word n / 64 of a bitmap is pfn n, in the host's byte order, as Xen's
+ *   log-dirty bitmap is on a little-endian host.
+ * - Nothing global: no thread, allocator, signal handler or output of the
+ *   library's own outside of a handle. A handle of a parent process is refused
+ *   in the child.
+ */
+#ifndef P2MTRACK_H
+#define P2MTRACK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Version of this header; p2mt_version() is the library's. */
+#define P2MT_VERSION_MAJOR 0
+#define P2MT_VERSION_MINOR 1
+#define P2MT_VERSION_PATCH 0
+#define P2MT_VERSION \
+    (P2MT_VERSION_MAJOR << 16 | P2MT_VERSION_MINOR << 8 | P2MT_VERSION_PATCH)
+
+/* --- codes ---------------------------------------------------------------- */
+
+#define P2MT_OK 0
+/* A port of the host failed: its callback returned an error (p2mt_error.errnum). */
+#define P2MT_E_HOST (-5)
+/* A structure is shorter than this version's first, or has bytes set that this library does not know. */
+#define P2MT_E_SIZE (-7)
+/* The handle was created by another process. */
+#define P2MT_E_FORKED (-10)
+/* The engine's threads can't be started. */
+#define P2MT_E_THREADS (-11)
+/* The handle is in use: by another thread, or by the call whose callback this is. */
+#define P2MT_E_BUSY (-16)
+/* An argument: NULL, out of range, or not aligned. */
+#define P2MT_E_ARGUMENT (-22)
+/* An environment variable (P2MTRACK_KERNEL, P2MTRACK_SHADOW) asks for what is not there. */
+#define P2MT_E_ENVIRONMENT (-38)
+/* A doubt of one kind ran for too many rounds. */
+#define P2MT_E_DOUBT (-62)
+/* A call that makes no sense now. Nothing changed. */
+#define P2MT_E_ORDER (-71)
+/* A page that the host could not send, said by P2MT_FAILED. */
+#define P2MT_E_PAGE (-72)
+/* The roots of the p2m can't be followed. */
+#define P2MT_E_ROOTS (-73)
+/* A frame of the p2m's structure can't be used. */
+#define P2MT_E_STRUCTURE (-74)
+/* The p2m reaches further than the domain's frames can justify. */
+#define P2MT_E_REACH (-75)
+/* More pfns wait than the domain holds frames. */
+#define P2MT_E_CROWD (-76)
+/* A pfn that a suspended round can't settle. */
+#define P2MT_E_ENTRY (-77)
+/* A page table that a suspended round can't normalise. */
+#define P2MT_E_TABLE (-78)
+/* The library has a defect, and the handle met it. Every later call says this. */
+#define P2MT_E_PANIC (-131)
+
+/* What a callback returns for a frame that is not the domain's (now). Other errors are negative errno values. */
+#define P2MT_NOT_OWNED (-6)
+
+/* No pfn, no mfn, an invalid entry. */
+#define P2MT_NONE UINT64_MAX
+
+/* --- the host's side ------------------------------------------------------ */
+
+/* The fields of shared_info.arch that say where the p2m is. */
+struct p2mt_roots {
+    uint64_t pfn_count;       /* max_pfn: a count */
+    uint64_t frame_list_list; /* pfn_to_mfn_frame_list_list */
+    uint64_t p2m_cr3;         /* as the guest wrote it */
+    uint64_t p2m_vaddr;
+    uint64_t generation;      /* p2m_generation */
+};
+
+struct p2mt_domain_frames_call {
+    uint64_t *frames; /* out: frames that the domain holds (tot_pages) */
+};
+struct p2mt_roots_call {
+    struct p2mt_roots *roots; /* out */
+};
+struct p2mt_read_call {
+    uint64_t mfn;
+    uint64_t *words; /* out: the frame's 512 words, each read once */
+};
+struct p2mt_map_call {
+    const uint64_t *mfns;
+    size_t count;
+    const void **addresses; /* out: where each frame is mapped for reading, or NULL */
+    int32_t *errors;        /* out: for each NULL, P2MT_NOT_OWNED or a negative errno */
+};
+struct p2mt_unmap_call {
+    const void *const *addresses; /* as `map` gave them */
+    size_t count;
+};
+struct p2mt_types_call {
+    const uint64_t *mfns;
+    size_t count;    /* at most 1024 */
+    uint32_t *types; /* out: as XEN_DOMCTL_getpageframeinfo3 says, in bits 28 to 31; the rest is not looked at */
+};
+struct p2mt_unlogged_call {
+    uint64_t *pfns; /* out */
+    size_t capacity;
+    size_t *count; /* out: how many there are; if more than capacity, the callback is called again with room */
+};
+struct p2mt_accepts_transfer_call {
+    int32_t *accepts; /* out: not 0 if an entry of the grant table is GTF_accept_transfer */
+};
+struct p2mt_log_call {
+    uint32_t level;   /* P2MT_LOG_* */
+    const char *text; /* until the callback returns */
+};
+
+#define P2MT_LOG_ERROR 1
+#define P2MT_LOG_WARNING 2
+#define P2MT_LOG_INFO 3
+
+/*
+ * What the library asks of the host. Each returns 0, or a negative errno. All are required, `log` apart.
+ * The memory at an address that `map` gave is read until `unmap`, by all threads of the handle; the guest may write it.
+ */
+struct p2mt_host {
+    uint32_t size; /* sizeof(struct p2mt_host) */
+    uint32_t zero;
+    void *user; /* the first argument of each callback */
+    int (*domain_frames)(void *user, struct p2mt_domain_frames_call call);
+    int (*roots)(void *user, struct p2mt_roots_call call);
+    int (*read)(void *user, struct p2mt_read_call call);
+    int (*map)(void *user, struct p2mt_map_call call);
+    int (*unmap)(void *user, struct p2mt_unmap_call call);
+    int (*types)(void *user, struct p2mt_types_call call);
+    /* Pfns whose frames are written without a log-dirty mark. Asked in suspended rounds. */
+    int (*unlogged)(void *user, struct p2mt_unlogged_call call);
+    int (*accepts_transfer)(void *user, struct p2mt_accepts_transfer_call call);
+    int (*log)(void *user, struct p2mt_log_call call);
+    /* Xen's mfn to pfn table, mapped for the life of the handle: m2p_frames words, P2MT_NONE or a pfn. */
+    const uint64_t *m2p;
+    uint64_t m2p_frames;      /* frames of the machine */
+    uint64_t compat_m2p_mfn;  /* first frame of the compat m2p, or P2MT_NONE; for 32-bit guests */
+};
+
+/* --- choices -------------------------------------------------------------- */
+
+#define P2MT_WIDTH_32 32
+#define P2MT_WIDTH_64 64
+
+#define P2MT_KERNEL_AUTO 0
+#define P2MT_KERNEL_SCALAR 1
+#define P2MT_KERNEL_WIDE 2
+#define P2MT_KERNEL_AVX2 3
+#define P2MT_KERNEL_AVX512 4
+
+#define P2MT_VERIFY_DIRTY 0 /* what changed; of a suspended guest every entry of a dirty leaf */
+#define P2MT_VERIFY_FULL 1  /* every entry, in every round */
+
+#define P2MT_ALIAS_REFUSE 0
+#define P2MT_ALIAS_COPY 1
+#define P2MT_FOREIGN_PTE_REFUSE 0
+#define P2MT_FOREIGN_PTE_CLEAR 1
+
+/* mode: the host sends by the entries that it is given, and normalises page tables by p2mt_normalise. */
+#define P2MT_FULL 0
+/* mode: the host sends by the entries that it is given, and normalises by its own mapping of the p2m. */
+#define P2MT_PASSIVE 1
+/* mode: the host sends and normalises by its own live mapping of the p2m. */
+#define P2MT_HOST_READS_P2M 2
+
+struct p2mt_config {
+    uint32_t size;    /* sizeof(struct p2mt_config) */
+    uint32_t width;   /* P2MT_WIDTH_* */
+    uint32_t mode;    /* P2MT_FULL, P2MT_PASSIVE, P2MT_HOST_READS_P2M */
+    uint32_t threads; /* that compare; 0 and 1 mean the caller's own */
+    uint32_t kernel;  /* P2MT_KERNEL_* */
+    uint32_t verify;  /* P2MT_VERIFY_* */
+    uint32_t alias;   /* two pfns, one frame, in a suspended round: P2MT_ALIAS_* */
+    uint32_t foreign_pte; /* a table that names another domain's frame, in a suspended round: P2MT_FOREIGN_PTE_* */
+    uint32_t doubt_rounds_max; /* rounds running for which a doubt is borne; 0 means 5 */
+    uint32_t zero;
+};
+
+/* --- rounds --------------------------------------------------------------- */
+
+#define P2MT_LIVE 0       /* the guest runs */
+#define P2MT_CHECKPOINT 1 /* suspended, and will go on (Remus) */
+#define P2MT_FINAL 2      /* suspended for good */
+
+/* Room for log-dirty, the library's, until p2mt_scan or p2mt_cancel. */
+struct p2mt_log_room {
+    uint64_t *words; /* zeroes */
+    uint64_t pfns;   /* a multiple of 32,768; 0: log-dirty has not to be read in this round */
+};
+
+/* A set of causes: why a pfn is owed. */
+#define P2MT_CAUSE_FIRST (1u << 0)     /* never sent before */
+#define P2MT_CAUSE_LOG_DIRTY (1u << 1) /* its frame is in log-dirty */
+#define P2MT_CAUSE_ENTRY (1u << 2)     /* its p2m entry changed */
+#define P2MT_CAUSE_STRUCTURE (1u << 3) /* its leaf is backed by another frame */
+#define P2MT_CAUSE_GROWTH (1u << 4)    /* the p2m grew over it */
+#define P2MT_CAUSE_DEFERRED (1u << 5)  /* it could not be sent before */
+#define P2MT_CAUSE_TABLE (1u << 6)     /* a page table, and a frame has moved since */
+#define P2MT_CAUSE_DOUBT (1u << 7)     /* something could not be known */
+#define P2MT_CAUSE_UNLOGGED (1u << 8)  /* it has a writer that log-dirty does not see */
+#define P2MT_CAUSE_RETURNED (1u << 9)  /* accepted, then lost on the way */
+
+/* A page to be sent. */
+struct p2mt_page {
+    uint64_t pfn;
+    uint64_t mfn;   /* the frame to read */
+    uint64_t entry; /* the p2m entry that names it: what is remembered if it is accepted */
+    uint32_t type;  /* as p2mt_types_call.types: level and pin of a page table, 0 for data */
+    uint32_t causes;
+};
+
+#define P2MT_ACCEPTED 0 /* it is on its way, with the bytes read after p2mt_take */
+#define P2MT_DEFERRED 1 /* not now: owed as before */
+#define P2MT_FAILED 2   /* never: the round ends with P2MT_E_PAGE */
+
+/* Why a page was deferred. */
+#define P2MT_DEFER_M2P 1       /* p2m and m2p disagree */
+#define P2MT_DEFER_NOT_OWNED 2 /* the entry names a frame that is not the domain's */
+#define P2MT_DEFER_LEAF 3      /* the leaf of its entry is not mapped */
+#define P2MT_DEFER_QUERY 4     /* the type query failed */
+#define P2MT_DEFER_MAP 5       /* the frame can't be mapped (answer.errnum) */
+#define P2MT_DEFER_TABLE 6     /* the page table can't be normalised now */
+#define P2MT_DEFER_NO_ANSWER 7 /* no word from the other side */
+
+struct p2mt_answer {
+    uint32_t verdict; /* P2MT_ACCEPTED, P2MT_DEFERRED, P2MT_FAILED */
+    uint32_t reason;  /* deferred: P2MT_DEFER_MAP, _TABLE or _NO_ANSWER; otherwise 0 */
+    int32_t errnum;   /* DEFER_MAP: P2MT_NOT_OWNED or a negative errno; FAILED: a negative errno; otherwise 0 */
+    uint32_t zero;
+};
+
+/* A PTE that stopped a normalisation. */
+#define P2MT_PTE_FOREIGN 1
+#define P2MT_PTE_UNRESOLVED 2
+#define P2MT_PTE_SUPERPAGE 3
+struct p2mt_table_fault {
+    uint64_t mfn;   /* the frame that the PTE names */
+    uint32_t level; /* of the table */
+    uint32_t slot;
+    uint32_t cause; /* P2MT_PTE_* */
+    uint32_t zero;
+};
+
+/* What one round found, sent and left. Counts; see docs/json.md for each. */
+struct p2mt_report {
+    uint32_t size;  /* sizeof(struct p2mt_report) */
+    uint32_t stage; /* P2MT_LIVE, ... */
+    uint64_t round;
+    uint64_t pfn_count;
+    uint32_t threads;
+    uint32_t kernel; /* P2MT_KERNEL_* */
+    uint64_t log_dirty_pfns;
+    uint64_t leaves_tracked;
+    uint64_t leaves_distinct;
+    uint64_t leaves_dirty;
+    uint64_t leaves_fresh;
+    uint64_t leaves_dropped;
+    uint64_t leaves_compared;
+    uint64_t leaves_unchanged; /* compared because dirty, and equal */
+    uint64_t entries_mapped;
+    uint64_t entries_unmapped;
+    uint64_t entries_remapped;
+    uint64_t entries_other;
+    uint64_t entries_beyond_log_dirty; /* what log-dirty alone would never send */
+    uint64_t structure_generation;
+    uint64_t structure_roots;
+    uint64_t structure_pfn_count;
+    uint64_t structure_dirty;
+    uint64_t structure_entries;
+    uint64_t structure_moved;
+    uint64_t structure_walks;
+    uint64_t structure_retries;
+    uint64_t pages_owed; /* when sending began */
+    uint64_t pages_accepted;
+    uint64_t pages_tables; /* of these page tables */
+    uint64_t pages_frameless;
+    uint64_t pages_deferred_m2p;
+    uint64_t pages_deferred_frame;
+    uint64_t pages_deferred_table;
+    uint64_t pages_deferred_doubt;
+    uint64_t pages_moved;
+    uint64_t pages_returned;
+    uint64_t pages_left; /* owed when the round ended */
+    uint64_t settled_gone;
+    uint64_t settled_foreign;
+    uint64_t settled_m2p_stale;
+    uint64_t settled_aliases;
+    uint64_t settled_cleared_ptes;
+    uint64_t settled_unlogged;
+    uint64_t doubts; /* of all kinds; the log callback names them */
+    int32_t blind;   /* the structure could not be followed: nothing was compared */
+    /* The estimate of convergence. */
+    int32_t shrinking; /* fewer pfns are owed than a round ago: 1, 0, or -1 in the first round */
+    double dirty_rate; /* pfns newly owed for each page accepted in the round before; below 1 it converges;
+                          negative in the first round */
+};
+
+/* Totals of a handle. */
+struct p2mt_stats {
+    uint32_t size; /* sizeof(struct p2mt_stats) */
+    uint32_t zero;
+    uint64_t rounds;         /* ended */
+    uint64_t pages_accepted;
+    uint64_t entries_changed;
+    uint64_t entries_beyond_log_dirty;
+    uint64_t pages_deferred;
+    uint64_t owed;           /* now */
+    uint64_t shadow_bytes;   /* memory of the copy of the p2m */
+    uint64_t roots_ns;       /* time in each phase, callbacks included */
+    uint64_t clean_ns;
+    uint64_t walk_ns;
+    uint64_t diff_ns;
+    uint64_t send_ns;
+};
+
+/* What is known of a pfn. */
+struct p2mt_why {
+    uint32_t size;   /* sizeof(struct p2mt_why) */
+    uint32_t causes; /* why it is owed; 0 if it is not */
+    uint32_t defer;  /* why it was deferred in the last round, P2MT_DEFER_*; 0 if it was not */
+    uint32_t zero;
+    uint64_t entry;  /* under which it was last accepted; P2MT_NONE if it was not, or has no frame */
+};
+
+/* An error. Numbers that it does not name are P2MT_NONE. */
+struct p2mt_error {
+    uint32_t size; /* sizeof(struct p2mt_error) */
+    int32_t code;  /* P2MT_E_*, or P2MT_OK: there was none */
+    int32_t errnum; /* what a callback or an answer said; 0 if none did */
+    int32_t level; /* of the p2m or of a page table; -1 if none */
+    uint64_t pfn;
+    uint64_t mfn;
+    char text[488]; /* what happened, with the causes behind it; ends with a 0 */
+};
+
+struct p2mt; /* a migration */
+
+/* --- functions ------------------------------------------------------------ */
+
+/* The library's version, as P2MT_VERSION. */
+uint32_t p2mt_version(void);
+
+/* What a code means, in a few words: a constant, also for codes that are unknown. */
+const char *p2mt_strerror(int code);
+
+/*
+ * Creates a handle. Both structures are copied. Log-dirty has to be on, and to have been empty when it was switched on,
+ * before the first p2mt_scan; it stays the host's to switch off. `error` may be NULL, otherwise it is written on failure:
+ * there is no handle then that could keep it. E_ARGUMENT, E_SIZE, E_THREADS, E_ENVIRONMENT.
+ */
+int p2mt_create(const struct p2mt_config *config, const struct p2mt_host *host, struct p2mt_error *error,
+                struct p2mt **handle);
+
+/* Cancels if need be, and frees. NULL is fine. In a forked child nothing is unmapped and nothing freed: E_FORKED. */
+int p2mt_destroy(struct p2mt *handle);
+
+/* The last error of a handle; P2MT_OK in error->code if there was none since it was created. */
+int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
+
+/*
+ * Begins a round and lends room for the log, which the host then reads and clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for
+ * all of room->pfns, and writes there, by itself or by p2mt_feed. The order matters: this call, CLEAN, p2mt_scan.
+ * A round that was not ended is given up: what it did not settle is owed. E_HOST, E_ORDER (the log is lent).
+ */
+int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_room *room);
+
+/* Adds bits to the room, `pfns` of them from pfn `first` on, both multiples of 64. What lies past the room is dropped. */
+int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64_t pfns);
+
+/*
+ * Takes the log, of which the pfns below `read` were read, and finds what is owed. What was not read is in doubt, and owed.
+ * `report` may be NULL: what was found so far. E_HOST, E_DOUBT, E_ROOTS, E_STRUCTURE, E_REACH, E_ORDER.
+ */
+int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
+
+/*
+ * Takes the next pages. *count is 0 when there are none: of a suspended guest everything is settled then.
+ * capacity: at least 1024; no more are taken at once. *flags: what the host has to do before it sends them, P2MT_DO_*.
+ * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_CROWD, E_ORDER (the last pages have no answer).
+ */
+int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t capacity, size_t *count, uint32_t *flags);
+#define P2MT_BATCH_MAX 1024
+/* The p2m's structure was looked at anew: drop every mapping of it that the host holds by a walk of its own. */
+#define P2MT_DO_REMAP (1u << 0)
+/* The frame list changed: tell it to the destination (p2mt_frame_list). */
+#define P2MT_DO_FRAME_LIST (1u << 1)
+
+/*
+ * Replaces frames by pfns in the page table that is number `index` of the pages taken last: 512 words, read by the host.
+ * P2MT_E_TABLE: not now, answer P2MT_DEFER_TABLE; *fault, which may be NULL, is written then, and the words are half done.
+ * In mode P2MT_FULL a page table is accepted only after this succeeded.
+ */
+int p2mt_normalise(struct p2mt *handle, size_t index, uint64_t *words, struct p2mt_table_fault *fault);
+
+/*
+ * Answers the pages taken last, in order; `count` is theirs. NULL and 0: all accepted.
+ * E_PAGE (P2MT_FAILED among them: the others are written down), E_ORDER, E_ARGUMENT.
+ */
+int p2mt_answer(struct p2mt *handle, const struct p2mt_answer *answers, size_t count);
+
+/*
+ * The frame list: for each leaf of the p2m the pfn of its frame, or P2MT_NONE. *count is the number of leaves; if it is
+ * more than `capacity`, nothing else is written and the list counts as not told. *pfn_count: pfns that it covers.
+ */
+int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size_t *count, uint64_t *pfn_count);
+
+/* Hands back pfns that were accepted and then lost on the way: they are owed from the next p2mt_begin on. */
+int p2mt_return(struct p2mt *handle, const uint64_t *pfns, size_t count);
+
+/*
+ * Suspended rounds, once p2mt_take has no more: pfns without a frame at the source for which the destination may hold one,
+ * ascending, from `from` on. *count: how many were written; 0 ends it.
+ */
+int p2mt_gone(struct p2mt *handle, uint64_t from, uint64_t *pfns, size_t capacity, size_t *count);
+
+/*
+ * Ends the round: the destination has what was accepted, and of a suspended guest also the frame list and the pfns gone.
+ * A live round may be ended before p2mt_take has no more. After P2MT_FINAL everything is unmapped. `report` may be NULL.
+ * E_DOUBT, E_ORDER.
+ */
+int p2mt_end(struct p2mt *handle, struct p2mt_report *report);
+
+/* Ends the migration at any point: everything is unmapped. Log-dirty is the host's. */
+int p2mt_cancel(struct p2mt *handle);
+
+/* How much is held against the m2p from the next round on: P2MT_VERIFY_*. */
+int p2mt_verify(struct p2mt *handle, uint32_t verify);
+
+/* Totals, and what is known of a pfn. */
+int p2mt_stats(struct p2mt *handle, struct p2mt_stats *stats);
+int p2mt_why(struct p2mt *handle, uint64_t pfn, struct p2mt_why *why);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a host is told when a call fails: a code, an errno, where, and a text with the causes behind it.
+//! Not here: who keeps it (`boundary`).
+//! Units: frame numbers as in the header; `abi::NONE` and -1 where there is none.
+//! Threads: plain values.
+//! Source: `p2mtrack::error`; the codes are the header's.
+
+use std::error::Error as StdError;
+use std::ffi::{CStr, c_char, c_int};
+use std::fmt;
+
+use p2mtrack::error::{EntryCause, Error, StructureCause};
+use p2mtrack::frame::{Mfn, Pfn};
+use p2mtrack::port::{Deferral, MapFault};
+use p2mtrack::table::TableFault;
+
+use crate::abi;
+
+/// A failed call.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    code: c_int,
+    errnum: i32,
+    level: i32,
+    pfn: u64,
+    mfn: u64,
+    text: String,
+    /// An answer that a host asked for, and no news for its log.
+    expected: bool,
+}
+
+impl Fault {
+    pub(crate) fn new(code: c_int, text: impl Into<String>) -> Self {
+        let (pfn, mfn) = (abi::NONE, abi::NONE);
+        Self { code, errnum: 0, level: -1, pfn, mfn, text: text.into(), expected: false }
+    }
+
+    /// It is an answer that the host asked for.
+    pub(crate) const fn expected(mut self) -> Self {
+        self.expected = true;
+        self
+    }
+
+    pub(crate) const fn is_news(&self) -> bool {
+        !self.expected
+    }
+
+    pub(crate) fn argument(text: impl Into<String>) -> Self {
+        Self::new(abi::E_ARGUMENT, text)
+    }
+
+    pub(crate) fn order(text: impl Into<String>) -> Self {
+        Self::new(abi::E_ORDER, text)
+    }
+
+    pub(crate) const fn code(&self) -> c_int {
+        self.code
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    const fn errnum(mut self, errnum: i32) -> Self {
+        self.errnum = errnum;
+        self
+    }
+
+    const fn at(mut self, pfn: Option<Pfn>, mfn: Option<Mfn>) -> Self {
+        self.pfn = match pfn {
+            Some(Pfn(pfn)) => pfn,
+            None => abi::NONE,
+        };
+        self.mfn = match mfn {
+            Some(Mfn(mfn)) => mfn,
+            None => abi::NONE,
+        };
+        self
+    }
+
+    fn level(mut self, level: u8) -> Self {
+        self.level = i32::from(level);
+        self
+    }
+
+    /// A page table's fault, at the table's pfn.
+    pub(crate) fn table(pfn: Pfn, fault: &TableFault) -> Self {
+        let text = format!("page table at {pfn}: {fault}");
+        Self::new(abi::E_TABLE, text).at(Some(pfn), Some(fault.mfn)).level(fault.level)
+    }
+
+    /// As the header has it. A text that is too long is cut.
+    pub(crate) fn told(&self) -> abi::Error {
+        let mut text = [0; abi::ERROR_TEXT_BYTES];
+        let most = self.text.len().min(abi::ERROR_TEXT_BYTES - 1);
+        let end = (0..=most).rev().find(|&end| self.text.is_char_boundary(end)).unwrap_or(0);
+        for (to, &byte) in text.iter_mut().zip(&self.text.as_bytes()[..end]) {
+            *to = if byte == 0 { b' ' as c_char } else { byte as c_char };
+        }
+        let &Self { code, errnum, level, pfn, mfn, .. } = self;
+        abi::Error { size: size_of::<abi::Error>() as u32, code, errnum, level, pfn, mfn, text }
+    }
+}
+
+/// No error so far.
+pub(crate) fn none() -> abi::Error {
+    Fault::new(abi::OK, "").told()
+}
+
+/// A callback of the host failed.
+#[derive(Debug)]
+pub(crate) struct CallbackError {
+    pub(crate) callback: &'static str,
+    /// What it returned, negated: an errno.
+    pub(crate) errnum: i32,
+}
+
+impl fmt::Display for CallbackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the host's callback {} returned -{}", self.callback, self.errnum)
+    }
+}
+
+impl StdError for CallbackError {}
+
+/// The host said that a page can't be sent.
+#[derive(Debug)]
+pub(crate) struct PageError(pub(crate) i32);
+
+impl fmt::Display for PageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the host could not send it (errno {})", self.0)
+    }
+}
+
+impl StdError for PageError {}
+
+/// What a port of the host can't be believed: not an errno, but a word that makes no sense.
+#[derive(Debug)]
+pub(crate) struct Nonsense(pub(crate) String);
+
+impl fmt::Display for Nonsense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Nonsense {}
+
+/// An error with the causes behind it, and the errno of the host's among them.
+fn in_full(error: &Error) -> (String, i32) {
+    let (mut text, mut errnum) = (error.to_string(), 0);
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        if let Some(callback) = inner.downcast_ref::<CallbackError>() {
+            errnum = callback.errnum;
+        } else if let Some(PageError(page)) = inner.downcast_ref() {
+            errnum = *page;
+        }
+        source = inner.source();
+    }
+    (text, errnum)
+}
+
+const fn errno_of(fault: MapFault) -> i32 {
+    match fault {
+        MapFault::NotOwned => -abi::NOT_OWNED,
+        MapFault::Errno(errno) => errno,
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let (text, errnum) = in_full(&error);
+        let fault = |code| Self::new(code, text.clone()).errnum(errnum);
+        match &error {
+            Error::Port { .. } => fault(abi::E_HOST),
+            Error::Page { pfn, mfn, .. } => fault(abi::E_PAGE).at(Some(*pfn), Some(*mfn)),
+            Error::Roots { .. } => fault(abi::E_ROOTS),
+            Error::Structure { level, mfn, pfn, cause } => {
+                let at = fault(abi::E_STRUCTURE).at(Some(*pfn), Some(*mfn)).level(*level);
+                match cause {
+                    StructureCause::Unreadable(fault) => at.errnum(errno_of(*fault)),
+                    _ => at,
+                }
+            }
+            Error::Reach { pfn, .. } => fault(abi::E_REACH).at(Some(*pfn), None),
+            Error::Crowd { pfn, .. } => fault(abi::E_CROWD).at(Some(*pfn), None),
+            Error::Doubt { .. } => fault(abi::E_DOUBT),
+            Error::Entry { pfn, mfn, cause } => {
+                let at = fault(abi::E_ENTRY).at(Some(*pfn), *mfn);
+                match cause {
+                    EntryCause::Deferred(Deferral::MapFailed(fault)) => at.errnum(errno_of(*fault)),
+                    _ => at,
+                }
+            }
+            Error::Table { pfn, fault } => Self::table(*pfn, fault),
+            Error::Environment { .. } => fault(abi::E_ENVIRONMENT),
+            Error::Threads { .. } => fault(abi::E_THREADS),
+            Error::Order { .. } => fault(abi::E_ORDER),
+        }
+    }
+}
+
+/// What a code means.
+pub(crate) const fn meaning(code: c_int) -> &'static CStr {
+    match code {
+        abi::OK => c"no error",
+        abi::E_HOST => c"a callback of the host failed",
+        abi::E_SIZE => c"a structure of a size or with fields that this library does not know",
+        abi::E_FORKED => c"the handle was created by another process",
+        abi::E_THREADS => c"the engine's threads can't be started",
+        abi::E_BUSY => c"the handle is in use",
+        abi::E_ARGUMENT => c"an argument makes no sense",
+        abi::E_ENVIRONMENT => c"an environment variable asks for what is not there",
+        abi::E_DOUBT => c"a doubt of one kind ran for too many rounds",
+        abi::E_ORDER => c"the call makes no sense now",
+        abi::E_PAGE => c"the host could not send a page",
+        abi::E_ROOTS => c"the roots of the p2m can't be followed",
+        abi::E_STRUCTURE => c"a frame of the p2m's structure can't be used",
+        abi::E_REACH => c"the p2m reaches further than the domain's frames can justify",
+        abi::E_CROWD => c"more pfns wait than the domain holds frames",
+        abi::E_ENTRY => c"a pfn can't be settled",
+        abi::E_TABLE => c"a page table can't be normalised",
+        abi::E_PANIC => c"the library has a defect, and the handle met it",
+        _ => c"no code of this library",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2mtrack::table::TableCause;
+
+    #[test]
+    fn an_error_names_what_it_is_about() {
+        let callback = CallbackError { callback: "types", errnum: 12 };
+        let port = Error::Port { port: "type query", source: Box::new(callback) };
+        let told = Fault::from(port).told();
+        assert_eq!((told.code, told.errnum, told.pfn), (abi::E_HOST, 12, abi::NONE));
+        let page = Error::Page { pfn: Pfn(5), mfn: Mfn(6), source: Box::new(PageError(32)) };
+        let told = Fault::from(page).told();
+        assert_eq!((told.code, told.errnum, told.pfn, told.mfn), (abi::E_PAGE, 32, 5, 6));
+        let cause = TableCause::Superpage;
+        let fault = TableFault { level: 2, slot: 7, mfn: Mfn(9), cause };
+        let told = Fault::from(Error::Table { pfn: Pfn(8), fault }).told();
+        assert_eq!((told.code, told.level, told.pfn, told.mfn), (abi::E_TABLE, 2, 8, 9));
+        let cause = StructureCause::Unreadable(MapFault::Errno(14));
+        let error = Error::Structure { level: 3, mfn: Mfn(1), pfn: Pfn(2), cause };
+        let told = Fault::from(error).told();
+        assert_eq!((told.code, told.level, told.errnum), (abi::E_STRUCTURE, 3, 14));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters_and_ends() {
+        let told = Fault::argument("ä".repeat(400) + "\0").told();
+        assert_eq!((told.text[485] as u8, told.text[486], told.text[487]), (0xa4, 0, 0));
+    }
+}

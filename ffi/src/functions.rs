@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The functions of `p2mtrack.h`, one for each, in its order.
+//! Not here: what they do (`handle`). Each looks at its pointers, crosses the boundary, and writes what it is to write.
+//! Units: those of the header.
+//! Threads: as the header says.
+//! Source: `include/p2mtrack.h`, which is their documentation and their contract. A pointer that is neither null nor out of
+//! line is believed.
+
+#![expect(unsafe_code, reason = "a host's pointers; docs/safety.md")]
+#![expect(
+    clippy::missing_safety_doc,
+    reason = "the contract of each is that of the header: pointers are what it says"
+)]
+
+use std::ffi::{c_char, c_int};
+
+use p2mtrack::leaf::{FRAME_WORDS, Leaf};
+
+use crate::abi;
+pub use crate::boundary::Handle;
+use crate::boundary::{self, array, array_mut, enter, place};
+use crate::convert;
+use crate::error::{Fault, meaning};
+use crate::handle::{Room, Session};
+use crate::sized::{check, read, write};
+
+/// `p2mt_version`.
+#[unsafe(no_mangle)]
+pub const extern "C" fn p2mt_version() -> u32 {
+    abi::VERSION
+}
+
+/// `p2mt_strerror`.
+#[unsafe(no_mangle)]
+pub const extern "C" fn p2mt_strerror(code: c_int) -> *const c_char {
+    meaning(code).as_ptr()
+}
+
+/// `p2mt_create`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_create(
+    config: *const abi::Config,
+    host: *const abi::Host,
+    error: *mut abi::Error,
+    handle: *mut *mut Handle,
+) -> c_int {
+    let create = || {
+        // SAFETY: the header's contract.
+        let to = unsafe { place(handle, "handle") }?;
+        // SAFETY: as above.
+        let config = unsafe { read(config) }?;
+        // SAFETY: as above.
+        let host = unsafe { read(host) }?;
+        to.write(boundary::create(|| Session::new(&config, host))?);
+        Ok(())
+    };
+    let fault: Fault = match create() {
+        Ok(()) => return abi::OK,
+        Err(fault) => fault,
+    };
+    if !error.is_null() {
+        // SAFETY: the header's contract. That there is no room for the error is no other error.
+        let _ = unsafe { write(error, fault.told()) };
+    }
+    fault.code()
+}
+
+/// `p2mt_destroy`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_destroy(handle: *mut Handle) -> c_int {
+    // SAFETY: the header's contract.
+    unsafe { boundary::destroy(handle) }
+}
+
+/// `p2mt_last_error`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_last_error(handle: *const Handle, error: *mut abi::Error) -> c_int {
+    // SAFETY: the header's contract.
+    match unsafe { boundary::last_error(handle) } {
+        Err(code) => code,
+        // SAFETY: as above.
+        Ok(told) => unsafe { write(error, told) }.map_or_else(|fault| fault.code(), |()| abi::OK),
+    }
+}
+
+/// `p2mt_begin`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_begin(
+    handle: *mut Handle,
+    stage: u32,
+    room: *mut abi::LogRoom,
+) -> c_int {
+    let call = |session: &mut Session| {
+        // SAFETY: the header's contract.
+        let to = unsafe { place(room, "room") }?;
+        let Room { words, pfns } = session.begin(stage)?;
+        to.write(abi::LogRoom { words, pfns });
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_feed`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_feed(
+    handle: *mut Handle,
+    first: u64,
+    words: *const u64,
+    pfns: u64,
+) -> c_int {
+    let call = |session: &mut Session| {
+        if !first.is_multiple_of(64) || !pfns.is_multiple_of(64) {
+            return Err(Fault::argument(format!("{pfns} pfns from {first} on are no whole words")));
+        }
+        // SAFETY: the header's contract.
+        let words = unsafe { array(words, (pfns / 64) as usize, "words") }?;
+        let room = session.room()?;
+        let left = room.pfns.saturating_sub(first) / 64;
+        for (index, &word) in words.iter().take(left as usize).enumerate() {
+            let to = room.words.wrapping_add((first / 64) as usize + index);
+            // SAFETY: the room is the engine's, `pfns` bits long, until the log is scanned, and this one is below.
+            let to = unsafe { &mut *to };
+            *to |= word;
+        }
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_scan`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_scan(
+    handle: *mut Handle,
+    until: u64,
+    report: *mut abi::Report,
+) -> c_int {
+    // SAFETY: the header's contract.
+    unsafe { reporting(handle, report, |session| session.scan(until)) }
+}
+
+/// A call that ends with a report, if there is a place for it.
+///
+/// # Safety
+/// The header's contract for both pointers.
+unsafe fn reporting(
+    handle: *mut Handle,
+    report: *mut abi::Report,
+    call: impl FnOnce(&mut Session) -> Result<abi::Report, Fault>,
+) -> c_int {
+    let call = |session: &mut Session| {
+        if report.is_null() {
+            return call(session).map(|_| ());
+        }
+        // SAFETY: the caller's contract.
+        unsafe { check(report) }?;
+        let told = call(session)?;
+        // SAFETY: as above.
+        unsafe { write(report, told) }
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_take`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_take(
+    handle: *mut Handle,
+    pages: *mut abi::Page,
+    capacity: usize,
+    count: *mut usize,
+    flags: *mut u32,
+) -> c_int {
+    let call = |session: &mut Session| {
+        if capacity < abi::BATCH_MAX {
+            let text = format!("room for {capacity} pages; {} may be taken", abi::BATCH_MAX);
+            return Err(Fault::argument(text));
+        }
+        // SAFETY: the header's contract.
+        let to = unsafe { array_mut(pages, capacity, "pages") }?;
+        // SAFETY: as above.
+        let count = unsafe { place(count, "count") }?;
+        // SAFETY: as above.
+        let flags = unsafe { place(flags, "flags") }?;
+        let (taken, todo) = session.take()?;
+        count.write(taken.len());
+        flags.write(todo);
+        for (to, page) in to.iter_mut().zip(taken) {
+            to.write(page);
+        }
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_normalise`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_normalise(
+    handle: *mut Handle,
+    index: usize,
+    words: *mut u64,
+    fault: *mut abi::TableFault,
+) -> c_int {
+    let call = |session: &mut Session| {
+        // SAFETY: the header's contract.
+        let there = unsafe { array(words.cast_const(), FRAME_WORDS, "words") }?;
+        let mut table = Leaf::default();
+        table.words.copy_from_slice(there);
+        let to = if fault.is_null() {
+            None
+        } else {
+            // SAFETY: as above.
+            Some(unsafe { place(fault, "fault") }?)
+        };
+        let refused = session.normalise(index, &mut table)?;
+        // SAFETY: as above; the reading is over.
+        let there = unsafe { array_mut(words, FRAME_WORDS, "words") }?;
+        for (there, &word) in there.iter_mut().zip(&table.words) {
+            there.write(word);
+        }
+        match refused {
+            None => Ok(()),
+            Some((pfn, fault)) => {
+                if let Some(to) = to {
+                    to.write(convert::table_fault(&fault));
+                }
+                Err(Fault::table(pfn, &fault).expected())
+            }
+        }
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_answer`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_answer(
+    handle: *mut Handle,
+    answers: *const abi::Answer,
+    count: usize,
+) -> c_int {
+    let call = |session: &mut Session| {
+        if answers.is_null() && count == 0 {
+            return session.answer(None);
+        }
+        // SAFETY: the header's contract.
+        let answers = unsafe { array(answers, count, "answers") }?;
+        session.answer(Some(answers))
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_frame_list`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_frame_list(
+    handle: *mut Handle,
+    leaves: *mut u64,
+    capacity: usize,
+    count: *mut usize,
+    pfn_count: *mut u64,
+) -> c_int {
+    let call = |session: &mut Session| {
+        // SAFETY: the header's contract.
+        let to = unsafe { array_mut(leaves, capacity, "leaves") }?;
+        // SAFETY: as above.
+        let count = unsafe { place(count, "count") }?;
+        // SAFETY: as above.
+        let covered = unsafe { place(pfn_count, "pfn_count") }?;
+        let (list, pfns) = session.frame_list();
+        count.write(list.len());
+        if list.len() <= capacity {
+            for (to, pfn) in to.iter_mut().zip(&list) {
+                to.write(pfn.map_or(abi::NONE, |pfn| pfn.0));
+            }
+            covered.write(pfns);
+            session.frame_list_told();
+        }
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_return`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_return(handle: *mut Handle, pfns: *const u64, count: usize) -> c_int {
+    let call = |session: &mut Session| {
+        // SAFETY: the header's contract.
+        session.hand_back(unsafe { array(pfns, count, "pfns") }?);
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_gone`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_gone(
+    handle: *mut Handle,
+    from: u64,
+    pfns: *mut u64,
+    capacity: usize,
+    count: *mut usize,
+) -> c_int {
+    let call = |session: &mut Session| {
+        // SAFETY: the header's contract.
+        let to = unsafe { array_mut(pfns, capacity, "pfns") }?;
+        // SAFETY: as above.
+        let count = unsafe { place(count, "count") }?;
+        if capacity == 0 {
+            return Err(Fault::argument("no room for any pfn"));
+        }
+        let gone = session.gone(from)?;
+        count.write(gone.len().min(capacity));
+        for (to, pfn) in to.iter_mut().zip(gone) {
+            to.write(pfn.0);
+        }
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_end`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_end(handle: *mut Handle, report: *mut abi::Report) -> c_int {
+    // SAFETY: the header's contract.
+    unsafe { reporting(handle, report, Session::end) }
+}
+
+/// `p2mt_cancel`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_cancel(handle: *mut Handle) -> c_int {
+    let call = |session: &mut Session| {
+        session.cancel();
+        Ok(())
+    };
+    // SAFETY: the header's contract.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_verify`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_verify(handle: *mut Handle, verify: u32) -> c_int {
+    // SAFETY: the header's contract.
+    unsafe { enter(handle, |session| session.verify(verify)) }
+}
+
+/// `p2mt_stats`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_stats(handle: *mut Handle, stats: *mut abi::Stats) -> c_int {
+    let call = |session: &mut Session| {
+        // SAFETY: the header's contract.
+        unsafe { write(stats, session.stats()) }
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
+/// `p2mt_why`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_why(handle: *mut Handle, pfn: u64, why: *mut abi::Why) -> c_int {
+    let call = |session: &mut Session| {
+        // SAFETY: the header's contract.
+        unsafe { write(why, session.why(pfn)) }
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}

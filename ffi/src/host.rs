@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The host's callbacks as the engine's ports.
+//! Not here: what the engine does with them; log-dirty and the way to the destination, which stay the host's.
+//! Units: those of the header.
+//! Threads: callbacks are called on the calling thread only; mapped frames and the m2p are read by all of the engine's.
+//! Source: `include/p2mtrack.h`, `struct p2mt_host`; `p2mtrack::port`.
+
+#![expect(unsafe_code, reason = "a host's callbacks and memory; docs/safety.md")]
+
+use std::ffi::{CString, c_int, c_void};
+use std::ptr::null;
+#[cfg(test)]
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
+use p2mtrack::guest::GuestLeaf;
+use p2mtrack::leaf::Leaf;
+use p2mtrack::port::{
+    Answer, FrameList, FrameTypes, LogDirty, M2p, MapFault, MapSlot, Observer, P2mSource, Page,
+    PortError, Ports, QUERY_FRAMES_MAX, Roots, Transport, Unlogged,
+};
+use p2mtrack::table::TableView;
+
+use crate::abi;
+use crate::answer::errno;
+use crate::error::{CallbackError, Fault, Nonsense};
+
+/// `EINVAL`: what a host answers that makes no sense.
+const EINVAL: i32 = 22;
+/// Times that the host is asked for its unlogged writers while they become more.
+const UNLOGGED_TRIES: u32 = 8;
+/// Unlogged writers that there is room for at first.
+const UNLOGGED_ROOM: usize = 256;
+
+/// The callbacks.
+#[derive(Clone, Copy, Debug)]
+struct Callbacks(abi::Host);
+
+// SAFETY: the host's `user` and its functions are used on the thread of the call that needs them, and by the contract of
+// the header a handle may be called on any thread.
+unsafe impl Send for Callbacks {}
+// SAFETY: nothing is called through a shared reference but `log`, on the calling thread.
+unsafe impl Sync for Callbacks {}
+
+/// Calls one of them; `Err` is what it returned.
+macro_rules! call {
+    ($callbacks:expr, $name:ident, $call:expr) => {{
+        let Callbacks(host) = &$callbacks;
+        // SAFETY: the header's contract: the callback takes `user` and this structure, whose pointers lead to as many
+        // values as it says, and live until it returns.
+        match host.$name.map(|callback| unsafe { callback(host.user, $call) }) {
+            Some(0) => Ok(()),
+            Some(word) => Err(word),
+            None => Err(abi::E_ARGUMENT), // all of them were there when the handle was created
+        }
+    }};
+}
+
+/// A callback's error, whatever it returned.
+fn failed(callback: &'static str) -> impl Fn(c_int) -> PortError {
+    move |word| Box::new(CallbackError { callback, errnum: errno(word).unwrap_or(EINVAL) })
+}
+
+fn map_fault(word: i32) -> MapFault {
+    match errno(word) {
+        Some(errno) if word != abi::NOT_OWNED => MapFault::Errno(errno),
+        Some(_) => MapFault::NotOwned,
+        None => MapFault::Errno(EINVAL),
+    }
+}
+
+/// All ports of a handle.
+#[derive(Debug)]
+pub(crate) struct Host {
+    p2m: HostP2m,
+    m2p: HostM2p,
+    types: HostTypes,
+    unlogged: HostUnlogged,
+    not_asked: NotAsked,
+    /// Accepted, and lost on the way.
+    returned: Returned,
+}
+
+impl Host {
+    /// Checks what the host lends.
+    pub(crate) fn new(host: abi::Host, width: Width) -> Result<Self, Fault> {
+        let missing = [
+            ("domain_frames", host.domain_frames.is_none()),
+            ("roots", host.roots.is_none()),
+            ("read", host.read.is_none()),
+            ("map", host.map.is_none()),
+            ("unmap", host.unmap.is_none()),
+            ("types", host.types.is_none()),
+            ("unlogged", host.unlogged.is_none()),
+            ("accepts_transfer", host.accepts_transfer.is_none()),
+            ("m2p", host.m2p.is_null()),
+        ];
+        if let Some((name, _)) = missing.iter().find(|(_, missing)| *missing) {
+            return Err(Fault::argument(format!("p2mt_host.{name} is NULL")));
+        }
+        if !host.m2p.is_aligned() || host.m2p_frames == 0 || host.m2p_frames > 1 << 52 {
+            return Err(Fault::argument(
+                "p2mt_host.m2p is not aligned, or has no or too many frames",
+            ));
+        }
+        if host.zero != 0 {
+            return Err(Fault::argument("p2mt_host.zero is not"));
+        }
+        let callbacks = Callbacks(host);
+        Ok(Self {
+            p2m: HostP2m { callbacks, width, slots: Vec::new(), unused: Vec::new() },
+            m2p: HostM2p(callbacks),
+            types: HostTypes(callbacks),
+            unlogged: HostUnlogged(callbacks),
+            not_asked: NotAsked,
+            returned: Returned(Vec::new()),
+        })
+    }
+
+    /// Lends the ports for one call of the engine.
+    pub(crate) fn lend<'a>(&'a mut self, observer: &'a mut dyn Observer) -> Ports<'a> {
+        Ports {
+            log_dirty: &mut self.not_asked,
+            p2m: &mut self.p2m,
+            m2p: &self.m2p,
+            types: &mut self.types,
+            unlogged: &mut self.unlogged,
+            transport: &mut self.returned,
+            observer,
+        }
+    }
+
+    /// Pfns that the host hands back.
+    pub(crate) fn hand_back(&mut self, pfns: &[u64]) {
+        self.returned.0.extend(pfns.iter().map(|&pfn| Pfn(pfn)));
+    }
+
+    /// Unmaps whatever is mapped.
+    pub(crate) fn unmap_all(&mut self) {
+        let slots = (0..).zip(&self.p2m.slots).filter(|(_, address)| !address.is_null());
+        let slots: Vec<_> = slots.map(|(slot, _)| MapSlot(slot)).collect();
+        self.p2m.unmap(&slots);
+    }
+
+    /// Says something to the host's log, if it has one.
+    pub(crate) fn say(&self, level: u32, text: &str) {
+        let callbacks = self.types.0;
+        if callbacks.0.log.is_none() {
+            return;
+        }
+        let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+        // What a log does not take is lost.
+        let _ = call!(callbacks, log, abi::LogCall { level, text: text.as_ptr() });
+    }
+}
+
+/// The guest's p2m.
+#[derive(Debug)]
+struct HostP2m {
+    callbacks: Callbacks,
+    width: Width,
+    /// Where each slot is mapped; null if it is unused.
+    slots: Vec<*const c_void>,
+    unused: Vec<u32>,
+}
+
+// SAFETY: the addresses are the host's mappings, which belong to no thread.
+unsafe impl Send for HostP2m {}
+// SAFETY: through a shared reference the addresses are only read, and `live` makes nothing else of them.
+unsafe impl Sync for HostP2m {}
+
+impl HostP2m {
+    fn hold(&mut self, address: *const c_void) -> MapSlot {
+        let slot = self.unused.pop().unwrap_or(self.slots.len() as u32);
+        if slot as usize == self.slots.len() {
+            self.slots.push(address);
+        } else {
+            self.slots[slot as usize] = address;
+        }
+        MapSlot(slot)
+    }
+
+    fn unmap_addresses(&self, addresses: &[*const c_void]) {
+        if addresses.is_empty() {
+            return;
+        }
+        let call = abi::UnmapCall { addresses: addresses.as_ptr(), count: addresses.len() };
+        let _ = call!(self.callbacks, unmap, call); // there is nothing that could be done about it
+    }
+}
+
+impl P2mSource for HostP2m {
+    fn width(&self) -> Width {
+        self.width
+    }
+
+    fn domain_frames(&mut self) -> Result<u64, PortError> {
+        let mut frames = 0;
+        let call = abi::DomainFramesCall { frames: &raw mut frames };
+        call!(self.callbacks, domain_frames, call).map_err(failed("domain_frames"))?;
+        Ok(frames)
+    }
+
+    fn roots(&mut self) -> Result<Roots, PortError> {
+        let mut roots = abi::Roots::default();
+        let call = abi::RootsCall { roots: &raw mut roots };
+        call!(self.callbacks, roots, call).map_err(failed("roots"))?;
+        let abi::Roots { pfn_count, frame_list_list, p2m_cr3, p2m_vaddr, generation } = roots;
+        Ok(Roots { pfn_count, frame_list_list, p2m_cr3, p2m_vaddr, generation })
+    }
+
+    fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
+        let call = abi::ReadCall { mfn: mfn.0, words: into.words.as_mut_ptr() };
+        call!(self.callbacks, read, call).map_err(map_fault)
+    }
+
+    fn map(&mut self, frames: &[Mfn], answers: &mut Vec<Result<MapSlot, MapFault>>) {
+        if frames.is_empty() {
+            return;
+        }
+        let mfns: Vec<u64> = frames.iter().map(|mfn| mfn.0).collect();
+        let mut addresses = vec![null(); frames.len()];
+        let mut errors = vec![-EINVAL; frames.len()];
+        let call = abi::MapCall {
+            mfns: mfns.as_ptr(),
+            count: mfns.len(),
+            addresses: addresses.as_mut_ptr(),
+            errors: errors.as_mut_ptr(),
+        };
+        if let Err(word) = call!(self.callbacks, map, call) {
+            answers.extend(frames.iter().map(|_| Err(map_fault(word))));
+            return;
+        }
+        for (&address, &error) in addresses.iter().zip(&errors) {
+            answers.push(if address.is_null() {
+                Err(map_fault(error))
+            } else if address.cast::<u64>().is_aligned() {
+                Ok(self.hold(address))
+            } else {
+                self.unmap_addresses(&[address]);
+                Err(MapFault::Errno(EINVAL))
+            });
+        }
+    }
+
+    fn unmap(&mut self, slots: &[MapSlot]) {
+        let mut addresses = Vec::with_capacity(slots.len());
+        for &MapSlot(slot) in slots {
+            if let Some(address) = self.slots.get_mut(slot as usize).filter(|held| !held.is_null())
+            {
+                addresses.push(std::mem::replace(address, null()));
+                self.unused.push(slot);
+            }
+        }
+        self.unmap_addresses(&addresses);
+    }
+
+    fn live(&self, slot: MapSlot) -> GuestLeaf<'_> {
+        let address = self.slots.get(slot.0 as usize).copied().unwrap_or(null());
+        assert!(!address.is_null(), "live: slot {} is not mapped", slot.0);
+        // SAFETY: the host mapped a frame there for reading, aligned as was checked, and keeps it until `unmap` is called,
+        // which takes the address out of `slots` before. Nobody but the guest writes it.
+        unsafe { GuestLeaf::from_ptr(address.cast()) }
+    }
+}
+
+/// Xen's mfn to pfn table.
+#[derive(Debug)]
+struct HostM2p(Callbacks);
+
+impl M2p for HostM2p {
+    fn frames(&self) -> u64 {
+        self.0.0.m2p_frames
+    }
+
+    fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
+        if mfn.0 >= self.frames() {
+            return None;
+        }
+        let at = self.0.0.m2p.cast::<AtomicU64>().wrapping_add(mfn.0 as usize);
+        // SAFETY: the header's contract: `m2p_frames` aligned words, readable for the life of the handle. Xen writes them at
+        // any time, which an atomic allows.
+        let word = unsafe { &*at };
+        // ORDER: Relaxed: each word is looked at by itself; the one order that read-only memory allows.
+        let pfn = word.load(Ordering::Relaxed);
+        (pfn != abi::NONE).then_some(Pfn(pfn))
+    }
+
+    fn compat_frame(&self) -> Option<Mfn> {
+        let mfn = self.0.0.compat_m2p_mfn;
+        (mfn != abi::NONE).then_some(Mfn(mfn))
+    }
+}
+
+/// Owner and type of frames.
+#[derive(Debug)]
+struct HostTypes(Callbacks);
+
+impl FrameTypes for HostTypes {
+    fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
+        let mut mfns = [0; QUERY_FRAMES_MAX];
+        // What is not written is no type that there is.
+        let mut words = [8 << 28; QUERY_FRAMES_MAX];
+        for (to, mfn) in mfns.iter_mut().zip(frames) {
+            *to = mfn.0;
+        }
+        let count = frames.len().min(QUERY_FRAMES_MAX);
+        let call = abi::TypesCall { mfns: mfns.as_ptr(), count, types: words.as_mut_ptr() };
+        call!(self.0, types, call).map_err(failed("types"))?;
+        for ((kind, &word), mfn) in types.iter_mut().zip(&words).zip(frames) {
+            *kind = FrameType::from_pfinfo(word).ok_or_else(|| {
+                Nonsense(format!("the host's callback types says {word:#x} of {mfn}"))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// What log-dirty can't tell.
+#[derive(Debug)]
+struct HostUnlogged(Callbacks);
+
+impl Unlogged for HostUnlogged {
+    fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
+        let mut pfns = vec![0; UNLOGGED_ROOM];
+        for _ in 0..UNLOGGED_TRIES {
+            let mut count = 0;
+            let capacity = pfns.len();
+            let call =
+                abi::UnloggedCall { pfns: pfns.as_mut_ptr(), capacity, count: &raw mut count };
+            call!(self.0, unlogged, call).map_err(failed("unlogged"))?;
+            if count <= capacity {
+                into.extend(pfns[..count].iter().map(|&pfn| Pfn(pfn)));
+                return Ok(());
+            }
+            let room = pfns.try_reserve_exact(count - capacity);
+            room.map_err(|_| Nonsense(format!("there is no memory for {count} unlogged pfns")))?;
+            pfns.resize(count, 0);
+        }
+        Err(Box::new(Nonsense("the unlogged pfns become more whenever they are asked for".into())))
+    }
+
+    fn accepts_transfer(&mut self) -> Result<bool, PortError> {
+        let mut accepts = 0;
+        let call = abi::AcceptsTransferCall { accepts: &raw mut accepts };
+        call!(self.0, accepts_transfer, call).map_err(failed("accepts_transfer"))?;
+        Ok(accepts != 0)
+    }
+}
+
+/// What a host that keeps the loop does itself.
+#[derive(Debug)]
+struct NotAsked;
+
+/// The same of the way to the destination, but for pfns that the host hands back.
+#[derive(Debug)]
+struct Returned(Vec<Pfn>);
+
+fn not_asked() -> PortError {
+    Box::new(Nonsense("this is the host's, and the engine was not to ask for it".into()))
+}
+
+impl LogDirty for NotAsked {
+    fn enable(&mut self) -> Result<(), PortError> {
+        Err(not_asked())
+    }
+
+    fn disable(&mut self) -> Result<(), PortError> {
+        Err(not_asked())
+    }
+
+    fn clean(&mut self, _: &mut PfnBitmap) -> Result<u64, PortError> {
+        Err(not_asked())
+    }
+}
+
+impl Transport for Returned {
+    fn send(
+        &mut self,
+        _: &[Page],
+        _: &dyn TableView,
+        _: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        Err(not_asked())
+    }
+
+    fn frame_list(&mut self, _: FrameList<'_>) -> Result<(), PortError> {
+        Err(not_asked())
+    }
+
+    fn gone(&mut self, _: &[Pfn]) -> Result<(), PortError> {
+        Err(not_asked())
+    }
+
+    fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
+        into.append(&mut self.0);
+        Ok(())
+    }
+
+    fn consistent(&mut self) -> Result<(), PortError> {
+        Err(not_asked())
+    }
+}
+
+/// A host that has nothing, for tests of what does not ask it.
+#[cfg(test)]
+pub(crate) fn nobody() -> abi::Host {
+    unsafe extern "C" fn refuse<C>(_: *mut c_void, _: C) -> c_int {
+        -EINVAL
+    }
+    static M2P: [u64; 1] = [abi::NONE];
+    abi::Host {
+        size: size_of::<abi::Host>() as u32,
+        zero: 0,
+        user: null_mut(),
+        domain_frames: Some(refuse),
+        roots: Some(refuse),
+        read: Some(refuse),
+        map: Some(refuse),
+        unmap: Some(refuse),
+        types: Some(refuse),
+        unlogged: Some(refuse),
+        accepts_transfer: Some(refuse),
+        log: None,
+        m2p: M2P.as_ptr(),
+        m2p_frames: 1,
+        compat_m2p_mfn: abi::NONE,
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Structures that may grow: the caller says how long it knows them, in their first word.
+//! Not here: what is in them (`abi`).
+//! Units: bytes.
+//! Threads: the caller's.
+//! Source: the rule of Linux's `copy_struct_from_user`: what one side does not know must be zero, or is zero.
+
+#![expect(unsafe_code, reason = "a host's structures are raw bytes; docs/safety.md")]
+
+use std::mem::size_of;
+
+use crate::abi;
+use crate::error::Fault;
+
+/// Bytes that any structure of this interface will ever have, at most.
+const SIZE_MAX: usize = 4096;
+
+/// A structure that starts with its size, and of which any bytes are a value.
+///
+/// # Safety
+/// `repr(C)`; the first field is the size as `u32`; no padding; all bit patterns are values (pointers are only numbers,
+/// until they are used; callbacks are `Option`s).
+pub(crate) unsafe trait Sized32: Copy {
+    /// Bytes of the structure in the first version that had it.
+    const FIRST: usize;
+    const NAME: &'static str;
+}
+
+macro_rules! sized {
+    ($($type:ty, $first:expr, $name:expr;)*) => {$(
+        const _: () = assert!(size_of::<$type>() >= $first && size_of::<$type>() <= SIZE_MAX);
+        // SAFETY: `repr(C)` structures of `abi` whose first field is `size: u32`, made of integers, a float, pointers and
+        // optional functions; `tests/header.rs` shows that they have no padding.
+        unsafe impl Sized32 for $type {
+            const FIRST: usize = $first;
+            const NAME: &'static str = $name;
+        }
+    )*};
+}
+
+sized! {
+    abi::Config, 40, "p2mt_config";
+    abi::Host, 112, "p2mt_host";
+    abi::Report, 360, "p2mt_report";
+    abi::Stats, 104, "p2mt_stats";
+    abi::Why, 24, "p2mt_why";
+    abi::Error, 520, "p2mt_error";
+}
+
+fn wrong<T: Sized32>(size: usize) -> Fault {
+    let (name, first) = (T::NAME, T::FIRST);
+    let text =
+        format!("struct {name} is said to have {size} bytes; {first} to {SIZE_MAX} make sense");
+    Fault::new(abi::E_SIZE, text)
+}
+
+/// How long the caller says that its structure is.
+///
+/// # Safety
+/// `at` is null, or readable for a `u32` at any alignment.
+unsafe fn size_of_theirs<T: Sized32>(at: *const T) -> Result<usize, Fault> {
+    if at.is_null() {
+        return Err(Fault::argument(format!("no struct {} (NULL)", T::NAME)));
+    }
+    // SAFETY: the caller's contract, and not null.
+    let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
+    if (T::FIRST..=SIZE_MAX).contains(&size) { Ok(size) } else { Err(wrong::<T>(size)) }
+}
+
+/// Copies a structure that the caller made. What it does not know is zero.
+///
+/// # Safety
+/// `at` is null, or readable for as many bytes as its first word says, but at least for that word.
+pub(crate) unsafe fn read<T: Sized32>(at: *const T) -> Result<T, Fault> {
+    // SAFETY: the caller's contract.
+    let size = unsafe { size_of_theirs(at) }?;
+    let mut bytes = [0_u8; SIZE_MAX];
+    // SAFETY: the caller's contract gives `size` bytes there, and there is room for them here.
+    unsafe { std::ptr::copy_nonoverlapping(at.cast::<u8>(), bytes.as_mut_ptr(), size) };
+    if bytes[size_of::<T>()..].iter().any(|&byte| byte != 0) {
+        let text = format!("struct {} has fields set that this library does not know", T::NAME);
+        return Err(Fault::new(abi::E_SIZE, text));
+    }
+    // SAFETY: there are at least `size_of::<T>()` bytes, and any are a value of a `Sized32`.
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Whether there is room for a structure: to be asked before anything is done that can't be undone.
+///
+/// # Safety
+/// As of [`read`].
+pub(crate) unsafe fn check<T: Sized32>(at: *mut T) -> Result<(), Fault> {
+    // SAFETY: the caller's contract.
+    unsafe { size_of_theirs(at.cast_const()) }.map(|_| ())
+}
+
+/// Writes a structure as far as the caller knows it. What this library does not know becomes zero, the size stays.
+///
+/// # Safety
+/// `at` is null, or readable and writable for as many bytes as its first word says, but at least for that word.
+pub(crate) unsafe fn write<T: Sized32>(at: *mut T, value: T) -> Result<(), Fault> {
+    // SAFETY: the caller's contract.
+    let size = unsafe { size_of_theirs(at.cast_const()) }?;
+    let known = size.min(size_of::<T>());
+    let word = size_of::<u32>();
+    let (to, from) = (at.cast::<u8>(), (&raw const value).cast::<u8>());
+    // SAFETY: past the first word there are `known - word` bytes of the value, and as many of the caller's.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from.wrapping_add(word), to.wrapping_add(word), known - word);
+    };
+    // SAFETY: the caller's contract gives `size` bytes there.
+    unsafe { std::ptr::write_bytes(to.wrapping_add(known), 0, size - known) };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A structure of a later version, which knows more.
+    #[repr(C)]
+    struct Later {
+        config: abi::Config,
+        more: u64,
+    }
+
+    #[test]
+    fn what_the_library_does_not_know_must_be_zero() {
+        let mut later = Later { config: abi::Config { width: 64, ..Default::default() }, more: 0 };
+        later.config.size = size_of::<Later>() as u32;
+        // SAFETY: as long as it says.
+        let known = |later: &Later| unsafe { read((&raw const *later).cast::<abi::Config>()) };
+        assert_eq!(known(&later).expect("knows no more").width, 64);
+        later.more = 1;
+        assert_eq!(known(&later).expect_err("knows more").code(), abi::E_SIZE);
+    }
+
+    #[test]
+    fn a_size_that_makes_no_sense_is_refused_and_nothing_behind_it_is_touched() {
+        for size in [0, 1, 39, 4097, u32::MAX] {
+            let config = abi::Config { size, ..Default::default() };
+            // SAFETY: only its first word is looked at.
+            let refused = unsafe { read(&raw const config) };
+            assert_eq!(refused.expect_err("no size").code(), abi::E_SIZE);
+        }
+        // SAFETY: null is an argument.
+        let null = unsafe { read(std::ptr::null::<abi::Config>()) };
+        assert_eq!(null.expect_err("null").code(), abi::E_ARGUMENT);
+    }
+
+    #[test]
+    fn a_shorter_structure_is_written_as_far_as_it_goes_and_a_longer_one_zeroed() {
+        let mut words = [7_u64; 8];
+        words[0] = 32 | 7 << 32;
+        let value = abi::Why { size: 1, causes: 2, defer: 3, zero: 0, entry: 5 };
+        // SAFETY: 32 bytes are there.
+        unsafe { write(words.as_mut_ptr().cast::<abi::Why>(), value) }.expect("room");
+        assert_eq!(words, [32 | 2 << 32, 3, 5, 0, 7, 7, 7, 7]);
+    }
+}

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Mistakes of a host, one by one: the code that each is answered with, and that nothing else happened.
+//! Not here: mistakes in any order (`sequences`); what the engine makes of a guest (`ffi/examples`).
+//! Units: one tiny guest, whose p2m has no frames.
+//! Threads: one, and a second one that is refused; a child process.
+//! Source: `docs/abi.md`.
+#![cfg(not(miri))] // forks
+
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr::{null, null_mut};
+
+use p2mtrack_ffi::abi;
+use p2mtrack_ffi::functions as f;
+
+const EIO: c_int = -5;
+
+/// A hypervisor that holds still, and fails when it is told to.
+struct Host {
+    m2p: [u64; 8],
+    /// The callback that fails now.
+    fails: &'static str,
+    said: Vec<String>,
+}
+
+/// The host behind `user`.
+///
+/// # Safety
+/// It is the one that the handle was made with, and lives.
+unsafe fn at<'a>(user: *mut c_void) -> &'a mut Host {
+    // SAFETY: the caller's contract.
+    unsafe { &mut *user.cast::<Host>() }
+}
+
+macro_rules! callback {
+    ($name:ident, $call:ty, |$of:ident| $body:expr) => {
+        unsafe extern "C" fn $name(user: *mut c_void, $of: $call) -> c_int {
+            // SAFETY: as promised to the host.
+            if unsafe { at(user) }.fails == stringify!($name) {
+                return EIO;
+            }
+            $body
+        }
+    };
+}
+
+callback!(domain_frames, abi::DomainFramesCall, |call| {
+    // SAFETY: the header: a place for it.
+    unsafe { call.frames.write(8) };
+    0
+});
+callback!(roots, abi::RootsCall, |call| {
+    let roots = abi::Roots { pfn_count: 512, frame_list_list: 1, ..Default::default() };
+    // SAFETY: the header: a place for them.
+    unsafe { call.roots.write(roots) };
+    0
+});
+callback!(read, abi::ReadCall, |call| {
+    for word in 0..512 {
+        let value = match (call.mfn, word) {
+            (1 | 2, 0) => call.mfn + 1, // top names mid, mid names the leaf
+            _ => abi::NONE,
+        };
+        // SAFETY: the header: room for 512 words.
+        unsafe { call.words.wrapping_add(word).write(value) };
+    }
+    0
+});
+callback!(map, abi::MapCall, |call| {
+    static LEAF: [u64; 512] = [abi::NONE; 512];
+    for index in 0..call.count {
+        // SAFETY: the header: room for `count`.
+        unsafe { call.addresses.wrapping_add(index).write(LEAF.as_ptr().cast()) };
+    }
+    0
+});
+callback!(unmap, abi::UnmapCall, |_call| 0);
+callback!(types, abi::TypesCall, |call| {
+    for index in 0..call.count {
+        // SAFETY: the header: room for `count`.
+        unsafe { call.types.wrapping_add(index).write(0) };
+    }
+    0
+});
+callback!(unlogged, abi::UnloggedCall, |call| {
+    // SAFETY: the header: a place for it.
+    unsafe { call.count.write(0) };
+    0
+});
+callback!(accepts_transfer, abi::AcceptsTransferCall, |call| {
+    // SAFETY: the header: a place for it.
+    unsafe { call.accepts.write(0) };
+    0
+});
+
+unsafe extern "C" fn log(user: *mut c_void, call: abi::LogCall) -> c_int {
+    // SAFETY: the header: a string.
+    let text = unsafe { CStr::from_ptr(call.text) }.to_string_lossy().into_owned();
+    // SAFETY: as promised to the host.
+    unsafe { at(user) }.said.push(text);
+    0
+}
+
+fn host(of: &mut Host) -> abi::Host {
+    abi::Host {
+        size: size_of::<abi::Host>() as u32,
+        zero: 0,
+        user: (&raw mut *of).cast(),
+        domain_frames: Some(domain_frames),
+        roots: Some(roots),
+        read: Some(read),
+        map: Some(map),
+        unmap: Some(unmap),
+        types: Some(types),
+        unlogged: Some(unlogged),
+        accepts_transfer: Some(accepts_transfer),
+        log: Some(log),
+        m2p: of.m2p.as_ptr(),
+        m2p_frames: 8,
+        compat_m2p_mfn: abi::NONE,
+    }
+}
+
+fn config() -> abi::Config {
+    abi::Config { size: size_of::<abi::Config>() as u32, width: 64, ..Default::default() }
+}
+
+fn fresh() -> Box<Host> {
+    Box::new(Host { m2p: [abi::NONE; 8], fails: "", said: vec![] })
+}
+
+fn create(host: &abi::Host, config: &abi::Config) -> Result<*mut f::Handle, Box<abi::Error>> {
+    let mut error = no_error();
+    let mut handle = null_mut();
+    // SAFETY: all of them live.
+    match unsafe { f::p2mt_create(config, host, &raw mut error, &raw mut handle) } {
+        abi::OK => Ok(handle),
+        code => {
+            assert_eq!((code, handle.is_null()), (error.code, true));
+            Err(Box::new(error))
+        }
+    }
+}
+
+fn no_error() -> abi::Error {
+    let (size, text) = (size_of::<abi::Error>() as u32, [0; abi::ERROR_TEXT_BYTES]);
+    abi::Error { size, code: 1, errnum: 0, level: 0, pfn: 0, mfn: 0, text }
+}
+
+fn told(error: &abi::Error) -> String {
+    // SAFETY: the text ends with a zero.
+    unsafe { CStr::from_ptr(error.text.as_ptr()) }.to_string_lossy().into_owned()
+}
+
+fn last_error(handle: *mut f::Handle) -> abi::Error {
+    let mut error = no_error();
+    // SAFETY: both live.
+    assert_eq!(unsafe { f::p2mt_last_error(handle, &raw mut error) }, abi::OK);
+    error
+}
+
+fn destroy(handle: *mut f::Handle) {
+    // SAFETY: it lives, and is not used after.
+    assert_eq!(unsafe { f::p2mt_destroy(handle) }, abi::OK);
+}
+
+fn begin(handle: *mut f::Handle, stage: u32) -> c_int {
+    let mut room = abi::LogRoom { words: null_mut(), pfns: 0 };
+    // SAFETY: both live.
+    unsafe { f::p2mt_begin(handle, stage, &raw mut room) }
+}
+
+fn scan(handle: *mut f::Handle) -> c_int {
+    // SAFETY: it lives.
+    unsafe { f::p2mt_scan(handle, u64::MAX, null_mut()) }
+}
+
+fn take(handle: *mut f::Handle) -> c_int {
+    let mut pages = vec![abi::Page::default(); abi::BATCH_MAX];
+    let (mut count, mut flags) = (0, 0);
+    let (capacity, to) = (pages.len(), pages.as_mut_ptr());
+    // SAFETY: there is room.
+    unsafe { f::p2mt_take(handle, to, capacity, &raw mut count, &raw mut flags) }
+}
+
+#[test]
+#[expect(clippy::multiple_unsafe_ops_per_block, reason = "a table of calls")]
+fn a_handle_is_made_of_what_the_header_asks_for_or_not_at_all() {
+    let mut state = fresh();
+    let good = host(&mut state);
+    let lacking = [
+        (abi::Host { domain_frames: None, ..good }, "p2mt_host.domain_frames is NULL"),
+        (abi::Host { roots: None, ..good }, "p2mt_host.roots is NULL"),
+        (abi::Host { read: None, ..good }, "p2mt_host.read is NULL"),
+        (abi::Host { map: None, ..good }, "p2mt_host.map is NULL"),
+        (abi::Host { unmap: None, ..good }, "p2mt_host.unmap is NULL"),
+        (abi::Host { types: None, ..good }, "p2mt_host.types is NULL"),
+        (abi::Host { unlogged: None, ..good }, "p2mt_host.unlogged is NULL"),
+        (abi::Host { accepts_transfer: None, ..good }, "p2mt_host.accepts_transfer is NULL"),
+        (abi::Host { m2p: null(), ..good }, "p2mt_host.m2p is NULL"),
+        (abi::Host { zero: 1, ..good }, "p2mt_host.zero is not"),
+    ];
+    for (host, text) in &lacking {
+        let error = create(host, &config()).expect_err("lacks something");
+        assert_eq!((error.code, told(&error)), (abi::E_ARGUMENT, (*text).to_owned()));
+    }
+    for size in [0, 8, 111, 4097] {
+        let error = create(&abi::Host { size, ..good }, &config()).expect_err("size");
+        assert_eq!(error.code, abi::E_SIZE);
+    }
+    let mut handle = null_mut();
+    // SAFETY: what is null is looked at before anything else.
+    let codes = unsafe {
+        [
+            f::p2mt_create(null(), &raw const good, null_mut(), &raw mut handle),
+            f::p2mt_create(&config(), null(), null_mut(), &raw mut handle),
+            f::p2mt_create(&config(), &raw const good, null_mut(), null_mut()),
+        ]
+    };
+    assert_eq!((codes, handle.is_null()), ([abi::E_ARGUMENT; 3], true));
+    destroy(create(&abi::Host { log: None, ..good }, &config()).expect("a log is not required"));
+    destroy(null_mut());
+}
+
+#[test]
+#[expect(clippy::multiple_unsafe_ops_per_block, reason = "a table of calls")]
+fn null_handles_and_null_places_are_arguments() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    let nobody = null_mut();
+    let (mut count, mut flags) = (7, 7);
+    let mut pages = vec![abi::Page::default(); abi::BATCH_MAX];
+    let to = pages.as_mut_ptr();
+    // SAFETY: what is null is looked at before anything else; the rest lives.
+    let codes = unsafe {
+        [
+            f::p2mt_begin(nobody, 0, null_mut()),
+            f::p2mt_begin(handle, 0, null_mut()),
+            f::p2mt_scan(nobody, 0, null_mut()),
+            f::p2mt_take(handle, null_mut(), 1024, &raw mut count, &raw mut flags),
+            f::p2mt_take(handle, to, 1024, null_mut(), &raw mut flags),
+            f::p2mt_take(handle, to, 1024, &raw mut count, null_mut()),
+            f::p2mt_take(handle, to, 1023, &raw mut count, &raw mut flags),
+            f::p2mt_take(
+                handle,
+                to.cast::<u8>().wrapping_add(1).cast(),
+                1024,
+                &raw mut count,
+                &raw mut flags,
+            ),
+            f::p2mt_normalise(handle, 0, null_mut(), null_mut()),
+            f::p2mt_answer(handle, null(), 1),
+            f::p2mt_frame_list(handle, null_mut(), 0, null_mut(), null_mut()),
+            f::p2mt_return(handle, null(), 1),
+            f::p2mt_gone(handle, 0, null_mut(), 1, &raw mut count),
+            f::p2mt_stats(handle, null_mut()),
+            f::p2mt_why(handle, 0, null_mut()),
+            f::p2mt_last_error(handle, null_mut()),
+            f::p2mt_last_error(nobody, null_mut()),
+            f::p2mt_verify(handle, 2),
+            f::p2mt_feed(handle, 1, null(), 0),
+        ]
+    };
+    assert_eq!(codes, [abi::E_ARGUMENT; 19]);
+    assert_eq!((count, flags), (7, 7), "written only on success");
+    destroy(handle);
+}
+
+#[test]
+fn calls_out_of_order_change_nothing() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    // SAFETY: it lives.
+    let end = || unsafe { f::p2mt_end(handle, null_mut()) };
+    // SAFETY: as above; no answers are all of them.
+    let answer = || unsafe { f::p2mt_answer(handle, null(), 0) };
+    assert_eq!([scan(handle), take(handle), end(), answer()], [abi::E_ORDER; 4]);
+    assert_eq!(begin(handle, 9), abi::E_ARGUMENT);
+    assert_eq!(begin(handle, abi::FINAL), abi::OK);
+    assert_eq!([begin(handle, abi::FINAL), take(handle), end()], [abi::E_ORDER; 3]);
+    assert_eq!([scan(handle), scan(handle)], [abi::OK, abi::E_ORDER]);
+    assert_eq!(end(), abi::E_ORDER, "not everything is settled");
+    assert_eq!(
+        told(&last_error(handle)),
+        "end called while the frame list changed and was not told"
+    );
+    // SAFETY: it lives.
+    assert_eq!(unsafe { f::p2mt_cancel(handle) }, abi::OK);
+    assert_eq!(begin(handle, abi::LIVE), abi::E_ORDER);
+    assert_eq!(told(&last_error(handle)), "begin called while the migration is cancelled");
+    destroy(handle);
+}
+
+#[test]
+fn a_callback_that_fails_is_named_and_the_round_can_be_begun_again() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    for fails in ["domain_frames", "roots", "accepts_transfer"] {
+        state.fails = fails;
+        assert_eq!(begin(handle, abi::LIVE), abi::E_HOST);
+        let error = last_error(handle);
+        assert_eq!((error.code, error.errnum), (abi::E_HOST, 5));
+        assert!(
+            told(&error).ends_with(&format!("callback {fails} returned -5")),
+            "{}",
+            told(&error)
+        );
+        assert_eq!(state.said.last(), Some(&told(&error)), "the log hears of it");
+    }
+    state.fails = "unlogged";
+    assert_eq!(begin(handle, abi::CHECKPOINT), abi::E_HOST);
+    state.fails = "";
+    assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
+    destroy(handle);
+}
+
+#[test]
+fn a_p2m_that_cannot_be_read_is_an_error_of_the_suspended_round_with_level_and_mfn() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    state.fails = "read";
+    assert_eq!([begin(handle, abi::FINAL), scan(handle)], [abi::OK, abi::E_STRUCTURE]);
+    let error = last_error(handle);
+    assert_eq!((error.level, error.mfn, error.pfn, error.errnum), (2, 1, 0, 5));
+    destroy(handle);
+}
+
+#[test]
+fn a_second_thread_is_refused_while_a_call_runs() {
+    static HANDLE: std::sync::atomic::AtomicPtr<f::Handle> =
+        std::sync::atomic::AtomicPtr::new(null_mut());
+    unsafe extern "C" fn slow(_: *mut c_void, _: abi::DomainFramesCall) -> c_int {
+        let other = std::thread::spawn(|| {
+            // SAFETY: it lives: a call is on it.
+            unsafe { f::p2mt_cancel(HANDLE.load(std::sync::atomic::Ordering::SeqCst)) }
+        });
+        other.join().unwrap_or(abi::OK)
+    }
+    let mut state = fresh();
+    let host = abi::Host { domain_frames: Some(slow), ..host(&mut state) };
+    let handle = create(&host, &config()).expect("creates");
+    HANDLE.store(handle, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(begin(handle, abi::LIVE), abi::E_HOST);
+    assert_eq!(last_error(handle).errnum, -abi::E_BUSY);
+    destroy(handle);
+}
+
+unsafe extern "C" {
+    fn fork() -> c_int;
+    fn _exit(status: c_int) -> !;
+    fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
+}
+
+/// The child of a process with an engine of two threads: its calls end, with an error.
+#[test]
+fn a_handle_in_a_forked_child_is_refused() {
+    let mut state = fresh();
+    let config = abi::Config { threads: 2, ..config() };
+    let handle = create(&host(&mut state), &config).expect("creates");
+    // SAFETY: the child makes calls that touch nothing of the parent's threads, and exits at once.
+    let child = unsafe { fork() };
+    if child == 0 {
+        // SAFETY: it lives, and its process is looked at first.
+        let codes =
+            [begin(handle, 0), scan(handle), take(handle), unsafe { f::p2mt_destroy(handle) }];
+        let refused = codes == [abi::E_FORKED; 4];
+        // SAFETY: ends the child without its parent's destructors.
+        unsafe { _exit(if refused { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    // SAFETY: a place for the status.
+    assert_eq!(unsafe { waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "the child was not refused");
+    assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2], "the parent goes on");
+    destroy(handle);
+}
+
+#[test]
+fn codes_have_meanings() {
+    let meaning = |code| {
+        let text = f::p2mt_strerror(code);
+        // SAFETY: a constant string.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    };
+    assert_eq!(meaning(abi::OK), "no error");
+    assert_eq!(meaning(abi::E_FORKED), "the handle was created by another process");
+    assert_eq!(meaning(-9999), meaning(1));
+    assert_eq!(f::p2mt_version(), 0x0100);
+}
