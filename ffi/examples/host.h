@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * The callbacks of a host whose hypervisor is the theatre: what a toolstack writes over its own hypercalls.
+ * Used by migrate.c and passive.c.
+ */
+#ifndef HOST_H
+#define HOST_H
+
+#include <stdio.h>
+#include <string.h>
+
+#include "p2mtrack.h"
+#include "theatre.h"
+
+static int host_domain_frames(void *user, struct p2mt_domain_frames_call call)
+{
+    return theatre_domain_frames(user, call.frames);
+}
+
+static int host_roots(void *user, struct p2mt_roots_call call)
+{
+    uint64_t words[5];
+    int rc = theatre_roots(user, words);
+    if (rc)
+        return rc;
+    call.roots->pfn_count = words[0];
+    call.roots->frame_list_list = words[1];
+    call.roots->p2m_cr3 = words[2];
+    call.roots->p2m_vaddr = words[3];
+    call.roots->generation = words[4];
+    return 0;
+}
+
+static int host_read(void *user, struct p2mt_read_call call)
+{
+    return theatre_read(user, call.mfn, call.words);
+}
+
+static int host_map(void *user, struct p2mt_map_call call)
+{
+    return theatre_map(user, call.mfns, call.count, call.addresses, call.errors);
+}
+
+static int host_unmap(void *user, struct p2mt_unmap_call call)
+{
+    return theatre_unmap(user, call.addresses, call.count);
+}
+
+static int host_types(void *user, struct p2mt_types_call call)
+{
+    return theatre_types(user, call.mfns, call.count, call.types);
+}
+
+static int host_unlogged(void *user, struct p2mt_unlogged_call call)
+{
+    return theatre_unlogged(user, call.pfns, call.capacity, call.count);
+}
+
+static int host_accepts_transfer(void *user, struct p2mt_accepts_transfer_call call)
+{
+    return theatre_accepts_transfer(user, call.accepts);
+}
+
+static int host_log(void *user, struct p2mt_log_call call)
+{
+    (void)user;
+    if (call.level <= P2MT_LOG_ERROR)
+        fprintf(stderr, "p2mtrack: %s\n", call.text);
+    return 0;
+}
+
+/* A handle for the guest of a theatre, log-dirty on. NULL after a message. */
+static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t threads)
+{
+    struct p2mt_config config;
+    struct p2mt_host host;
+    struct p2mt_error error;
+    struct p2mt *handle = NULL;
+
+    memset(&config, 0, sizeof(config));
+    config.size = sizeof(config);
+    config.width = P2MT_WIDTH_64;
+    config.mode = mode;
+    config.threads = threads;
+
+    memset(&host, 0, sizeof(host));
+    host.size = sizeof(host);
+    host.user = theatre;
+    host.domain_frames = host_domain_frames;
+    host.roots = host_roots;
+    host.read = host_read;
+    host.map = host_map;
+    host.unmap = host_unmap;
+    host.types = host_types;
+    host.unlogged = host_unlogged;
+    host.accepts_transfer = host_accepts_transfer;
+    host.log = host_log;
+    host.m2p = theatre_m2p(theatre);
+    host.m2p_frames = theatre_m2p_frames(theatre);
+    host.compat_m2p_mfn = P2MT_NONE;
+
+    error.size = sizeof(error);
+    if (theatre_log_on(theatre) || p2mt_create(&config, &host, &error, &handle)) {
+        fprintf(stderr, "p2mt_create: %s\n", error.text);
+        return NULL;
+    }
+    return handle;
+}
+
+#endif

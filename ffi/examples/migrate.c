@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * Migrates simulated guests by the whole interface: the host keeps the loop, takes batches, sends and answers them.
+ *
+ *     migrate [THREADS [SCENARIO [SEEDS]]]    default: 1 all 3
+ *
+ * Exit status 0: every guest arrived identical (a hostile one may end in an error), and no source was harmed.
+ */
+#include <stdlib.h>
+
+#include "host.h"
+
+#define GUEST_BYTES (32u << 20)
+
+/* Everything that one migration needs. */
+struct saver {
+    struct theatre *guest;
+    struct p2mt *p2mt;
+    struct p2mt_page pages[P2MT_BATCH_MAX];
+    struct p2mt_answer answers[P2MT_BATCH_MAX];
+};
+
+/* The log: room from the library, CLEAN from Xen. */
+static int begin(struct saver *saver, uint32_t stage)
+{
+    struct p2mt_log_room room;
+    uint64_t read = 0;
+    int rc = p2mt_begin(saver->p2mt, stage, &room);
+
+    if (!rc && room.pfns)
+        rc = theatre_clean(saver->guest, room.words, room.pfns, &read);
+    return rc ? rc : p2mt_scan(saver->p2mt, read, NULL);
+}
+
+static int send_frame_list(struct saver *saver)
+{
+    size_t count;
+    uint64_t pfn_count, *leaves;
+    int rc = p2mt_frame_list(saver->p2mt, NULL, 0, &count, &pfn_count); /* how long is it? */
+
+    if (rc)
+        return rc;
+    leaves = malloc((count ? count : 1) * sizeof(*leaves));
+    rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &pfn_count);
+    if (!rc)
+        rc = theatre_send_frame_list(saver->guest, leaves, count, pfn_count);
+    free(leaves);
+    return rc;
+}
+
+/* One page: read, a page table normalised, sent; what can't be done now is put off. */
+static int send_page(struct saver *saver, size_t index)
+{
+    const struct p2mt_page *page = &saver->pages[index];
+    struct p2mt_answer *answer = &saver->answers[index];
+    uint64_t content = 0, words[512];
+    int rc = theatre_read_page(saver->guest, page->mfn, page->type, &content, words);
+
+    memset(answer, 0, sizeof(*answer));
+    if (rc) {
+        answer->verdict = P2MT_DEFERRED;
+        answer->reason = P2MT_DEFER_MAP;
+        answer->errnum = rc;
+        return 0;
+    }
+    if (page->type) {
+        rc = p2mt_normalise(saver->p2mt, index, words, NULL);
+        if (rc == P2MT_E_TABLE) {
+            answer->verdict = P2MT_DEFERRED;
+            answer->reason = P2MT_DEFER_TABLE;
+            return 0;
+        }
+        if (rc)
+            return rc;
+    }
+    return theatre_send_page(saver->guest, page->pfn, page->type, content, words);
+}
+
+static int send_gone(struct saver *saver)
+{
+    uint64_t pfns[256], from = 0;
+    size_t count;
+    int rc;
+
+    while (!(rc = p2mt_gone(saver->p2mt, from, pfns, 256, &count)) && count) {
+        rc = theatre_send_gone(saver->guest, pfns, count);
+        if (rc)
+            break;
+        from = pfns[count - 1] + 1;
+    }
+    return rc;
+}
+
+static int run_round(struct saver *saver, uint32_t stage)
+{
+    size_t count, i;
+    uint32_t todo;
+    int rc = begin(saver, stage);
+
+    if (rc)
+        return rc;
+    do {
+        rc = p2mt_take(saver->p2mt, saver->pages, P2MT_BATCH_MAX, &count, &todo);
+        if (!rc && todo & P2MT_DO_FRAME_LIST)
+            rc = send_frame_list(saver);
+        for (i = 0; !rc && i < count; i++)
+            rc = send_page(saver, i);
+        if (!rc && count)
+            rc = p2mt_answer(saver->p2mt, saver->answers, count);
+    } while (!rc && count);
+    if (!rc && stage != P2MT_LIVE) {
+        rc = send_gone(saver);
+        if (!rc)
+            rc = theatre_confirm(saver->guest);
+    }
+    return rc ? rc : p2mt_end(saver->p2mt, NULL);
+}
+
+static int live_until_quiet(struct saver *saver)
+{
+    int rc = 0;
+
+    while (!rc && !theatre_wants_suspend(saver->guest))
+        rc = run_round(saver, P2MT_LIVE);
+    return rc;
+}
+
+static int migrate(struct saver *saver)
+{
+    uint32_t checkpoints = theatre_checkpoints(saver->guest), i;
+    int rc = 0;
+
+    for (i = 0; !rc && i < checkpoints; i++) {
+        rc = run_round(saver, P2MT_LIVE);
+        theatre_suspend(saver->guest);
+        if (!rc)
+            rc = run_round(saver, P2MT_CHECKPOINT);
+        if (!rc && theatre_judge(saver->guest))
+            return 1;
+        theatre_resume(saver->guest);
+    }
+    if (!rc)
+        rc = live_until_quiet(saver);
+    theatre_suspend(saver->guest);
+    return rc ? rc : run_round(saver, P2MT_FINAL);
+}
+
+/* 0: as it should be. */
+static int run(const char *scenario, uint64_t seed, uint32_t threads)
+{
+    static struct saver saver;
+    const char *harm;
+    int rc, wrong;
+
+    saver.guest = theatre_new(scenario, seed, GUEST_BYTES, threads);
+    saver.p2mt = host_create(saver.guest, P2MT_FULL, threads);
+    if (!saver.p2mt)
+        return 1;
+    rc = migrate(&saver);
+    if (rc < 0) {
+        struct p2mt_error error;
+        error.size = sizeof(error);
+        p2mt_last_error(saver.p2mt, &error);
+        printf("%s %llu: ended with %d (%s)\n", scenario, (unsigned long long)seed, rc, error.text);
+        wrong = !theatre_is_hostile(scenario);
+    } else {
+        wrong = rc || theatre_judge(saver.guest);
+        if (wrong)
+            theatre_explain(saver.guest);
+    }
+    p2mt_destroy(saver.p2mt);
+    theatre_log_off(saver.guest);
+    harm = theatre_harm(saver.guest);
+    if (wrong || harm)
+        printf("%s %llu: WRONG %s\n", scenario, (unsigned long long)seed, harm ? harm : "");
+    wrong = wrong || harm;
+    theatre_free(saver.guest);
+    return wrong;
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t threads = argc > 1 ? (uint32_t)atoi(argv[1]) : 1;
+    const char *only = argc > 2 && strcmp(argv[2], "all") ? argv[2] : NULL, *scenario;
+    uint64_t seeds = argc > 3 ? strtoull(argv[3], NULL, 10) : 3, seed;
+    unsigned int runs = 0, wrong = 0;
+    size_t i;
+
+    for (i = 0; (scenario = theatre_scenario(i)); i++)
+        for (seed = 1; seed <= seeds && (!only || !strcmp(only, scenario)); seed++, runs++)
+            wrong += (unsigned int)run(scenario, seed, threads);
+    printf("%u migrations with %u threads, %u wrong\n", runs, threads, wrong);
+    return !runs || wrong;
+}

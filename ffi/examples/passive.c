@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * A saver like the one of Xen's toolstack, with its own loop, policy, mapping of the p2m and normalisation of page tables,
+ * and with p2mtrack in front of it in passive mode. The lines marked (1), (2) and (3) are what it changes: it sends what
+ * p2mtrack hands out, by the entries that come with it; it drops its mapping of the p2m when it is told to; and it puts off
+ * what can't be sent now. docs/adopt.md has the same as a table.
+ *
+ *     passive [entries|reads [SCENARIO [SEEDS]]]    default: entries all 3
+ *
+ * `reads`: it sends by its own live mapping of the p2m, and has said so. Exit status as of migrate.c.
+ */
+#include <stdlib.h>
+
+#include "host.h"
+
+#define GUEST_BYTES (32u << 20)
+#define PASSES_MAX 5
+#define FEW_PAGES 50
+#define PRESENT 1u
+#define SUPERPAGE (1u << 7)
+#define PTE_FRAME UINT64_C(0x000ffffffffff000)
+
+struct saver {
+    struct theatre *guest;
+    struct p2mt *p2mt;
+    int reads;
+    int mapped;         /* its own mapping of the p2m is there */
+    uint64_t pfn_count; /* as it was told to the destination */
+};
+
+/* Upstream's normalisation: m2p, its own mapping of the p2m, both must agree. A kernel of old tags its own entries. */
+static int normalise(const struct saver *saver, uint32_t type, uint64_t *words)
+{
+    const uint64_t *m2p = theatre_m2p(saver->guest);
+    uint64_t frames = theatre_m2p_frames(saver->guest), mfn, pfn;
+    unsigned int level = type >> 28 & 7, slot;
+
+    if (!saver->mapped)
+        return -1;
+    for (slot = 0; slot < 512; slot++) {
+        if (level == 4 && slot >= 256 && slot <= 271) { /* Xen's own */
+            words[slot] = 0;
+            continue;
+        }
+        if (!(words[slot] & PRESENT))
+            continue;
+        mfn = (words[slot] & PTE_FRAME) >> 12;
+        pfn = mfn < frames ? m2p[mfn] : P2MT_NONE;
+        if ((level > 1 && words[slot] & SUPERPAGE) || pfn >= saver->pfn_count ||
+            theatre_p2m_frame(saver->guest, pfn) != mfn)
+            return -1;
+        words[slot] = (words[slot] & ~PTE_FRAME) | pfn << 12;
+    }
+    return 0;
+}
+
+/* 0: sent. Otherwise what the answer is to say of it. */
+static int send_page(struct saver *saver, const struct p2mt_page *page, struct p2mt_answer *answer)
+{
+    uint64_t mfn = page->mfn, content = 0, words[512]; /* (1) the entry that came with it */
+    uint32_t type;
+    int rc;
+
+    memset(answer, 0, sizeof(*answer));
+    if (saver->reads)
+        mfn = saver->mapped ? theatre_p2m_frame(saver->guest, page->pfn) : P2MT_NONE;
+    rc = mfn == P2MT_NONE ? P2MT_NOT_OWNED : theatre_types(saver->guest, &mfn, 1, &type);
+    if (!rc && type >> 28 >= 0xd) /* BROKEN, XALLOC, XTAB */
+        rc = P2MT_NOT_OWNED;
+    if (!rc)
+        rc = theatre_read_page(saver->guest, mfn, type, &content, words);
+    if (rc) { /* (3) */
+        answer->verdict = P2MT_DEFERRED;
+        answer->reason = P2MT_DEFER_MAP;
+        answer->errnum = rc;
+        return 0;
+    }
+    if (type && normalise(saver, type, words)) { /* (3) */
+        answer->verdict = P2MT_DEFERRED;
+        answer->reason = page->type ? P2MT_DEFER_TABLE : P2MT_DEFER_NO_ANSWER; /* it became a table just now */
+        return 0;
+    }
+    return theatre_send_page(saver->guest, page->pfn, type, content, words);
+}
+
+static int send_frame_list(struct saver *saver)
+{
+    size_t count;
+    uint64_t *leaves;
+    int rc = p2mt_frame_list(saver->p2mt, NULL, 0, &count, &saver->pfn_count);
+
+    if (rc)
+        return rc;
+    leaves = malloc((count ? count : 1) * sizeof(*leaves));
+    rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &saver->pfn_count);
+    if (!rc)
+        rc = theatre_send_frame_list(saver->guest, leaves, count, saver->pfn_count);
+    free(leaves);
+    return rc;
+}
+
+/* One pass; *owed: pages that it had to send. */
+static int pass(struct saver *saver, uint32_t stage, uint64_t *owed)
+{
+    static struct p2mt_page pages[P2MT_BATCH_MAX];
+    static struct p2mt_answer answers[P2MT_BATCH_MAX];
+    struct p2mt_log_room room;
+    struct p2mt_report report;
+    uint64_t read = 0, gone[256], from = 0;
+    size_t count, i;
+    uint32_t todo;
+    int rc = p2mt_begin(saver->p2mt, stage, &room);
+
+    if (!rc && room.pfns)
+        rc = theatre_clean(saver->guest, room.words, room.pfns, &read);
+    if (!rc)
+        rc = p2mt_scan(saver->p2mt, read, NULL);
+    do {
+        if (!rc)
+            rc = p2mt_take(saver->p2mt, pages, P2MT_BATCH_MAX, &count, &todo); /* (1) */
+        if (rc)
+            return rc;
+        if (todo & P2MT_DO_REMAP || !saver->mapped) { /* (2); while the guest runs this may fail */
+            saver->mapped = !theatre_p2m_map(saver->guest);
+            if (!saver->mapped && stage != P2MT_LIVE)
+                return -5;
+        }
+        if (todo & P2MT_DO_FRAME_LIST)
+            rc = send_frame_list(saver);
+        for (i = 0; !rc && i < count; i++)
+            rc = send_page(saver, &pages[i], &answers[i]);
+        if (!rc && count)
+            rc = p2mt_answer(saver->p2mt, answers, count);
+    } while (!rc && count);
+    while (!rc && stage != P2MT_LIVE && !(rc = p2mt_gone(saver->p2mt, from, gone, 256, &count)) && count) {
+        rc = theatre_send_gone(saver->guest, gone, count);
+        from = gone[count - 1] + 1;
+    }
+    report.size = sizeof(report);
+    if (!rc)
+        rc = p2mt_end(saver->p2mt, &report);
+    if (!rc)
+        *owed = report.pages_owed;
+    return rc;
+}
+
+static int migrate(struct saver *saver)
+{
+    uint32_t checkpoints = theatre_checkpoints(saver->guest), i;
+    uint64_t owed = 0;
+    int rc = 0;
+
+    for (i = 1; !rc && i <= PASSES_MAX; i++) { /* upstream's policy */
+        rc = pass(saver, P2MT_LIVE, &owed);
+        if (i > 1 && owed < FEW_PAGES)
+            break;
+    }
+    for (i = 0; !rc && i < checkpoints; i++) {
+        theatre_suspend(saver->guest);
+        rc = pass(saver, P2MT_CHECKPOINT, &owed);
+        if (!rc && theatre_judge(saver->guest))
+            return 1;
+        theatre_resume(saver->guest);
+        if (!rc)
+            rc = pass(saver, P2MT_LIVE, &owed);
+    }
+    theatre_suspend(saver->guest);
+    return rc ? rc : pass(saver, P2MT_FINAL, &owed);
+}
+
+static int run(const char *scenario, uint64_t seed, int reads)
+{
+    struct saver saver;
+    const char *harm;
+    int rc, wrong;
+
+    memset(&saver, 0, sizeof(saver));
+    saver.guest = theatre_new(scenario, seed, GUEST_BYTES, 1);
+    saver.reads = reads;
+    saver.p2mt = host_create(saver.guest, reads ? P2MT_HOST_READS_P2M : P2MT_PASSIVE, 1);
+    if (!saver.p2mt)
+        return 1;
+    rc = migrate(&saver);
+    if (rc < 0) {
+        printf("%s %llu: ended with %d\n", scenario, (unsigned long long)seed, rc);
+        wrong = !theatre_is_hostile(scenario);
+    } else {
+        wrong = rc || theatre_judge(saver.guest);
+        if (wrong)
+            theatre_explain(saver.guest);
+    }
+    p2mt_destroy(saver.p2mt);
+    theatre_log_off(saver.guest);
+    harm = theatre_harm(saver.guest);
+    if (wrong || harm)
+        printf("%s %llu: WRONG %s\n", scenario, (unsigned long long)seed, harm ? harm : "");
+    wrong = wrong || harm;
+    theatre_free(saver.guest);
+    return wrong;
+}
+
+int main(int argc, char **argv)
+{
+    int reads = argc > 1 && !strcmp(argv[1], "reads");
+    const char *only = argc > 2 && strcmp(argv[2], "all") ? argv[2] : NULL, *scenario;
+    uint64_t seeds = argc > 3 ? strtoull(argv[3], NULL, 10) : 3, seed;
+    unsigned int runs = 0, wrong = 0;
+    size_t i;
+
+    for (i = 0; (scenario = theatre_scenario(i)); i++)
+        for (seed = 1; seed <= seeds && (!only || !strcmp(only, scenario)); seed++, runs++)
+            wrong += (unsigned int)run(scenario, seed, reads);
+    printf("%u migrations, %s, %u wrong\n", runs, reads ? "reading its own p2m" : "by p2mtrack's entries", wrong);
+    return !runs || wrong;
+}
