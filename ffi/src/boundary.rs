@@ -97,7 +97,7 @@ pub(crate) unsafe fn enter(
         }
     };
     if fault.is_news() {
-        kept.session.say(abi::LOG_ERROR, fault.text());
+        kept.session.say(abi::LOG_ERROR, format_args!("{}", fault.text()));
     }
     let code = fault.code();
     kept.error = Some(fault);

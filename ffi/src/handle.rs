@@ -5,6 +5,8 @@
 //! Threads: one call at a time.
 //! Source: `p2mtrack::migration`, the steps of a round.
 
+use std::fmt;
+
 use p2mtrack::config::Sender;
 use p2mtrack::doubt::Doubt;
 use p2mtrack::frame::{Entry, FrameType, Pfn};
@@ -60,7 +62,7 @@ impl Session {
         })
     }
 
-    pub(crate) fn say(&self, level: u32, text: &str) {
+    pub(crate) fn say(&self, level: u32, text: fmt::Arguments<'_>) {
         self.host.say(level, text);
     }
 
@@ -92,15 +94,12 @@ impl Session {
     }
 
     fn warn_of_doubts(&self, report: &RoundReport) {
+        let (round, warning) = (report.round, abi::LOG_WARNING);
         if report.blind {
-            let text = format!("round {}: the p2m's structure can't be followed now", report.round);
-            self.say(abi::LOG_WARNING, &text);
+            self.say(warning, format_args!("round {round}: the p2m's structure can't be followed"));
         }
-        for (doubt, &times) in
-            Doubt::ALL.iter().zip(&report.doubts).filter(|(_, times)| **times > 0)
-        {
-            let text = format!("round {}: doubt of kind {doubt}, {times} times", report.round);
-            self.say(abi::LOG_WARNING, &text);
+        for (doubt, &times) in Doubt::ALL.iter().zip(&report.doubts).filter(|(_, n)| **n > 0) {
+            self.say(warning, format_args!("round {round}: doubt of kind {doubt}, {times} times"));
         }
     }
 
@@ -196,9 +195,12 @@ impl Session {
             + told.pages_deferred_doubt;
         let (round, stage) = (report.round, report.stage.name());
         let (owed, accepted, left) = (told.pages_owed, told.pages_accepted, told.pages_left);
-        let text =
-            format!("round {round} ({stage}): {owed} pages owed, {accepted} accepted, {left} left");
-        self.say(abi::LOG_INFO, &text);
+        self.say(
+            abi::LOG_INFO,
+            format_args!(
+                "round {round} ({stage}): {owed} pages owed, {accepted} accepted, {left} left"
+            ),
+        );
         Ok(told)
     }
 

@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "a host's callbacks and memory; docs/safety.md")]
 
 use std::ffi::{CString, c_int, c_void};
+use std::fmt;
 use std::ptr::null;
 #[cfg(test)]
 use std::ptr::null_mut;
@@ -145,12 +146,12 @@ impl Host {
     }
 
     /// Says something to the host's log, if it has one.
-    pub(crate) fn say(&self, level: u32, text: &str) {
+    pub(crate) fn say(&self, level: u32, text: fmt::Arguments<'_>) {
         let callbacks = self.types.0;
         if callbacks.0.log.is_none() {
             return;
         }
-        let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+        let text = CString::new(text.to_string().replace('\0', " ")).unwrap_or_default();
         // What a log does not take is lost.
         let _ = call!(callbacks, log, abi::LogCall { level, text: text.as_ptr() });
     }

@@ -210,10 +210,16 @@ impl Guest {
         }
     }
 
+    /// The pfn of the frame that is the leaf at a position.
+    #[must_use]
+    pub fn leaf_pfn(&self, position: u64) -> u64 {
+        self.zone.pfn(Part::Leaf(position))
+    }
+
     /// The guest stores a p2m entry: a write to the leaf that holds it, marked under the leaf's pfn.
     fn store_entry(&self, pfn: u64, entry: u64) {
         self.entries[pfn as usize].store(entry, Ordering::Relaxed); // ORDER: a word by itself
-        self.write_page(self.zone.pfn(Part::Leaf(pfn / FRAME_WORDS as u64)));
+        self.write_page(self.leaf_pfn(pfn / FRAME_WORDS as u64));
     }
 
     /// `XENMEM_decrease_reservation`: the frame goes, which marks nothing. `false` if there is none.

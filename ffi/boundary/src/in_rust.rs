@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A round in Rust: the steps, pages taken and accepted.
+//! Not here: the guest (`stage`).
+//! Units: pages.
+//! Threads: the caller's.
+//! Source: `p2mtrack::migration`.
+
+use p2mtrack::config::Config;
+use p2mtrack::frame::Width;
+use p2mtrack::migration::Migration;
+use p2mtrack::port::{Answer, Ports};
+use p2mtrack::report::Stage as Kind;
+use p2mtrack_synthetic::huge::ports::GuestPorts;
+
+use crate::stage::Stage;
+use crate::{Round, Side};
+
+/// The side.
+pub(crate) struct InRust<'s> {
+    stage: &'s Stage,
+    ports: GuestPorts<'static>,
+    migration: Migration,
+    second: bool,
+}
+
+impl<'s> InRust<'s> {
+    /// With the first copy taken.
+    pub(crate) fn new(stage: &'s Stage) -> Self {
+        let migration = Migration::attach(Config::default(), Width::W64).expect("no threads");
+        let mut side = Self { stage, ports: stage.ports(), migration, second: false };
+        side.stage.change(false);
+        side.stage.clean(&mut []); // the first round reads no log
+        side.round();
+        side
+    }
+}
+
+impl Side for InRust<'_> {
+    fn prepare(&mut self, round: Round) {
+        if round == Round::Busy {
+            self.second = !self.second;
+            self.stage.change(self.second);
+        }
+    }
+
+    fn round(&mut self) -> u64 {
+        let Self { stage, ports, migration, .. } = self;
+        let mut nobody = ();
+        let lent = ports.lend(&mut nobody);
+        let mut types = *stage;
+        let mut ports = Ports { m2p: stage, types: &mut types, ..lent };
+        let room = migration.begin(&mut ports, Kind::Live).expect("begins");
+        let read = room.pfns();
+        if read > 0 {
+            stage.clean(room.words_mut());
+        }
+        migration.scan(&mut ports, read).expect("scans");
+        let mut pages = 0;
+        loop {
+            let taken = migration.take(&mut ports).expect("takes").len();
+            if migration.frame_list_changed() {
+                std::hint::black_box(migration.frame_list());
+                migration.frame_list_told();
+            }
+            if taken == 0 {
+                break;
+            }
+            pages += taken as u64;
+            let answers = (0..taken).map(|_| Answer::Accepted).collect();
+            migration.answer(&mut ports, answers).expect("answers");
+        }
+        migration.end(&mut ports).expect("ends");
+        pages
+    }
+}

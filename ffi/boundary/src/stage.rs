@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest of both sides: its p2m as a simulated guest has it, its m2p as a table, and the changes of a round.
+//! Not here: who makes the round (`in_rust`, `in_c`).
+//! Units: pfns, mfns; a change gives a pfn one of two frames.
+//! Threads: one.
+//! Source: `p2mtrack_synthetic::huge`.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::frame::{FrameType, Mfn, Pfn};
+use p2mtrack::leaf::FRAME_WORDS;
+use p2mtrack::port::{FrameTypes, M2p, PortError};
+use p2mtrack_bench::p2m::pattern;
+use p2mtrack_synthetic::huge::ports::GuestPorts;
+use p2mtrack_synthetic::huge::{Guest, Shape};
+
+use crate::Round;
+
+/// Leaves that change in a busy round, at most.
+const CHANGING: u64 = 2000;
+
+/// The guest.
+pub(crate) struct Stage {
+    guest: &'static Guest,
+    /// All ones: no pfn.
+    m2p: Vec<AtomicU64>,
+    /// For each pfn that changes: its leaf, its slot, and its two frames.
+    changes: Vec<Change>,
+    /// What log-dirty says next.
+    log: Mutex<PfnBitmap>,
+}
+
+struct Change {
+    pfn: u64,
+    /// The pfn of the leaf's own frame.
+    holder: u64,
+    frames: [u64; 2],
+}
+
+impl Stage {
+    /// A guest of so many GiB.
+    pub(crate) fn new(gib: u64) -> Result<Self, Box<dyn Error>> {
+        let leaves = gib << 9; // 512 to the GiB
+        // It stays for as long as the program runs.
+        let guest: &'static Guest =
+            Box::leak(Box::new(Guest::new(pattern(Shape::Superpage, leaves as usize))?));
+        let mut ports = GuestPorts::new(guest);
+        let (machine, mut m2p) = {
+            let mut nobody = ();
+            let lent = ports.lend(&mut nobody);
+            let frames = lent.m2p.frames();
+            let pfn = |mfn| lent.m2p.pfn(Mfn(mfn)).map_or(u64::MAX, |pfn| pfn.0);
+            (frames, (0..frames).map(|mfn| AtomicU64::new(pfn(mfn))).collect::<Vec<_>>())
+        };
+        let step = (leaves / CHANGING).max(1);
+        let changes: Vec<_> = (0..leaves)
+            .step_by(step as usize)
+            .map(|leaf| leaf * FRAME_WORDS as u64 + 7)
+            .filter(|&pfn| guest.is_plain(pfn))
+            .zip(machine..)
+            .map(|(pfn, spare)| Change {
+                pfn,
+                holder: guest.leaf_pfn(pfn / FRAME_WORDS as u64),
+                frames: [guest.entry(pfn), spare],
+            })
+            .collect();
+        m2p.extend(changes.iter().map(|_| AtomicU64::new(u64::MAX)));
+        Ok(Self { guest, m2p, changes, log: Mutex::default() })
+    }
+
+    /// Leaves that change in a busy round.
+    pub(crate) fn changing(&self) -> u64 {
+        self.changes.len() as u64
+    }
+
+    /// Pages that a round takes: of each change the page, and the page that its leaf is.
+    pub(crate) fn expected(&self, round: Round) -> u64 {
+        match round {
+            Round::Quiet => 0,
+            Round::Busy => 2 * self.changing(),
+        }
+    }
+
+    fn log(&self) -> MutexGuard<'_, PfnBitmap> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that is as the guest has it.
+    pub(crate) fn ports(&self) -> GuestPorts<'static> {
+        GuestPorts::new(self.guest)
+    }
+
+    /// The table.
+    pub(crate) fn m2p(&self) -> &[AtomicU64] {
+        &self.m2p
+    }
+
+    /// Each pfn that changes gets its first or its second frame; its page and its leaf's are in the log.
+    pub(crate) fn change(&self, second: bool) {
+        let mut log = self.log();
+        log.reset(self.guest.pfns().next_multiple_of(32_768));
+        for change in &self.changes {
+            let (here, away) =
+                (change.frames[usize::from(second)], change.frames[usize::from(!second)]);
+            let leaf = self.guest.leaf(change.pfn / FRAME_WORDS as u64).expect("a leaf");
+            // ORDER: one thread.
+            leaf[(change.pfn % FRAME_WORDS as u64) as usize].store(here, Ordering::Relaxed);
+            self.m2p[away as usize].store(u64::MAX, Ordering::Relaxed); // ORDER: as above
+            self.m2p[here as usize].store(change.pfn, Ordering::Relaxed); // ORDER: as above
+            log.set(Pfn(change.pfn));
+            log.set(Pfn(change.holder));
+        }
+    }
+
+    /// CLEAN into words that are zero, as many as there are.
+    pub(crate) fn clean(&self, words: &mut [u64]) {
+        let mut log = self.log();
+        for (to, &word) in words.iter_mut().zip(log.words()) {
+            *to = word;
+        }
+        log.reset(0);
+    }
+}
+
+impl M2p for &Stage {
+    fn frames(&self) -> u64 {
+        self.m2p.len() as u64
+    }
+
+    fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
+        let pfn = self.m2p.get(mfn.0 as usize)?.load(Ordering::Relaxed); // ORDER: a word by itself
+        (pfn != u64::MAX).then_some(Pfn(pfn))
+    }
+}
+
+/// Types: a frame that is no pfn's is another domain's.
+impl FrameTypes for &Stage {
+    fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
+        let mut nobody = ();
+        let mut ports = self.ports();
+        ports.lend(&mut nobody).types.query(frames, types)?;
+        for (kind, mfn) in types.iter_mut().zip(frames) {
+            match (M2p::pfn(self, *mfn), *kind) {
+                (None, _) => *kind = FrameType::NotOwned,
+                (Some(_), FrameType::NotOwned) => *kind = FrameType::Data,
+                (Some(_), _) => {}
+            }
+        }
+        Ok(())
+    }
+}
