@@ -5,6 +5,8 @@
 //! Threads: one thread means the caller's own; no global pool (a toolstack forks, and a pool does not survive that).
 //! Source: `docs/design.md`, section 4.
 
+use std::thread::{self, JoinHandle};
+
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -27,20 +29,38 @@ pub(crate) trait Join: Default + Send {
 #[derive(Debug)]
 pub(crate) struct Shards {
     pool: Option<rayon::ThreadPool>,
+    /// Those of the pool, which end when it is dropped.
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Waits for the threads: whoever drops the engine may unload its code, or count its threads, right after.
+impl Drop for Shards {
+    fn drop(&mut self) {
+        self.pool = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // what panicked in it was told to whoever asked for the work
+        }
+    }
 }
 
 impl Shards {
     /// Starts `threads` threads; 0 and 1 start none.
     pub(crate) fn new(threads: usize) -> Result<Self, Error> {
+        let mut shards = Self { pool: None, threads: Vec::new() };
         if threads <= 1 {
-            return Ok(Self { pool: None });
+            return Ok(shards);
         }
+        let started = &mut shards.threads;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
-            .thread_name(|index| format!("p2mtrack-{index}"))
-            .build()
-            .map_err(|source| Error::Threads { source: Box::new(source) })?;
-        Ok(Self { pool: Some(pool) })
+            .spawn_handler(|thread| {
+                let name = format!("p2mtrack-{}", thread.index());
+                started.push(thread::Builder::new().name(name).spawn(|| thread.run())?);
+                Ok(())
+            })
+            .build();
+        shards.pool = Some(pool.map_err(|source| Error::Threads { source: Box::new(source) })?);
+        Ok(shards)
     }
 
     /// Threads that work, the caller's included.
@@ -82,6 +102,8 @@ mod tests {
     use crate::leaf::{FRAME_WORDS, Leaf};
     use crate::resend::ResendBitmap;
     use crate::shadow::Shadow;
+    use std::cell::RefCell;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     impl<T: Send> Join for Vec<T> {
@@ -107,7 +129,7 @@ mod tests {
         for leaf in &live {
             leaf[511].store(7, Ordering::Relaxed); // ORDER: no thread beside this one yet
         }
-        let copies = std::thread::scope(|scope| {
+        let copies = thread::scope(|scope| {
             scope.spawn(|| {
                 for word in [4, 66].into_iter().flat_map(|slot| live.iter().map(move |l| &l[slot]))
                 {
@@ -134,6 +156,26 @@ mod tests {
             assert_eq!(owed, shadow.diff(Kernel::SCALAR, leaf, copy));
             assert!(owed.get(511) && (owed.get(3) == (leaf.0 == 0)));
         }
+    }
+
+    #[test]
+    fn threads_end_before_the_drop_does() {
+        let shards = Shards::new(3).expect("threads");
+        let alive = Arc::new(());
+        let pool = shards.pool.as_ref().expect("a pool");
+        for thread in [0, 1, 2] {
+            let alive = Arc::clone(&alive);
+            // What a thread keeps is dropped when it ends.
+            thread_local!(static KEPT: RefCell<Option<Arc<()>>> = const { RefCell::new(None) });
+            pool.broadcast(|context| {
+                if context.index() == thread {
+                    KEPT.with_borrow_mut(|kept| *kept = Some(Arc::clone(&alive)));
+                }
+            });
+        }
+        assert_eq!(Arc::strong_count(&alive), 4);
+        drop(shards);
+        assert_eq!(Arc::strong_count(&alive), 1);
     }
 
     #[test]
