@@ -157,7 +157,7 @@ fn law_3_a_page_that_failed_is_owed_and_named() {
             8 => Answer::Deferred(Deferral::Unacknowledged),
             _ => Answer::Accepted,
         };
-        let answers = (0..pages.len() - 1).map(answer).collect();
+        let answers = (0..pages.len() - 1).map(answer);
         let error = migration.answer(ports, answers).expect_err("failed");
         assert!(matches!(error, Error::Page { pfn, .. } if pfn == pages[7].pfn), "{error}");
         let last = pages[pages.len() - 1].pfn;

@@ -5,6 +5,8 @@
 //! Threads: plain values.
 //! Source: `include/p2mtrack.h`, `p2mt_answer`.
 
+use std::collections::BTreeMap;
+
 use p2mtrack::frame::{FrameType, Mfn};
 use p2mtrack::port::{Answer, Deferral, MapFault, Page};
 use p2mtrack::table::{TableCause, TableFault};
@@ -12,34 +14,39 @@ use p2mtrack::table::{TableCause, TableFault};
 use crate::abi;
 use crate::error::{Fault, PageError};
 
-/// What is known of how a page table of the batch was normalised.
-pub(crate) type Normalised = Option<Result<(), TableFault>>;
+/// How the normalisation of page tables of a batch went, by their numbers in it.
+pub(crate) type Normalised = BTreeMap<usize, Result<(), TableFault>>;
 
 /// The errno that a host's negative word says.
 pub(crate) fn errno(word: i32) -> Option<i32> {
     (word < 0).then(|| word.saturating_neg())
 }
 
-/// All answers; `theirs` empty means that all are accepted. `ours`: tables are only accepted if they were normalised by us.
+/// That all are accepted. `ours`: page tables only if they were normalised by us.
+pub(crate) fn all_accepted(pages: &[Page], tables: &Normalised, ours: bool) -> Result<(), Fault> {
+    let all = abi::Answer::default();
+    let mut kept = pages.iter().enumerate().filter(|(_, page)| ours && page.kind.is_table());
+    kept.try_for_each(|(index, page)| answer(&all, page, tables.get(&index), ours).map(drop))
+}
+
+/// All answers, one a page. `ours` as above.
 pub(crate) fn answers(
     theirs: &[abi::Answer],
     pages: &[Page],
-    tables: &[Normalised],
+    tables: &Normalised,
     ours: bool,
 ) -> Result<Vec<Answer>, Fault> {
-    let all_accepted = abi::Answer::default();
-    let of = |index: usize| theirs.get(index).unwrap_or(&all_accepted);
-    let one = |(index, page): (usize, &Page)| {
-        let table = tables.get(index).copied().flatten();
-        answer(of(index), page, table, ours)
-    };
-    pages.iter().enumerate().map(one).collect()
+    let mut answers = Vec::with_capacity(pages.len());
+    for (index, (theirs, page)) in theirs.iter().zip(pages).enumerate() {
+        answers.push(answer(theirs, page, tables.get(&index), ours)?);
+    }
+    Ok(answers)
 }
 
 fn answer(
     theirs: &abi::Answer,
     page: &Page,
-    table: Normalised,
+    table: Option<&Result<(), TableFault>>,
     ours: bool,
 ) -> Result<Answer, Fault> {
     let &abi::Answer { verdict, reason, errnum, zero } = theirs;
@@ -54,7 +61,7 @@ fn answer(
     }
     match (verdict, reason, errnum) {
         (abi::ACCEPTED, 0, 0) => {
-            if ours && page.kind.is_table() && table != Some(Ok(())) {
+            if ours && page.kind.is_table() && table != Some(&Ok(())) {
                 let text =
                     format!("the page table at {} was not normalised by p2mt_normalise", page.pfn);
                 return Err(Fault::order(text));
@@ -72,7 +79,7 @@ fn answer(
             let FrameType::Table { level, .. } = page.kind else { return Err(nonsense()) };
             let unsaid =
                 TableFault { level, slot: 0, mfn: Mfn(abi::NONE), cause: TableCause::Unsaid };
-            let fault = table.and_then(Result::err).unwrap_or(unsaid);
+            let fault = table.copied().and_then(Result::err).unwrap_or(unsaid);
             Ok(Answer::Deferred(Deferral::Table(fault)))
         }
         (abi::DEFERRED, abi::DEFER_NO_ANSWER, 0) => Ok(Answer::Deferred(Deferral::Unacknowledged)),

@@ -184,11 +184,9 @@ pub unsafe extern "C" fn p2mt_take(
         // SAFETY: as above.
         let flags = unsafe { place(flags, "flags") }?;
         let (taken, todo) = session.take()?;
-        count.write(taken.len());
+        let written = to.iter_mut().zip(taken).map(|(to, page)| to.write(page)).count();
+        count.write(written);
         flags.write(todo);
-        for (to, page) in to.iter_mut().zip(taken) {
-            to.write(page);
-        }
         Ok(())
     };
     // SAFETY: as above.

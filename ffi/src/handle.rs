@@ -12,12 +12,12 @@ use p2mtrack::doubt::Doubt;
 use p2mtrack::frame::{Entry, FrameType, Pfn};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
-use p2mtrack::port::{Deferral, Phase};
+use p2mtrack::port::{Answer, Deferral, Phase};
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::{TableFault, normalise};
 
 use crate::abi;
-use crate::answer::{Normalised, answers};
+use crate::answer::{Normalised, all_accepted, answers};
 use crate::clock::Clock;
 use crate::error::Fault;
 use crate::host::Host;
@@ -32,8 +32,8 @@ pub(crate) struct Session {
     sender: Sender,
     /// The log's room, while it is lent.
     room: Option<Room>,
-    /// For each page of the batch, how its normalisation went.
-    tables: Vec<Normalised>,
+    /// How the normalisation of pages of the batch went.
+    tables: Normalised,
     /// Pfns gone, once they were asked for.
     gone: Option<Vec<Pfn>>,
     totals: abi::Stats,
@@ -56,7 +56,7 @@ impl Session {
             clock: Clock::default(),
             sender: config.sender,
             room: None,
-            tables: Vec::new(),
+            tables: Normalised::new(),
             gone: None,
             totals: abi::Stats { size: size_of::<abi::Stats>() as u32, ..Default::default() },
         })
@@ -104,17 +104,13 @@ impl Session {
     }
 
     /// The next pages, and what has to be done before they are sent.
-    pub(crate) fn take(
-        &mut self,
-    ) -> Result<(impl ExactSizeIterator<Item = abi::Page>, u32), Fault> {
+    pub(crate) fn take(&mut self) -> Result<(impl Iterator<Item = abi::Page>, u32), Fault> {
         let Self { migration, host, clock, tables, .. } = self;
-        let taken = migration.take(&mut host.lend(clock))?.len();
+        migration.take(&mut host.lend(clock))?;
         tables.clear();
-        tables.resize(taken, None);
         let remap = if migration.remap() { abi::DO_REMAP } else { 0 };
         let list = if migration.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
-        let causes: Vec<_> = migration.batch_causes().collect();
-        let pages = migration.batch().iter().zip(causes);
+        let pages = migration.batch().iter().zip(migration.batch_causes());
         Ok((pages.map(|(page, causes)| convert::page(page, causes)), remap | list))
     }
 
@@ -134,23 +130,24 @@ impl Session {
             let view = self.migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
             normalise(page.pfn, level, words, &view)
         };
-        self.tables[index] = Some(done);
+        self.tables.insert(index, done);
         Ok(done.err().map(|fault| (page.pfn, fault)))
     }
 
     pub(crate) fn answer(&mut self, theirs: Option<&[abi::Answer]>) -> Result<(), Fault> {
-        let pages = self.migration.batch();
-        let theirs = match theirs {
-            Some(theirs) if theirs.len() == pages.len() => theirs,
-            Some(theirs) => {
-                let text = format!("{} answers for {} pages", theirs.len(), pages.len());
-                return Err(Fault::argument(text));
-            }
-            None => &[],
-        };
         let ours = self.sender == Sender::Told;
-        let answers = answers(theirs, pages, &self.tables, ours)?;
-        let Self { migration, host, clock, .. } = self;
+        let Self { migration, host, clock, tables, .. } = self;
+        let pages = migration.batch();
+        let Some(theirs) = theirs else {
+            all_accepted(pages, tables, ours)?;
+            let answers = std::iter::repeat_with(|| Answer::Accepted).take(pages.len());
+            return Ok(migration.answer(&mut host.lend(clock), answers)?);
+        };
+        if theirs.len() != pages.len() {
+            let text = format!("{} answers for {} pages", theirs.len(), pages.len());
+            return Err(Fault::argument(text));
+        }
+        let answers = answers(theirs, pages, tables, ours)?;
         Ok(migration.answer(&mut host.lend(clock), answers)?)
     }
 

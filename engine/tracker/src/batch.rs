@@ -144,7 +144,7 @@ impl Migration {
     pub(crate) fn settle_batch(
         &mut self,
         ports: &mut Ports<'_>,
-        answers: Vec<Answer>,
+        answers: impl IntoIterator<Item = Answer>,
     ) -> Result<(), Error> {
         let (mut books, Parts { resend, .. }) = self.books();
         let unsure = books.note_tables();

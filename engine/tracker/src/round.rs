@@ -80,7 +80,11 @@ impl Migration {
     /// # Errors
     /// [`Error::Order`] if there is no batch, or if the frame list was not told before: nothing is written down then.
     /// [`Error::Page`] if a page can't be sent.
-    pub fn answer(&mut self, ports: &mut Ports<'_>, answers: Vec<Answer>) -> Result<(), Error> {
+    pub fn answer(
+        &mut self,
+        ports: &mut Ports<'_>,
+        answers: impl IntoIterator<Item = Answer>,
+    ) -> Result<(), Error> {
         if self.batch.pages().is_empty() {
             return Err(Error::Order { call: "answer", state: "no batch was taken" });
         }

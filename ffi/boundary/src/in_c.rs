@@ -10,9 +10,9 @@
 use std::ffi::{c_int, c_void};
 use std::ptr::{null, null_mut};
 
-use p2mtrack::frame::{FrameType, Mfn};
+use p2mtrack::frame::Mfn;
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
-use p2mtrack::port::{FrameTypes, Ports};
+use p2mtrack::port::Ports;
 use p2mtrack_ffi::abi;
 use p2mtrack_ffi::functions as f;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
@@ -108,19 +108,8 @@ unsafe extern "C" fn types(user: *mut c_void, call: abi::TypesCall) -> c_int {
     let mfns = unsafe { std::slice::from_raw_parts(call.mfns, call.count) };
     // SAFETY: as above.
     let types = unsafe { std::slice::from_raw_parts_mut(call.types, call.count) };
-    let (mut frames, mut kinds) = ([Mfn(0); 1024], [FrameType::Data; 1024]);
-    for (frame, &mfn) in frames.iter_mut().zip(mfns) {
-        *frame = Mfn(mfn);
-    }
     // SAFETY: as promised to the host.
-    let mut stage = unsafe { at(user) }.stage;
-    let (frames, kinds) = (&frames[..mfns.len()], &mut kinds[..mfns.len()]);
-    if stage.query(frames, kinds).is_err() {
-        return -5;
-    }
-    for (to, kind) in types.iter_mut().zip(kinds) {
-        *to = kind.pfinfo();
-    }
+    unsafe { at(user) }.stage.type_words(mfns, types);
     0
 }
 
@@ -209,9 +198,13 @@ impl<'s> InC<'s> {
 
 impl Side for InC<'_> {
     fn prepare(&mut self, round: Round) {
-        if round == Round::Busy {
-            self.second = !self.second;
-            self.host.stage.change(self.second);
+        match round {
+            Round::Quiet => {}
+            Round::Written => self.host.stage.write(),
+            Round::Busy => {
+                self.second = !self.second;
+                self.host.stage.change(self.second);
+            }
         }
     }
 

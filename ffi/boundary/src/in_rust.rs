@@ -6,9 +6,9 @@
 //! Source: `p2mtrack::migration`.
 
 use p2mtrack::config::Config;
-use p2mtrack::frame::Width;
+use p2mtrack::frame::{FrameType, Mfn, Width};
 use p2mtrack::migration::Migration;
-use p2mtrack::port::{Answer, Ports};
+use p2mtrack::port::{Answer, FrameTypes, PortError, Ports, QUERY_FRAMES_MAX};
 use p2mtrack::report::Stage as Kind;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 
@@ -37,9 +37,13 @@ impl<'s> InRust<'s> {
 
 impl Side for InRust<'_> {
     fn prepare(&mut self, round: Round) {
-        if round == Round::Busy {
-            self.second = !self.second;
-            self.stage.change(self.second);
+        match round {
+            Round::Quiet => {}
+            Round::Written => self.stage.write(),
+            Round::Busy => {
+                self.second = !self.second;
+                self.stage.change(self.second);
+            }
         }
     }
 
@@ -47,7 +51,7 @@ impl Side for InRust<'_> {
         let Self { stage, ports, migration, .. } = self;
         let mut nobody = ();
         let lent = ports.lend(&mut nobody);
-        let mut types = *stage;
+        let mut types = Types(stage);
         let mut ports = Ports { m2p: stage, types: &mut types, ..lent };
         let room = migration.begin(&mut ports, Kind::Live).expect("begins");
         let read = room.pfns();
@@ -66,10 +70,27 @@ impl Side for InRust<'_> {
                 break;
             }
             pages += taken as u64;
-            let answers = (0..taken).map(|_| Answer::Accepted).collect();
+            let answers = (0..taken).map(|_| Answer::Accepted);
             migration.answer(&mut ports, answers).expect("answers");
         }
         migration.end(&mut ports).expect("ends");
         pages
+    }
+}
+
+/// Xen's words as the port has them.
+struct Types<'s>(&'s Stage);
+
+impl FrameTypes for Types<'_> {
+    fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
+        let (mut mfns, mut words) = ([0; QUERY_FRAMES_MAX], [0; QUERY_FRAMES_MAX]);
+        for (to, mfn) in mfns.iter_mut().zip(frames) {
+            *to = mfn.0;
+        }
+        self.0.type_words(&mfns[..frames.len()], &mut words);
+        for (kind, &word) in types.iter_mut().zip(&words) {
+            *kind = FrameType::from_pfinfo(word).ok_or("no type")?;
+        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{FrameType, Mfn, Pfn};
 use p2mtrack::leaf::FRAME_WORDS;
-use p2mtrack::port::{FrameTypes, M2p, PortError};
+use p2mtrack::port::M2p;
 use p2mtrack_bench::p2m::pattern;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 use p2mtrack_synthetic::huge::{Guest, Shape};
@@ -80,6 +80,7 @@ impl Stage {
     pub(crate) fn expected(&self, round: Round) -> u64 {
         match round {
             Round::Quiet => 0,
+            Round::Written => self.written().count() as u64,
             Round::Busy => 2 * self.changing(),
         }
     }
@@ -98,6 +99,21 @@ impl Stage {
         &self.m2p
     }
 
+    /// Pages that are written: 16 in each leaf.
+    fn written(&self) -> impl Iterator<Item = u64> + '_ {
+        let pfns = (64..self.guest.pfns()).step_by(FRAME_WORDS);
+        pfns.flat_map(|first| first..first + 16).filter(|&pfn| self.guest.is_plain(pfn))
+    }
+
+    /// Pages are written, and are in the log.
+    pub(crate) fn write(&self) {
+        let mut log = self.log();
+        log.reset(self.guest.pfns().next_multiple_of(32_768));
+        for pfn in self.written() {
+            log.set(Pfn(pfn));
+        }
+    }
+
     /// Each pfn that changes gets its first or its second frame; its page and its leaf's are in the log.
     pub(crate) fn change(&self, second: bool) {
         let mut log = self.log();
@@ -112,6 +128,21 @@ impl Stage {
             self.m2p[here as usize].store(change.pfn, Ordering::Relaxed); // ORDER: as above
             log.set(Pfn(change.pfn));
             log.set(Pfn(change.holder));
+        }
+    }
+
+    /// Types as Xen says them. A frame that is no pfn's is another domain's.
+    pub(crate) fn type_words(&self, mfns: &[u64], words: &mut [u32]) {
+        for (word, &mfn) in words.iter_mut().zip(mfns) {
+            let pfn = self.m2p.get(mfn as usize).map(|pfn| pfn.load(Ordering::Relaxed)); // ORDER: as in `pfn`
+            let kind = match pfn {
+                None | Some(u64::MAX) => FrameType::NotOwned,
+                Some(pfn) => match self.guest.table_level(pfn) {
+                    Some(level) => FrameType::Table { level, pinned: level == 4 },
+                    None => FrameType::Data,
+                },
+            };
+            *word = kind.pfinfo();
         }
     }
 
@@ -133,22 +164,5 @@ impl M2p for &Stage {
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         let pfn = self.m2p.get(mfn.0 as usize)?.load(Ordering::Relaxed); // ORDER: a word by itself
         (pfn != u64::MAX).then_some(Pfn(pfn))
-    }
-}
-
-/// Types: a frame that is no pfn's is another domain's.
-impl FrameTypes for &Stage {
-    fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
-        let mut nobody = ();
-        let mut ports = self.ports();
-        ports.lend(&mut nobody).types.query(frames, types)?;
-        for (kind, mfn) in types.iter_mut().zip(frames) {
-            match (M2p::pfn(self, *mfn), *kind) {
-                (None, _) => *kind = FrameType::NotOwned,
-                (Some(_), FrameType::NotOwned) => *kind = FrameType::Data,
-                (Some(_), _) => {}
-            }
-        }
-        Ok(())
     }
 }

@@ -216,6 +216,15 @@ impl Guest {
         self.zone.pfn(Part::Leaf(position))
     }
 
+    /// The level of the page table that a pfn's frame is; `None` if it is none.
+    #[must_use]
+    pub fn table_level(&self, pfn: u64) -> Option<u8> {
+        match self.zone.part(pfn) {
+            Some(Part::Table(level, _)) => Some(level),
+            Some(Part::Leaf(_)) | None => None,
+        }
+    }
+
     /// The guest stores a p2m entry: a write to the leaf that holds it, marked under the leaf's pfn.
     fn store_entry(&self, pfn: u64, entry: u64) {
         self.entries[pfn as usize].store(entry, Ordering::Relaxed); // ORDER: a word by itself
