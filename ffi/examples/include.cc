@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// The header from C++17: a handle that destroys itself, errors as exceptions, callbacks that let none out. Migrates one
+// simulated guest by the whole interface, as migrate.c does. Not a binding: what a saver in C++ would write for itself.
+//
+//     include [SCENARIO [SEED]]    default: mixed 1
+//
+// Exit status 0: the guest arrived identical, and the source was not harmed.
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "p2mtrack.h"
+#include "theatre.h"
+
+namespace {
+
+struct Error : std::runtime_error {
+    explicit Error(const p2mt_error &error) : std::runtime_error(error.text), code(error.code), errnum(error.errnum) {}
+    int code, errnum;
+};
+
+struct Destroy {
+    void operator()(p2mt *handle) const { p2mt_destroy(handle); }
+    void operator()(theatre *guest) const { theatre_free(guest); }
+};
+using Handle = std::unique_ptr<p2mt, Destroy>;
+using Answer = struct p2mt_answer; // a function has the same name
+using Guest = std::unique_ptr<theatre, Destroy>;
+
+// The theatre's calls: a negative errno.
+int ok(int code)
+{
+    if (code < 0)
+        throw std::runtime_error("theatre: errno " + std::to_string(-code));
+    return code;
+}
+
+// A callback from a function that may throw: no exception may cross the library. Noexcept for what catch can't catch.
+template <typename Call, int (*function)(theatre *, Call)>
+int callback(void *user, Call call) noexcept
+{
+    try {
+        return function(static_cast<theatre *>(user), call);
+    } catch (const std::bad_alloc &) {
+        return -ENOMEM;
+    } catch (...) {
+        return -EIO;
+    }
+}
+
+int domain_frames(theatre *guest, p2mt_domain_frames_call call)
+{
+    return theatre_domain_frames(guest, call.frames);
+}
+
+int roots(theatre *guest, p2mt_roots_call call)
+{
+    std::vector<uint64_t> words(5); // it may throw
+    const int code = theatre_roots(guest, words.data());
+    *call.roots = {words[0], words[1], words[2], words[3], words[4]};
+    return code;
+}
+
+int read(theatre *guest, p2mt_read_call call)
+{
+    return theatre_read(guest, call.mfn, call.words);
+}
+
+int map(theatre *guest, p2mt_map_call call)
+{
+    return theatre_map(guest, call.mfns, call.count, call.addresses, call.errors);
+}
+
+int unmap(theatre *guest, p2mt_unmap_call call)
+{
+    return theatre_unmap(guest, call.addresses, call.count);
+}
+
+int types(theatre *guest, p2mt_types_call call)
+{
+    return theatre_types(guest, call.mfns, call.count, call.types);
+}
+
+int unlogged(theatre *guest, p2mt_unlogged_call call)
+{
+    return theatre_unlogged(guest, call.pfns, call.capacity, call.count);
+}
+
+int accepts_transfer(theatre *guest, p2mt_accepts_transfer_call call)
+{
+    return theatre_accepts_transfer(guest, call.accepts);
+}
+
+int log(theatre *, p2mt_log_call call)
+{
+    return call.level <= P2MT_LOG_ERROR && std::fprintf(stderr, "p2mtrack: %s\n", call.text) < 0 ? -EIO : 0;
+}
+
+class Migration {
+public:
+    explicit Migration(theatre *guest) : guest(guest), pages(P2MT_BATCH_MAX)
+    {
+        p2mt_config config{};
+        config.size = sizeof(config);
+        config.width = P2MT_WIDTH_64;
+        config.mode = P2MT_FULL;
+        p2mt_host host{};
+        host.size = sizeof(host);
+        host.user = guest;
+        host.domain_frames = callback<p2mt_domain_frames_call, domain_frames>;
+        host.roots = callback<p2mt_roots_call, roots>;
+        host.read = callback<p2mt_read_call, read>;
+        host.map = callback<p2mt_map_call, map>;
+        host.unmap = callback<p2mt_unmap_call, unmap>;
+        host.types = callback<p2mt_types_call, types>;
+        host.unlogged = callback<p2mt_unlogged_call, unlogged>;
+        host.accepts_transfer = callback<p2mt_accepts_transfer_call, accepts_transfer>;
+        host.log = callback<p2mt_log_call, log>;
+        host.m2p = theatre_m2p(guest);
+        host.m2p_frames = theatre_m2p_frames(guest);
+        host.compat_m2p_mfn = P2MT_NONE;
+        p2mt_error error{};
+        error.size = sizeof(error);
+        p2mt *created = nullptr;
+        if (p2mt_create(&config, &host, &error, &created))
+            throw Error(error);
+        handle.reset(created);
+    }
+
+    // Whether the destination was identical after each suspended round.
+    bool migrate()
+    {
+        for (uint32_t left = theatre_checkpoints(guest); left; left--) {
+            round(P2MT_LIVE);
+            theatre_suspend(guest);
+            round(P2MT_CHECKPOINT);
+            if (theatre_judge(guest))
+                return false;
+            theatre_resume(guest);
+        }
+        while (!theatre_wants_suspend(guest))
+            round(P2MT_LIVE);
+        theatre_suspend(guest);
+        round(P2MT_FINAL);
+        return !theatre_judge(guest);
+    }
+
+private:
+    // The code of a call, if it is none of those expected an exception.
+    int call(int code, int expected = P2MT_OK) const
+    {
+        if (code == P2MT_OK || code == expected)
+            return code;
+        p2mt_error error{};
+        error.size = sizeof(error);
+        if (p2mt_last_error(handle.get(), &error) || error.code != code) { // of those that the handle does not keep
+            error.code = code;
+            std::snprintf(error.text, sizeof(error.text), "%s", p2mt_strerror(code));
+        }
+        throw Error(error);
+    }
+
+    void send_frame_list()
+    {
+        size_t count;
+        uint64_t pfn_count;
+        call(p2mt_frame_list(handle.get(), nullptr, 0, &count, &pfn_count)); // how long is it?
+        std::vector<uint64_t> leaves(count);
+        call(p2mt_frame_list(handle.get(), leaves.data(), leaves.size(), &count, &pfn_count));
+        ok(theatre_send_frame_list(guest, leaves.data(), count, pfn_count));
+    }
+
+    Answer send(size_t index)
+    {
+        const p2mt_page &page = pages[index];
+        uint64_t content = 0, words[512];
+        if (const int code = theatre_read_page(guest, page.mfn, page.type, &content, words))
+            return {P2MT_DEFERRED, P2MT_DEFER_MAP, code, 0};
+        if (page.type && call(p2mt_normalise(handle.get(), index, words, nullptr), P2MT_E_TABLE))
+            return {P2MT_DEFERRED, P2MT_DEFER_TABLE, 0, 0};
+        ok(theatre_send_page(guest, page.pfn, page.type, content, words));
+        return {P2MT_ACCEPTED, 0, 0, 0};
+    }
+
+    void send_gone()
+    {
+        std::vector<uint64_t> pfns(256);
+        uint64_t from = 0;
+        for (size_t count; call(p2mt_gone(handle.get(), from, pfns.data(), pfns.size(), &count)), count;) {
+            ok(theatre_send_gone(guest, pfns.data(), count));
+            from = pfns[count - 1] + 1;
+        }
+    }
+
+    void round(uint32_t stage)
+    {
+        p2mt_log_room room{};
+        uint64_t read = 0;
+        call(p2mt_begin(handle.get(), stage, &room));
+        if (room.pfns)
+            ok(theatre_clean(guest, room.words, room.pfns, &read));
+        call(p2mt_scan(handle.get(), read, nullptr));
+        for (;;) {
+            size_t count;
+            uint32_t todo;
+            call(p2mt_take(handle.get(), pages.data(), pages.size(), &count, &todo));
+            if (todo & P2MT_DO_FRAME_LIST)
+                send_frame_list();
+            if (!count)
+                break;
+            std::vector<Answer> answers;
+            for (size_t index = 0; index < count; index++)
+                answers.push_back(send(index));
+            call(p2mt_answer(handle.get(), answers.data(), answers.size()));
+        }
+        if (stage != P2MT_LIVE) {
+            send_gone();
+            ok(theatre_confirm(guest));
+        }
+        call(p2mt_end(handle.get(), nullptr));
+    }
+
+    theatre *guest;
+    std::vector<p2mt_page> pages;
+    Handle handle;
+};
+
+} // namespace
+
+int main(int argc, char **argv)
+{
+    const std::string scenario = argc > 1 ? argv[1] : "mixed";
+    const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+    const Guest guest(theatre_new(scenario.c_str(), seed, 32u << 20, 1));
+    bool right = false;
+
+    if (!guest) {
+        std::fprintf(stderr, "no scenario %s\n", scenario.c_str());
+        return 1;
+    }
+    try {
+        ok(theatre_log_on(guest.get()));
+        right = Migration(guest.get()).migrate();
+        if (!right)
+            theatre_explain(guest.get());
+    } catch (const Error &error) {
+        std::printf("ended with %d (%s)\n", error.code, error.what());
+    } catch (const std::exception &error) {
+        std::printf("ended (%s)\n", error.what());
+    }
+    theatre_suspend(guest.get());
+    theatre_log_off(guest.get());
+    const char *harm = theatre_harm(guest.get());
+    std::printf("%s %llu: %s%s\n", scenario.c_str(), static_cast<unsigned long long>(seed),
+                right && !harm ? "identical" : "WRONG ", harm ? harm : "");
+    return !right || harm;
+}

@@ -1,0 +1,132 @@
+(* SPDX-License-Identifier: MIT OR Apache-2.0 *)
+(* Migrates simulated guests by the whole interface, as ../migrate.c does.
+
+     migrate [THREADS [SCENARIO [SEEDS]]]    default: 1 all 3
+
+   Exit status as of migrate.c. Built with OCaml 4.13 by
+
+     cc -Wall -Wextra -Werror -isystem "$(ocamlc -where)" -I../../include -I../../theatre -c *_stubs.c
+     ocamlopt -o migrate p2mt.mli p2mt.ml theatre.ml migrate.ml *_stubs.o -cclib -lp2mtrack -cclib -lp2mtheatre *)
+
+open P2mt
+
+let guest_bytes = 32 lsl 20
+
+(* Everything that one migration needs. *)
+type saver = { guest : Theatre.t; p2mt : P2mt.t; content : words; table : words }
+
+(* The log: CLEAN from Xen, into the library. *)
+let begin_and_scan saver stage =
+  let pfns = begin_round saver.p2mt stage in
+  let read =
+    if pfns = 0 then 0
+    else
+      let bits = words (pfns / 64) in
+      let read = Theatre.(number (clean saver.guest bits)) in
+      feed saver.p2mt 0 bits;
+      read
+  in
+  ignore (scan saver.p2mt read)
+
+let send_frame_list saver =
+  let leaves, pfn_count = frame_list saver.p2mt in
+  Theatre.(ok (send_frame_list saver.guest leaves pfn_count))
+
+(* One page: read, a page table normalised, sent; what can't be done now is put off. *)
+let send_page saver index { pfn; mfn; kind; _ } =
+  let { guest; p2mt; content; table } = saver in
+  let read = Theatre.read_page guest mfn kind content table in
+  if read < 0 then Deferred (Map (-read))
+  else if kind <> 0 && not (normalise p2mt index table) then Deferred Not_normalised
+  else (
+    Theatre.(ok (send_page guest pfn kind content table));
+    Accepted)
+
+let rec send_pages saver =
+  let pages, todo = take saver.p2mt in
+  if todo.frame_list then send_frame_list saver;
+  if pages <> [||] then (
+    answer saver.p2mt (Array.mapi (send_page saver) pages);
+    send_pages saver)
+
+let rec send_gone saver from =
+  let pfns = gone saver.p2mt from in
+  let count = Bigarray.Array1.dim pfns in
+  if count > 0 then (
+    Theatre.(ok (send_gone saver.guest pfns));
+    send_gone saver (Int64.succ pfns.{count - 1}))
+
+let round saver stage =
+  begin_and_scan saver stage;
+  send_pages saver;
+  if stage <> Live then (
+    send_gone saver 0L;
+    Theatre.(ok (confirm saver.guest)));
+  ignore (end_round saver.p2mt)
+
+(* Whether the destination was identical after each suspended round. *)
+let migrate saver =
+  let guest = saver.guest in
+  let rec checkpoints = function
+    | 0 -> true
+    | left ->
+      round saver Live;
+      Theatre.suspend guest;
+      round saver Checkpoint;
+      Theatre.judge guest = 0
+      && (Theatre.resume guest;
+          checkpoints (left - 1))
+  in
+  checkpoints (Theatre.checkpoints guest)
+  && (
+    while not (Theatre.wants_suspend guest) do
+      round saver Live
+    done;
+    Theatre.suspend guest;
+    round saver Final;
+    Theatre.judge guest = 0)
+
+(* Whether it went as it should. *)
+let run threads scenario seed =
+  let guest = Theatre.create scenario seed guest_bytes threads in
+  Theatre.(ok (log_on guest));
+  let p2mt = create { default with threads } (Theatre.host guest) in
+  let ended why =
+    Theatre.suspend guest;
+    Printf.printf "%s %d: ended with %s\n" scenario seed why;
+    Theatre.is_hostile scenario
+  in
+  let right =
+    match migrate { guest; p2mt; content = words 1; table = words 512 } with
+    | right ->
+      if not right then Theatre.explain guest;
+      right
+    | exception P2mt_error { text; _ } -> ended text
+    | exception Errno errno -> ended (Printf.sprintf "errno %d" errno)
+  in
+  destroy p2mt;
+  Theatre.(ok (log_off guest));
+  let harm = Theatre.harm guest in
+  if harm <> None || not right then
+    Printf.printf "%s %d: WRONG %s\n" scenario seed (Option.value harm ~default:"");
+  Theatre.free guest;
+  right && harm = None
+
+let () =
+  let argument index default = if Array.length Sys.argv > index then Sys.argv.(index) else default in
+  let threads = int_of_string (argument 1 "1") and only = argument 2 "all" and seeds = int_of_string (argument 3 "3") in
+  let runs = ref 0 and wrong = ref 0 in
+  let rec each index =
+    match Theatre.scenario index with
+    | None -> ()
+    | Some scenario ->
+      if only = "all" || only = scenario then
+        for seed = 1 to seeds do
+          incr runs;
+          if not (run threads scenario seed) then incr wrong
+        done;
+      each (index + 1)
+  in
+  each 0;
+  Printf.printf "%d migrations with %d threads, %d wrong\n" !runs threads !wrong;
+  exit (if !runs = 0 || !wrong > 0 then 1 else 0)

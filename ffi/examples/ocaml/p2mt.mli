@@ -1,0 +1,156 @@
+(* SPDX-License-Identifier: MIT OR Apache-2.0 *)
+(** libp2mtrack for OCaml: its handle, its calls, its errors. [p2mtrack.h] says what each call does; this file says what
+    is different here. Not an installed library: what one would start from.
+
+    Numbers of pages that are taken are [int]. What may have any 64 bits is [int64]: all ones for none, and what a guest
+    wrote, of which [int] would lose a bit. *)
+
+(** A migration. When it is collected it is destroyed, unless a closure of its own host holds it. *)
+type t
+
+(** 64-bit words: a frame has 512. *)
+type words = (int64, Bigarray.int64_elt, Bigarray.c_layout) Bigarray.Array1.t
+
+val words : int -> words
+
+(** P2MT_NONE. *)
+val none : int64
+
+(** {1 Errors} *)
+
+type code =
+  | Host | Size | Forked | Threads | Busy | Argument | Environment | Doubt | Order | Page | Roots | Structure | Reach
+  | Crowd | Entry | Table | Panic
+  | Unknown of int
+
+(** A call failed. [errnum] is 0, [level] -1, [pfn] and [mfn] {!none} where it is about none. *)
+exception P2mt_error of { code : code; errnum : int; level : int; pfn : int64; mfn : int64; text : string }
+
+(** For callbacks: a (positive) errno. Whatever else they raise is raised again by the call whose callback it was, once
+    the library has returned. *)
+exception Errno of int
+
+(** {!Errno} of a frame that is not the domain's (now). *)
+val not_owned : exn
+
+(** {1 The host} *)
+
+type roots = { pfn_count : int64; frame_list_list : int64; p2m_cr3 : int64; p2m_vaddr : int64; generation : int64 }
+type level = Error | Warning | Info
+
+(** Callbacks run on the thread of the call, which keeps the runtime's lock. What they are given is theirs. *)
+type host = {
+  domain_frames : unit -> int;
+  roots : unit -> roots;
+  read : int64 -> words -> unit; (** an mfn; the words are to be filled *)
+  map : words -> (nativeint, int) result array; (** mfns; an address or an errno for each *)
+  unmap : nativeint array -> unit;
+  types : words -> int array; (** mfns *)
+  unlogged : unit -> words; (** pfns *)
+  accepts_transfer : unit -> bool;
+  log : level -> string -> unit;
+  m2p : nativeint; (** where the m2p is mapped, until the handle is destroyed *)
+  m2p_frames : int;
+  compat_m2p_mfn : int64;
+}
+
+(** {1 Choices} *)
+
+type width = Width_32 | Width_64
+type mode = Full | Passive | Host_reads_p2m
+type kernel = Auto | Scalar | Wide | Avx2 | Avx512
+type verify = Verify_dirty | Verify_full
+type alias = Alias_refuse | Alias_copy
+type foreign_pte = Foreign_pte_refuse | Foreign_pte_clear
+
+type config = {
+  width : width;
+  mode : mode;
+  threads : int;
+  kernel : kernel;
+  verify : verify;
+  alias : alias;
+  foreign_pte : foreign_pte;
+  doubt_rounds_max : int;
+}
+
+(** What zeroes mean in [p2mtrack.h], of a 64-bit guest. *)
+val default : config
+
+(** {1 Rounds} *)
+
+type stage = Live | Checkpoint | Final
+type page = { pfn : int; mfn : int; entry : int64; kind : int (** [p2mt_page.type]: 0 is data *); causes : int }
+type defer = Map of int (** an errno *) | Not_normalised | No_answer
+type answer = Accepted | Deferred of defer | Failed of int (** an errno *)
+
+(** What the host has to do before it sends what it took. *)
+type todo = { remap : bool; frame_list : bool }
+
+(** Of [p2mt_report] what a policy looks at. *)
+type report = {
+  round : int;
+  pages_owed : int;
+  pages_accepted : int;
+  pages_left : int;
+  entries_beyond_log_dirty : int;
+  settled_gone : int;
+  doubts : int;
+  blind : bool;
+  dirty_rate : float;
+}
+
+type stats = {
+  rounds : int;
+  accepted : int;
+  entries_changed : int;
+  beyond_log_dirty : int;
+  deferred : int;
+  owed : int;
+  shadow_bytes : int;
+  roots_ns : int;
+  clean_ns : int;
+  walk_ns : int;
+  diff_ns : int;
+  send_ns : int;
+}
+
+type why = { why_causes : int; why_defer : int; why_entry : int64 }
+
+val version : unit -> int * int * int
+val create : config -> host -> t
+
+(** At once. Again is fine; every other call fails with [Argument] then. *)
+val destroy : t -> unit
+
+(** How many pfns of the log are to be read and cleared now, by {!feed}; a multiple of 32,768. *)
+val begin_round : t -> stage -> int
+
+(** [feed t first bits]: 64 pfns a word. *)
+val feed : t -> int -> words -> unit
+
+(** [scan t read] *)
+val scan : t -> int -> report
+
+val take : t -> page array * todo
+
+(** [normalise t index table]: false means {!Not_normalised}. *)
+val normalise : t -> int -> words -> bool
+
+(** One for each page that was taken. *)
+val answer : t -> answer array -> unit
+
+(** Leaves, and the number of pfns that they cover. *)
+val frame_list : t -> words * int64
+
+(** Pfns that were lost on the way. *)
+val return : t -> words -> unit
+
+(** [gone t from]: the next pfns; none at the end. *)
+val gone : t -> int64 -> words
+
+val end_round : t -> report
+val cancel : t -> unit
+val verify : t -> verify -> unit
+val stats : t -> stats
+val why : t -> int64 -> why

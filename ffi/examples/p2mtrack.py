@@ -1,0 +1,398 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""
+libp2mtrack by ctypes, with nothing compiled: the structures, a class over the handle, and a program that migrates
+simulated guests by the whole interface, as migrate.c does. Not a package, and not fast: each page is a few calls.
+
+    p2mtrack.py LIBP2MTRACK LIBTHEATRE [SCENARIO [SEEDS]]    default: all 3
+
+Exit status as of migrate.c. What has to be right with ctypes:
+- Types of all arguments are declared: an undeclared number is cut to 32 bits.
+- Callbacks live as long as the handle: ctypes keeps none alive.
+- Callbacks raise nothing: ctypes would print it, and return to the library what nobody chose.
+- Callbacks run under the interpreter's lock, on the thread of the call. The library's own threads never call back.
+"""
+
+import sys
+from ctypes import (CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char, c_char_p, c_double, c_int, c_int32, c_size_t,
+                    c_uint32, c_uint64, c_void_p, sizeof)
+from errno import EIO
+
+u32, i32, u64, size_t, pointer = c_uint32, c_int32, c_uint64, c_size_t, c_void_p
+words = POINTER(u64)
+
+
+def struct(name, *fields):
+    """A structure of the header: types, each followed by the names of the fields that have it."""
+    pairs = zip(fields[::2], fields[1::2])
+    return type(name, (Structure,), {"_fields_": [(field, kind) for kind, names in pairs for field in names.split()]})
+
+
+Roots = struct("p2mt_roots", u64, "pfn_count frame_list_list p2m_cr3 p2m_vaddr generation")
+CALLS = {  # in the order of struct p2mt_host
+    "domain_frames": struct("p2mt_domain_frames_call", words, "frames"),
+    "roots": struct("p2mt_roots_call", POINTER(Roots), "roots"),
+    "read": struct("p2mt_read_call", u64, "mfn", words, "words"),
+    "map": struct("p2mt_map_call", words, "mfns", size_t, "count", POINTER(pointer), "addresses",
+                  POINTER(i32), "errors"),
+    "unmap": struct("p2mt_unmap_call", POINTER(pointer), "addresses", size_t, "count"),
+    "types": struct("p2mt_types_call", words, "mfns", size_t, "count", POINTER(u32), "types"),
+    "unlogged": struct("p2mt_unlogged_call", words, "pfns", size_t, "capacity", POINTER(size_t), "count"),
+    "accepts_transfer": struct("p2mt_accepts_transfer_call", POINTER(i32), "accepts"),
+    "log": struct("p2mt_log_call", u32, "level", c_char_p, "text"),
+}
+CALLBACKS = {name: CFUNCTYPE(c_int, pointer, call) for name, call in CALLS.items()}
+Host = struct("p2mt_host", u32, "size zero", pointer, "user",
+              *(part for name, callback in CALLBACKS.items() for part in (callback, name)),
+              pointer, "m2p", u64, "m2p_frames compat_m2p_mfn")
+Config = struct("p2mt_config", u32, "size width mode threads kernel verify alias foreign_pte doubt_rounds_max zero")
+LogRoom = struct("p2mt_log_room", words, "words", u64, "pfns")
+Page = struct("p2mt_page", u64, "pfn mfn entry", u32, "type causes")
+Answer = struct("p2mt_answer", u32, "verdict reason", i32, "errnum", u32, "zero")
+TableFault = struct("p2mt_table_fault", u64, "mfn", u32, "level slot cause zero")
+Report = struct("p2mt_report", u32, "size stage", u64, "round pfn_count", u32, "threads kernel", u64,
+                "log_dirty_pfns leaves_tracked leaves_distinct leaves_dirty leaves_fresh leaves_dropped "
+                "leaves_compared leaves_unchanged entries_mapped entries_unmapped entries_remapped entries_other "
+                "entries_beyond_log_dirty structure_generation structure_roots structure_pfn_count structure_dirty "
+                "structure_entries structure_moved structure_walks structure_retries pages_owed pages_accepted "
+                "pages_tables pages_frameless pages_deferred_m2p pages_deferred_frame pages_deferred_table "
+                "pages_deferred_doubt pages_moved pages_returned pages_left settled_gone settled_foreign "
+                "settled_m2p_stale settled_aliases settled_cleared_ptes settled_unlogged doubts",
+                i32, "blind shrinking", c_double, "dirty_rate")
+Stats = struct("p2mt_stats", u32, "size zero", u64, "rounds pages_accepted entries_changed entries_beyond_log_dirty "
+               "pages_deferred owed shadow_bytes roots_ns clean_ns walk_ns diff_ns send_ns")
+Why = struct("p2mt_why", u32, "size causes defer zero", u64, "entry")
+Error = struct("p2mt_error", u32, "size", i32, "code errnum level", u64, "pfn mfn", c_char * 488, "text")
+
+# Of the constants those that are used here.
+P2MT_NONE = 2**64 - 1
+P2MT_E_BUSY, P2MT_E_TABLE = -16, -78
+P2MT_WIDTH_64, P2MT_FULL, P2MT_LOG_ERROR = 64, 0, 1
+P2MT_LIVE, P2MT_CHECKPOINT, P2MT_FINAL = 0, 1, 2
+P2MT_BATCH_MAX, P2MT_DO_FRAME_LIST = 1024, 2
+P2MT_ACCEPTED, P2MT_DEFERRED = 0, 1
+P2MT_DEFER_MAP, P2MT_DEFER_TABLE = 5, 6
+
+out_size, out_u64, out_u32 = POINTER(size_t), POINTER(u64), POINTER(u32)
+P2MTRACK = {  # what each returns, then what it takes
+    "p2mt_version": (u32,), "p2mt_strerror": (c_char_p, c_int),
+    "p2mt_create": (c_int, POINTER(Config), POINTER(Host), POINTER(Error), POINTER(pointer)),
+    "p2mt_destroy": (c_int, pointer), "p2mt_last_error": (c_int, pointer, POINTER(Error)),
+    "p2mt_begin": (c_int, pointer, u32, POINTER(LogRoom)), "p2mt_feed": (c_int, pointer, u64, words, u64),
+    "p2mt_scan": (c_int, pointer, u64, POINTER(Report)),
+    "p2mt_take": (c_int, pointer, POINTER(Page), size_t, out_size, out_u32),
+    "p2mt_normalise": (c_int, pointer, size_t, words, POINTER(TableFault)),
+    "p2mt_answer": (c_int, pointer, POINTER(Answer), size_t),
+    "p2mt_frame_list": (c_int, pointer, words, size_t, out_size, out_u64),
+    "p2mt_return": (c_int, pointer, words, size_t), "p2mt_gone": (c_int, pointer, u64, words, size_t, out_size),
+    "p2mt_end": (c_int, pointer, POINTER(Report)), "p2mt_cancel": (c_int, pointer),
+    "p2mt_verify": (c_int, pointer, u32),
+    "p2mt_stats": (c_int, pointer, POINTER(Stats)), "p2mt_why": (c_int, pointer, u64, POINTER(Why)),
+}
+THEATRE = {
+    "theatre_scenario": (c_char_p, size_t), "theatre_is_hostile": (c_int, c_char_p),
+    "theatre_new": (pointer, c_char_p, u64, u64, u32), "theatre_free": (None, pointer),
+    "theatre_checkpoints": (u32, pointer), "theatre_wants_suspend": (c_int, pointer),
+    "theatre_suspend": (None, pointer), "theatre_resume": (None, pointer),
+    "theatre_m2p_frames": (u64, pointer), "theatre_m2p": (pointer, pointer),
+    "theatre_domain_frames": (c_int, pointer, words), "theatre_roots": (c_int, pointer, words),
+    "theatre_read": (c_int, pointer, u64, words),
+    "theatre_map": (c_int, pointer, words, size_t, POINTER(pointer), POINTER(i32)),
+    "theatre_unmap": (c_int, pointer, POINTER(pointer), size_t),
+    "theatre_types": (c_int, pointer, words, size_t, POINTER(u32)),
+    "theatre_unlogged": (c_int, pointer, words, size_t, out_size),
+    "theatre_accepts_transfer": (c_int, pointer, POINTER(i32)),
+    "theatre_log_on": (c_int, pointer), "theatre_log_off": (c_int, pointer),
+    "theatre_clean": (c_int, pointer, words, u64, out_u64),
+    "theatre_read_page": (c_int, pointer, u64, u32, out_u64, words),
+    "theatre_send_page": (c_int, pointer, u64, u32, u64, words),
+    "theatre_send_frame_list": (c_int, pointer, words, size_t, u64),
+    "theatre_send_gone": (c_int, pointer, words, size_t), "theatre_confirm": (c_int, pointer),
+    "theatre_judge": (c_int, pointer), "theatre_explain": (None, pointer), "theatre_harm": (c_char_p, pointer),
+}
+
+
+def load(path, functions):
+    library = CDLL(path)
+    for name, (result, *arguments) in functions.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class P2mError(Exception):
+    """A call failed. `pfn` and `mfn` are None, and `level` is -1, where it is about none."""
+
+    def __init__(self, error):
+        self.code, self.errno, self.level, self.text = error.code, error.errnum, error.level, error.text.decode()
+        self.pfn, self.mfn = (None if number == P2MT_NONE else number for number in (error.pfn, error.mfn))
+        super().__init__(f"{self.text} (code {self.code}, errno {self.errno})")
+
+
+class Migration:
+    """
+    A handle; `close` it, or use it with `with`. `host` has a method for each callback, which takes the structure of the
+    call and raises OSError for an errno. Whatever else a callback raises is raised again once the library has returned.
+    """
+
+    def __init__(self, library, host, m2p, m2p_frames, **config):
+        self.library, self.raised, self.handle = library, None, pointer()
+        lent = {name: kind(self._guard(getattr(host, name))) for name, kind in CALLBACKS.items()}
+        # Kept: it keeps the callbacks alive.
+        self.lent = Host(size=sizeof(Host), m2p=m2p, m2p_frames=m2p_frames, compat_m2p_mfn=P2MT_NONE, **lent)
+        error = Error(size=sizeof(Error))
+        asked = Config(size=sizeof(Config), width=P2MT_WIDTH_64, **config)
+        if library.p2mt_create(byref(asked), byref(self.lent), byref(error), byref(self.handle)):
+            raise P2mError(error)
+        self.pages, self.answers = (Page * P2MT_BATCH_MAX)(), (Answer * P2MT_BATCH_MAX)()
+
+    def _guard(self, function):
+        def callback(_user, call):
+            try:
+                function(call)
+                return 0
+            except OSError as error:
+                return -(error.errno or EIO)
+            except BaseException as error:  # ctrl-C too
+                self.raised = error
+                return -EIO
+        return callback
+
+    def _call(self, name, *arguments, expected=0):
+        code = getattr(self.library, name)(self.handle, *arguments)
+        if name == "p2mt_destroy" and code != P2MT_E_BUSY:
+            self.handle = None
+        if self.raised:
+            raised, self.raised = self.raised, None
+            raise raised
+        if code not in (0, expected):
+            error = Error(size=sizeof(Error))
+            if self.library.p2mt_last_error(self.handle, byref(error)) or error.code != code:  # this one was not kept
+                error = Error(code=code, level=-1, pfn=P2MT_NONE, mfn=P2MT_NONE, text=self.library.p2mt_strerror(code))
+            raise P2mError(error)
+        return code
+
+    def close(self):
+        self._call("p2mt_destroy")  # NULL is fine
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def begin(self, stage):
+        """The room for the log: `room.words` must not be used after `scan`."""
+        room = LogRoom()
+        self._call("p2mt_begin", stage, byref(room))
+        return room
+
+    def scan(self, read):
+        report = Report(size=sizeof(Report))
+        self._call("p2mt_scan", read, byref(report))
+        return report
+
+    def take(self):
+        """How many of `pages` are to be sent, and P2MT_DO_*."""
+        count, flags = size_t(), u32()
+        self._call("p2mt_take", self.pages, P2MT_BATCH_MAX, byref(count), byref(flags))
+        return count.value, flags.value
+
+    def normalise(self, index, table):
+        """False: not now."""
+        return self._call("p2mt_normalise", index, table, None, expected=P2MT_E_TABLE) == 0
+
+    def answer(self, count):
+        """By the first `count` of `answers`."""
+        self._call("p2mt_answer", self.answers, count)
+
+    def frame_list(self):
+        count, pfn_count = size_t(), u64()
+        self._call("p2mt_frame_list", None, 0, byref(count), byref(pfn_count))
+        leaves = (u64 * count.value)()
+        self._call("p2mt_frame_list", leaves, count, byref(count), byref(pfn_count))
+        return leaves, pfn_count.value
+
+    def gone(self):
+        """Arrays of pfns, with the number of those that count."""
+        pfns, count, start = (u64 * 256)(), size_t(), 0
+        while True:
+            self._call("p2mt_gone", start, pfns, len(pfns), byref(count))
+            if not count.value:
+                return
+            yield pfns, count.value
+            start = pfns[count.value - 1] + 1
+
+    def return_lost(self, pfns):
+        self._call("p2mt_return", (u64 * len(pfns))(*pfns), len(pfns))
+
+    def end(self):
+        report = Report(size=sizeof(Report))
+        self._call("p2mt_end", byref(report))
+        return report
+
+    def cancel(self):
+        self._call("p2mt_cancel")
+
+    def verify(self, verify):
+        self._call("p2mt_verify", verify)
+
+    def stats(self):
+        stats = Stats(size=sizeof(Stats))
+        self._call("p2mt_stats", byref(stats))
+        return stats
+
+    def why(self, pfn):
+        why = Why(size=sizeof(Why))
+        self._call("p2mt_why", pfn, byref(why))
+        return why
+
+
+# --- a toolstack, on the simulated Xen of theatre.h
+
+
+class Guest:
+    """Calls of the theatre for one guest, and what it lends as the host of a migration."""
+
+    def __init__(self, library, *arguments):
+        self.library, self.at = library, library.theatre_new(*arguments)
+
+    def __getattr__(self, name):
+        """theatre_NAME for this guest. A negative number is an errno."""
+        function = getattr(self.library, "theatre_" + name)
+
+        def call(*arguments):
+            result = function(self.at, *arguments)
+            if function.restype is c_int and result < 0:
+                raise OSError(-result, "theatre_" + name)
+            return result
+        setattr(self, name, call)
+        return call
+
+
+class Lent:
+    """The host's side of a migration."""
+
+    def __init__(self, guest):
+        self.guest = guest
+
+    def domain_frames(self, call):
+        self.guest.domain_frames(call.frames)
+
+    def roots(self, call):
+        found = (u64 * 5)()
+        self.guest.roots(found)
+        call.roots[0] = Roots(*found)
+
+    def read(self, call):
+        self.guest.read(call.mfn, call.words)
+
+    def map(self, call):
+        self.guest.map(call.mfns, call.count, call.addresses, call.errors)
+
+    def unmap(self, call):
+        self.guest.unmap(call.addresses, call.count)
+
+    def types(self, call):
+        self.guest.types(call.mfns, call.count, call.types)
+
+    def unlogged(self, call):
+        self.guest.unlogged(call.pfns, call.capacity, call.count)
+
+    def accepts_transfer(self, call):
+        self.guest.accepts_transfer(call.accepts)
+
+    def log(self, call):
+        if call.level <= P2MT_LOG_ERROR:
+            print("p2mtrack:", call.text.decode(), file=sys.stderr)
+
+
+def answer_for(guest, p2mt, index, table):
+    """Sends a page that was taken: what became of it."""
+    page, content = p2mt.pages[index], u64()
+    try:
+        guest.read_page(page.mfn, page.type, byref(content), table)
+    except OSError as error:
+        return Answer(verdict=P2MT_DEFERRED, reason=P2MT_DEFER_MAP, errnum=-error.errno)
+    if page.type and not p2mt.normalise(index, table):
+        return Answer(verdict=P2MT_DEFERRED, reason=P2MT_DEFER_TABLE)
+    guest.send_page(page.pfn, page.type, content, table)
+    return Answer(verdict=P2MT_ACCEPTED)
+
+
+def run_round(guest, p2mt, stage):
+    room, read, table = p2mt.begin(stage), u64(), (u64 * 512)()
+    if room.pfns:
+        guest.clean(room.words, room.pfns, byref(read))
+    p2mt.scan(read.value)
+    count = 1
+    while count:
+        count, flags = p2mt.take()
+        if flags & P2MT_DO_FRAME_LIST:
+            leaves, pfn_count = p2mt.frame_list()
+            guest.send_frame_list(leaves, len(leaves), pfn_count)
+        for index in range(count):
+            p2mt.answers[index] = answer_for(guest, p2mt, index, table)
+        if count:
+            p2mt.answer(count)
+    if stage != P2MT_LIVE:
+        for pfns, many in p2mt.gone():
+            guest.send_gone(pfns, many)
+        guest.confirm()
+    p2mt.end()
+
+
+def migrate(guest, p2mt):
+    """Whether the destination is identical, after each suspended round."""
+    for _ in range(guest.checkpoints()):
+        run_round(guest, p2mt, P2MT_LIVE)
+        guest.suspend()
+        run_round(guest, p2mt, P2MT_CHECKPOINT)
+        if guest.judge():
+            return False
+        guest.resume()
+    while not guest.wants_suspend():
+        run_round(guest, p2mt, P2MT_LIVE)
+    guest.suspend()
+    run_round(guest, p2mt, P2MT_FINAL)
+    return guest.judge() == 0
+
+
+def run(p2mtrack, theatre, scenario, seed):
+    """Whether it went as it should."""
+    guest = Guest(theatre, scenario, seed, 32 << 20, 1)
+    guest.log_on()
+    with Migration(p2mtrack, Lent(guest), guest.m2p(), guest.m2p_frames(), mode=P2MT_FULL) as p2mt:
+        try:
+            right = migrate(guest, p2mt)
+            if not right:
+                guest.explain()
+        except (P2mError, OSError) as error:
+            guest.suspend()
+            print(f"{scenario.decode()} {seed}: ended with {error}")
+            right = theatre.theatre_is_hostile(scenario)
+    guest.log_off()
+    harm = guest.harm()
+    if harm or not right:
+        print(f"{scenario.decode()} {seed}: WRONG {(harm or b'').decode()}")
+    theatre.theatre_free(guest.at)
+    return right and not harm
+
+
+def main(p2mtrack, theatre, only="all", seeds=3):
+    p2mtrack, theatre = load(p2mtrack, P2MTRACK), load(theatre, THEATRE)
+    runs = wrong = index = 0
+    while scenario := theatre.theatre_scenario(index):
+        index += 1
+        if only in ("all", scenario.decode()):
+            for seed in range(1, int(seeds) + 1):
+                runs += 1
+                wrong += not run(p2mtrack, theatre, scenario, seed)
+    print(f"{runs} migrations with 1 threads, {wrong} wrong")
+    return not runs or wrong > 0
+
+
+if __name__ == "__main__":
+    if not 3 <= len(sys.argv) <= 5:
+        sys.exit("usage: p2mtrack.py LIBP2MTRACK LIBTHEATRE [SCENARIO [SEEDS]]")
+    sys.exit(main(*sys.argv[1:]))
