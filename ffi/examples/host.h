@@ -99,6 +99,7 @@ static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t
     host.m2p_frames = theatre_m2p_frames(theatre);
     host.compat_m2p_mfn = P2MT_NONE;
 
+    memset(&error, 0, sizeof(error));
     error.size = sizeof(error);
     if (theatre_log_on(theatre) || p2mt_create(&config, &host, &error, &handle)) {
         fprintf(stderr, "p2mt_create: %s\n", error.text);

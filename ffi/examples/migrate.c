@@ -159,6 +159,7 @@ static int run(const char *scenario, uint64_t seed, uint32_t threads)
     rc = migrate(&saver);
     if (rc < 0) {
         struct p2mt_error error;
+        memset(&error, 0, sizeof(error));
         error.size = sizeof(error);
         p2mt_last_error(saver.p2mt, &error);
         printf("%s %llu: ended with %d (%s)\n", scenario, (unsigned long long)seed, rc, error.text);

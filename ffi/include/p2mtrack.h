@@ -53,7 +53,8 @@ extern "C" {
 /* --- codes ---------------------------------------------------------------- */
 
 #define P2MT_OK 0
-/* A port of the host failed: its callback returned an error (p2mt_error.errnum). */
+/* One of the host's callbacks domain_frames, roots, unlogged or accepts_transfer failed (p2mt_error.errnum). Failures of
+ * `types`, `map` and `read` are doubts while the guest runs; of a suspended one they are E_ENTRY and E_STRUCTURE. */
 #define P2MT_E_HOST (-5)
 /* A structure is shorter than this version's first, or has bytes set that this library does not know. */
 #define P2MT_E_SIZE (-7)
@@ -118,7 +119,7 @@ struct p2mt_read_call {
 struct p2mt_map_call {
     const uint64_t *mfns;
     size_t count;
-    const void **addresses; /* out: where each frame is mapped for reading, or NULL */
+    const void **addresses; /* out: where each frame is mapped for reading, aligned to 8 bytes, or NULL */
     int32_t *errors;        /* out: for each NULL, P2MT_NOT_OWNED or a negative errno */
 };
 struct p2mt_unmap_call {
@@ -148,7 +149,8 @@ struct p2mt_log_call {
 #define P2MT_LOG_INFO 3
 
 /*
- * What the library asks of the host. Each returns 0, or a negative errno. All are required, `log` apart.
+ * What the library asks of the host. Each returns 0, or a negative errno. All are required, `log` apart. Frame numbers may
+ * be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. Nobody hears of `unmap`'s.
  * The memory at an address that `map` gave is read until `unmap`, by all threads of the handle; the guest may write it.
  */
 struct p2mt_host {
@@ -216,7 +218,7 @@ struct p2mt_config {
 #define P2MT_CHECKPOINT 1 /* suspended, and will go on (Remus) */
 #define P2MT_FINAL 2      /* suspended for good */
 
-/* Room for log-dirty, the library's, until p2mt_scan or p2mt_cancel. */
+/* Room for log-dirty, the library's, until p2mt_scan, p2mt_cancel or the next p2mt_begin. */
 struct p2mt_log_room {
     uint64_t *words; /* zeroes */
     uint64_t pfns;   /* a multiple of 32,768; 0: log-dirty has not to be read in this round */
@@ -360,7 +362,7 @@ struct p2mt_why {
 struct p2mt_error {
     uint32_t size; /* sizeof(struct p2mt_error) */
     int32_t code;  /* P2MT_E_*, or P2MT_OK: there was none */
-    int32_t errnum; /* what a callback or an answer said; 0 if none did */
+    int32_t errnum; /* what a callback or an answer said, as a positive errno; 0 if none did */
     int32_t level; /* of the p2m or of a page table; -1 if none */
     uint64_t pfn;
     uint64_t mfn;
@@ -385,7 +387,8 @@ const char *p2mt_strerror(int code);
 int p2mt_create(const struct p2mt_config *config, const struct p2mt_host *host, struct p2mt_error *error,
                 struct p2mt **handle);
 
-/* Cancels if need be, and frees. NULL is fine. In a forked child nothing is unmapped and nothing freed: E_FORKED. */
+/* Cancels if need be, waits for its threads, and frees. NULL is fine. OK: it is gone. E_BUSY, E_FORKED (in a child nothing is
+ * unmapped): it is not. */
 int p2mt_destroy(struct p2mt *handle);
 
 /* The last error of a handle; P2MT_OK in error->code if there was none since it was created. */
@@ -394,7 +397,8 @@ int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
 /*
  * Begins a round and lends room for the log, which the host then reads and clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for
  * all of room->pfns, and writes there, by itself or by p2mt_feed. The order matters: this call, CLEAN, p2mt_scan.
- * A round that was not ended is given up: what it did not settle is owed. E_HOST, E_ORDER (the log is lent).
+ * If CLEAN fails, p2mt_scan with `read` 0 puts all of it in doubt. A round that was not ended is given up: what it did not
+ * settle is owed, and if its log was not handed over, everything. E_HOST, E_ORDER (after the end).
  */
 int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_room *room);
 
@@ -410,7 +414,8 @@ int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
 /*
  * Takes the next pages. *count is 0 when there are none: of a suspended guest everything is settled then.
  * capacity: at least 1024; no more are taken at once. *flags: what the host has to do before it sends them, P2MT_DO_*.
- * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_CROWD, E_ORDER (the last pages have no answer).
+ * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_ROOTS, E_REACH, E_CROWD, E_ORDER (the last pages have no answer). After an error
+ * there are no pages to be answered for: begin a round again.
  */
 int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t capacity, size_t *count, uint32_t *flags);
 #define P2MT_BATCH_MAX 1024
@@ -428,17 +433,19 @@ int p2mt_normalise(struct p2mt *handle, size_t index, uint64_t *words, struct p2
 
 /*
  * Answers the pages taken last, in order; `count` is theirs. NULL and 0: all accepted.
- * E_PAGE (P2MT_FAILED among them: the others are written down), E_ORDER, E_ARGUMENT.
+ * E_PAGE (P2MT_FAILED among them: the others are written down), E_CROWD, E_ORDER, E_ARGUMENT.
  */
 int p2mt_answer(struct p2mt *handle, const struct p2mt_answer *answers, size_t count);
 
 /*
  * The frame list: for each leaf of the p2m the pfn of its frame, or P2MT_NONE. *count is the number of leaves; if it is
- * more than `capacity`, nothing else is written and the list counts as not told. *pfn_count: pfns that it covers.
+ * more than `capacity`, nothing else is written and the list counts as not told. *pfn_count: pfns that it covers. May be
+ * asked for at any time once a round was scanned; if it can't be sent after all, ask again before anything else is sent.
  */
 int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size_t *count, uint64_t *pfn_count);
 
-/* Hands back pfns that were accepted and then lost on the way: they are owed from the next p2mt_begin on. */
+/* Hands back pfns that were accepted and then lost on the way: they are owed from the next p2mt_begin on. A suspended round
+ * can't be ended while there are any: begin it again. E_ORDER after the end. */
 int p2mt_return(struct p2mt *handle, const uint64_t *pfns, size_t count);
 
 /*

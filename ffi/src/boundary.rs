@@ -10,6 +10,7 @@
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,7 +26,7 @@ pub struct Handle {
     process: u32,
     /// A call is under way.
     busy: AtomicBool,
-    kept: UnsafeCell<Kept>,
+    kept: UnsafeCell<ManuallyDrop<Kept>>,
 }
 
 #[derive(Debug)]
@@ -48,14 +49,17 @@ impl Drop for Entered<'_> {
 impl Handle {
     fn new(session: Session) -> Self {
         let kept = Kept { session, error: None, poisoned: false };
-        Self { process: std::process::id(), busy: AtomicBool::new(false), kept: kept.into() }
+        let kept = UnsafeCell::new(ManuallyDrop::new(kept));
+        Self { process: std::process::id(), busy: AtomicBool::new(false), kept }
     }
 
     /// Begins a call on a handle.
     ///
     /// # Safety
     /// `handle` is null, or came from [`give`] and was not taken back.
-    unsafe fn occupy<'a>(handle: *const Self) -> Result<(Entered<'a>, &'a mut Kept), c_int> {
+    unsafe fn occupy<'a>(
+        handle: *const Self,
+    ) -> Result<(Entered<'a>, &'a mut ManuallyDrop<Kept>), c_int> {
         // SAFETY: the caller's contract: what is not null lives. Nothing but its atomic and a number is looked at yet.
         let handle = unsafe { handle.as_ref() }.ok_or(abi::E_ARGUMENT)?;
         if handle.process != std::process::id() {
@@ -121,8 +125,23 @@ fn said(payload: &(dyn Any + Send)) -> &str {
 
 /// Makes a handle.
 pub(crate) fn create(make: impl FnOnce() -> Result<Session, Fault>) -> Result<*mut Handle, Fault> {
-    let session = guarded(make)??;
+    let session = without_signals(|| guarded(make))??;
     Ok(Box::into_raw(Box::new(Handle::new(session))))
+}
+
+/// Starts threads that inherit a mask with everything in it: signals are the host's, and none of its handlers is to run on
+/// a thread of ours.
+fn without_signals<T>(work: impl FnOnce() -> T) -> T {
+    let mut masks = [MaybeUninit::<libc::sigset_t>::uninit(), MaybeUninit::uninit()];
+    let [all, before] = &mut masks;
+    // SAFETY: a place for a set, which is made there.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: a set, and a place for another.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    let done = work();
+    // SAFETY: the set that was written there: the call can't fail with these arguments.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    done
 }
 
 /// Takes a handle back.
@@ -134,14 +153,17 @@ pub(crate) unsafe fn destroy(handle: *mut Handle) -> c_int {
         return abi::OK;
     }
     // SAFETY: the caller's contract.
-    match unsafe { Handle::occupy(handle) } {
-        Ok((entered, _)) => std::mem::forget(entered), // busy to the end
+    let kept = match unsafe { Handle::occupy(handle) } {
+        Ok((entered, kept)) => {
+            std::mem::forget(entered); // busy to the end: callbacks that call it are refused
+            // SAFETY: nobody looks at it again: the handle stays busy until it is freed.
+            unsafe { ManuallyDrop::take(kept) }
+        }
         Err(code) => return code,
-    }
-    // SAFETY: it came from `create`, and this call is the only one on it.
-    let handle = unsafe { Box::from_raw(handle) };
-    let dropped = guarded(|| {
-        let Kept { mut session, poisoned, .. } = handle.kept.into_inner();
+    };
+    // What panics here is lost: the handle is freed in any case.
+    let _ = guarded(|| {
+        let Kept { mut session, poisoned, .. } = kept;
         if poisoned {
             session.let_go();
             std::mem::forget(session); // its inner state is not to be trusted
@@ -149,7 +171,9 @@ pub(crate) unsafe fn destroy(handle: *mut Handle) -> c_int {
             session.cancel();
         }
     });
-    dropped.map_or_else(|fault| fault.code(), |()| abi::OK)
+    // SAFETY: it came from `create`, this call is the only one on it, and no callback is under way.
+    drop(unsafe { Box::from_raw(handle) });
+    abi::OK
 }
 
 /// The last error, also of a poisoned handle.
@@ -187,7 +211,7 @@ pub(crate) unsafe fn array_mut<'a, T: Copy>(
     at: *mut T,
     count: usize,
     name: &str,
-) -> Result<&'a mut [std::mem::MaybeUninit<T>], Fault> {
+) -> Result<&'a mut [MaybeUninit<T>], Fault> {
     if count == 0 {
         return Ok(&mut []);
     }
@@ -216,7 +240,7 @@ fn expect_array<T>(at: *const T, count: usize, name: &str) -> Result<(), Fault> 
 pub(crate) unsafe fn place<'a, T: Copy>(
     at: *mut T,
     name: &str,
-) -> Result<&'a mut std::mem::MaybeUninit<T>, Fault> {
+) -> Result<&'a mut MaybeUninit<T>, Fault> {
     // SAFETY: the caller's contract, for one value.
     let array = unsafe { array_mut(at, 1, name) }?;
     Ok(&mut array[0])

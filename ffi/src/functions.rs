@@ -287,8 +287,7 @@ pub unsafe extern "C" fn p2mt_frame_list(
 pub unsafe extern "C" fn p2mt_return(handle: *mut Handle, pfns: *const u64, count: usize) -> c_int {
     let call = |session: &mut Session| {
         // SAFETY: the header's contract.
-        session.hand_back(unsafe { array(pfns, count, "pfns") }?);
-        Ok(())
+        session.hand_back(unsafe { array(pfns, count, "pfns") }?)
     };
     // SAFETY: as above.
     unsafe { enter(handle, call) }

@@ -68,12 +68,13 @@ impl Session {
 
     pub(crate) fn begin(&mut self, stage: u32) -> Result<Room, Fault> {
         let stage = config::stage(stage)?;
+        // Also if it can't begin: the round before is given up.
+        (self.room, self.gone) = (None, None);
+        self.tables.clear();
         let Self { migration, host, clock, .. } = self;
         let bits = migration.begin(&mut host.lend(clock), stage)?;
         let room = Room { pfns: bits.pfns(), words: bits.words_mut().as_mut_ptr() };
         self.room = Some(room);
-        self.tables.clear();
-        self.gone = None;
         Ok(room)
     }
 
@@ -162,13 +163,18 @@ impl Session {
         }
     }
 
-    pub(crate) fn hand_back(&mut self, pfns: &[u64]) {
+    pub(crate) fn hand_back(&mut self, pfns: &[u64]) -> Result<(), Fault> {
+        if !self.migration.is_live() {
+            return Err(Fault::order("p2mt_return called after the end: nobody will send them"));
+        }
         self.host.hand_back(pfns);
+        Ok(())
     }
 
     /// Pfns gone, from one on.
     pub(crate) fn gone(&mut self, from: u64) -> Result<&[Pfn], Fault> {
-        let gone = match self.gone.take() {
+        let known = self.gone.take().filter(|_| self.migration.is_settled());
+        let gone = match known {
             Some(gone) => self.gone.insert(gone),
             None => self.gone.insert(self.migration.gone()?),
         };
@@ -177,6 +183,11 @@ impl Session {
     }
 
     pub(crate) fn end(&mut self) -> Result<abi::Report, Fault> {
+        if self.migration.is_settled() && self.host.has_returned() {
+            let text =
+                "p2mt_end called while pfns that were handed back are owed: begin the round again";
+            return Err(Fault::order(text));
+        }
         let Self { migration, host, clock, .. } = self;
         let report = migration.end(&mut host.lend(clock))?;
         self.gone = None;

@@ -138,6 +138,11 @@ impl Host {
         self.returned.0.extend(pfns.iter().map(|&pfn| Pfn(pfn)));
     }
 
+    /// Whether there are any that the engine has not heard of.
+    pub(crate) const fn has_returned(&self) -> bool {
+        !self.returned.0.is_empty()
+    }
+
     /// Unmaps whatever is mapped.
     pub(crate) fn unmap_all(&mut self) {
         let slots = (0..).zip(&self.p2m.slots).filter(|(_, address)| !address.is_null());
@@ -231,6 +236,8 @@ impl P2mSource for HostP2m {
             errors: errors.as_mut_ptr(),
         };
         if let Err(word) = call!(self.callbacks, map, call) {
+            addresses.retain(|address| !address.is_null());
+            self.unmap_addresses(&addresses); // what it mapped before it failed
             answers.extend(frames.iter().map(|_| Err(map_fault(word))));
             return;
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Mistakes of a host, one by one: the code that each is answered with, and that nothing else happened.
 //! Not here: mistakes in any order (`sequences`); what the engine makes of a guest (`ffi/examples`).
-//! Units: one tiny guest, whose p2m has no frames.
+//! Units: one tiny guest, whose p2m has no frame but its own leaf.
 //! Threads: one, and a second one that is refused; a child process.
 //! Source: `docs/abi.md`.
 #![cfg(not(miri))] // forks
@@ -66,7 +66,11 @@ callback!(read, abi::ReadCall, |call| {
     0
 });
 callback!(map, abi::MapCall, |call| {
-    static LEAF: [u64; 512] = [abi::NONE; 512];
+    static LEAF: [u64; 512] = {
+        let mut words = [abi::NONE; 512];
+        words[0] = 3; // its own frame
+        words
+    };
     for index in 0..call.count {
         // SAFETY: the header: room for `count`.
         unsafe { call.addresses.wrapping_add(index).write(LEAF.as_ptr().cast()) };
@@ -125,7 +129,9 @@ fn config() -> abi::Config {
 }
 
 fn fresh() -> Box<Host> {
-    Box::new(Host { m2p: [abi::NONE; 8], fails: "", said: vec![] })
+    let mut m2p = [abi::NONE; 8];
+    m2p[3] = 0;
+    Box::new(Host { m2p, fails: "", said: vec![] })
 }
 
 fn create(host: &abi::Host, config: &abi::Config) -> Result<*mut f::Handle, Box<abi::Error>> {
@@ -167,6 +173,31 @@ fn begin(handle: *mut f::Handle, stage: u32) -> c_int {
     let mut room = abi::LogRoom { words: null_mut(), pfns: 0 };
     // SAFETY: both live.
     unsafe { f::p2mt_begin(handle, stage, &raw mut room) }
+}
+
+fn tell_frame_list(handle: *mut f::Handle) {
+    let (mut leaves, mut count, mut pfns) = ([0; 8], 0, 0);
+    let to = leaves.as_mut_ptr();
+    // SAFETY: there is room.
+    let code = unsafe { f::p2mt_frame_list(handle, to, 8, &raw mut count, &raw mut pfns) };
+    assert_eq!((code, count, pfns), (abi::OK, 1, 512));
+}
+
+/// Takes and answers pages until there are none.
+fn send_all(handle: *mut f::Handle) {
+    loop {
+        assert_eq!(take(handle), abi::OK);
+        // SAFETY: it lives; no answers are all of them.
+        match unsafe { f::p2mt_answer(handle, null(), 0) } {
+            abi::OK => {}
+            code => return assert_eq!(code, abi::E_ORDER), // there were none
+        }
+    }
+}
+
+fn give_back(handle: *mut f::Handle) -> c_int {
+    // SAFETY: one pfn is there.
+    unsafe { f::p2mt_return(handle, [3_u64].as_ptr(), 1) }
 }
 
 fn scan(handle: *mut f::Handle) -> c_int {
@@ -276,17 +307,78 @@ fn calls_out_of_order_change_nothing() {
     assert_eq!([scan(handle), take(handle), end(), answer()], [abi::E_ORDER; 4]);
     assert_eq!(begin(handle, 9), abi::E_ARGUMENT);
     assert_eq!(begin(handle, abi::FINAL), abi::OK);
-    assert_eq!([begin(handle, abi::FINAL), take(handle), end()], [abi::E_ORDER; 3]);
+    assert_eq!([take(handle), end()], [abi::E_ORDER; 2]);
     assert_eq!([scan(handle), scan(handle)], [abi::OK, abi::E_ORDER]);
-    assert_eq!(end(), abi::E_ORDER, "not everything is settled");
+    assert_eq!(end(), abi::E_ORDER);
     assert_eq!(
         told(&last_error(handle)),
         "end called while the frame list changed and was not told"
     );
+    tell_frame_list(handle);
+    assert_eq!(end(), abi::E_ORDER);
+    assert_eq!(told(&last_error(handle)), "end called while not everything is settled");
     // SAFETY: it lives.
     assert_eq!(unsafe { f::p2mt_cancel(handle) }, abi::OK);
-    assert_eq!(begin(handle, abi::LIVE), abi::E_ORDER);
+    assert_eq!([answer(), give_back(handle), begin(handle, abi::LIVE)], [abi::E_ORDER; 3]);
     assert_eq!(told(&last_error(handle)), "begin called while the migration is cancelled");
+    destroy(handle);
+}
+
+#[test]
+fn what_was_handed_back_keeps_a_suspended_round_open() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    // SAFETY: it lives.
+    let end = || unsafe { f::p2mt_end(handle, null_mut()) };
+    let settle = || {
+        assert_eq!([begin(handle, abi::FINAL), scan(handle)], [abi::OK; 2]);
+        tell_frame_list(handle);
+        send_all(handle);
+    };
+    settle();
+    assert_eq!([give_back(handle), end()], [abi::OK, abi::E_ORDER]);
+    settle();
+    assert_eq!([end(), give_back(handle)], [abi::OK, abi::E_ORDER]);
+    destroy(handle);
+}
+
+#[test]
+fn pfns_gone_are_those_of_the_round_that_is_settled() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    let gone = || {
+        let (mut pfns, mut count) = ([0; 4], 0);
+        // SAFETY: there is room.
+        unsafe { f::p2mt_gone(handle, 0, pfns.as_mut_ptr(), 4, &raw mut count) }
+    };
+    assert_eq!([begin(handle, abi::CHECKPOINT), scan(handle)], [abi::OK; 2]);
+    tell_frame_list(handle);
+    send_all(handle);
+    assert_eq!([gone(), gone()], [abi::OK; 2]);
+    state.fails = "roots";
+    assert_eq!([begin(handle, abi::LIVE), gone()], [abi::E_HOST, abi::E_ORDER]);
+    destroy(handle);
+}
+
+#[test]
+fn signals_are_the_hosts() {
+    let mut state = fresh();
+    let config = abi::Config { threads: 2, ..config() };
+    let handle = create(&host(&mut state), &config).expect("creates");
+    let ours = || {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("threads");
+        let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status"));
+        let statuses = tasks.filter_map(|task| status(task.ok()?).ok());
+        statuses.filter(|status| status.contains("Name:\tp2mtrack-")).collect::<Vec<_>>()
+    };
+    while ours().len() < 2 {
+        std::thread::yield_now(); // a thread gives itself its name
+    }
+    let ours = ours();
+    let masked = |status: &String| status.lines().any(|line| line.starts_with("SigBlk:\tfffffffe"));
+    assert!(ours.iter().all(masked), "{ours:?}");
+    let mine = std::fs::read_to_string("/proc/thread-self/status").expect("this one");
+    assert!(!masked(&mine), "and the host's mask is as it was");
     destroy(handle);
 }
 

@@ -176,6 +176,14 @@ impl Migration {
         let _ = self.end_batch(ports); // no page of it was answered
     }
 
+    /// The same at the end of everything: nobody follows up any more.
+    pub(crate) fn forget_batch(&mut self) {
+        for (page, flight) in self.batch.pages.iter().zip(&self.batch.flights) {
+            owe(&self.tracker.resend, page.pfn, flight.causes);
+        }
+        self.batch = Batch::default();
+    }
+
     fn end_batch(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         self.batch.pages.clear();
         self.batch.flights.clear();
@@ -329,7 +337,8 @@ impl Books<'_> {
                 Outcome::Send { page, stale, alias } => {
                     // Whatever the answer will be, the receiver may have it from now on.
                     self.sent.hold(pfn);
-                    if self.sender == Sender::Reads {
+                    // Of a guest that stands still everybody reads the same.
+                    if self.sender == Sender::Reads && !self.report.stage.is_suspended() {
                         self.handed.set(pfn);
                     }
                     self.batch.pages.push(page);

@@ -349,7 +349,8 @@ impl Comparison<'_> {
         let equal_owed = self.offers.doubt(item.leaf);
         let width = self.layout.width();
         let handed = self.handed.has_any(width.first_pfn(item.leaf), width.entries());
-        let untold = self.untold && !item.is_first_look();
+        // Not where one frame stands at many positions: each of them would cost what none of them can hold.
+        let untold = self.untold && !item.is_first_look() && !self.layout.is_shared(item.leaf);
         if !equal_owed && !handed && !untold && !self.check_m2p {
             return owed;
         }
@@ -360,12 +361,11 @@ impl Comparison<'_> {
                 owed.set(slot);
                 continue;
             }
-            let Claim::Frame(mfn) = live.entry(width, slot).claim(width) else {
-                if untold {
-                    owed.set(slot);
-                }
-                continue;
-            };
+            let entry = live.entry(width, slot);
+            if untold && self.names_nothing(entry) {
+                owed.set(slot);
+            }
+            let Claim::Frame(mfn) = entry.claim(width) else { continue };
             let disagrees = || self.m2p.pfn(mfn) != Some(Pfn(first + slot as u64));
             if mfn.0 < frames && (equal_owed || self.check_m2p && disagrees()) {
                 owed.set(slot);

@@ -185,6 +185,8 @@ impl Migration {
     /// Log-dirty can't be switched off; everything else is given back all the same.
     pub fn cancel(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         self.tracker.release(ports.p2m);
+        self.forget_batch();
+        self.step = Step::Closed;
         if self.state == State::Live {
             self.state = State::Cancelled;
         }
@@ -243,6 +245,12 @@ impl Migration {
     #[must_use]
     pub fn shadow_bytes(&self) -> ShadowBytes {
         self.tracker.shadow_bytes()
+    }
+
+    /// Whether it was neither finished nor cancelled.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.state == State::Live
     }
 
     pub(crate) fn expect_live(&self, call: &'static str) -> Result<(), Error> {

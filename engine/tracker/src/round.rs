@@ -7,6 +7,7 @@
 
 use crate::bitmap::PfnBitmap;
 use crate::cause::CauseSet;
+use crate::config::Sender;
 use crate::error::Error;
 use crate::frame::Pfn;
 use crate::migration::Migration;
@@ -33,10 +34,10 @@ impl Migration {
     /// Begins a round, and lends room for the log: the caller reads and clears log-dirty into it, as
     /// [`LogDirty::clean`](crate::port::LogDirty::clean) would, for all of its pfns, and hands it over by
     /// [`Migration::scan`]. No pfns if log-dirty has not to be read. A round that was not ended is given up:
-    /// what it did not settle is owed.
+    /// what it did not settle is owed, and of a log that was not handed over everything.
     ///
     /// # Errors
-    /// [`Error::Order`] if a log was lent and not handed over: it may have bits that are nowhere else. A port's.
+    /// A port's.
     pub fn begin(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<&mut PfnBitmap, Error> {
         self.open(ports, stage)?;
         Ok(self.tracker.log_room())
@@ -85,6 +86,7 @@ impl Migration {
         ports: &mut Ports<'_>,
         answers: impl IntoIterator<Item = Answer>,
     ) -> Result<(), Error> {
+        self.expect_live("answer")?;
         if self.batch.pages().is_empty() {
             return Err(Error::Order { call: "answer", state: "no batch was taken" });
         }
@@ -170,7 +172,7 @@ impl Migration {
     pub(crate) fn open(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<(), Error> {
         self.expect_live("begin")?;
         if matches!(self.step, Step::Begun) {
-            return Err(Error::Order { call: "begin", state: "the log is lent" });
+            self.tracker.doubt_log(ports)?; // it may have bits that are nowhere else
         }
         self.step = Step::Closed;
         self.give_batch_back(ports);
@@ -198,6 +200,9 @@ impl Migration {
         }
         self.step = Step::Closed;
         self.tracker.scan(ports, read)?;
+        if self.tracker.config.sender != Sender::Told {
+            self.owe_tables(); // what the scan put in doubt is sent in this round
+        }
         self.tracker.report.pages.owed = self.owed();
         self.step = Step::Sending(Sending::default());
         Ok(())
@@ -207,12 +212,20 @@ impl Migration {
     pub(crate) fn next_batch(&mut self, ports: &mut Ports<'_>) -> Result<bool, Error> {
         let Step::Sending(mut sending) = self.step else { return Ok(false) };
         self.step = Step::Closed;
-        let more = self.sweep(ports, &mut sending)?;
+        let more = match self.sweep(ports, &mut sending) {
+            Ok(more) => more,
+            Err(error) => {
+                self.give_batch_back(ports); // nobody will hear of it
+                return Err(error);
+            }
+        };
         self.step = if more { Step::Sending(sending) } else { Step::Swept };
         Ok(more)
     }
 
-    const fn is_settled(&self) -> bool {
+    /// Whether everything of a suspended guest is settled, and the round has not ended.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
         matches!(self.step, Step::Swept) && self.tracker.report.stage.is_suspended()
     }
 

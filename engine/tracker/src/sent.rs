@@ -107,6 +107,11 @@ impl Sent {
         self.tables_doubt = true;
     }
 
+    /// The same, by who does not know what they name: if there are any.
+    pub(crate) fn doubt_tables_sent(&mut self) {
+        self.tables_doubt |= self.tables.len() > 0;
+    }
+
     /// Whether tables are in doubt.
     pub(crate) const fn tables_in_doubt(&self) -> bool {
         self.tables_doubt

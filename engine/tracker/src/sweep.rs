@@ -176,7 +176,7 @@ impl Migration {
 
     /// A frame moved: whatever was sent as a page table may name its old pfn. While the guest runs,
     /// this is borne for so many rounds; then it is left to the final one.
-    fn owe_tables(&mut self) {
+    pub(crate) fn owe_tables(&mut self) {
         let tracker = &mut self.tracker;
         let live = !tracker.report.stage.is_suspended();
         let patience = tracker.config.doubt_rounds_max;

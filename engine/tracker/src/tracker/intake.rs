@@ -58,6 +58,11 @@ impl Tracker {
         self.look_after_log(ports)
     }
 
+    /// The log was lent and is not handed over: what it has is owed, and what it may have had.
+    pub(crate) fn doubt_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        if self.log_span > 0 { self.mark_log(ports, 0) } else { Ok(()) }
+    }
+
     fn look_after_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let after = phase(ports, Phase::Roots, |ports| {
             self.look_for_offers(ports)?;

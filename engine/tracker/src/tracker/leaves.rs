@@ -110,7 +110,7 @@ impl Tracker {
         }
         if found.leaves > 0 && self.config.sender != Sender::Told {
             // What a table named while its leaf was being written nobody knows.
-            self.sent.doubt_tables();
+            self.sent.doubt_tables_sent();
         }
         self.report.leaves.compared += found.leaves;
         self.report.leaves.unchanged += found.unchanged;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use pending::Pending;
 
-use crate::cause::CauseSet;
+use crate::cause::{Cause, CauseSet};
 use crate::config::Config;
 use crate::diff::Kernel;
 use crate::doubt::{Doubt, Doubts};
@@ -237,11 +237,22 @@ impl Tracker {
         self.look_at_p2m(ports, false)
     }
 
-    fn look_at_p2m(&mut self, ports: &mut Ports<'_>, adopt_all: bool) -> Result<(), Error> {
-        self.look(ports, adopt_all)?;
+    /// The structure may have been another one between two looks, there and back: whoever reads the p2m by a mapping of its
+    /// own may have read that. What was handed out since is owed again, and forgotten once every leaf was compared.
+    fn doubt_what_was_read(&mut self) {
+        if self.report.structure.walks > 0 {
+            for pfn in self.handed.iter() {
+                self.resend.mark(pfn, Cause::Structure);
+            }
+        }
         if self.pending.is_empty() && !self.report.blind {
             self.handed.clear_all();
         }
+    }
+
+    fn look_at_p2m(&mut self, ports: &mut Ports<'_>, adopt_all: bool) -> Result<(), Error> {
+        self.look(ports, adopt_all)?;
+        self.doubt_what_was_read();
         self.report.pfn_count = self.layout.pfn_count();
         self.count_leaves();
         Ok(())

@@ -195,6 +195,9 @@ impl Tracker {
             Some(Ok((walked, roots, stable))) => {
                 self.evidence = Evidence::default();
                 self.take_over(ports, walked, &roots);
+                if self.config.sender != Sender::Told {
+                    self.sent.doubt_tables_sent(); // they may have been normalised by what was there between two looks
+                }
                 if !stable {
                     self.doubt_all(Doubt::Generation);
                 }
@@ -307,9 +310,6 @@ impl Tracker {
                 if pfn.0 < tracked << self.width.entry_bits() {
                     self.shadow.set(pfn, Entry::INVALID);
                 }
-            }
-            if self.config.sender != Sender::Told {
-                self.sent.hold(pfn); // a table that was sent may name it
             }
             self.sent.frameless(pfn, false);
         }
