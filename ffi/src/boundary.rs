@@ -56,7 +56,7 @@ impl Handle {
     /// Begins a call on a handle.
     ///
     /// # Safety
-    /// `handle` is null, or came from [`give`] and was not taken back.
+    /// `handle` is null, or came from [`create`] and was not taken back.
     unsafe fn occupy<'a>(
         handle: *const Self,
     ) -> Result<(Entered<'a>, &'a mut ManuallyDrop<Kept>), c_int> {

@@ -5,11 +5,11 @@
 //! functions --boundary--> Handle { Migration, HostP2m, ... } --ports--> host --callbacks--> the host's C
 //! ```
 //!
-//! [`functions`] has what is exported, one function for each of the header, and nothing but that. [`boundary`] is what all
+//! [`functions`] has what is exported, one function for each of the header, and nothing but that. `boundary` is what all
 //! of them go through: pointers, processes, threads, panics, the last error. [`abi`] mirrors the header's structures and
-//! numbers; a test holds the two against each other. [`host`] makes ports of callbacks.
+//! numbers; a test holds the two against each other. `host` makes ports of callbacks.
 //!
-//! Units: those of the header. Unsafe code is confined to [`boundary`], [`functions`], [`sized`] and [`host`].
+//! Units: those of the header. Unsafe code is confined to `boundary`, [`functions`], `sized` and `host`.
 
 #![deny(unsafe_code)]
 
