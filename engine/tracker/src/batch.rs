@@ -70,6 +70,13 @@ impl Batch {
         self.flights.iter().map(|flight| flight.causes)
     }
 
+    /// Owes all of them as they were owed.
+    fn owe(&self, resend: &ResendBitmap) {
+        for (page, flight) in self.pages.iter().zip(&self.flights) {
+            resend.mark_all(page.pfn, flight.causes);
+        }
+    }
+
     /// Why a pfn is in flight; empty if it is not.
     pub(crate) fn why(&self, pfn: Pfn) -> CauseSet {
         let found = self.pages.binary_search_by_key(&pfn, |page| page.pfn);
@@ -100,7 +107,7 @@ impl Migration {
         from: u64,
         hold_tables: bool,
     ) -> Result<Option<u64>, Error> {
-        let (mut books, Parts { layout, resend, doubts, config, .. }) = self.books();
+        let (mut books, Parts { layout, resend, doubts, config }) = self.books();
         let suspended = books.report.stage.is_suspended();
         let mut taken = resend.take(QUERY_FRAMES_MAX, from);
         if taken.pfns().is_empty() {
@@ -170,17 +177,13 @@ impl Migration {
         }
         let (mut books, Parts { resend, .. }) = self.books();
         books.note_tables();
-        for (page, flight) in books.batch.pages.iter().zip(&books.batch.flights) {
-            owe(resend, page.pfn, flight.causes);
-        }
+        books.batch.owe(resend);
         let _ = self.end_batch(ports); // no page of it was answered
     }
 
     /// The same at the end of everything: nobody follows up any more.
     pub(crate) fn forget_batch(&mut self) {
-        for (page, flight) in self.batch.pages.iter().zip(&self.batch.flights) {
-            owe(&self.tracker.resend, page.pfn, flight.causes);
-        }
+        self.batch.owe(&self.tracker.resend);
         self.batch = Batch::default();
     }
 
@@ -389,7 +392,7 @@ impl Books<'_> {
             }
             Answer::Deferred(reason) => self.wait(pfn, reason, causes),
             Answer::Failed(source) => {
-                owe(resend, pfn, causes);
+                resend.mark_all(pfn, causes);
                 self.batch.follow.failed = Some(Error::Page { pfn, mfn, source });
             }
         }
@@ -410,13 +413,6 @@ impl Books<'_> {
     fn remember(&mut self) {
         self.shadow.update(&self.remembered);
         self.remembered.clear();
-    }
-}
-
-/// Owes a pfn as it was owed.
-fn owe(resend: &ResendBitmap, pfn: Pfn, causes: CauseSet) {
-    for cause in causes.iter() {
-        resend.mark(pfn, cause);
     }
 }
 

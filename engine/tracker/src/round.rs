@@ -212,13 +212,7 @@ impl Migration {
     pub(crate) fn next_batch(&mut self, ports: &mut Ports<'_>) -> Result<bool, Error> {
         let Step::Sending(mut sending) = self.step else { return Ok(false) };
         self.step = Step::Closed;
-        let more = match self.sweep(ports, &mut sending) {
-            Ok(more) => more,
-            Err(error) => {
-                self.give_batch_back(ports); // nobody will hear of it
-                return Err(error);
-            }
-        };
+        let more = self.sweep(ports, &mut sending)?;
         self.step = if more { Step::Sending(sending) } else { Step::Swept };
         Ok(more)
     }

@@ -55,8 +55,8 @@ impl Migration {
         ports: &mut Ports<'_>,
         sending: &mut Sending,
     ) -> Result<bool, Error> {
-        self.expect_no_crowd()?;
         loop {
+            self.expect_no_crowd()?; // before anything is in flight
             let Some(sweep) = &mut sending.sweep else {
                 if !self.begin_sweep(ports, sending)? {
                     return Ok(false);
@@ -66,7 +66,6 @@ impl Migration {
             match self.take_batch(ports, sweep.from, sweep.hold_tables)? {
                 Some(next) => {
                     sweep.from = next;
-                    self.expect_no_crowd()?;
                     if !self.batch.pages().is_empty() {
                         return Ok(true);
                     }
@@ -146,9 +145,7 @@ impl Migration {
     /// Waiting and postponed pfns are owed in the bitmap again. Marked first, forgotten second.
     fn wake(&mut self) {
         for (&pfn, waiting) in &self.waiting {
-            for cause in waiting.causes.iter() {
-                self.tracker.resend.mark(pfn, cause);
-            }
+            self.tracker.resend.mark_all(pfn, waiting.causes);
             self.tracker.resend.mark(pfn, Cause::Deferred);
         }
         self.waiting.clear();
@@ -157,9 +154,7 @@ impl Migration {
 
     fn owe_postponed(&mut self) {
         for (&pfn, causes) in &self.postponed {
-            for cause in causes.iter() {
-                self.tracker.resend.mark(pfn, cause);
-            }
+            self.tracker.resend.mark_all(pfn, *causes);
         }
         self.postponed.clear();
     }

@@ -98,7 +98,8 @@ fn send_page(
             let mut words = Box::new(Leaf::default());
             world.xen.machine.copy_words(page.mfn.0, &mut words);
             drop(world);
-            let view = View { p2m, source: &ports.p2m, m2p: &ports.m2p };
+            let pfns = p2m.pfns();
+            let view = View { p2m, pfns, knows_tags: false, source: &ports.p2m, m2p: &ports.m2p };
             match normalise(page.pfn, level, &mut words, &view) {
                 Ok(()) => shared.lock().receiver.take_table(page.pfn.0, page.kind, words),
                 Err(fault) if fault.cause == TableCause::Superpage => {

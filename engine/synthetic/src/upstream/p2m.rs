@@ -153,8 +153,22 @@ fn find_leaves(shared: &Shared, width: Width, roots: &Roots) -> Result<Vec<Optio
 /// How a PTE's frame becomes a pfn.
 pub(super) struct View<'a> {
     pub(super) p2m: &'a P2m,
+    /// Pfns that may be named.
+    pub(super) pfns: u64,
+    /// Linux's tags are left out of the comparison; upstream takes them for a part of the frame.
+    pub(super) knows_tags: bool,
     pub(super) source: &'a SimP2m,
     pub(super) m2p: &'a SimM2p,
+}
+
+impl View<'_> {
+    fn agrees(&self, pfn: Pfn, mfn: Mfn) -> bool {
+        if self.knows_tags {
+            self.p2m.frame(self.source, pfn) == Some(mfn)
+        } else {
+            self.p2m.entry(self.source, pfn) == Entry::frame(mfn)
+        }
+    }
 }
 
 impl TableView for View<'_> {
@@ -163,37 +177,8 @@ impl TableView for View<'_> {
     }
 
     fn resolve(&self, _: Pfn, mfn: Mfn) -> Resolved {
-        match self.p2m.pfn_of(self.source, self.m2p, mfn) {
-            Some(pfn) => Resolved::Pfn(pfn),
-            None => Resolved::Unresolved,
-        }
-    }
-
-    fn is_compat_m2p(&self, mfn: Mfn) -> bool {
-        self.m2p.compat_frame() == Some(mfn)
-    }
-}
-
-/// The same for a saver that knows Linux's tags.
-pub(super) struct TaglessView<'a> {
-    pub(super) p2m: &'a P2m,
-    /// Pfns that may be named.
-    pub(super) pfns: u64,
-    pub(super) source: &'a SimP2m,
-    pub(super) m2p: &'a SimM2p,
-}
-
-impl TableView for TaglessView<'_> {
-    fn width(&self) -> Width {
-        self.p2m.width
-    }
-
-    fn resolve(&self, _: Pfn, mfn: Mfn) -> Resolved {
         let pfn = self.m2p.pfn(mfn).filter(|pfn| pfn.0 < self.pfns);
-        match pfn.filter(|&pfn| self.p2m.frame(self.source, pfn) == Some(mfn)) {
-            Some(pfn) => Resolved::Pfn(pfn),
-            None => Resolved::Unresolved,
-        }
+        pfn.filter(|&pfn| self.agrees(pfn, mfn)).map_or(Resolved::Unresolved, Resolved::Pfn)
     }
 
     fn is_compat_m2p(&self, mfn: Mfn) -> bool {

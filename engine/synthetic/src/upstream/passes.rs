@@ -63,6 +63,17 @@ pub(super) fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &m
     run.harmed = off.err().map(|error| error.to_string()).or(harm);
 }
 
+/// Log-dirty on; a first failure is taken for a left-over of somebody else.
+pub(super) fn enable(simulation: &Simulation, ports: &mut SimPorts) -> Result<(), Abort> {
+    if ports.log_dirty.enable().is_err() {
+        ports.log_dirty.disable()?;
+        ports.log_dirty.enable()?;
+    }
+    // The simulated guest paces itself by rounds: the first copy is one, as it is for the engine.
+    simulation.shared().lock().round_begins();
+    Ok(())
+}
+
 /// A migration under way.
 struct Passes<'a> {
     simulation: &'a Simulation,
@@ -78,7 +89,7 @@ impl Passes<'_> {
     fn run(mut self, run: &mut Run) -> Result<(), Abort> {
         let list = self.p2m.list();
         self.simulation.shared().enter().receiver.take_list(self.p2m.pfns(), list);
-        self.enable()?;
+        enable(self.simulation, self.ports)?;
         self.check()?;
         self.precopy(run)?;
         for _ in 0..self.simulation.checkpoints() {
@@ -90,17 +101,6 @@ impl Passes<'_> {
             self.simulation.shared().lock().run_out();
         }
         self.suspended_pass(run)
-    }
-
-    /// Log-dirty on; a first failure is taken for a left-over of somebody else.
-    fn enable(&mut self) -> Result<(), Abort> {
-        if self.ports.log_dirty.enable().is_err() {
-            self.ports.log_dirty.disable()?;
-            self.ports.log_dirty.enable()?;
-        }
-        // The simulated guest paces itself by rounds: the first copy is one, as it is for the engine.
-        self.simulation.shared().lock().round_begins();
-        Ok(())
     }
 
     /// `check_vm_state`.

@@ -18,7 +18,8 @@ use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack::table::{TableCause, TableFault, TableView, normalise};
 
 use super::Abort;
-use super::p2m::{P2m, TaglessView};
+use super::p2m::{P2m, View};
+use super::passes::{enable, settle};
 use crate::fault::Fault;
 use crate::oracle::Verdict;
 use crate::ports::map_check;
@@ -79,7 +80,7 @@ pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
         }
         Err(error) => Err(error.into()),
     };
-    super::passes::settle(&simulation, result, &mut run);
+    settle(&simulation, result, &mut run);
     run
 }
 
@@ -98,7 +99,7 @@ struct Saver<'a> {
 impl Saver<'_> {
     fn run(&mut self, run: &mut Run) -> Result<(), Abort> {
         self.map_p2m(false)?;
-        self.enable()?;
+        enable(self.simulation, self.ports)?;
         for pass in 1..=PASSES_MAX {
             let report = self.pass(Stage::Live, run)?;
             if pass > 1 && report.pages.owed < TARGET_OWED {
@@ -114,15 +115,6 @@ impl Saver<'_> {
             self.simulation.shared().lock().run_out();
         }
         self.suspended_pass(Stage::Final, run)
-    }
-
-    fn enable(&mut self) -> Result<(), Abort> {
-        if self.ports.log_dirty.enable().is_err() {
-            self.ports.log_dirty.disable()?;
-            self.ports.log_dirty.enable()?;
-        }
-        self.simulation.shared().lock().round_begins();
-        Ok(())
     }
 
     fn suspended_pass(&mut self, stage: Stage, run: &mut Run) -> Result<(), Abort> {
@@ -251,7 +243,8 @@ impl Saver<'_> {
             return Err(TableFault { level, slot, mfn, cause });
         };
         let pfns = self.told_pfns;
-        let view = TaglessView { p2m, pfns, source: &self.ports.p2m, m2p: &self.ports.m2p };
+        let view =
+            View { p2m, pfns, knows_tags: true, source: &self.ports.p2m, m2p: &self.ports.m2p };
         normalise(pfn, level, words, &view as &dyn TableView)
     }
 

@@ -116,6 +116,13 @@ impl ResendBitmap {
         self.planes[0].words().len()
     }
 
+    /// Owes a pfn for all of these causes.
+    pub(crate) fn mark_all(&self, pfn: Pfn, causes: CauseSet) {
+        for cause in causes.iter() {
+            self.mark(pfn, cause);
+        }
+    }
+
     /// Owes a pfn. Returns whether it is below the length; past it there is nothing to owe.
     pub fn mark(&self, pfn: Pfn, cause: Cause) -> bool {
         let known = pfn.0 < self.pfns;
