@@ -12,7 +12,7 @@ use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
-use p2mtrack_tests::rig::{At, HOLES, OWN, Rig, finish, round};
+use p2mtrack_tests::rig::{At, BASE, HOLES, OWN, Rig, finish, round};
 
 /// Both kinds of p2m, after the first copy.
 fn both() -> [(Rig, Migration); 2] {
@@ -36,7 +36,8 @@ fn sweeps_that_settle_nothing_are_told_from_those_that_do_whatever_was_settled()
         let error = rig.with(|ports| migration.finish(ports)).expect_err("no word of the page");
         let deferred = EntryCause::Deferred(Deferral::Unacknowledged);
         assert!(
-            matches!(error, Error::Entry { pfn: Pfn(9), cause, .. } if cause == deferred),
+            matches!(error, Error::Entry { pfn: Pfn(9), mfn: Some(Mfn(mfn)), cause }
+                if cause == deferred && mfn == BASE + 9),
             "{error}"
         );
         // The first sweep and the nine that bring nothing are over: two answers are left.

@@ -207,6 +207,12 @@ impl Migration {
         self.tracker.config.verify = verify;
     }
 
+    /// The round under way, as far as it has come; after its end, the last one.
+    #[must_use]
+    pub const fn report(&self) -> &RoundReport {
+        &self.tracker.report
+    }
+
     /// Why a pfn is owed now; empty if it is not.
     #[must_use]
     pub fn why(&self, pfn: Pfn) -> CauseSet {

@@ -85,7 +85,7 @@ impl Migration {
     fn begin_sweep(&mut self, ports: &mut Ports<'_>, sending: &mut Sending) -> Result<bool, Error> {
         if self.tracker.report.stage.is_suspended() {
             if sending.sweeps == SWEEPS_MAX {
-                return Err(self.unsettled());
+                return Err(self.unsettled(ports.p2m));
             }
             self.tracker.rest(ports)?;
         } else {
@@ -114,7 +114,7 @@ impl Migration {
         self.refuse_hopeless()?;
         sending.idle = if self.settled_pfns() == sending.settled { sending.idle + 1 } else { 0 };
         if sending.idle > IDLE_SWEEPS_MAX {
-            return Err(self.unsettled());
+            return Err(self.unsettled(ports.p2m));
         }
         self.owe_again(ports)?;
         if self.owed() > 0 || self.tracker.structure_is_open() {
@@ -254,8 +254,8 @@ impl Migration {
         Ok(())
     }
 
-    /// The first pfn that the final round could not settle.
-    fn unsettled(&self) -> Error {
+    /// The first pfn that a suspended round could not settle, and the frame that its entry names now.
+    fn unsettled(&self, p2m: &dyn P2mSource) -> Error {
         let (pfn, cause) = match self.waiting.iter().next() {
             Some((&pfn, waiting)) => (pfn, EntryCause::Deferred(waiting.reason)),
             None => {
@@ -263,7 +263,9 @@ impl Migration {
                 (first.pfns().first().copied().unwrap_or(Pfn(0)), EntryCause::Restless)
             }
         };
-        Error::Entry { pfn, mfn: None, cause }
+        let entry = self.tracker.layout.entry(p2m, pfn);
+        let mfn = entry.and_then(|entry| named_frame(entry, self.tracker.layout.width()));
+        Error::Entry { pfn, mfn, cause }
     }
 
     /// The receiver fills in the leaves by their pfns: each must have one.

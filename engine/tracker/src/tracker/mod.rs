@@ -234,7 +234,9 @@ impl Tracker {
             None => self.read_log(ports)?,
             Some(read) => self.take_log(ports, read)?,
         }
-        self.look_at_p2m(ports, false)
+        self.look_at_p2m(ports, false)?;
+        self.report.doubts = self.doubts.counts(); // so far
+        Ok(())
     }
 
     /// The structure may have been another one between two looks, there and back: whoever reads the p2m by a mapping of its
