@@ -36,6 +36,11 @@ impl P2m {
         p2m
     }
 
+    /// The same while the guest runs: leaves are mapped one after the other, and what was found before may be another by then.
+    pub(super) fn map_meanwhile(shared: &Shared, ports: &mut SimPorts) -> Result<Self, Abort> {
+        Self::find(shared, ports)
+    }
+
     fn find(shared: &Shared, ports: &mut SimPorts) -> Result<Self, Abort> {
         let roots = ports.p2m.roots()?;
         let width = ports.p2m.width();

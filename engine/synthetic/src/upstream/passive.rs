@@ -13,7 +13,7 @@ use p2mtrack::config::{Config, Sender};
 use p2mtrack::frame::{FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
-use p2mtrack::port::{Answer, Deferral, FrameTypes, LogDirty, MapFault, Page, Ports};
+use p2mtrack::port::{Answer, Deferral, FrameTypes, LogDirty, MapFault, Page, PortError, Ports};
 use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack::table::{TableCause, TableFault, TableView, normalise};
 
@@ -27,8 +27,8 @@ use crate::receiver::Refusal;
 use crate::run::{Ending, Run};
 use crate::simulation::{SimConfig, SimPorts, Simulation};
 
-/// As upstream's, but counted in what is owed.
-const TARGET_OWED: u64 = 50;
+/// As upstream's, but counted in pages that the last pass sent: what is owed are pfns, of which many may have no frame.
+const TARGET_SENT: u64 = 50;
 const PASSES_MAX: u64 = 5;
 
 /// What the saver changes. Everything, unless a proof leaves something out.
@@ -44,12 +44,26 @@ pub struct Changes {
     pub remap: bool,
     /// A page that can't be mapped or normalised is put off, not the end of the migration, nor left out.
     pub defer: bool,
+    /// The frame list is told again when it changes.
+    pub list: bool,
+    /// A table that names a pfn past the list that was told is put off.
+    pub past_list: bool,
+    /// Linux's tags are left out when an entry is compared with a frame.
+    pub tags: bool,
 }
 
 impl Changes {
     /// A saver that sends by the entries that it is given.
-    pub const ALL: Self =
-        Self { adds: true, entries: true, said_it_reads: false, remap: true, defer: true };
+    pub const ALL: Self = Self {
+        adds: true,
+        entries: true,
+        said_it_reads: false,
+        remap: true,
+        defer: true,
+        list: true,
+        past_list: true,
+        tags: true,
+    };
     /// A saver that can only read its own live p2m, and has said so.
     pub const READS: Self = Self { entries: false, said_it_reads: true, ..Self::ALL };
 }
@@ -102,7 +116,7 @@ impl Saver<'_> {
         enable(self.simulation, self.ports)?;
         for pass in 1..=PASSES_MAX {
             let report = self.pass(Stage::Live, run)?;
-            if pass > 1 && report.pages.owed < TARGET_OWED {
+            if pass > 1 && report.pages.accepted < TARGET_SENT {
                 break;
             }
         }
@@ -135,7 +149,8 @@ impl Saver<'_> {
         let log_dirty = &mut self.ports.log_dirty.clone();
         let (read, dirty) = self.with(|migration, ports| {
             let room = migration.begin(ports, stage)?;
-            let read = if room.pfns() > 0 { log_dirty.clean(room)? } else { 0 };
+            // If CLEAN fails nothing was read, and the engine doubts all of it.
+            let read = if room.pfns() > 0 { log_dirty.clean(room).unwrap_or(0) } else { 0 };
             Ok::<_, Abort>((read, room.clone()))
         })?;
         self.with(|migration, ports| migration.scan(ports, read).map(drop))?;
@@ -162,9 +177,11 @@ impl Saver<'_> {
             self.map_p2m(stage != Stage::Live)?;
         }
         if self.migration.frame_list_changed() {
-            let (pfns, list) = (self.migration.pfn_count(), self.migration.frame_list());
-            self.simulation.shared().enter().receiver.take_list(pfns, &list);
-            self.told_pfns = pfns;
+            if self.changes.list || self.told_pfns == 0 {
+                let (pfns, list) = (self.migration.pfn_count(), self.migration.frame_list());
+                self.simulation.shared().enter().receiver.take_list(pfns, &list);
+                self.told_pfns = pfns;
+            }
             self.migration.frame_list_told();
         }
         if pages.is_empty() {
@@ -188,7 +205,7 @@ impl Saver<'_> {
     /// Maps the p2m anew. While the guest runs this may fail: then there is no mapping for now.
     fn map_p2m(&mut self, must: bool) -> Result<(), Abort> {
         self.drop_p2m();
-        match P2m::map(self.simulation.shared(), self.ports) {
+        match P2m::map_meanwhile(self.simulation.shared(), self.ports) {
             Ok(p2m) => self.p2m = Some(p2m),
             Err(abort) if must || !self.changes.defer => return Err(abort),
             Err(_) => {}
@@ -213,8 +230,12 @@ impl Saver<'_> {
     fn send(&mut self, page: &Page) -> Result<Answer, Abort> {
         let not_owned = Deferral::MapFailed(MapFault::NotOwned);
         let pfn = page.pfn;
-        let Some((mfn, kind)) = self.frame_to_send(page)? else {
-            return self.put_off(not_owned, format_args!("{pfn} has no frame"));
+        let (mfn, kind) = match self.frame_to_send(page) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return self.put_off(not_owned, format_args!("{pfn} has no frame")),
+            Err(error) => {
+                return self.put_off(Deferral::Unacknowledged, format_args!("{pfn}: {error}"));
+            }
         };
         let mut world = self.simulation.shared().enter();
         if let Err(fault) = map_check(&mut world, mfn) {
@@ -242,14 +263,14 @@ impl Saver<'_> {
             let (slot, mfn, cause) = (0, Mfn(0), TableCause::Unsaid);
             return Err(TableFault { level, slot, mfn, cause });
         };
-        let pfns = self.told_pfns;
-        let view =
-            View { p2m, pfns, knows_tags: true, source: &self.ports.p2m, m2p: &self.ports.m2p };
+        let pfns = if self.changes.past_list { self.told_pfns } else { p2m.pfns() };
+        let knows_tags = self.changes.tags;
+        let view = View { p2m, pfns, knows_tags, source: &self.ports.p2m, m2p: &self.ports.m2p };
         normalise(pfn, level, words, &view as &dyn TableView)
     }
 
     /// The frame, and what Xen says of it now.
-    fn frame_to_send(&mut self, page: &Page) -> Result<Option<(Mfn, FrameType)>, Abort> {
+    fn frame_to_send(&mut self, page: &Page) -> Result<Option<(Mfn, FrameType)>, PortError> {
         let mfn = if self.changes.entries {
             Some(page.mfn)
         } else {
