@@ -30,7 +30,7 @@ struct Destroy {
     void operator()(theatre *guest) const { theatre_free(guest); }
 };
 using Handle = std::unique_ptr<p2mt, Destroy>;
-using Answer = struct p2mt_answer; // a function has the same name
+using Answer = p2mt_page_answer;
 using Guest = std::unique_ptr<theatre, Destroy>;
 
 // The theatre's calls: a negative errno.
@@ -63,7 +63,11 @@ int roots(theatre *guest, p2mt_roots_call call)
 {
     std::vector<uint64_t> words(5); // it may throw
     const int code = theatre_roots(guest, words.data());
-    *call.roots = {words[0], words[1], words[2], words[3], words[4]};
+    call.roots->pfn_count = words[0];
+    call.roots->frame_list_list = words[1];
+    call.roots->p2m_cr3 = words[2];
+    call.roots->p2m_vaddr = words[3];
+    call.roots->generation = words[4];
     return code;
 }
 
@@ -104,7 +108,7 @@ int log(theatre *, p2mt_log_call call)
 
 class Migration {
 public:
-    explicit Migration(theatre *guest) : guest(guest), pages(P2MT_BATCH_MAX)
+    explicit Migration(theatre *of) : guest(of), pages(P2MT_BATCH_MAX)
     {
         p2mt_config config{};
         config.size = sizeof(config);
@@ -209,7 +213,7 @@ private:
         for (;;) {
             size_t count;
             uint32_t todo;
-            call(p2mt_take(handle.get(), pages.data(), pages.size(), &count, &todo));
+            call(p2mt_take(handle.get(), pages.data(), sizeof(p2mt_page), pages.size(), &count, &todo));
             if (todo & P2MT_DO_FRAME_LIST)
                 send_frame_list();
             if (!count)
@@ -217,7 +221,7 @@ private:
             std::vector<Answer> answers;
             for (size_t index = 0; index < count; index++)
                 answers.push_back(send(index));
-            call(p2mt_answer(handle.get(), answers.data(), answers.size()));
+            call(p2mt_answer(handle.get(), answers.data(), sizeof(Answer), answers.size()));
         }
         if (stage != P2MT_LIVE) {
             send_gone();

@@ -2,7 +2,7 @@
 /*
  * Migrates simulated guests by the whole interface: the host keeps the loop, takes batches, sends and answers them.
  *
- *     migrate [THREADS [SCENARIO [SEEDS]]]    default: 1 all 3
+ *     migrate [THREADS [SCENARIO [SEEDS [MIB]]]]    default: 1 all 3 32
  *
  * Exit status 0: every guest arrived identical (a hostile one may end in an error), and no source was harmed.
  */
@@ -10,14 +10,12 @@
 
 #include "host.h"
 
-#define GUEST_BYTES (32u << 20)
-
 /* Everything that one migration needs. */
 struct saver {
     struct theatre *guest;
     struct p2mt *p2mt;
     struct p2mt_page pages[P2MT_BATCH_MAX];
-    struct p2mt_answer answers[P2MT_BATCH_MAX];
+    struct p2mt_page_answer answers[P2MT_BATCH_MAX];
 };
 
 /* The log: room from the library, CLEAN from Xen. */
@@ -52,7 +50,7 @@ static int send_frame_list(struct saver *saver)
 static int send_page(struct saver *saver, size_t index)
 {
     const struct p2mt_page *page = &saver->pages[index];
-    struct p2mt_answer *answer = &saver->answers[index];
+    struct p2mt_page_answer *answer = &saver->answers[index];
     uint64_t content = 0, words[512];
     int rc = theatre_read_page(saver->guest, page->mfn, page->type, &content, words);
 
@@ -100,13 +98,13 @@ static int run_round(struct saver *saver, uint32_t stage)
     if (rc)
         return rc;
     do {
-        rc = p2mt_take(saver->p2mt, saver->pages, P2MT_BATCH_MAX, &count, &todo);
+        rc = p2mt_take(saver->p2mt, saver->pages, sizeof(*saver->pages), P2MT_BATCH_MAX, &count, &todo);
         if (!rc && todo & P2MT_DO_FRAME_LIST)
             rc = send_frame_list(saver);
         for (i = 0; !rc && i < count; i++)
             rc = send_page(saver, i);
         if (!rc && count)
-            rc = p2mt_answer(saver->p2mt, saver->answers, count);
+            rc = p2mt_answer(saver->p2mt, saver->answers, sizeof(*saver->answers), count);
     } while (!rc && count);
     if (!rc && stage != P2MT_LIVE) {
         rc = send_gone(saver);
@@ -146,13 +144,13 @@ static int migrate(struct saver *saver)
 }
 
 /* 0: as it should be. */
-static int run(const char *scenario, uint64_t seed, uint32_t threads)
+static int run(const char *scenario, uint64_t seed, uint32_t threads, uint64_t guest_bytes)
 {
     static struct saver saver;
     const char *harm;
     int rc, wrong;
 
-    saver.guest = theatre_new(scenario, seed, GUEST_BYTES, threads);
+    saver.guest = theatre_new(scenario, seed, guest_bytes, threads);
     saver.p2mt = host_create(saver.guest, P2MT_FULL, threads);
     if (!saver.p2mt)
         return 1;
@@ -184,12 +182,13 @@ int main(int argc, char **argv)
     uint32_t threads = argc > 1 ? (uint32_t)atoi(argv[1]) : 1;
     const char *only = argc > 2 && strcmp(argv[2], "all") ? argv[2] : NULL, *scenario;
     uint64_t seeds = argc > 3 ? strtoull(argv[3], NULL, 10) : 3, seed;
+    uint64_t mib = argc > 4 ? strtoull(argv[4], NULL, 10) : 32;
     unsigned int runs = 0, wrong = 0;
     size_t i;
 
     for (i = 0; (scenario = theatre_scenario(i)); i++)
         for (seed = 1; seed <= seeds && (!only || !strcmp(only, scenario)); seed++, runs++)
-            wrong += (unsigned int)run(scenario, seed, threads);
-    printf("%u migrations with %u threads, %u wrong\n", runs, threads, wrong);
+            wrong += (unsigned int)run(scenario, seed, threads, mib << 20);
+    printf("%u migrations of %llu MiB with %u threads, %u wrong\n", runs, (unsigned long long)mib, threads, wrong);
     return !runs || wrong;
 }

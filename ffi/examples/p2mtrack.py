@@ -28,7 +28,7 @@ def struct(name, *fields):
     return type(name, (Structure,), {"_fields_": [(field, kind) for kind, names in pairs for field in names.split()]})
 
 
-Roots = struct("p2mt_roots", u64, "pfn_count frame_list_list p2m_cr3 p2m_vaddr generation")
+Roots = struct("p2mt_roots", u32, "size zero", u64, "pfn_count frame_list_list p2m_cr3 p2m_vaddr generation")
 CALLS = {  # in the order of struct p2mt_host
     "domain_frames": struct("p2mt_domain_frames_call", words, "frames"),
     "roots": struct("p2mt_roots_call", POINTER(Roots), "roots"),
@@ -48,8 +48,9 @@ Host = struct("p2mt_host", u32, "size zero", pointer, "user",
 Config = struct("p2mt_config", u32, "size width mode threads kernel verify alias foreign_pte doubt_rounds_max zero")
 LogRoom = struct("p2mt_log_room", words, "words", u64, "pfns")
 Page = struct("p2mt_page", u64, "pfn mfn entry", u32, "type causes")
-Answer = struct("p2mt_answer", u32, "verdict reason", i32, "errnum", u32, "zero")
-TableFault = struct("p2mt_table_fault", u64, "mfn", u32, "level slot cause zero")
+Answer = struct("p2mt_page_answer", u32, "verdict reason", i32, "errnum", u32, "zero")
+TableFault = struct("p2mt_table_fault", u32, "size cause", u64, "mfn", u32, "level slot")
+ClearedPte = struct("p2mt_cleared_pte", u64, "pfn mfn")
 Report = struct("p2mt_report", u32, "size stage", u64, "round pfn_count", u32, "threads kernel", u64,
                 "log_dirty_pfns leaves_tracked leaves_distinct leaves_dirty leaves_fresh leaves_dropped "
                 "leaves_compared leaves_unchanged entries_mapped entries_unmapped entries_remapped entries_other "
@@ -59,9 +60,9 @@ Report = struct("p2mt_report", u32, "size stage", u64, "round pfn_count", u32, "
                 "pages_deferred_doubt pages_moved pages_returned pages_left settled_gone settled_foreign "
                 "settled_m2p_stale settled_aliases settled_cleared_ptes settled_unlogged doubts",
                 i32, "blind shrinking", c_double, "dirty_rate")
-Stats = struct("p2mt_stats", u32, "size zero", u64, "rounds pages_accepted entries_changed entries_beyond_log_dirty "
-               "pages_deferred owed shadow_bytes roots_ns clean_ns walk_ns diff_ns send_ns")
-Why = struct("p2mt_why", u32, "size causes defer zero", u64, "entry")
+Totals = struct("p2mt_totals", u32, "size zero", u64, "rounds rounds_given_up pages_accepted pages_deferred "
+                "entries_changed entries_beyond_log_dirty owed shadow_bytes")
+PfnState = struct("p2mt_pfn_state", u32, "size causes defer zero", u64, "entry")
 Error = struct("p2mt_error", u32, "size", i32, "code errnum level", u64, "pfn mfn", c_char * 488, "text")
 
 # Of the constants those that are used here.
@@ -80,14 +81,15 @@ P2MTRACK = {  # what each returns, then what it takes
     "p2mt_destroy": (c_int, pointer), "p2mt_last_error": (c_int, pointer, POINTER(Error)),
     "p2mt_begin": (c_int, pointer, u32, POINTER(LogRoom)), "p2mt_feed": (c_int, pointer, u64, words, u64),
     "p2mt_scan": (c_int, pointer, u64, POINTER(Report)),
-    "p2mt_take": (c_int, pointer, POINTER(Page), size_t, out_size, out_u32),
+    "p2mt_take": (c_int, pointer, POINTER(Page), size_t, size_t, out_size, out_u32),
     "p2mt_normalise": (c_int, pointer, size_t, words, POINTER(TableFault)),
-    "p2mt_answer": (c_int, pointer, POINTER(Answer), size_t),
+    "p2mt_answer": (c_int, pointer, POINTER(Answer), size_t, size_t), "p2mt_accept": (c_int, pointer, size_t),
     "p2mt_frame_list": (c_int, pointer, words, size_t, out_size, out_u64),
     "p2mt_return": (c_int, pointer, words, size_t), "p2mt_gone": (c_int, pointer, u64, words, size_t, out_size),
+    "p2mt_cleared_ptes": (c_int, pointer, POINTER(ClearedPte), size_t, out_size),
     "p2mt_end": (c_int, pointer, POINTER(Report)), "p2mt_cancel": (c_int, pointer),
     "p2mt_verify": (c_int, pointer, u32),
-    "p2mt_stats": (c_int, pointer, POINTER(Stats)), "p2mt_why": (c_int, pointer, u64, POINTER(Why)),
+    "p2mt_stats": (c_int, pointer, POINTER(Totals)), "p2mt_why": (c_int, pointer, u64, POINTER(PfnState)),
 }
 THEATRE = {
     "theatre_scenario": (c_char_p, size_t), "theatre_is_hostile": (c_int, c_char_p),
@@ -121,7 +123,7 @@ def load(path, functions):
 
 
 class P2mError(Exception):
-    """A call failed. `pfn` and `mfn` are None, and `level` is -1, where it is about none."""
+    """A call failed. `errno` is negative, or 0. `pfn` and `mfn` are None, and `level` is -1, where it is about none."""
 
     def __init__(self, error):
         self.code, self.errno, self.level, self.text = error.code, error.errnum, error.level, error.text.decode()
@@ -195,7 +197,7 @@ class Migration:
     def take(self):
         """How many of `pages` are to be sent, and P2MT_DO_*."""
         count, flags = size_t(), u32()
-        self._call("p2mt_take", self.pages, P2MT_BATCH_MAX, byref(count), byref(flags))
+        self._call("p2mt_take", self.pages, sizeof(Page), P2MT_BATCH_MAX, byref(count), byref(flags))
         return count.value, flags.value
 
     def normalise(self, index, table):
@@ -203,8 +205,12 @@ class Migration:
         return self._call("p2mt_normalise", index, table, None, expected=P2MT_E_TABLE) == 0
 
     def answer(self, count):
-        """By the first `count` of `answers`."""
-        self._call("p2mt_answer", self.answers, count)
+        """By the first `count` of `answers`, which are all that were taken."""
+        self._call("p2mt_answer", self.answers, sizeof(Answer), count)
+
+    def accept(self, count):
+        """All that were taken."""
+        self._call("p2mt_accept", count)
 
     def frame_list(self):
         count, pfn_count = size_t(), u64()
@@ -223,6 +229,13 @@ class Migration:
             yield pfns, count.value
             start = pfns[count.value - 1] + 1
 
+    def cleared_ptes(self):
+        count = size_t()
+        self._call("p2mt_cleared_ptes", None, 0, byref(count))
+        ptes = (ClearedPte * count.value)()
+        self._call("p2mt_cleared_ptes", ptes, count, byref(count))
+        return ptes
+
     def return_lost(self, pfns):
         self._call("p2mt_return", (u64 * len(pfns))(*pfns), len(pfns))
 
@@ -238,14 +251,14 @@ class Migration:
         self._call("p2mt_verify", verify)
 
     def stats(self):
-        stats = Stats(size=sizeof(Stats))
-        self._call("p2mt_stats", byref(stats))
-        return stats
+        totals = Totals(size=sizeof(Totals))
+        self._call("p2mt_stats", byref(totals))
+        return totals
 
     def why(self, pfn):
-        why = Why(size=sizeof(Why))
-        self._call("p2mt_why", pfn, byref(why))
-        return why
+        state = PfnState(size=sizeof(PfnState))
+        self._call("p2mt_why", pfn, byref(state))
+        return state
 
 
 # --- a toolstack, on the simulated Xen of theatre.h
@@ -282,7 +295,8 @@ class Lent:
     def roots(self, call):
         found = (u64 * 5)()
         self.guest.roots(found)
-        call.roots[0] = Roots(*found)
+        for name, word in zip("pfn_count frame_list_list p2m_cr3 p2m_vaddr generation".split(), found):
+            setattr(call.roots[0], name, word)
 
     def read(self, call):
         self.guest.read(call.mfn, call.words)

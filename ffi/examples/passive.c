@@ -55,7 +55,7 @@ static int normalise(const struct saver *saver, uint32_t type, uint64_t *words)
 }
 
 /* 0: sent. Otherwise what the answer is to say of it. */
-static int send_page(struct saver *saver, const struct p2mt_page *page, struct p2mt_answer *answer)
+static int send_page(struct saver *saver, const struct p2mt_page *page, struct p2mt_page_answer *answer)
 {
     uint64_t mfn = page->mfn, content = 0, words[512]; /* (1) the entry that came with it */
     uint32_t type;
@@ -99,11 +99,11 @@ static int send_frame_list(struct saver *saver)
     return rc;
 }
 
-/* One pass; *owed: pages that it had to send. */
-static int pass(struct saver *saver, uint32_t stage, uint64_t *owed)
+/* One pass; *sent: pages that it sent. */
+static int pass(struct saver *saver, uint32_t stage, uint64_t *sent)
 {
     static struct p2mt_page pages[P2MT_BATCH_MAX];
-    static struct p2mt_answer answers[P2MT_BATCH_MAX];
+    static struct p2mt_page_answer answers[P2MT_BATCH_MAX];
     struct p2mt_log_room room;
     struct p2mt_report report;
     uint64_t read = 0, gone[256], from = 0;
@@ -117,7 +117,7 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *owed)
         rc = p2mt_scan(saver->p2mt, read, NULL);
     do {
         if (!rc)
-            rc = p2mt_take(saver->p2mt, pages, P2MT_BATCH_MAX, &count, &todo); /* (1) */
+            rc = p2mt_take(saver->p2mt, pages, sizeof(*pages), P2MT_BATCH_MAX, &count, &todo); /* (1) */
         if (rc)
             return rc;
         if (todo & P2MT_DO_REMAP || !saver->mapped) { /* (2); while the guest runs this may fail */
@@ -130,7 +130,7 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *owed)
         for (i = 0; !rc && i < count; i++)
             rc = send_page(saver, &pages[i], &answers[i]);
         if (!rc && count)
-            rc = p2mt_answer(saver->p2mt, answers, count);
+            rc = p2mt_answer(saver->p2mt, answers, sizeof(*answers), count);
     } while (!rc && count);
     while (!rc && stage != P2MT_LIVE && !(rc = p2mt_gone(saver->p2mt, from, gone, 256, &count)) && count) {
         rc = theatre_send_gone(saver->guest, gone, count);
@@ -140,32 +140,32 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *owed)
     if (!rc)
         rc = p2mt_end(saver->p2mt, &report);
     if (!rc)
-        *owed = report.pages_owed;
+        *sent = report.pages_accepted; /* pages_owed has pfns without a frame among them */
     return rc;
 }
 
 static int migrate(struct saver *saver)
 {
     uint32_t checkpoints = theatre_checkpoints(saver->guest), i;
-    uint64_t owed = 0;
+    uint64_t sent = 0;
     int rc = 0;
 
     for (i = 1; !rc && i <= PASSES_MAX; i++) { /* upstream's policy */
-        rc = pass(saver, P2MT_LIVE, &owed);
-        if (i > 1 && owed < FEW_PAGES)
+        rc = pass(saver, P2MT_LIVE, &sent);
+        if (i > 1 && sent < FEW_PAGES)
             break;
     }
     for (i = 0; !rc && i < checkpoints; i++) {
         theatre_suspend(saver->guest);
-        rc = pass(saver, P2MT_CHECKPOINT, &owed);
+        rc = pass(saver, P2MT_CHECKPOINT, &sent);
         if (!rc && theatre_judge(saver->guest))
             return 1;
         theatre_resume(saver->guest);
         if (!rc)
-            rc = pass(saver, P2MT_LIVE, &owed);
+            rc = pass(saver, P2MT_LIVE, &sent);
     }
     theatre_suspend(saver->guest);
-    return rc ? rc : pass(saver, P2MT_FINAL, &owed);
+    return rc ? rc : pass(saver, P2MT_FINAL, &sent);
 }
 
 static int run(const char *scenario, uint64_t seed, int reads)

@@ -10,7 +10,7 @@
  *     each round:  p2mt_begin   lends room for log-dirty
  *                  p2mt_scan    takes the log, compares, finds what is owed
  *                  p2mt_take    the next pages to send, until there are none
- *                  p2mt_answer  what became of them
+ *                  p2mt_answer  what became of them, or p2mt_accept
  *                  p2mt_gone    suspended rounds: pfns without a frame
  *                  p2mt_end     the destination has it; the report
  *     p2mt_cancel  at any point; p2mt_destroy
@@ -20,10 +20,14 @@
  *
  * - Functions return P2MT_OK (0) or a negative code below; codes are never
  *   renumbered. The details of the last error are the handle's
- *   (p2mt_last_error), not the thread's.
+ *   (p2mt_last_error), not the thread's. What a function may return beside
+ *   E_ARGUMENT, E_SIZE, E_BUSY, E_FORKED and E_PANIC is listed with it.
+ * - Errnos are negative, wherever they are said: by callbacks, in answers, in
+ *   errors.
  * - Output arguments are written only on success, unless a function says so.
- * - A structure that may grow starts with its size, set by the caller. Others
- *   never change.
+ * - A structure that may grow starts with its size, set by the caller; of an
+ *   array whose elements may grow a call takes the size of one. Others never
+ *   change: a call that needs more becomes another call.
  * - A handle is used by one thread at a time, any thread. Callbacks are called
  *   on the thread of the call that needs them, and may not call the handle.
  * - Frames are of 4 KiB; pfns and mfns are numbers of frames. Bit n % 64 of
@@ -54,7 +58,8 @@ extern "C" {
 
 #define P2MT_OK 0
 /* One of the host's callbacks domain_frames, roots, unlogged or accepts_transfer failed (p2mt_error.errnum). Failures of
- * `types`, `map` and `read` are doubts while the guest runs; of a suspended one they are E_ENTRY and E_STRUCTURE. */
+ * `types`, `map` and `read` are doubts while the guest runs; of a suspended one they are E_ENTRY and E_STRUCTURE, with the
+ * same errnum. */
 #define P2MT_E_HOST (-5)
 /* A structure is shorter than this version's first, or has bytes set that this library does not know. */
 #define P2MT_E_SIZE (-7)
@@ -89,8 +94,8 @@ extern "C" {
 /* The library has a defect, and the handle met it. Every later call says this. */
 #define P2MT_E_PANIC (-131)
 
-/* What a callback returns for a frame that is not the domain's (now). Other errors are negative errno values. */
-#define P2MT_NOT_OWNED (-6)
+/* Said in place of an errno: the frame is not the domain's (now). No errno has this number. */
+#define P2MT_NOT_OWNED (-4096)
 
 /* No pfn, no mfn, an invalid entry. */
 #define P2MT_NONE UINT64_MAX
@@ -99,6 +104,8 @@ extern "C" {
 
 /* The fields of shared_info.arch that say where the p2m is. */
 struct p2mt_roots {
+    uint32_t size;            /* the library's: a host writes no field that lies past it */
+    uint32_t zero;
     uint64_t pfn_count;       /* max_pfn: a count */
     uint64_t frame_list_list; /* pfn_to_mfn_frame_list_list */
     uint64_t p2m_cr3;         /* as the guest wrote it */
@@ -150,7 +157,8 @@ struct p2mt_log_call {
 
 /*
  * What the library asks of the host. Each returns 0, or a negative errno. All are required, `log` apart. Frame numbers may
- * be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. Nobody hears of `unmap`'s.
+ * be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. If `unmap` or `types` fails,
+ * the log is told so, once a round.
  * The memory at an address that `map` gave is read until `unmap`, by all threads of the handle; the guest may write it.
  */
 struct p2mt_host {
@@ -258,10 +266,11 @@ struct p2mt_page {
 #define P2MT_DEFER_TABLE 6     /* the page table can't be normalised now */
 #define P2MT_DEFER_NO_ANSWER 7 /* no word from the other side */
 
-struct p2mt_answer {
+/* What became of a page. */
+struct p2mt_page_answer {
     uint32_t verdict; /* P2MT_ACCEPTED, P2MT_DEFERRED, P2MT_FAILED */
     uint32_t reason;  /* deferred: P2MT_DEFER_MAP, _TABLE or _NO_ANSWER; otherwise 0 */
-    int32_t errnum;   /* DEFER_MAP: P2MT_NOT_OWNED or a negative errno; FAILED: a negative errno; otherwise 0 */
+    int32_t errnum;   /* DEFER_MAP: an errno or P2MT_NOT_OWNED; FAILED: an errno; otherwise 0 */
     uint32_t zero;
 };
 
@@ -270,11 +279,17 @@ struct p2mt_answer {
 #define P2MT_PTE_UNRESOLVED 2
 #define P2MT_PTE_SUPERPAGE 3
 struct p2mt_table_fault {
+    uint32_t size;  /* sizeof(struct p2mt_table_fault) */
+    uint32_t cause; /* P2MT_PTE_* */
     uint64_t mfn;   /* the frame that the PTE names */
     uint32_t level; /* of the table */
     uint32_t slot;
-    uint32_t cause; /* P2MT_PTE_* */
-    uint32_t zero;
+};
+
+/* A PTE that was made not present: P2MT_FOREIGN_PTE_CLEAR. */
+struct p2mt_cleared_pte {
+    uint64_t pfn; /* of its table */
+    uint64_t mfn; /* the frame that it named */
 };
 
 /* What one round found, sent and left. Counts; see docs/json.md for each. */
@@ -331,27 +346,23 @@ struct p2mt_report {
                           negative in the first round */
 };
 
-/* Totals of a handle. */
-struct p2mt_stats {
-    uint32_t size; /* sizeof(struct p2mt_stats) */
+/* Totals of a handle, rounds that were given up among them. Times are not: it is the host that makes the calls. */
+struct p2mt_totals {
+    uint32_t size; /* sizeof(struct p2mt_totals) */
     uint32_t zero;
-    uint64_t rounds;         /* ended */
+    uint64_t rounds;          /* ended */
+    uint64_t rounds_given_up; /* begun again, ended by an error, or cancelled */
     uint64_t pages_accepted;
+    uint64_t pages_deferred;  /* each time that one was */
     uint64_t entries_changed;
     uint64_t entries_beyond_log_dirty;
-    uint64_t pages_deferred;
-    uint64_t owed;           /* now */
-    uint64_t shadow_bytes;   /* memory of the copy of the p2m */
-    uint64_t roots_ns;       /* time in each phase, callbacks included */
-    uint64_t clean_ns;
-    uint64_t walk_ns;
-    uint64_t diff_ns;
-    uint64_t send_ns;
+    uint64_t owed;            /* pfns, now */
+    uint64_t shadow_bytes;    /* memory of the copy of the p2m */
 };
 
 /* What is known of a pfn. */
-struct p2mt_why {
-    uint32_t size;   /* sizeof(struct p2mt_why) */
+struct p2mt_pfn_state {
+    uint32_t size;   /* sizeof(struct p2mt_pfn_state) */
     uint32_t causes; /* why it is owed; 0 if it is not */
     uint32_t defer;  /* why it was deferred in the last round, P2MT_DEFER_*; 0 if it was not */
     uint32_t zero;
@@ -362,7 +373,7 @@ struct p2mt_why {
 struct p2mt_error {
     uint32_t size; /* sizeof(struct p2mt_error) */
     int32_t code;  /* P2MT_E_*, or P2MT_OK: there was none */
-    int32_t errnum; /* what a callback or an answer said, as a positive errno; 0 if none did */
+    int32_t errnum; /* what a callback or an answer said: an errno or P2MT_NOT_OWNED; 0 if none did */
     int32_t level; /* of the p2m or of a page table; -1 if none */
     uint64_t pfn;
     uint64_t mfn;
@@ -388,10 +399,11 @@ int p2mt_create(const struct p2mt_config *config, const struct p2mt_host *host, 
                 struct p2mt **handle);
 
 /* Cancels if need be, waits for its threads, and frees. NULL is fine. OK: it is gone. E_BUSY, E_FORKED (in a child nothing is
- * unmapped): it is not. */
+ * unmapped): it is not. No other code. */
 int p2mt_destroy(struct p2mt *handle);
 
-/* The last error of a handle; P2MT_OK in error->code if there was none since it was created. */
+/* The last error of a handle, also of one that met E_PANIC; P2MT_OK in error->code if there was none since it was created.
+ * Calls that fail with E_BUSY or E_FORKED, and those on NULL, leave none. */
 int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
 
 /*
@@ -402,7 +414,8 @@ int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
  */
 int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_room *room);
 
-/* Adds bits to the room, `pfns` of them from pfn `first` on, both multiples of 64. What lies past the room is dropped. */
+/* Adds bits to the room, `pfns` of them from pfn `first` on, both multiples of 64. What lies past the room is dropped.
+ * E_ORDER (no room is lent). */
 int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64_t pfns);
 
 /*
@@ -413,11 +426,13 @@ int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
 
 /*
  * Takes the next pages. *count is 0 when there are none: of a suspended guest everything is settled then.
- * capacity: at least 1024; no more are taken at once. *flags: what the host has to do before it sends them, P2MT_DO_*.
+ * page_size: sizeof(struct p2mt_page). capacity: at least P2MT_BATCH_MAX; no more are taken at once. *flags: what the host has
+ * to do before it sends them, P2MT_DO_*.
  * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_ROOTS, E_REACH, E_CROWD, E_ORDER (the last pages have no answer). After an error
  * there are no pages to be answered for: begin a round again.
  */
-int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t capacity, size_t *count, uint32_t *flags);
+int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size, size_t capacity, size_t *count,
+              uint32_t *flags);
 #define P2MT_BATCH_MAX 1024
 /* The p2m's structure was looked at anew: drop every mapping of it that the host holds by a walk of its own. */
 #define P2MT_DO_REMAP (1u << 0)
@@ -428,19 +443,25 @@ int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t capacity, siz
  * Replaces frames by pfns in the page table that is number `index` of the pages taken last: 512 words, read by the host.
  * P2MT_E_TABLE: not now, answer P2MT_DEFER_TABLE; *fault, which may be NULL, is written then, and the words are half done.
  * In mode P2MT_FULL a page table is accepted only after this succeeded.
+ * E_TABLE. An index that is no page table's is E_ARGUMENT.
  */
 int p2mt_normalise(struct p2mt *handle, size_t index, uint64_t *words, struct p2mt_table_fault *fault);
 
 /*
- * Answers the pages taken last, in order; `count` is theirs. NULL and 0: all accepted.
- * E_PAGE (P2MT_FAILED among them: the others are written down), E_CROWD, E_ORDER, E_ARGUMENT.
+ * Answers the pages taken last, in order; `count` is theirs, all of them. answer_size: sizeof(struct p2mt_page_answer).
+ * E_PAGE (P2MT_FAILED among them: the others are written down), E_CROWD, E_ORDER (there are no such pages; the frame list
+ * was not told; a page table was not normalised). E_ARGUMENT, E_SIZE, E_ORDER: nothing is written down.
  */
-int p2mt_answer(struct p2mt *handle, const struct p2mt_answer *answers, size_t count);
+int p2mt_answer(struct p2mt *handle, const struct p2mt_page_answer *answers, size_t answer_size, size_t count);
+
+/* The same, if all of them are accepted; `count` as p2mt_take gave it, so that a mistake is noticed. */
+int p2mt_accept(struct p2mt *handle, size_t count);
 
 /*
  * The frame list: for each leaf of the p2m the pfn of its frame, or P2MT_NONE. *count is the number of leaves; if it is
  * more than `capacity`, nothing else is written and the list counts as not told. *pfn_count: pfns that it covers. May be
  * asked for at any time once a round was scanned; if it can't be sent after all, ask again before anything else is sent.
+ * E_ORDER (no round was scanned).
  */
 int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size_t *count, uint64_t *pfn_count);
 
@@ -450,9 +471,15 @@ int p2mt_return(struct p2mt *handle, const uint64_t *pfns, size_t count);
 
 /*
  * Suspended rounds, once p2mt_take has no more: pfns without a frame at the source for which the destination may hold one,
- * ascending, from `from` on. *count: how many were written; 0 ends it.
+ * ascending, from `from` on. *count: how many were written; 0 ends it. E_ORDER.
  */
 int p2mt_gone(struct p2mt *handle, uint64_t from, uint64_t *pfns, size_t capacity, size_t *count);
+
+/*
+ * PTEs that are cleared in page tables as they were sent last, ascending by pfn. *count: how many there are; if that is more
+ * than `capacity`, nothing else is written.
+ */
+int p2mt_cleared_ptes(struct p2mt *handle, struct p2mt_cleared_pte *ptes, size_t capacity, size_t *count);
 
 /*
  * Ends the round: the destination has what was accepted, and of a suspended guest also the frame list and the pfns gone.
@@ -467,9 +494,11 @@ int p2mt_cancel(struct p2mt *handle);
 /* How much is held against the m2p from the next round on: P2MT_VERIFY_*. */
 int p2mt_verify(struct p2mt *handle, uint32_t verify);
 
-/* Totals, and what is known of a pfn. */
-int p2mt_stats(struct p2mt *handle, struct p2mt_stats *stats);
-int p2mt_why(struct p2mt *handle, uint64_t pfn, struct p2mt_why *why);
+/* Totals. */
+int p2mt_stats(struct p2mt *handle, struct p2mt_totals *totals);
+
+/* What is known of a pfn, of any: one past the p2m is owed to nobody. */
+int p2mt_why(struct p2mt *handle, uint64_t pfn, struct p2mt_pfn_state *state);
 
 #ifdef __cplusplus
 }

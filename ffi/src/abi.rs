@@ -30,7 +30,7 @@ pub const E_ENTRY: c_int = -77;
 pub const E_TABLE: c_int = -78;
 pub const E_PANIC: c_int = -131;
 
-pub const NOT_OWNED: c_int = -6;
+pub const NOT_OWNED: c_int = -4096;
 pub const NONE: u64 = u64::MAX;
 
 pub const WIDTH_32: u32 = 32;
@@ -84,6 +84,8 @@ pub const LOG_INFO: u32 = 3;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Roots {
+    pub size: u32,
+    pub zero: u32,
     pub pfn_count: u64,
     pub frame_list_list: u64,
     pub p2m_cr3: u64,
@@ -211,7 +213,7 @@ pub struct Page {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Answer {
+pub struct PageAnswer {
     pub verdict: u32,
     pub reason: u32,
     pub errnum: i32,
@@ -221,11 +223,18 @@ pub struct Answer {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableFault {
+    pub size: u32,
+    pub cause: u32,
     pub mfn: u64,
     pub level: u32,
     pub slot: u32,
-    pub cause: u32,
-    pub zero: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClearedPte {
+    pub pfn: u64,
+    pub mfn: u64,
 }
 
 #[repr(C)]
@@ -283,26 +292,22 @@ pub struct Report {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Stats {
+pub struct Totals {
     pub size: u32,
     pub zero: u32,
     pub rounds: u64,
+    pub rounds_given_up: u64,
     pub pages_accepted: u64,
+    pub pages_deferred: u64,
     pub entries_changed: u64,
     pub entries_beyond_log_dirty: u64,
-    pub pages_deferred: u64,
     pub owed: u64,
     pub shadow_bytes: u64,
-    pub roots_ns: u64,
-    pub clean_ns: u64,
-    pub walk_ns: u64,
-    pub diff_ns: u64,
-    pub send_ns: u64,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Why {
+pub struct PfnState {
     pub size: u32,
     pub causes: u32,
     pub defer: u32,

@@ -17,39 +17,42 @@ use crate::error::{Fault, PageError};
 /// How the normalisation of page tables of a batch went, by their numbers in it.
 pub(crate) type Normalised = BTreeMap<usize, Result<(), TableFault>>;
 
+/// The largest errno that there is.
+const ERRNO_MAX: i32 = 4095;
+
 /// The errno that a host's negative word says.
 pub(crate) fn errno(word: i32) -> Option<i32> {
-    (word < 0).then(|| word.saturating_neg())
+    (-ERRNO_MAX..0).contains(&word).then_some(-word)
 }
 
 /// That all are accepted. `ours`: page tables only if they were normalised by us.
 pub(crate) fn all_accepted(pages: &[Page], tables: &Normalised, ours: bool) -> Result<(), Fault> {
-    let all = abi::Answer::default();
+    let all = abi::PageAnswer::default();
     let mut kept = pages.iter().enumerate().filter(|(_, page)| ours && page.kind.is_table());
     kept.try_for_each(|(index, page)| answer(&all, page, tables.get(&index), ours).map(drop))
 }
 
 /// All answers, one a page. `ours` as above.
 pub(crate) fn answers(
-    theirs: &[abi::Answer],
+    theirs: impl Iterator<Item = Result<abi::PageAnswer, Fault>>,
     pages: &[Page],
     tables: &Normalised,
     ours: bool,
 ) -> Result<Vec<Answer>, Fault> {
     let mut answers = Vec::with_capacity(pages.len());
-    for (index, (theirs, page)) in theirs.iter().zip(pages).enumerate() {
-        answers.push(answer(theirs, page, tables.get(&index), ours)?);
+    for (index, (page, theirs)) in pages.iter().zip(theirs).enumerate() {
+        answers.push(answer(&theirs?, page, tables.get(&index), ours)?);
     }
     Ok(answers)
 }
 
 fn answer(
-    theirs: &abi::Answer,
+    theirs: &abi::PageAnswer,
     page: &Page,
     table: Option<&Result<(), TableFault>>,
     ours: bool,
 ) -> Result<Answer, Fault> {
-    let &abi::Answer { verdict, reason, errnum, zero } = theirs;
+    let &abi::PageAnswer { verdict, reason, errnum, zero } = theirs;
     let nonsense = || {
         Fault::argument(format!(
             "verdict {verdict}, reason {reason}, errnum {errnum} for {}",

@@ -17,13 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::abi;
 use crate::error::Fault;
 use crate::handle::Session;
+use crate::origin::Origin;
 use crate::quiet;
 
 /// What a host holds a pointer to: `struct p2mt`.
 #[derive(Debug)]
 pub struct Handle {
     /// Who created it.
-    process: u32,
+    origin: Origin,
     /// A call is under way.
     busy: AtomicBool,
     kept: UnsafeCell<ManuallyDrop<Kept>>,
@@ -50,7 +51,7 @@ impl Handle {
     fn new(session: Session) -> Self {
         let kept = Kept { session, error: None, poisoned: false };
         let kept = UnsafeCell::new(ManuallyDrop::new(kept));
-        Self { process: std::process::id(), busy: AtomicBool::new(false), kept }
+        Self { origin: Origin::here(), busy: AtomicBool::new(false), kept }
     }
 
     /// Begins a call on a handle.
@@ -60,9 +61,9 @@ impl Handle {
     unsafe fn occupy<'a>(
         handle: *const Self,
     ) -> Result<(Entered<'a>, &'a mut ManuallyDrop<Kept>), c_int> {
-        // SAFETY: the caller's contract: what is not null lives. Nothing but its atomic and a number is looked at yet.
+        // SAFETY: the caller's contract: what is not null lives. Nothing but its atomic and its origin is looked at yet.
         let handle = unsafe { handle.as_ref() }.ok_or(abi::E_ARGUMENT)?;
-        if handle.process != std::process::id() {
+        if !handle.origin.is_here() {
             return Err(abi::E_FORKED);
         }
         // ORDER: Acquire: what the last call wrote before its Release in `Entered::drop` is seen by this one.

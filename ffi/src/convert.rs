@@ -49,7 +49,8 @@ pub(crate) fn table_fault(fault: &TableFault) -> abi::TableFault {
         TableCause::Superpage => abi::PTE_SUPERPAGE,
     };
     let (level, slot) = (u32::from(fault.level), u32::from(fault.slot));
-    abi::TableFault { mfn: fault.mfn.0, level, slot, cause, zero: 0 }
+    let size = size_of::<abi::TableFault>() as u32;
+    abi::TableFault { size, cause, mfn: fault.mfn.0, level, slot }
 }
 
 const fn stage(stage: Stage) -> u32 {

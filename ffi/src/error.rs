@@ -15,6 +15,10 @@ use p2mtrack::port::{Deferral, MapFault};
 use p2mtrack::table::TableFault;
 
 use crate::abi;
+use crate::answer::errno;
+
+/// `EINVAL`: what a host answers that makes no sense.
+pub(crate) const EINVAL: i32 = 22;
 
 /// A failed call.
 #[derive(Clone, Debug)]
@@ -66,6 +70,15 @@ impl Fault {
         self
     }
 
+    /// A callback was behind it, unless another is known to have been.
+    pub(crate) fn because(mut self, callback: &CallbackError) -> Self {
+        if self.errnum != 0 {
+            return self;
+        }
+        self.text = format!("{}: {callback}", self.text);
+        self.errnum(callback.errnum)
+    }
+
     const fn at(mut self, pfn: Option<Pfn>, mfn: Option<Mfn>) -> Self {
         self.pfn = match pfn {
             Some(Pfn(pfn)) => pfn,
@@ -108,16 +121,24 @@ pub(crate) fn none() -> abi::Error {
 }
 
 /// A callback of the host failed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct CallbackError {
     pub(crate) callback: &'static str,
-    /// What it returned, negated: an errno.
+    /// What it returned.
     pub(crate) errnum: i32,
+}
+
+impl CallbackError {
+    /// A word that is no errno counts as `-EINVAL`.
+    pub(crate) fn new(callback: &'static str, word: c_int) -> Self {
+        let known = errno(word).is_some() || word == abi::NOT_OWNED;
+        Self { callback, errnum: if known { word } else { -EINVAL } }
+    }
 }
 
 impl fmt::Display for CallbackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the host's callback {} returned -{}", self.callback, self.errnum)
+        write!(f, "the host's callback {} returned {}", self.callback, self.errnum)
     }
 }
 
@@ -156,7 +177,7 @@ fn in_full(error: &Error) -> (String, i32) {
         if let Some(callback) = inner.downcast_ref::<CallbackError>() {
             errnum = callback.errnum;
         } else if let Some(PageError(page)) = inner.downcast_ref() {
-            errnum = *page;
+            errnum = -*page;
         }
         source = inner.source();
     }
@@ -165,8 +186,8 @@ fn in_full(error: &Error) -> (String, i32) {
 
 const fn errno_of(fault: MapFault) -> i32 {
     match fault {
-        MapFault::NotOwned => -abi::NOT_OWNED,
-        MapFault::Errno(errno) => errno,
+        MapFault::NotOwned => abi::NOT_OWNED,
+        MapFault::Errno(errno) => -errno,
     }
 }
 
@@ -235,13 +256,13 @@ mod tests {
 
     #[test]
     fn an_error_names_what_it_is_about() {
-        let callback = CallbackError { callback: "types", errnum: 12 };
+        let callback = CallbackError { callback: "types", errnum: -12 };
         let port = Error::Port { port: "type query", source: Box::new(callback) };
         let told = Fault::from(port).told();
-        assert_eq!((told.code, told.errnum, told.pfn), (abi::E_HOST, 12, abi::NONE));
+        assert_eq!((told.code, told.errnum, told.pfn), (abi::E_HOST, -12, abi::NONE));
         let page = Error::Page { pfn: Pfn(5), mfn: Mfn(6), source: Box::new(PageError(32)) };
         let told = Fault::from(page).told();
-        assert_eq!((told.code, told.errnum, told.pfn, told.mfn), (abi::E_PAGE, 32, 5, 6));
+        assert_eq!((told.code, told.errnum, told.pfn, told.mfn), (abi::E_PAGE, -32, 5, 6));
         let cause = TableCause::Superpage;
         let fault = TableFault { level: 2, slot: 7, mfn: Mfn(9), cause };
         let told = Fault::from(Error::Table { pfn: Pfn(8), fault }).told();
@@ -249,7 +270,7 @@ mod tests {
         let cause = StructureCause::Unreadable(MapFault::Errno(14));
         let error = Error::Structure { level: 3, mfn: Mfn(1), pfn: Pfn(2), cause };
         let told = Fault::from(error).told();
-        assert_eq!((told.code, told.level, told.errnum), (abi::E_STRUCTURE, 3, 14));
+        assert_eq!((told.code, told.level, told.errnum), (abi::E_STRUCTURE, 3, -14));
     }
 
     #[test]

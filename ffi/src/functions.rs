@@ -22,7 +22,7 @@ use crate::boundary::{self, array, array_mut, enter, place};
 use crate::convert;
 use crate::error::{Fault, meaning};
 use crate::handle::{Room, Session};
-use crate::sized::{check, read, write};
+use crate::sized::{Rows, check, read, write};
 
 /// `p2mt_version`.
 #[unsafe(no_mangle)]
@@ -147,17 +147,17 @@ pub unsafe extern "C" fn p2mt_scan(
 unsafe fn reporting(
     handle: *mut Handle,
     report: *mut abi::Report,
-    call: impl FnOnce(&mut Session) -> Result<abi::Report, Fault>,
+    call: impl FnOnce(&mut Session) -> Result<(), Fault>,
 ) -> c_int {
     let call = |session: &mut Session| {
         if report.is_null() {
-            return call(session).map(|_| ());
+            return call(session);
         }
         // SAFETY: the caller's contract.
         unsafe { check(report) }?;
-        let told = call(session)?;
+        call(session)?;
         // SAFETY: as above.
-        unsafe { write(report, told) }
+        unsafe { write(report, session.report()) }
     };
     // SAFETY: as above.
     unsafe { enter(handle, call) }
@@ -168,6 +168,7 @@ unsafe fn reporting(
 pub unsafe extern "C" fn p2mt_take(
     handle: *mut Handle,
     pages: *mut abi::Page,
+    page_size: usize,
     capacity: usize,
     count: *mut usize,
     flags: *mut u32,
@@ -177,15 +178,14 @@ pub unsafe extern "C" fn p2mt_take(
             let text = format!("room for {capacity} pages; {} may be taken", abi::BATCH_MAX);
             return Err(Fault::argument(text));
         }
+        let mut to = Rows::new(pages, page_size, capacity)?;
         // SAFETY: the header's contract.
-        let to = unsafe { array_mut(pages, capacity, "pages") }?;
-        // SAFETY: as above.
         let count = unsafe { place(count, "count") }?;
         // SAFETY: as above.
         let flags = unsafe { place(flags, "flags") }?;
         let (taken, todo) = session.take()?;
-        let written = to.iter_mut().zip(taken).map(|(to, page)| to.write(page)).count();
-        count.write(written);
+        // SAFETY: as above: `capacity` of them, of `page_size` bytes.
+        count.write(unsafe { to.fill(taken) });
         flags.write(todo);
         Ok(())
     };
@@ -206,12 +206,10 @@ pub unsafe extern "C" fn p2mt_normalise(
         let there = unsafe { array(words.cast_const(), FRAME_WORDS, "words") }?;
         let mut table = Leaf::default();
         table.words.copy_from_slice(there);
-        let to = if fault.is_null() {
-            None
-        } else {
+        if !fault.is_null() {
             // SAFETY: as above.
-            Some(unsafe { place(fault, "fault") }?)
-        };
+            unsafe { check(fault) }?;
+        }
         let refused = session.normalise(index, &mut table)?;
         // SAFETY: as above; the reading is over.
         let there = unsafe { array_mut(words, FRAME_WORDS, "words") }?;
@@ -220,11 +218,12 @@ pub unsafe extern "C" fn p2mt_normalise(
         }
         match refused {
             None => Ok(()),
-            Some((pfn, fault)) => {
-                if let Some(to) = to {
-                    to.write(convert::table_fault(&fault));
+            Some((pfn, found)) => {
+                if !fault.is_null() {
+                    // SAFETY: as above.
+                    unsafe { write(fault, convert::table_fault(&found)) }?;
                 }
-                Err(Fault::table(pfn, &fault).expected())
+                Err(Fault::table(pfn, &found).expected())
             }
         }
     };
@@ -236,19 +235,24 @@ pub unsafe extern "C" fn p2mt_normalise(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn p2mt_answer(
     handle: *mut Handle,
-    answers: *const abi::Answer,
+    answers: *const abi::PageAnswer,
+    answer_size: usize,
     count: usize,
 ) -> c_int {
     let call = |session: &mut Session| {
-        if answers.is_null() && count == 0 {
-            return session.answer(None);
-        }
-        // SAFETY: the header's contract.
-        let answers = unsafe { array(answers, count, "answers") }?;
-        session.answer(Some(answers))
+        let rows = Rows::new(answers.cast_mut(), answer_size, count)?;
+        // SAFETY: the header's contract: `count` of them, of `answer_size` bytes.
+        session.answer(count, (0..count).map(|index| unsafe { rows.get(index) }))
     };
     // SAFETY: as above.
     unsafe { enter(handle, call) }
+}
+
+/// `p2mt_accept`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_accept(handle: *mut Handle, count: usize) -> c_int {
+    // SAFETY: the header's contract.
+    unsafe { enter(handle, |session| session.accept(count)) }
 }
 
 /// `p2mt_frame_list`.
@@ -267,7 +271,7 @@ pub unsafe extern "C" fn p2mt_frame_list(
         let count = unsafe { place(count, "count") }?;
         // SAFETY: as above.
         let covered = unsafe { place(pfn_count, "pfn_count") }?;
-        let (list, pfns) = session.frame_list();
+        let (list, pfns) = session.frame_list()?;
         count.write(list.len());
         if list.len() <= capacity {
             for (to, pfn) in to.iter_mut().zip(&list) {
@@ -321,6 +325,32 @@ pub unsafe extern "C" fn p2mt_gone(
     unsafe { enter(handle, call) }
 }
 
+/// `p2mt_cleared_ptes`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_cleared_ptes(
+    handle: *mut Handle,
+    ptes: *mut abi::ClearedPte,
+    capacity: usize,
+    count: *mut usize,
+) -> c_int {
+    let call = |session: &mut Session| {
+        // SAFETY: the header's contract.
+        let to = unsafe { array_mut(ptes, capacity, "ptes") }?;
+        // SAFETY: as above.
+        let count = unsafe { place(count, "count") }?;
+        let cleared = session.cleared_ptes();
+        count.write(cleared.len());
+        if cleared.len() <= capacity {
+            for (to, &pte) in to.iter_mut().zip(&cleared) {
+                to.write(pte);
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: as above.
+    unsafe { enter(handle, call) }
+}
+
 /// `p2mt_end`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn p2mt_end(handle: *mut Handle, report: *mut abi::Report) -> c_int {
@@ -348,10 +378,10 @@ pub unsafe extern "C" fn p2mt_verify(handle: *mut Handle, verify: u32) -> c_int 
 
 /// `p2mt_stats`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn p2mt_stats(handle: *mut Handle, stats: *mut abi::Stats) -> c_int {
+pub unsafe extern "C" fn p2mt_stats(handle: *mut Handle, totals: *mut abi::Totals) -> c_int {
     let call = |session: &mut Session| {
         // SAFETY: the header's contract.
-        unsafe { write(stats, session.stats()) }
+        unsafe { write(totals, session.totals()) }
     };
     // SAFETY: as above.
     unsafe { enter(handle, call) }
@@ -359,10 +389,14 @@ pub unsafe extern "C" fn p2mt_stats(handle: *mut Handle, stats: *mut abi::Stats)
 
 /// `p2mt_why`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn p2mt_why(handle: *mut Handle, pfn: u64, why: *mut abi::Why) -> c_int {
+pub unsafe extern "C" fn p2mt_why(
+    handle: *mut Handle,
+    pfn: u64,
+    state: *mut abi::PfnState,
+) -> c_int {
     let call = |session: &mut Session| {
         // SAFETY: the header's contract.
-        unsafe { write(why, session.why(pfn)) }
+        unsafe { write(state, session.why(pfn)) }
     };
     // SAFETY: as above.
     unsafe { enter(handle, call) }

@@ -9,16 +9,16 @@ use std::fmt;
 
 use p2mtrack::config::Sender;
 use p2mtrack::doubt::Doubt;
-use p2mtrack::frame::{Entry, FrameType, Pfn};
+use p2mtrack::error::{EntryCause, Error};
+use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
-use p2mtrack::port::{Answer, Deferral, Phase};
+use p2mtrack::port::{Answer, Deferral};
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::{TableFault, normalise};
 
 use crate::abi;
 use crate::answer::{Normalised, all_accepted, answers};
-use crate::clock::Clock;
 use crate::error::Fault;
 use crate::host::Host;
 use crate::{config, convert};
@@ -28,7 +28,6 @@ use crate::{config, convert};
 pub(crate) struct Session {
     migration: Migration,
     host: Host,
-    clock: Clock,
     sender: Sender,
     /// The log's room, while it is lent.
     room: Option<Room>,
@@ -36,7 +35,11 @@ pub(crate) struct Session {
     tables: Normalised,
     /// Pfns gone, once they were asked for.
     gone: Option<Vec<Pfn>>,
-    totals: abi::Stats,
+    /// A round was scanned: there is a frame list.
+    scanned: bool,
+    /// A round is under way, which `totals` do not have yet.
+    open: bool,
+    totals: abi::Totals,
 }
 
 /// The engine's bitmap, as long as the host fills it.
@@ -53,12 +56,13 @@ impl Session {
         Ok(Self {
             migration: Migration::attach(config, width)?,
             host,
-            clock: Clock::default(),
             sender: config.sender,
             room: None,
             tables: Normalised::new(),
             gone: None,
-            totals: abi::Stats { size: size_of::<abi::Stats>() as u32, ..Default::default() },
+            scanned: false,
+            open: false,
+            totals: abi::Totals { size: size_of::<abi::Totals>() as u32, ..Default::default() },
         })
     }
 
@@ -71,11 +75,22 @@ impl Session {
         // Also if it can't begin: the round before is given up.
         (self.room, self.gone) = (None, None);
         self.tables.clear();
-        let Self { migration, host, clock, .. } = self;
-        let bits = migration.begin(&mut host.lend(clock), stage)?;
+        self.give_up();
+        let Self { migration, host, open, .. } = self;
+        host.begin_round();
+        let bits = migration.begin(&mut host.lend(&mut ()), stage)?;
+        *open = true;
         let room = Room { pfns: bits.pfns(), words: bits.words_mut().as_mut_ptr() };
         self.room = Some(room);
         Ok(room)
+    }
+
+    /// The round under way, if there is one, will not be ended.
+    fn give_up(&mut self) {
+        if std::mem::take(&mut self.open) {
+            self.totals = with(&self.totals, self.migration.report());
+            self.totals.rounds_given_up += 1;
+        }
     }
 
     /// The room for the log, while it is lent.
@@ -83,15 +98,19 @@ impl Session {
         self.room.ok_or_else(|| Fault::order("p2mt_feed called while no log is lent"))
     }
 
-    pub(crate) fn scan(&mut self, read: u64) -> Result<abi::Report, Fault> {
-        let Self { migration, host, clock, .. } = self;
-        let scanned = migration.scan(&mut host.lend(clock), read).cloned();
+    pub(crate) fn scan(&mut self, read: u64) -> Result<(), Fault> {
+        let Self { migration, host, .. } = self;
+        let scanned = migration.scan(&mut host.lend(&mut ()), read).map(drop);
         // Also after an error: unless it was out of order, the log was taken.
-        self.room =
-            self.room.filter(|_| matches!(&scanned, Err(p2mtrack::error::Error::Order { .. })));
-        let report = scanned?;
-        self.warn_of_doubts(&report);
-        Ok(convert::report(&report))
+        self.room = self.room.filter(|_| matches!(&scanned, Err(Error::Order { .. })));
+        scanned?;
+        self.scanned = true;
+        Ok(())
+    }
+
+    /// Of the round under way, or of the one that was just ended.
+    pub(crate) fn report(&self) -> abi::Report {
+        convert::report(self.migration.report())
     }
 
     fn warn_of_doubts(&self, report: &RoundReport) {
@@ -106,8 +125,9 @@ impl Session {
 
     /// The next pages, and what has to be done before they are sent.
     pub(crate) fn take(&mut self) -> Result<(impl Iterator<Item = abi::Page>, u32), Fault> {
-        let Self { migration, host, clock, tables, .. } = self;
-        migration.take(&mut host.lend(clock))?;
+        let Self { migration, host, tables, .. } = self;
+        let taken = migration.take(&mut host.lend(&mut ())).map(drop);
+        taken.map_err(|error| with_query(error, host))?;
         tables.clear();
         let remap = if migration.remap() { abi::DO_REMAP } else { 0 };
         let list = if migration.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
@@ -126,7 +146,8 @@ impl Session {
         let FrameType::Table { level, .. } = page.kind else {
             return Err(Fault::argument(format!("{} is no page table", page.pfn)));
         };
-        let ports = self.host.lend(&mut self.clock);
+        let mut nobody = ();
+        let ports = self.host.lend(&mut nobody);
         let done = {
             let view = self.migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
             normalise(page.pfn, level, words, &view)
@@ -135,26 +156,41 @@ impl Session {
         Ok(done.err().map(|fault| (page.pfn, fault)))
     }
 
-    pub(crate) fn answer(&mut self, theirs: Option<&[abi::Answer]>) -> Result<(), Fault> {
+    /// The answers of `count` pages.
+    pub(crate) fn answer(
+        &mut self,
+        count: usize,
+        theirs: impl Iterator<Item = Result<abi::PageAnswer, Fault>>,
+    ) -> Result<(), Fault> {
+        self.expect_all(count)?;
         let ours = self.sender == Sender::Told;
-        let Self { migration, host, clock, tables, .. } = self;
-        let pages = migration.batch();
-        let Some(theirs) = theirs else {
-            all_accepted(pages, tables, ours)?;
-            let answers = std::iter::repeat_with(|| Answer::Accepted).take(pages.len());
-            return Ok(migration.answer(&mut host.lend(clock), answers)?);
-        };
-        if theirs.len() != pages.len() {
-            let text = format!("{} answers for {} pages", theirs.len(), pages.len());
-            return Err(Fault::argument(text));
+        let answers = answers(theirs, self.migration.batch(), &self.tables, ours)?;
+        Ok(self.migration.answer(&mut self.host.lend(&mut ()), answers)?)
+    }
+
+    /// `count` pages are all accepted.
+    pub(crate) fn accept(&mut self, count: usize) -> Result<(), Fault> {
+        self.expect_all(count)?;
+        all_accepted(self.migration.batch(), &self.tables, self.sender == Sender::Told)?;
+        let answers = std::iter::repeat_with(|| Answer::Accepted).take(count);
+        Ok(self.migration.answer(&mut self.host.lend(&mut ()), answers)?)
+    }
+
+    fn expect_all(&self, count: usize) -> Result<(), Fault> {
+        let pages = self.migration.batch().len();
+        if count == pages || pages == 0 {
+            return Ok(()); // that there are no pages is for the engine to say
         }
-        let answers = answers(theirs, pages, tables, ours)?;
-        Ok(migration.answer(&mut host.lend(clock), answers)?)
+        Err(Fault::argument(format!("{count} answers for {pages} pages")))
     }
 
     /// The frame list, and how many pfns it covers.
-    pub(crate) fn frame_list(&self) -> (Vec<Option<Pfn>>, u64) {
-        (self.migration.frame_list(), self.migration.pfn_count())
+    pub(crate) fn frame_list(&self) -> Result<(Vec<Option<Pfn>>, u64), Fault> {
+        if !self.scanned || !self.migration.is_live() {
+            let text = "p2mt_frame_list called before a round was scanned, or after the end";
+            return Err(Fault::order(text));
+        }
+        Ok((self.migration.frame_list(), self.migration.pfn_count()))
     }
 
     pub(crate) fn frame_list_told(&mut self) {
@@ -182,40 +218,41 @@ impl Session {
         Ok(&gone[begin..])
     }
 
-    pub(crate) fn end(&mut self) -> Result<abi::Report, Fault> {
+    /// PTEs that were cleared in tables as they were sent last.
+    pub(crate) fn cleared_ptes(&self) -> Vec<abi::ClearedPte> {
+        let pte = |Pfn(pfn): Pfn, &Mfn(mfn): &Mfn| abi::ClearedPte { pfn, mfn };
+        let tables = self.migration.cleared_ptes();
+        tables.flat_map(|(pfn, frames)| frames.iter().map(move |mfn| pte(pfn, mfn))).collect()
+    }
+
+    pub(crate) fn end(&mut self) -> Result<(), Fault> {
         if self.migration.is_settled() && self.host.has_returned() {
             let text =
                 "p2mt_end called while pfns that were handed back are owed: begin the round again";
             return Err(Fault::order(text));
         }
-        let Self { migration, host, clock, .. } = self;
-        let report = migration.end(&mut host.lend(clock))?;
-        self.gone = None;
-        let told = convert::report(&report);
-        let totals = &mut self.totals;
-        totals.rounds += 1;
-        totals.pages_accepted += told.pages_accepted;
-        totals.entries_changed += report.entries.changed();
-        totals.entries_beyond_log_dirty += told.entries_beyond_log_dirty;
-        totals.pages_deferred += told.pages_deferred_m2p
-            + told.pages_deferred_frame
-            + told.pages_deferred_table
-            + told.pages_deferred_doubt;
-        let (round, stage) = (report.round, report.stage.name());
-        let (owed, accepted, left) = (told.pages_owed, told.pages_accepted, told.pages_left);
+        let Self { migration, host, .. } = self;
+        let report = migration.end(&mut host.lend(&mut ()));
+        let report = report.map_err(|error| with_query(error, host))?;
+        (self.gone, self.open) = (None, false);
+        self.totals = with(&self.totals, &report);
+        self.totals.rounds += 1;
+        self.warn_of_doubts(&report);
+        let RoundReport { round, stage, pages, .. } = &report;
+        let (stage, owed, accepted, left) = (stage.name(), pages.owed, pages.accepted, pages.left);
         self.say(
             abi::LOG_INFO,
             format_args!(
                 "round {round} ({stage}): {owed} pages owed, {accepted} accepted, {left} left"
             ),
         );
-        Ok(told)
+        Ok(())
     }
 
     /// Ends the migration. Nothing of it can fail: log-dirty is the host's.
     pub(crate) fn cancel(&mut self) {
-        let Self { migration, host, clock, .. } = self;
-        let _ = migration.cancel(&mut host.lend(clock));
+        self.give_up();
+        let _ = self.migration.cancel(&mut self.host.lend(&mut ()));
         (self.room, self.gone) = (None, None);
     }
 
@@ -229,25 +266,18 @@ impl Session {
         Ok(())
     }
 
-    pub(crate) fn stats(&self) -> abi::Stats {
-        let spent = |phase| self.clock.spent(phase);
-        abi::Stats {
-            owed: self.migration.owed(),
-            shadow_bytes: self.migration.shadow_bytes().bytes,
-            roots_ns: spent(Phase::Roots),
-            clean_ns: spent(Phase::Clean),
-            walk_ns: spent(Phase::Walk),
-            diff_ns: spent(Phase::Diff),
-            send_ns: spent(Phase::Send),
-            ..self.totals
-        }
+    pub(crate) fn totals(&self) -> abi::Totals {
+        let so_far =
+            if self.open { with(&self.totals, self.migration.report()) } else { self.totals };
+        let owed = self.migration.owed();
+        abi::Totals { owed, shadow_bytes: self.migration.shadow_bytes().bytes, ..so_far }
     }
 
-    pub(crate) fn why(&self, pfn: u64) -> abi::Why {
+    pub(crate) fn why(&self, pfn: u64) -> abi::PfnState {
         let pfn = Pfn(pfn);
         let Entry(entry) = self.migration.shadow_entry(pfn);
-        abi::Why {
-            size: size_of::<abi::Why>() as u32,
+        abi::PfnState {
+            size: size_of::<abi::PfnState>() as u32,
             causes: u32::from(self.migration.why(pfn).bits()),
             defer: self
                 .migration
@@ -256,6 +286,34 @@ impl Session {
             zero: 0,
             entry,
         }
+    }
+}
+
+/// Totals with those of a round.
+fn with(totals: &abi::Totals, report: &RoundReport) -> abi::Totals {
+    let RoundReport { pages, entries, .. } = report;
+    let deferred =
+        pages.deferred_m2p + pages.deferred_frame + pages.deferred_table + pages.deferred_doubt;
+    abi::Totals {
+        pages_accepted: totals.pages_accepted + pages.accepted,
+        pages_deferred: totals.pages_deferred + deferred,
+        entries_changed: totals.entries_changed + entries.changed(),
+        entries_beyond_log_dirty: totals.entries_beyond_log_dirty + entries.beyond_log_dirty,
+        ..*totals
+    }
+}
+
+/// An error, with the failure of the type query that is behind it.
+fn with_query(error: Error, host: &Host) -> Fault {
+    let query = matches!(
+        error,
+        Error::Entry { cause: EntryCause::Deferred(Deferral::QueryFailed), .. }
+            | Error::Doubt { doubt: Doubt::QueryFailed, .. }
+    );
+    let fault = Fault::from(error);
+    match host.failed_query().filter(|_| query) {
+        Some(callback) => fault.because(callback),
+        None => fault,
     }
 }
 

@@ -26,10 +26,8 @@ use p2mtrack::table::TableView;
 
 use crate::abi;
 use crate::answer::errno;
-use crate::error::{CallbackError, Fault, Nonsense};
+use crate::error::{CallbackError, EINVAL, Fault, Nonsense};
 
-/// `EINVAL`: what a host answers that makes no sense.
-const EINVAL: i32 = 22;
 /// Times that the host is asked for its unlogged writers while they become more.
 const UNLOGGED_TRIES: u32 = 8;
 /// Unlogged writers that there is room for at first.
@@ -59,18 +57,21 @@ macro_rules! call {
     }};
 }
 
-/// A callback's error, whatever it returned.
+/// A callback's error.
 fn failed(callback: &'static str) -> impl Fn(c_int) -> PortError {
-    move |word| Box::new(CallbackError { callback, errnum: errno(word).unwrap_or(EINVAL) })
+    move |word| Box::new(CallbackError::new(callback, word))
 }
 
 fn map_fault(word: i32) -> MapFault {
     match errno(word) {
-        Some(errno) if word != abi::NOT_OWNED => MapFault::Errno(errno),
-        Some(_) => MapFault::NotOwned,
+        Some(errno) => MapFault::Errno(errno),
+        None if word == abi::NOT_OWNED => MapFault::NotOwned,
         None => MapFault::Errno(EINVAL),
     }
 }
+
+/// What a callback failed with last in a round, whose failure is no error of the call.
+type Known = Option<CallbackError>;
 
 /// All ports of a handle.
 #[derive(Debug)]
@@ -111,9 +112,9 @@ impl Host {
         }
         let callbacks = Callbacks(host);
         Ok(Self {
-            p2m: HostP2m { callbacks, width, slots: Vec::new(), unused: Vec::new() },
+            p2m: HostP2m { callbacks, width, slots: Vec::new(), unused: Vec::new(), failed: None },
             m2p: HostM2p(callbacks),
-            types: HostTypes(callbacks),
+            types: HostTypes { callbacks, failed: None },
             unlogged: HostUnlogged(callbacks),
             not_asked: NotAsked,
             returned: Returned(Vec::new()),
@@ -131,6 +132,16 @@ impl Host {
             transport: &mut self.returned,
             observer,
         }
+    }
+
+    /// Before a round: failures are news again.
+    pub(crate) const fn begin_round(&mut self) {
+        (self.p2m.failed, self.types.failed) = (None, None);
+    }
+
+    /// The last failure of a type query in this round: the engine defers then, and knows no more of it.
+    pub(crate) const fn failed_query(&self) -> Option<&CallbackError> {
+        self.types.failed.as_ref()
     }
 
     /// Pfns that the host hands back.
@@ -152,13 +163,26 @@ impl Host {
 
     /// Says something to the host's log, if it has one.
     pub(crate) fn say(&self, level: u32, text: fmt::Arguments<'_>) {
-        let callbacks = self.types.0;
-        if callbacks.0.log.is_none() {
+        self.types.callbacks.say(level, text);
+    }
+}
+
+impl Callbacks {
+    fn say(self, level: u32, text: fmt::Arguments<'_>) {
+        if self.0.log.is_none() {
             return;
         }
         let text = CString::new(text.to_string().replace('\0', " ")).unwrap_or_default();
         // What a log does not take is lost.
-        let _ = call!(callbacks, log, abi::LogCall { level, text: text.as_ptr() });
+        let _ = call!(self, log, abi::LogCall { level, text: text.as_ptr() });
+    }
+
+    /// Says that a callback failed whose failure is no error of the call, if that is news.
+    fn warn_of(self, error: CallbackError, text: fmt::Arguments<'_>, known: &mut Known) {
+        if known.is_none() {
+            self.say(abi::LOG_WARNING, text);
+        }
+        *known = Some(error);
     }
 }
 
@@ -170,6 +194,8 @@ struct HostP2m {
     /// Where each slot is mapped; null if it is unused.
     slots: Vec<*const c_void>,
     unused: Vec<u32>,
+    /// Of `unmap`.
+    failed: Known,
 }
 
 // SAFETY: the addresses are the host's mappings, which belong to no thread.
@@ -188,12 +214,16 @@ impl HostP2m {
         MapSlot(slot)
     }
 
-    fn unmap_addresses(&self, addresses: &[*const c_void]) {
+    fn unmap_addresses(&mut self, addresses: &[*const c_void]) {
         if addresses.is_empty() {
             return;
         }
         let call = abi::UnmapCall { addresses: addresses.as_ptr(), count: addresses.len() };
-        let _ = call!(self.callbacks, unmap, call); // there is nothing that could be done about it
+        if let Err(word) = call!(self.callbacks, unmap, call) {
+            // There is nothing that could be done about it.
+            let error = CallbackError::new("unmap", word);
+            self.callbacks.warn_of(error, format_args!("{error}"), &mut self.failed);
+        }
     }
 }
 
@@ -210,10 +240,11 @@ impl P2mSource for HostP2m {
     }
 
     fn roots(&mut self) -> Result<Roots, PortError> {
-        let mut roots = abi::Roots::default();
+        let size = size_of::<abi::Roots>() as u32;
+        let mut roots = abi::Roots { size, ..Default::default() };
         let call = abi::RootsCall { roots: &raw mut roots };
         call!(self.callbacks, roots, call).map_err(failed("roots"))?;
-        let abi::Roots { pfn_count, frame_list_list, p2m_cr3, p2m_vaddr, generation } = roots;
+        let abi::Roots { pfn_count, frame_list_list, p2m_cr3, p2m_vaddr, generation, .. } = roots;
         Ok(Roots { pfn_count, frame_list_list, p2m_cr3, p2m_vaddr, generation })
     }
 
@@ -304,7 +335,10 @@ impl M2p for HostM2p {
 
 /// Owner and type of frames.
 #[derive(Debug)]
-struct HostTypes(Callbacks);
+struct HostTypes {
+    callbacks: Callbacks,
+    failed: Known,
+}
 
 impl FrameTypes for HostTypes {
     fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
@@ -316,11 +350,19 @@ impl FrameTypes for HostTypes {
         }
         let count = frames.len().min(QUERY_FRAMES_MAX);
         let call = abi::TypesCall { mfns: mfns.as_ptr(), count, types: words.as_mut_ptr() };
-        call!(self.0, types, call).map_err(failed("types"))?;
+        if let Err(word) = call!(self.callbacks, types, call) {
+            let error = CallbackError::new("types", word);
+            self.callbacks.warn_of(error, format_args!("{error}"), &mut self.failed);
+            return Err(error.into());
+        }
         for ((kind, &word), mfn) in types.iter_mut().zip(&words).zip(frames) {
-            *kind = FrameType::from_pfinfo(word).ok_or_else(|| {
-                Nonsense(format!("the host's callback types says {word:#x} of {mfn}"))
-            })?;
+            let Some(known) = FrameType::from_pfinfo(word) else {
+                let error = CallbackError::new("types", -EINVAL);
+                let text = format_args!("the host's callback types says {word:#x} of {mfn}");
+                self.callbacks.warn_of(error, text, &mut self.failed);
+                return Err(error.into());
+            };
+            *kind = known;
         }
         Ok(())
     }

@@ -9,19 +9,19 @@
 //! of them go through: pointers, processes, threads, panics, the last error. [`abi`] mirrors the header's structures and
 //! numbers; a test holds the two against each other. `host` makes ports of callbacks.
 //!
-//! Units: those of the header. Unsafe code is confined to `boundary`, [`functions`], `sized` and `host`.
+//! Units: those of the header. Unsafe code is confined to `boundary`, [`functions`], `sized`, `host` and `origin`.
 
 #![deny(unsafe_code)]
 
 pub mod abi;
 mod answer;
 mod boundary;
-mod clock;
 mod config;
 mod convert;
 mod error;
 pub mod functions;
 mod handle;
 mod host;
+mod origin;
 mod quiet;
 mod sized;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Structures that may grow: the caller says how long it knows them, in their first word.
+//! Structures that may grow: the caller says how long it knows them, in their first word or, of an array, beside it.
 //! Not here: what is in them (`abi`).
 //! Units: bytes.
 //! Threads: the caller's.
@@ -7,7 +7,7 @@
 
 #![expect(unsafe_code, reason = "a host's structures are raw bytes; docs/safety.md")]
 
-use std::mem::size_of;
+use std::mem::{MaybeUninit, align_of, size_of};
 
 use crate::abi;
 use crate::error::Fault;
@@ -41,14 +41,36 @@ macro_rules! sized {
 sized! {
     abi::Config, 40, "p2mt_config";
     abi::Host, 112, "p2mt_host";
+    abi::TableFault, 24, "p2mt_table_fault";
     abi::Report, 360, "p2mt_report";
-    abi::Stats, 104, "p2mt_stats";
-    abi::Why, 24, "p2mt_why";
+    abi::Totals, 72, "p2mt_totals";
+    abi::PfnState, 24, "p2mt_pfn_state";
     abi::Error, 520, "p2mt_error";
 }
 
-fn wrong<T: Sized32>(size: usize) -> Fault {
-    let (name, first) = (T::NAME, T::FIRST);
+/// An element of arrays, of which any bytes are a value.
+///
+/// # Safety
+/// `repr(C)`, no padding, all bit patterns are values.
+pub(crate) unsafe trait Element: Copy {
+    /// Bytes of it in the first version that had it.
+    const FIRST: usize;
+    const NAME: &'static str;
+}
+
+// SAFETY: `repr(C)`, integers only; `tests/header.rs` shows that it has no padding.
+unsafe impl Element for abi::Page {
+    const FIRST: usize = 32;
+    const NAME: &'static str = "p2mt_page";
+}
+
+// SAFETY: as above.
+unsafe impl Element for abi::PageAnswer {
+    const FIRST: usize = 16;
+    const NAME: &'static str = "p2mt_page_answer";
+}
+
+fn wrong(name: &str, first: usize, size: usize) -> Fault {
     let text =
         format!("struct {name} is said to have {size} bytes; {first} to {SIZE_MAX} make sense");
     Fault::new(abi::E_SIZE, text)
@@ -64,7 +86,11 @@ unsafe fn size_of_theirs<T: Sized32>(at: *const T) -> Result<usize, Fault> {
     }
     // SAFETY: the caller's contract, and not null.
     let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
-    if (T::FIRST..=SIZE_MAX).contains(&size) { Ok(size) } else { Err(wrong::<T>(size)) }
+    if (T::FIRST..=SIZE_MAX).contains(&size) {
+        Ok(size)
+    } else {
+        Err(wrong(T::NAME, T::FIRST, size))
+    }
 }
 
 /// Copies a structure that the caller made. What it does not know is zero.
@@ -113,6 +139,93 @@ pub(crate) unsafe fn write<T: Sized32>(at: *mut T, value: T) -> Result<(), Fault
     Ok(())
 }
 
+/// An array of the caller's, whose elements may be longer or shorter than this library knows them.
+#[derive(Debug)]
+pub(crate) struct Rows<T> {
+    at: *mut T,
+    /// Bytes of an element.
+    size: usize,
+    count: usize,
+}
+
+impl<T: Element> Rows<T> {
+    /// Nothing is looked at yet.
+    pub(crate) fn new(at: *mut T, size: usize, count: usize) -> Result<Self, Fault> {
+        let name = T::NAME;
+        if !(T::FIRST..=SIZE_MAX).contains(&size) || !size.is_multiple_of(align_of::<T>()) {
+            return Err(wrong(name, T::FIRST, size));
+        }
+        if count > 0 && (at.is_null() || !at.is_aligned()) {
+            return Err(Fault::argument(format!(
+                "no array of struct {name} (NULL, or not aligned)"
+            )));
+        }
+        if count > isize::MAX as usize / size {
+            return Err(Fault::argument(format!("{count} of struct {name} are nowhere")));
+        }
+        Ok(Self { at, size, count })
+    }
+
+    fn row(&self, index: usize) -> *mut u8 {
+        assert!(index < self.count, "row {index} of {}", self.count);
+        self.at.cast::<u8>().wrapping_add(index * self.size)
+    }
+
+    /// Copies an element that the caller made. What it does not know is zero.
+    ///
+    /// # Safety
+    /// Where the array was said to be, as many elements of that size are readable.
+    pub(crate) unsafe fn get(&self, index: usize) -> Result<T, Fault> {
+        let row = self.row(index);
+        // SAFETY: the caller's contract.
+        let more =
+            unsafe { std::slice::from_raw_parts(row, self.size) }.iter().skip(size_of::<T>());
+        if more.into_iter().any(|&byte| byte != 0) {
+            let text = format!("struct {} has fields set that this library does not know", T::NAME);
+            return Err(Fault::new(abi::E_SIZE, text));
+        }
+        let mut value = MaybeUninit::<T>::zeroed();
+        let known = self.size.min(size_of::<T>());
+        // SAFETY: the caller's contract gives `known` bytes there, and there is room for them here.
+        unsafe {
+            std::ptr::copy_nonoverlapping(row.cast_const(), value.as_mut_ptr().cast(), known);
+        };
+        // SAFETY: zeroes or the caller's bytes: any are a value of an `Element`.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Writes elements as far as the caller knows them, and returns how many there were. What this library does not know
+    /// becomes zero.
+    ///
+    /// # Safety
+    /// Where the array was said to be, as many elements of that size are writable.
+    pub(crate) unsafe fn fill(&mut self, values: impl Iterator<Item = T>) -> usize {
+        if self.count == 0 || self.size != size_of::<T>() {
+            // SAFETY: the caller's contract.
+            return (0..self.count)
+                .zip(values)
+                .map(|(row, value)| unsafe { self.put(row, value) })
+                .count();
+        }
+        // SAFETY: the caller's contract, for elements as they are here; not null, and aligned.
+        let to =
+            unsafe { std::slice::from_raw_parts_mut(self.at.cast::<MaybeUninit<T>>(), self.count) };
+        to.iter_mut().zip(values).map(|(to, value)| to.write(value)).count()
+    }
+
+    /// The same for one.
+    ///
+    /// # Safety
+    /// As of [`Rows::fill`].
+    unsafe fn put(&mut self, index: usize, value: T) {
+        let (row, known) = (self.row(index), self.size.min(size_of::<T>()));
+        // SAFETY: the caller's contract gives `size` bytes there, of which `known` are of the value.
+        unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast(), row, known) };
+        // SAFETY: as above.
+        unsafe { std::ptr::write_bytes(row.wrapping_add(known), 0, self.size - known) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,12 +262,50 @@ mod tests {
     }
 
     #[test]
+    fn elements_of_a_later_version_are_written_and_read_with_their_stride() {
+        let value = abi::PageAnswer { verdict: 1, reason: 5, errnum: -12, zero: 0 };
+        let mut words = [7_u64; 7];
+        let mut rows =
+            Rows::new(words.as_mut_ptr().cast::<abi::PageAnswer>(), 24, 2).expect("fits");
+        // SAFETY: two of 24 bytes are there.
+        assert_eq!(unsafe { rows.fill([value; 3].into_iter()) }, 2);
+        let written = [1 | 5 << 32, u64::from(-12_i32 as u32), 0];
+        // SAFETY: as above.
+        let read = unsafe { rows.get(1) };
+        assert_eq!(read.expect("knows no more").errnum, -12);
+        assert_eq!((&words[..3], &words[3..6], words[6]), (&written[..], &written[..], 7));
+        words[5] = 1;
+        let rows = Rows::new(words.as_mut_ptr().cast::<abi::PageAnswer>(), 24, 2).expect("fits");
+        // SAFETY: as above.
+        let read = unsafe { rows.get(1) };
+        assert_eq!(read.expect_err("knows more").code(), abi::E_SIZE);
+    }
+
+    #[test]
+    fn elements_of_a_size_that_makes_no_sense_are_refused() {
+        let mut page = abi::Page::default();
+        for (size, count, code) in [
+            (0, 1, abi::E_SIZE),
+            (24, 1, abi::E_SIZE),
+            (36, 1, abi::E_SIZE),
+            (4104, 1, abi::E_SIZE),
+            (32, usize::MAX / 32, abi::E_ARGUMENT),
+        ] {
+            let rows = Rows::new(&raw mut page, size, count);
+            assert_eq!(rows.expect_err("no size").code(), code);
+        }
+        let null = Rows::<abi::Page>::new(std::ptr::null_mut(), 32, 1);
+        assert_eq!(null.expect_err("null").code(), abi::E_ARGUMENT);
+        assert!(Rows::<abi::Page>::new(std::ptr::null_mut(), 32, 0).is_ok());
+    }
+
+    #[test]
     fn a_shorter_structure_is_written_as_far_as_it_goes_and_a_longer_one_zeroed() {
         let mut words = [7_u64; 8];
         words[0] = 32 | 7 << 32;
-        let value = abi::Why { size: 1, causes: 2, defer: 3, zero: 0, entry: 5 };
+        let value = abi::PfnState { size: 1, causes: 2, defer: 3, zero: 0, entry: 5 };
         // SAFETY: 32 bytes are there.
-        unsafe { write(words.as_mut_ptr().cast::<abi::Why>(), value) }.expect("room");
+        unsafe { write(words.as_mut_ptr().cast::<abi::PfnState>(), value) }.expect("room");
         assert_eq!(words, [32 | 2 << 32, 3, 5, 0, 7, 7, 7, 7]);
     }
 }

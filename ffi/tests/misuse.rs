@@ -175,24 +175,33 @@ fn begin(handle: *mut f::Handle, stage: u32) -> c_int {
     unsafe { f::p2mt_begin(handle, stage, &raw mut room) }
 }
 
-fn tell_frame_list(handle: *mut f::Handle) {
+fn frame_list(handle: *mut f::Handle) -> c_int {
     let (mut leaves, mut count, mut pfns) = ([0; 8], 0, 0);
     let to = leaves.as_mut_ptr();
     // SAFETY: there is room.
     let code = unsafe { f::p2mt_frame_list(handle, to, 8, &raw mut count, &raw mut pfns) };
-    assert_eq!((code, count, pfns), (abi::OK, 1, 512));
+    assert_eq!((count, pfns), if code == abi::OK { (1, 512) } else { (0, 0) });
+    code
+}
+
+fn tell_frame_list(handle: *mut f::Handle) {
+    assert_eq!(frame_list(handle), abi::OK);
 }
 
 /// Takes and answers pages until there are none.
 fn send_all(handle: *mut f::Handle) {
     loop {
         assert_eq!(take(handle), abi::OK);
-        // SAFETY: it lives; no answers are all of them.
-        match unsafe { f::p2mt_answer(handle, null(), 0) } {
-            abi::OK => {}
-            code => return assert_eq!(code, abi::E_ORDER), // there were none
+        if accept(handle) == abi::E_ORDER {
+            return; // there were none
         }
     }
+}
+
+/// Accepts what was taken, which is at most one page: this guest has no more.
+fn accept(handle: *mut f::Handle) -> c_int {
+    // SAFETY: it lives.
+    unsafe { f::p2mt_accept(handle, 1) }
 }
 
 fn give_back(handle: *mut f::Handle) -> c_int {
@@ -210,7 +219,7 @@ fn take(handle: *mut f::Handle) -> c_int {
     let (mut count, mut flags) = (0, 0);
     let (capacity, to) = (pages.len(), pages.as_mut_ptr());
     // SAFETY: there is room.
-    unsafe { f::p2mt_take(handle, to, capacity, &raw mut count, &raw mut flags) }
+    unsafe { f::p2mt_take(handle, to, 32, capacity, &raw mut count, &raw mut flags) }
 }
 
 #[test]
@@ -267,19 +276,22 @@ fn null_handles_and_null_places_are_arguments() {
             f::p2mt_begin(nobody, 0, null_mut()),
             f::p2mt_begin(handle, 0, null_mut()),
             f::p2mt_scan(nobody, 0, null_mut()),
-            f::p2mt_take(handle, null_mut(), 1024, &raw mut count, &raw mut flags),
-            f::p2mt_take(handle, to, 1024, null_mut(), &raw mut flags),
-            f::p2mt_take(handle, to, 1024, &raw mut count, null_mut()),
-            f::p2mt_take(handle, to, 1023, &raw mut count, &raw mut flags),
+            f::p2mt_take(handle, null_mut(), 32, 1024, &raw mut count, &raw mut flags),
+            f::p2mt_take(handle, to, 32, 1024, null_mut(), &raw mut flags),
+            f::p2mt_take(handle, to, 32, 1024, &raw mut count, null_mut()),
+            f::p2mt_take(handle, to, 32, 1023, &raw mut count, &raw mut flags),
             f::p2mt_take(
                 handle,
                 to.cast::<u8>().wrapping_add(1).cast(),
+                32,
                 1024,
                 &raw mut count,
                 &raw mut flags,
             ),
             f::p2mt_normalise(handle, 0, null_mut(), null_mut()),
-            f::p2mt_answer(handle, null(), 1),
+            f::p2mt_answer(handle, null(), 16, 1),
+            f::p2mt_cleared_ptes(handle, null_mut(), 0, null_mut()),
+            f::p2mt_cleared_ptes(handle, null_mut(), 1, &raw mut count),
             f::p2mt_frame_list(handle, null_mut(), 0, null_mut(), null_mut()),
             f::p2mt_return(handle, null(), 1),
             f::p2mt_gone(handle, 0, null_mut(), 1, &raw mut count),
@@ -291,7 +303,7 @@ fn null_handles_and_null_places_are_arguments() {
             f::p2mt_feed(handle, 1, null(), 0),
         ]
     };
-    assert_eq!(codes, [abi::E_ARGUMENT; 19]);
+    assert_eq!(codes, [abi::E_ARGUMENT; 21]);
     assert_eq!((count, flags), (7, 7), "written only on success");
     destroy(handle);
 }
@@ -302,9 +314,10 @@ fn calls_out_of_order_change_nothing() {
     let handle = create(&host(&mut state), &config()).expect("creates");
     // SAFETY: it lives.
     let end = || unsafe { f::p2mt_end(handle, null_mut()) };
-    // SAFETY: as above; no answers are all of them.
-    let answer = || unsafe { f::p2mt_answer(handle, null(), 0) };
+    // SAFETY: as above; there are no answers.
+    let answer = || unsafe { f::p2mt_answer(handle, null(), 16, 0) };
     assert_eq!([scan(handle), take(handle), end(), answer()], [abi::E_ORDER; 4]);
+    assert_eq!([accept(handle), frame_list(handle)], [abi::E_ORDER; 2]);
     assert_eq!(begin(handle, 9), abi::E_ARGUMENT);
     assert_eq!(begin(handle, abi::FINAL), abi::OK);
     assert_eq!([take(handle), end()], [abi::E_ORDER; 2]);
@@ -319,7 +332,8 @@ fn calls_out_of_order_change_nothing() {
     assert_eq!(told(&last_error(handle)), "end called while not everything is settled");
     // SAFETY: it lives.
     assert_eq!(unsafe { f::p2mt_cancel(handle) }, abi::OK);
-    assert_eq!([answer(), give_back(handle), begin(handle, abi::LIVE)], [abi::E_ORDER; 3]);
+    assert_eq!([answer(), give_back(handle), frame_list(handle)], [abi::E_ORDER; 3]);
+    assert_eq!(begin(handle, abi::LIVE), abi::E_ORDER);
     assert_eq!(told(&last_error(handle)), "begin called while the migration is cancelled");
     destroy(handle);
 }
@@ -390,7 +404,7 @@ fn a_callback_that_fails_is_named_and_the_round_can_be_begun_again() {
         state.fails = fails;
         assert_eq!(begin(handle, abi::LIVE), abi::E_HOST);
         let error = last_error(handle);
-        assert_eq!((error.code, error.errnum), (abi::E_HOST, 5));
+        assert_eq!((error.code, error.errnum), (abi::E_HOST, EIO));
         assert!(
             told(&error).ends_with(&format!("callback {fails} returned -5")),
             "{}",
@@ -412,8 +426,88 @@ fn a_p2m_that_cannot_be_read_is_an_error_of_the_suspended_round_with_level_and_m
     state.fails = "read";
     assert_eq!([begin(handle, abi::FINAL), scan(handle)], [abi::OK, abi::E_STRUCTURE]);
     let error = last_error(handle);
-    assert_eq!((error.level, error.mfn, error.pfn, error.errnum), (2, 1, 0, 5));
+    assert_eq!((error.level, error.mfn, error.pfn, error.errnum), (2, 1, 0, EIO));
     destroy(handle);
+}
+
+/// A failure that the engine bears: the host's log hears of it once a round, and the error that comes of it names it.
+#[test]
+fn a_type_query_that_fails_is_a_warning_and_then_the_cause() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    state.fails = "types";
+    assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
+    tell_frame_list(handle);
+    assert_eq!([take(handle), take(handle)], [abi::OK; 2]);
+    let warning = "the host's callback types returned -5";
+    assert_eq!(state.said.iter().filter(|said| *said == warning).count(), 1);
+    // SAFETY: it lives.
+    assert_eq!(unsafe { f::p2mt_end(handle, null_mut()) }, abi::OK);
+    let doubts = state.said.iter().filter(|said| said.contains("doubt of kind query-failed"));
+    assert_eq!(doubts.count(), 1, "{:?}", state.said);
+    assert_eq!([begin(handle, abi::FINAL), scan(handle), take(handle)], [0, 0, abi::E_ENTRY]);
+    let error = last_error(handle);
+    assert_eq!((error.errnum, error.pfn, error.mfn), (EIO, 0, 3));
+    assert!(told(&error).ends_with(warning), "{}", told(&error));
+    destroy(handle);
+}
+
+/// What the log was not read for is in doubt: a report says so from the scan on, the log once the round is ended.
+#[test]
+fn doubts_are_counted_by_the_scan_and_named_at_the_end() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    let mut report = abi::Report { size: size_of::<abi::Report>() as u32, ..Default::default() };
+    for (number, doubts) in [(0, 0), (1, 1)] {
+        assert_eq!(begin(handle, abi::LIVE), abi::OK);
+        // SAFETY: both live.
+        assert_eq!(unsafe { f::p2mt_scan(handle, 0, &raw mut report) }, abi::OK);
+        assert_eq!((report.round, report.doubts), (number, doubts), "the first reads no log");
+        if number == 0 {
+            tell_frame_list(handle);
+        }
+        // SAFETY: as above.
+        assert_eq!(unsafe { f::p2mt_end(handle, null_mut()) }, abi::OK);
+    }
+    let said = state.said.iter().filter(|said| said.contains("doubt")).collect::<Vec<_>>();
+    assert_eq!(said, ["round 1: doubt of kind short-bitmap, 1 times"]);
+    destroy(handle);
+}
+
+/// Answers are for what was taken: one too few or too many, of another size or of another time is a mistake.
+#[test]
+fn answers_are_for_the_pages_taken_and_a_mistake_changes_nothing() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
+    tell_frame_list(handle);
+    assert_eq!(take(handle), abi::OK);
+    let all = [abi::PageAnswer::default(); 2];
+    let unknown = abi::PageAnswer { verdict: 1, reason: abi::DEFER_MAP, errnum: -6000, zero: 0 };
+    // SAFETY: so many are there.
+    let answer = |answers: &[abi::PageAnswer], size, count| unsafe {
+        f::p2mt_answer(handle, answers.as_ptr(), size, count)
+    };
+    // SAFETY: as above.
+    let accept_some = |count| unsafe { f::p2mt_accept(handle, count) };
+    assert_eq!([answer(&all, 16, 0), answer(&all, 16, 2)], [abi::E_ARGUMENT; 2]);
+    assert_eq!([accept_some(0), accept_some(2)], [abi::E_ARGUMENT; 2]);
+    assert_eq!([answer(&[unknown], 16, 1), answer(&all, 8, 1)], [abi::E_ARGUMENT, abi::E_SIZE]);
+    let totals = totals(handle);
+    assert_eq!((totals.pages_accepted, totals.owed > 0), (0, true));
+    assert_eq!([accept(handle), accept(handle)], [abi::OK, abi::E_ORDER]);
+    assert_eq!(self::totals(handle).pages_accepted, 1, "also of a round under way");
+    assert_eq!(begin(handle, abi::LIVE), abi::OK);
+    let totals = self::totals(handle);
+    assert_eq!((totals.pages_accepted, totals.rounds, totals.rounds_given_up), (1, 0, 1));
+    destroy(handle);
+}
+
+fn totals(handle: *mut f::Handle) -> abi::Totals {
+    let mut totals = abi::Totals { size: size_of::<abi::Totals>() as u32, ..Default::default() };
+    // SAFETY: both live.
+    assert_eq!(unsafe { f::p2mt_stats(handle, &raw mut totals) }, abi::OK);
+    totals
 }
 
 #[test]
@@ -432,7 +526,7 @@ fn a_second_thread_is_refused_while_a_call_runs() {
     let handle = create(&host, &config()).expect("creates");
     HANDLE.store(handle, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(begin(handle, abi::LIVE), abi::E_HOST);
-    assert_eq!(last_error(handle).errnum, -abi::E_BUSY);
+    assert_eq!(last_error(handle).errnum, abi::E_BUSY);
     destroy(handle);
 }
 

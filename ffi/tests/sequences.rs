@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random sequences of calls by a host that makes mistakes, of a guest that lies, over callbacks that fail: codes, never a
-//! crash, a leak or a hang. Not here: whether a migration is right (`ffi/examples` over the theatre).
+//! crash, a leak or a hang. And what the calls say of single pages is kept: an entry handed out is one that the guest wrote,
+//! an accepted page is remembered under it (law 5), any other stays owed (law 3).
+//! Not here: whether a migration is right (`ffi/examples` over the theatre).
 //! Units: a sequence is one handle's life; `P2MTRACK_SEQUENCES` of them, each from its number.
 //! Threads: the engine's, one or two.
-//! Source: `docs/abi.md`. Natively, and under AddressSanitizer, ThreadSanitizer and memcheck by `ffi/tests/run`.
+//! Source: `docs/abi.md`. Natively, and under AddressSanitizer, ThreadSanitizer and memcheck by `ffi/tests/sanitize`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{c_int, c_void};
@@ -14,8 +16,10 @@ use p2mtrack_ffi::abi;
 use p2mtrack_ffi::functions as f;
 
 const WORDS: usize = 512;
+/// Frames that are not leaves, but may be named.
 const FRAMES: usize = 64;
-const PFNS: u64 = 3 * 512;
+/// Leaves of most guests, and of one that two threads have to share.
+const LEAVES: [usize; 2] = [3, 160];
 /// First frames: top, mid, leaves.
 const TOP: usize = 1;
 const MID: usize = 2;
@@ -42,6 +46,9 @@ const CODES: [c_int; 18] = [
     abi::E_PANIC,
 ];
 
+/// A lie: tens of thousands of pfns have one frame, and wait.
+const CROWD: u64 = 5;
+
 /// A number after the other, from a seed.
 struct Dice(u64);
 
@@ -66,8 +73,13 @@ impl Dice {
 /// A host, its hypervisor and the guest.
 struct Machine {
     dice: Dice,
+    leaves: usize,
+    /// As the host says it: the guest knows of none.
+    width: u32,
     frames: Vec<[AtomicU64; WORDS]>,
     m2p: Vec<AtomicU64>,
+    /// `pfn_count` as the roots said it last.
+    pfn_count: u64,
     /// Addresses that are mapped, and how often.
     mapped: HashMap<usize, u32>,
     /// One call in so many fails; 0: none does.
@@ -84,23 +96,52 @@ impl Machine {
     fn new(seed: u64) -> Box<Self> {
         let mut dice = Dice(seed);
         let faulty = [0, 0, 200, 20][dice.below(4) as usize];
-        let lie = if dice.one_in(8) { 1 + dice.below(4) } else { 0 };
+        let lie = if dice.one_in(8) { 1 + dice.below(5) } else { 0 };
+        let leaves = LEAVES[usize::from(lie == CROWD || dice.one_in(25))];
+        let count = FRAMES + leaves;
         let frame = |_| std::array::from_fn(|_| AtomicU64::new(u64::MAX));
-        let frames: Vec<[AtomicU64; WORDS]> = (0..FRAMES).map(frame).collect();
-        let m2p = (0..FRAMES).map(|_| AtomicU64::new(abi::NONE)).collect();
-        let (mapped, handle) = (HashMap::new(), null_mut());
-        let mut machine =
-            Box::new(Self { dice, frames, m2p, mapped, faulty, lie, handle, inner: None });
+        let mut machine = Box::new(Self {
+            dice,
+            leaves,
+            width: abi::WIDTH_64,
+            frames: (0..count).map(frame).collect(),
+            m2p: (0..count).map(|_| AtomicU64::new(abi::NONE)).collect(),
+            pfn_count: 0,
+            mapped: HashMap::new(),
+            faulty,
+            lie,
+            handle: null_mut(),
+            inner: None,
+        });
         machine.put(TOP, 0, MID as u64);
-        for leaf in 0..3 {
+        for leaf in 0..leaves {
             machine.put(MID, leaf, (LEAF + leaf) as u64);
         }
         // The first pfns have the frames of their numbers, and so have the p2m's own.
-        for frame in 0..FRAMES {
+        for frame in 0..count {
             machine.put(LEAF, frame, frame as u64);
             machine.m2p[frame].store(frame as u64, Ordering::Relaxed);
         }
+        if lie == CROWD {
+            for leaf in LEAF + 1..LEAF + leaves {
+                (0..WORDS).for_each(|word| machine.put(leaf, word, 40));
+            }
+        }
         machine
+    }
+
+    fn pfns(&self) -> u64 {
+        (self.leaves * WORDS) as u64
+    }
+
+    /// Whether some frame has that entry for a pfn: the leaf may have been moved, and not been looked at since.
+    fn wrote(&self, pfn: u64, entry: u64) -> bool {
+        let word = |frame: &[AtomicU64; WORDS], index: usize| frame[index].load(Ordering::Relaxed);
+        let (wide, half) = (pfn as usize % WORDS, pfn as usize % (2 * WORDS));
+        self.frames.iter().any(|frame| match self.width {
+            abi::WIDTH_32 => word(frame, half / 2) >> (half % 2 * 32) & 0xffff_ffff == entry,
+            _ => word(frame, wide) == entry,
+        })
     }
 
     fn put(&mut self, frame: usize, word: usize, value: u64) {
@@ -110,7 +151,8 @@ impl Machine {
     /// What the guest does between two calls.
     fn live(&mut self) {
         for _ in 0..self.dice.below(4) {
-            let (frame, word) = (self.dice.below(6) as usize, self.dice.below(600) as usize);
+            let of = if self.dice.one_in(2) { 6 } else { (LEAF + self.leaves) as u64 };
+            let (frame, word) = (self.dice.below(of) as usize, self.dice.below(600) as usize);
             let value = match self.dice.below(6) {
                 0 => self.dice.word(),
                 1 => abi::NONE,
@@ -120,7 +162,7 @@ impl Machine {
                 self.put(frame, word, value);
             }
             if self.dice.one_in(4) {
-                let frame = self.dice.below(FRAMES as u64) as usize;
+                let frame = self.dice.below(self.m2p.len() as u64) as usize;
                 self.m2p[frame].store(value, Ordering::Relaxed);
             }
         }
@@ -135,7 +177,7 @@ impl Machine {
         if self.faulty == 0 || !self.dice.one_in(self.faulty) {
             return 0;
         }
-        [-5, -12, -22, -6, 1, c_int::MIN, c_int::MAX, -1][self.dice.below(8) as usize]
+        [-5, -12, -22, abi::NOT_OWNED, 1, c_int::MIN, c_int::MAX, -1][self.dice.below(8) as usize]
     }
 }
 
@@ -151,7 +193,8 @@ unsafe fn at<'a>(user: *mut c_void) -> &'a mut Machine {
 unsafe extern "C" fn domain_frames(user: *mut c_void, call: abi::DomainFramesCall) -> c_int {
     // SAFETY: as promised to the host.
     let machine = unsafe { at(user) };
-    let frames = if machine.dice.one_in(50) { machine.dice.word() } else { FRAMES as u64 };
+    let frames =
+        if machine.dice.one_in(50) { machine.dice.word() } else { machine.frames.len() as u64 };
     // SAFETY: the header: a place for a word.
     unsafe { call.frames.write(frames) };
     machine.fate()
@@ -160,16 +203,19 @@ unsafe extern "C" fn domain_frames(user: *mut c_void, call: abi::DomainFramesCal
 unsafe extern "C" fn roots(user: *mut c_void, call: abi::RootsCall) -> c_int {
     // SAFETY: as promised to the host.
     let machine = unsafe { at(user) };
-    let mut roots =
-        abi::Roots { pfn_count: PFNS, frame_list_list: TOP as u64, ..Default::default() };
+    // SAFETY: the header: a place for them, with a size.
+    assert_eq!(unsafe { call.roots.cast::<u32>().read() }, size_of::<abi::Roots>() as u32);
+    let pfn_count = machine.pfns();
+    let mut roots = abi::Roots { pfn_count, frame_list_list: TOP as u64, ..Default::default() };
     let kind = if machine.lie > 0 { machine.lie - 1 } else { machine.dice.below(60) };
     match kind {
-        0 => roots.pfn_count = machine.dice.below(PFNS + 600),
+        0 => roots.pfn_count = machine.dice.below(pfn_count + 600),
         1 => roots.frame_list_list = machine.dice.below(FRAMES as u64 + 2),
         2 => roots.p2m_cr3 = machine.dice.word(),
         3 => roots.pfn_count = machine.dice.word(),
         _ => {}
     }
+    machine.pfn_count = roots.pfn_count;
     // SAFETY: the header: a place for them.
     unsafe { call.roots.write(roots) };
     machine.fate()
@@ -237,7 +283,7 @@ unsafe extern "C" fn types(user: *mut c_void, call: abi::TypesCall) -> c_int {
         let mfn = unsafe { call.mfns.wrapping_add(index).read() };
         let kind = match mfn {
             10..14 => (mfn as u32 - 9) << 28 | u32::from(machine.dice.one_in(2)) << 31,
-            _ if mfn >= FRAMES as u64 => 0xf << 28,
+            _ if mfn >= machine.frames.len() as u64 => 0xf << 28,
             _ => [0, 0, 0, 0, 0, 0, 0, 0xf][machine.dice.below(8) as usize] << 28,
         };
         let kind = if machine.dice.one_in(5000) { machine.dice.word() as u32 } else { kind };
@@ -252,7 +298,7 @@ unsafe extern "C" fn unlogged(user: *mut c_void, call: abi::UnloggedCall) -> c_i
     let machine = unsafe { at(user) };
     let count = [0, 3, 256, 300, 5000][machine.dice.below(5) as usize];
     for index in 0..count.min(call.capacity) {
-        let pfn = machine.dice.below(PFNS + 10);
+        let pfn = machine.dice.below(machine.pfns() + 10);
         // SAFETY: the header: room for `capacity`.
         unsafe { call.pfns.wrapping_add(index).write(pfn) };
     }
@@ -293,7 +339,7 @@ fn host(machine: &mut Machine) -> abi::Host {
         accepts_transfer: Some(accepts),
         log: Some(log),
         m2p: machine.m2p.as_ptr().cast(),
-        m2p_frames: FRAMES as u64,
+        m2p_frames: machine.m2p.len() as u64,
         compat_m2p_mfn: abi::NONE,
     };
     match machine.dice.below(100) {
@@ -308,12 +354,14 @@ fn host(machine: &mut Machine) -> abi::Host {
     host
 }
 
-fn config(dice: &mut Dice) -> abi::Config {
+fn config(machine: &mut Machine) -> abi::Config {
+    let threads = if machine.leaves == LEAVES[0] { 1 } else { 2 };
+    let dice = &mut machine.dice;
     let mut config = abi::Config {
         size: size_of::<abi::Config>() as u32,
         width: abi::WIDTH_64,
         mode: dice.below(3) as u32,
-        threads: if dice.one_in(50) { 2 } else { 1 },
+        threads,
         kernel: if dice.one_in(4) { dice.below(5) as u32 } else { 0 },
         verify: dice.below(2) as u32,
         alias: dice.below(2) as u32,
@@ -331,6 +379,7 @@ fn config(dice: &mut Dice) -> abi::Config {
     if config.size > size_of::<abi::Config>() as u32 {
         config.size = u32::MAX; // there are no such bytes
     }
+    machine.width = config.width;
     config
 }
 
@@ -338,7 +387,8 @@ fn config(dice: &mut Dice) -> abi::Config {
 struct Sequence {
     machine: Box<Machine>,
     handle: *mut f::Handle,
-    taken: usize,
+    /// Pages that have no answer yet.
+    taken: Vec<abi::Page>,
     /// The page tables among them, and what became of their normalisation.
     tables: Vec<(usize, c_int)>,
     /// How often each code came.
@@ -353,7 +403,7 @@ impl Sequence {
     /// `None`: no handle, because of a mistake that was planted.
     fn new(seed: u64) -> Option<Self> {
         let mut machine = Machine::new(seed);
-        let (config, host) = (config(&mut machine.dice), host(&mut machine));
+        let (config, host) = (config(&mut machine), host(&mut machine));
         let mut error = none();
         let mut handle = null_mut();
         let (config_at, host_at) = match machine.dice.below(60) {
@@ -371,7 +421,7 @@ impl Sequence {
         Some(Self {
             machine,
             handle,
-            taken: 0,
+            taken: Vec::new(),
             tables: Vec::new(),
             tally: BTreeMap::new(),
             ended: [0; 3],
@@ -381,9 +431,10 @@ impl Sequence {
     /// One call, chosen at random, with arguments that are mostly right.
     fn call(&mut self, plausible: bool) {
         self.machine.live();
+        let pfns = self.machine.pfns();
         let dice = &mut self.machine.dice;
         let bad = !plausible && dice.one_in(8);
-        let which = if plausible && !dice.one_in(10) { 0 } else { 1 + dice.below(14) };
+        let which = if plausible && !dice.one_in(10) { 0 } else { 1 + dice.below(15) };
         let (handle, choice) = (self.handle, dice.below(100));
         let code = match which {
             0 => return self.round(),
@@ -395,8 +446,8 @@ impl Sequence {
             6 => self.answer(bad),
             7 => self.frame_list(bad),
             8 => {
-                let pfns = [dice.below(PFNS), dice.word()];
-                let at = if bad { null() } else { pfns.as_ptr() };
+                let lost = [dice.below(pfns), dice.word()];
+                let at = if bad { null() } else { lost.as_ptr() };
                 // SAFETY: two pfns are there, or none.
                 unsafe { f::p2mt_return(handle, at, 2) }
             }
@@ -410,16 +461,20 @@ impl Sequence {
                 unsafe { f::p2mt_cancel(handle) }
             }
             11 | 12 => {
-                let mut stats = abi::Stats { size: 104, ..Default::default() };
-                let at = if bad { null_mut() } else { &raw mut stats };
+                let mut totals = abi::Totals { size: 72, ..Default::default() };
+                let at = if bad { null_mut() } else { &raw mut totals };
                 // SAFETY: a place for them, or none.
                 unsafe { f::p2mt_stats(handle, at) }
             }
             13 => {
-                let mut why = abi::Why { size: 24, ..Default::default() };
-                let pfn = if bad { dice.word() } else { dice.below(PFNS) };
-                // SAFETY: a place for it.
-                unsafe { f::p2mt_why(handle, pfn, &raw mut why) }
+                let pfn = if bad { dice.word() } else { dice.below(pfns) };
+                self.why(pfn).1
+            }
+            14 => {
+                let mut ptes = [abi::ClearedPte::default(); 4];
+                let (mut count, capacity) = (0, if bad { 0 } else { 4 });
+                // SAFETY: there is room.
+                unsafe { f::p2mt_cleared_ptes(handle, ptes.as_mut_ptr(), capacity, &raw mut count) }
             }
             _ => {
                 let verify = if bad { 9 } else { choice as u32 % 2 };
@@ -475,7 +530,7 @@ impl Sequence {
             if code != abi::OK && step % 3 != 2 || self.machine.dice.one_in(40) {
                 return;
             }
-            if step % 3 == 0 && step > 0 && self.taken == 0 {
+            if step % 3 == 0 && step > 0 && self.taken.is_empty() {
                 break;
             }
         }
@@ -493,6 +548,13 @@ impl Sequence {
         let at = if bad { null_mut() } else { &raw mut room };
         // SAFETY: a place for it, or none.
         let code = unsafe { f::p2mt_begin(self.handle, stage, at) };
+        if code == abi::OK {
+            for page in std::mem::take(&mut self.taken) {
+                let (state, _) = self.why(page.pfn);
+                let is_there = page.pfn < self.machine.pfn_count;
+                assert!(state.causes != 0 || !is_there, "{page:?} was forgotten: {state:?}");
+            }
+        }
         if code == abi::OK && room.pfns > 0 {
             assert!(room.pfns.is_multiple_of(32_768) && !room.words.is_null());
             let word = self.machine.dice.below(room.pfns / 64) as usize;
@@ -525,19 +587,34 @@ impl Sequence {
         let (mut count, mut flags) = (MARK, 0x5a);
         let capacity = if bad { 1000 } else { pages.len() };
         let (to, count_at) = (pages.as_mut_ptr(), &raw mut count);
+        let (size, flags_at) = (size_of::<abi::Page>(), &raw mut flags);
         // SAFETY: there is room for all of them.
-        let code = unsafe { f::p2mt_take(self.handle, to, capacity, count_at, &raw mut flags) };
+        let code = unsafe { f::p2mt_take(self.handle, to, size, capacity, count_at, flags_at) };
         if code == abi::OK {
             assert!(count <= pages.len() && flags < 4);
             assert!(pages[..count].is_sorted_by(|a, b| a.pfn < b.pfn));
-            assert!(pages[..count].iter().all(|page| page.causes != 0));
-            self.taken = count;
+            self.taken = pages[..count].to_vec();
+            let tags = 3 << (self.machine.width - 2);
+            for page in &self.taken {
+                let &abi::Page { pfn, mfn, entry, causes, .. } = page;
+                assert!(causes != 0 && mfn == entry & !tags, "{page:?}");
+                assert!(self.machine.wrote(pfn, entry), "{page:?} is nobody's");
+                assert_eq!(self.why(pfn).0.causes, causes, "{page:?} is on its way, and owed");
+            }
             let tables = (0..count).filter(|&index| pages[index].kind != 0);
             self.tables = tables.map(|index| (index, abi::E_ORDER)).collect();
         } else {
             assert_eq!((count, flags), (MARK, 0x5a), "written after an error");
         }
         code
+    }
+
+    /// What the library knows of a pfn.
+    fn why(&self, pfn: u64) -> (abi::PfnState, c_int) {
+        let mut state = abi::PfnState { size: 24, ..Default::default() };
+        // SAFETY: a place for it.
+        let code = unsafe { f::p2mt_why(self.handle, pfn, &raw mut state) };
+        (state, code)
     }
 
     fn normalise(&mut self, bad: bool) -> c_int {
@@ -548,9 +625,9 @@ impl Sequence {
 
     fn normalise_page(&mut self, index: usize) -> c_int {
         let dice = &mut self.machine.dice;
-        let frame = dice.below(FRAMES as u64 + 5);
+        let frame = dice.below(FRAMES as u64 + 200);
         let mut words = [frame << 12 | 1; WORDS];
-        let mut fault = abi::TableFault::default();
+        let mut fault = abi::TableFault { size: 24, ..Default::default() };
         let at = if dice.one_in(2) { null_mut() } else { &raw mut fault };
         // SAFETY: 512 words, and a place for a fault or none.
         unsafe { f::p2mt_normalise(self.handle, index, words.as_mut_ptr(), at) }
@@ -558,33 +635,51 @@ impl Sequence {
 
     fn answer(&mut self, bad: bool) -> c_int {
         let dice = &mut self.machine.dice;
+        let count = self.taken.len() + usize::from(bad);
         if dice.one_in(2) {
-            // SAFETY: no answers are all of them.
-            return unsafe { f::p2mt_answer(self.handle, null(), 0) };
+            // SAFETY: it lives.
+            let code = unsafe { f::p2mt_accept(self.handle, count) };
+            return self.answered(code, &vec![abi::PageAnswer::default(); count]);
         }
         let one = |dice: &mut Dice| match dice.below(if bad { 8 } else { 5 }) {
-            0 | 1 => abi::Answer::default(),
-            2 => abi::Answer { verdict: 1, reason: abi::DEFER_MAP, errnum: -12, zero: 0 },
-            3 => abi::Answer { verdict: 1, reason: abi::DEFER_NO_ANSWER, errnum: 0, zero: 0 },
-            4 if dice.one_in(20) => abi::Answer { verdict: 2, reason: 0, errnum: -32, zero: 0 },
-            5 => abi::Answer { verdict: dice.word() as u32, ..Default::default() },
-            6 => abi::Answer { verdict: 1, reason: 6, errnum: 0, zero: 0 },
-            _ => abi::Answer::default(),
+            0 | 1 => abi::PageAnswer::default(),
+            2 => abi::PageAnswer { verdict: 1, reason: abi::DEFER_MAP, errnum: -12, zero: 0 },
+            3 => abi::PageAnswer { verdict: 1, reason: abi::DEFER_NO_ANSWER, errnum: 0, zero: 0 },
+            4 if dice.one_in(20) => abi::PageAnswer { verdict: 2, reason: 0, errnum: -32, zero: 0 },
+            5 => abi::PageAnswer { verdict: dice.word() as u32, ..Default::default() },
+            6 => abi::PageAnswer { verdict: 1, reason: 6, errnum: 0, zero: 0 },
+            _ => abi::PageAnswer::default(),
         };
-        let count = if bad { self.taken + 1 } else { self.taken };
         let mut answers: Vec<_> = (0..count).map(|_| one(dice)).collect();
         for &(index, normalised) in self.tables.iter().filter(|(index, _)| *index < count) {
             if normalised == abi::E_TABLE && !bad {
                 let reason = abi::DEFER_TABLE;
-                answers[index] = abi::Answer { verdict: 1, reason, errnum: 0, zero: 0 };
+                answers[index] = abi::PageAnswer { verdict: 1, reason, errnum: 0, zero: 0 };
             }
         }
         // SAFETY: so many are there.
-        unsafe { f::p2mt_answer(self.handle, answers.as_ptr(), count) }
+        let code = unsafe { f::p2mt_answer(self.handle, answers.as_ptr(), 16, count) };
+        self.answered(code, &answers)
+    }
+
+    /// Accepted is remembered under the entry that was handed out, all else is owed.
+    fn answered(&mut self, code: c_int, answers: &[abi::PageAnswer]) -> c_int {
+        if ![abi::OK, abi::E_PAGE, abi::E_CROWD].contains(&code) {
+            return code; // nothing was written down
+        }
+        for (page, answer) in std::mem::take(&mut self.taken).iter().zip(answers) {
+            let (state, _) = self.why(page.pfn);
+            if answer.verdict == abi::ACCEPTED {
+                assert_eq!(state.entry, page.entry, "{page:?} was accepted: {state:?}");
+            } else {
+                assert_ne!(state.causes, 0, "{page:?} was forgotten: {state:?}");
+            }
+        }
+        code
     }
 
     fn frame_list(&mut self, bad: bool) -> c_int {
-        let mut leaves = [0; 16];
+        let mut leaves = [0; 512];
         let (mut count, mut pfns) = (0, 0);
         let capacity = if bad { 1 } else { leaves.len() };
         let (to, count_at) = (leaves.as_mut_ptr(), &raw mut count);
@@ -595,7 +690,7 @@ impl Sequence {
     fn gone(&mut self, bad: bool) -> c_int {
         let mut pfns = [0; 8];
         let mut count = MARK;
-        let from = self.machine.dice.below(PFNS);
+        let from = self.machine.dice.below(self.machine.pfns());
         let capacity = if bad { 0 } else { pfns.len() };
         // SAFETY: there is room for as many.
         unsafe { f::p2mt_gone(self.handle, from, pfns.as_mut_ptr(), capacity, &raw mut count) }
@@ -636,7 +731,7 @@ fn random_sequences_end_in_codes() {
     assert!(lives > sequences / 2);
     if sequences >= 5_000 {
         let met = [abi::OK, abi::E_HOST, abi::E_SIZE, abi::E_ARGUMENT, abi::E_ORDER, abi::E_PAGE];
-        let found = [abi::E_STRUCTURE, abi::E_ROOTS, abi::E_ENTRY, abi::E_TABLE];
+        let found = [abi::E_STRUCTURE, abi::E_ROOTS, abi::E_CROWD, abi::E_ENTRY, abi::E_TABLE];
         let lacking = met.iter().chain(&found).find(|code| !tally.contains_key(code));
         assert_eq!(lacking, None, "a code that no sequence met");
         assert!(ended.iter().all(|&times| times > 0), "{ended:?}");

@@ -3,8 +3,8 @@
  * A simulated Xen with one PV guest, and a receiver with an oracle: what stands for the hypervisor and for the destination
  * in the tests of libp2mtrack. Not a part of that library, and not installed.
  *
- * Every call is a moment at which the guest may run first. Functions return 0, or a negative errno; -6 (ENXIO): the frame
- * is not the domain's. One thread.
+ * Every call is a moment at which the guest may run first. Functions return 0, a negative errno, or THEATRE_NOT_OWNED. One
+ * thread.
  */
 #ifndef THEATRE_H
 #define THEATRE_H
@@ -15,6 +15,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* The frame is not the domain's. */
+#define THEATRE_NOT_OWNED (-4096)
 
 struct theatre;
 

@@ -62,6 +62,8 @@ unsafe extern "C" fn roots(user: *mut c_void, call: abi::RootsCall) -> c_int {
     let roots = unsafe { at(user) }.with(|ports| ports.p2m.roots());
     let Ok(r) = roots else { return -5 };
     let roots = abi::Roots {
+        size: size_of::<abi::Roots>() as u32,
+        zero: 0,
         pfn_count: r.pfn_count,
         frame_list_list: r.frame_list_list,
         p2m_cr3: r.p2m_cr3,
@@ -224,9 +226,10 @@ impl Side for InC<'_> {
         loop {
             let (mut count, mut flags) = (0, 0);
             let (to, capacity) = (self.pages.as_mut_ptr(), self.pages.len());
+            let size = size_of::<abi::Page>();
+            let (count_at, flags_at) = (&raw mut count, &raw mut flags);
             // SAFETY: there is room for them.
-            let code =
-                unsafe { f::p2mt_take(self.handle, to, capacity, &raw mut count, &raw mut flags) };
+            let code = unsafe { f::p2mt_take(self.handle, to, size, capacity, count_at, flags_at) };
             assert_eq!(code, abi::OK);
             if flags & abi::DO_FRAME_LIST != 0 {
                 self.tell_frame_list();
@@ -236,8 +239,8 @@ impl Side for InC<'_> {
             }
             taken += count as u64;
             self.normalise_tables(count);
-            // SAFETY: it lives; no answers are all of them.
-            assert_eq!(unsafe { f::p2mt_answer(self.handle, null(), 0) }, abi::OK);
+            // SAFETY: it lives.
+            assert_eq!(unsafe { f::p2mt_accept(self.handle, count) }, abi::OK);
         }
         let mut report =
             abi::Report { size: size_of::<abi::Report>() as u32, ..Default::default() };

@@ -1,7 +1,7 @@
 (* SPDX-License-Identifier: MIT OR Apache-2.0 *)
 (* Migrates simulated guests by the whole interface, as ../migrate.c does.
 
-     migrate [THREADS [SCENARIO [SEEDS]]]    default: 1 all 3
+     migrate [THREADS [SCENARIO [SEEDS [MIB]]]]    default: 1 all 3 32
 
    Exit status as of migrate.c. Built with OCaml 4.13 by
 
@@ -9,8 +9,6 @@
      ocamlopt -o migrate p2mt.mli p2mt.ml theatre.ml migrate.ml *_stubs.o -cclib -lp2mtrack -cclib -lp2mtheatre *)
 
 open P2mt
-
-let guest_bytes = 32 lsl 20
 
 (* Everything that one migration needs. *)
 type saver = { guest : Theatre.t; p2mt : P2mt.t; content : words; table : words }
@@ -87,7 +85,7 @@ let migrate saver =
     Theatre.judge guest = 0)
 
 (* Whether it went as it should. *)
-let run threads scenario seed =
+let run threads guest_bytes scenario seed =
   let guest = Theatre.create scenario seed guest_bytes threads in
   Theatre.(ok (log_on guest));
   let p2mt = create { default with threads } (Theatre.host guest) in
@@ -114,7 +112,8 @@ let run threads scenario seed =
 
 let () =
   let argument index default = if Array.length Sys.argv > index then Sys.argv.(index) else default in
-  let threads = int_of_string (argument 1 "1") and only = argument 2 "all" and seeds = int_of_string (argument 3 "3") in
+  let number index default = int_of_string (argument index default) in
+  let threads = number 1 "1" and only = argument 2 "all" and seeds = number 3 "3" and mib = number 4 "32" in
   let runs = ref 0 and wrong = ref 0 in
   let rec each index =
     match Theatre.scenario index with
@@ -123,10 +122,10 @@ let () =
       if only = "all" || only = scenario then
         for seed = 1 to seeds do
           incr runs;
-          if not (run threads scenario seed) then incr wrong
+          if not (run threads (mib lsl 20) scenario seed) then incr wrong
         done;
       each (index + 1)
   in
   each 0;
-  Printf.printf "%d migrations with %d threads, %d wrong\n" !runs threads !wrong;
+  Printf.printf "%d migrations of %d MiB with %d threads, %d wrong\n" !runs mib threads !wrong;
   exit (if !runs = 0 || !wrong > 0 then 1 else 0)

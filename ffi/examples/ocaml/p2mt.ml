@@ -18,7 +18,7 @@ exception P2mt_error of { code : code; errnum : int; level : int; pfn : int64; m
 exception Errno of int
 
 let eio = 5
-let not_owned = Errno 6
+let not_owned = Errno 4096
 
 type roots = { pfn_count : int64; frame_list_list : int64; p2m_cr3 : int64; p2m_vaddr : int64; generation : int64 }
 type level = Error | Warning | Info
@@ -80,17 +80,13 @@ type report = {
 
 type stats = {
   rounds : int;
+  rounds_given_up : int;
   accepted : int;
+  deferred : int;
   entries_changed : int;
   beyond_log_dirty : int;
-  deferred : int;
   owed : int;
   shadow_bytes : int;
-  roots_ns : int;
-  clean_ns : int;
-  walk_ns : int;
-  diff_ns : int;
-  send_ns : int;
 }
 
 type why = { why_causes : int; why_defer : int; why_entry : int64 }
@@ -116,9 +112,11 @@ external raw_scan : handle -> int -> report outcome = "ml_p2mt_scan"
 external raw_take : handle -> (page array * todo) outcome = "ml_p2mt_take"
 external raw_normalise : handle -> int -> words -> unit outcome = "ml_p2mt_normalise"
 external raw_answer : handle -> answer array -> unit outcome = "ml_p2mt_answer"
+external raw_accept : handle -> int -> unit outcome = "ml_p2mt_accept"
 external raw_frame_list : handle -> (words * int64) outcome = "ml_p2mt_frame_list"
 external raw_return : handle -> words -> unit outcome = "ml_p2mt_return"
 external raw_gone : handle -> int64 -> words outcome = "ml_p2mt_gone"
+external raw_cleared_ptes : handle -> words outcome = "ml_p2mt_cleared_ptes"
 external raw_end : handle -> report outcome = "ml_p2mt_end"
 external raw_cancel : handle -> unit outcome = "ml_p2mt_cancel"
 external raw_verify : handle -> verify -> unit outcome = "ml_p2mt_verify"
@@ -215,9 +213,11 @@ let normalise t index table =
     true
 
 let answer t answers = outcome t (raw_answer t.handle answers)
+let accept t count = outcome t (raw_accept t.handle count)
 let frame_list t = outcome t (raw_frame_list t.handle)
 let return t pfns = outcome t (raw_return t.handle pfns)
 let gone t from = outcome t (raw_gone t.handle from)
+let cleared_ptes t = outcome t (raw_cleared_ptes t.handle)
 let end_round t = outcome t (raw_end t.handle)
 let cancel t = outcome t (raw_cancel t.handle)
 let verify t verify = outcome t (raw_verify t.handle verify)

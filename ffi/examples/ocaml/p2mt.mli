@@ -23,14 +23,14 @@ type code =
   | Crowd | Entry | Table | Panic
   | Unknown of int
 
-(** A call failed. [errnum] is 0, [level] -1, [pfn] and [mfn] {!none} where it is about none. *)
+(** A call failed. [errnum] is negative, as [p2mt_error] has it; it is 0, [level] -1, [pfn] and [mfn] {!none} where it is about none. *)
 exception P2mt_error of { code : code; errnum : int; level : int; pfn : int64; mfn : int64; text : string }
 
 (** For callbacks: a (positive) errno. Whatever else they raise is raised again by the call whose callback it was, once
     the library has returned. *)
 exception Errno of int
 
-(** {!Errno} of a frame that is not the domain's (now). *)
+(** What stands for P2MT_NOT_OWNED: a frame that is not the domain's (now). *)
 val not_owned : exn
 
 (** {1 The host} *)
@@ -102,17 +102,13 @@ type report = {
 
 type stats = {
   rounds : int;
+  rounds_given_up : int;
   accepted : int;
+  deferred : int;
   entries_changed : int;
   beyond_log_dirty : int;
-  deferred : int;
   owed : int;
   shadow_bytes : int;
-  roots_ns : int;
-  clean_ns : int;
-  walk_ns : int;
-  diff_ns : int;
-  send_ns : int;
 }
 
 type why = { why_causes : int; why_defer : int; why_entry : int64 }
@@ -140,6 +136,9 @@ val normalise : t -> int -> words -> bool
 (** One for each page that was taken. *)
 val answer : t -> answer array -> unit
 
+(** All of the pages that were taken, so many, are accepted. *)
+val accept : t -> int -> unit
+
 (** Leaves, and the number of pfns that they cover. *)
 val frame_list : t -> words * int64
 
@@ -148,6 +147,9 @@ val return : t -> words -> unit
 
 (** [gone t from]: the next pfns; none at the end. *)
 val gone : t -> int64 -> words
+
+(** PTEs that were cleared: a table's pfn, the frame that it named, and so on. *)
+val cleared_ptes : t -> words
 
 val end_round : t -> report
 val cancel : t -> unit

@@ -34,7 +34,7 @@ struct migration {
     struct p2mt *p2mt; /* NULL: destroyed */
     value callbacks;   /* closures, in the order of struct p2mt_host; a generational global root until it's destroyed */
     struct p2mt_page pages[P2MT_BATCH_MAX];
-    struct p2mt_answer answers[P2MT_BATCH_MAX];
+    struct p2mt_page_answer answers[P2MT_BATCH_MAX];
 };
 
 #define Migration_val(v) (*(struct migration **)Data_custom_val(v))
@@ -395,7 +395,7 @@ CAMLprim value ml_p2mt_take(value handle)
     struct migration *migration = Migration_val(handle);
     size_t count, i;
     uint32_t flags;
-    int code = p2mt_take(migration->p2mt, migration->pages, P2MT_BATCH_MAX, &count, &flags);
+    int code = p2mt_take(migration->p2mt, migration->pages, sizeof(*migration->pages), P2MT_BATCH_MAX, &count, &flags);
 
     if (code)
         CAMLreturn(failed(code));
@@ -431,9 +431,9 @@ CAMLprim value ml_p2mt_normalise(value handle, value index, value words)
         p2mt_normalise(Migration_val(handle)->p2mt, (size_t)Long_val(index), Caml_ba_data_val(words), NULL)));
 }
 
-static struct p2mt_answer answer_of(value answer)
+static struct p2mt_page_answer answer_of(value answer)
 {
-    struct p2mt_answer result = {.verdict = P2MT_ACCEPTED};
+    struct p2mt_page_answer result = {.verdict = P2MT_ACCEPTED};
     value why;
 
     if (Is_long(answer))
@@ -461,7 +461,15 @@ CAMLprim value ml_p2mt_answer(value handle, value answers)
         caml_invalid_argument("P2mt.answer");
     for (i = 0; i < count; i++)
         migration->answers[i] = answer_of(Field(answers, i));
-    CAMLreturn(done_or_failed(p2mt_answer(migration->p2mt, migration->answers, count)));
+    CAMLreturn(
+        done_or_failed(p2mt_answer(migration->p2mt, migration->answers, sizeof(*migration->answers), count)));
+}
+
+CAMLprim value ml_p2mt_accept(value handle, value count)
+{
+    CAMLparam2(handle, count);
+
+    CAMLreturn(done_or_failed(p2mt_accept(Migration_val(handle)->p2mt, (size_t)Long_val(count))));
 }
 
 CAMLprim value ml_p2mt_frame_list(value handle)
@@ -502,6 +510,21 @@ CAMLprim value ml_p2mt_gone(value handle, value from)
     CAMLreturn(code ? failed(code) : done(words_of(pfns, count)));
 }
 
+CAMLprim value ml_p2mt_cleared_ptes(value handle)
+{
+    CAMLparam1(handle);
+    CAMLlocal1(ptes);
+    struct p2mt *p2mt = Migration_val(handle)->p2mt;
+    size_t count;
+    int code = p2mt_cleared_ptes(p2mt, NULL, 0, &count); /* how many are there? */
+
+    if (code)
+        CAMLreturn(failed(code));
+    ptes = caml_ba_alloc_dims(WORDS, 1, NULL, (intnat)count * 2); /* a structure is two words */
+    code = p2mt_cleared_ptes(p2mt, Caml_ba_data_val(ptes), count, &count);
+    CAMLreturn(code ? failed(code) : done(ptes));
+}
+
 CAMLprim value ml_p2mt_end(value handle)
 {
     CAMLparam1(handle);
@@ -529,24 +552,20 @@ CAMLprim value ml_p2mt_stats(value handle)
 {
     CAMLparam1(handle);
     CAMLlocal1(result);
-    struct p2mt_stats stats = {.size = sizeof(stats)};
-    int code = p2mt_stats(Migration_val(handle)->p2mt, &stats);
+    struct p2mt_totals totals = {.size = sizeof(totals)};
+    int code = p2mt_stats(Migration_val(handle)->p2mt, &totals);
 
     if (code)
         CAMLreturn(failed(code));
-    result = caml_alloc_tuple(12);
-    Store_field(result, 0, Val_long(stats.rounds));
-    Store_field(result, 1, Val_long(stats.pages_accepted));
-    Store_field(result, 2, Val_long(stats.entries_changed));
-    Store_field(result, 3, Val_long(stats.entries_beyond_log_dirty));
-    Store_field(result, 4, Val_long(stats.pages_deferred));
-    Store_field(result, 5, Val_long(stats.owed));
-    Store_field(result, 6, Val_long(stats.shadow_bytes));
-    Store_field(result, 7, Val_long(stats.roots_ns));
-    Store_field(result, 8, Val_long(stats.clean_ns));
-    Store_field(result, 9, Val_long(stats.walk_ns));
-    Store_field(result, 10, Val_long(stats.diff_ns));
-    Store_field(result, 11, Val_long(stats.send_ns));
+    result = caml_alloc_tuple(8);
+    Store_field(result, 0, Val_long(totals.rounds));
+    Store_field(result, 1, Val_long(totals.rounds_given_up));
+    Store_field(result, 2, Val_long(totals.pages_accepted));
+    Store_field(result, 3, Val_long(totals.pages_deferred));
+    Store_field(result, 4, Val_long(totals.entries_changed));
+    Store_field(result, 5, Val_long(totals.entries_beyond_log_dirty));
+    Store_field(result, 6, Val_long(totals.owed));
+    Store_field(result, 7, Val_long(totals.shadow_bytes));
     CAMLreturn(done(result));
 }
 
@@ -554,14 +573,14 @@ CAMLprim value ml_p2mt_why(value handle, value pfn)
 {
     CAMLparam2(handle, pfn);
     CAMLlocal1(result);
-    struct p2mt_why why = {.size = sizeof(why)};
-    int code = p2mt_why(Migration_val(handle)->p2mt, (uint64_t)Int64_val(pfn), &why);
+    struct p2mt_pfn_state state = {.size = sizeof(state)};
+    int code = p2mt_why(Migration_val(handle)->p2mt, (uint64_t)Int64_val(pfn), &state);
 
     if (code)
         CAMLreturn(failed(code));
     result = caml_alloc_tuple(3);
-    Store_field(result, 0, Val_long(why.causes));
-    Store_field(result, 1, Val_long(why.defer));
-    Store_field(result, 2, caml_copy_int64((int64_t)why.entry));
+    Store_field(result, 0, Val_long(state.causes));
+    Store_field(result, 1, Val_long(state.defer));
+    Store_field(result, 2, caml_copy_int64((int64_t)state.entry));
     CAMLreturn(done(result));
 }

@@ -28,7 +28,8 @@ use p2mtrack_synthetic::words::Content;
 use p2mtrack_synthetic::{Scenario, SimConfig, SimError, SimPorts, Simulation, Verdict};
 
 const EIO: c_int = 5;
-const ENXIO: c_int = 6;
+/// `THEATRE_NOT_OWNED`.
+const NOT_OWNED: c_int = -4096;
 const EINVAL: c_int = 22;
 
 /// `struct theatre`.
@@ -66,7 +67,7 @@ fn errno(error: &PortError) -> c_int {
 
 const fn map_errno(fault: MapFault) -> c_int {
     match fault {
-        MapFault::NotOwned => -ENXIO,
+        MapFault::NotOwned => NOT_OWNED,
         MapFault::Errno(errno) => -errno,
     }
 }
