@@ -9,7 +9,7 @@ use p2mtrack::cause::Cause;
 use p2mtrack::config::{Config, Verify};
 use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{EntryCause, Error};
-use p2mtrack::frame::{Entry, FrameType, Pfn, Width};
+use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
 use p2mtrack::report::RoundReport;
@@ -315,9 +315,15 @@ fn law_4_an_unmapped_leaf_owes_its_range() {
         assert_eq!(report.pages.deferred_doubt, 512);
         assert!(migration.why(Pfn(600)).contains(Cause::Doubt));
     }
-    rig.with(|ports| migration.round(ports)).expect_err("three rounds running");
+    let running = rig.with(|ports| migration.round(ports)).expect_err("three rounds running");
     let error = rig.with(|ports| migration.finish(ports)).expect_err("no leaf to decide from");
-    assert!(matches!(error, Error::Structure { level: 0, pfn: Pfn(512), .. }), "{error}");
+    for error in [running, error] {
+        let frame = Mfn(0x3abc);
+        assert!(
+            matches!(error, Error::Structure { level: 0, pfn: Pfn(512), mfn, .. } if mfn == frame),
+            "{error}"
+        );
+    }
     rig.machine().set_leaf(1, right);
     finish(&rig, &mut migration);
 }

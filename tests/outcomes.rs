@@ -206,6 +206,31 @@ fn a_pte_to_a_frame_past_the_machine_is_foreign_and_nobody_is_asked() {
     }
 }
 
+/// The destination still has the table as it was accepted: a later version that is put off changes nothing in the list.
+#[test]
+fn cleared_ptes_are_those_of_tables_as_they_were_accepted() {
+    let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
+    let (rig, mut migration) = guest(config, |machine| {
+        let frame = foreign(machine, Some(30));
+        machine.make_table(20, 21);
+        let table = machine.entry(20).0;
+        machine.poke(table, 7, frame << 12 | 0x67);
+    });
+    let listed = |migration: &Migration| -> Vec<_> {
+        migration.cleared_ptes().map(|(table, frames)| (table, frames.to_vec())).collect()
+    };
+    let cleared = [(Pfn(20), vec![Mfn(0x3000)])];
+    rig.with(|ports| migration.checkpoint(ports)).expect("clears it");
+    assert_eq!(listed(&migration), cleared);
+    let table = rig.machine().entry(20).0;
+    rig.machine().poke(table, 9, 0);
+    let report = rig.with(|ports| migration.round(ports)).expect("puts it off");
+    assert_eq!((report.pages.deferred_table, listed(&migration)), (1, cleared.to_vec()));
+    rig.machine().poke(table, 7, 0);
+    finish(&rig, &mut migration);
+    assert_eq!(listed(&migration), []);
+}
+
 #[test]
 fn a_pte_to_a_foreign_frame_is_cleared_by_policy_and_never_the_whole_table() {
     let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };

@@ -201,8 +201,8 @@ fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
         let room = migration.begin(ports, Stage::Final).expect("begins");
         ports.log_dirty.clean(room).expect("reads"); // its bit is nowhere else now
         migration.begin(ports, Stage::Live).expect("begins anew");
-        let report = migration.scan(ports, 0).expect("scans");
-        assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 1, "{report:?}");
+        let report = migration.scan(ports, u64::MAX).expect("scans");
+        assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 1, "law 4: it is reported");
         assert_eq!(migration.owed(), 3 * 512);
         assert!(migration.why(Pfn(5)).contains(Cause::LogDirty));
         round(&mut migration, ports, Stage::Final).expect("settles");
@@ -327,6 +327,43 @@ fn calls_in_a_wrong_order_change_nothing() {
         );
     });
     assert!(rig.machine().maps.is_empty());
+}
+
+/// What a policy asks for is known when the log is, and again at the end.
+#[test]
+fn a_scan_tells_whether_it_converges() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        read_log(&mut migration, ports, Stage::Live).expect("begins");
+        let first = migration.scan(ports, u64::MAX).expect("scans").clone();
+        assert_eq!((first.dirty_rate, first.shrinking), (None, None));
+        tell_list(&mut migration, ports).expect("tells");
+        let sent = migration.take(ports).expect("takes").len();
+        send(&mut migration, ports).expect("sends");
+        migration.end(ports).expect("ends early");
+        rig.machine().write(5, 99);
+        let read = read_log(&mut migration, ports, Stage::Live).expect("begins");
+        let report = migration.scan(ports, read).expect("scans");
+        assert_eq!(report.dirty_rate, Some(1.0 / sent as f64));
+        assert_eq!(report.shrinking, Some(true));
+    });
+}
+
+/// A frame list may change after the last look at it: a live round ends all the same, and the next one is told.
+#[test]
+fn a_live_round_ends_with_a_frame_list_that_was_not_told() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        read_log(&mut migration, ports, Stage::Live).expect("begins");
+        migration.scan(ports, u64::MAX).expect("scans");
+        assert!(migration.is_under_way() && migration.frame_list_changed());
+        migration.end(ports).expect("ends");
+        assert!(!migration.is_under_way() && migration.frame_list_changed());
+        round(&mut migration, ports, Stage::Final).expect("settles");
+    });
+    rig.machine().assert_identical();
 }
 
 /// Live rounds may be ended early: what was not taken is left.

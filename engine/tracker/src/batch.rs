@@ -143,6 +143,11 @@ impl Migration {
         }
     }
 
+    /// A page table of the batch is normalised again: what was noted of it before does not count.
+    pub fn normalise_again(&mut self, table: Pfn) {
+        self.batch.notes.take_cleared_in(table);
+    }
+
     /// Writes down the answers for the batch, one per page in order. Who says too little has said nothing
     /// about the rest.
     ///
@@ -190,6 +195,7 @@ impl Migration {
     fn end_batch(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         self.batch.pages.clear();
         self.batch.flights.clear();
+        self.batch.notes.end();
         self.follow(ports);
         self.batch.follow.failed.take().map_or(Ok(()), Err)
     }
@@ -366,15 +372,17 @@ impl Books<'_> {
 
     /// Notes what the tables of the batch were normalised with. Returns whether a query failed.
     fn note_tables(&mut self) -> bool {
-        let Batch { pages, notes, follow, .. } = &mut *self.batch;
+        let Batch { notes, follow, .. } = &mut *self.batch;
         follow.named.append(&mut notes.take_named());
-        for page in pages {
-            self.cleared.remove(&page.pfn);
-        }
-        for (table, mfn) in notes.take_cleared() {
-            self.cleared.entry(table).or_default().push(mfn);
-        }
-        notes.end()
+        notes.take_unsure()
+    }
+
+    /// What was cleared in a page, if it is a table, as it was accepted.
+    fn note_cleared(&mut self, pfn: Pfn, kind: FrameType) {
+        match self.batch.notes.take_cleared_in(pfn).filter(|_| kind.is_table()) {
+            Some(frames) => self.cleared.insert(pfn, frames),
+            None => self.cleared.remove(&pfn),
+        };
     }
 
     /// Writes down the answer for one page. A failed one stays a debt.
@@ -386,6 +394,7 @@ impl Books<'_> {
                 self.batch.follow.arrived.push((pfn, mfn));
                 self.accept(pfn, entry);
                 self.sent.accepted(pfn, kind.is_table(), stale);
+                self.note_cleared(pfn, kind);
                 self.report.pages.accepted += 1;
                 self.report.pages.tables += u64::from(kind.is_table());
                 self.report.settled.aliases += u64::from(alias);

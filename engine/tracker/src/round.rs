@@ -146,14 +146,16 @@ impl Migration {
     /// mapping was given back.
     ///
     /// # Errors
-    /// [`Error::Order`] if a batch has no answer, the frame list was not told, or not everything is settled: the round
-    /// goes on. [`Error::Doubt`] if a doubt ran for too long.
+    /// [`Error::Order`] if a batch has no answer, or of a guest that stands still the frame list was not told or not
+    /// everything is settled: the round goes on. [`Error::Doubt`] if a doubt ran for too long.
     pub fn end(&mut self, ports: &mut Ports<'_>) -> Result<RoundReport, Error> {
         self.expect_answered("end")?;
-        self.expect_frame_list_told("end")?;
         let stage = self.tracker.report.stage;
-        if stage.is_suspended() && !self.is_settled() {
-            return Err(Error::Order { call: "end", state: "not everything is settled" });
+        if stage.is_suspended() {
+            self.expect_frame_list_told("end")?; // while the guest runs the next round will do
+            if !self.is_settled() {
+                return Err(Error::Order { call: "end", state: "not everything is settled" });
+            }
         }
         self.step = Step::Closed;
         if stage.is_suspended() {
@@ -171,9 +173,8 @@ impl Migration {
 impl Migration {
     pub(crate) fn open(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<(), Error> {
         self.expect_live("begin")?;
-        if matches!(self.step, Step::Begun) {
-            self.tracker.doubt_log(ports)?; // it may have bits that are nowhere else
-        }
+        // It may have bits that are nowhere else.
+        let lost = matches!(self.step, Step::Begun) && self.tracker.doubt_log(ports)?;
         self.step = Step::Closed;
         self.give_batch_back(ports);
         if std::mem::replace(&mut self.was_suspended, stage.is_suspended()) {
@@ -181,7 +182,7 @@ impl Migration {
             // nothing. It may have resumed after an error, too.
             self.tracker.distrust_structure();
         }
-        self.tracker.begin_round(stage);
+        self.tracker.begin_round(stage, lost);
         #[cfg(debug_assertions)]
         self.accepted.on_a_machine_of(ports.m2p.frames());
         self.owe_again(ports)?;
@@ -204,6 +205,7 @@ impl Migration {
             self.owe_tables(); // what the scan put in doubt is sent in this round
         }
         self.tracker.report.pages.owed = self.owed();
+        self.estimate();
         self.step = Step::Sending(Sending::default());
         Ok(())
     }
@@ -215,6 +217,12 @@ impl Migration {
         let more = self.sweep(ports, &mut sending)?;
         self.step = if more { Step::Sending(sending) } else { Step::Swept };
         Ok(more)
+    }
+
+    /// Whether a round is under way: it was begun, and neither ended nor stopped by an error.
+    #[must_use]
+    pub const fn is_under_way(&self) -> bool {
+        !matches!(self.step, Step::Closed)
     }
 
     /// Whether everything of a suspended guest is settled, and the round has not ended.
@@ -254,16 +262,19 @@ impl Migration {
         settled.cleared_ptes = self.cleared.values().map(|frames| frames.len() as u64).sum();
     }
 
-    fn close(&mut self) -> Result<RoundReport, Error> {
-        let left = self.owed();
+    /// Whether it converges, as far as the round has come.
+    fn estimate(&mut self) {
+        let Some(previous) = &self.previous else { return };
         let report = &mut self.tracker.report;
-        report.pages.left = left;
-        if let Some(previous) = &self.previous {
-            let newly = report.log_dirty_pfns + report.entries.beyond_log_dirty;
-            let sent = previous.pages.accepted.max(1);
-            report.dirty_rate = Some(newly as f64 / sent as f64);
-            report.shrinking = Some(report.pages.owed < previous.pages.owed);
-        }
+        let newly = report.log_dirty_pfns + report.entries.beyond_log_dirty;
+        let sent = previous.pages.accepted.max(1);
+        report.dirty_rate = Some(newly as f64 / sent as f64);
+        report.shrinking = Some(report.pages.owed < previous.pages.owed);
+    }
+
+    fn close(&mut self) -> Result<RoundReport, Error> {
+        self.tracker.report.pages.left = self.owed();
+        self.estimate();
         #[cfg(debug_assertions)]
         self.check_invariant();
         let report = self.tracker.end_round()?;

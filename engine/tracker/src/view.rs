@@ -33,8 +33,8 @@ pub(crate) struct View<'a> {
 pub(crate) struct Notes {
     /// Frames named by PTEs under pfns that were not accepted under them (yet).
     named: RefCell<Vec<(Mfn, Pfn)>>,
-    /// Frames of other domains whose PTEs were made not present: table and frame.
-    cleared: RefCell<Vec<(Pfn, Mfn)>>,
+    /// Frames of other domains whose PTEs were made not present, by table.
+    cleared: RefCell<BTreeMap<Pfn, Vec<Mfn>>>,
     /// A query failed: no table fault of this batch is a verdict.
     unsure: Cell<bool>,
     /// Frames that were asked about: whether they are another domain's. A table may name one in each of its slots.
@@ -47,15 +47,20 @@ impl Notes {
         std::mem::take(self.named.get_mut())
     }
 
-    /// Takes what was cleared.
-    pub(crate) fn take_cleared(&mut self) -> Vec<(Pfn, Mfn)> {
-        std::mem::take(self.cleared.get_mut())
+    /// Takes what was cleared in a table.
+    pub(crate) fn take_cleared_in(&mut self, table: Pfn) -> Option<Vec<Mfn>> {
+        self.cleared.get_mut().remove(&table)
     }
 
-    /// Forgets the rest. Returns whether a query failed.
-    pub(crate) fn end(&mut self) -> bool {
-        self.foreign.get_mut().clear();
+    /// Takes whether a query failed.
+    pub(crate) fn take_unsure(&mut self) -> bool {
         self.unsure.take()
+    }
+
+    /// Forgets the rest.
+    pub(crate) fn end(&mut self) {
+        self.foreign.get_mut().clear();
+        self.cleared.get_mut().clear();
     }
 }
 
@@ -71,7 +76,7 @@ impl View<'_> {
         match self.foreign_pte {
             ForeignPtePolicy::Refuse => Resolved::Foreign,
             ForeignPtePolicy::Clear => {
-                self.notes.cleared.borrow_mut().push((table, mfn));
+                self.notes.cleared.borrow_mut().entry(table).or_default().push(mfn);
                 Resolved::Clear
             }
         }
@@ -176,10 +181,8 @@ mod tests {
             let answers = [3, 4, 3].map(|mfn| view.resolve(Pfn(1), Mfn(mfn)));
             let expected = if fails { Resolved::Unresolved } else { Resolved::Clear };
             assert_eq!(answers, [expected; 3]);
-            assert_eq!(
-                (notes.unsure.get(), notes.cleared.borrow().len()),
-                (fails, if fails { 0 } else { 3 })
-            );
+            let cleared: usize = notes.cleared.borrow().values().map(Vec::len).sum();
+            assert_eq!((notes.unsure.get(), cleared), (fails, if fails { 0 } else { 3 }));
             assert_eq!(types.asked, asked);
         }
     }

@@ -32,15 +32,14 @@ impl Tracker {
         if (0..tries).any(|_| self.layout.map(ports.p2m) == 0) || tries == 1 {
             return Ok(());
         }
-        match self.layout.first_unmapped() {
-            Some((leaf, mfn, fault)) => Err(Error::Structure {
-                level: 0,
-                mfn,
-                pfn: self.width.first_pfn(leaf),
-                cause: StructureCause::Unreadable(fault),
-            }),
-            None => Ok(()),
-        }
+        self.unmapped_leaf().map_or(Ok(()), Err)
+    }
+
+    /// The first leaf that is not mapped, as an error.
+    pub(super) fn unmapped_leaf(&self) -> Option<Error> {
+        let (leaf, mfn, fault) = self.layout.first_unmapped()?;
+        let (pfn, cause) = (self.width.first_pfn(leaf), StructureCause::Unreadable(fault));
+        Some(Error::Structure { level: 0, mfn, pfn, cause })
     }
 
     /// Compares all pending leaves. Returns the changed pfns that hold frames of the p2m.

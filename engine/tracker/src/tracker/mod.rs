@@ -166,7 +166,7 @@ impl Tracker {
         ports: &mut Ports<'_>,
         mut each: impl FnMut(Pfn, CauseSet),
     ) -> Result<RoundReport, Error> {
-        self.begin_round(Stage::Live);
+        self.begin_round(Stage::Live, false);
         self.look_before_log(ports)?;
         self.read_log(ports)?;
         self.look_at_p2m(ports, true)?;
@@ -199,8 +199,12 @@ impl Tracker {
         self.layout.release(p2m);
     }
 
-    pub(crate) fn begin_round(&mut self, stage: Stage) {
+    /// `log_lost`: the log of the round before was never handed over, which is a doubt of this one.
+    pub(crate) fn begin_round(&mut self, stage: Stage, log_lost: bool) {
         self.doubts.begin_round();
+        if log_lost {
+            self.doubts.mark(Doubt::ShortBitmap);
+        }
         self.report = RoundReport {
             round: self.rounds,
             stage,
@@ -221,6 +225,9 @@ impl Tracker {
         let persistent = self.doubts.end_round(rounds);
         match persistent {
             Some(doubt) if !self.report.stage.is_suspended() => {
+                if let Some(error) = self.unmapped_leaf().filter(|_| doubt == Doubt::LeafUnmapped) {
+                    return Err(error); // the doubt's own error would hide the frame that it is about
+                }
                 let source = self.log_error.take().filter(|_| doubt == Doubt::LogLost);
                 Err(Error::Doubt { doubt, rounds: self.doubts.running(doubt), source })
             }
