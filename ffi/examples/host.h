@@ -70,7 +70,7 @@ static int host_log(void *user, struct p2mt_log_call call)
 }
 
 /* A handle for the guest of a theatre, log-dirty on. NULL after a message. */
-static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t threads)
+static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t threads, uint32_t width)
 {
     struct p2mt_config config;
     struct p2mt_host host;
@@ -79,7 +79,7 @@ static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t
 
     memset(&config, 0, sizeof(config));
     config.size = sizeof(config);
-    config.width = P2MT_WIDTH_64;
+    config.width = width;
     config.mode = mode;
     config.threads = threads;
 
@@ -97,7 +97,7 @@ static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t
     host.log = host_log;
     host.m2p = theatre_m2p(theatre);
     host.m2p_frames = theatre_m2p_frames(theatre);
-    host.compat_m2p_mfn = P2MT_NONE;
+    host.compat_m2p_mfn = theatre_compat_m2p(theatre);
 
     memset(&error, 0, sizeof(error));
     error.size = sizeof(error);

@@ -128,7 +128,6 @@ public:
         host.log = callback<p2mt_log_call, log>;
         host.m2p = theatre_m2p(guest);
         host.m2p_frames = theatre_m2p_frames(guest);
-        host.compat_m2p_mfn = P2MT_NONE;
         p2mt_error error{};
         error.size = sizeof(error);
         p2mt *created = nullptr;
@@ -178,6 +177,7 @@ private:
         std::vector<uint64_t> leaves(count);
         call(p2mt_frame_list(handle.get(), leaves.data(), leaves.size(), &count, &pfn_count));
         ok(theatre_send_frame_list(guest, leaves.data(), count, pfn_count));
+        call(p2mt_frame_list_told(handle.get()));
     }
 
     Answer send(size_t index)
@@ -241,7 +241,7 @@ int main(int argc, char **argv)
 {
     const std::string scenario = argc > 1 ? argv[1] : "mixed";
     const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-    const Guest guest(theatre_new(scenario.c_str(), seed, 32u << 20, 1));
+    const Guest guest(theatre_new(scenario.c_str(), seed, 32u << 20, 1, P2MT_WIDTH_64));
     bool right = false;
 
     if (!guest) {

@@ -2,7 +2,7 @@
 /*
  * Migrates simulated guests by the whole interface: the host keeps the loop, takes batches, sends and answers them.
  *
- *     migrate [THREADS [SCENARIO [SEEDS [MIB]]]]    default: 1 all 3 32
+ *     migrate [THREADS [SCENARIO [SEEDS [MIB [WIDTH]]]]]    default: 1 all 3 32 64
  *
  * Exit status 0: every guest arrived identical (a hostile one may end in an error), and no source was harmed.
  */
@@ -43,7 +43,7 @@ static int send_frame_list(struct saver *saver)
     if (!rc)
         rc = theatre_send_frame_list(saver->guest, leaves, count, pfn_count);
     free(leaves);
-    return rc;
+    return rc ? rc : p2mt_frame_list_told(saver->p2mt);
 }
 
 /* One page: read, a page table normalised, sent; what can't be done now is put off. */
@@ -144,14 +144,14 @@ static int migrate(struct saver *saver)
 }
 
 /* 0: as it should be. */
-static int run(const char *scenario, uint64_t seed, uint32_t threads, uint64_t guest_bytes)
+static int run(const char *scenario, uint64_t seed, uint32_t threads, uint64_t guest_bytes, uint32_t width)
 {
     static struct saver saver;
     const char *harm;
     int rc, wrong;
 
-    saver.guest = theatre_new(scenario, seed, guest_bytes, threads);
-    saver.p2mt = host_create(saver.guest, P2MT_FULL, threads);
+    saver.guest = theatre_new(scenario, seed, guest_bytes, threads, width);
+    saver.p2mt = host_create(saver.guest, P2MT_FULL, threads, width);
     if (!saver.p2mt)
         return 1;
     rc = migrate(&saver);
@@ -183,12 +183,14 @@ int main(int argc, char **argv)
     const char *only = argc > 2 && strcmp(argv[2], "all") ? argv[2] : NULL, *scenario;
     uint64_t seeds = argc > 3 ? strtoull(argv[3], NULL, 10) : 3, seed;
     uint64_t mib = argc > 4 ? strtoull(argv[4], NULL, 10) : 32;
+    uint32_t width = argc > 5 ? (uint32_t)atoi(argv[5]) : P2MT_WIDTH_64;
     unsigned int runs = 0, wrong = 0;
     size_t i;
 
     for (i = 0; (scenario = theatre_scenario(i)); i++)
         for (seed = 1; seed <= seeds && (!only || !strcmp(only, scenario)); seed++, runs++)
-            wrong += (unsigned int)run(scenario, seed, threads, mib << 20);
-    printf("%u migrations of %llu MiB with %u threads, %u wrong\n", runs, (unsigned long long)mib, threads, wrong);
+            wrong += (unsigned int)run(scenario, seed, threads, mib << 20, width);
+    printf("%u migrations of %llu MiB, %u bits, with %u threads, %u wrong\n", runs, (unsigned long long)mib, width, threads,
+           wrong);
     return !runs || wrong;
 }

@@ -85,15 +85,15 @@ P2MTRACK = {  # what each returns, then what it takes
     "p2mt_normalise": (c_int, pointer, size_t, words, POINTER(TableFault)),
     "p2mt_answer": (c_int, pointer, POINTER(Answer), size_t, size_t), "p2mt_accept": (c_int, pointer, size_t),
     "p2mt_frame_list": (c_int, pointer, words, size_t, out_size, out_u64),
-    "p2mt_return": (c_int, pointer, words, size_t), "p2mt_gone": (c_int, pointer, u64, words, size_t, out_size),
-    "p2mt_cleared_ptes": (c_int, pointer, POINTER(ClearedPte), size_t, out_size),
+    "p2mt_frame_list_told": (c_int, pointer), "p2mt_return": (c_int, pointer, words, size_t), "p2mt_gone": (c_int, pointer, u64, words, size_t, out_size),
+    "p2mt_cleared_ptes": (c_int, pointer, POINTER(ClearedPte), size_t, size_t, out_size),
     "p2mt_end": (c_int, pointer, POINTER(Report)), "p2mt_cancel": (c_int, pointer),
     "p2mt_verify": (c_int, pointer, u32),
     "p2mt_stats": (c_int, pointer, POINTER(Totals)), "p2mt_why": (c_int, pointer, u64, POINTER(PfnState)),
 }
 THEATRE = {
     "theatre_scenario": (c_char_p, size_t), "theatre_is_hostile": (c_int, c_char_p),
-    "theatre_new": (pointer, c_char_p, u64, u64, u32), "theatre_free": (None, pointer),
+    "theatre_new": (pointer, c_char_p, u64, u64, u32, u32), "theatre_free": (None, pointer),
     "theatre_checkpoints": (u32, pointer), "theatre_wants_suspend": (c_int, pointer),
     "theatre_suspend": (None, pointer), "theatre_resume": (None, pointer),
     "theatre_m2p_frames": (u64, pointer), "theatre_m2p": (pointer, pointer),
@@ -219,6 +219,9 @@ class Migration:
         self._call("p2mt_frame_list", leaves, count, byref(count), byref(pfn_count))
         return leaves, pfn_count.value
 
+    def frame_list_told(self):
+        self._call("p2mt_frame_list_told")
+
     def gone(self):
         """Arrays of pfns, with the number of those that count."""
         pfns, count, start = (u64 * 256)(), size_t(), 0
@@ -231,9 +234,9 @@ class Migration:
 
     def cleared_ptes(self):
         count = size_t()
-        self._call("p2mt_cleared_ptes", None, 0, byref(count))
+        self._call("p2mt_cleared_ptes", None, sizeof(ClearedPte), 0, byref(count))
         ptes = (ClearedPte * count.value)()
-        self._call("p2mt_cleared_ptes", ptes, count, byref(count))
+        self._call("p2mt_cleared_ptes", ptes, sizeof(ClearedPte), count, byref(count))
         return ptes
 
     def return_lost(self, pfns):
@@ -345,6 +348,7 @@ def run_round(guest, p2mt, stage):
         if flags & P2MT_DO_FRAME_LIST:
             leaves, pfn_count = p2mt.frame_list()
             guest.send_frame_list(leaves, len(leaves), pfn_count)
+            p2mt.frame_list_told()
         for index in range(count):
             p2mt.answers[index] = answer_for(guest, p2mt, index, table)
         if count:
@@ -374,7 +378,7 @@ def migrate(guest, p2mt):
 
 def run(p2mtrack, theatre, scenario, seed):
     """Whether it went as it should."""
-    guest = Guest(theatre, scenario, seed, 32 << 20, 1)
+    guest = Guest(theatre, scenario, seed, 32 << 20, 1, P2MT_WIDTH_64)
     guest.log_on()
     with Migration(p2mtrack, Lent(guest), guest.m2p(), guest.m2p_frames(), mode=P2MT_FULL) as p2mt:
         try:

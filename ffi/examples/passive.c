@@ -96,7 +96,7 @@ static int send_frame_list(struct saver *saver)
     if (!rc)
         rc = theatre_send_frame_list(saver->guest, leaves, count, saver->pfn_count);
     free(leaves);
-    return rc;
+    return rc ? rc : p2mt_frame_list_told(saver->p2mt);
 }
 
 /* One pass; *sent: pages that it sent. */
@@ -175,9 +175,9 @@ static int run(const char *scenario, uint64_t seed, int reads)
     int rc, wrong;
 
     memset(&saver, 0, sizeof(saver));
-    saver.guest = theatre_new(scenario, seed, GUEST_BYTES, 1);
+    saver.guest = theatre_new(scenario, seed, GUEST_BYTES, 1, P2MT_WIDTH_64);
     saver.reads = reads;
-    saver.p2mt = host_create(saver.guest, reads ? P2MT_HOST_READS_P2M : P2MT_PASSIVE, 1);
+    saver.p2mt = host_create(saver.guest, reads ? P2MT_HOST_READS_P2M : P2MT_PASSIVE, 1, P2MT_WIDTH_64);
     if (!saver.p2mt)
         return 1;
     rc = migrate(&saver);

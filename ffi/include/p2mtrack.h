@@ -11,6 +11,7 @@
  *                  p2mt_scan    takes the log, compares, finds what is owed
  *                  p2mt_take    the next pages to send, until there are none
  *                  p2mt_answer  what became of them, or p2mt_accept
+ *                  p2mt_frame_list, p2mt_frame_list_told: when it changed
  *                  p2mt_gone    suspended rounds: pfns without a frame
  *                  p2mt_end     the destination has it; the report
  *     p2mt_cancel  at any point; p2mt_destroy
@@ -27,7 +28,8 @@
  * - Output arguments are written only on success, unless a function says so.
  * - A structure that may grow starts with its size, set by the caller; of an
  *   array whose elements may grow a call takes the size of one. Others never
- *   change: a call that needs more becomes another call.
+ *   change: a call that needs more becomes another call. Bits and numbers that
+ *   a host does not know tell it something, and ask nothing of it.
  * - A handle is used by one thread at a time, any thread. Callbacks are called
  *   on the thread of the call that needs them, and may not call the handle.
  * - Frames are of 4 KiB; pfns and mfns are numbers of frames. Bit n % 64 of
@@ -87,7 +89,7 @@ extern "C" {
 #define P2MT_E_REACH (-75)
 /* More pfns wait than the domain holds frames. */
 #define P2MT_E_CROWD (-76)
-/* A pfn that a suspended round can't settle. */
+/* A pfn that a suspended round can't settle, or in any round one whose frame is broken. */
 #define P2MT_E_ENTRY (-77)
 /* A page table that a suspended round can't normalise. */
 #define P2MT_E_TABLE (-78)
@@ -157,8 +159,8 @@ struct p2mt_log_call {
 
 /*
  * What the library asks of the host. Each returns 0, or a negative errno. All are required, `log` apart. Frame numbers may
- * be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. If `unmap` or `types` fails,
- * the log is told so, once a round.
+ * be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. The first failure of `map`,
+ * `read`, `unmap` and `types` in a round is told to the log, unless it is P2MT_NOT_OWNED.
  * The memory at an address that `map` gave is read until `unmap`, by all threads of the handle; the guest may write it.
  */
 struct p2mt_host {
@@ -178,7 +180,7 @@ struct p2mt_host {
     /* Xen's mfn to pfn table, mapped for the life of the handle: m2p_frames words, P2MT_NONE or a pfn. */
     const uint64_t *m2p;
     uint64_t m2p_frames;      /* frames of the machine */
-    uint64_t compat_m2p_mfn;  /* first frame of the compat m2p, or P2MT_NONE; for 32-bit guests */
+    uint64_t compat_m2p_mfn;  /* first frame of the compat m2p: for 32-bit guests, which need it; otherwise 0 or P2MT_NONE */
 };
 
 /* --- choices -------------------------------------------------------------- */
@@ -228,7 +230,7 @@ struct p2mt_config {
 
 /* Room for log-dirty, the library's, until p2mt_scan, p2mt_cancel or the next p2mt_begin. */
 struct p2mt_log_room {
-    uint64_t *words; /* zeroes */
+    uint64_t *words; /* zeroes; NULL if pfns is 0 */
     uint64_t pfns;   /* a multiple of 32,768; 0: log-dirty has not to be read in this round */
 };
 
@@ -286,7 +288,7 @@ struct p2mt_table_fault {
     uint32_t slot;
 };
 
-/* A PTE that was made not present: P2MT_FOREIGN_PTE_CLEAR. */
+/* A PTE that was made not present: P2MT_FOREIGN_PTE_CLEAR. Elements of arrays, which may grow. */
 struct p2mt_cleared_pte {
     uint64_t pfn; /* of its table */
     uint64_t mfn; /* the frame that it named */
@@ -340,10 +342,10 @@ struct p2mt_report {
     uint64_t settled_unlogged;
     uint64_t doubts; /* of all kinds; the log callback names them */
     int32_t blind;   /* the structure could not be followed: nothing was compared */
-    /* The estimate of convergence. */
-    int32_t shrinking; /* fewer pfns are owed than a round ago: 1, 0, or -1 in the first round */
+    /* The estimate of convergence, from the scan on. */
+    int32_t shrinking; /* fewer pfns are owed than a round ago: 1, 0, or -1 until a round was ended */
     double dirty_rate; /* pfns newly owed for each page accepted in the round before; below 1 it converges;
-                          negative in the first round */
+                          a NaN, with which no comparison is true, until a round was ended */
 };
 
 /* Totals of a handle, rounds that were given up among them. Times are not: it is the host that makes the calls. */
@@ -351,7 +353,7 @@ struct p2mt_totals {
     uint32_t size; /* sizeof(struct p2mt_totals) */
     uint32_t zero;
     uint64_t rounds;          /* ended */
-    uint64_t rounds_given_up; /* begun again, ended by an error, or cancelled */
+    uint64_t rounds_given_up; /* ended by an error, begun again, or cancelled */
     uint64_t pages_accepted;
     uint64_t pages_deferred;  /* each time that one was */
     uint64_t entries_changed;
@@ -366,7 +368,7 @@ struct p2mt_pfn_state {
     uint32_t causes; /* why it is owed; 0 if it is not */
     uint32_t defer;  /* why it was deferred in the last round, P2MT_DEFER_*; 0 if it was not */
     uint32_t zero;
-    uint64_t entry;  /* under which it was last accepted; P2MT_NONE if it was not, or has no frame */
+    uint64_t entry;  /* under which it was last settled, as the guest wrote it; P2MT_NONE if it was not, or was invalid */
 };
 
 /* An error. Numbers that it does not name are P2MT_NONE. */
@@ -392,14 +394,14 @@ const char *p2mt_strerror(int code);
 
 /*
  * Creates a handle. Both structures are copied. Log-dirty has to be on, and to have been empty when it was switched on,
- * before the first p2mt_scan; it stays the host's to switch off. `error` may be NULL, otherwise it is written on failure:
- * there is no handle then that could keep it. E_ARGUMENT, E_SIZE, E_THREADS, E_ENVIRONMENT.
+ * before the first p2mt_scan; it stays the host's to switch off. `error` may be NULL, otherwise it is written on failure
+ * (unless it is its size that is wrong): there is no handle then that could keep it. E_THREADS, E_ENVIRONMENT.
  */
 int p2mt_create(const struct p2mt_config *config, const struct p2mt_host *host, struct p2mt_error *error,
                 struct p2mt **handle);
 
 /* Cancels if need be, waits for its threads, and frees. NULL is fine. OK: it is gone. E_BUSY, E_FORKED (in a child nothing is
- * unmapped): it is not. No other code. */
+ * unmapped): it is not. No other code. After E_PANIC frames are unmapped, but memory and threads stay. */
 int p2mt_destroy(struct p2mt *handle);
 
 /* The last error of a handle, also of one that met E_PANIC; P2MT_OK in error->code if there was none since it was created.
@@ -410,7 +412,7 @@ int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
  * Begins a round and lends room for the log, which the host then reads and clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for
  * all of room->pfns, and writes there, by itself or by p2mt_feed. The order matters: this call, CLEAN, p2mt_scan.
  * If CLEAN fails, p2mt_scan with `read` 0 puts all of it in doubt. A round that was not ended is given up: what it did not
- * settle is owed, and if its log was not handed over, everything. E_HOST, E_ORDER (after the end).
+ * settle is owed, and if its log was not handed over, everything, which is a doubt. E_HOST, E_ORDER (after the end).
  */
 int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_room *room);
 
@@ -428,15 +430,15 @@ int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
  * Takes the next pages. *count is 0 when there are none: of a suspended guest everything is settled then.
  * page_size: sizeof(struct p2mt_page). capacity: at least P2MT_BATCH_MAX; no more are taken at once. *flags: what the host has
  * to do before it sends them, P2MT_DO_*.
- * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_ROOTS, E_REACH, E_CROWD, E_ORDER (the last pages have no answer). After an error
- * there are no pages to be answered for: begin a round again.
+ * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_ROOTS, E_REACH, E_CROWD: there are no pages to be answered for, begin a round
+ * again. E_ORDER: the last pages have no answer, or nothing was scanned.
  */
 int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size, size_t capacity, size_t *count,
               uint32_t *flags);
 #define P2MT_BATCH_MAX 1024
 /* The p2m's structure was looked at anew: drop every mapping of it that the host holds by a walk of its own. */
 #define P2MT_DO_REMAP (1u << 0)
-/* The frame list changed: tell it to the destination (p2mt_frame_list). */
+/* The frame list has to be told to the destination, also if there are no pages: p2mt_frame_list, p2mt_frame_list_told. */
 #define P2MT_DO_FRAME_LIST (1u << 1)
 
 /*
@@ -459,14 +461,19 @@ int p2mt_accept(struct p2mt *handle, size_t count);
 
 /*
  * The frame list: for each leaf of the p2m the pfn of its frame, or P2MT_NONE. *count is the number of leaves; if it is
- * more than `capacity`, nothing else is written and the list counts as not told. *pfn_count: pfns that it covers. May be
- * asked for at any time once a round was scanned; if it can't be sent after all, ask again before anything else is sent.
- * E_ORDER (no round was scanned).
+ * more than `capacity`, nothing else is written. *pfn_count: pfns that it covers. May be asked for at any time once a round
+ * was scanned, until the end. E_ORDER.
  */
 int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size_t *count, uint64_t *pfn_count);
 
-/* Hands back pfns that were accepted and then lost on the way: they are owed from the next p2mt_begin on. A suspended round
- * can't be ended while there are any: begin it again. E_ORDER after the end. */
+/*
+ * The list as it was read last is on its way to the destination. Until this is said, P2MT_DO_FRAME_LIST comes with every
+ * p2mt_take, no pages can be answered for, and no suspended round ended. E_ORDER: it is another one by now, read it again.
+ */
+int p2mt_frame_list_told(struct p2mt *handle);
+
+/* Hands back pfns that were accepted and then lost on the way: they are owed at the latest from the next p2mt_begin on. A
+ * suspended round can't be ended while any wait for that: begin it again. E_ORDER after the end. */
 int p2mt_return(struct p2mt *handle, const uint64_t *pfns, size_t count);
 
 /*
@@ -476,22 +483,24 @@ int p2mt_return(struct p2mt *handle, const uint64_t *pfns, size_t count);
 int p2mt_gone(struct p2mt *handle, uint64_t from, uint64_t *pfns, size_t capacity, size_t *count);
 
 /*
- * PTEs that are cleared in page tables as they were sent last, ascending by pfn. *count: how many there are; if that is more
- * than `capacity`, nothing else is written.
+ * PTEs that are cleared in page tables as they were accepted last, ascending by pfn; one of them that is cleared twice is
+ * there twice. pte_size: sizeof(struct p2mt_cleared_pte). *count: how many there are; if that is more than `capacity`,
+ * nothing else is written.
  */
-int p2mt_cleared_ptes(struct p2mt *handle, struct p2mt_cleared_pte *ptes, size_t capacity, size_t *count);
+int p2mt_cleared_ptes(struct p2mt *handle, struct p2mt_cleared_pte *ptes, size_t pte_size, size_t capacity,
+                      size_t *count);
 
 /*
  * Ends the round: the destination has what was accepted, and of a suspended guest also the frame list and the pfns gone.
  * A live round may be ended before p2mt_take has no more. After P2MT_FINAL everything is unmapped. `report` may be NULL.
- * E_DOUBT, E_ORDER.
+ * E_DOUBT, E_STRUCTURE (a leaf that can't be mapped for too many rounds), E_ORDER: the round goes on.
  */
 int p2mt_end(struct p2mt *handle, struct p2mt_report *report);
 
 /* Ends the migration at any point: everything is unmapped. Log-dirty is the host's. */
 int p2mt_cancel(struct p2mt *handle);
 
-/* How much is held against the m2p from the next round on: P2MT_VERIFY_*. */
+/* How much is held against the m2p from now on; between rounds it is clear from when: P2MT_VERIFY_*. */
 int p2mt_verify(struct p2mt *handle, uint32_t verify);
 
 /* Totals. */

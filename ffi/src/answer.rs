@@ -22,7 +22,7 @@ const ERRNO_MAX: i32 = 4095;
 
 /// The errno that a host's negative word says.
 pub(crate) fn errno(word: i32) -> Option<i32> {
-    (-ERRNO_MAX..0).contains(&word).then_some(-word)
+    (-ERRNO_MAX..0).contains(&word).then(|| -word)
 }
 
 /// That all are accepted. `ours`: page tables only if they were normalised by us.
@@ -91,5 +91,47 @@ fn answer(
             Ok(Answer::Failed(Box::new(PageError(errno))))
         }
         _ => Err(nonsense()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2mtrack::frame::{Entry, Pfn};
+
+    fn page(kind: FrameType) -> Page {
+        Page { pfn: Pfn(1), mfn: Mfn(2), entry: Entry(2), kind }
+    }
+
+    #[test]
+    fn answers_are_what_the_header_says_and_nothing_else() {
+        let table = page(FrameType::Table { level: 1, pinned: false });
+        let data = page(FrameType::Data);
+        let of = |page: &Page, verdict, reason, errnum| {
+            let theirs = abi::PageAnswer { verdict, reason, errnum, zero: 0 };
+            answer(&theirs, page, None, true).map_err(|fault| fault.code())
+        };
+        let not_owned = of(&data, abi::DEFERRED, abi::DEFER_MAP, abi::NOT_OWNED);
+        let is = |answer, deferral| matches!(answer, Ok(Answer::Deferred(d)) if d == deferral);
+        assert!(is(not_owned, Deferral::MapFailed(MapFault::NotOwned)));
+        let enxio = of(&data, abi::DEFERRED, abi::DEFER_MAP, -6);
+        assert!(is(enxio, Deferral::MapFailed(MapFault::Errno(6))));
+        let no_answer = of(&data, abi::DEFERRED, abi::DEFER_NO_ANSWER, 0);
+        assert!(is(no_answer, Deferral::Unacknowledged));
+        assert!(matches!(of(&data, abi::FAILED, 0, -32), Ok(Answer::Failed(_))));
+        assert!(matches!(of(&data, abi::ACCEPTED, 0, 0), Ok(Answer::Accepted)));
+        assert_eq!(of(&table, abi::ACCEPTED, 0, 0).err(), Some(abi::E_ORDER), "not normalised");
+        for (verdict, reason, errnum) in [
+            (abi::FAILED, 0, abi::NOT_OWNED),
+            (abi::FAILED, 0, 32),
+            (abi::DEFERRED, abi::DEFER_MAP, 12),
+            (abi::DEFERRED, abi::DEFER_TABLE, 0),
+            (abi::DEFERRED, abi::DEFER_M2P, 0),
+            (abi::ACCEPTED, 0, -5),
+            (3, 0, 0),
+        ] {
+            let code = of(&data, verdict, reason, errnum).err();
+            assert_eq!(code, Some(abi::E_ARGUMENT), "{verdict} {reason} {errnum}");
+        }
     }
 }

@@ -112,6 +112,6 @@ pub(crate) fn report(report: &RoundReport) -> abi::Report {
         doubts: report.doubts.iter().sum(),
         blind: i32::from(report.blind),
         shrinking: report.shrinking.map_or(-1, i32::from),
-        dirty_rate: report.dirty_rate.unwrap_or(-1.0),
+        dirty_rate: report.dirty_rate.unwrap_or(f64::NAN),
     }
 }

@@ -71,12 +71,12 @@ impl Fault {
     }
 
     /// A callback was behind it, unless another is known to have been.
-    pub(crate) fn because(mut self, callback: &CallbackError) -> Self {
+    pub(crate) fn because(mut self, errnum: i32, what: &str) -> Self {
         if self.errnum != 0 {
             return self;
         }
-        self.text = format!("{}: {callback}", self.text);
-        self.errnum(callback.errnum)
+        self.text = format!("{}: {what}", self.text);
+        self.errnum(errnum)
     }
 
     const fn at(mut self, pfn: Option<Pfn>, mfn: Option<Mfn>) -> Self {
@@ -121,7 +121,7 @@ pub(crate) fn none() -> abi::Error {
 }
 
 /// A callback of the host failed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct CallbackError {
     pub(crate) callback: &'static str,
     /// What it returned.

@@ -45,7 +45,11 @@ pub unsafe extern "C" fn p2mt_create(
     handle: *mut *mut Handle,
 ) -> c_int {
     let create = || {
-        // SAFETY: the header's contract.
+        if !error.is_null() {
+            // SAFETY: the header's contract.
+            unsafe { check(error) }?;
+        }
+        // SAFETY: as above.
         let to = unsafe { place(handle, "handle") }?;
         // SAFETY: as above.
         let config = unsafe { read(config) }?;
@@ -59,7 +63,7 @@ pub unsafe extern "C" fn p2mt_create(
         Err(fault) => fault,
     };
     if !error.is_null() {
-        // SAFETY: the header's contract. That there is no room for the error is no other error.
+        // SAFETY: the header's contract. If it is the size that is wrong, there is nowhere to say so.
         let _ = unsafe { write(error, fault.told()) };
     }
     fault.code()
@@ -278,12 +282,19 @@ pub unsafe extern "C" fn p2mt_frame_list(
                 to.write(pfn.map_or(abi::NONE, |pfn| pfn.0));
             }
             covered.write(pfns);
-            session.frame_list_told();
+            session.frame_list_was_read();
         }
         Ok(())
     };
     // SAFETY: as above.
     unsafe { enter(handle, call) }
+}
+
+/// `p2mt_frame_list_told`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn p2mt_frame_list_told(handle: *mut Handle) -> c_int {
+    // SAFETY: the header's contract.
+    unsafe { enter(handle, Session::frame_list_told) }
 }
 
 /// `p2mt_return`.
@@ -330,20 +341,19 @@ pub unsafe extern "C" fn p2mt_gone(
 pub unsafe extern "C" fn p2mt_cleared_ptes(
     handle: *mut Handle,
     ptes: *mut abi::ClearedPte,
+    pte_size: usize,
     capacity: usize,
     count: *mut usize,
 ) -> c_int {
     let call = |session: &mut Session| {
+        let mut to = Rows::new(ptes, pte_size, capacity)?;
         // SAFETY: the header's contract.
-        let to = unsafe { array_mut(ptes, capacity, "ptes") }?;
-        // SAFETY: as above.
         let count = unsafe { place(count, "count") }?;
         let cleared = session.cleared_ptes();
         count.write(cleared.len());
         if cleared.len() <= capacity {
-            for (to, &pte) in to.iter_mut().zip(&cleared) {
-                to.write(pte);
-            }
+            // SAFETY: as above: `capacity` of them, of `pte_size` bytes.
+            unsafe { to.fill(cleared.into_iter()) };
         }
         Ok(())
     };

@@ -37,6 +37,8 @@ pub(crate) struct Session {
     gone: Option<Vec<Pfn>>,
     /// A round was scanned: there is a frame list.
     scanned: bool,
+    /// The frame list was read, and the host has not said that it told it to the destination.
+    untold: bool,
     /// A round is under way, which `totals` do not have yet.
     open: bool,
     totals: abi::Totals,
@@ -61,6 +63,7 @@ impl Session {
             tables: Normalised::new(),
             gone: None,
             scanned: false,
+            untold: false,
             open: false,
             totals: abi::Totals { size: size_of::<abi::Totals>() as u32, ..Default::default() },
         })
@@ -80,9 +83,19 @@ impl Session {
         host.begin_round();
         let bits = migration.begin(&mut host.lend(&mut ()), stage)?;
         *open = true;
-        let room = Room { pfns: bits.pfns(), words: bits.words_mut().as_mut_ptr() };
+        let pfns = bits.pfns();
+        let words = if pfns > 0 { bits.words_mut().as_mut_ptr() } else { std::ptr::null_mut() };
+        let room = Room { pfns, words };
         self.room = Some(room);
         Ok(room)
+    }
+
+    /// What a step came to: an error may have been the end of its round.
+    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Fault> {
+        if result.is_err() && !self.migration.is_under_way() {
+            self.give_up();
+        }
+        result.map_err(|error| with_query(error, &self.host))
     }
 
     /// The round under way, if there is one, will not be ended.
@@ -103,7 +116,7 @@ impl Session {
         let scanned = migration.scan(&mut host.lend(&mut ()), read).map(drop);
         // Also after an error: unless it was out of order, the log was taken.
         self.room = self.room.filter(|_| matches!(&scanned, Err(Error::Order { .. })));
-        scanned?;
+        self.note(scanned)?;
         self.scanned = true;
         Ok(())
     }
@@ -125,12 +138,12 @@ impl Session {
 
     /// The next pages, and what has to be done before they are sent.
     pub(crate) fn take(&mut self) -> Result<(impl Iterator<Item = abi::Page>, u32), Fault> {
-        let Self { migration, host, tables, .. } = self;
-        let taken = migration.take(&mut host.lend(&mut ())).map(drop);
-        taken.map_err(|error| with_query(error, host))?;
+        let taken = self.migration.take(&mut self.host.lend(&mut ())).map(drop);
+        self.note(taken)?;
+        let Self { migration, tables, untold, .. } = self;
         tables.clear();
         let remap = if migration.remap() { abi::DO_REMAP } else { 0 };
-        let list = if migration.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
+        let list = if *untold || migration.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
         let pages = migration.batch().iter().zip(migration.batch_causes());
         Ok((pages.map(|(page, causes)| convert::page(page, causes)), remap | list))
     }
@@ -147,6 +160,7 @@ impl Session {
             return Err(Fault::argument(format!("{} is no page table", page.pfn)));
         };
         let mut nobody = ();
+        self.migration.normalise_again(page.pfn);
         let ports = self.host.lend(&mut nobody);
         let done = {
             let view = self.migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
@@ -165,7 +179,8 @@ impl Session {
         self.expect_all(count)?;
         let ours = self.sender == Sender::Told;
         let answers = answers(theirs, self.migration.batch(), &self.tables, ours)?;
-        Ok(self.migration.answer(&mut self.host.lend(&mut ()), answers)?)
+        let done = self.migration.answer(&mut self.host.lend(&mut ()), answers);
+        self.note(done)
     }
 
     /// `count` pages are all accepted.
@@ -173,15 +188,28 @@ impl Session {
         self.expect_all(count)?;
         all_accepted(self.migration.batch(), &self.tables, self.sender == Sender::Told)?;
         let answers = std::iter::repeat_with(|| Answer::Accepted).take(count);
-        Ok(self.migration.answer(&mut self.host.lend(&mut ()), answers)?)
+        let done = self.migration.answer(&mut self.host.lend(&mut ()), answers);
+        self.note(done)
     }
 
     fn expect_all(&self, count: usize) -> Result<(), Fault> {
         let pages = self.migration.batch().len();
-        if count == pages || pages == 0 {
-            return Ok(()); // that there are no pages is for the engine to say
+        if pages == 0 {
+            return Ok(()); // that is for the engine to say
         }
-        Err(Fault::argument(format!("{count} answers for {pages} pages")))
+        self.expect_list_told("answer")?;
+        if count != pages {
+            return Err(Fault::argument(format!("{count} answers for {pages} pages")));
+        }
+        Ok(())
+    }
+
+    fn expect_list_told(&self, call: &str) -> Result<(), Fault> {
+        if self.untold {
+            let text = format!("{call} called while the frame list was read and not told");
+            return Err(Fault::order(text));
+        }
+        Ok(())
     }
 
     /// The frame list, and how many pfns it covers.
@@ -193,10 +221,21 @@ impl Session {
         Ok((self.migration.frame_list(), self.migration.pfn_count()))
     }
 
-    pub(crate) fn frame_list_told(&mut self) {
+    /// The host has the list. Until it says that the destination has it too, nobody may think so.
+    pub(crate) fn frame_list_was_read(&mut self) {
         if self.migration.frame_list_changed() {
             self.migration.frame_list_told();
+            self.untold = true;
         }
+    }
+
+    pub(crate) fn frame_list_told(&mut self) -> Result<(), Fault> {
+        if self.migration.frame_list_changed() {
+            let text = "p2mt_frame_list_told called while the list is another than was last read";
+            return Err(Fault::order(text));
+        }
+        self.untold = false;
+        Ok(())
     }
 
     pub(crate) fn hand_back(&mut self, pfns: &[u64]) -> Result<(), Fault> {
@@ -231,9 +270,14 @@ impl Session {
                 "p2mt_end called while pfns that were handed back are owed: begin the round again";
             return Err(Fault::order(text));
         }
-        let Self { migration, host, .. } = self;
-        let report = migration.end(&mut host.lend(&mut ()));
-        let report = report.map_err(|error| with_query(error, host))?;
+        if self.migration.is_settled() {
+            self.expect_list_told("end")?;
+        }
+        let ended = self.migration.end(&mut self.host.lend(&mut ()));
+        if let Err(Error::Doubt { .. } | Error::Structure { .. }) = &ended {
+            self.warn_of_doubts(self.migration.report());
+        }
+        let report = self.note(ended)?;
         (self.gone, self.open) = (None, false);
         self.totals = with(&self.totals, &report);
         self.totals.rounds += 1;
@@ -312,7 +356,7 @@ fn with_query(error: Error, host: &Host) -> Fault {
     );
     let fault = Fault::from(error);
     match host.failed_query().filter(|_| query) {
-        Some(callback) => fault.because(callback),
+        Some((errnum, text)) => fault.because(*errnum, text),
         None => fault,
     }
 }

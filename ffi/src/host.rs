@@ -70,8 +70,8 @@ fn map_fault(word: i32) -> MapFault {
     }
 }
 
-/// What a callback failed with last in a round, whose failure is no error of the call.
-type Known = Option<CallbackError>;
+/// What a callback failed with first in a round, whose failure is no error of the call: an errno, and in words.
+type Known = Option<(i32, String)>;
 
 /// All ports of a handle.
 #[derive(Debug)]
@@ -110,9 +110,12 @@ impl Host {
         if host.zero != 0 {
             return Err(Fault::argument("p2mt_host.zero is not"));
         }
+        if width == Width::W32 && compat_m2p(&host).is_none() {
+            return Err(Fault::argument("p2mt_host.compat_m2p_mfn is lacking for a 32-bit guest"));
+        }
         let callbacks = Callbacks(host);
         Ok(Self {
-            p2m: HostP2m { callbacks, width, slots: Vec::new(), unused: Vec::new(), failed: None },
+            p2m: HostP2m::new(callbacks, width),
             m2p: HostM2p(callbacks),
             types: HostTypes { callbacks, failed: None },
             unlogged: HostUnlogged(callbacks),
@@ -135,12 +138,15 @@ impl Host {
     }
 
     /// Before a round: failures are news again.
-    pub(crate) const fn begin_round(&mut self) {
-        (self.p2m.failed, self.types.failed) = (None, None);
+    pub(crate) fn begin_round(&mut self) {
+        let HostP2m { read_failed, map_failed, unmap_failed, .. } = &mut self.p2m;
+        for known in [read_failed, map_failed, unmap_failed, &mut self.types.failed] {
+            *known = None;
+        }
     }
 
-    /// The last failure of a type query in this round: the engine defers then, and knows no more of it.
-    pub(crate) const fn failed_query(&self) -> Option<&CallbackError> {
+    /// The first failure of a type query in this round: the engine defers then, and knows no more of it.
+    pub(crate) const fn failed_query(&self) -> Option<&(i32, String)> {
         self.types.failed.as_ref()
     }
 
@@ -178,11 +184,17 @@ impl Callbacks {
     }
 
     /// Says that a callback failed whose failure is no error of the call, if that is news.
-    fn warn_of(self, error: CallbackError, text: fmt::Arguments<'_>, known: &mut Known) {
+    fn warn_of(self, errnum: i32, text: String, known: &mut Known) {
         if known.is_none() {
-            self.say(abi::LOG_WARNING, text);
+            self.say(abi::LOG_WARNING, format_args!("{text}"));
+            *known = Some((errnum, text));
         }
-        *known = Some(error);
+    }
+
+    /// The same of one that returned a word.
+    fn warn_of_word(self, callback: &'static str, word: c_int, known: &mut Known) {
+        let error = CallbackError::new(callback, word);
+        self.warn_of(error.errnum, error.to_string(), known);
     }
 }
 
@@ -194,8 +206,9 @@ struct HostP2m {
     /// Where each slot is mapped; null if it is unused.
     slots: Vec<*const c_void>,
     unused: Vec<u32>,
-    /// Of `unmap`.
-    failed: Known,
+    read_failed: Known,
+    map_failed: Known,
+    unmap_failed: Known,
 }
 
 // SAFETY: the addresses are the host's mappings, which belong to no thread.
@@ -204,6 +217,18 @@ unsafe impl Send for HostP2m {}
 unsafe impl Sync for HostP2m {}
 
 impl HostP2m {
+    const fn new(callbacks: Callbacks, width: Width) -> Self {
+        Self {
+            callbacks,
+            width,
+            slots: Vec::new(),
+            unused: Vec::new(),
+            read_failed: None,
+            map_failed: None,
+            unmap_failed: None,
+        }
+    }
+
     fn hold(&mut self, address: *const c_void) -> MapSlot {
         let slot = self.unused.pop().unwrap_or(self.slots.len() as u32);
         if slot as usize == self.slots.len() {
@@ -214,6 +239,18 @@ impl HostP2m {
         MapSlot(slot)
     }
 
+    /// One frame of what `map` said.
+    fn mapped(&mut self, address: *const c_void, error: i32) -> Result<MapSlot, MapFault> {
+        if address.is_null() {
+            return Err(map_fault(error));
+        }
+        if !address.cast::<u64>().is_aligned() {
+            self.unmap_addresses(&[address]);
+            return Err(MapFault::Errno(EINVAL));
+        }
+        Ok(self.hold(address))
+    }
+
     fn unmap_addresses(&mut self, addresses: &[*const c_void]) {
         if addresses.is_empty() {
             return;
@@ -221,8 +258,7 @@ impl HostP2m {
         let call = abi::UnmapCall { addresses: addresses.as_ptr(), count: addresses.len() };
         if let Err(word) = call!(self.callbacks, unmap, call) {
             // There is nothing that could be done about it.
-            let error = CallbackError::new("unmap", word);
-            self.callbacks.warn_of(error, format_args!("{error}"), &mut self.failed);
+            self.callbacks.warn_of_word("unmap", word, &mut self.unmap_failed);
         }
     }
 }
@@ -250,7 +286,13 @@ impl P2mSource for HostP2m {
 
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
         let call = abi::ReadCall { mfn: mfn.0, words: into.words.as_mut_ptr() };
-        call!(self.callbacks, read, call).map_err(map_fault)
+        call!(self.callbacks, read, call).map_err(|word| {
+            let fault = map_fault(word);
+            if fault != MapFault::NotOwned {
+                self.callbacks.warn_of_word("read", word, &mut self.read_failed);
+            }
+            fault
+        })
     }
 
     fn map(&mut self, frames: &[Mfn], answers: &mut Vec<Result<MapSlot, MapFault>>) {
@@ -269,18 +311,17 @@ impl P2mSource for HostP2m {
         if let Err(word) = call!(self.callbacks, map, call) {
             addresses.retain(|address| !address.is_null());
             self.unmap_addresses(&addresses); // what it mapped before it failed
+            self.callbacks.warn_of_word("map", word, &mut self.map_failed);
             answers.extend(frames.iter().map(|_| Err(map_fault(word))));
             return;
         }
-        for (&address, &error) in addresses.iter().zip(&errors) {
-            answers.push(if address.is_null() {
-                Err(map_fault(error))
-            } else if address.cast::<u64>().is_aligned() {
-                Ok(self.hold(address))
-            } else {
-                self.unmap_addresses(&[address]);
-                Err(MapFault::Errno(EINVAL))
-            });
+        for ((&address, &error), mfn) in addresses.iter().zip(&errors).zip(frames) {
+            let answer = self.mapped(address, error);
+            if let (Err(MapFault::Errno(errno)), None) = (answer, &self.map_failed) {
+                let text = format!("the host's callback map said -{errno} of {mfn}");
+                self.callbacks.warn_of(-errno, text, &mut self.map_failed);
+            }
+            answers.push(answer);
         }
     }
 
@@ -328,9 +369,13 @@ impl M2p for HostM2p {
     }
 
     fn compat_frame(&self) -> Option<Mfn> {
-        let mfn = self.0.0.compat_m2p_mfn;
-        (mfn != abi::NONE).then_some(Mfn(mfn))
+        compat_m2p(&self.0.0)
     }
+}
+
+/// The first frame of the compat m2p. Frame 0 is never one: who left the field alone has none.
+fn compat_m2p(host: &abi::Host) -> Option<Mfn> {
+    Some(host.compat_m2p_mfn).filter(|mfn| ![0, abi::NONE].contains(mfn)).map(Mfn)
 }
 
 /// Owner and type of frames.
@@ -351,16 +396,14 @@ impl FrameTypes for HostTypes {
         let count = frames.len().min(QUERY_FRAMES_MAX);
         let call = abi::TypesCall { mfns: mfns.as_ptr(), count, types: words.as_mut_ptr() };
         if let Err(word) = call!(self.callbacks, types, call) {
-            let error = CallbackError::new("types", word);
-            self.callbacks.warn_of(error, format_args!("{error}"), &mut self.failed);
-            return Err(error.into());
+            self.callbacks.warn_of_word("types", word, &mut self.failed);
+            return Err(failed("types")(word));
         }
         for ((kind, &word), mfn) in types.iter_mut().zip(&words).zip(frames) {
             let Some(known) = FrameType::from_pfinfo(word) else {
-                let error = CallbackError::new("types", -EINVAL);
-                let text = format_args!("the host's callback types says {word:#x} of {mfn}");
-                self.callbacks.warn_of(error, text, &mut self.failed);
-                return Err(error.into());
+                let text = format!("the host's callback types said {word:#x} of {mfn}");
+                self.callbacks.warn_of(-EINVAL, text.clone(), &mut self.failed);
+                return Err(Nonsense(text).into());
             };
             *kind = known;
         }
@@ -477,5 +520,19 @@ pub(crate) fn nobody() -> abi::Host {
         m2p: M2P.as_ptr(),
         m2p_frames: 1,
         compat_m2p_mfn: abi::NONE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_is_not_owned_is_no_errno() {
+        assert_eq!(map_fault(abi::NOT_OWNED), MapFault::NotOwned);
+        assert_eq!(map_fault(-6), MapFault::Errno(6)); // ENXIO
+        for nonsense in [0, 1, -4097, c_int::MIN, c_int::MAX] {
+            assert_eq!(map_fault(nonsense), MapFault::Errno(EINVAL));
+        }
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which process made a handle: a word of memory that the kernel hands to no child.
 //! Not here: what a child is told (`boundary`).
-//! Units: one page, or a process id where the kernel is older than Linux 4.14.
+//! Units: one page, or a process id where the kernel is older than Linux 4.14. A child that shares its parent's memory
+//! (vfork) is its parent.
 //! Threads: written before anybody else has it, then only read.
 //! Source: madvise(2), `MADV_WIPEONFORK`. A process id is a system call each time it is asked for, and a child in a
 //! namespace of its own may have its parent's.
@@ -15,6 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const HERE: u64 = 0x7032_6d74_7261_636b;
 /// What is asked of the kernel, which rounds it up to a page.
 const BYTES: usize = size_of::<AtomicU64>();
+
+/// What the kernel refuses.
+const NO_ADVICE: libc::c_int = -1;
 
 /// The process of a handle.
 #[derive(Debug)]
@@ -45,8 +49,10 @@ impl Origin {
         }
         // Before the word is advised: whatever comes next, it is unmapped.
         let origin = Self::Word(NonNull::new(at.cast())?);
-        // SAFETY: the page that was just mapped.
-        if unsafe { libc::madvise(at, BYTES, libc::MADV_WIPEONFORK) } != 0 {
+        // SAFETY: the page that was just mapped. There is no such advice: who takes it takes any, and follows none (emulators).
+        let takes_any = unsafe { libc::madvise(at, BYTES, NO_ADVICE) } == 0;
+        // SAFETY: as above.
+        if takes_any || unsafe { libc::madvise(at, BYTES, libc::MADV_WIPEONFORK) } != 0 {
             return None;
         }
         if let Self::Word(word) = &origin {

@@ -393,8 +393,21 @@ struct Sequence {
     tables: Vec<(usize, c_int)>,
     /// How often each code came.
     tally: BTreeMap<c_int, u64>,
-    /// Rounds that ended well, by stage.
+    /// Rounds that ended well, by stage, where they were made as a whole.
     ended: [u64; 3],
+    /// Cleared PTEs that were listed.
+    cleared: u64,
+    /// What the totals have to say: rounds begun and ended, pages accepted and put off by answers.
+    told: Told,
+}
+
+/// What a host knows of its own calls.
+#[derive(Default)]
+struct Told {
+    begun: u64,
+    ended: u64,
+    accepted: u64,
+    deferred: u64,
 }
 
 const MARK: usize = 0x5a5a;
@@ -425,6 +438,8 @@ impl Sequence {
             tables: Vec::new(),
             tally: BTreeMap::new(),
             ended: [0; 3],
+            cleared: 0,
+            told: Told::default(),
         })
     }
 
@@ -454,28 +469,24 @@ impl Sequence {
             9 => self.gone(bad),
             10 => {
                 // SAFETY: a report is not wanted.
-                unsafe { f::p2mt_end(handle, null_mut()) }
+                let code = unsafe { f::p2mt_end(handle, null_mut()) };
+                self.told.ended += u64::from(code == abi::OK);
+                code
             }
             11 if choice < 10 => {
                 // SAFETY: it lives.
                 unsafe { f::p2mt_cancel(handle) }
             }
-            11 | 12 => {
-                let mut totals = abi::Totals { size: 72, ..Default::default() };
-                let at = if bad { null_mut() } else { &raw mut totals };
-                // SAFETY: a place for them, or none.
-                unsafe { f::p2mt_stats(handle, at) }
+            11 | 12 if bad => {
+                // SAFETY: no place is an argument.
+                unsafe { f::p2mt_stats(handle, null_mut()) }
             }
+            11 | 12 => self.totals(),
             13 => {
                 let pfn = if bad { dice.word() } else { dice.below(pfns) };
                 self.why(pfn).1
             }
-            14 => {
-                let mut ptes = [abi::ClearedPte::default(); 4];
-                let (mut count, capacity) = (0, if bad { 0 } else { 4 });
-                // SAFETY: there is room.
-                unsafe { f::p2mt_cleared_ptes(handle, ptes.as_mut_ptr(), capacity, &raw mut count) }
-            }
+            14 => self.cleared_ptes(bad),
             _ => {
                 let verify = if bad { 9 } else { choice as u32 % 2 };
                 // SAFETY: it lives.
@@ -534,12 +545,14 @@ impl Sequence {
                 break;
             }
         }
-        let code = self.gone(false);
-        self.expect(code);
+        for code in [self.gone(false), self.cleared_ptes(false)] {
+            self.expect(code);
+        }
         let mut report = abi::Report { size: 360, ..Default::default() };
         // SAFETY: both live.
         let code = unsafe { f::p2mt_end(self.handle, &raw mut report) };
         self.ended[stage as usize] += u64::from(code == abi::OK);
+        self.told.ended += u64::from(code == abi::OK);
         self.expect(code);
     }
 
@@ -549,6 +562,7 @@ impl Sequence {
         // SAFETY: a place for it, or none.
         let code = unsafe { f::p2mt_begin(self.handle, stage, at) };
         if code == abi::OK {
+            self.told.begun += 1;
             for page in std::mem::take(&mut self.taken) {
                 let (state, _) = self.why(page.pfn);
                 let is_there = page.pfn < self.machine.pfn_count;
@@ -599,13 +613,40 @@ impl Sequence {
                 let &abi::Page { pfn, mfn, entry, causes, .. } = page;
                 assert!(causes != 0 && mfn == entry & !tags, "{page:?}");
                 assert!(self.machine.wrote(pfn, entry), "{page:?} is nobody's");
-                assert_eq!(self.why(pfn).0.causes, causes, "{page:?} is on its way, and owed");
+                let (state, _) = self.why(pfn); // it may have become owed again since
+                assert_eq!(state.causes & causes, causes, "{page:?} is on its way: {state:?}");
             }
             let tables = (0..count).filter(|&index| pages[index].kind != 0);
             self.tables = tables.map(|index| (index, abi::E_ORDER)).collect();
         } else {
             assert_eq!((count, flags), (MARK, 0x5a), "written after an error");
         }
+        code
+    }
+
+    fn cleared_ptes(&mut self, bad: bool) -> c_int {
+        let mut ptes = [abi::ClearedPte::default(); 4096];
+        let (mut count, capacity) = (0, if bad { 0 } else { ptes.len() });
+        let to = ptes.as_mut_ptr();
+        // SAFETY: there is room.
+        let code = unsafe { f::p2mt_cleared_ptes(self.handle, to, 16, capacity, &raw mut count) };
+        if code == abi::OK && !bad {
+            assert!(ptes[..count].is_sorted_by_key(|pte| pte.pfn), "{count}");
+            self.cleared += count as u64;
+        }
+        code
+    }
+
+    /// The totals, which are what the calls came to.
+    fn totals(&self) -> c_int {
+        let mut totals = abi::Totals { size: 72, ..Default::default() };
+        // SAFETY: a place for them.
+        let code = unsafe { f::p2mt_stats(self.handle, &raw mut totals) };
+        let Told { begun, ended, accepted, deferred } = self.told;
+        assert_eq!((totals.rounds, totals.pages_accepted), (ended, accepted), "{totals:?}");
+        assert!(totals.pages_deferred >= deferred, "{totals:?}");
+        let under_way = begun - totals.rounds - totals.rounds_given_up;
+        assert!(under_way <= 1, "{totals:?}, {begun} begun");
         code
     }
 
@@ -669,6 +710,8 @@ impl Sequence {
         }
         for (page, answer) in std::mem::take(&mut self.taken).iter().zip(answers) {
             let (state, _) = self.why(page.pfn);
+            self.told.accepted += u64::from(answer.verdict == abi::ACCEPTED);
+            self.told.deferred += u64::from(answer.verdict == abi::DEFERRED);
             if answer.verdict == abi::ACCEPTED {
                 assert_eq!(state.entry, page.entry, "{page:?} was accepted: {state:?}");
             } else {
@@ -684,7 +727,14 @@ impl Sequence {
         let capacity = if bad { 1 } else { leaves.len() };
         let (to, count_at) = (leaves.as_mut_ptr(), &raw mut count);
         // SAFETY: there is room for as many.
-        unsafe { f::p2mt_frame_list(self.handle, to, capacity, count_at, &raw mut pfns) }
+        let code =
+            unsafe { f::p2mt_frame_list(self.handle, to, capacity, count_at, &raw mut pfns) };
+        if code != abi::OK || bad || self.machine.dice.one_in(20) {
+            return code;
+        }
+        self.expect(code);
+        // SAFETY: it lives.
+        unsafe { f::p2mt_frame_list_told(self.handle) }
     }
 
     fn gone(&mut self, bad: bool) -> c_int {
@@ -697,6 +747,7 @@ impl Sequence {
     }
 
     fn end(mut self) {
+        assert_eq!(self.totals(), abi::OK);
         self.machine.handle = null_mut();
         // SAFETY: it lives, and is not used after.
         assert_eq!(unsafe { f::p2mt_destroy(self.handle) }, abi::OK);
@@ -715,6 +766,7 @@ fn random_sequences_end_in_codes() {
     let asked = std::env::var("P2MTRACK_SEQUENCES").ok().and_then(|count| count.parse().ok());
     let sequences: u64 = asked.unwrap_or(5_000);
     let (mut lives, mut tally, mut ended) = (0_u64, BTreeMap::<c_int, u64>::new(), [0_u64; 3]);
+    let mut cleared = 0;
     for seed in 0..sequences {
         let Some(mut sequence) = Sequence::new(seed) else { continue };
         lives += 1;
@@ -724,6 +776,7 @@ fn random_sequences_end_in_codes() {
         }
         sequence.tally.iter().for_each(|(code, times)| *tally.entry(*code).or_default() += times);
         (0..3).for_each(|stage| ended[stage] += sequence.ended[stage]);
+        cleared += sequence.cleared;
         sequence.end();
     }
     println!("{sequences} sequences, {lives} of them with a handle");
@@ -734,6 +787,6 @@ fn random_sequences_end_in_codes() {
         let found = [abi::E_STRUCTURE, abi::E_ROOTS, abi::E_CROWD, abi::E_ENTRY, abi::E_TABLE];
         let lacking = met.iter().chain(&found).find(|code| !tally.contains_key(code));
         assert_eq!(lacking, None, "a code that no sequence met");
-        assert!(ended.iter().all(|&times| times > 0), "{ended:?}");
+        assert!(ended.iter().all(|&times| times > 0) && cleared > 0, "{ended:?}, {cleared}");
     }
 }

@@ -25,8 +25,8 @@ struct theatre;
 const char *theatre_scenario(size_t index);
 int theatre_is_hostile(const char *scenario);
 
-/* A guest of a scenario and a seed. NULL: no such scenario. `threads`: those of the tracker. */
-struct theatre *theatre_new(const char *scenario, uint64_t seed, uint64_t guest_bytes, uint32_t threads);
+/* A guest of a scenario and a seed. NULL: no such scenario. `threads`: those of the tracker. `width`: 32 or 64 bits. */
+struct theatre *theatre_new(const char *scenario, uint64_t seed, uint64_t guest_bytes, uint32_t threads, uint32_t width);
 void theatre_free(struct theatre *theatre);
 
 /* --- the guest's life --- */
@@ -38,6 +38,7 @@ void theatre_resume(struct theatre *theatre);
 /* --- Xen --- */
 uint64_t theatre_m2p_frames(const struct theatre *theatre);
 const uint64_t *theatre_m2p(const struct theatre *theatre); /* all ones: no pfn */
+uint64_t theatre_compat_m2p(const struct theatre *theatre); /* a frame of Xen's own, past those that guests may name */
 int theatre_domain_frames(struct theatre *theatre, uint64_t *frames);
 /* max_pfn, frame list list, cr3, vaddr, generation */
 int theatre_roots(struct theatre *theatre, uint64_t roots[5]);

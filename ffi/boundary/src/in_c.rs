@@ -195,6 +195,8 @@ impl<'s> InC<'s> {
             unsafe { f::p2mt_frame_list(self.handle, to, count, &raw mut count, &raw mut pfns) };
         assert_eq!(code, abi::OK);
         std::hint::black_box(leaves);
+        // SAFETY: as above.
+        assert_eq!(unsafe { f::p2mt_frame_list_told(self.handle) }, abi::OK);
     }
 }
 

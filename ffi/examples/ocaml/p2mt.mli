@@ -142,6 +142,8 @@ val accept : t -> int -> unit
 (** Leaves, and the number of pfns that they cover. *)
 val frame_list : t -> words * int64
 
+val frame_list_told : t -> unit
+
 (** Pfns that were lost on the way. *)
 val return : t -> words -> unit
 

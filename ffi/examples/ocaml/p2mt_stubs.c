@@ -493,6 +493,13 @@ CAMLprim value ml_p2mt_frame_list(value handle)
     CAMLreturn(done(result));
 }
 
+CAMLprim value ml_p2mt_frame_list_told(value handle)
+{
+    CAMLparam1(handle);
+
+    CAMLreturn(done_or_failed(p2mt_frame_list_told(Migration_val(handle)->p2mt)));
+}
+
 CAMLprim value ml_p2mt_return(value handle, value pfns)
 {
     CAMLparam2(handle, pfns);
@@ -516,12 +523,12 @@ CAMLprim value ml_p2mt_cleared_ptes(value handle)
     CAMLlocal1(ptes);
     struct p2mt *p2mt = Migration_val(handle)->p2mt;
     size_t count;
-    int code = p2mt_cleared_ptes(p2mt, NULL, 0, &count); /* how many are there? */
+    int code = p2mt_cleared_ptes(p2mt, NULL, sizeof(struct p2mt_cleared_pte), 0, &count); /* how many are there? */
 
     if (code)
         CAMLreturn(failed(code));
     ptes = caml_ba_alloc_dims(WORDS, 1, NULL, (intnat)count * 2); /* a structure is two words */
-    code = p2mt_cleared_ptes(p2mt, Caml_ba_data_val(ptes), count, &count);
+    code = p2mt_cleared_ptes(p2mt, Caml_ba_data_val(ptes), sizeof(struct p2mt_cleared_pte), count, &count);
     CAMLreturn(code ? failed(code) : done(ptes));
 }
 

@@ -57,7 +57,7 @@ CAMLprim value ml_theatre_is_hostile(value scenario)
 CAMLprim value ml_theatre_new(value scenario, value seed, value bytes, value threads)
 {
     struct theatre *theatre = theatre_new(String_val(scenario), (uint64_t)Long_val(seed), (uint64_t)Long_val(bytes),
-                                          (uint32_t)Long_val(threads));
+                                          (uint32_t)Long_val(threads), 64);
 
     if (!theatre)
         caml_raise_not_found();

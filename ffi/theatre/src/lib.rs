@@ -108,10 +108,16 @@ pub unsafe extern "C" fn theatre_new(
     seed: u64,
     guest_bytes: u64,
     threads: u32,
+    width: u32,
 ) -> *mut Theatre {
     let Some(scenario) = named(scenario) else { return null_mut() };
+    let width = match width {
+        32 => Width::W32,
+        64 => Width::W64,
+        _ => return null_mut(),
+    };
     let threads = threads as usize;
-    let config = SimConfig { threads, ..SimConfig::plain(scenario, seed, guest_bytes) };
+    let config = SimConfig { threads, width, ..SimConfig::plain(scenario, seed, guest_bytes) };
     let simulation = Simulation::new(&config);
     let ports = simulation.ports();
     let mapped = HashMap::new();
@@ -148,6 +154,12 @@ pub unsafe extern "C" fn theatre_suspend(theatre: *mut Theatre) {
 pub unsafe extern "C" fn theatre_resume(theatre: *mut Theatre) {
     // SAFETY: theatre.h.
     unsafe { at(theatre) }.simulation.resume();
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn theatre_compat_m2p(theatre: *const Theatre) -> u64 {
+    // SAFETY: theatre.h.
+    unsafe { look(theatre) }.ports.m2p.words().len() as u64
 }
 
 #[unsafe(no_mangle)]
