@@ -317,7 +317,12 @@ fn law_4_an_unmapped_leaf_owes_its_range() {
     }
     let running = rig.with(|ports| migration.round(ports)).expect_err("three rounds running");
     let error = rig.with(|ports| migration.finish(ports)).expect_err("no leaf to decide from");
-    for error in [running, error] {
+    let Error::Doubt { doubt: Doubt::LeafUnmapped, rounds: 3, source: Some(source) } = running
+    else {
+        panic!("{running}");
+    };
+    let source = source.downcast::<Error>().expect("says which");
+    for error in [*source, error] {
         let frame = Mfn(0x3abc);
         assert!(
             matches!(error, Error::Structure { level: 0, pfn: Pfn(512), mfn, .. } if mfn == frame),

@@ -6,17 +6,19 @@
 //! Source: `engine/tracker/src/round.rs`; `docs/design.md`, laws 1, 3 and 7.
 
 use p2mtrack::cause::Cause;
-use p2mtrack::config::{Config, Sender};
+use p2mtrack::config::{Config, ForeignPtePolicy, Sender};
 use p2mtrack::doubt::Doubt;
 use p2mtrack::error::Error;
-use p2mtrack::frame::{Entry, Pfn, Width};
+use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
+use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
     Answer, Deferral, FrameList, LOG_DIRTY_LEAF_PFNS, LogDirty, PortError, Ports, QUERY_FRAMES_MAX,
 };
 use p2mtrack::report::{RoundReport, Stage};
+use p2mtrack::table::normalise;
 use p2mtrack_synthetic::{Scenario, SimConfig, Simulation, Verdict};
-use p2mtrack_tests::rig::{BASE, HOLES, Rig};
+use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, Rig};
 
 fn attach(rig: &Rig) -> Migration {
     rig.machine().log_on = true;
@@ -347,6 +349,72 @@ fn a_scan_tells_whether_it_converges() {
         let report = migration.scan(ports, read).expect("scans");
         assert_eq!(report.dirty_rate, Some(1.0 / sent as f64));
         assert_eq!(report.shrinking, Some(true));
+        // Of a round that was given up, and of one whose log was not read, nobody knows.
+        let read = read_log(&mut migration, ports, Stage::Live).expect("begins");
+        let report = migration.scan(ports, read).expect("scans");
+        assert_eq!((report.dirty_rate, report.shrinking), (None, None));
+        tell_list(&mut migration, ports).expect("tells");
+        migration.end(ports).expect("ends early");
+        read_log(&mut migration, ports, Stage::Live).expect("begins");
+        let report = migration.scan(ports, 0).expect("scans");
+        assert_eq!((report.dirty_rate, report.shrinking), (None, None));
+        let report = migration.end(ports).expect("ends early");
+        assert_eq!((report.dirty_rate, report.shrinking), (None, None));
+    });
+}
+
+/// A doubt is told until a round has ended with it, whatever fails meanwhile.
+#[test]
+fn law_4_a_lost_log_is_reported_though_the_next_round_does_not_begin() {
+    let rig = Rig::tree();
+    let mut migration = attach(&rig);
+    rig.with(|ports| {
+        round(&mut migration, ports, Stage::Live).expect("copies");
+        let room = migration.begin(ports, Stage::Live).expect("begins");
+        ports.log_dirty.clean(room).expect("reads");
+        rig.machine().errors.push(At::Roots);
+        migration.begin(ports, Stage::Live).expect_err("no roots");
+        for _ in 0..2 {
+            migration.begin(ports, Stage::Live).expect("begins anew");
+            let report = migration.scan(ports, u64::MAX).expect("scans");
+            assert!(report.doubts[Doubt::ShortBitmap as usize] > 0, "{report:?}");
+        }
+        migration.end(ports).expect("ends");
+        migration.begin(ports, Stage::Live).expect("begins");
+        let report = migration.scan(ports, u64::MAX).expect("scans");
+        assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 0, "{report:?}");
+    });
+}
+
+/// Who normalises a table twice has cleared its PTEs once.
+#[test]
+fn a_table_that_is_normalised_again_is_cleared_once() {
+    let rig = Rig::tree();
+    rig.machine().log_on = true;
+    let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
+    let mut migration = Migration::attach(config, Width::W64).expect("attaches");
+    rig.machine().make_table(20, 21);
+    let table = rig.machine().entry(20).0;
+    rig.machine().poke(table, 7, MACHINE << 12 | 0x67);
+    rig.with(|ports| {
+        let read = read_log(&mut migration, ports, Stage::Checkpoint).expect("begins");
+        migration.scan(ports, read).expect("scans");
+        tell_list(&mut migration, ports).expect("tells");
+        while !migration.take(ports).expect("takes").is_empty() {
+            if let Some(page) = migration.batch().iter().find(|page| page.pfn == Pfn(20)).copied() {
+                for _ in 0..2 {
+                    let mut words = Leaf::default();
+                    ports.p2m.read(page.mfn, &mut words).expect("reads");
+                    migration.normalise_again(page.pfn);
+                    let view = migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
+                    normalise(page.pfn, 1, &mut words, &view).expect("clears");
+                }
+            }
+            let answers = vec![(); migration.batch().len()].into_iter().map(|()| Answer::Accepted);
+            migration.answer(ports, answers).expect("answers");
+        }
+        let cleared: Vec<_> = migration.cleared_ptes().map(|(t, f)| (t, f.to_vec())).collect();
+        assert_eq!(cleared, [(Pfn(20), vec![Mfn(MACHINE)])]);
     });
 }
 

@@ -93,6 +93,14 @@ impl Doubts {
         self.marked
     }
 
+    /// Doubts of this round for which whole ranges are owed, whatever was in them.
+    #[must_use]
+    pub fn of_ranges(&self) -> u64 {
+        let single = [Doubt::QueryFailed, Doubt::Tables];
+        let ranges = Doubt::ALL.into_iter().filter(|doubt| !single.contains(doubt));
+        ranges.map(|doubt| self.marked[doubt as usize]).sum()
+    }
+
     /// Ends the round. Returns a kind that has now run for more than `rounds_max` rounds.
     pub fn end_round(&mut self, rounds_max: u32) -> Option<Doubt> {
         let mut persistent = None;

@@ -55,6 +55,8 @@ pub struct Migration {
     /// The guest was suspended for a round, and may have resumed since.
     pub(crate) was_suspended: bool,
     pub(crate) previous: Option<RoundReport>,
+    /// A round was begun that has not ended.
+    pub(crate) unended: bool,
     state: State,
     /// Switched on by us.
     log_on: bool,
@@ -90,6 +92,7 @@ impl Migration {
             step: Step::Closed,
             was_suspended: false,
             previous: None,
+            unended: false,
             state: State::Live,
             log_on: false,
         })

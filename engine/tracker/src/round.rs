@@ -173,8 +173,9 @@ impl Migration {
 impl Migration {
     pub(crate) fn open(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<(), Error> {
         self.expect_live("begin")?;
-        // It may have bits that are nowhere else.
-        let lost = matches!(self.step, Step::Begun) && self.tracker.doubt_log(ports)?;
+        if matches!(self.step, Step::Begun) {
+            self.tracker.doubt_log(ports)?; // it may have bits that are nowhere else
+        }
         self.step = Step::Closed;
         self.give_batch_back(ports);
         if std::mem::replace(&mut self.was_suspended, stage.is_suspended()) {
@@ -182,7 +183,10 @@ impl Migration {
             // nothing. It may have resumed after an error, too.
             self.tracker.distrust_structure();
         }
-        self.tracker.begin_round(stage, lost);
+        self.tracker.begin_round(stage);
+        if std::mem::replace(&mut self.unended, true) {
+            self.previous = None; // what that round found is in no estimate
+        }
         #[cfg(debug_assertions)]
         self.accepted.on_a_machine_of(ports.m2p.frames());
         self.owe_again(ports)?;
@@ -262,10 +266,15 @@ impl Migration {
         settled.cleared_ptes = self.cleared.values().map(|frames| frames.len() as u64).sum();
     }
 
-    /// Whether it converges, as far as the round has come.
+    /// Whether it converges, as far as the round has come. Nobody knows if ranges are owed because something could not be
+    /// known of them: how much of that is new can't be told.
     fn estimate(&mut self) {
-        let Some(previous) = &self.previous else { return };
         let report = &mut self.tracker.report;
+        (report.dirty_rate, report.shrinking) = (None, None);
+        let Some(previous) = &self.previous else { return };
+        if report.blind || self.tracker.doubts.of_ranges() > 0 {
+            return;
+        }
         let newly = report.log_dirty_pfns + report.entries.beyond_log_dirty;
         let sent = previous.pages.accepted.max(1);
         report.dirty_rate = Some(newly as f64 / sent as f64);
@@ -279,6 +288,7 @@ impl Migration {
         self.check_invariant();
         let report = self.tracker.end_round()?;
         self.previous = Some(report.clone());
+        self.unended = false;
         Ok(report)
     }
 }

@@ -58,13 +58,13 @@ impl Tracker {
         self.look_after_log(ports)
     }
 
-    /// The log was lent and is not handed over: what it has is owed, and what it may have had. Returns whether there was one.
-    pub(crate) fn doubt_log(&mut self, ports: &mut Ports<'_>) -> Result<bool, Error> {
+    /// The log was lent and is not handed over: what it has is owed, and what it may have had.
+    pub(crate) fn doubt_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         if self.log_span == 0 {
-            return Ok(false);
+            return Ok(());
         }
-        self.mark_log(ports, 0)?;
-        Ok(true)
+        self.log_lost = true;
+        self.mark_log(ports, 0)
     }
 
     fn look_after_log(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {

@@ -62,6 +62,8 @@ pub struct Tracker {
     log_span: u64,
     /// Why log-dirty was lost the last time.
     log_error: Option<PortError>,
+    /// A log was lent and never handed over, and no round has ended since: its doubt.
+    log_lost: bool,
     /// Log-dirty failed and is not yet on again.
     log_broken: bool,
     offers: Offers,
@@ -99,6 +101,7 @@ impl Tracker {
             log: Log::default(),
             log_span: 0,
             log_error: None,
+            log_lost: false,
             log_broken: false,
             offers: Offers::default(),
             handed: PfnSet::default(),
@@ -166,7 +169,7 @@ impl Tracker {
         ports: &mut Ports<'_>,
         mut each: impl FnMut(Pfn, CauseSet),
     ) -> Result<RoundReport, Error> {
-        self.begin_round(Stage::Live, false);
+        self.begin_round(Stage::Live);
         self.look_before_log(ports)?;
         self.read_log(ports)?;
         self.look_at_p2m(ports, true)?;
@@ -199,10 +202,9 @@ impl Tracker {
         self.layout.release(p2m);
     }
 
-    /// `log_lost`: the log of the round before was never handed over, which is a doubt of this one.
-    pub(crate) fn begin_round(&mut self, stage: Stage, log_lost: bool) {
+    pub(crate) fn begin_round(&mut self, stage: Stage) {
         self.doubts.begin_round();
-        if log_lost {
+        if self.log_lost {
             self.doubts.mark(Doubt::ShortBitmap);
         }
         self.report = RoundReport {
@@ -221,14 +223,17 @@ impl Tracker {
             self.offers.end_round();
         }
         self.report.doubts = self.doubts.counts();
+        self.log_lost = false;
         let rounds = self.config.doubt_rounds_max;
         let persistent = self.doubts.end_round(rounds);
         match persistent {
             Some(doubt) if !self.report.stage.is_suspended() => {
-                if let Some(error) = self.unmapped_leaf().filter(|_| doubt == Doubt::LeafUnmapped) {
-                    return Err(error); // the doubt's own error would hide the frame that it is about
-                }
-                let source = self.log_error.take().filter(|_| doubt == Doubt::LogLost);
+                let source = match doubt {
+                    Doubt::LogLost => self.log_error.take(),
+                    // The first of them that is not mapped now.
+                    Doubt::LeafUnmapped => self.unmapped_leaf().map(PortError::from),
+                    _ => None,
+                };
                 Err(Error::Doubt { doubt, rounds: self.doubts.running(doubt), source })
             }
             _ => Ok(self.report.clone()),
