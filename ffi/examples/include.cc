@@ -172,12 +172,12 @@ private:
     void send_frame_list()
     {
         size_t count;
-        uint64_t pfn_count;
-        call(p2mt_frame_list(handle.get(), nullptr, 0, &count, &pfn_count)); // how long is it?
+        uint64_t pfn_count, serial;
+        call(p2mt_frame_list(handle.get(), nullptr, 0, &count, &pfn_count, &serial)); // how long is it?
         std::vector<uint64_t> leaves(count);
-        call(p2mt_frame_list(handle.get(), leaves.data(), leaves.size(), &count, &pfn_count));
+        call(p2mt_frame_list(handle.get(), leaves.data(), leaves.size(), &count, &pfn_count, &serial));
         ok(theatre_send_frame_list(guest, leaves.data(), count, pfn_count));
-        call(p2mt_frame_list_told(handle.get()));
+        call(p2mt_frame_list_told(handle.get(), serial));
     }
 
     Answer send(size_t index)

@@ -33,17 +33,17 @@ static int begin(struct saver *saver, uint32_t stage)
 static int send_frame_list(struct saver *saver)
 {
     size_t count;
-    uint64_t pfn_count, *leaves;
-    int rc = p2mt_frame_list(saver->p2mt, NULL, 0, &count, &pfn_count); /* how long is it? */
+    uint64_t pfn_count, serial, *leaves;
+    int rc = p2mt_frame_list(saver->p2mt, NULL, 0, &count, &pfn_count, &serial); /* how long is it? */
 
     if (rc)
         return rc;
     leaves = malloc((count ? count : 1) * sizeof(*leaves));
-    rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &pfn_count);
+    rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &pfn_count, &serial);
     if (!rc)
         rc = theatre_send_frame_list(saver->guest, leaves, count, pfn_count);
     free(leaves);
-    return rc ? rc : p2mt_frame_list_told(saver->p2mt);
+    return rc ? rc : p2mt_frame_list_told(saver->p2mt, serial);
 }
 
 /* One page: read, a page table normalised, sent; what can't be done now is put off. */

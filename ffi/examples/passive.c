@@ -86,17 +86,17 @@ static int send_page(struct saver *saver, const struct p2mt_page *page, struct p
 static int send_frame_list(struct saver *saver)
 {
     size_t count;
-    uint64_t *leaves;
-    int rc = p2mt_frame_list(saver->p2mt, NULL, 0, &count, &saver->pfn_count);
+    uint64_t *leaves, serial;
+    int rc = p2mt_frame_list(saver->p2mt, NULL, 0, &count, &saver->pfn_count, &serial);
 
     if (rc)
         return rc;
     leaves = malloc((count ? count : 1) * sizeof(*leaves));
-    rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &saver->pfn_count);
+    rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &saver->pfn_count, &serial);
     if (!rc)
         rc = theatre_send_frame_list(saver->guest, leaves, count, saver->pfn_count);
     free(leaves);
-    return rc ? rc : p2mt_frame_list_told(saver->p2mt);
+    return rc ? rc : p2mt_frame_list_told(saver->p2mt, serial);
 }
 
 /* One pass; *sent: pages that it sent. */

@@ -75,7 +75,7 @@ extern "C" {
 #define P2MT_E_ARGUMENT (-22)
 /* An environment variable (P2MTRACK_KERNEL, P2MTRACK_SHADOW) asks for what is not there. */
 #define P2MT_E_ENVIRONMENT (-38)
-/* A doubt of one kind ran for too many rounds. */
+/* A doubt of one kind ran for too many rounds. If it is of leaves that are not mapped, the first of them is named. */
 #define P2MT_E_DOUBT (-62)
 /* A call that makes no sense now. Nothing changed. */
 #define P2MT_E_ORDER (-71)
@@ -159,8 +159,8 @@ struct p2mt_log_call {
 
 /*
  * What the library asks of the host. Each returns 0, or a negative errno. All are required, `log` apart. Frame numbers may
- * be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. The first failure of `map`,
- * `read`, `unmap` and `types` in a round is told to the log, unless it is P2MT_NOT_OWNED.
+ * be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. Failures of `map`, `read`,
+ * `unmap` and `types` are told to the log, those with the same errno once a round; not that a frame is P2MT_NOT_OWNED.
  * The memory at an address that `map` gave is read until `unmap`, by all threads of the handle; the guest may write it.
  */
 struct p2mt_host {
@@ -342,10 +342,11 @@ struct p2mt_report {
     uint64_t settled_unlogged;
     uint64_t doubts; /* of all kinds; the log callback names them */
     int32_t blind;   /* the structure could not be followed: nothing was compared */
-    /* The estimate of convergence, from the scan on. */
-    int32_t shrinking; /* fewer pfns are owed than a round ago: 1, 0, or -1 until a round was ended */
-    double dirty_rate; /* pfns newly owed for each page accepted in the round before; below 1 it converges;
-                          a NaN, with which no comparison is true, until a round was ended */
+    /* The estimate of convergence, from the scan on. Unknown until a round was ended, after one that was given up, and where
+     * ranges are owed because something could not be known. */
+    int32_t shrinking; /* fewer pfns are owed than a round ago: 1, 0, or -1 if it is unknown */
+    double dirty_rate; /* pfns newly owed for each page accepted in the round before; below 1 it converges; a NaN, with
+                          which no comparison is true, if it is unknown */
 };
 
 /* Totals of a handle, rounds that were given up among them. Times are not: it is the host that makes the calls. */
@@ -422,7 +423,7 @@ int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64
 
 /*
  * Takes the log, of which the pfns below `read` were read, and finds what is owed. What was not read is in doubt, and owed.
- * `report` may be NULL: what was found so far. E_HOST, E_DOUBT, E_ROOTS, E_STRUCTURE, E_REACH, E_ORDER.
+ * `report` may be NULL: what was found so far. E_HOST, E_ROOTS, E_STRUCTURE, E_REACH, E_ORDER.
  */
 int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
 
@@ -461,16 +462,18 @@ int p2mt_accept(struct p2mt *handle, size_t count);
 
 /*
  * The frame list: for each leaf of the p2m the pfn of its frame, or P2MT_NONE. *count is the number of leaves; if it is
- * more than `capacity`, nothing else is written. *pfn_count: pfns that it covers. May be asked for at any time once a round
- * was scanned, until the end. E_ORDER.
+ * more than `capacity`, nothing else is written. *pfn_count: pfns that it covers. *serial: of this list, from 1 on. May be
+ * asked for at any time once a round was scanned, until the end. E_ORDER.
  */
-int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size_t *count, uint64_t *pfn_count);
+int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size_t *count, uint64_t *pfn_count,
+                    uint64_t *serial);
 
 /*
- * The list as it was read last is on its way to the destination. Until this is said, P2MT_DO_FRAME_LIST comes with every
- * p2mt_take, no pages can be answered for, and no suspended round ended. E_ORDER: it is another one by now, read it again.
+ * The list of this serial is on its way to the destination. Until this is said of the present one, P2MT_DO_FRAME_LIST comes
+ * with every p2mt_take, no pages can be answered for, and no suspended round ended. E_ORDER: it is not the present one any
+ * more, read it again.
  */
-int p2mt_frame_list_told(struct p2mt *handle);
+int p2mt_frame_list_told(struct p2mt *handle, uint64_t serial);
 
 /* Hands back pfns that were accepted and then lost on the way: they are owed at the latest from the next p2mt_begin on. A
  * suspended round can't be ended while any wait for that: begin it again. E_ORDER after the end. */
@@ -493,7 +496,7 @@ int p2mt_cleared_ptes(struct p2mt *handle, struct p2mt_cleared_pte *ptes, size_t
 /*
  * Ends the round: the destination has what was accepted, and of a suspended guest also the frame list and the pfns gone.
  * A live round may be ended before p2mt_take has no more. After P2MT_FINAL everything is unmapped. `report` may be NULL.
- * E_DOUBT, E_STRUCTURE (a leaf that can't be mapped for too many rounds), E_ORDER: the round goes on.
+ * E_DOUBT: the round is over, begin again. E_ORDER: it goes on.
  */
 int p2mt_end(struct p2mt *handle, struct p2mt_report *report);
 

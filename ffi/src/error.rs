@@ -102,6 +102,16 @@ impl Fault {
         Self::new(abi::E_TABLE, text).at(Some(pfn), Some(fault.mfn)).level(fault.level)
     }
 
+    /// Where in the p2m's structure, and the errno.
+    fn of_structure(self, error: &Error) -> Self {
+        let Error::Structure { level, mfn, pfn, cause } = error else { return self };
+        let at = self.at(Some(*pfn), Some(*mfn)).level(*level);
+        match cause {
+            StructureCause::Unreadable(fault) => at.errnum(errno_of(*fault)),
+            _ => at,
+        }
+    }
+
     /// As the header has it. A text that is too long is cut.
     pub(crate) fn told(&self) -> abi::Error {
         let mut text = [0; abi::ERROR_TEXT_BYTES];
@@ -199,16 +209,16 @@ impl From<Error> for Fault {
             Error::Port { .. } => fault(abi::E_HOST),
             Error::Page { pfn, mfn, .. } => fault(abi::E_PAGE).at(Some(*pfn), Some(*mfn)),
             Error::Roots { .. } => fault(abi::E_ROOTS),
-            Error::Structure { level, mfn, pfn, cause } => {
-                let at = fault(abi::E_STRUCTURE).at(Some(*pfn), Some(*mfn)).level(*level);
-                match cause {
-                    StructureCause::Unreadable(fault) => at.errnum(errno_of(*fault)),
-                    _ => at,
-                }
-            }
+            Error::Structure { .. } => fault(abi::E_STRUCTURE).of_structure(&error),
             Error::Reach { pfn, .. } => fault(abi::E_REACH).at(Some(*pfn), None),
             Error::Crowd { pfn, .. } => fault(abi::E_CROWD).at(Some(*pfn), None),
-            Error::Doubt { .. } => fault(abi::E_DOUBT),
+            Error::Doubt { source, .. } => {
+                let behind = source.as_ref().and_then(|source| source.downcast_ref::<Error>());
+                behind.map_or_else(
+                    || fault(abi::E_DOUBT),
+                    |error| fault(abi::E_DOUBT).of_structure(error),
+                )
+            }
             Error::Entry { pfn, mfn, cause } => {
                 let at = fault(abi::E_ENTRY).at(Some(*pfn), *mfn);
                 match cause {

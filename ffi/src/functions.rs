@@ -267,6 +267,7 @@ pub unsafe extern "C" fn p2mt_frame_list(
     capacity: usize,
     count: *mut usize,
     pfn_count: *mut u64,
+    serial: *mut u64,
 ) -> c_int {
     let call = |session: &mut Session| {
         // SAFETY: the header's contract.
@@ -275,6 +276,8 @@ pub unsafe extern "C" fn p2mt_frame_list(
         let count = unsafe { place(count, "count") }?;
         // SAFETY: as above.
         let covered = unsafe { place(pfn_count, "pfn_count") }?;
+        // SAFETY: as above.
+        let number = unsafe { place(serial, "serial") }?;
         let (list, pfns) = session.frame_list()?;
         count.write(list.len());
         if list.len() <= capacity {
@@ -282,7 +285,7 @@ pub unsafe extern "C" fn p2mt_frame_list(
                 to.write(pfn.map_or(abi::NONE, |pfn| pfn.0));
             }
             covered.write(pfns);
-            session.frame_list_was_read();
+            number.write(session.frame_list_was_read());
         }
         Ok(())
     };
@@ -292,9 +295,9 @@ pub unsafe extern "C" fn p2mt_frame_list(
 
 /// `p2mt_frame_list_told`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn p2mt_frame_list_told(handle: *mut Handle) -> c_int {
+pub unsafe extern "C" fn p2mt_frame_list_told(handle: *mut Handle, serial: u64) -> c_int {
     // SAFETY: the header's contract.
-    unsafe { enter(handle, Session::frame_list_told) }
+    unsafe { enter(handle, |session| session.frame_list_told(serial)) }
 }
 
 /// `p2mt_return`.

@@ -37,7 +37,9 @@ pub(crate) struct Session {
     gone: Option<Vec<Pfn>>,
     /// A round was scanned: there is a frame list.
     scanned: bool,
-    /// The frame list was read, and the host has not said that it told it to the destination.
+    /// Frame lists that were read, each another one.
+    lists: u64,
+    /// The last of them was not told to the destination, as far as the host has said.
     untold: bool,
     /// A round is under way, which `totals` do not have yet.
     open: bool,
@@ -63,6 +65,7 @@ impl Session {
             tables: Normalised::new(),
             gone: None,
             scanned: false,
+            lists: 0,
             untold: false,
             open: false,
             totals: abi::Totals { size: size_of::<abi::Totals>() as u32, ..Default::default() },
@@ -221,18 +224,22 @@ impl Session {
         Ok((self.migration.frame_list(), self.migration.pfn_count()))
     }
 
-    /// The host has the list. Until it says that the destination has it too, nobody may think so.
-    pub(crate) fn frame_list_was_read(&mut self) {
+    /// The host has the list. Until it says that the destination has it too, nobody may think so. Returns its number.
+    pub(crate) fn frame_list_was_read(&mut self) -> u64 {
         if self.migration.frame_list_changed() {
             self.migration.frame_list_told();
             self.untold = true;
+            self.lists += 1;
         }
+        self.lists
     }
 
-    pub(crate) fn frame_list_told(&mut self) -> Result<(), Fault> {
-        if self.migration.frame_list_changed() {
-            let text = "p2mt_frame_list_told called while the list is another than was last read";
-            return Err(Fault::order(text));
+    pub(crate) fn frame_list_told(&mut self, serial: u64) -> Result<(), Fault> {
+        if serial == 0 || serial > self.lists {
+            return Err(Fault::argument(format!("no frame list has the number {serial}")));
+        }
+        if serial < self.lists || self.migration.frame_list_changed() {
+            return Err(Fault::order("the frame list that was told is not the present one"));
         }
         self.untold = false;
         Ok(())

@@ -70,7 +70,7 @@ fn map_fault(word: i32) -> MapFault {
     }
 }
 
-/// What a callback failed with first in a round, whose failure is no error of the call: an errno, and in words.
+/// What a callback failed with last in a round, whose failure is no error of the call: an errno, and in words.
 type Known = Option<(i32, String)>;
 
 /// All ports of a handle.
@@ -145,7 +145,7 @@ impl Host {
         }
     }
 
-    /// The first failure of a type query in this round: the engine defers then, and knows no more of it.
+    /// The last failure of a type query in this round: the engine defers then, and knows no more of it.
     pub(crate) const fn failed_query(&self) -> Option<&(i32, String)> {
         self.types.failed.as_ref()
     }
@@ -184,17 +184,19 @@ impl Callbacks {
     }
 
     /// Says that a callback failed whose failure is no error of the call, if that is news.
-    fn warn_of(self, errnum: i32, text: String, known: &mut Known) {
-        if known.is_none() {
-            self.say(abi::LOG_WARNING, format_args!("{text}"));
-            *known = Some((errnum, text));
+    fn warn_of(self, errnum: i32, text: impl FnOnce() -> String, known: &mut Known) {
+        if known.as_ref().is_some_and(|(said, _)| *said == errnum) {
+            return;
         }
+        let text = text();
+        self.say(abi::LOG_WARNING, format_args!("{text}"));
+        *known = Some((errnum, text));
     }
 
     /// The same of one that returned a word.
     fn warn_of_word(self, callback: &'static str, word: c_int, known: &mut Known) {
         let error = CallbackError::new(callback, word);
-        self.warn_of(error.errnum, error.to_string(), known);
+        self.warn_of(error.errnum, || error.to_string(), known);
     }
 }
 
@@ -311,14 +313,22 @@ impl P2mSource for HostP2m {
         if let Err(word) = call!(self.callbacks, map, call) {
             addresses.retain(|address| !address.is_null());
             self.unmap_addresses(&addresses); // what it mapped before it failed
-            self.callbacks.warn_of_word("map", word, &mut self.map_failed);
+            if word != abi::NOT_OWNED {
+                self.callbacks.warn_of_word("map", word, &mut self.map_failed);
+            }
             answers.extend(frames.iter().map(|_| Err(map_fault(word))));
             return;
         }
         for ((&address, &error), mfn) in addresses.iter().zip(&errors).zip(frames) {
             let answer = self.mapped(address, error);
-            if let (Err(MapFault::Errno(errno)), None) = (answer, &self.map_failed) {
-                let text = format!("the host's callback map said -{errno} of {mfn}");
+            if let Err(MapFault::Errno(errno)) = answer {
+                let text = || {
+                    if address.is_null() {
+                        format!("the host's callback map said -{errno} of {mfn}")
+                    } else {
+                        format!("the host's callback map put {mfn} where no word can be")
+                    }
+                };
                 self.callbacks.warn_of(-errno, text, &mut self.map_failed);
             }
             answers.push(answer);
@@ -402,7 +412,7 @@ impl FrameTypes for HostTypes {
         for ((kind, &word), mfn) in types.iter_mut().zip(&words).zip(frames) {
             let Some(known) = FrameType::from_pfinfo(word) else {
                 let text = format!("the host's callback types said {word:#x} of {mfn}");
-                self.callbacks.warn_of(-EINVAL, text.clone(), &mut self.failed);
+                self.callbacks.warn_of(-EINVAL, || text.clone(), &mut self.failed);
                 return Err(Nonsense(text).into());
             };
             *kind = known;
@@ -526,6 +536,14 @@ pub(crate) fn nobody() -> abi::Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_compat_m2p_is_a_frame_or_none() {
+        for (said, expected) in [(0, None), (abi::NONE, None), (7, Some(Mfn(7)))] {
+            let m2p = HostM2p(Callbacks(abi::Host { compat_m2p_mfn: said, ..nobody() }));
+            assert_eq!(m2p.compat_frame(), expected);
+        }
+    }
 
     #[test]
     fn a_frame_that_is_not_owned_is_no_errno() {

@@ -340,7 +340,7 @@ fn host(machine: &mut Machine) -> abi::Host {
         log: Some(log),
         m2p: machine.m2p.as_ptr().cast(),
         m2p_frames: machine.m2p.len() as u64,
-        compat_m2p_mfn: abi::NONE,
+        compat_m2p_mfn: 60,
     };
     match machine.dice.below(100) {
         0 => host.map = None,
@@ -349,6 +349,7 @@ fn host(machine: &mut Machine) -> abi::Host {
         3 => host.zero = 1,
         4 => host.m2p_frames = 0,
         5 => host.log = None,
+        6 => host.compat_m2p_mfn = 0,
         _ => {}
     }
     host
@@ -395,6 +396,8 @@ struct Sequence {
     tally: BTreeMap<c_int, u64>,
     /// Rounds that ended well, by stage, where they were made as a whole.
     ended: [u64; 3],
+    /// The last take asked for the frame list, and it was not told since.
+    list_is_due: bool,
     /// Cleared PTEs that were listed.
     cleared: u64,
     /// What the totals have to say: rounds begun and ended, pages accepted and put off by answers.
@@ -438,6 +441,7 @@ impl Sequence {
             tables: Vec::new(),
             tally: BTreeMap::new(),
             ended: [0; 3],
+            list_is_due: false,
             cleared: 0,
             told: Told::default(),
         })
@@ -500,6 +504,10 @@ impl Sequence {
     fn expect(&mut self, code: c_int) {
         assert!(CODES.contains(&code), "{code}");
         *self.tally.entry(code).or_default() += 1;
+        if [abi::E_HOST, abi::E_DOUBT, abi::E_PAGE, abi::E_ENTRY, abi::E_STRUCTURE].contains(&code)
+        {
+            assert_eq!(self.under_way(), 0, "{}", self.last_error());
+        }
         assert!(code != abi::E_PANIC, "{}", self.last_error());
         if let Some(inner) = self.machine.inner.take() {
             assert_eq!(inner, abi::E_BUSY, "a call from a callback");
@@ -608,6 +616,7 @@ impl Sequence {
             assert!(count <= pages.len() && flags < 4);
             assert!(pages[..count].is_sorted_by(|a, b| a.pfn < b.pfn));
             self.taken = pages[..count].to_vec();
+            self.list_is_due = flags & abi::DO_FRAME_LIST != 0;
             let tags = 3 << (self.machine.width - 2);
             for page in &self.taken {
                 let &abi::Page { pfn, mfn, entry, causes, .. } = page;
@@ -637,16 +646,26 @@ impl Sequence {
         code
     }
 
-    /// The totals, which are what the calls came to.
-    fn totals(&self) -> c_int {
+    /// Rounds begun that the totals have neither as ended nor as given up.
+    fn under_way(&self) -> u64 {
+        let (_, totals) = self.stats();
+        self.told.begun - totals.rounds - totals.rounds_given_up
+    }
+
+    fn stats(&self) -> (c_int, abi::Totals) {
         let mut totals = abi::Totals { size: 72, ..Default::default() };
         // SAFETY: a place for them.
         let code = unsafe { f::p2mt_stats(self.handle, &raw mut totals) };
+        (code, totals)
+    }
+
+    /// The totals, which are what the calls came to.
+    fn totals(&self) -> c_int {
+        let (code, totals) = self.stats();
         let Told { begun, ended, accepted, deferred } = self.told;
         assert_eq!((totals.rounds, totals.pages_accepted), (ended, accepted), "{totals:?}");
         assert!(totals.pages_deferred >= deferred, "{totals:?}");
-        let under_way = begun - totals.rounds - totals.rounds_given_up;
-        assert!(under_way <= 1, "{totals:?}, {begun} begun");
+        assert!(self.under_way() <= 1, "{totals:?}, {begun} begun");
         code
     }
 
@@ -708,6 +727,7 @@ impl Sequence {
         if ![abi::OK, abi::E_PAGE, abi::E_CROWD].contains(&code) {
             return code; // nothing was written down
         }
+        assert!(!self.list_is_due, "pages were answered for, and the list not told");
         for (page, answer) in std::mem::take(&mut self.taken).iter().zip(answers) {
             let (state, _) = self.why(page.pfn);
             self.told.accepted += u64::from(answer.verdict == abi::ACCEPTED);
@@ -723,18 +743,25 @@ impl Sequence {
 
     fn frame_list(&mut self, bad: bool) -> c_int {
         let mut leaves = [0; 512];
-        let (mut count, mut pfns) = (0, 0);
+        let (mut count, mut pfns, mut serial) = (0, 0, 0);
         let capacity = if bad { 1 } else { leaves.len() };
         let (to, count_at) = (leaves.as_mut_ptr(), &raw mut count);
+        let (pfns_at, serial_at) = (&raw mut pfns, &raw mut serial);
         // SAFETY: there is room for as many.
         let code =
-            unsafe { f::p2mt_frame_list(self.handle, to, capacity, count_at, &raw mut pfns) };
+            unsafe { f::p2mt_frame_list(self.handle, to, capacity, count_at, pfns_at, serial_at) };
         if code != abi::OK || bad || self.machine.dice.one_in(20) {
             return code;
         }
         self.expect(code);
+        let other = self.machine.dice.one_in(20);
         // SAFETY: it lives.
-        unsafe { f::p2mt_frame_list_told(self.handle) }
+        let code = unsafe { f::p2mt_frame_list_told(self.handle, serial - u64::from(other)) };
+        if code == abi::OK {
+            assert!(!other, "an older list was told");
+            self.list_is_due = false;
+        }
+        code
     }
 
     fn gone(&mut self, bad: bool) -> c_int {
@@ -766,10 +793,11 @@ fn random_sequences_end_in_codes() {
     let asked = std::env::var("P2MTRACK_SEQUENCES").ok().and_then(|count| count.parse().ok());
     let sequences: u64 = asked.unwrap_or(5_000);
     let (mut lives, mut tally, mut ended) = (0_u64, BTreeMap::<c_int, u64>::new(), [0_u64; 3]);
-    let mut cleared = 0;
+    let (mut cleared, mut narrow) = (0, 0);
     for seed in 0..sequences {
         let Some(mut sequence) = Sequence::new(seed) else { continue };
         lives += 1;
+        narrow += u64::from(sequence.machine.width == abi::WIDTH_32);
         let plausible = sequence.machine.dice.one_in(2);
         for _ in 0..1 + sequence.machine.dice.below(if plausible { 6 } else { 40 }) {
             sequence.call(plausible);
@@ -788,5 +816,6 @@ fn random_sequences_end_in_codes() {
         let lacking = met.iter().chain(&found).find(|code| !tally.contains_key(code));
         assert_eq!(lacking, None, "a code that no sequence met");
         assert!(ended.iter().all(|&times| times > 0) && cleared > 0, "{ended:?}, {cleared}");
+        assert!(narrow > sequences / 100, "{narrow} guests of 32 bits");
     }
 }

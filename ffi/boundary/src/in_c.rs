@@ -182,21 +182,21 @@ impl<'s> InC<'s> {
     }
 
     fn tell_frame_list(&self) {
-        let (mut count, mut pfns) = (0, 0);
-        // SAFETY: places for both; no room for a list.
-        let code = unsafe {
-            f::p2mt_frame_list(self.handle, null_mut(), 0, &raw mut count, &raw mut pfns)
-        };
+        let (mut count, mut pfns, mut serial) = (0, 0, 0);
+        let (pfns, number) = (&raw mut pfns, &raw mut serial);
+        // SAFETY: places for all three; no room for a list.
+        let code =
+            unsafe { f::p2mt_frame_list(self.handle, null_mut(), 0, &raw mut count, pfns, number) };
         assert_eq!(code, abi::OK);
         let mut leaves = vec![0; count];
         let to = leaves.as_mut_ptr();
         // SAFETY: as above, with room.
         let code =
-            unsafe { f::p2mt_frame_list(self.handle, to, count, &raw mut count, &raw mut pfns) };
+            unsafe { f::p2mt_frame_list(self.handle, to, count, &raw mut count, pfns, number) };
         assert_eq!(code, abi::OK);
         std::hint::black_box(leaves);
         // SAFETY: as above.
-        assert_eq!(unsafe { f::p2mt_frame_list_told(self.handle) }, abi::OK);
+        assert_eq!(unsafe { f::p2mt_frame_list_told(self.handle, serial) }, abi::OK);
     }
 }
 

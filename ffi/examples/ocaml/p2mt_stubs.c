@@ -478,26 +478,27 @@ CAMLprim value ml_p2mt_frame_list(value handle)
     CAMLlocal2(leaves, result);
     struct p2mt *p2mt = Migration_val(handle)->p2mt;
     size_t count;
-    uint64_t pfn_count;
-    int code = p2mt_frame_list(p2mt, NULL, 0, &count, &pfn_count); /* how long is it? */
+    uint64_t pfn_count, serial;
+    int code = p2mt_frame_list(p2mt, NULL, 0, &count, &pfn_count, &serial); /* how long is it? */
 
     if (code)
         CAMLreturn(failed(code));
     leaves = caml_ba_alloc_dims(WORDS, 1, NULL, (intnat)count);
-    code = p2mt_frame_list(p2mt, Caml_ba_data_val(leaves), count, &count, &pfn_count);
+    code = p2mt_frame_list(p2mt, Caml_ba_data_val(leaves), count, &count, &pfn_count, &serial);
     if (code)
         CAMLreturn(failed(code));
-    result = caml_alloc_tuple(2);
+    result = caml_alloc_tuple(3);
     Store_field(result, 0, leaves);
     Store_field(result, 1, caml_copy_int64((int64_t)pfn_count));
+    Store_field(result, 2, Val_long(serial));
     CAMLreturn(done(result));
 }
 
-CAMLprim value ml_p2mt_frame_list_told(value handle)
+CAMLprim value ml_p2mt_frame_list_told(value handle, value serial)
 {
-    CAMLparam1(handle);
+    CAMLparam2(handle, serial);
 
-    CAMLreturn(done_or_failed(p2mt_frame_list_told(Migration_val(handle)->p2mt)));
+    CAMLreturn(done_or_failed(p2mt_frame_list_told(Migration_val(handle)->p2mt, (uint64_t)Long_val(serial))));
 }
 
 CAMLprim value ml_p2mt_return(value handle, value pfns)
@@ -523,12 +524,12 @@ CAMLprim value ml_p2mt_cleared_ptes(value handle)
     CAMLlocal1(ptes);
     struct p2mt *p2mt = Migration_val(handle)->p2mt;
     size_t count;
-    int code = p2mt_cleared_ptes(p2mt, NULL, sizeof(struct p2mt_cleared_pte), 0, &count); /* how many are there? */
+    int code = p2mt_cleared_ptes(p2mt, NULL, 2 * sizeof(uint64_t), 0, &count); /* how many are there? */
 
     if (code)
         CAMLreturn(failed(code));
-    ptes = caml_ba_alloc_dims(WORDS, 1, NULL, (intnat)count * 2); /* a structure is two words */
-    code = p2mt_cleared_ptes(p2mt, Caml_ba_data_val(ptes), sizeof(struct p2mt_cleared_pte), count, &count);
+    ptes = caml_ba_alloc_dims(WORDS, 1, NULL, (intnat)count * 2); /* of each pfn and mfn, whatever else there is one day */
+    code = p2mt_cleared_ptes(p2mt, Caml_ba_data_val(ptes), 2 * sizeof(uint64_t), count, &count);
     CAMLreturn(code ? failed(code) : done(ptes));
 }
 
