@@ -264,7 +264,7 @@ impl Session {
         Ok(&gone[begin..])
     }
 
-    /// PTEs that were cleared in tables as they were sent last.
+    /// PTEs that were cleared in tables as they were accepted last.
     pub(crate) fn cleared_ptes(&self) -> Vec<abi::ClearedPte> {
         let pte = |Pfn(pfn): Pfn, &Mfn(mfn): &Mfn| abi::ClearedPte { pfn, mfn };
         let tables = self.migration.cleared_ptes();
@@ -281,7 +281,7 @@ impl Session {
             self.expect_list_told("end")?;
         }
         let ended = self.migration.end(&mut self.host.lend(&mut ()));
-        if let Err(Error::Doubt { .. } | Error::Structure { .. }) = &ended {
+        if let Err(Error::Doubt { .. }) = &ended {
             self.warn_of_doubts(self.migration.report());
         }
         let report = self.note(ended)?;

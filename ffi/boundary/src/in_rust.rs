@@ -7,9 +7,11 @@
 
 use p2mtrack::config::Config;
 use p2mtrack::frame::{FrameType, Mfn, Width};
+use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, FrameTypes, PortError, Ports, QUERY_FRAMES_MAX};
 use p2mtrack::report::Stage as Kind;
+use p2mtrack::table::normalise;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 
 use crate::stage::Stage;
@@ -70,11 +72,23 @@ impl Side for InRust<'_> {
                 break;
             }
             pages += taken as u64;
+            normalise_tables(migration, &mut ports);
             let answers = (0..taken).map(|_| Answer::Accepted);
             migration.answer(&mut ports, answers).expect("answers");
         }
         migration.end(&mut ports).expect("ends");
         pages
+    }
+}
+
+/// The page tables of the first copy; there are none later. Whoever sends pages looks at each.
+fn normalise_tables(migration: &Migration, ports: &mut Ports<'_>) {
+    for page in migration.batch() {
+        let FrameType::Table { level, .. } = page.kind else { continue };
+        let mut table = Leaf::default();
+        assert_eq!(ports.p2m.read(page.mfn, &mut table), Ok(()));
+        let view = migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
+        assert_eq!(normalise(page.pfn, level, &mut table, &view), Ok(()));
     }
 }
 

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Valgrind's callgrind, asked from inside of the program that it runs: what is counted, and under which name.
+//! Not here: who starts it, and reads what it wrote (`main`). Without valgrind nothing happens.
+//! Units: instructions of the calling thread.
+//! Threads: any.
+//! Source: valgrind's manual, "The Client Request mechanism"; `valgrind.h` and `callgrind.h`, of which these are three lines.
+
+#![expect(unsafe_code, reason = "instructions that only valgrind understands; docs/safety.md")]
+
+use std::arch::asm;
+use std::ffi::CStr;
+
+/// Requests of the tool whose letters are C and T.
+const TOOL: u64 = (b'C' as u64) << 24 | (b'T' as u64) << 16;
+const DUMP_STATS_AT: u64 = TOOL + 3;
+const START_INSTRUMENTATION: u64 = TOOL + 4;
+const STOP_INSTRUMENTATION: u64 = TOOL + 5;
+
+/// Counts what the work takes, and nothing else.
+pub(crate) fn counted<T>(work: impl FnOnce() -> T) -> T {
+    request(START_INSTRUMENTATION, 0);
+    let done = work();
+    request(STOP_INSTRUMENTATION, 0);
+    done
+}
+
+/// Writes down what was counted since the last time.
+pub(crate) fn write_down(name: &CStr) {
+    request(DUMP_STATS_AT, name.as_ptr().addr() as u64);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn request(number: u64, argument: u64) {
+    let request: [u64; 6] = [number, argument, 0, 0, 0, 0];
+    // SAFETY: four rotations by 128 bits in all, and an exchange of a register with itself: nothing but flags is changed.
+    // Valgrind, which knows the sequence, reads the six words, and what the argument leads to: a string, or nothing.
+    unsafe {
+        asm!(
+            "rol rdi, 3",
+            "rol rdi, 13",
+            "rol rdi, 61",
+            "rol rdi, 51",
+            "xchg rbx, rbx",
+            in("rax") request.as_ptr(),
+            inout("rdx") 0_u64 => _,
+        );
+    }
+}
+
+/// Nothing is counted there: `main` finds nothing written down.
+#[cfg(not(target_arch = "x86_64"))]
+fn request(_: u64, _: u64) {}
