@@ -405,7 +405,6 @@ fn a_table_that_is_normalised_again_is_cleared_once() {
                 for _ in 0..2 {
                     let mut words = Leaf::default();
                     ports.p2m.read(page.mfn, &mut words).expect("reads");
-                    migration.normalise_again(page.pfn);
                     let view = migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
                     normalise(page.pfn, 1, &mut words, &view).expect("clears");
                 }

@@ -163,7 +163,6 @@ impl Session {
             return Err(Fault::argument(format!("{} is no page table", page.pfn)));
         };
         let mut nobody = ();
-        self.migration.normalise_again(page.pfn);
         let ports = self.host.lend(&mut nobody);
         let done = {
             let view = self.migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);

@@ -143,11 +143,6 @@ impl Migration {
         }
     }
 
-    /// A page table of the batch is normalised again: what was noted of it before does not count.
-    pub fn normalise_again(&mut self, table: Pfn) {
-        self.batch.notes.take_cleared_in(table);
-    }
-
     /// Writes down the answers for the batch, one per page in order. Who says too little has said nothing
     /// about the rest.
     ///

@@ -40,6 +40,8 @@ pub enum Resolved {
 pub trait TableView {
     /// The guest's width.
     fn width(&self) -> Width;
+    /// `table` (a pfn) is normalised from here on, perhaps again.
+    fn begin(&self, _table: Pfn) {}
     /// The pfn of the frame that a PTE in `table` (a pfn) names.
     fn resolve(&self, table: Pfn, mfn: Mfn) -> Resolved;
     /// Whether `mfn` is the first frame of Xen's compat m2p: marks Xen's slots of a 32-bit level 2 table.
@@ -110,6 +112,7 @@ pub fn normalise(
     table: &mut Leaf,
     view: &dyn TableView,
 ) -> Result<(), TableFault> {
+    view.begin(pfn);
     let width = view.width();
     let first_xen = table.words[XEN_COMPAT_SLOT];
     let compat = level == 2

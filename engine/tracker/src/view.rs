@@ -109,6 +109,10 @@ impl TableView for View<'_> {
         self.layout.width()
     }
 
+    fn begin(&self, table: Pfn) {
+        self.notes.cleared.borrow_mut().remove(&table);
+    }
+
     fn resolve(&self, table: Pfn, mfn: Mfn) -> Resolved {
         let pfn = self.m2p.pfn(mfn).filter(|pfn| pfn.0 < self.layout.pfns());
         match pfn.filter(|&pfn| names(self.layout, self.p2m, pfn, mfn)) {
