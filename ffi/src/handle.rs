@@ -84,7 +84,7 @@ impl Session {
         self.give_up();
         let Self { migration, host, open, .. } = self;
         host.begin_round();
-        let bits = migration.begin(&mut host.lend(&mut ()), stage)?;
+        let bits = migration.begin(&mut host.lend(), stage)?;
         *open = true;
         let pfns = bits.pfns();
         let words = if pfns > 0 { bits.words_mut().as_mut_ptr() } else { std::ptr::null_mut() };
@@ -116,7 +116,7 @@ impl Session {
 
     pub(crate) fn scan(&mut self, read: u64) -> Result<(), Fault> {
         let Self { migration, host, .. } = self;
-        let scanned = migration.scan(&mut host.lend(&mut ()), read).map(drop);
+        let scanned = migration.scan(&mut host.lend(), read).map(drop);
         // Also after an error: unless it was out of order, the log was taken.
         self.room = self.room.filter(|_| matches!(&scanned, Err(Error::Order { .. })));
         self.note(scanned)?;
@@ -141,7 +141,7 @@ impl Session {
 
     /// The next pages, and what has to be done before they are sent.
     pub(crate) fn take(&mut self) -> Result<(impl Iterator<Item = abi::Page>, u32), Fault> {
-        let taken = self.migration.take(&mut self.host.lend(&mut ())).map(drop);
+        let taken = self.migration.take(&mut self.host.lend()).map(drop);
         self.note(taken)?;
         let Self { migration, tables, untold, .. } = self;
         tables.clear();
@@ -162,8 +162,7 @@ impl Session {
         let FrameType::Table { level, .. } = page.kind else {
             return Err(Fault::argument(format!("{} is no page table", page.pfn)));
         };
-        let mut nobody = ();
-        let ports = self.host.lend(&mut nobody);
+        let ports = self.host.lend();
         let done = {
             let view = self.migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
             normalise(page.pfn, level, words, &view)
@@ -181,7 +180,7 @@ impl Session {
         self.expect_all(count)?;
         let ours = self.sender == Sender::Told;
         let answers = answers(theirs, self.migration.batch(), &self.tables, ours)?;
-        let done = self.migration.answer(&mut self.host.lend(&mut ()), answers);
+        let done = self.migration.answer(&mut self.host.lend(), answers);
         self.note(done)
     }
 
@@ -190,7 +189,7 @@ impl Session {
         self.expect_all(count)?;
         all_accepted(self.migration.batch(), &self.tables, self.sender == Sender::Told)?;
         let answers = std::iter::repeat_with(|| Answer::Accepted).take(count);
-        let done = self.migration.answer(&mut self.host.lend(&mut ()), answers);
+        let done = self.migration.answer(&mut self.host.lend(), answers);
         self.note(done)
     }
 
@@ -271,15 +270,14 @@ impl Session {
     }
 
     pub(crate) fn end(&mut self) -> Result<(), Fault> {
-        if self.migration.is_settled() && self.host.has_returned() {
-            let text =
-                "p2mt_end called while pfns that were handed back are owed: begin the round again";
-            return Err(Fault::order(text));
-        }
         if self.migration.is_settled() {
+            if self.host.has_returned() {
+                let text = "p2mt_end called while pfns that were handed back are owed: begin the round again";
+                return Err(Fault::order(text));
+            }
             self.expect_list_told("end")?;
         }
-        let ended = self.migration.end(&mut self.host.lend(&mut ()));
+        let ended = self.migration.end(&mut self.host.lend());
         if let Err(Error::Doubt { .. }) = &ended {
             self.warn_of_doubts(self.migration.report());
         }
@@ -302,7 +300,7 @@ impl Session {
     /// Ends the migration. Nothing of it can fail: log-dirty is the host's.
     pub(crate) fn cancel(&mut self) {
         self.give_up();
-        let _ = self.migration.cancel(&mut self.host.lend(&mut ()));
+        let _ = self.migration.cancel(&mut self.host.lend());
         (self.room, self.gone) = (None, None);
     }
 
