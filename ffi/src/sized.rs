@@ -15,26 +15,41 @@ use crate::error::Fault;
 /// Bytes that any structure of this interface will ever have, at most.
 const SIZE_MAX: usize = 4096;
 
-/// A structure that starts with its size, and of which any bytes are a value.
+/// A structure that may grow, and of which any bytes are a value.
 ///
 /// # Safety
-/// `repr(C)`; the first field is the size as `u32`; no padding; all bit patterns are values (pointers are only numbers,
-/// until they are used; callbacks are `Option`s).
-pub(crate) unsafe trait Sized32: Copy {
+/// `repr(C)`; no padding; all bit patterns are values (pointers are only numbers, until they are used; callbacks are
+/// `Option`s).
+pub(crate) unsafe trait Grows: Copy {
     /// Bytes of the structure in the first version that had it.
     const FIRST: usize;
     const NAME: &'static str;
 }
 
-macro_rules! sized {
+/// One that starts with its size.
+///
+/// # Safety
+/// The first field is the size as `u32`.
+pub(crate) unsafe trait Sized32: Grows {}
+
+macro_rules! grows {
     ($($type:ty, $first:expr, $name:expr;)*) => {$(
         const _: () = assert!(size_of::<$type>() >= $first && size_of::<$type>() <= SIZE_MAX);
-        // SAFETY: `repr(C)` structures of `abi` whose first field is `size: u32`, made of integers, a float, pointers and
-        // optional functions; `tests/header.rs` shows that they have no padding.
-        unsafe impl Sized32 for $type {
+        // SAFETY: `repr(C)` structures of `abi`, made of integers, a float, pointers and optional functions;
+        // `tests/header.rs` shows that they have no padding.
+        unsafe impl Grows for $type {
             const FIRST: usize = $first;
             const NAME: &'static str = $name;
         }
+    )*};
+}
+
+macro_rules! sized {
+    ($($type:ty, $first:expr, $name:expr;)*) => {$(
+        grows! { $type, $first, $name; }
+        const _: () = assert!(std::mem::offset_of!($type, size) == 0);
+        // SAFETY: its first field is `size: u32`, as was just asserted; `tests/header.rs` has its length.
+        unsafe impl Sized32 for $type {}
     )*};
 }
 
@@ -48,42 +63,35 @@ sized! {
     abi::Error, 520, "p2mt_error";
 }
 
-/// An element of arrays, of which any bytes are a value.
-///
-/// # Safety
-/// `repr(C)`, no padding, all bit patterns are values.
-pub(crate) unsafe trait Element: Copy {
-    /// Bytes of it in the first version that had it.
-    const FIRST: usize;
-    const NAME: &'static str;
-}
-
-// SAFETY: `repr(C)`, integers only; `tests/header.rs` shows that it has no padding.
-unsafe impl Element for abi::Page {
-    const FIRST: usize = 32;
-    const NAME: &'static str = "p2mt_page";
-}
-
-// SAFETY: as above.
-unsafe impl Element for abi::PageAnswer {
-    const FIRST: usize = 16;
-    const NAME: &'static str = "p2mt_page_answer";
-}
-
-// SAFETY: as above.
-unsafe impl Element for abi::ClearedPte {
-    const FIRST: usize = 16;
-    const NAME: &'static str = "p2mt_cleared_pte";
+// Elements of arrays.
+grows! {
+    abi::Page, 32, "p2mt_page";
+    abi::PageAnswer, 16, "p2mt_page_answer";
+    abi::ClearedPte, 16, "p2mt_cleared_pte";
 }
 
 /// Sizes of elements are multiples of it. Arrays may lie anywhere: an element that grows may come to need more alignment
 /// than those who know it shorter give it.
 const STEP: usize = 8;
 
-fn wrong(name: &str, first: usize, size: usize) -> Fault {
+/// That a structure can have so many bytes.
+fn expect_size<T: Grows>(size: usize) -> Result<(), Fault> {
+    let (name, first) = (T::NAME, T::FIRST);
+    if (first..=SIZE_MAX).contains(&size) {
+        return Ok(());
+    }
     let text =
         format!("struct {name} is said to have {size} bytes; {first} to {SIZE_MAX} make sense");
-    Fault::new(abi::E_SIZE, text)
+    Err(Fault::new(abi::E_SIZE, text))
+}
+
+/// That nothing is set past what this library knows.
+fn expect_zeroes<T: Grows>(more: &[u8]) -> Result<(), Fault> {
+    if more.iter().all(|&byte| byte == 0) {
+        return Ok(());
+    }
+    let text = format!("struct {} has fields set that this library does not know", T::NAME);
+    Err(Fault::new(abi::E_SIZE, text))
 }
 
 /// How long the caller says that its structure is.
@@ -96,11 +104,8 @@ unsafe fn size_of_theirs<T: Sized32>(at: *const T) -> Result<usize, Fault> {
     }
     // SAFETY: the caller's contract, and not null.
     let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
-    if (T::FIRST..=SIZE_MAX).contains(&size) {
-        Ok(size)
-    } else {
-        Err(wrong(T::NAME, T::FIRST, size))
-    }
+    expect_size::<T>(size)?;
+    Ok(size)
 }
 
 /// Copies a structure that the caller made. What it does not know is zero.
@@ -113,11 +118,8 @@ pub(crate) unsafe fn read<T: Sized32>(at: *const T) -> Result<T, Fault> {
     let mut bytes = [0_u8; SIZE_MAX];
     // SAFETY: the caller's contract gives `size` bytes there, and there is room for them here.
     unsafe { std::ptr::copy_nonoverlapping(at.cast::<u8>(), bytes.as_mut_ptr(), size) };
-    if bytes[size_of::<T>()..].iter().any(|&byte| byte != 0) {
-        let text = format!("struct {} has fields set that this library does not know", T::NAME);
-        return Err(Fault::new(abi::E_SIZE, text));
-    }
-    // SAFETY: there are at least `size_of::<T>()` bytes, and any are a value of a `Sized32`.
+    expect_zeroes::<T>(&bytes[size_of::<T>()..])?;
+    // SAFETY: there are at least `size_of::<T>()` bytes, and any are a value of what `Grows`.
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
@@ -158,12 +160,14 @@ pub(crate) struct Rows<T> {
     count: usize,
 }
 
-impl<T: Element> Rows<T> {
+impl<T: Grows> Rows<T> {
     /// Nothing is looked at yet.
     pub(crate) fn new(at: *mut T, size: usize, count: usize) -> Result<Self, Fault> {
         let name = T::NAME;
-        if !(T::FIRST..=SIZE_MAX).contains(&size) || !size.is_multiple_of(STEP) {
-            return Err(wrong(name, T::FIRST, size));
+        expect_size::<T>(size)?;
+        if !size.is_multiple_of(STEP) {
+            let text = format!("struct {name} is said to have {size} bytes, no multiple of {STEP}");
+            return Err(Fault::new(abi::E_SIZE, text));
         }
         if count > 0 && at.is_null() {
             return Err(Fault::argument(format!("no array of struct {name} (NULL)")));
@@ -185,20 +189,17 @@ impl<T: Element> Rows<T> {
     /// Where the array was said to be, as many elements of that size are readable.
     pub(crate) unsafe fn get(&self, index: usize) -> Result<T, Fault> {
         let row = self.row(index);
-        // SAFETY: the caller's contract.
-        let more =
-            unsafe { std::slice::from_raw_parts(row, self.size) }.iter().skip(size_of::<T>());
-        if more.into_iter().any(|&byte| byte != 0) {
-            let text = format!("struct {} has fields set that this library does not know", T::NAME);
-            return Err(Fault::new(abi::E_SIZE, text));
-        }
-        let mut value = MaybeUninit::<T>::zeroed();
         let known = self.size.min(size_of::<T>());
+        // SAFETY: the caller's contract: so many bytes are there past those that are known.
+        let more =
+            unsafe { std::slice::from_raw_parts(row.wrapping_add(known), self.size - known) };
+        expect_zeroes::<T>(more)?;
+        let mut value = MaybeUninit::<T>::zeroed();
         // SAFETY: the caller's contract gives `known` bytes there, and there is room for them here.
         unsafe {
             std::ptr::copy_nonoverlapping(row.cast_const(), value.as_mut_ptr().cast(), known);
         };
-        // SAFETY: zeroes or the caller's bytes: any are a value of an `Element`.
+        // SAFETY: zeroes or the caller's bytes: any are a value of what `Grows`.
         Ok(unsafe { value.assume_init() })
     }
 
