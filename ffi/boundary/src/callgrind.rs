@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "instructions that only valgrind understands; docs/safety.md")]
 
 use std::arch::asm;
-use std::ffi::CStr;
+use std::ffi::CString;
 
 /// Requests of the tool whose letters are C and T.
 const TOOL: u64 = (b'C' as u64) << 24 | (b'T' as u64) << 16;
@@ -25,7 +25,8 @@ pub(crate) fn counted<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Writes down what was counted since the last time.
-pub(crate) fn write_down(name: &CStr) {
+pub(crate) fn write_down(name: &str) {
+    let name = CString::new(name).unwrap_or_default();
     request(DUMP_STATS_AT, name.as_ptr().addr() as u64);
 }
 

@@ -11,7 +11,6 @@ mod in_rust;
 mod stage;
 
 use std::error::Error;
-use std::ffi::CStr;
 use std::fs;
 use std::process::{Command, ExitCode};
 
@@ -88,14 +87,6 @@ impl Round {
             Self::Quiet => "quiet",
             Self::Written => "written",
             Self::Busy => "busy",
-        }
-    }
-
-    const fn name_in_c(self) -> &'static CStr {
-        match self {
-            Self::Quiet => c"quiet",
-            Self::Written => c"written",
-            Self::Busy => c"busy",
         }
     }
 
@@ -187,7 +178,7 @@ fn work(side: &mut impl Side, stage: &Stage, gib: u64) {
                 if number < WARM { side.round() } else { callgrind::counted(|| side.round()) };
             assert_eq!(pages, stage.expected(round));
         }
-        callgrind::write_down(round.name_in_c());
+        callgrind::write_down(round.name());
     }
 }
 
