@@ -206,19 +206,25 @@ fn a_pte_to_a_frame_past_the_machine_is_foreign_and_nobody_is_asked() {
     }
 }
 
-/// The destination still has the table as it was accepted: a later version that is put off changes nothing in the list.
-#[test]
-fn cleared_ptes_are_those_of_tables_as_they_were_accepted() {
+/// A guest whose table at pfn 20 names another domain's frame in slot 7, and an engine that clears such.
+fn with_a_foreign_pte() -> (Rig, Migration) {
     let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
-    let (rig, mut migration) = guest(config, |machine| {
+    guest(config, |machine| {
         let frame = foreign(machine, Some(30));
         machine.make_table(20, 21);
         let table = machine.entry(20).0;
         machine.poke(table, 7, frame << 12 | 0x67);
-    });
-    let listed = |migration: &Migration| -> Vec<_> {
-        migration.cleared_ptes().map(|(table, frames)| (table, frames.to_vec())).collect()
-    };
+    })
+}
+
+fn listed(migration: &Migration) -> Vec<(Pfn, Vec<Mfn>)> {
+    migration.cleared_ptes().map(|(table, frames)| (table, frames.to_vec())).collect()
+}
+
+/// The destination still has the table as it was accepted: a later version that is put off changes nothing in the list.
+#[test]
+fn cleared_ptes_are_those_of_tables_as_they_were_accepted() {
+    let (rig, mut migration) = with_a_foreign_pte();
     let cleared = [(Pfn(20), vec![Mfn(0x3000)])];
     rig.with(|ports| migration.checkpoint(ports)).expect("clears it");
     assert_eq!(listed(&migration), cleared);
@@ -233,17 +239,10 @@ fn cleared_ptes_are_those_of_tables_as_they_were_accepted() {
 
 #[test]
 fn a_pte_to_a_foreign_frame_is_cleared_by_policy_and_never_the_whole_table() {
-    let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
-    let (rig, mut migration) = guest(config, |machine| {
-        let frame = foreign(machine, Some(30));
-        machine.make_table(20, 21);
-        let table = machine.entry(20).0;
-        machine.poke(table, 7, frame << 12 | 0x67);
-    });
+    let (rig, mut migration) = with_a_foreign_pte();
     let report = finish(&rig, &mut migration);
     assert_eq!(report.settled.cleared_ptes, 1);
-    let listed: Vec<_> = migration.cleared_ptes().map(|(t, f)| (t, f.to_vec())).collect();
-    assert_eq!(listed, [(Pfn(20), vec![Mfn(0x3000)])]);
+    assert_eq!(listed(&migration), [(Pfn(20), vec![Mfn(0x3000)])]);
     let machine = rig.machine();
     let Some(Got::Table(ptes)) = machine.received.get(&20) else { panic!("the table is there") };
     assert_eq!((ptes[3], ptes[7]), (21 << 12 | 0x67, 0));
