@@ -151,11 +151,36 @@ pub trait Unlogged {
     /// The list can't be made.
     fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError>;
 
-    /// Whether the guest's grant table offers to take a frame by transfer (`GTF_accept_transfer`).
+    /// Whether the guest's grant table offers to take a frame by transfer (`GTF_accept_transfer`), now or at any time since
+    /// this was last asked. Who can only look at the table says what stands there now: what is offered, used and withdrawn
+    /// between two looks is lost then.
     ///
     /// # Errors
     /// The grant table can't be read.
     fn accepts_transfer(&mut self) -> Result<bool, PortError>;
+
+    /// Appends what each transfer entry of the grant table names: offered, committed or completed. Asked after
+    /// [`Unlogged::accepts_transfer`]. Returns whether it is known: who does not know (the default) pays for every frame that
+    /// may have come by transfer, which is all of them in a suspended round, as long as there are offers.
+    ///
+    /// # Errors
+    /// The grant table can't be read.
+    fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
+        let _ = into;
+        Ok(false)
+    }
+}
+
+/// What a transfer entry of the grant table names. The guest writes the entry, and may lie.
+///
+/// Source: Xen `gnttab_transfer`: the frame field is the pfn that the frame is to have; once the frame came
+/// (`GTF_transfer_completed`), its mfn. In between (`GTF_transfer_committed`) it may be either: both are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// The pfn that a frame is to have, or had when it came.
+    Into(Pfn),
+    /// The frame that came.
+    Came(Mfn),
 }
 
 /// A page to be sent.
