@@ -90,6 +90,7 @@ fn the_first_copy_and_the_final_round() {
             pages: accepted(2),
             dirty_rate: Some(2.0),
             shrinking: Some(false),
+            unaccounted_frames: Some(0),
             ..first
         };
         assert_eq!(finish(&rig, &mut migration), last);

@@ -17,7 +17,7 @@ use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
     Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
-    P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transport, Unlogged,
+    P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::{TableView, normalise};
@@ -84,6 +84,8 @@ pub struct Machine {
     pub next_map: u32,
     pub unlogged: Vec<u64>,
     pub accepts: bool,
+    /// What the transfer entries of the grant table name; `None` if the port can't say.
+    pub transfers: Option<Vec<Transfer>>,
     pub returned: Vec<u64>,
     /// Answers to give instead of the transport's own, by pfn.
     pub answers: BTreeMap<u64, VecDeque<Answer>>,
@@ -215,6 +217,18 @@ impl Machine {
         frame.m2p = None;
     }
 
+    /// Another domain gets a frame: its m2p is that one's business.
+    pub fn hand_out(&mut self, mfn: u64, m2p: Option<u64>) {
+        let frame = self.frame(mfn);
+        (frame.owned, frame.m2p, frame.content) = (false, m2p, 0xbad);
+    }
+
+    /// A frame comes to a pfn, from Xen or by transfer, with what is in it: m2p set, nothing marked, no entry written.
+    pub fn hand_in(&mut self, mfn: u64, pfn: u64, content: u64) {
+        let frame = self.frame(mfn);
+        (frame.owned, frame.m2p, frame.content) = (true, Some(pfn), content);
+    }
+
     /// `MMU_MACHPHYS_UPDATE`: sets the m2p and marks the new pfn.
     pub fn machphys(&mut self, mfn: u64, pfn: u64) {
         self.frame(mfn).m2p = Some(pfn);
@@ -313,7 +327,7 @@ impl Rig {
     }
 
     fn new(linear: bool) -> Self {
-        let mut machine = Machine { linear, ..Machine::default() };
+        let mut machine = Machine { linear, transfers: Some(vec![]), ..Machine::default() };
         for pfn in 0..HOLES {
             let frame = Frame {
                 owned: true,
@@ -511,6 +525,12 @@ impl Unlogged for Rig {
 
     fn accepts_transfer(&mut self) -> Result<bool, PortError> {
         Ok(self.machine().accepts)
+    }
+
+    fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
+        let machine = self.machine();
+        into.extend(machine.transfers.iter().flatten());
+        Ok(machine.transfers.is_some())
     }
 }
 

@@ -212,6 +212,7 @@ impl From<Error> for Fault {
             Error::Structure { .. } => fault(abi::E_STRUCTURE).of_structure(&error),
             Error::Reach { pfn, .. } => fault(abi::E_REACH).at(Some(*pfn), None),
             Error::Crowd { pfn, .. } => fault(abi::E_CROWD).at(Some(*pfn), None),
+            Error::Unaccounted { .. } => fault(abi::E_UNACCOUNTED),
             Error::Doubt { source, .. } => {
                 let behind = source.as_ref().and_then(|source| source.downcast_ref::<Error>());
                 behind.map_or_else(
@@ -254,6 +255,7 @@ pub(crate) const fn meaning(code: c_int) -> &'static CStr {
         abi::E_CROWD => c"more pfns wait than the domain holds frames",
         abi::E_ENTRY => c"a pfn can't be settled",
         abi::E_TABLE => c"a page table can't be normalised",
+        abi::E_UNACCOUNTED => c"the domain's frames and its pfns' frames differ by too many",
         abi::E_PANIC => c"the library has a defect, and the handle met it",
         _ => c"no code of this library",
     }

@@ -7,7 +7,9 @@
 
 use std::error::Error as _;
 
-use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Rewalk, Sender, Verify};
+use p2mtrack::config::{
+    AliasPolicy, Config, ForeignPtePolicy, Rewalk, Sender, UnaccountedPolicy, Verify,
+};
 use p2mtrack::diff::Kernel;
 use p2mtrack::error::Error;
 use p2mtrack::migration::Migration;
@@ -98,6 +100,7 @@ impl Machine<'_> {
             doubt_rounds_max: choices.pick(&[5, 0, 1, 2]),
             alias: choices.pick(&[AliasPolicy::Refuse, AliasPolicy::Copy]),
             foreign_pte: choices.pick(&[ForeignPtePolicy::Refuse, ForeignPtePolicy::Clear]),
+            unaccounted: choices.pick(&[UnaccountedPolicy::Refuse, UnaccountedPolicy::Report]),
             sender: choices.pick(&[Sender::Told, Sender::Normalises, Sender::Reads]),
         }
     }
@@ -221,6 +224,12 @@ pub(crate) fn named(error: &Error, machine: &Machine<'_>) -> &'static str {
         Error::Crowd { pfn, waiting, .. } => {
             says(&[pfn.to_string(), waiting.to_string()]);
             "crowd"
+        }
+        Error::Unaccounted { unaccounted_frames, domain_frames, limit } => {
+            let count = unaccounted_frames.unsigned_abs();
+            says(&[count.to_string(), domain_frames.to_string(), limit.to_string()]);
+            assert!(count > *limit, "{text}");
+            "unaccounted"
         }
         Error::Doubt { doubt, rounds, .. } => {
             says(&[doubt.to_string(), rounds.to_string()]);

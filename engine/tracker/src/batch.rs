@@ -12,7 +12,7 @@ use crate::cause::{Cause, CauseSet};
 use crate::config::{Config, Sender};
 use crate::doubt::{Doubt, Doubts};
 use crate::error::Error;
-use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
+use crate::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::migration::{Migration, Waiting};
 use crate::pfn_set::PfnSet;
@@ -20,7 +20,7 @@ use crate::port::{Answer, Deferral, FrameTypes, M2p, P2mSource, Page, Ports, QUE
 use crate::report::{PageCounts, RoundReport};
 use crate::resend::{ResendBitmap, Taken};
 use crate::resolve::{Outcome, Resolver, is_frame, named_frame};
-use crate::sent::Sent;
+use crate::sent::{Footing, Sent};
 use crate::shadow::Shadow;
 use crate::table::TableView;
 use crate::tracker::Tracker;
@@ -43,8 +43,7 @@ struct FollowUp {
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     causes: CauseSet,
-    stale: bool,
-    alias: bool,
+    footing: Footing,
 }
 
 /// Pages on their way: out of the bitmap, and not answered yet.
@@ -107,7 +106,7 @@ impl Migration {
         from: u64,
         hold_tables: bool,
     ) -> Result<Option<u64>, Error> {
-        let (mut books, Parts { layout, resend, doubts, config }) = self.books();
+        let (mut books, Parts { layout, resend, doubts, config }) = self.books(ports.m2p);
         let suspended = books.report.stage.is_suspended();
         let mut taken = resend.take(QUERY_FRAMES_MAX, from);
         if taken.pfns().is_empty() {
@@ -136,6 +135,7 @@ impl Migration {
             p2m,
             m2p,
             shadow: &self.tracker.shadow,
+            sent: &self.tracker.sent,
             types: RefCell::new(types),
             foreign_pte: self.tracker.config.foreign_pte,
             suspended: self.tracker.report.stage.is_suspended(),
@@ -153,7 +153,7 @@ impl Migration {
         ports: &mut Ports<'_>,
         answers: impl IntoIterator<Item = Answer>,
     ) -> Result<(), Error> {
-        let (mut books, Parts { resend, .. }) = self.books();
+        let (mut books, Parts { resend, .. }) = self.books(ports.m2p);
         let unsure = books.note_tables();
         let silence = || Answer::Deferred(Deferral::Unacknowledged);
         let mut answers = answers.into_iter();
@@ -175,7 +175,7 @@ impl Migration {
         if self.batch.pages.is_empty() {
             return;
         }
-        let (mut books, Parts { resend, .. }) = self.books();
+        let (mut books, Parts { resend, .. }) = self.books(ports.m2p);
         books.note_tables();
         books.batch.owe(resend);
         let _ = self.end_batch(ports); // no page of it was answered
@@ -196,11 +196,12 @@ impl Migration {
     }
 
     /// Everything that outcomes and answers are written into, and what is looked at meanwhile.
-    fn books(&mut self) -> (Books<'_>, Parts<'_>) {
+    fn books(&mut self, m2p: &dyn M2p) -> (Books<'_>, Parts<'_>) {
         let Tracker { layout, shadow, resend, sent, doubts, report, config, handed, .. } =
             &mut self.tracker;
         let books = Books {
             width: layout.width(),
+            machine_frames: m2p.frames(),
             sender: config.sender,
             handed,
             shadow,
@@ -237,8 +238,7 @@ impl Migration {
 
     /// A table was sent that names `mfn` as `pfn`, but `pfn` was not accepted under it.
     fn follow_named(&mut self, mfn: Mfn, pfn: Pfn) {
-        let width = self.tracker.layout.width();
-        if self.tracker.shadow.entry(pfn).claim(width) == Claim::Frame(mfn) {
+        if self.tracker.is_settled_with(pfn, mfn) {
             return; // it was, in the same batch
         }
         // A receiver that localises tables on arrival has made a frame for it.
@@ -298,6 +298,7 @@ struct Parts<'a> {
 /// Everything that a batch's outcomes and answers are written into.
 struct Books<'a> {
     width: Width,
+    machine_frames: u64,
     sender: Sender,
     handed: &'a mut PfnSet,
     shadow: &'a mut Shadow,
@@ -338,7 +339,7 @@ impl Books<'_> {
                     self.postponed.insert(pfn, causes);
                     taken.pay(index);
                 }
-                Outcome::Send { page, stale, alias } => {
+                Outcome::Send { page, footing } => {
                     // Whatever the answer will be, the receiver may have it from now on.
                     self.sent.hold(pfn);
                     // Of a guest that stands still everybody reads the same.
@@ -346,7 +347,7 @@ impl Books<'_> {
                         self.handed.set(pfn);
                     }
                     self.batch.pages.push(page);
-                    self.batch.flights.push(Flight { causes, stale, alias });
+                    self.batch.flights.push(Flight { causes, footing });
                     taken.pay(index);
                 }
             }
@@ -359,8 +360,8 @@ impl Books<'_> {
     }
 
     fn settle_frameless(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
-        self.accept(pfn, entry);
-        self.sent.frameless(pfn, foreign);
+        let before = self.accept(pfn, entry);
+        self.sent.frameless(pfn, before, foreign);
         self.cleared.remove(&pfn);
         self.report.pages.frameless += 1;
     }
@@ -383,16 +384,15 @@ impl Books<'_> {
     /// Writes down the answer for one page. A failed one stays a debt.
     fn write_down(&mut self, resend: &ResendBitmap, index: usize, answer: Answer) {
         let Page { pfn, mfn, entry, kind } = self.batch.pages[index];
-        let Flight { causes, stale, alias } = self.batch.flights[index];
+        let Flight { causes, footing } = self.batch.flights[index];
         match answer {
             Answer::Accepted => {
                 self.batch.follow.arrived.push((pfn, mfn));
-                self.accept(pfn, entry);
-                self.sent.accepted(pfn, kind.is_table(), stale);
+                let before = self.accept(pfn, entry);
+                self.sent.accepted(pfn, before, kind.is_table(), footing);
                 self.note_cleared(pfn, kind);
                 self.report.pages.accepted += 1;
                 self.report.pages.tables += u64::from(kind.is_table());
-                self.report.settled.aliases += u64::from(alias);
             }
             Answer::Deferred(reason) => self.wait(pfn, reason, causes),
             Answer::Failed(source) => {
@@ -402,8 +402,8 @@ impl Books<'_> {
         }
     }
 
-    /// The pfn was accepted under this entry: law 5.
-    fn accept(&mut self, pfn: Pfn, entry: Entry) {
+    /// The pfn was accepted under this entry: law 5. Returns whether the entry before named a frame of the machine.
+    fn accept(&mut self, pfn: Pfn, entry: Entry) -> bool {
         let before = named_frame(self.shadow.entry(pfn), self.width);
         if let Some(mfn) = before.filter(|&mfn| !is_frame(entry.claim(self.width), mfn)) {
             self.batch.follow.departed.push((pfn, mfn));
@@ -411,6 +411,7 @@ impl Books<'_> {
         self.remembered.push((pfn, entry));
         #[cfg(debug_assertions)]
         self.accepted.note(pfn, entry);
+        before.is_some_and(|mfn| mfn.0 < self.machine_frames)
     }
 
     /// Writes what was accepted into the shadow, leaf by leaf.

@@ -20,6 +20,8 @@ use crate::pfn_set::PfnSet;
 use crate::port::{M2p, P2mSource};
 use crate::report::EntryCounts;
 use crate::resend::ResendShard;
+use crate::resolve::named_frame;
+use crate::sent::Sent;
 use crate::shadow::{Shadow, ShadowShard};
 use crate::shard::Join;
 
@@ -35,7 +37,7 @@ pub(crate) struct Item {
 
 impl Item {
     /// What is seen for the first time is no change of what the walk before went by.
-    const fn is_first_look(self) -> bool {
+    pub(crate) const fn is_first_look(self) -> bool {
         matches!(self.cause, Cause::First | Cause::Growth)
     }
 }
@@ -104,6 +106,8 @@ pub(crate) struct Comparison<'a> {
     pub(crate) log: &'a PfnBitmap,
     /// Equal entries of leaves in doubt are owed too: frames may have come back by transfer.
     pub(crate) offers: &'a Offers,
+    /// What the entries were settled as.
+    pub(crate) sent: &'a Sent,
     /// Equal entries of these are owed too: they may have been sent under another one.
     pub(crate) handed: &'a PfnSet,
     /// What tables named is not told: a pfn without a frame may have had one meanwhile, and a table may name it.
@@ -365,9 +369,18 @@ impl Comparison<'_> {
             if untold && self.names_nothing(entry) {
                 owed.set(slot);
             }
-            let Claim::Frame(mfn) = entry.claim(width) else { continue };
-            let disagrees = || self.m2p.pfn(mfn) != Some(Pfn(first + slot as u64));
-            if mfn.0 < frames && (equal_owed || self.check_m2p && disagrees()) {
+            let Some(mfn) = named_frame(entry, width).filter(|mfn| mfn.0 < frames) else {
+                continue;
+            };
+            let pfn = Pfn(first + slot as u64);
+            let agrees = || self.m2p.pfn(mfn) == Some(pfn);
+            let owe = match entry.claim(width) {
+                // A frame under a tag is the pfn's own only if the m2p says so.
+                Claim::Foreign(_) if equal_owed => agrees(),
+                Claim::Foreign(_) => self.check_m2p && agrees() == self.sent.is_foreign(pfn),
+                _ => equal_owed || self.check_m2p && !agrees(),
+            };
+            if owe {
                 owed.set(slot);
             }
         }

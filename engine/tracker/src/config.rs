@@ -24,8 +24,9 @@ pub enum Verify {
     /// While the guest runs what changed, when it stands still every entry of a dirty leaf.
     #[default]
     Dirty,
-    /// Every entry, in every round: finds a guest whose m2p lies about leaves that it never writes.
-    /// Costs a read of the whole p2m a round.
+    /// Every entry, in every round, against the m2p and against the owner of its frame: finds a guest whose m2p lies about
+    /// leaves that it never writes, or that gives frames away without a write of their entries. Costs a read of the whole
+    /// p2m and a question for each frame a round.
     Full,
 }
 
@@ -47,6 +48,17 @@ pub enum ForeignPtePolicy {
     Refuse,
     /// The PTE becomes not present at the destination, counted.
     Clear,
+}
+
+/// The frames that the domain holds, and those that were sent or are known otherwise, differ by more than real guests'
+/// ever do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnaccountedPolicy {
+    /// The migration ends with an error that says by how many.
+    #[default]
+    Refuse,
+    /// It is only reported.
+    Report,
 }
 
 /// What whoever sends goes by: how far what was sent is what was handed out.
@@ -83,6 +95,8 @@ pub struct Config {
     pub alias: AliasPolicy,
     /// Page tables with frames of another domain.
     pub foreign_pte: ForeignPtePolicy,
+    /// Frames of the domain that are no pfn's.
+    pub unaccounted: UnaccountedPolicy,
     /// What whoever sends goes by.
     pub sender: Sender,
 }
@@ -98,6 +112,7 @@ impl Default for Config {
             doubt_rounds_max: 5,
             alias: AliasPolicy::default(),
             foreign_pte: ForeignPtePolicy::default(),
+            unaccounted: UnaccountedPolicy::default(),
             sender: Sender::default(),
         }
     }

@@ -26,11 +26,13 @@ pub enum Doubt {
     QueryFailed,
     /// A frame moved to another pfn: tables sent before may name the old one.
     Tables,
+    /// The guest takes frames by transfer, and the port can't say for which pfns.
+    Transfers,
 }
 
 impl Doubt {
     /// Every kind, in report order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ShortBitmap,
         Self::LogLost,
         Self::Generation,
@@ -39,6 +41,7 @@ impl Doubt {
         Self::LeafUnmapped,
         Self::QueryFailed,
         Self::Tables,
+        Self::Transfers,
     ];
 
     /// The name in reports.
@@ -53,6 +56,7 @@ impl Doubt {
             Self::LeafUnmapped => "leaf-unmapped",
             Self::QueryFailed => "query-failed",
             Self::Tables => "tables",
+            Self::Transfers => "transfers",
         }
     }
 }
@@ -123,7 +127,8 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_reports() {
-        let names = "short-bitmap log-lost generation roots walk leaf-unmapped query-failed tables";
+        let names = "short-bitmap log-lost generation roots walk leaf-unmapped query-failed tables \
+                     transfers";
         assert_eq!(Doubt::ALL.map(Doubt::name).join(" "), names);
     }
 
@@ -131,18 +136,19 @@ mod tests {
     fn a_doubt_runs_only_while_it_is_marked_every_round() {
         let mut doubts = Doubts::default();
         for _ in 0..3 {
-            doubts.mark(Doubt::Generation);
+            doubts.mark(Doubt::Roots);
             assert_eq!(doubts.end_round(3), None);
         }
         assert_eq!(doubts.end_round(3), None);
         for _ in 0..3 {
-            doubts.mark(Doubt::Generation);
+            doubts.mark(Doubt::Roots);
             doubts.mark(Doubt::Tables);
             assert_eq!(doubts.end_round(3), None);
         }
-        doubts.mark(Doubt::Generation);
-        doubts.mark(Doubt::Tables);
-        assert_eq!(doubts.end_round(3), Some(Doubt::Generation));
+        for doubt in [Doubt::Roots, Doubt::Tables] {
+            doubts.mark(doubt);
+        }
+        assert_eq!(doubts.end_round(3), Some(Doubt::Roots));
         assert_eq!(doubts.running(Doubt::Tables), 4);
     }
 }

@@ -132,6 +132,15 @@ pub enum Error {
         /// Frames that the domain holds.
         domain_frames: u64,
     },
+    /// The domain holds frames that no pfn has, or fewer than its pfns have: its p2m does not say where they are.
+    Unaccounted {
+        /// Frames held that are not accounted for; negative if more are accounted for than held.
+        unaccounted_frames: i64,
+        /// Frames that the domain holds.
+        domain_frames: u64,
+        /// How many may be unaccounted for.
+        limit: u64,
+    },
     /// A doubt of one kind ran for too many rounds.
     Doubt {
         /// The kind.
@@ -234,6 +243,19 @@ impl fmt::Display for Error {
                 f,
                 "{waiting} pfns from {pfn} on wait, but the domain holds {domain_frames} frames"
             ),
+            Self::Unaccounted { unaccounted_frames, domain_frames, limit } => {
+                let count = unaccounted_frames.unsigned_abs();
+                let what = if *unaccounted_frames < 0 {
+                    "more frames have pfns than it holds"
+                } else {
+                    "of them have no pfn in its p2m"
+                };
+                write!(
+                    f,
+                    "the domain holds {domain_frames} frames, and {count} {what} (at most {limit} may; \
+                     the policy unaccounted=report goes on)"
+                )
+            }
             Self::Doubt { doubt, rounds, .. } => {
                 write!(f, "doubt of kind {doubt} in {rounds} rounds running")
             }

@@ -8,6 +8,7 @@
 use crate::frame::{Entry, Pfn};
 use crate::layout::names_nothing;
 use crate::migration::Migration;
+use crate::resolve::named_frame;
 
 /// The entry under which each pfn was last accepted, written down a second time.
 #[derive(Debug, Default)]
@@ -36,7 +37,7 @@ impl Accepted {
 }
 
 impl Migration {
-    /// Checks law 5.
+    /// Checks law 5, and what law 9 counts with.
     ///
     /// # Panics
     /// If it does not hold: a bug of this engine, never of a guest.
@@ -45,8 +46,11 @@ impl Migration {
         let width = layout.width();
         let machine_frames = self.accepted.machine_frames;
         self.accepted.entries.truncate(layout.pfns() as usize); // what fell away starts anew
+        let mut populated = 0;
         for pfn in (0..layout.pfns()).map(Pfn) {
             let (shadow, accepted) = (self.tracker.shadow.entry(pfn), self.accepted.of(pfn));
+            let named = named_frame(shadow, width).is_some_and(|mfn| mfn.0 < machine_frames);
+            populated += u64::from(named && !self.tracker.sent.is_foreign(pfn));
             if shadow == accepted || self.is_owed(pfn) {
                 continue;
             }
@@ -55,5 +59,6 @@ impl Migration {
             let whole = nothing(shadow) && nothing(accepted);
             assert!(whole, "law 5: {pfn} is not owed, shadow {shadow:?}, accepted {accepted:?}");
         }
+        assert_eq!(self.tracker.sent.populated(), populated, "law 9: pfns settled with a frame");
     }
 }

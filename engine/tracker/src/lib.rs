@@ -46,6 +46,7 @@ pub mod sync;
 pub mod table;
 pub mod tracker;
 
+mod balance;
 mod batch;
 mod compare;
 mod evidence;
@@ -54,6 +55,7 @@ mod form;
 mod invariant;
 mod layout;
 mod log;
+mod owners;
 mod resolve;
 mod round;
 mod sent;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Offers of the guest to take frames by transfer: when one was seen, and which leaves were compared since.
-//! Not here: asking for them (`tracker::intake`), or what is owed for them (`compare`).
-//! Units: leaves by position.
+//! Offers of the guest to take frames by transfer: when one was seen, what the entries name, which leaves were compared since.
+//! Not here: asking for them (`tracker::intake`), or what is owed for them in a leaf (`compare`).
+//! Units: leaves by position; pfns that entries of the grant table name.
 //! Threads: plain values; shards only read.
 //! Source: `docs/decisions/0004-tags.md`, "Transfers".
 
@@ -18,15 +18,31 @@ pub(crate) struct Offers {
     /// Leaves (a bit for each position) that wait for a comparison since one was last seen: the writes
     /// of a leaf whose frame has another pfn for a while show only when it is back.
     waiting: PfnBitmap,
+    /// The pfns that the entries named at the last look.
+    named: Vec<Pfn>,
+    /// One was seen since the last suspended round, and nobody could say which pfn it names.
+    nameless: bool,
 }
 
 impl Offers {
-    /// Notes a look at the grant table.
-    pub(crate) fn look(&mut self, offered: bool) {
+    /// Notes a look at the grant table: whether anything is or was offered, and, if that is known, which pfns the entries
+    /// name. Returns the pfns that may have got a frame: those, and those of the look before, whose entries may have been
+    /// used and withdrawn since.
+    pub(crate) fn look(&mut self, offered: bool, named: Option<Vec<Pfn>>) -> Vec<Pfn> {
         if offered {
             self.now = true;
             self.waiting.fill(self.waiting.pfns());
         }
+        self.nameless |= offered && named.is_none();
+        let named = named.unwrap_or_default();
+        let mut owed = std::mem::replace(&mut self.named, named);
+        owed.extend(&self.named);
+        owed
+    }
+
+    /// Whether any pfn may have got a frame since the last suspended round.
+    pub(crate) const fn are_nameless(&self) -> bool {
+        self.nameless
     }
 
     /// The number of leaves changed. A new one is compared whole, and waits for nothing.
@@ -45,8 +61,9 @@ impl Offers {
     }
 
     /// A round compared all that it had to.
-    pub(crate) fn end_round(&mut self) {
+    pub(crate) fn end_round(&mut self, suspended: bool) {
         self.before = std::mem::take(&mut self.now);
+        self.nameless &= !suspended;
     }
 }
 
@@ -57,20 +74,45 @@ mod tests {
     #[test]
     fn a_leaf_is_doubted_until_it_was_compared_and_two_rounds_have_passed() {
         let mut offers = Offers::default();
+        let look = |offers: &mut Offers, offered| offers.look(offered, Some(vec![]));
         offers.cover(100);
-        offers.look(false);
+        look(&mut offers, false);
         assert!(!offers.doubt(LeafIndex(7)));
-        offers.look(true);
-        offers.look(false);
+        look(&mut offers, true);
+        look(&mut offers, false);
         offers.compared(LeafIndex(7));
         let doubts = |offers: &Offers| [7, 8, 99].map(|leaf| offers.doubt(LeafIndex(leaf)));
         assert_eq!(doubts(&offers), [true; 3], "this round");
-        offers.end_round();
+        offers.end_round(false);
         assert_eq!(doubts(&offers), [true; 3], "the next");
-        offers.end_round();
+        offers.end_round(false);
         assert_eq!(doubts(&offers), [false, true, true]);
         offers.cover(50);
         offers.cover(100);
         assert_eq!(doubts(&offers), [false, true, false], "a new leaf");
+    }
+
+    #[test]
+    fn what_entries_name_is_owed_now_and_at_the_next_look() {
+        let mut offers = Offers::default();
+        assert_eq!(offers.look(true, Some(vec![Pfn(1), Pfn(2)])), [Pfn(1), Pfn(2)]);
+        assert_eq!(offers.look(true, Some(vec![Pfn(2)])), [Pfn(1), Pfn(2), Pfn(2)]);
+        offers.end_round(false);
+        assert_eq!(offers.look(false, Some(vec![])), [Pfn(2)]);
+        assert_eq!(offers.look(false, Some(vec![])), []);
+        assert!(!offers.are_nameless());
+    }
+
+    #[test]
+    fn an_offer_without_a_name_is_remembered_until_the_guest_stood_still() {
+        let mut offers = Offers::default();
+        offers.look(false, None);
+        assert!(!offers.are_nameless());
+        offers.look(true, None);
+        offers.look(false, None);
+        offers.end_round(false);
+        assert!(offers.are_nameless());
+        offers.end_round(true);
+        assert!(!offers.are_nameless());
     }
 }

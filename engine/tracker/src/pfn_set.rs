@@ -49,9 +49,11 @@ impl PfnSet {
         }
     }
 
-    /// Removes `pfn`.
-    pub(crate) fn clear(&mut self, pfn: Pfn) {
-        self.len -= u64::from(self.bits.clear(pfn));
+    /// Removes `pfn`. Returns whether it was a member.
+    pub(crate) fn clear(&mut self, pfn: Pfn) -> bool {
+        let member = self.len > 0 && self.bits.clear(pfn); // most sets are empty most of the time
+        self.len -= u64::from(member);
+        member
     }
 
     /// Adds or removes `pfn`.

@@ -10,6 +10,8 @@ use crate::error::{EntryCause, Error};
 use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::port::{Deferral, FrameTypes, M2p, P2mSource, Page};
+use crate::sent::{Footing, Sent};
+use crate::shadow::Shadow;
 
 /// What is done about an owed pfn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +19,8 @@ pub(crate) enum Outcome {
     /// Its page is sent.
     Send {
         page: Page,
-        /// The m2p does not name this pfn: sent under the p2m all the same.
-        stale: bool,
-        /// The frame is also another pfn's.
-        alias: bool,
+        /// Whether log-dirty names this pfn when the frame is written.
+        footing: Footing,
     },
     /// It has no frame; that is an answer, too.
     Frameless {
@@ -105,8 +105,7 @@ impl Resolver<'_> {
     fn settle(&self, pfn: Pfn, candidate: &Candidate, kind: FrameType) -> Result<Outcome, Error> {
         let &Candidate { entry, mfn, tagged, .. } = candidate;
         let foreign = Outcome::Frameless { entry, foreign: true };
-        let send =
-            |stale, alias| Ok(Outcome::Send { page: Page { pfn, mfn, entry, kind }, stale, alias });
+        let send = |footing| Ok(Outcome::Send { page: Page { pfn, mfn, entry, kind }, footing });
         let named = self.m2p.pfn(mfn);
         match kind {
             FrameType::NotOwned if tagged || self.suspended => Ok(foreign),
@@ -114,13 +113,13 @@ impl Resolver<'_> {
             FrameType::Broken => {
                 Err(Error::Entry { pfn, mfn: Some(mfn), cause: EntryCause::Broken })
             }
-            _ if named == Some(pfn) => send(false, false),
+            _ if named == Some(pfn) => send(Footing::Sound),
             // One of its own frames, granted to itself and mapped here: the frame is another pfn's.
             _ if tagged => Ok(foreign),
             _ if !self.suspended => Ok(Outcome::Wait(Deferral::M2pMismatch)),
             _ => match named.filter(|&other| self.names(other, mfn)) {
-                None => send(true, false),
-                Some(_) if self.config.alias == AliasPolicy::Copy => send(false, true),
+                None => send(Footing::Stale),
+                Some(twin) if self.config.alias == AliasPolicy::Copy => send(Footing::Alias(twin)),
                 Some(other) => {
                     Err(Error::Entry { pfn, mfn: Some(mfn), cause: EntryCause::Alias(other) })
                 }
@@ -138,6 +137,11 @@ impl Resolver<'_> {
 pub(crate) fn names(layout: &Layout, p2m: &dyn P2mSource, pfn: Pfn, mfn: Mfn) -> bool {
     let entry = layout.entry(p2m, pfn);
     entry.is_some_and(|entry| is_frame(entry.claim(layout.width()), mfn))
+}
+
+/// Whether a pfn was last settled with `mfn`, as the domain's own. That p2m and m2p name each other does not say so.
+pub(crate) fn is_settled_with(shadow: &Shadow, sent: &Sent, pfn: Pfn, mfn: Mfn) -> bool {
+    is_frame(shadow.entry(pfn).claim(shadow.width()), mfn) && !sent.is_foreign(pfn)
 }
 
 /// Whether a claim names `mfn`, tagged or not.

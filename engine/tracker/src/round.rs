@@ -192,6 +192,7 @@ impl Migration {
         self.owe_again(ports)?;
         if stage.is_suspended() {
             self.owe_unlogged(ports)?;
+            self.owe_unsound();
         }
         self.tracker.look_before_log(ports)?;
         self.step = Step::Begun;
@@ -263,6 +264,7 @@ impl Migration {
         settled.gone = gone.len() as u64;
         settled.foreign = sent.foreign_pfns();
         settled.m2p_stale = sent.stale_pfns();
+        settled.aliases = sent.alias_pfns();
         settled.cleared_ptes = self.cleared.values().map(|frames| frames.len() as u64).sum();
     }
 

@@ -22,13 +22,28 @@ pub(crate) struct Sent {
     tables: PfnSet,
     /// Last settled as another domain's frame or a machine range.
     foreign: PfnSet,
-    /// Last sent although the m2p names another pfn.
+    /// Last sent although the m2p names another pfn, or none.
     stale: PfnSet,
+    /// Last sent as a copy of another pfn's frame, and which pfn that is by the m2p.
+    twins: BTreeMap<Pfn, Pfn>,
+    /// Pfns that were last settled with a frame of the domain.
+    populated: u64,
     /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not yet)
     /// shows it: the last pfn that the frame was known by.
     witness: BTreeMap<Mfn, Witness>,
     /// A frame moved: every table is in doubt.
     tables_doubt: bool,
+}
+
+/// What a pfn was sent on: whether log-dirty names it when its frame is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Footing {
+    /// The m2p names it.
+    Sound,
+    /// The m2p names another pfn, which has another frame, or none: sent under the p2m all the same.
+    Stale,
+    /// The frame is also this pfn's, which the m2p names.
+    Alias(Pfn),
 }
 
 /// Where a frame was known to be.
@@ -55,22 +70,66 @@ impl Sent {
         self.held.set(pfn);
     }
 
-    /// The transport has the pfn's page.
-    pub(crate) fn accepted(&mut self, pfn: Pfn, table: bool, stale: bool) {
+    /// The transport has the pfn's page. `before`: its entry named a frame when it was last settled.
+    pub(crate) fn accepted(&mut self, pfn: Pfn, before: bool, table: bool, footing: Footing) {
         self.gone.clear(pfn);
-        self.foreign.clear(pfn);
+        let foreign = self.foreign.clear(pfn);
+        self.populated += u64::from(foreign || !before);
         self.tables.put(pfn, table);
-        self.stale.put(pfn, stale);
+        self.stale.put(pfn, footing == Footing::Stale);
+        match footing {
+            Footing::Alias(twin) => _ = self.twins.insert(pfn, twin),
+            Footing::Sound | Footing::Stale => self.forget_twin(pfn),
+        }
     }
 
-    /// The pfn has no frame at the source.
-    pub(crate) fn frameless(&mut self, pfn: Pfn, foreign: bool) {
+    /// The pfn has no frame at the source. `before` as for [`Sent::accepted`].
+    pub(crate) fn frameless(&mut self, pfn: Pfn, before: bool, foreign: bool) {
+        let populated = before && !self.foreign.get(pfn);
+        self.populated -= u64::from(populated);
         self.tables.clear(pfn);
         self.stale.clear(pfn);
+        self.forget_twin(pfn);
         self.foreign.put(pfn, foreign);
         if self.held.get(pfn) {
             self.gone.set(pfn);
         }
+    }
+
+    fn forget_twin(&mut self, pfn: Pfn) {
+        if !self.twins.is_empty() {
+            self.twins.remove(&pfn);
+        }
+    }
+
+    /// Pfns settled with a frame of the domain.
+    pub(crate) const fn populated(&self) -> u64 {
+        self.populated
+    }
+
+    /// Whether the pfn was last settled as something that is not the domain's.
+    pub(crate) fn is_foreign(&self, pfn: Pfn) -> bool {
+        self.foreign.get(pfn)
+    }
+
+    /// The pfns settled as something that is not the domain's.
+    pub(crate) fn foreign(&self) -> impl Iterator<Item = Pfn> + '_ {
+        self.foreign.iter()
+    }
+
+    /// The pfns whose frames are written under another pfn, as far as log-dirty can say.
+    pub(crate) fn unsound(&self) -> impl Iterator<Item = Pfn> + '_ {
+        self.stale.iter().chain(self.twins.keys().copied())
+    }
+
+    /// The pfns sent against the m2p.
+    pub(crate) fn stale(&self) -> impl Iterator<Item = Pfn> + '_ {
+        self.stale.iter()
+    }
+
+    /// The pfns sent as copies of another's frame, and that other one.
+    pub(crate) fn twins(&self) -> impl Iterator<Item = (Pfn, Pfn)> + '_ {
+        self.twins.iter().map(|(&pfn, &twin)| (pfn, twin))
     }
 
     /// `frame` was found under `pfn`. Returns whether it was known by another pfn before.
@@ -145,6 +204,11 @@ impl Sent {
     pub(crate) const fn stale_pfns(&self) -> u64 {
         self.stale.len()
     }
+
+    /// Pfns sent as copies of another's frame.
+    pub(crate) fn alias_pfns(&self) -> u64 {
+        self.twins.len() as u64
+    }
 }
 
 #[cfg(test)]
@@ -155,18 +219,56 @@ mod tests {
     fn only_what_the_receiver_holds_is_gone() {
         let mut sent = Sent::default();
         sent.cover(100);
-        sent.frameless(Pfn(1), false);
+        sent.frameless(Pfn(1), false, false);
         assert!(sent.gone().is_empty());
         sent.hold(Pfn(1));
-        sent.frameless(Pfn(1), true);
+        sent.frameless(Pfn(1), false, true);
         assert_eq!((sent.gone(), sent.foreign_pfns()), (vec![Pfn(1)], 1));
-        sent.accepted(Pfn(1), true, true);
+        sent.accepted(Pfn(1), true, true, Footing::Stale);
         assert_eq!((sent.gone(), sent.foreign_pfns(), sent.stale_pfns()), (vec![], 0, 1));
-        sent.frameless(Pfn(1), false);
+        sent.frameless(Pfn(1), true, false);
         assert_eq!((sent.take_tables(), sent.stale_pfns()), (vec![], 0));
         sent.given_back(&[Pfn(1)]);
-        sent.frameless(Pfn(1), false);
+        sent.frameless(Pfn(1), false, false);
         assert!(sent.gone().is_empty());
+    }
+
+    #[test]
+    fn pfns_with_a_frame_are_counted_once() {
+        let mut sent = Sent::default();
+        sent.cover(100);
+        for (named, populated) in [(false, 1), (true, 1)] {
+            sent.accepted(Pfn(1), named, false, Footing::Sound);
+            assert_eq!(sent.populated(), populated);
+        }
+        sent.frameless(Pfn(1), true, true); // the entry still names a frame, of another domain
+        assert_eq!(sent.populated(), 0);
+        sent.frameless(Pfn(1), true, true);
+        assert_eq!(sent.populated(), 0);
+        sent.accepted(Pfn(1), true, false, Footing::Sound);
+        sent.accepted(Pfn(2), false, false, Footing::Sound);
+        assert_eq!(sent.populated(), 2);
+        sent.frameless(Pfn(2), true, false);
+        sent.frameless(Pfn(2), false, false);
+        assert_eq!(sent.populated(), 1);
+    }
+
+    #[test]
+    fn what_is_not_on_a_sound_footing_is_known_until_it_is() {
+        let mut sent = Sent::default();
+        sent.cover(100);
+        let unsound = |sent: &Sent| sent.unsound().collect::<Vec<_>>();
+        sent.accepted(Pfn(1), false, false, Footing::Stale);
+        sent.accepted(Pfn(2), false, false, Footing::Alias(Pfn(7)));
+        sent.accepted(Pfn(3), false, false, Footing::Sound);
+        assert_eq!((unsound(&sent), sent.alias_pfns()), (vec![Pfn(1), Pfn(2)], 1));
+        assert_eq!(sent.twins().collect::<Vec<_>>(), [(Pfn(2), Pfn(7))]);
+        sent.accepted(Pfn(2), true, false, Footing::Stale);
+        sent.accepted(Pfn(1), true, false, Footing::Alias(Pfn(8)));
+        assert_eq!((unsound(&sent), sent.stale_pfns()), (vec![Pfn(2), Pfn(1)], 1));
+        sent.accepted(Pfn(2), true, false, Footing::Sound);
+        sent.frameless(Pfn(1), true, true);
+        assert!(unsound(&sent).is_empty() && sent.is_foreign(Pfn(1)));
     }
 
     #[test]

@@ -87,13 +87,20 @@ impl Migration {
             if sending.sweeps == SWEEPS_MAX {
                 return Err(self.unsettled(ports.p2m));
             }
+            if self.tracker.owners_are_due() {
+                self.tracker.ask_owners(ports);
+            }
             self.tracker.rest(ports)?;
         } else {
             if self.tracker.report.blind {
                 return Ok(false);
             }
             self.watch_moves(ports);
+            if self.tracker.owners_are_due() {
+                self.tracker.ask_owners(ports);
+            }
         }
+        self.owe_twins();
         sending.sweeps += 1;
         sending.settled = self.settled_pfns();
         sending.sweep = Some(Sweep::PAGES);
@@ -117,7 +124,7 @@ impl Migration {
             return Err(self.unsettled(ports.p2m));
         }
         self.owe_again(ports)?;
-        if self.owed() > 0 || self.tracker.structure_is_open() {
+        if self.owed() > 0 || self.tracker.structure_is_open() || self.tracker.owners_are_due() {
             return Ok(false);
         }
         self.watch_moves(ports);
@@ -127,6 +134,7 @@ impl Migration {
             return Ok(false);
         }
         self.expect_named_leaves(ports.p2m)?;
+        self.balance(ports)?;
         Ok(true)
     }
 
@@ -201,6 +209,22 @@ impl Migration {
         Ok(())
     }
 
+    /// What was sent although the m2p does not name its pfn: log-dirty does not say when it is written.
+    pub(crate) fn owe_unsound(&self) {
+        for pfn in self.tracker.sent.unsound() {
+            self.tracker.resend.mark(pfn, Cause::Doubt);
+        }
+    }
+
+    /// Whatever owes a pfn owes the others that have its frame.
+    fn owe_twins(&self) {
+        for (pfn, twin) in self.tracker.sent.twins() {
+            if self.is_owed(twin) && !self.is_owed(pfn) {
+                self.tracker.resend.mark(pfn, Cause::Doubt);
+            }
+        }
+    }
+
     /// The host's memory for waiting pfns is bounded by the domain's frames: each frame has one pfn.
     pub(crate) fn expect_no_crowd(&self) -> Result<(), Error> {
         let waiting = self.waiting.len() as u64;
@@ -255,7 +279,10 @@ impl Migration {
     }
 
     /// The first pfn that a suspended round could not settle, and the frame that its entry names now.
-    fn unsettled(&self, p2m: &dyn P2mSource) -> Error {
+    fn unsettled(&mut self, p2m: &dyn P2mSource) -> Error {
+        if let Some(error) = self.tracker.take_owners_failed() {
+            return Error::port("frame types")(error);
+        }
         let (pfn, cause) = match self.waiting.iter().next() {
             Some((&pfn, waiting)) => (pfn, EntryCause::Deferred(waiting.reason)),
             None => {

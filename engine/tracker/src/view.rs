@@ -3,16 +3,17 @@
 //! Not here: the normalisation (`table`).
 //! Units: frames and pfns of single PTEs.
 //! Threads: the caller's; a view lives for one batch.
-//! Source: the round trip `p2m[m2p[mfn]] = mfn` of `xen-save-path.md` 2.4; policy `foreign_pte` of the outcome table.
+//! Source: the round trip `p2m[m2p[mfn]] = mfn`, which proves nothing about the owner: `xen-save-path.md` 2.4.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::config::ForeignPtePolicy;
-use crate::frame::{Claim, FrameType, Mfn, Pfn, Width};
+use crate::frame::{FrameType, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::port::{FrameTypes, M2p, P2mSource};
-use crate::resolve::names;
+use crate::resolve::{is_settled_with, names};
+use crate::sent::Sent;
 use crate::shadow::Shadow;
 use crate::table::{Resolved, TableView};
 
@@ -22,6 +23,7 @@ pub(crate) struct View<'a> {
     pub(crate) p2m: &'a dyn P2mSource,
     pub(crate) m2p: &'a dyn M2p,
     pub(crate) shadow: &'a Shadow,
+    pub(crate) sent: &'a Sent,
     pub(crate) types: RefCell<&'a mut dyn FrameTypes>,
     pub(crate) foreign_pte: ForeignPtePolicy,
     pub(crate) suspended: bool,
@@ -70,7 +72,7 @@ impl View<'_> {
         if !self.suspended {
             return Resolved::Unresolved;
         }
-        if !self.is_foreign(mfn) {
+        if self.is_foreign(mfn) != Some(true) {
             return Resolved::Unresolved;
         }
         match self.foreign_pte {
@@ -84,23 +86,22 @@ impl View<'_> {
 }
 
 impl View<'_> {
-    /// Whether a frame is another domain's. Each is asked about once.
-    fn is_foreign(&self, mfn: Mfn) -> bool {
+    /// Whether a frame is another domain's; `None` if nobody could say. Each is asked about once.
+    fn is_foreign(&self, mfn: Mfn) -> Option<bool> {
         if mfn.0 >= self.m2p.frames() {
-            return true;
+            return Some(true);
         }
         if let Some(&foreign) = self.notes.foreign.borrow().get(&mfn) {
-            return foreign;
+            return Some(foreign);
         }
         let mut kind = [FrameType::Data];
-        let failed = self.types.borrow_mut().query(&[mfn], &mut kind).is_err();
-        if failed {
+        if self.types.borrow_mut().query(&[mfn], &mut kind).is_err() {
             self.notes.unsure.set(true);
-            return false; // not known: asked again for the next
+            return None; // asked again for the next
         }
         let foreign = kind[0] == FrameType::NotOwned;
         self.notes.foreign.borrow_mut().insert(mfn, foreign);
-        foreign
+        Some(foreign)
     }
 }
 
@@ -115,16 +116,18 @@ impl TableView for View<'_> {
 
     fn resolve(&self, table: Pfn, mfn: Mfn) -> Resolved {
         let pfn = self.m2p.pfn(mfn).filter(|pfn| pfn.0 < self.layout.pfns());
-        match pfn.filter(|&pfn| names(self.layout, self.p2m, pfn, mfn)) {
-            None => self.owner(table, mfn),
-            Some(pfn) => {
-                let sent = self.shadow.entry(pfn).claim(self.layout.width());
-                if sent != Claim::Frame(mfn) {
-                    self.notes.named.borrow_mut().push((mfn, pfn));
-                }
-                Resolved::Pfn(pfn)
+        let Some(pfn) = pfn.filter(|&pfn| names(self.layout, self.p2m, pfn, mfn)) else {
+            return self.owner(table, mfn);
+        };
+        // p2m and m2p name each other, and still the frame may be another domain's, which has it at the same pfn.
+        if !is_settled_with(self.shadow, self.sent, pfn, mfn) {
+            match self.is_foreign(mfn) {
+                None => return Resolved::Unresolved,
+                Some(true) => return self.owner(table, mfn),
+                Some(false) => self.notes.named.borrow_mut().push((mfn, pfn)),
             }
         }
+        Resolved::Pfn(pfn)
     }
 
     fn is_compat_m2p(&self, mfn: Mfn) -> bool {
@@ -177,6 +180,7 @@ mod tests {
                 p2m: &ports,
                 m2p: &ports,
                 shadow: &Shadow::new(Width::W64),
+                sent: &Sent::default(),
                 types: RefCell::new(&mut types),
                 foreign_pte: ForeignPtePolicy::Clear,
                 suspended: true,
@@ -204,6 +208,7 @@ mod tests {
                 p2m: &ports,
                 m2p: &ports,
                 shadow: &Shadow::new(Width::W32),
+                sent: &Sent::default(),
                 types: RefCell::new(&mut types),
                 foreign_pte: ForeignPtePolicy::Refuse,
                 suspended: true,

@@ -159,6 +159,12 @@ impl Shadow {
         }
     }
 
+    /// The guest's width.
+    #[must_use]
+    pub const fn width(&self) -> Width {
+        self.width
+    }
+
     /// The copy behind a position that others share.
     #[must_use]
     pub fn copy(&self, leaf: LeafIndex) -> Option<&Arc<Leaf>> {

@@ -11,9 +11,9 @@ use crate::cause::Cause;
 use crate::config::Verify;
 use crate::doubt::Doubt;
 use crate::error::Error;
-use crate::frame::LeafIndex;
+use crate::frame::{LeafIndex, Pfn};
 use crate::layout::Part;
-use crate::port::{LOG_DIRTY_LEAF_PFNS, Phase, Ports, Roots};
+use crate::port::{LOG_DIRTY_LEAF_PFNS, Phase, PortError, Ports, Roots, Transfer};
 
 impl Tracker {
     /// Looks at what has to be looked at before the log is read.
@@ -76,11 +76,16 @@ impl Tracker {
         Ok(())
     }
 
-    /// Whether the guest takes frames by transfer. Asked on both sides of CLEAN: a frame that came back
+    /// Whether the guest takes frames by transfer, and for which pfns. Asked on both sides of CLEAN: a frame that came back
     /// just before it has its leaf in this round's log and in no other, and the offer may be as young.
     fn look_for_offers(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
-        let offers = ports.unlogged.accepts_transfer();
-        self.offers.look(offers.map_err(Error::port("unlogged writers"))?);
+        let (offered, named) = offers(ports).map_err(Error::port("unlogged writers"))?;
+        for pfn in self.offers.look(offered, named) {
+            self.resend.mark(pfn, Cause::Unlogged);
+        }
+        if self.report.stage.is_suspended() && self.offers.are_nameless() {
+            self.doubt_all(Doubt::Transfers);
+        }
         Ok(())
     }
 
@@ -169,4 +174,18 @@ impl Tracker {
     pub(super) fn pend(&mut self, leaf: LeafIndex, cause: Cause) {
         self.pending.add(leaf, cause);
     }
+}
+
+/// Whether frames are taken by transfer, and the pfns that entries of the grant table name, if that is known.
+fn offers(ports: &mut Ports<'_>) -> Result<(bool, Option<Vec<Pfn>>), PortError> {
+    let offered = ports.unlogged.accepts_transfer()?;
+    let mut entries = Vec::new();
+    if !ports.unlogged.transfers(&mut entries)? {
+        return Ok((offered, None));
+    }
+    let named = entries.iter().filter_map(|&entry| match entry {
+        Transfer::Into(pfn) => Some(pfn),
+        Transfer::Came(mfn) => ports.m2p.pfn(mfn).filter(|_| mfn.0 < ports.m2p.frames()),
+    });
+    Ok((offered || !entries.is_empty(), Some(named.collect())))
 }

@@ -54,7 +54,7 @@ impl Tracker {
         let compared = chunks.try_for_each(|chunk| {
             let mut found = self.compare_some(ports, adopt_all, chunk);
             holders.append(&mut found.holders);
-            self.gather(chunk, found)
+            self.gather(chunk, found, adopt_all)
         });
         self.pending.sweep();
         compared.map(|()| holders)
@@ -69,6 +69,7 @@ impl Tracker {
             log: self.log.bits(),
             offers: &self.offers,
             handed: &self.handed,
+            sent: &self.sent,
             untold: self.config.sender != Sender::Told,
             check_m2p: self.report.stage.is_suspended() || self.config.verify == Verify::Full,
         };
@@ -89,7 +90,7 @@ impl Tracker {
         }
     }
 
-    fn gather(&mut self, items: &[Item], found: Compared) -> Result<(), Error> {
+    fn gather(&mut self, items: &[Item], found: Compared, adopt_all: bool) -> Result<(), Error> {
         if let Some((leaf, mfn, positions)) = found.aliased {
             let pfn = self.width.first_pfn(leaf);
             let cause = StructureCause::Aliased(positions);
@@ -102,9 +103,12 @@ impl Tracker {
         }
         self.pending.settle(items, &found.unmapped);
         let mut unmapped = found.unmapped.iter().peekable();
-        for Item { leaf, .. } in items {
+        for item @ Item { leaf, .. } in items {
             if unmapped.next_if_eq(&leaf).is_none() {
                 self.offers.compared(*leaf);
+                if !item.is_first_look() {
+                    self.owners.compared(*leaf);
+                }
             }
         }
         if found.leaves > 0 && self.config.sender != Sender::Told {
@@ -114,6 +118,10 @@ impl Tracker {
         self.report.leaves.compared += found.leaves;
         self.report.leaves.unchanged += found.unchanged;
         self.report.entries.add(&found.counts);
+        if adopt_all {
+            self.observed_frames =
+                self.observed_frames + found.counts.mapped - found.counts.unmapped;
+        }
         for (leaf, copy) in found.adopt {
             let copy = self.shared_copy(leaf, copy);
             self.shadow.install_shared(leaf, &copy);

@@ -7,6 +7,7 @@
 
 mod intake;
 mod leaves;
+mod owners;
 mod pending;
 mod structure;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use pending::Pending;
 
 use crate::cause::{Cause, CauseSet};
-use crate::config::Config;
+use crate::config::{Config, Verify};
 use crate::diff::Kernel;
 use crate::doubt::{Doubt, Doubts};
 use crate::error::Error;
@@ -25,11 +26,12 @@ use crate::layout::Layout;
 use crate::leaf::Leaf;
 use crate::log::Log;
 use crate::offers::Offers;
+use crate::owners::Owners;
 use crate::pfn_set::PfnSet;
 use crate::port::{P2mSource, Phase, PortError, Ports, Roots};
 use crate::report::{RoundReport, Stage};
 use crate::resend::ResendBitmap;
-use crate::resolve::named_frame;
+use crate::resolve::{is_settled_with, named_frame};
 use crate::sent::Sent;
 use crate::shadow::{Forms, Shadow, ShadowBytes};
 use crate::shard::Shards;
@@ -67,6 +69,9 @@ pub struct Tracker {
     /// Log-dirty failed and is not yet on again.
     log_broken: bool,
     offers: Offers,
+    owners: Owners,
+    /// Frames that entries named when they were last observed; of a migration nothing.
+    observed_frames: u64,
     /// Pfns that were handed out since every leaf was last compared: whoever sends may have read another entry of its
     /// own ([`Sender::Reads`](crate::config::Sender::Reads)).
     pub(crate) handed: PfnSet,
@@ -104,6 +109,8 @@ impl Tracker {
             log_lost: false,
             log_broken: false,
             offers: Offers::default(),
+            owners: Owners::default(),
+            observed_frames: 0,
             handed: PfnSet::default(),
             walked: false,
             rounds: 0,
@@ -121,6 +128,11 @@ impl Tracker {
     #[must_use]
     pub fn shadow_entry(&self, pfn: Pfn) -> Entry {
         self.shadow.entry(pfn)
+    }
+
+    /// Whether a pfn was last settled with this frame, as the domain's own.
+    pub(crate) fn is_settled_with(&self, pfn: Pfn, mfn: Mfn) -> bool {
+        is_settled_with(&self.shadow, &self.sent, pfn, mfn)
     }
 
     /// Tracked pfns: from here on no pfn can have a frame.
@@ -174,6 +186,9 @@ impl Tracker {
         self.read_log(ports)?;
         self.look_at_p2m(ports, true)?;
         self.fallen.clear(); // nothing was sent that could name them
+        let held = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
+        self.report.unaccounted_frames =
+            Some(held.cast_signed() - self.observed_frames.cast_signed());
         let mut from = 0;
         loop {
             let mut taken = self.resend.take(OBSERVED_PFNS_MAX, from);
@@ -204,6 +219,7 @@ impl Tracker {
 
     pub(crate) fn begin_round(&mut self, stage: Stage) {
         self.doubts.begin_round();
+        self.owners.begin_round(stage.is_suspended(), self.config.verify == Verify::Full);
         if self.log_lost {
             self.doubts.mark(Doubt::ShortBitmap);
         }
@@ -220,7 +236,7 @@ impl Tracker {
     pub(crate) fn end_round(&mut self) -> Result<RoundReport, Error> {
         self.rounds += 1;
         if self.pending.is_empty() {
-            self.offers.end_round();
+            self.offers.end_round(self.report.stage.is_suspended());
         }
         self.report.doubts = self.doubts.counts();
         self.log_lost = false;

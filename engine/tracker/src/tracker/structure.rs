@@ -302,6 +302,9 @@ impl Tracker {
         for pfn in pfns..changes.pfns_before {
             let pfn = Pfn(pfn);
             let entry = self.shadow.entry(pfn);
+            let named = named_frame(entry, self.width).is_some_and(|mfn| mfn.0 < machine_frames);
+            let observed = entry.names_frame(self.width, machine_frames);
+            self.observed_frames = self.observed_frames.saturating_sub(u64::from(observed)); // of a migration it is 0
             if entry != Entry::INVALID {
                 // One leaf without frames may have stood at every position: nothing of it can be elsewhere.
                 if !names_nothing(entry.claim(self.width), machine_frames) {
@@ -311,7 +314,7 @@ impl Tracker {
                     self.shadow.set(pfn, Entry::INVALID);
                 }
             }
-            self.sent.frameless(pfn, false);
+            self.sent.frameless(pfn, named, false);
         }
         if pfns > changes.pfns_before && self.width.slot_of(Pfn(changes.pfns_before)) > 0 {
             // The last leaf was cut inside: its other entries are the guest's now.
@@ -321,6 +324,7 @@ impl Tracker {
         self.handed.cover(pfns.next_multiple_of(64));
         self.shadow.resize(tracked);
         self.offers.cover(tracked);
+        self.owners.cover(tracked);
         self.resend.resize(pfns);
         self.pending.resize(tracked);
     }

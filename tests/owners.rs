@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Frames of which p2m and m2p do not say all: two pfns with one frame, another domain's frame that matches, frames that
+//! leave the domain or come back without a write of their entry. Not here: the rows of the outcome table (`outcomes`).
+//! Units: pfns of the hand-driven guest in `rig`.
+//! Threads: one.
+//! Source: `docs/design.md`, "Outcomes" and "Completeness".
+
+use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Verify};
+use p2mtrack::error::Error;
+use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
+use p2mtrack::migration::Migration;
+use p2mtrack::port::Transfer;
+use p2mtrack::report::RoundReport;
+use p2mtrack::table::TableCause;
+use p2mtrack_tests::rig::{At, BASE, Got, HOLES, Machine, Rig, round};
+
+fn aliases() -> Config {
+    Config { alias: AliasPolicy::Copy, ..Config::default() }
+}
+
+fn full() -> Config {
+    Config { verify: Verify::Full, ..Config::default() }
+}
+
+/// A tree and a list after their first copy.
+fn copied(config: Config) -> [(Rig, Migration); 2] {
+    [Rig::tree(), Rig::linear()].map(|rig| {
+        let mut migration = rig.start(config);
+        round(&rig, &mut migration);
+        (rig, migration)
+    })
+}
+
+fn checkpoint(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    rig.with(|ports| migration.checkpoint(ports)).expect("a checkpoint")
+}
+
+fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
+    rig.with(|ports| migration.finish(ports)).expect("completes")
+}
+
+fn arrived(rig: &Rig, pfn: u64) -> Option<Got> {
+    rig.machine().received.get(&pfn).cloned()
+}
+
+/// Another domain's frame, which that one has at pfn `m2p`.
+fn foreign(machine: &mut Machine, m2p: u64) -> u64 {
+    let mfn = machine.populate(m2p);
+    machine.hand_out(mfn, Some(m2p));
+    mfn
+}
+
+fn entries(mfn: u64) -> [Entry; 2] {
+    [Entry(mfn), Entry::foreign(Width::W64, Mfn(mfn))]
+}
+
+// --- two pfns, one frame; a frame whose m2p names another pfn ------------------------------------
+
+#[test]
+fn an_alias_written_after_a_checkpoint_is_sent_to_both_pfns_again() {
+    for (rig, mut migration) in copied(aliases()) {
+        rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
+        let report = checkpoint(&rig, &mut migration);
+        assert_eq!(report.settled.aliases, 1);
+        for content in [0x11, 0x22] {
+            rig.machine().write_frame(BASE + 9, content);
+            if content == 0x22 {
+                round(&rig, &mut migration);
+            }
+            let report = checkpoint(&rig, &mut migration);
+            assert_eq!(report.settled.aliases, 1);
+            for pfn in [9, HOLES + 5] {
+                assert_eq!(arrived(&rig, pfn), Some(Got::Content(content)), "{pfn:#x}");
+            }
+        }
+        rig.machine().write_frame(BASE + 9, 0x33);
+        finish(&rig, &mut migration);
+        assert_eq!(arrived(&rig, HOLES + 5), Some(Got::Content(0x33)));
+    }
+}
+
+#[test]
+fn a_frame_whose_m2p_names_another_pfn_or_none_is_sent_again_in_each_suspended_round() {
+    for other in [None, Some(HOLES + 7), Some(1 << 40)] {
+        for (rig, mut migration) in copied(Config::default()) {
+            rig.machine().write(9, 0x11);
+            rig.machine().frame(BASE + 9).m2p = other;
+            for content in [0x11, 0x22, 0x33] {
+                rig.machine().write_frame(BASE + 9, content);
+                let report = checkpoint(&rig, &mut migration);
+                assert_eq!(report.settled.m2p_stale, 1, "{other:x?}");
+                assert_eq!(arrived(&rig, 9), Some(Got::Content(content)), "{other:x?}");
+            }
+            // A footing that became sound costs nothing more.
+            rig.machine().machphys(BASE + 9, 9);
+            assert_eq!(checkpoint(&rig, &mut migration).settled.m2p_stale, 0);
+            assert_eq!(finish(&rig, &mut migration).pages.accepted, 0);
+        }
+    }
+}
+
+#[test]
+fn what_a_suspend_that_was_taken_back_settled_against_the_m2p_is_owed_again() {
+    for at in [At::Gone, At::Send] {
+        for (rig, mut migration) in copied(aliases()) {
+            rig.machine().frame(BASE + 8).m2p = None;
+            rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
+            rig.machine().write(7, 0x77);
+            rig.machine().balloon_out(6);
+            let settled = |rig: &Rig, migration: &mut Migration| {
+                rig.with(|ports| migration.finish(ports)).expect_err("is taken back");
+            };
+            // The pages go in a first batch; what fails comes after it.
+            if at == At::Send {
+                rig.machine().make_table(5, 4);
+                rig.machine().on(At::Send, |machine| machine.errors.push(At::Gone));
+            } else {
+                rig.machine().errors.push(At::Gone);
+            }
+            settled(&rig, &mut migration);
+            rig.machine().errors.clear();
+            round(&rig, &mut migration);
+            rig.machine().write_frame(BASE + 8, 0x88);
+            rig.machine().write_frame(BASE + 9, 0x99);
+            finish(&rig, &mut migration);
+            assert_eq!(arrived(&rig, 8), Some(Got::Content(0x88)));
+            assert_eq!(arrived(&rig, 9), Some(Got::Content(0x99)));
+            assert_eq!(arrived(&rig, HOLES + 5), Some(Got::Content(0x99)));
+        }
+    }
+}
+
+#[test]
+fn the_other_pfn_of_a_frame_is_owed_whenever_its_twin_is() {
+    for (rig, mut migration) in copied(aliases()) {
+        rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
+        checkpoint(&rig, &mut migration);
+        assert_eq!(migration.owed(), 0);
+        rig.machine().write_frame(BASE + 9, 0x11);
+        round(&rig, &mut migration);
+        assert!(migration.deferral(Pfn(HOLES + 5)).is_some(), "it waits for the next suspend");
+        // The destination lost the twin.
+        checkpoint(&rig, &mut migration);
+        rig.machine().returned.push(9);
+        round(&rig, &mut migration);
+        assert!(migration.deferral(Pfn(HOLES + 5)).is_some());
+    }
+}
+
+// --- PTEs to another domain's frame that matches --------------------------------------------------
+
+/// A table with a PTE to another domain's frame, whose pfn there is the one under which it is mapped here.
+fn with_a_matching_pte(config: Config, entry: usize) -> [(Rig, Migration, u64); 2] {
+    copied(config).map(|(rig, migration)| {
+        let mut machine = rig.machine();
+        let frame = foreign(&mut machine, 9);
+        machine.balloon_out(9);
+        machine.set_entry(9, entries(frame)[entry]);
+        machine.make_table(5, 9);
+        let table = machine.entry(5).0;
+        machine.poke(table, 3, frame << 12 | 0x67);
+        drop(machine);
+        (rig, migration, frame)
+    })
+}
+
+#[test]
+fn a_pte_to_a_foreign_frame_that_matches_is_refused() {
+    for entry in 0..2 {
+        for (rig, mut migration, frame) in with_a_matching_pte(Config::default(), entry) {
+            let error = rig.with(|ports| migration.finish(ports)).expect_err("refused");
+            match error {
+                Error::Table { pfn, fault } => {
+                    assert_eq!((pfn, fault.slot, fault.mfn), (Pfn(5), 3, Mfn(frame)));
+                    assert_eq!(fault.cause, TableCause::Foreign);
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pte_to_a_foreign_frame_that_matches_is_cleared_and_listed() {
+    let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
+    for entry in 0..2 {
+        for (rig, mut migration, frame) in with_a_matching_pte(config, entry) {
+            let report = round(&rig, &mut migration);
+            assert_eq!(report.pages.deferred_table, 1, "while it runs nobody decides");
+            let report = finish(&rig, &mut migration);
+            assert_eq!((report.settled.cleared_ptes, report.settled.foreign), (1, 1));
+            let listed: Vec<_> = migration.cleared_ptes().collect();
+            assert_eq!(listed, [(Pfn(5), &[Mfn(frame)][..])]);
+            match arrived(&rig, 5) {
+                Some(Got::Table(words)) => assert_eq!(words[3], 0),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(arrived(&rig, 9), None);
+        }
+    }
+}
+
+#[test]
+fn a_failed_query_does_not_make_a_foreign_frame_ours() {
+    let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
+    for entry in 0..2 {
+        for (rig, mut migration, _) in with_a_matching_pte(config, entry) {
+            for _ in 0..2 {
+                rig.machine().on(At::Send, |machine| machine.errors.push(At::Query));
+            }
+            finish(&rig, &mut migration);
+            match arrived(&rig, 5) {
+                Some(Got::Table(words)) => assert_eq!(words[3], 0),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+// --- entries that stay, frames that do not --------------------------------------------------------
+
+#[test]
+fn a_frame_that_comes_back_under_an_entry_that_stayed_is_sent() {
+    for entry in 0..2 {
+        for live in [false, true] {
+            for (rig, mut migration) in copied(Config::default()) {
+                let frame = {
+                    let mut machine = rig.machine();
+                    let frame = machine.balloon_out(9);
+                    machine.hand_out(frame, Some(77));
+                    machine.set_entry(9, entries(frame)[entry]);
+                    frame
+                };
+                let report = checkpoint(&rig, &mut migration);
+                assert_eq!((report.settled.gone, report.settled.foreign), (1, 1));
+                rig.machine().hand_in(frame, 9, 0xbac);
+                if live {
+                    round(&rig, &mut migration);
+                }
+                finish(&rig, &mut migration);
+                assert_eq!(arrived(&rig, 9), Some(Got::Content(0xbac)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_comes_back_under_another_pfn_s_m2p_ends_by_the_table() {
+    for (rig, mut migration) in copied(Config::default()) {
+        let frame = {
+            let mut machine = rig.machine();
+            let frame = machine.balloon_out(9);
+            machine.hand_out(frame, None);
+            machine.set_entry(9, Entry(frame));
+            frame
+        };
+        checkpoint(&rig, &mut migration);
+        rig.machine().hand_in(frame, HOLES + 9, 0xbac);
+        let report = finish(&rig, &mut migration);
+        assert_eq!(report.settled.m2p_stale, 1);
+        assert_eq!(arrived(&rig, 9), Some(Got::Content(0xbac)));
+    }
+}
+
+#[test]
+fn complete_a_b_a_that_is_another_domain_s_at_the_end_is_gone() {
+    for live in [false, true] {
+        for (rig, mut migration) in copied(Config::default()) {
+            {
+                let mut machine = rig.machine();
+                let frame = machine.balloon_out(9);
+                machine.hand_out(frame, Some(9));
+                machine.set_entry(9, Entry(frame));
+            }
+            if live {
+                round(&rig, &mut migration);
+            }
+            let report = finish(&rig, &mut migration);
+            assert_eq!((report.settled.gone, report.settled.foreign), (1, 1));
+            assert_eq!(arrived(&rig, 9), None);
+        }
+    }
+}
+
+#[test]
+fn full_verification_asks_who_owns_a_frame_whose_entry_stayed() {
+    for live in [false, true] {
+        for (rig, mut migration) in copied(full()) {
+            rig.machine().hand_out(BASE + 9, Some(9));
+            if live {
+                round(&rig, &mut migration);
+                assert!(migration.deferral(Pfn(9)).is_some());
+            }
+            let report = finish(&rig, &mut migration);
+            assert_eq!((report.settled.gone, report.settled.foreign), (1, 1));
+            assert_eq!(arrived(&rig, 9), None);
+        }
+    }
+}
+
+#[test]
+fn a_question_for_owners_that_fails_is_asked_again() {
+    for (rig, mut migration) in copied(full()) {
+        rig.machine().hand_out(BASE + 9, Some(9));
+        rig.machine().errors = vec![At::Query; 3];
+        let report = finish(&rig, &mut migration);
+        assert_eq!(report.settled.foreign, 1);
+    }
+    for (rig, mut migration) in copied(full()) {
+        rig.machine().errors = vec![At::Query; 1000];
+        let error = rig.with(|ports| migration.finish(ports)).expect_err("nobody answers");
+        assert!(matches!(error, Error::Port { port: "frame types", .. }), "{error}");
+    }
+}
+
+// --- transfers ------------------------------------------------------------------------------------
+
+/// A frame given to another domain and got back, with that one's contents; its entry is not written.
+fn there_and_back(rig: &Rig, pfn: u64, content: u64) {
+    rig.machine().hand_out(BASE + pfn, Some(3));
+    rig.machine().hand_in(BASE + pfn, pfn, content);
+}
+
+#[test]
+fn what_a_transfer_entry_names_is_owed_whatever_its_leaf_says() {
+    for named in [Transfer::Into(Pfn(9)), Transfer::Came(Mfn(BASE + 9))] {
+        for (rig, mut migration) in copied(Config::default()) {
+            there_and_back(&rig, 9, 0x11);
+            rig.machine().transfers = Some(vec![named]);
+            round(&rig, &mut migration);
+            assert_eq!(arrived(&rig, 9), Some(Got::Content(0x11)));
+            there_and_back(&rig, 9, 0x22);
+            finish(&rig, &mut migration);
+            assert_eq!(arrived(&rig, 9), Some(Got::Content(0x22)));
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_came_by_transfer_under_a_foreign_tag_is_owed() {
+    for tag_alone_differs in [false, true] {
+        for accepts_only in [false, true] {
+            for (rig, mut migration) in copied(Config::default()) {
+                let tagged = Entry::foreign(Width::W64, Mfn(BASE + 9));
+                if !tag_alone_differs {
+                    rig.machine().set_entry(9, tagged);
+                    round(&rig, &mut migration);
+                }
+                there_and_back(&rig, 9, 0x11);
+                rig.machine().accepts = true;
+                if accepts_only || tag_alone_differs {
+                    rig.machine().set_entry(9, tagged);
+                }
+                if !accepts_only {
+                    rig.machine().transfers = Some(vec![Transfer::Into(Pfn(9))]);
+                }
+                finish(&rig, &mut migration);
+                assert_eq!(arrived(&rig, 9), Some(Got::Content(0x11)));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_offered_at_the_last_look_and_is_used_and_withdrawn_before_the_next_is_owed() {
+    for (rig, mut migration) in copied(Config::default()) {
+        rig.machine().transfers = Some(vec![Transfer::Into(Pfn(9))]);
+        round(&rig, &mut migration);
+        there_and_back(&rig, 9, 0x11);
+        rig.machine().transfers = Some(vec![]);
+        round(&rig, &mut migration);
+        assert_eq!(arrived(&rig, 9), Some(Got::Content(0x11)));
+        assert_eq!(migration.owed(), 0);
+        assert_eq!(round(&rig, &mut migration).pages.accepted, 0, "and no longer");
+        // The same, if the round that looked last came to nothing.
+        rig.machine().transfers = Some(vec![Transfer::Into(Pfn(9))]);
+        rig.machine().errors.push(At::Roots);
+        rig.with(|ports| migration.round(ports)).expect_err("no roots");
+        there_and_back(&rig, 9, 0x22);
+        rig.machine().transfers = Some(vec![]);
+        finish(&rig, &mut migration);
+        assert_eq!(arrived(&rig, 9), Some(Got::Content(0x22)));
+    }
+}
+
+#[test]
+fn hostile_transfer_entries_name_nothing() {
+    for (rig, mut migration) in copied(Config::default()) {
+        let hostile = [0, 9, HOLES, 1 << 14, 1 << 40, u64::MAX];
+        let entries =
+            hostile.iter().flat_map(|&n| [Transfer::Into(Pfn(n)), Transfer::Came(Mfn(n))]);
+        rig.machine().transfers = Some(entries.collect());
+        round(&rig, &mut migration);
+        finish(&rig, &mut migration);
+        rig.machine().assert_identical();
+    }
+}
+
+#[test]
+fn who_can_not_say_what_the_entries_name_pays_with_everything_in_a_suspended_round() {
+    for (rig, mut migration) in copied(Config::default()) {
+        rig.machine().transfers = None;
+        assert_eq!(checkpoint(&rig, &mut migration).pages.accepted, 0, "nothing was offered");
+        rig.machine().accepts = true;
+        round(&rig, &mut migration);
+        there_and_back(&rig, 9, 0x11);
+        rig.machine().accepts = false;
+        round(&rig, &mut migration);
+        checkpoint(&rig, &mut migration);
+        assert_eq!(arrived(&rig, 9), Some(Got::Content(0x11)));
+        assert_eq!(checkpoint(&rig, &mut migration).pages.accepted, 0, "and no longer");
+    }
+}
