@@ -14,7 +14,7 @@ pub enum Doubt {
     ShortBitmap,
     /// Log-dirty failed and was switched off and on: its marks are lost.
     LogLost,
-    /// The generation was odd, or moved during every walk.
+    /// The generation was odd, or moved during every walk. Owes nothing by itself, and ends nothing.
     Generation,
     /// The roots make no sense.
     Roots,
@@ -100,7 +100,7 @@ impl Doubts {
     /// Doubts of this round for which whole ranges are owed, whatever was in them.
     #[must_use]
     pub fn of_ranges(&self) -> u64 {
-        let single = [Doubt::QueryFailed, Doubt::Tables];
+        let single = [Doubt::QueryFailed, Doubt::Tables, Doubt::Generation];
         let ranges = Doubt::ALL.into_iter().filter(|doubt| !single.contains(doubt));
         ranges.map(|doubt| self.marked[doubt as usize]).sum()
     }
@@ -111,8 +111,9 @@ impl Doubts {
         for doubt in Doubt::ALL {
             let running = &mut self.running[doubt as usize];
             *running = if self.marked[doubt as usize] == 0 { 0 } else { *running + 1 };
-            // A table doubt that runs on is held back for the final round instead (`migration`).
-            if *running > rounds_max && doubt != Doubt::Tables {
+            // A table doubt that runs on is held back for the final round instead (`migration`). A vCPU that is not
+            // running may stay inside of a change for ever; a fresh walk of the suspended guest decides.
+            if *running > rounds_max && ![Doubt::Tables, Doubt::Generation].contains(&doubt) {
                 persistent = persistent.or(Some(doubt));
             }
         }
@@ -143,9 +144,10 @@ mod tests {
         for _ in 0..3 {
             doubts.mark(Doubt::Roots);
             doubts.mark(Doubt::Tables);
+            doubts.mark(Doubt::Generation);
             assert_eq!(doubts.end_round(3), None);
         }
-        for doubt in [Doubt::Roots, Doubt::Tables] {
+        for doubt in [Doubt::Generation, Doubt::Roots, Doubt::Tables] {
             doubts.mark(doubt);
         }
         assert_eq!(doubts.end_round(3), Some(Doubt::Roots));

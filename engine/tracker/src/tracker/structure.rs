@@ -184,8 +184,8 @@ impl Tracker {
                     let after = ports.p2m.roots().map_err(Error::port("p2m source"))?;
                     let stable = suspended || is_stable(&walked, &roots, &after);
                     found = Some(Ok((walked, roots, stable)));
-                    if stable {
-                        break;
+                    if stable || after == roots {
+                        break; // also within a change that does not get on: a vCPU that is not running
                     }
                 }
                 Err(error) => found = Some(Err(error)),
@@ -199,7 +199,8 @@ impl Tracker {
                     self.sent.doubt_tables_sent(); // they may have been normalised by what was there between two looks
                 }
                 if !stable {
-                    self.doubt_all(Doubt::Generation);
+                    // Every frame of the walk was read after CLEAN: whatever changes it later is in the next log.
+                    self.doubts.mark(Doubt::Generation);
                 }
                 Ok(stable)
             }
