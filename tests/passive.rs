@@ -107,6 +107,7 @@ fn without_any_of_its_changes_it_is_wrong() {
         ("remap, reading", Changes { remap: false, ..Changes::READS }, &honest[..], 6),
         ("defer", Changes { defer: false, ..Changes::ALL }, &honest[..], 6),
         ("the list told again", Changes { list: false, ..Changes::ALL }, &honest[..], 6),
+        ("owners asked", Changes { owners: false, ..Changes::ALL }, &[Scenario::ForeignPte], 6),
         ("tags left out", Changes { tags: false, ..Changes::ALL }, &honest[..], 6),
         (
             "a put-off past the list",

@@ -6,7 +6,7 @@
 //! Source: `docs/design.md`, the promise.
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::config::Config;
+use p2mtrack::config::{Config, ForeignPtePolicy};
 use p2mtrack::diff::{KERNEL_VARIABLE, Kernel};
 use p2mtrack::frame::Width;
 use p2mtrack::port::{Observer, Phase, PortError};
@@ -47,7 +47,8 @@ fn engine(config: &SimConfig) -> Config {
     let free = |variable| std::env::var_os(variable).is_none(); // else that one is for all
     let kernel = free(KERNEL_VARIABLE).then(|| kernels[seed % kernels.len()]);
     let shadow = free(SHADOW_VARIABLE).then(|| Forms::ALL[seed / kernels.len() % 4]);
-    Config { threads: config.threads, kernel, shadow, ..Config::default() }
+    let engine = Config { threads: config.threads, kernel, shadow, ..Config::default() };
+    config.scenario.engine(config.seed, engine)
 }
 
 fn run_all(configs: &[SimConfig]) -> Vec<(SimConfig, Run)> {
@@ -101,6 +102,26 @@ fn a_hostile_guest_ends_in_a_named_error_or_arrives_as_it_is() {
     }
     println!("{refused} of {} hostile guests refused by name", done.len());
     assert!(refused > 0);
+}
+
+#[test]
+fn a_page_table_names_no_frame_of_another_domain() {
+    let done = run_all(&runs([Scenario::ForeignPte].into_iter(), &FaultSet::default()));
+    let mut refused = 0;
+    for (config, run) in &done {
+        assert_eq!(run.harmed, None, "{}", describe(config, run));
+        let clears = engine(config).foreign_pte == ForeignPtePolicy::Clear;
+        match &run.error {
+            None => assert_eq!(run.ending, IDENTICAL, "{}", describe(config, run)),
+            Some(error) => {
+                let named = error.contains("a frame of another domain");
+                assert!(named && !clears, "{}", describe(config, run));
+                refused += 1;
+            }
+        }
+    }
+    println!("{refused} of {} refused by name", done.len());
+    assert!(0 < refused && refused < done.len());
 }
 
 #[test]

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * A saver like the one of Xen's toolstack, with its own loop, policy, mapping of the p2m and normalisation of page tables,
- * and with p2mtrack in front of it in passive mode. The lines marked (1), (2) and (3) are what it changes: it sends what
- * p2mtrack hands out, by the entries that come with it; it drops its mapping of the p2m when it is told to; and it puts off
- * what can't be sent now. docs/adopt.md has the same as a table.
+ * and with p2mtrack in front of it in passive mode. The lines marked (1) to (4) are what it changes: it sends what
+ * p2mtrack hands out, by the entries that come with it; it drops its mapping of the p2m when it is told to; it puts off
+ * what can't be sent now; and it asks who owns what a page table names. docs/adopt.md has the same as a table.
  *
  *     passive [entries|reads [SCENARIO [SEEDS]]]    default: entries all 3
  *
@@ -28,6 +28,24 @@ struct saver {
     uint64_t pfn_count; /* as it was told to the destination */
 };
 
+/* Whether a table names a frame of another domain, of which p2m and m2p may say what they like. */
+static int names_others(const struct saver *saver, const uint64_t *words)
+{
+    uint64_t mfns[512];
+    uint32_t types[512];
+    size_t count = 0, i;
+
+    for (i = 0; i < 512; i++)
+        if (words[i] & PRESENT)
+            mfns[count++] = (words[i] & PTE_FRAME) >> 12;
+    if (count && theatre_types(saver->guest, mfns, count, types))
+        return 1;
+    for (i = 0; i < count; i++)
+        if (types[i] >> 28 >= 0xd) /* BROKEN, XALLOC, XTAB */
+            return 1;
+    return 0;
+}
+
 /* Upstream's normalisation: m2p, its own mapping of the p2m, both must agree. A kernel of old tags its own entries. */
 static int normalise(const struct saver *saver, uint32_t type, uint64_t *words)
 {
@@ -37,11 +55,11 @@ static int normalise(const struct saver *saver, uint32_t type, uint64_t *words)
 
     if (!saver->mapped)
         return -1;
+    for (slot = 256; level == 4 && slot <= 271; slot++)
+        words[slot] = 0; /* Xen's own */
+    if (names_others(saver, words)) /* (4) */
+        return -1;
     for (slot = 0; slot < 512; slot++) {
-        if (level == 4 && slot >= 256 && slot <= 271) { /* Xen's own */
-            words[slot] = 0;
-            continue;
-        }
         if (!(words[slot] & PRESENT))
             continue;
         mfn = (words[slot] & PTE_FRAME) >> 12;

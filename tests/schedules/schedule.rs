@@ -80,7 +80,9 @@ impl Schedule {
     pub(crate) fn engine(&self, config: &SimConfig) -> Config {
         // On a processor that lacks it another one has to agree.
         let kernel = self.kernel.and_then(|name| name.parse().ok());
-        Config { threads: config.threads, kernel, shadow: self.shadow, ..Config::default() }
+        let engine =
+            Config { threads: config.threads, kernel, shadow: self.shadow, ..Config::default() };
+        config.scenario.engine(config.seed, engine)
     }
 
     /// The command that makes this schedule, or a shorter one of it, again.
@@ -111,7 +113,7 @@ mod tests {
             pairs.insert((config.scenario, format!("{} {}", config.threads, config.checkpoints)));
             sizes.insert((config.guest_bytes >> 20, config.threads));
         }
-        assert_eq!(pairs.len(), 21 * (10 + 2 * 3 * 5 + 5 * 5 + 2 * 4));
+        assert_eq!(pairs.len(), Scenario::ALL.len() * (10 + 2 * 3 * 5 + 5 * 5 + 2 * 4));
         let wanted = [8, 16, 32, 64].map(|size| [(size, 1), (size, 2)]).concat();
         let wanted: BTreeSet<_> = wanted.into_iter().filter(|&pair| pair != (64, 2)).collect();
         assert_eq!(sizes, &wanted | &BTreeSet::from([(512, 2)]));

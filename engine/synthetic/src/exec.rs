@@ -70,6 +70,7 @@ impl World {
             Step::Pin { mfn, level } => self.xen.pin(mfn, level),
             Step::Unpin(mfn) => self.xen.unpin(mfn),
             Step::UnmapForeign(mfn) => self.xen.unmap_foreign(mfn),
+            Step::TheirPfn { mfn, pfn } => self.xen.their_pfn(mfn, pfn),
             Step::OtherTakes | Step::OtherFrees => {
                 self.others_act(matches!(step, Step::OtherTakes));
             }

@@ -30,6 +30,13 @@ impl Xen {
         self.machine.drop_hold(mfn);
     }
 
+    /// Another domain gives a frame of its own a pfn, by what means it likes; no mark in the guest's log.
+    pub(crate) fn their_pfn(&mut self, mfn: u64, pfn: u64) {
+        if self.machine.owner(mfn) == Owner::Other {
+            self.machine.m2p.set(mfn, Some(pfn));
+        }
+    }
+
     /// A backend maps a frame of the guest for writing.
     pub(crate) fn backend_maps(&mut self, grants: &mut Grants, mfn: u64) {
         if grants.mapped.insert(mfn) {
@@ -86,6 +93,15 @@ mod tests {
         assert!(marks(&xen).is_empty());
         assert_eq!(xen.machine.m2p.pfn(9), Some(33));
         assert_eq!(xen.machine.content(9), there);
+    }
+
+    #[test]
+    fn the_pfns_of_other_domains_are_theirs_to_choose() {
+        let mut xen = xen();
+        xen.their_pfn(9, 11);
+        xen.their_pfn(1, 40);
+        assert_eq!((xen.machine.m2p.pfn(9), xen.machine.m2p.pfn(1)), (Some(11), Some(11)));
+        assert!(marks(&xen).is_empty());
     }
 
     #[test]

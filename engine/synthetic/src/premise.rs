@@ -53,17 +53,12 @@ fn check_entry(
     entry: Entry,
 ) -> Result<(), String> {
     let (machine, width) = (&world.xen.machine, world.guest.width);
-    let (mfn, tagged) = match entry.claim(width) {
-        Claim::Frame(Mfn(mfn)) => (mfn, false),
-        Claim::Foreign(Mfn(mfn)) => (mfn, true),
-        Claim::Invalid | Claim::Identity => return Ok(()),
+    let (Claim::Frame(Mfn(mfn)) | Claim::Foreign(Mfn(mfn))) = entry.claim(width) else {
+        return Ok(());
     };
+    // Not ours, tagged or not: no frame.
     if !machine.is_guest(mfn) {
-        return if tagged {
-            Ok(())
-        } else {
-            Err(format!("pfn {pfn:#x} names mfn {mfn:#x}, not ours"))
-        };
+        return Ok(());
     }
     let back = machine.m2p.pfn(mfn);
     if back != Some(pfn) {
@@ -71,6 +66,9 @@ fn check_entry(
     }
     let FrameType::Table { level, .. } = machine.frame_type(mfn) else { return Ok(()) };
     for (slot, target) in world.xen.guest_ptes(mfn, level) {
+        if world.mix.foreign_ptes && !machine.is_guest(target) {
+            continue;
+        }
         if resolve(machine, width, leaves, target).is_none() {
             return Err(format!(
                 "table {pfn:#x} slot {slot} names mfn {target:#x}, which has no pfn"

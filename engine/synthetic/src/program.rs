@@ -95,6 +95,8 @@ pub(crate) enum Step {
     Accept,
     /// And goes.
     Withdraw,
+    /// Another domain gives one of its frames this pfn of its own.
+    TheirPfn { mfn: u64, pfn: u64 },
     /// Another domain takes a free frame and writes it.
     OtherTakes,
     /// Another domain frees one of its frames.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::config::Config;
+use p2mtrack::config::{Config, ForeignPtePolicy};
 use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{EntryCause, Error, StructureCause};
 use p2mtrack::frame::Pfn;
@@ -24,7 +24,7 @@ use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
 
 use crate::fault::{Fault, SimError};
-use crate::oracle::{Judgement, Verdict};
+use crate::oracle::{Difference, Judgement, Verdict};
 use crate::simulation::{Activity, SimConfig, SimPorts, Simulation};
 
 /// Times that a failed round is repeated before the migration is given up.
@@ -170,6 +170,7 @@ pub fn migrate_with(simulation: &Simulation, engine: Config, watch: &mut dyn Wat
         watch,
         cancelled: simulation.cancel_flag(),
         log: None,
+        clears: engine.foreign_pte == ForeignPtePolicy::Clear,
         run: Run::default(),
     };
     driver.run(engine)
@@ -184,6 +185,8 @@ struct Driver<'a> {
     cancelled: Arc<AtomicBool>,
     /// What the last call read from log-dirty, if anybody wants to know.
     log: Option<PfnBitmap>,
+    /// The policy lets PTEs to other domains' frames be cleared.
+    clears: bool,
     run: Run,
 }
 
@@ -300,12 +303,28 @@ impl Driver<'_> {
     }
 
     fn judge(&mut self) {
-        let judgement = self.simulation.judge();
+        let mut judgement = self.simulation.judge();
+        let as_told = self.clears_as_told(&judgement);
+        if let Err(what) = &as_told {
+            let pfn = judgement.cleared_ptes.first().map_or(0, |(table, _)| table.0);
+            judgement.differences.push(Difference { pfn, what: what.clone() });
+        }
         // Of the engine more is asked than of a receiver that happens to overwrite nothing.
-        let exact = judgement.list_surplus == 0;
+        let exact = judgement.list_surplus == 0 && as_told.is_ok();
         let verdict = if exact { judgement.verdict } else { Verdict::Corrupt };
         self.run.ending = Ending::Judged(verdict);
         self.run.judgement = Some(judgement);
+    }
+
+    /// Every PTE that arrived not present was told, and none if the policy refuses it.
+    fn clears_as_told(&self, judgement: &Judgement) -> Result<(), String> {
+        let cleared = judgement.cleared_ptes.len() as u64;
+        let told = self.run.last.as_ref().map_or(0, |report| report.settled.cleared_ptes);
+        if cleared != told || cleared > 0 && !self.clears {
+            let policy = if self.clears { "clear" } else { "refuse" };
+            return Err(format!("{cleared} PTEs cleared, {told} told, policy {policy}"));
+        }
+        Ok(())
     }
 
     fn settle(&mut self) {

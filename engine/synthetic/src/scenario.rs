@@ -8,6 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use p2mtrack::config::{Config, ForeignPtePolicy};
+
 use crate::behaviour::Behaviour;
 use crate::dice::Dice;
 use crate::guest::P2mKind;
@@ -37,11 +39,13 @@ pub enum Scenario {
     Remus,
     Hostile,
     Mixed,
+    SamePfn,
+    ForeignPte,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -63,6 +67,8 @@ impl Scenario {
         Self::Remus,
         Self::Hostile,
         Self::Mixed,
+        Self::SamePfn,
+        Self::ForeignPte,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -110,6 +116,12 @@ impl Scenario {
             Self::Remus => ("remus", "checkpoints: suspend, resume with the generation reset"),
             Self::Hostile => ("hostile", "a guest that lies: named errors are a good answer"),
             Self::Mixed => ("mixed", "all of the honest ones together"),
+            Self::SamePfn => {
+                ("same-pfn", "frames of other domains are mapped at the pfns that they have there")
+            }
+            Self::ForeignPte => {
+                ("foreign-pte", "page tables that name such frames when the guest is suspended")
+            }
         }
     }
 
@@ -125,10 +137,22 @@ impl Scenario {
         self.row().1
     }
 
-    /// Whether a run may end in a named error without any fault.
+    /// Whether a run may end in a named error without any fault: the guest lies, or does what a policy refuses.
     #[must_use]
     pub const fn is_hostile(self) -> bool {
-        matches!(self, Self::Hostile)
+        matches!(self, Self::Hostile | Self::ForeignPte)
+    }
+
+    /// The engine's configuration with the policies under which the scenario is played. Where two are of interest the
+    /// seed chooses.
+    #[must_use]
+    pub fn engine(self, seed: u64, config: Config) -> Config {
+        match self {
+            Self::ForeignPte if seed.is_multiple_of(2) => {
+                Config { foreign_pte: ForeignPtePolicy::Clear, ..config }
+            }
+            _ => config,
+        }
     }
 
     /// The kind of p2m that the scenario is about, if it is about one.
@@ -193,6 +217,20 @@ impl Scenario {
             Self::Hostile => {
                 vec![(B::Hostile, 6), (B::BalloonOut, 1), (B::BalloonIn, 1), (B::FrameSwap, 1)]
             }
+            Self::SamePfn => vec![
+                (B::SamePfn, 6),
+                (B::GrantMap, 1),
+                (B::TableWritten, 3),
+                (B::BalloonOut, 2),
+                (B::BalloonIn, 2),
+            ],
+            Self::ForeignPte => vec![
+                (B::ForeignPteStays, 2),
+                (B::SamePfn, 2),
+                (B::TableWritten, 3),
+                (B::BalloonOut, 1),
+                (B::BalloonIn, 1),
+            ],
             Self::Remus | Self::Mixed => Behaviour::HONEST.iter().map(|&b| (b, 2)).collect(),
         }
     }
@@ -213,7 +251,8 @@ impl Scenario {
             steps,
             burst: dice.pick(&[2, 8, 32, 128]),
             plain_writes,
-            honest: !self.is_hostile(),
+            honest: self != Self::Hostile,
+            foreign_ptes: self == Self::ForeignPte,
         }
     }
 }
@@ -261,6 +300,8 @@ pub(crate) struct Mix {
     pub(crate) plain_writes: u64,
     /// The guest keeps its own rules.
     pub(crate) honest: bool,
+    /// Page tables may name frames of other domains when the guest is suspended.
+    pub(crate) foreign_ptes: bool,
 }
 
 impl Mix {

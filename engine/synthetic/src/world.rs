@@ -351,7 +351,8 @@ mod tests {
     use crate::guest::P2mKind;
     use crate::premise;
     use crate::scenario::Scenario;
-    use p2mtrack::frame::Width;
+    use p2mtrack::frame::{Entry, Mfn, Width};
+    use std::collections::BTreeSet;
 
     fn world(scenario: Scenario, seed: u64) -> World {
         let mut dice = Dice::new(seed, 9);
@@ -400,6 +401,34 @@ mod tests {
             premise::check(&world)
                 .unwrap_or_else(|error| panic!("{scenario}, seed {seed}: {error}"));
         }
+    }
+
+    /// PTEs to frames on which p2m and m2p agree, tagged and untagged, for each width.
+    #[test]
+    fn foreign_ptes_match_in_every_way_when_the_guest_is_suspended() {
+        let mut seen = BTreeSet::new();
+        for seed in 0..40 {
+            let mut world = world(Scenario::ForeignPte, seed);
+            for _ in 0..400 {
+                world.step();
+            }
+            world.suspend();
+            let World { xen, guest, .. } = &world;
+            for &(table, level) in &guest.tables {
+                for (_, mfn) in xen.guest_ptes(table, level) {
+                    let Some(pfn) = xen.machine.m2p.pfn(mfn) else { continue };
+                    if xen.machine.is_guest(mfn) {
+                        continue;
+                    }
+                    let entry = guest.entry(&xen.machine, pfn);
+                    let agree =
+                        |tag| if tag { Entry::foreign(guest.width, Mfn(mfn)) } else { Entry(mfn) };
+                    let tags = [false, true].into_iter().filter(|&tag| entry == agree(tag));
+                    seen.extend(tags.map(|tag| (guest.width.bits(), tag)));
+                }
+            }
+        }
+        assert_eq!(seen.len(), 4, "{seen:?}");
     }
 
     /// References, owners and counts stay in step, whatever a guest does.

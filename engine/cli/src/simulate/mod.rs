@@ -236,7 +236,8 @@ impl SimulateArgs {
 
     /// The engine's configuration for a run.
     fn engine(&self, run: &SimConfig) -> Config {
-        Config { threads: run.threads, ..self.compare.config() }
+        let config = Config { threads: run.threads, ..self.compare.config() };
+        run.scenario.engine(run.seed, config)
     }
 
     /// The command that repeats one run.

@@ -8,6 +8,15 @@
 use crate::behaviour::Plan;
 use crate::program::{Name, Step, Val};
 
+/// How long a PTE to a foreign frame is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pte {
+    /// Gone before any suspend.
+    Brief,
+    /// A suspend may come before it goes.
+    Stays,
+}
+
 impl Plan<'_> {
     /// A foreign frame at a ballooned pfn, and away again.
     pub(super) fn grant_map(&mut self) -> Option<()> {
@@ -80,5 +89,41 @@ impl Plan<'_> {
         self.extend(wait);
         self.extend([Step::Pte { table, slot, to: None }, Step::Close, Step::UnmapForeign(mfn)]);
         Some(())
+    }
+
+    /// A foreign frame at a ballooned pfn which is also the one that its own domain has it at, so that p2m and m2p agree
+    /// on a frame of somebody else; perhaps with a PTE.
+    pub(super) fn same_pfn(&mut self, pte: Pte) -> Option<()> {
+        let pfn = self.hole()?;
+        let slot = if pte == Pte::Stays || self.chance(1, 2) {
+            let table = self.own_table()?;
+            Some((table, self.unused_slot(table)?))
+        } else {
+            None
+        };
+        let mfn = self.foreign()?;
+        let name = self.foreign_name(mfn);
+        let mut mapped = vec![Step::TheirPfn { mfn, pfn }, Step::Entry { pfn, name }];
+        let wait = self.dice().between(1, 4);
+        let mut unmapped = vec![Step::Entry { pfn, name: Name::Nothing }];
+        if let Some((table, slot)) = slot {
+            mapped.push(Step::Pte { table, slot, to: Some(Val::Is(mfn)) });
+            unmapped.push(Step::Pte { table, slot, to: None });
+        }
+        self.dice().shuffle(&mut mapped);
+        self.dice().shuffle(&mut unmapped);
+        let brief = slot.is_some() && pte == Pte::Brief;
+        self.extend(brief.then_some(Step::Open));
+        self.extend(mapped);
+        self.push(Step::AwaitRounds(wait));
+        self.extend(unmapped);
+        self.extend(brief.then_some(Step::Close));
+        self.push(Step::UnmapForeign(mfn));
+        Some(())
+    }
+
+    /// How an entry names a foreign frame: Linux tags it, others do not.
+    fn foreign_name(&mut self, mfn: u64) -> Name {
+        if self.chance(1, 2) { Name::Foreign(mfn) } else { Name::Frame(Val::Is(mfn)) }
     }
 }

@@ -55,6 +55,8 @@ pub(crate) enum Behaviour {
     Daemon,
     Others,
     Hostile,
+    SamePfn,
+    ForeignPteStays,
 }
 
 impl Behaviour {
@@ -124,6 +126,8 @@ impl Behaviour {
             Self::Daemon => "daemon",
             Self::Others => "others",
             Self::Hostile => "hostile",
+            Self::SamePfn => "same-pfn",
+            Self::ForeignPteStays => "foreign-pte-stays",
         }
     }
 }
@@ -186,6 +190,8 @@ impl Plan<'_> {
             Behaviour::Daemon => self.daemon(),
             Behaviour::Others => self.others(),
             Behaviour::Hostile => self.hostile(),
+            Behaviour::SamePfn => self.same_pfn(grant::Pte::Brief),
+            Behaviour::ForeignPteStays => self.same_pfn(grant::Pte::Stays),
         }
     }
 

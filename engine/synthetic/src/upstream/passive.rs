@@ -15,13 +15,14 @@ use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral, FrameTypes, LogDirty, MapFault, Page, PortError, Ports};
 use p2mtrack::report::{RoundReport, Stage};
-use p2mtrack::table::{TableCause, TableFault, TableView, normalise};
+use p2mtrack::table::{PTE_PRESENT, TableCause, TableFault, TableView, normalise, pte_mfn};
 
 use super::Abort;
 use super::p2m::{P2m, View};
 use super::passes::{enable, settle};
 use crate::fault::Fault;
 use crate::oracle::Verdict;
+use crate::page_table::is_xen_slot;
 use crate::ports::map_check;
 use crate::receiver::Refusal;
 use crate::run::{Ending, Run};
@@ -50,6 +51,8 @@ pub struct Changes {
     pub past_list: bool,
     /// Linux's tags are left out when an entry is compared with a frame.
     pub tags: bool,
+    /// A table that names a frame of another domain is put off, whatever p2m and m2p say of it.
+    pub owners: bool,
 }
 
 impl Changes {
@@ -63,6 +66,7 @@ impl Changes {
         list: true,
         past_list: true,
         tags: true,
+        owners: true,
     };
     /// A saver that can only read its own live p2m, and has said so.
     pub const READS: Self = Self { entries: false, said_it_reads: true, ..Self::ALL };
@@ -251,11 +255,39 @@ impl Saver<'_> {
         let mut words = Box::new(Leaf::default());
         world.xen.machine.copy_words(mfn.0, &mut words);
         drop(world);
-        if let Err(fault) = self.normalise(pfn, level, &mut words) {
+        let names_others = match self.names_others(level, &words) {
+            Ok(fault) => fault,
+            Err(error) => {
+                return self.put_off(Deferral::QueryFailed, format_args!("{pfn}: {error}"));
+            }
+        };
+        let normalised = self.normalise(pfn, level, &mut words);
+        if let Some(fault) = normalised.err().or(names_others) {
             return self.put_off(Deferral::Table(fault), format_args!("{pfn}: {fault}"));
         }
         let taken = self.simulation.shared().lock().receiver.take_table(pfn.0, kind, words);
         taken.map(|()| Answer::Accepted).map_err(refused)
+    }
+
+    /// The first PTE to a frame of another domain.
+    fn names_others(&mut self, level: u8, words: &Leaf) -> Result<Option<TableFault>, PortError> {
+        let width = self.simulation.shared().lock().guest.width;
+        let named: Vec<_> = (0_u16..)
+            .zip(words.words)
+            .filter(|&(slot, pte)| {
+                pte & PTE_PRESENT != 0 && !is_xen_slot(width, level, slot.into())
+            })
+            .map(|(slot, pte)| (slot, pte_mfn(pte)))
+            .collect();
+        if named.is_empty() || !self.changes.owners {
+            return Ok(None);
+        }
+        let frames: Vec<Mfn> = named.iter().map(|&(_, mfn)| mfn).collect();
+        let mut kinds = vec![FrameType::NotOwned; frames.len()];
+        self.ports.types.query(&frames, &mut kinds)?;
+        let others = named.into_iter().zip(kinds).find(|(_, kind)| *kind == FrameType::NotOwned);
+        let fault = |((slot, mfn), _)| TableFault { level, slot, mfn, cause: TableCause::Foreign };
+        Ok(others.map(fault))
     }
 
     fn normalise(&self, pfn: Pfn, level: u8, words: &mut Leaf) -> Result<(), TableFault> {
