@@ -9,6 +9,7 @@ use p2mtrack::frame::{Entry, Mfn, Width};
 
 use crate::machine::Owner;
 use crate::program::{Name, Program, Step, Val};
+use crate::walk::owned_frame;
 use crate::world::World;
 
 impl World {
@@ -42,7 +43,7 @@ impl World {
 
     fn perform(&mut self, program: &mut Program, step: Step) {
         // Planning took this reference, so that even an idle program gives it back.
-        if program.idle && !matches!(step, Step::UnmapForeign(_)) {
+        if program.idle && !matches!(step, Step::UnmapForeign(Val::Is(_))) {
             return;
         }
         match step {
@@ -69,7 +70,13 @@ impl World {
             Step::Copy { from, to } => self.xen.guest_copies(from, program.value(to)),
             Step::Pin { mfn, level } => self.xen.pin(mfn, level),
             Step::Unpin(mfn) => self.xen.unpin(mfn),
-            Step::UnmapForeign(mfn) => self.xen.unmap_foreign(mfn),
+            Step::UnmapForeign(val) => self.xen.unmap_foreign(program.value(val)),
+            Step::TheyTake { pfn, reg, prefer } => {
+                let mfn = self.they_take(pfn, prefer);
+                Self::receive(program, reg, mfn);
+            }
+            Step::TheyFree(val) => self.they_free(program.value(val)),
+            Step::Settle { pfn, reg } => self.settle_entry(program, pfn, reg),
             Step::TheirPfn { mfn, pfn } => self.xen.their_pfn(mfn, pfn),
             Step::OtherTakes | Step::OtherFrees => {
                 self.others_act(matches!(step, Step::OtherTakes));
@@ -141,12 +148,35 @@ impl World {
         let entry = match name {
             Name::Nothing => Entry::INVALID,
             Name::Frame(val) => Entry(program.value(val)),
-            Name::Foreign(mfn) => Entry::foreign(width, Mfn(mfn)),
+            Name::Foreign(val) => Entry::foreign(width, Mfn(program.value(val))),
             Name::Word(word) => Entry(word),
         };
         let (leaf, slot) = self.guest.place(pfn).expect("programs write entries of private leaves");
         debug_assert!(self.guest.is_private(self.guest.position(pfn)), "pfn {pfn:#x}");
         self.xen.guest_stores_entry(leaf, slot, entry);
+    }
+
+    fn settle_entry(&mut self, program: &Program, pfn: u64, reg: usize) {
+        let entry = self.guest.entry(&self.xen.machine, pfn);
+        if owned_frame(&self.xen.machine, self.guest.width, entry) != Some(program.registers[reg]) {
+            self.write_entry(program, pfn, Name::Frame(Val::Reg(reg)));
+        }
+    }
+
+    fn they_take(&mut self, pfn: u64, prefer: Option<u64>) -> Option<u64> {
+        let mfn = self.xen.machine.allocate(prefer, Owner::Other)?;
+        self.xen.their_pfn(mfn, pfn);
+        self.xen.machine.write(mfn);
+        self.xen.map_foreign(mfn);
+        self.others.push(mfn);
+        Some(mfn)
+    }
+
+    fn they_free(&mut self, mfn: u64) {
+        if self.xen.machine.owner(mfn) == Owner::Other && self.xen.machine.refs(mfn) == 0 {
+            self.others.retain(|&other| other != mfn);
+            self.xen.machine.give_back(mfn);
+        }
     }
 
     /// Other domains come and go beside the guest.

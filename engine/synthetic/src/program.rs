@@ -21,7 +21,7 @@ pub(crate) enum Val {
 pub(crate) enum Name {
     Nothing,
     Frame(Val),
-    Foreign(u64),
+    Foreign(Val),
     /// Any word: hostile guests.
     Word(u64),
 }
@@ -81,8 +81,8 @@ pub(crate) enum Step {
     Unpin(u64),
     /// The kernel lists a table of a process, or forgets it.
     ListTable { mfn: u64, level: u8, listed: bool },
-    /// Unmaps a frame of another domain, mapped when the program was planned.
-    UnmapForeign(u64),
+    /// Unmaps a frame of another domain, mapped when the program was planned or by [`Step::TheyTake`].
+    UnmapForeign(Val),
     /// A backend maps a frame of the guest for writing.
     BackendMaps(u64),
     /// The backend unmaps it.
@@ -97,6 +97,13 @@ pub(crate) enum Step {
     Withdraw,
     /// Another domain gives one of its frames this pfn of its own.
     TheirPfn { mfn: u64, pfn: u64 },
+    /// Another domain takes a free frame, `prefer` if it is one, has it at this pfn of its own and writes it; the guest
+    /// maps it.
+    TheyTake { pfn: u64, reg: usize, prefer: Option<u64> },
+    /// Another domain frees a frame of its own that nobody maps.
+    TheyFree(Val),
+    /// The frame that came is to be the pfn's: its entry is written, unless it names the frame already.
+    Settle { pfn: u64, reg: usize },
     /// Another domain takes a free frame and writes it.
     OtherTakes,
     /// Another domain frees one of its frames.

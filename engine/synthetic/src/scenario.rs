@@ -41,11 +41,12 @@ pub enum Scenario {
     Mixed,
     SamePfn,
     ForeignPte,
+    Untagged,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -69,6 +70,7 @@ impl Scenario {
         Self::Mixed,
         Self::SamePfn,
         Self::ForeignPte,
+        Self::Untagged,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -122,6 +124,18 @@ impl Scenario {
             Self::ForeignPte => {
                 ("foreign-pte", "page tables that name such frames when the guest is suspended")
             }
+            Self::Untagged => {
+                ("untagged", "frames change their owner under entries that are equal afterwards")
+            }
+        }
+    }
+
+    /// Checkpoints before the last suspend if nobody asks for a number. `drawn` is from 2 to 5.
+    pub(crate) const fn checkpoints(self, drawn: u32) -> u32 {
+        match self {
+            Self::Remus => drawn,
+            Self::Untagged => drawn - 2,
+            _ => 0,
         }
     }
 
@@ -228,6 +242,13 @@ impl Scenario {
                 (B::ForeignPteStays, 2),
                 (B::SamePfn, 2),
                 (B::TableWritten, 3),
+                (B::BalloonOut, 1),
+                (B::BalloonIn, 1),
+            ],
+            Self::Untagged => vec![
+                (B::Untagged, 2),
+                (B::GivenAndMapped, 4),
+                (B::FrameComes, 4),
                 (B::BalloonOut, 1),
                 (B::BalloonIn, 1),
             ],

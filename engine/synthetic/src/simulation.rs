@@ -132,9 +132,9 @@ impl Simulation {
         let faults = Faults::sample(&config.faults, pages, dice.word());
         // Drawn in any case: what is asked for must not shift what comes after.
         let own = dice.between(2, 5) as u32;
-        let checkpoints = match (config.scenario, config.checkpoints) {
-            (Scenario::Remus, 0) => own,
-            (_, asked) => asked,
+        let checkpoints = match config.checkpoints {
+            0 => config.scenario.checkpoints(own),
+            asked => asked,
         };
         let world = World::new(shape, mix, faults, config.limits.clone(), dice.word());
         Self { shared: Shared::new(world, config.threads > 1), kind, checkpoints }

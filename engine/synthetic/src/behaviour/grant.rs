@@ -21,14 +21,14 @@ impl Plan<'_> {
     /// A foreign frame at a ballooned pfn, and away again.
     pub(super) fn grant_map(&mut self) -> Option<()> {
         let (pfn, mfn) = (self.hole()?, self.foreign()?);
-        self.push(Step::Entry { pfn, name: Name::Foreign(mfn) });
+        self.push(Step::Entry { pfn, name: Name::Foreign(Val::Is(mfn)) });
         let wait = self.dice().between(1, 4);
         self.push(Step::AwaitRounds(wait));
         let nothing = Step::Entry { pfn, name: Name::Nothing };
         if self.chance(2, 3) {
-            self.extend([nothing, Step::UnmapForeign(mfn)]);
+            self.extend([nothing, Step::UnmapForeign(Val::Is(mfn))]);
         } else {
-            self.section([Step::UnmapForeign(mfn), nothing]);
+            self.section([Step::UnmapForeign(Val::Is(mfn)), nothing]);
         }
         Some(())
     }
@@ -39,12 +39,12 @@ impl Plan<'_> {
         if self.chance(1, 2) {
             self.push(Step::Write(Val::Is(own)));
         }
-        self.push(Step::Entry { pfn, name: Name::Foreign(mfn) });
+        self.push(Step::Entry { pfn, name: Name::Foreign(Val::Is(mfn)) });
         let wait = self.dice().between(1, 4);
         self.extend([
             Step::AwaitRounds(wait),
             Step::Entry { pfn, name: Name::Frame(Val::Is(own)) },
-            Step::UnmapForeign(mfn),
+            Step::UnmapForeign(Val::Is(mfn)),
         ]);
         Some(())
     }
@@ -53,7 +53,7 @@ impl Plan<'_> {
     pub(super) fn self_overlay(&mut self) -> Option<()> {
         let ((pfn, own), (_, other)) = (self.unmapped_data()?, self.data()?);
         let wait = self.maybe_wait();
-        self.extend([Step::Open, Step::Entry { pfn, name: Name::Foreign(other) }]);
+        self.extend([Step::Open, Step::Entry { pfn, name: Name::Foreign(Val::Is(other)) }]);
         self.extend(wait);
         self.extend([Step::Entry { pfn, name: Name::Frame(Val::Is(own)) }, Step::Close]);
         Some(())
@@ -62,12 +62,12 @@ impl Plan<'_> {
     /// A frame granted to oneself: its entry is tagged, and for a while a second pfn names it too.
     pub(super) fn self_grant(&mut self) -> Option<()> {
         let (pfn, mfn) = self.data()?;
-        self.push(Step::Entry { pfn, name: Name::Foreign(mfn) });
+        self.push(Step::Entry { pfn, name: Name::Foreign(Val::Is(mfn)) });
         if self.chance(1, 2) {
             let alias = self.hole()?;
             let wait = self.maybe_wait();
             self.push(Step::Open);
-            self.push(Step::Entry { pfn: alias, name: Name::Foreign(mfn) });
+            self.push(Step::Entry { pfn: alias, name: Name::Foreign(Val::Is(mfn)) });
             self.extend(wait);
             self.extend([Step::Entry { pfn: alias, name: Name::Nothing }, Step::Close]);
         }
@@ -87,7 +87,11 @@ impl Plan<'_> {
         let wait = self.maybe_wait();
         self.extend([Step::Open, Step::Pte { table, slot, to: Some(Val::Is(mfn)) }]);
         self.extend(wait);
-        self.extend([Step::Pte { table, slot, to: None }, Step::Close, Step::UnmapForeign(mfn)]);
+        self.extend([
+            Step::Pte { table, slot, to: None },
+            Step::Close,
+            Step::UnmapForeign(Val::Is(mfn)),
+        ]);
         Some(())
     }
 
@@ -102,7 +106,7 @@ impl Plan<'_> {
             None
         };
         let mfn = self.foreign()?;
-        let name = self.foreign_name(mfn);
+        let name = self.foreign_name(Val::Is(mfn));
         let mut mapped = vec![Step::TheirPfn { mfn, pfn }, Step::Entry { pfn, name }];
         let wait = self.dice().between(1, 4);
         let mut unmapped = vec![Step::Entry { pfn, name: Name::Nothing }];
@@ -118,12 +122,12 @@ impl Plan<'_> {
         self.push(Step::AwaitRounds(wait));
         self.extend(unmapped);
         self.extend(brief.then_some(Step::Close));
-        self.push(Step::UnmapForeign(mfn));
+        self.push(Step::UnmapForeign(Val::Is(mfn)));
         Some(())
     }
 
     /// How an entry names a foreign frame: Linux tags it, others do not.
-    fn foreign_name(&mut self, mfn: u64) -> Name {
-        if self.chance(1, 2) { Name::Foreign(mfn) } else { Name::Frame(Val::Is(mfn)) }
+    pub(super) fn foreign_name(&mut self, frame: Val) -> Name {
+        if self.chance(1, 2) { Name::Foreign(frame) } else { Name::Frame(frame) }
     }
 }

@@ -11,6 +11,7 @@ mod grant;
 mod growth;
 mod hostile;
 mod leaf;
+mod owner;
 mod reshape;
 mod swap;
 mod table;
@@ -57,6 +58,9 @@ pub(crate) enum Behaviour {
     Hostile,
     SamePfn,
     ForeignPteStays,
+    Untagged,
+    GivenAndMapped,
+    FrameComes,
 }
 
 impl Behaviour {
@@ -128,6 +132,9 @@ impl Behaviour {
             Self::Hostile => "hostile",
             Self::SamePfn => "same-pfn",
             Self::ForeignPteStays => "foreign-pte-stays",
+            Self::Untagged => "untagged",
+            Self::GivenAndMapped => "given-and-mapped",
+            Self::FrameComes => "frame-comes",
         }
     }
 }
@@ -192,6 +199,9 @@ impl Plan<'_> {
             Behaviour::Hostile => self.hostile(),
             Behaviour::SamePfn => self.same_pfn(grant::Pte::Brief),
             Behaviour::ForeignPteStays => self.same_pfn(grant::Pte::Stays),
+            Behaviour::Untagged => self.untagged(),
+            Behaviour::GivenAndMapped => self.given_and_mapped(),
+            Behaviour::FrameComes => self.frame_comes(),
         }
     }
 

@@ -29,7 +29,7 @@ impl Plan<'_> {
     }
 
     /// A frame of another domain that nobody maps; it is not theirs to free any more.
-    fn take_foreign(&mut self) -> Option<u64> {
+    pub(super) fn take_foreign(&mut self) -> Option<u64> {
         let at = {
             let World { others, xen, dice, .. } = &mut *self.world;
             (0..8).find_map(|_| {
