@@ -83,6 +83,8 @@ pub struct Machine {
     pub map_frames: BTreeMap<u32, u64>,
     pub next_map: u32,
     pub unlogged: Vec<u64>,
+    /// The type query says of every frame that it is not the domain's.
+    pub disowned: bool,
     pub accepts: bool,
     /// What the transfer entries of the grant table name; `None` if the port can't say.
     pub transfers: Option<Vec<Transfer>>,
@@ -215,6 +217,11 @@ impl Machine {
         let frame = self.frame(mfn);
         frame.owned = false;
         frame.m2p = None;
+    }
+
+    /// Fills a frame with words.
+    pub fn give_words(&mut self, mfn: u64, word: u64) {
+        self.frame(mfn).words = Some(Arc::new(std::array::from_fn(|_| AtomicU64::new(word))));
     }
 
     /// Another domain gets a frame: its m2p is that one's business.
@@ -511,6 +518,7 @@ impl FrameTypes for Rig {
         assert!(frames.len() <= QUERY_FRAMES_MAX && frames.iter().all(|mfn| mfn.0 < MACHINE));
         for (mfn, kind) in frames.iter().zip(types) {
             let frame = machine.frames.get(&mfn.0).filter(|frame| frame.owned);
+            let frame = frame.filter(|_| !machine.disowned);
             *kind = frame.map_or(FrameType::NotOwned, |frame| frame.kind);
         }
         Ok(())

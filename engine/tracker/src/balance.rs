@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The books of a suspended round: frames that were sent or are known otherwise against those that the domain holds.
+//! The books of a suspended round: the distinct frames that were sent against those that the domain holds.
 //! Not here: what Xen says of single frames (`resolve`, `tracker::owners`).
 //! Units: frames.
 //! Threads: one owner.
@@ -16,15 +16,14 @@ use crate::resolve::named_frame;
 const UNACCOUNTED_MAX: u64 = 1024;
 
 impl Migration {
-    /// Everything is settled: every frame of the domain is a pfn's, or is known to be none's.
+    /// Everything is settled: every frame of the domain is a pfn's, but for those on their way between Xen and a pfn.
     ///
     /// # Errors
     /// [`Error::Unaccounted`] if that is wrong by more than a real guest's ever is, and the policy does not bear it.
     pub(crate) fn balance(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let held = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
         let domain_frames = held.min(ports.m2p.frames()); // whatever a port answers
-        let accounted = self.frames_sent() + self.frames_of_no_pfn(ports);
-        let unaccounted_frames = domain_frames.cast_signed() - accounted.cast_signed();
+        let unaccounted_frames = domain_frames.cast_signed() - self.frames_sent().cast_signed();
         self.tracker.report.unaccounted_frames = Some(unaccounted_frames);
         let refuse = self.tracker.config.unaccounted == UnaccountedPolicy::Refuse;
         if refuse && unaccounted_frames.unsigned_abs() > UNACCOUNTED_MAX {
@@ -44,14 +43,5 @@ impl Migration {
         stale.sort_unstable();
         stale.dedup();
         sent.populated() - sent.alias_pfns() - (pfns - stale.len()) as u64
-    }
-
-    /// Frames that left their pfn, and are still the domain's and no other pfn's: on their way to Xen, or from it.
-    fn frames_of_no_pfn(&self, ports: &Ports<'_>) -> u64 {
-        let homeless = |&mfn: &Mfn| {
-            let pfn = ports.m2p.pfn(mfn);
-            !pfn.is_some_and(|pfn| self.tracker.is_settled_with(pfn, mfn))
-        };
-        self.tracker.sent.witnesses().iter().filter(|mfn| homeless(mfn)).count() as u64
     }
 }
