@@ -11,7 +11,7 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::port::{
     Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
-    P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transport, Unlogged,
+    P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
 };
 use p2mtrack::table::{Resolved, TableCause, TableFault, TableView, normalise};
 
@@ -291,6 +291,17 @@ impl Unlogged for &Machine<'_> {
         let mut st = self.call();
         st.fault("grant table")?;
         Ok(st.choices.once_in(16))
+    }
+
+    /// Entries that name anything, of a port that knows them or does not.
+    fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
+        let mut st = self.call();
+        st.fault("grant table")?;
+        if st.choices.once_in(4) {
+            let number = st.choices.pick(&[0, 1, 600, 1 << 20, 1 << 40, u64::MAX]);
+            into.extend([Transfer::Into(Pfn(number)), Transfer::Came(Mfn(number))]);
+        }
+        Ok(!st.choices.once_in(4))
     }
 }
 

@@ -5,15 +5,20 @@
 //! Threads: one.
 //! Source: what log-dirty takes of Xen: `xen-save-path.md` 6.1; what the engine takes: `docs/perf.md`.
 
+use std::error::Error;
 use std::fs;
 use std::process::ExitCode;
 
+use p2mtrack::config::{Config, UNACCOUNTED_FRAMES_MAX};
 use p2mtrack::diff::Kernel;
-use p2mtrack::port::M2p;
-use p2mtrack_xen::{Domain, Host, KNOWN_DOMCTLS, Unknown, Xen, XenError, XenM2p};
+use p2mtrack::port::{M2p, Ports};
+use p2mtrack::tracker::Tracker;
+use p2mtrack_trace::replay::AcceptAll;
+use p2mtrack_xen::{Domain, Guest, Host, KNOWN_DOMCTLS, Unknown, Xen, XenError, XenM2p};
 use serde::Serialize;
 
 use crate::failure::{Failure, VERDICT};
+use crate::findings::unaccounted;
 use crate::output::{BAD, GOOD, NOTE, Output};
 use crate::size::{in_words, parse_size};
 
@@ -115,6 +120,7 @@ fn look(args: &DoctorArgs) -> Vec<Finding> {
             findings.extend(machine(&xen));
             findings.push(m2p(&xen));
             findings.push(pool(&xen, args));
+            findings.extend(args.domain.map(|domid| p2m(&xen, domid)));
         }
     }
     findings
@@ -274,6 +280,41 @@ fn pool(xen: &Xen, args: &DoctorArgs) -> Finding {
             }
         }
     }
+}
+
+/// One look at a guest's p2m, without its log: whether it names the frames that the domain holds.
+fn p2m(xen: &Xen, domid: u16) -> Finding {
+    let name = "p2m";
+    match unaccounted_frames(xen, domid) {
+        Err(error) => finding(name, State::Bad, error.to_string())
+            .advise("a guest that has just begun publishes its p2m later; see `xl console`"),
+        Ok(frames) if frames.unsigned_abs() <= UNACCOUNTED_FRAMES_MAX => {
+            finding(name, State::Good, unaccounted(frames))
+        }
+        Ok(frames) => finding(name, State::Bad, unaccounted(frames)).advise(format!(
+            "more than {UNACCOUNTED_FRAMES_MAX} end a migration with an error of the kind \"unaccounted\": what the p2m \
+             does not name is not migrated"
+        )),
+    }
+}
+
+/// Frames that a domain holds and its p2m does not name, by a first copy: that one reads no log.
+fn unaccounted_frames(xen: &Xen, domid: u16) -> Result<i64, Box<dyn Error + Send + Sync>> {
+    let domain = Domain::open(xen, domid)?;
+    let mut guest = Guest::open(&domain)?;
+    let mut tracker = Tracker::new(Config::default(), domain.width())?;
+    let mut ports = Ports {
+        log_dirty: &mut guest.log_dirty,
+        p2m: &mut guest.p2m,
+        m2p: &*guest.m2p,
+        types: &mut guest.types,
+        unlogged: &mut guest.unlogged,
+        transport: &mut AcceptAll,
+        observer: &mut (),
+    };
+    let report = tracker.observe(&mut ports, |_, _| ());
+    tracker.release(ports.p2m);
+    report?.unaccounted_frames.ok_or_else(|| "its p2m can't be followed now".into())
 }
 
 #[cfg(test)]

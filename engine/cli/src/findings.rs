@@ -85,6 +85,16 @@ pub(crate) struct Owed {
     pub(crate) beyond: u64,
 }
 
+/// For people: frames of the domain against entries that name frames. The guest runs: they are of two moments.
+pub(crate) fn unaccounted(frames: i64) -> String {
+    let count = counted(frames.unsigned_abs(), "frame", "frames");
+    match frames {
+        0 => "the p2m names as many frames as the domain holds".to_owned(),
+        1.. => format!("the domain holds {count} that its p2m does not name"),
+        _ => format!("the p2m names {count} more than the domain holds"),
+    }
+}
+
 impl Owed {
     /// The engine owes one more.
     pub(crate) fn hear(&mut self, pfn: Pfn, causes: CauseSet) {

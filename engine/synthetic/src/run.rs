@@ -93,6 +93,10 @@ pub struct Run {
     pub judgement: Option<Judgement>,
     /// Why it was aborted.
     pub error: Option<String>,
+    /// The kind of the engine's error, if that is why.
+    pub kind: Option<&'static str>,
+    /// Frames that the last suspended round did not account for.
+    pub unaccounted_frames: Option<i64>,
     /// The injected fault that the error is about, if it is about one.
     pub fault: Option<Fault>,
     /// Every fault that struck, and how often.
@@ -278,6 +282,7 @@ impl Driver<'_> {
         self.run.gone += report.settled.gone;
         self.run.structure_events += report.structure.events();
         let watched = self.watch.round(&report, self.log.as_ref(), self.simulation);
+        self.run.unaccounted_frames = report.unaccounted_frames.or(self.run.unaccounted_frames);
         self.run.last = Some(report);
         watched
     }
@@ -351,6 +356,8 @@ impl Driver<'_> {
             Stop::Engine(error) => {
                 self.run.ending = Ending::Aborted;
                 self.run.fault = self.fault_behind(&error);
+                self.run.kind = Some(error.kind());
+                self.run.unaccounted_frames = error.unaccounted_frames();
                 self.run.error = Some(in_full(&error));
             }
         }

@@ -5,15 +5,12 @@
 //! Threads: one owner.
 //! Source: `docs/design.md`, law 9; the limit: `docs/decisions/0021-the-books-balance.md`.
 
-use crate::config::UnaccountedPolicy;
+use crate::config::{UNACCOUNTED_FRAMES_MAX, UnaccountedPolicy};
 use crate::error::Error;
 use crate::frame::Mfn;
 use crate::migration::Migration;
 use crate::port::Ports;
 use crate::resolve::named_frame;
-
-/// Frames that may be unaccounted for: 4 MiB. A kernel has at most 512 at a time on their way between Xen and a pfn.
-const UNACCOUNTED_MAX: u64 = 1024;
 
 impl Migration {
     /// Everything is settled: every frame of the domain is a pfn's, but for those on their way between Xen and a pfn.
@@ -26,8 +23,8 @@ impl Migration {
         let unaccounted_frames = domain_frames.cast_signed() - self.frames_sent().cast_signed();
         self.tracker.report.unaccounted_frames = Some(unaccounted_frames);
         let refuse = self.tracker.config.unaccounted == UnaccountedPolicy::Refuse;
-        if refuse && unaccounted_frames.unsigned_abs() > UNACCOUNTED_MAX {
-            let limit = UNACCOUNTED_MAX;
+        if refuse && unaccounted_frames.unsigned_abs() > UNACCOUNTED_FRAMES_MAX {
+            let limit = UNACCOUNTED_FRAMES_MAX;
             return Err(Error::Unaccounted { unaccounted_frames, domain_frames, limit });
         }
         Ok(())

@@ -50,6 +50,10 @@ pub enum ForeignPtePolicy {
     Clear,
 }
 
+/// Frames of a domain that may be no pfn's, or pfns' and not the domain's, before it is an error: 4 MiB. Linux has at most
+/// 512 at a time on their way between Xen and a pfn (`docs/decisions/0021-the-books-balance.md`).
+pub const UNACCOUNTED_FRAMES_MAX: u64 = 1024;
+
 /// The frames that the domain holds, and those that were sent or are known otherwise, differ by more than real guests'
 /// ever do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -215,6 +215,35 @@ impl fmt::Display for StructureCause {
 }
 
 impl Error {
+    /// What kind of end it is, in a word of reports.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Port { .. } => "port",
+            Self::Page { .. } => "page",
+            Self::Roots { .. } => "roots",
+            Self::Structure { .. } => "structure",
+            Self::Reach { .. } => "reach",
+            Self::Crowd { .. } => "crowd",
+            Self::Unaccounted { .. } => "unaccounted",
+            Self::Doubt { .. } => "doubt",
+            Self::Entry { .. } => "entry",
+            Self::Table { .. } => "table",
+            Self::Environment { .. } => "environment",
+            Self::Threads { .. } => "threads",
+            Self::Order { .. } => "order",
+        }
+    }
+
+    /// Frames that a suspended round does not account for, if that is what is wrong.
+    #[must_use]
+    pub const fn unaccounted_frames(&self) -> Option<i64> {
+        match self {
+            Self::Unaccounted { unaccounted_frames, .. } => Some(*unaccounted_frames),
+            _ => None,
+        }
+    }
+
     /// For `map_err`: an error of the port with this name.
     pub(crate) fn port(port: &'static str) -> impl FnOnce(PortError) -> Self {
         move |source| Self::Port { port, source }

@@ -145,7 +145,8 @@ pub trait FrameTypes {
 /// What log-dirty can't tell.
 pub trait Unlogged {
     /// Appends the pfns whose frames are written without a log-dirty mark: writable grants still
-    /// mapped, the store and console rings, registered vcpu_info. Called after suspend.
+    /// mapped, the store and console rings, and, where a caller knows them, registered vcpu_info, runstate and time areas,
+    /// pages of FIFO event channels (Xen tells nobody: `docs/decisions/0016`). Called after suspend.
     ///
     /// # Errors
     /// The list can't be made.

@@ -8,8 +8,9 @@
 #![expect(unsafe_code, reason = "hypercalls; docs/safety.md")]
 
 use bytemuck::{Pod, Zeroable};
-use p2mtrack::frame::Mfn;
+use p2mtrack::frame::{Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
+use p2mtrack::port::Transfer;
 
 use crate::call::{Caller, Op};
 use crate::error::{XenError, failed};
@@ -29,6 +30,9 @@ const FRAMES_AT_ONCE: u32 = 32;
 const TYPE: u64 = 3;
 const PERMIT_ACCESS: u64 = 1;
 const ACCEPT_TRANSFER: u64 = 2;
+/// `GTF_transfer_committed`, `GTF_transfer_completed`.
+const COMMITTED: u64 = 1 << 2;
+const COMPLETED: u64 = 1 << 3;
 /// `GTF_writing`: mapped, and not for reading only.
 const WRITING: u64 = 1 << 4;
 
@@ -74,7 +78,20 @@ pub(crate) struct GrantTable {
 struct Grant {
     kind: u64,
     writing: bool,
+    committed: bool,
+    completed: bool,
+    /// Of a transfer that is not completed a pfn.
     mfn: u64,
+}
+
+impl Grant {
+    /// What an entry that takes a frame names. Xen replaces the pfn by the mfn before it says that it did.
+    fn transfers(self) -> impl Iterator<Item = Transfer> {
+        let takes = self.kind == ACCEPT_TRANSFER;
+        let came = takes && (self.committed || self.completed);
+        let into = (takes && !self.completed).then_some(Transfer::Into(Pfn(self.mfn)));
+        into.into_iter().chain(came.then_some(Transfer::Came(Mfn(self.mfn))))
+    }
 }
 
 impl GrantTable {
@@ -94,11 +111,11 @@ impl GrantTable {
         Ok(written)
     }
 
-    /// Whether an entry offers to take a frame.
-    pub(crate) fn accepts_transfer(&mut self) -> Result<bool, XenError> {
-        let mut accepts = false;
-        self.each(|grant| accepts |= grant.kind == ACCEPT_TRANSFER)?;
-        Ok(accepts)
+    /// What entries that take frames name, now: who looks on can't know what stood there before.
+    pub(crate) fn transfers(&mut self) -> Result<Vec<Transfer>, XenError> {
+        let mut transfers = Vec::new();
+        self.each(|grant| transfers.extend(grant.transfers()))?;
+        Ok(transfers)
     }
 
     fn each(&mut self, mut grant: impl FnMut(Grant)) -> Result<(), XenError> {
@@ -169,12 +186,23 @@ impl GrantTable {
 
 /// flags u16, domid u16, frame u32.
 const fn version_1(word: u64) -> Grant {
-    Grant { kind: word & TYPE, writing: word & WRITING != 0, mfn: word >> 32 }
+    grant(word, word, word >> 32)
 }
 
 /// flags u16, domid u16, 4 bytes, frame u64; the state is a word of 16 bits elsewhere.
 const fn version_2([head, frame]: [u64; 2], state: u64) -> Grant {
-    Grant { kind: head & TYPE, writing: state & WRITING != 0, mfn: frame }
+    grant(head, state, frame)
+}
+
+/// By the flags of the entry, and the state that Xen keeps.
+const fn grant(flags: u64, state: u64, mfn: u64) -> Grant {
+    Grant {
+        kind: flags & TYPE,
+        writing: state & WRITING != 0,
+        committed: flags & COMMITTED != 0,
+        completed: flags & COMPLETED != 0,
+        mfn,
+    }
 }
 
 #[cfg(test)]
@@ -182,11 +210,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_transfer_names_a_pfn_until_it_is_completed() {
+        let (into, came) = (Transfer::Into(Pfn(7)), Transfer::Came(Mfn(7)));
+        for (flags, names) in [
+            (ACCEPT_TRANSFER, vec![into]),
+            (ACCEPT_TRANSFER | COMMITTED, vec![into, came]),
+            (ACCEPT_TRANSFER | COMMITTED | COMPLETED, vec![came]),
+            (COMMITTED | COMPLETED, vec![]),
+        ] {
+            assert_eq!(version_1(7 << 32 | flags).transfers().collect::<Vec<_>>(), names);
+            assert_eq!(version_2([flags, 7], 0).transfers().collect::<Vec<_>>(), names);
+        }
+    }
+
+    #[test]
     fn entries_of_both_versions() {
         // permit_access, reading and writing, to domain 0
-        let grant = Grant { kind: PERMIT_ACCESS, writing: true, mfn: 0x1234 };
-        assert_eq!(version_1(0x1234_0000_0019), grant);
-        assert_eq!(version_2([0x1, 0x1234], 0x18), grant);
+        let says = |grant: Grant| (grant.kind, grant.writing, grant.mfn);
+        assert_eq!(says(version_1(0x1234_0000_0019)), (PERMIT_ACCESS, true, 0x1234));
+        assert_eq!(says(version_2([0x1, 0x1234], 0x18)), (PERMIT_ACCESS, true, 0x1234));
+        assert_eq!(version_1(0x1234_0000_0019).transfers().count(), 0);
         // The state of version 2 is not in its entry, that of version 1 is nowhere else.
         assert!(!version_2([0x19, 0x1234], 0x8).writing);
         assert!(!version_1(0x1234_0000_0009).writing);

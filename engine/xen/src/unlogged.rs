@@ -7,7 +7,7 @@
 
 use p2mtrack::frame::Pfn;
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{M2p, PortError, Unlogged};
+use p2mtrack::port::{M2p, PortError, Transfer, Unlogged};
 use std::sync::Arc;
 
 use crate::domain::Domain;
@@ -65,6 +65,11 @@ impl Unlogged for XenUnlogged {
     }
 
     fn accepts_transfer(&mut self) -> Result<bool, PortError> {
-        Ok(self.grants.accepts_transfer()?)
+        Ok(!self.grants.transfers()?.is_empty())
+    }
+
+    fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
+        into.append(&mut self.grants.transfers()?);
+        Ok(true)
     }
 }

@@ -79,6 +79,8 @@ impl<'a> Outcome<'a> {
                 gone: run.gone,
                 undefined_not_compared: 0,
                 missing_pfns: judgement.missing_pfns,
+                kind: run.kind,
+                unaccounted_frames: run.unaccounted_frames,
             },
             shape: plan.shape.name(),
             guest_bytes: plan.bytes(),

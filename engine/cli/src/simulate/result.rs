@@ -38,6 +38,8 @@ pub(super) struct Outcome<'a> {
     pub(super) gone: u64,
     pub(super) undefined_not_compared: u64,
     pub(super) missing_pfns: u64,
+    pub(super) kind: Option<&'static str>,
+    pub(super) unaccounted_frames: Option<i64>,
 }
 
 impl<'a> Outcome<'a> {
@@ -60,6 +62,8 @@ impl<'a> Outcome<'a> {
             gone: run.gone,
             undefined_not_compared: judgement.map_or(0, |j| j.undefined_not_compared),
             missing_pfns: judgement.map_or(0, |j| j.missing_pfns),
+            kind: run.kind,
+            unaccounted_frames: run.unaccounted_frames,
         }
     }
 }
@@ -142,6 +146,7 @@ pub(super) fn round(scenario: &str, seed: u64, report: &RoundReport, phases: &St
         "log_left_on": report.log_left_on,
         "dirty_rate": report.dirty_rate,
         "shrinking": report.shrinking,
+        "unaccounted_frames": report.unaccounted_frames,
         "phase_us": phase_us,
     })
 }

@@ -17,7 +17,7 @@ use super::full;
 use super::session::Session;
 use crate::check::Check;
 use crate::failure::Failure;
-use crate::findings::{Owed, RoundLine, Structure, Totals};
+use crate::findings::{Owed, RoundLine, Structure, Totals, unaccounted};
 use crate::output::Output;
 
 /// Longest time that is told apart: an hour.
@@ -41,6 +41,7 @@ pub(super) struct Line {
     walks: u64,
     walk_retries: u64,
     doubts: u64,
+    unaccounted_frames: Option<i64>,
     round_us: u64,
     phase_us: Map<String, Value>,
 }
@@ -69,6 +70,7 @@ impl Round {
             walks: self.report.structure.walks,
             walk_retries: self.report.structure.retries,
             doubts: self.report.doubts.iter().sum(),
+            unaccounted_frames: self.report.unaccounted_frames,
             round_us: micros(self.time),
             phase_us: self.phases.iter().map(time).collect(),
         }
@@ -82,6 +84,8 @@ pub(super) struct Sums {
     pub(super) walks: u64,
     pub(super) log_dirty_pfns: u64,
     pub(super) pfns_owed: u64,
+    /// Frames that the domain held and no entry named, at the end of the last round.
+    unaccounted_frames: Option<i64>,
     doubts: [u64; Doubt::ALL.len()],
     /// Rounds whose end nobody could read in full.
     unchecked: u64,
@@ -101,6 +105,7 @@ pub(super) struct Last {
     walks: u64,
     log_dirty_pfns: u64,
     pfns_owed: u64,
+    unaccounted_frames: Option<i64>,
     doubts: Map<String, Value>,
     shadow_bytes: u64,
     round_us: Times,
@@ -138,6 +143,7 @@ impl Sums {
             walks: 0,
             log_dirty_pfns: 0,
             pfns_owed: 0,
+            unaccounted_frames: None,
             doubts: [0; Doubt::ALL.len()],
             unchecked: 0,
             rounds: histogram(),
@@ -152,6 +158,7 @@ impl Sums {
         self.walks += report.structure.walks;
         self.log_dirty_pfns += report.log_dirty_pfns;
         self.pfns_owed += round.owed.count;
+        self.unaccounted_frames = report.unaccounted_frames;
         for (sum, doubts) in self.doubts.iter_mut().zip(report.doubts) {
             *sum += doubts;
         }
@@ -198,6 +205,7 @@ impl Sums {
             walks: self.walks,
             log_dirty_pfns: self.log_dirty_pfns,
             pfns_owed: self.pfns_owed,
+            unaccounted_frames: self.unaccounted_frames,
             doubts: doubts.map(|(doubt, n)| (doubt.name().to_owned(), n.into())).collect(),
             shadow_bytes,
             round_us: Times::new(&self.rounds),
@@ -223,6 +231,9 @@ pub(super) fn print_times(out: &mut Output, last: &Last) -> Result<(), Failure> 
         last.structure.words(),
         last.walks,
     ))?;
+    if let Some(frames) = last.unaccounted_frames {
+        out.text(format_args!("At the end {}.", unaccounted(frames)))?;
+    }
     if let Some(unchecked @ 1..) = last.unchecked {
         out.text(format_args!(
             "Not checked, because the p2m did not hold still: {unchecked} rounds."

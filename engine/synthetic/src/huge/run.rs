@@ -56,6 +56,10 @@ pub struct Run {
     pub judgement: Option<Judgement>,
     /// Why it ended with an error.
     pub error: Option<String>,
+    /// The kind of the engine's error, if that is why.
+    pub kind: Option<&'static str>,
+    /// Frames that the last suspended round did not account for.
+    pub unaccounted_frames: Option<i64>,
     /// What a tracker broke, or left behind at the source.
     pub harmed: Option<String>,
     /// Rounds that ended well.
@@ -149,6 +153,7 @@ impl Driver<'_> {
             if report.round == 0 { 0 } else { report.entries.beyond_log_dirty };
         self.run.gone += report.settled.gone;
         let watched = self.watch.round(&report);
+        self.run.unaccounted_frames = report.unaccounted_frames.or(self.run.unaccounted_frames);
         self.run.last = Some(report);
         watched.map_err(Stop::Watch)
     }
@@ -157,6 +162,10 @@ impl Driver<'_> {
         if let Some(mut migration) = migration {
             let cancelled = migration.cancel(&mut self.ports.lend(self.watch));
             self.run.harmed = cancelled.err().map(|error| in_full(&error));
+        }
+        if let Stop::Engine(error) = &stop {
+            self.run.kind = Some(error.kind());
+            self.run.unaccounted_frames = error.unaccounted_frames();
         }
         self.run.error = Some(match stop {
             Stop::Engine(error) => in_full(&error),
