@@ -115,24 +115,33 @@ impl World {
             Step::ListTable { mfn, .. } => guest.tables.retain(|table| table.0 != mfn),
             Step::BackendMaps(mfn) => xen.backend_maps(&mut guest.grants, mfn),
             Step::BackendUnmaps(mfn) => xen.backend_unmaps(&mut guest.grants, mfn),
-            Step::TransferOut { mfn, pfn, there } => self.transfer_out(program, mfn, pfn, there),
-            Step::TransferIn { mfn, pfn } => {
-                xen.transfer_in(mfn, pfn);
-                self.others.retain(|&other| other != mfn);
-            }
-            Step::Accept => guest.grants.accepting += 1,
-            Step::Withdraw => guest.grants.accepting -= 1,
-            _ => {}
+            step => self.perform_transfer(program, step),
         }
     }
 
-    /// A frame goes to another domain; if Xen refuses, its pfn keeps it.
-    fn transfer_out(&mut self, program: &mut Program, mfn: u64, pfn: u64, there: u64) {
-        if !self.xen.transfer_out(mfn, there) {
-            self.write_entry(program, pfn, Name::Frame(Val::Is(mfn)));
-            self.guest.grants.accepting -= 1;
-            program.steps.clear();
-            program.open = 0;
+    fn perform_transfer(&mut self, program: &mut Program, step: Step) {
+        let grants = &mut self.guest.grants;
+        match (step, program.offer) {
+            (Step::Accept(pfn), _) => program.offer = Some(grants.accept(pfn)),
+            (Step::Withdraw, Some(entry)) => grants.withdraw(entry),
+            (Step::Offer(offer), Some(entry)) => grants.note(entry, offer),
+            (Step::TransferIn { mfn, pfn }, Some(entry)) => {
+                self.xen.transfer_in(mfn, pfn);
+                self.others.retain(|&other| other != mfn);
+                grants.came(entry, mfn);
+            }
+            (Step::TransferOut { mfn, pfn, there, touched }, Some(entry)) => {
+                if self.xen.transfer_out(mfn, there) {
+                    return;
+                }
+                grants.withdraw(entry);
+                if touched {
+                    self.write_entry(program, pfn, Name::Frame(Val::Is(mfn)));
+                }
+                program.steps.clear();
+                program.open = 0;
+            }
+            _ => {}
         }
     }
 

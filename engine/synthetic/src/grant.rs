@@ -5,18 +5,85 @@
 //! Threads: one owner.
 //! Source: `xen/common/grant_table.c`: a writable mapping marks at unmap; a transfer in sets the m2p, unmarked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use p2mtrack::frame::{Mfn, Pfn};
+use p2mtrack::port::Transfer;
 
 use crate::machine::Owner;
 use crate::xen::Xen;
+
+/// What a transfer entry of the grant table says, by its flags and its frame field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// `GTF_accept_transfer`: the pfn that a frame is to have.
+    Made(u64),
+    /// `GTF_transfer_committed` too: the pfn, and then the frame.
+    Committed(u64),
+    /// `GTF_transfer_completed` too: the frame.
+    Completed(u64),
+}
 
 /// The guest's grant table, as far as it matters here.
 #[derive(Debug, Default)]
 pub(crate) struct Grants {
     /// Frames of the guest that a backend has mapped for writing.
     pub(crate) mapped: BTreeSet<u64>,
-    /// Entries that offer to take a frame (`GTF_accept_transfer`).
-    pub(crate) accepting: u32,
+    /// Transfer entries by number.
+    offers: BTreeMap<u64, Offer>,
+    /// Transfer entries that there ever were.
+    made: u64,
+    /// One was made since somebody asked.
+    young: bool,
+}
+
+impl Grants {
+    /// The guest offers to take a frame at a pfn. Returns the number of the entry.
+    pub(crate) fn accept(&mut self, pfn: u64) -> u64 {
+        self.made += 1;
+        self.offers.insert(self.made, Offer::Made(pfn));
+        self.young = true;
+        self.made
+    }
+
+    /// Xen writes an entry.
+    pub(crate) fn note(&mut self, entry: u64, offer: Offer) {
+        if let Some(there) = self.offers.get_mut(&entry) {
+            *there = offer;
+        }
+    }
+
+    /// A frame came by an entry. Unless its flags are written one after the other, all is done at once.
+    pub(crate) fn came(&mut self, entry: u64, mfn: u64) {
+        if let Some(there @ &mut Offer::Made(_)) = self.offers.get_mut(&entry) {
+            *there = Offer::Completed(mfn);
+        }
+    }
+
+    /// The guest takes an entry out.
+    pub(crate) fn withdraw(&mut self, entry: u64) {
+        self.offers.remove(&entry);
+    }
+
+    /// Whether there is a transfer entry, or was one since this was last asked by somebody who is `felt`.
+    pub(crate) fn accepts_transfer(&mut self, felt: bool) -> bool {
+        let accepts = self.young || !self.offers.is_empty();
+        self.young &= !felt;
+        accepts
+    }
+
+    /// What the entries name.
+    pub(crate) fn transfers(&self) -> impl Iterator<Item = Transfer> {
+        self.offers.values().flat_map(|&offer| {
+            let (pfn, mfn) = match offer {
+                Offer::Made(pfn) => (Some(pfn), None),
+                Offer::Committed(either) => (Some(either), Some(either)),
+                Offer::Completed(mfn) => (None, Some(mfn)),
+            };
+            let into = pfn.map(|pfn| Transfer::Into(Pfn(pfn)));
+            into.into_iter().chain(mfn.map(|mfn| Transfer::Came(Mfn(mfn))))
+        })
+    }
 }
 
 impl Xen {
@@ -102,6 +169,25 @@ mod tests {
         xen.their_pfn(1, 40);
         assert_eq!((xen.machine.m2p.pfn(9), xen.machine.m2p.pfn(1)), (Some(11), Some(11)));
         assert!(marks(&xen).is_empty());
+    }
+
+    #[test]
+    fn an_offer_is_told_while_it_stands_and_once_after() {
+        let mut grants = Grants::default();
+        assert!(!grants.accepts_transfer(true));
+        let entry = grants.accept(33);
+        grants.withdraw(entry);
+        assert!(grants.accepts_transfer(false) && grants.accepts_transfer(true));
+        assert!(!grants.accepts_transfer(true));
+        let (one, two) = (grants.accept(33), grants.accept(34));
+        grants.came(one, 9);
+        grants.note(two, Offer::Committed(34));
+        grants.came(two, 8);
+        let named: Vec<_> = grants.transfers().collect();
+        let (into, came) = (Transfer::Into(Pfn(34)), Transfer::Came(Mfn(34)));
+        assert_eq!(named, [Transfer::Came(Mfn(9)), into, came]);
+        grants.withdraw(one);
+        assert!(grants.accepts_transfer(true) && grants.accepts_transfer(true));
     }
 
     #[test]

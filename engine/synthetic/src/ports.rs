@@ -14,7 +14,7 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
     FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot, P2mSource, PortError, Roots,
-    Unlogged,
+    Transfer, Unlogged,
 };
 
 use crate::fault::{Fault, SimError};
@@ -270,6 +270,13 @@ impl Unlogged for SimUnlogged {
         let mut world = self.0.enter();
         // Whoever looks on while the guest is paused is not to be felt.
         world.looks += u64::from(!world.paused);
-        Ok(world.guest.grants.accepting > 0)
+        let felt = !world.paused;
+        Ok(world.guest.grants.accepts_transfer(felt))
+    }
+
+    fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
+        // A part of the same look: the guest has no chance to run.
+        into.extend(self.0.lock().guest.grants.transfers());
+        Ok(true)
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use crate::grant::Offer;
 use crate::guest::Claimed;
 
 /// A frame that is known now, or in a register by then.
@@ -87,13 +88,16 @@ pub(crate) enum Step {
     BackendMaps(u64),
     /// The backend unmaps it.
     BackendUnmaps(u64),
-    /// Gives a frame to another domain; if Xen refuses, the entry is put back and the program ends.
-    TransferOut { mfn: u64, pfn: u64, there: u64 },
-    /// Another domain gives a frame.
+    /// Gives a frame to another domain; if Xen refuses, the entry is written again, unless it is untouched, and the program
+    /// ends.
+    TransferOut { mfn: u64, pfn: u64, there: u64, touched: bool },
+    /// Another domain gives a frame by the program's transfer entry.
     TransferIn { mfn: u64, pfn: u64 },
-    /// An accept-transfer entry appears in the grant table.
-    Accept,
-    /// And goes.
+    /// A transfer entry appears in the grant table.
+    Accept(u64),
+    /// Xen writes it.
+    Offer(Offer),
+    /// And it goes.
     Withdraw,
     /// Another domain gives one of its frames this pfn of its own.
     TheirPfn { mfn: u64, pfn: u64 },
@@ -125,6 +129,8 @@ pub(crate) struct Program {
     pub(crate) after_round: u64,
     /// Looks at the grant table before it goes on.
     pub(crate) after_look: u64,
+    /// Its transfer entry in the grant table.
+    pub(crate) offer: Option<u64>,
     /// Left out of the schedule: it takes its time and keeps what it has in hand, and does nothing.
     pub(crate) idle: bool,
     /// Pfns that become usable when it ends.

@@ -42,11 +42,12 @@ pub enum Scenario {
     SamePfn,
     ForeignPte,
     Untagged,
+    Transfers,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -71,6 +72,7 @@ impl Scenario {
         Self::SamePfn,
         Self::ForeignPte,
         Self::Untagged,
+        Self::Transfers,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -127,6 +129,9 @@ impl Scenario {
             Self::Untagged => {
                 ("untagged", "frames change their owner under entries that are equal afterwards")
             }
+            Self::Transfers => {
+                ("transfers", "frames come by transfer to pfns whose entries name them already")
+            }
         }
     }
 
@@ -134,7 +139,7 @@ impl Scenario {
     pub(crate) const fn checkpoints(self, drawn: u32) -> u32 {
         match self {
             Self::Remus => drawn,
-            Self::Untagged => drawn - 2,
+            Self::Untagged | Self::Transfers => drawn - 2,
             _ => 0,
         }
     }
@@ -249,6 +254,13 @@ impl Scenario {
                 (B::Untagged, 2),
                 (B::GivenAndMapped, 4),
                 (B::FrameComes, 4),
+                (B::BalloonOut, 1),
+                (B::BalloonIn, 1),
+            ],
+            Self::Transfers => vec![
+                (B::Transfers, 8),
+                (B::TransferBack, 1),
+                (B::SelfGrant, 1),
                 (B::BalloonOut, 1),
                 (B::BalloonIn, 1),
             ],

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
-use p2mtrack::port::{FrameList, LogDirty, Page, Transport, Unlogged};
+use p2mtrack::port::{FrameList, LogDirty, M2p, Page, Transfer, Transport, Unlogged};
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::snapshot::SourceFrame;
 use p2mtrack_synthetic::{Scenario, SimConfig, SimPorts, Simulation, Verdict};
@@ -20,6 +20,8 @@ enum Rule {
     Unlogged,
     /// Equal entries of dirty leaves are owed while transfers are accepted.
     Transfers,
+    /// What the transfer entries of the grant table name is owed.
+    TransferEntries,
     /// Page tables are owed again once frames have moved.
     Tables,
     /// Pfns without a frame are given back.
@@ -53,6 +55,8 @@ struct Naive {
     without: Option<Rule>,
     sent: BTreeMap<u64, u64>,
     deferred: BTreeSet<u64>,
+    /// What transfer entries named when they were looked at.
+    named: BTreeSet<Pfn>,
     listed: bool,
     first: bool,
     width: Width,
@@ -68,10 +72,23 @@ impl Naive {
         self.without != Some(rule)
     }
 
-    fn round(&mut self, last: bool) {
+    /// A round of a guest that runs: it has its chance before it is looked at, and none after.
+    fn live_round(&mut self) {
+        let accepts = self.ports.unlogged.accepts_transfer().expect("no faults");
+        self.simulation.pause(true);
+        self.round(accepts, false);
+        self.simulation.pause(false);
+    }
+
+    fn last_round(&mut self) {
+        let accepts = self.ports.unlogged.accepts_transfer().expect("no faults");
+        self.round(accepts, true);
+    }
+
+    fn round(&mut self, accepts: bool, last: bool) {
         let mut bits = PfnBitmap::new(PFNS);
         self.ports.log_dirty.clean(&mut bits).expect("no faults");
-        let accepts = self.ports.unlogged.accepts_transfer().expect("no faults");
+        let named = self.named_by_transfers();
         let mut unlogged = Vec::new();
         if last && self.keeps(Rule::Unlogged) {
             self.ports.unlogged.pfns(&mut unlogged).expect("no faults");
@@ -95,6 +112,7 @@ impl Naive {
                 || bits.get(frame.pfn) && self.keeps(Rule::LogDirty)
                 || self.deferred.contains(&frame.pfn.0)
                 || unlogged.contains(&frame.pfn)
+                || named.contains(&frame.pfn)
                 || accepts && in_dirty_leaf(frame.pfn) && self.keeps(Rule::Transfers)
                 || frame.kind.is_table() && self.keeps(Rule::Tables)
         };
@@ -116,6 +134,20 @@ impl Naive {
             let gone: Vec<Pfn> = (0..PFNS).map(Pfn).filter(|pfn| !held.contains(pfn)).collect();
             self.ports.transport.gone(&gone).expect("no faults");
         }
+    }
+
+    /// The pfns that transfer entries name, by themselves or by a frame, and those that they named before: a frame may
+    /// have come since.
+    fn named_by_transfers(&mut self) -> BTreeSet<Pfn> {
+        let mut transfers = Vec::new();
+        self.ports.unlogged.transfers(&mut transfers).expect("no faults");
+        let pfn = |transfer| match transfer {
+            Transfer::Into(pfn) => Some(pfn),
+            Transfer::Came(mfn) => self.ports.m2p.pfn(mfn),
+        };
+        let now: BTreeSet<Pfn> = transfers.into_iter().filter_map(pfn).collect();
+        let before = std::mem::replace(&mut self.named, now.clone());
+        if self.keeps(Rule::TransferEntries) { &now | &before } else { BTreeSet::new() }
     }
 
     fn send(&mut self, pages: &[Page], view: &View, last: bool) {
@@ -144,20 +176,20 @@ fn migrate(scenario: Scenario, seed: u64, without: Option<Rule>) -> Verdict {
     let ports = simulation.ports();
     let (sent, deferred) = (BTreeMap::new(), BTreeSet::new());
     let width = config.width;
+    let named = BTreeSet::new();
+    let (listed, first) = (false, true);
     let mut naive =
-        Naive { simulation, ports, without, sent, deferred, listed: false, first: true, width };
+        Naive { simulation, ports, without, sent, deferred, named, listed, first, width };
     naive.ports.log_dirty.enable().expect("was off");
     let mut checkpoints = naive.simulation.checkpoints();
     loop {
         while !naive.simulation.wants_suspend() {
             naive.simulation.run_guest(seed * 37 % 700);
-            naive.simulation.pause(true);
-            naive.round(false);
-            naive.simulation.pause(false);
+            naive.live_round();
         }
         naive.simulation.run_guest(seed % 97);
         naive.simulation.suspend();
-        naive.round(true);
+        naive.last_round();
         let judgement = naive.simulation.judge();
         if judgement.verdict != Verdict::Identical {
             if without.is_none() {
@@ -189,7 +221,8 @@ fn each_rule_is_needed() {
         (Rule::Entries, Scenario::Balloon, Verdict::Corrupt),
         (Rule::Entries, Scenario::Hotplug, Verdict::Corrupt),
         (Rule::Unlogged, Scenario::BackendWrites, Verdict::Corrupt),
-        (Rule::Transfers, Scenario::TransferIn, Verdict::Corrupt),
+        (Rule::Transfers, Scenario::Transfers, Verdict::Corrupt),
+        (Rule::TransferEntries, Scenario::Transfers, Verdict::Corrupt),
         (Rule::Tables, Scenario::FrameSwap, Verdict::Corrupt),
         (Rule::Gone, Scenario::Balloon, Verdict::Leaked),
         (Rule::Gone, Scenario::Shrink, Verdict::Leaked),

@@ -61,6 +61,7 @@ pub(crate) enum Behaviour {
     Untagged,
     GivenAndMapped,
     FrameComes,
+    Transfers,
 }
 
 impl Behaviour {
@@ -135,6 +136,7 @@ impl Behaviour {
             Self::Untagged => "untagged",
             Self::GivenAndMapped => "given-and-mapped",
             Self::FrameComes => "frame-comes",
+            Self::Transfers => "transfers",
         }
     }
 }
@@ -202,6 +204,7 @@ impl Plan<'_> {
             Behaviour::Untagged => self.untagged(),
             Behaviour::GivenAndMapped => self.given_and_mapped(),
             Behaviour::FrameComes => self.frame_comes(),
+            Behaviour::Transfers => self.transfers(),
         }
     }
 

@@ -13,7 +13,8 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
     Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
-    Observer, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transport, Unlogged,
+    Observer, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport,
+    Unlogged,
 };
 use p2mtrack::table::{TableView, normalise};
 
@@ -176,6 +177,10 @@ impl Unlogged for Port<'_> {
 
     fn accepts_transfer(&mut self) -> Result<bool, PortError> {
         Ok(false)
+    }
+
+    fn transfers(&mut self, _: &mut Vec<Transfer>) -> Result<bool, PortError> {
+        Ok(true)
     }
 }
 
