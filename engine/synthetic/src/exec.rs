@@ -115,6 +115,8 @@ impl World {
             Step::ListTable { mfn, .. } => guest.tables.retain(|table| table.0 != mfn),
             Step::BackendMaps(mfn) => xen.backend_maps(&mut guest.grants, mfn),
             Step::BackendUnmaps(mfn) => xen.backend_unmaps(&mut guest.grants, mfn),
+            Step::CopyBegins(mfn) => xen.copy_begins(mfn),
+            Step::CopyEnds(mfn) => xen.copy_ends(mfn),
             step => self.perform_transfer(program, step),
         }
     }

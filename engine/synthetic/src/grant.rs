@@ -3,7 +3,8 @@
 //! Not here: which of the guest's programs do it (`behaviour`).
 //! Units: mfn and pfn as plain numbers.
 //! Threads: one owner.
-//! Source: `xen/common/grant_table.c`: a writable mapping marks at unmap; a transfer in sets the m2p, unmarked.
+//! Source: `xen/common/grant_table.c`: a writable mapping marks at unmap, a copy when it is done; a transfer in sets the
+//!   m2p, unmarked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -119,6 +120,18 @@ impl Xen {
         }
     }
 
+    /// `GNTTABOP_copy` into a page of the guest: written while Xen holds it, and marked after. The log may be taken between.
+    pub(crate) fn copy_begins(&mut self, mfn: u64) {
+        self.machine.hold(mfn);
+        self.machine.write(mfn);
+    }
+
+    /// The copy is done.
+    pub(crate) fn copy_ends(&mut self, mfn: u64) {
+        self.mark(mfn);
+        self.machine.drop_hold(mfn);
+    }
+
     /// `GNTTABOP_transfer` by the guest; refused while anybody else holds the frame.
     pub(crate) fn transfer_out(&mut self, mfn: u64, pfn_there: u64) -> bool {
         let free = self.machine.is_guest(mfn)
@@ -150,6 +163,17 @@ mod tests {
         xen.backend_unmaps(&mut grants, 1);
         assert_eq!(marks(&xen), [11]);
         assert_eq!(xen.machine.refs(1), 0);
+    }
+
+    #[test]
+    fn a_copy_marks_after_it_wrote() {
+        let mut xen = xen();
+        let before = xen.machine.content(1);
+        xen.copy_begins(1);
+        assert_ne!(xen.machine.content(1), before);
+        assert!(marks(&xen).is_empty() && xen.machine.refs(1) == 1);
+        xen.copy_ends(1);
+        assert_eq!((marks(&xen), xen.machine.refs(1)), (vec![11], 0));
     }
 
     #[test]

@@ -88,6 +88,10 @@ pub(crate) enum Step {
     BackendMaps(u64),
     /// The backend unmaps it.
     BackendUnmaps(u64),
+    /// A backend's grant copy writes a page.
+    CopyBegins(u64),
+    /// And marks it.
+    CopyEnds(u64),
     /// Gives a frame to another domain; if Xen refuses, the entry is written again, unless it is untouched, and the program
     /// ends.
     TransferOut { mfn: u64, pfn: u64, there: u64, touched: bool },

@@ -43,11 +43,12 @@ pub enum Scenario {
     ForeignPte,
     Untagged,
     Transfers,
+    GrantCopy,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -73,6 +74,7 @@ impl Scenario {
         Self::ForeignPte,
         Self::Untagged,
         Self::Transfers,
+        Self::GrantCopy,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -131,6 +133,9 @@ impl Scenario {
             }
             Self::Transfers => {
                 ("transfers", "frames come by transfer to pfns whose entries name them already")
+            }
+            Self::GrantCopy => {
+                ("grant-copy", "backends copy into pages, which are marked once it is done")
             }
         }
     }
@@ -264,6 +269,7 @@ impl Scenario {
                 (B::BalloonOut, 1),
                 (B::BalloonIn, 1),
             ],
+            Self::GrantCopy => vec![(B::GrantCopy, 4), (B::Backend, 1), (B::FrameSwap, 2)],
             Self::Remus | Self::Mixed => Behaviour::HONEST.iter().map(|&b| (b, 2)).collect(),
         }
     }

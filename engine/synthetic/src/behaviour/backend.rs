@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writers that log-dirty does not see: backends with writable grants, daemons, Xen itself.
+//! Writers that log-dirty does not see, or sees late: backends with writable grants or copies, daemons, Xen itself.
 //! Not here: the port that names them (`ports`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: `xen-save-path.md` 6.4: a grant marks at unmap; foreign mappings of dom0 and vcpu_info never.
+//! Source: `xen-save-path.md` 6.4: a grant marks at unmap, a copy at its end; foreign mappings of dom0 and vcpu_info never.
 
 use crate::behaviour::Plan;
 use crate::program::{Step, Val};
@@ -26,6 +26,23 @@ impl Plan<'_> {
             self.push(Step::AwaitRounds(9));
         }
         self.push(Step::BackendUnmaps(mfn));
+        Some(())
+    }
+
+    /// Backends copy into some pages. A copy is short: none is under way when the guest is suspended.
+    pub(super) fn grant_copy(&mut self) -> Option<()> {
+        let mut copies = Vec::new();
+        for _ in 0..self.dice().between(1, 6) {
+            let Some((_, mfn)) = self.data() else { break };
+            let mut copy = vec![Step::Open, Step::CopyBegins(mfn)];
+            copy.extend(self.maybe_wait());
+            copy.extend([Step::CopyEnds(mfn), Step::Close]);
+            if self.chance(1, 4) {
+                copy.push(Step::Write(Val::Is(mfn)));
+            }
+            copies.push(copy);
+        }
+        self.play(copies);
         Some(())
     }
 

@@ -62,6 +62,7 @@ pub(crate) enum Behaviour {
     GivenAndMapped,
     FrameComes,
     Transfers,
+    GrantCopy,
 }
 
 impl Behaviour {
@@ -137,6 +138,7 @@ impl Behaviour {
             Self::GivenAndMapped => "given-and-mapped",
             Self::FrameComes => "frame-comes",
             Self::Transfers => "transfers",
+            Self::GrantCopy => "grant-copy",
         }
     }
 }
@@ -205,6 +207,7 @@ impl Plan<'_> {
             Behaviour::GivenAndMapped => self.given_and_mapped(),
             Behaviour::FrameComes => self.frame_comes(),
             Behaviour::Transfers => self.transfers(),
+            Behaviour::GrantCopy => self.grant_copy(),
         }
     }
 
