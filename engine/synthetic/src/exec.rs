@@ -7,6 +7,7 @@
 
 use p2mtrack::frame::{Entry, Mfn, Width};
 
+use crate::guest::NONE;
 use crate::machine::Owner;
 use crate::program::{Name, Program, Step, Val};
 use crate::walk::owned_frame;
@@ -57,7 +58,7 @@ impl World {
                 let mfn = self.xen.populate(pfn, prefer);
                 Self::receive(program, reg, mfn);
             }
-            Step::Exchange { old, pfn, reg } => {
+            Step::Exchange { old, pfn, reg } if [NONE, old].contains(&program.registers[reg]) => {
                 let mfn = self.xen.exchange(old, pfn);
                 Self::receive(program, reg, mfn);
             }

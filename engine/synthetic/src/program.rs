@@ -50,7 +50,7 @@ pub(crate) enum Step {
     Decrease(Val),
     /// `XENMEM_populate_physmap`.
     Populate { pfn: u64, reg: usize, prefer: Option<u64> },
-    /// `XENMEM_exchange`.
+    /// `XENMEM_exchange`; Xen may refuse, and the register has the old frame then. Nothing if it was exchanged before.
     Exchange { old: u64, pfn: u64, reg: usize },
     /// Writes a PTE.
     Pte { table: u64, slot: u16, to: Option<Val> },

@@ -44,11 +44,12 @@ pub enum Scenario {
     Untagged,
     Transfers,
     GrantCopy,
+    Held,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -75,6 +76,7 @@ impl Scenario {
         Self::Untagged,
         Self::Transfers,
         Self::GrantCopy,
+        Self::Held,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -136,6 +138,9 @@ impl Scenario {
             }
             Self::GrantCopy => {
                 ("grant-copy", "backends copy into pages, which are marked once it is done")
+            }
+            Self::Held => {
+                ("held", "frames that somebody else holds are exchanged in vain, and later")
             }
         }
     }
@@ -270,6 +275,13 @@ impl Scenario {
                 (B::BalloonIn, 1),
             ],
             Self::GrantCopy => vec![(B::GrantCopy, 4), (B::Backend, 1), (B::FrameSwap, 2)],
+            Self::Held => vec![
+                (B::Held, 4),
+                (B::OldLeafExchanged, 2),
+                (B::Exchange, 2),
+                (B::TransferBack, 1),
+                (B::BalloonOut, 1),
+            ],
             Self::Remus | Self::Mixed => Behaviour::HONEST.iter().map(|&b| (b, 2)).collect(),
         }
     }

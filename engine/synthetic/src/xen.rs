@@ -81,8 +81,12 @@ impl Xen {
         Some(mfn)
     }
 
-    /// `XENMEM_exchange` of one frame: the old one goes, a new one comes, nothing is marked.
+    /// `XENMEM_exchange` of one frame: the old one goes, a new one comes, nothing is marked. A frame that somebody else
+    /// refers to stays (`steal_page`). Returns the frame that the guest has then.
     pub(crate) fn exchange(&mut self, old: u64, pfn: u64) -> Option<u64> {
+        if self.machine.refs(old) > 0 {
+            return Some(old);
+        }
         let new = self.populate(pfn, None)?;
         self.machine.give_back(old);
         Some(new)
@@ -163,6 +167,16 @@ pub(crate) mod tests {
         assert_eq!(xen.machine.m2p.pfn(new), Some(12));
         assert_eq!(xen.machine.m2p.pfn(2), None);
         assert!(marks(&xen).is_empty());
+    }
+
+    #[test]
+    fn a_frame_with_another_reference_is_not_exchanged() {
+        let mut xen = xen();
+        xen.machine.hold(1);
+        assert_eq!(xen.exchange(1, 11), Some(1));
+        assert_eq!(xen.machine.m2p.pfn(1), Some(11));
+        xen.machine.drop_hold(1);
+        assert_ne!(xen.exchange(1, 11), Some(1));
     }
 
     #[test]

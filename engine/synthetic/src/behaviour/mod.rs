@@ -9,6 +9,7 @@ mod backend;
 mod balloon;
 mod grant;
 mod growth;
+mod held;
 mod hostile;
 mod leaf;
 mod owner;
@@ -63,6 +64,8 @@ pub(crate) enum Behaviour {
     FrameComes,
     Transfers,
     GrantCopy,
+    Held,
+    OldLeafExchanged,
 }
 
 impl Behaviour {
@@ -139,6 +142,8 @@ impl Behaviour {
             Self::FrameComes => "frame-comes",
             Self::Transfers => "transfers",
             Self::GrantCopy => "grant-copy",
+            Self::Held => "held",
+            Self::OldLeafExchanged => "old-leaf-exchanged",
         }
     }
 }
@@ -208,6 +213,8 @@ impl Plan<'_> {
             Behaviour::FrameComes => self.frame_comes(),
             Behaviour::Transfers => self.transfers(),
             Behaviour::GrantCopy => self.grant_copy(),
+            Behaviour::Held => self.held(),
+            Behaviour::OldLeafExchanged => self.old_leaf_exchanged(),
         }
     }
 
