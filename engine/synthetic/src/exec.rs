@@ -71,6 +71,8 @@ impl World {
             Step::Copy { from, to } => self.xen.guest_copies(from, program.value(to)),
             Step::Pin { mfn, level } => self.xen.pin(mfn, level),
             Step::Unpin(mfn) => self.xen.unpin(mfn),
+            Step::PinPiece { mfn, level, slots } => self.xen.pin_piece(mfn, level, slots),
+            Step::UnpinPiece { mfn, slots } => self.xen.unpin_piece(mfn, slots),
             Step::UnmapForeign(val) => self.xen.unmap_foreign(program.value(val)),
             Step::TheyTake { pfn, reg, prefer } => {
                 let mfn = self.they_take(pfn, prefer);

@@ -3,7 +3,8 @@
 //! Not here: normalisation, which is the engine's.
 //! Units: 512 PTEs of 8 bytes in both guest widths; levels 1 to 4.
 //! Threads: one owner.
-//! Source: `xen/arch/x86/mm.c`: `get_page_type`, `do_mmu_update`, `MMUEXT_PIN_*`; marks in `mm/shadow`.
+//! Source: `xen/arch/x86/mm.c`: `alloc_page_type`, `free_page_type` (both mark first, and again when they go on after an
+//!   interruption), `do_mmu_update`, `MMUEXT_PIN_*`; marks in `mm/shadow`. CLEAN pauses the guest: it falls between pieces.
 
 use p2mtrack::frame::Width;
 use p2mtrack::leaf::FRAME_WORDS;
@@ -50,6 +51,54 @@ impl Xen {
             self.take_pte(table, slot, mfn, level);
         }
         self.mark(table);
+    }
+
+    /// A piece of a validation that Xen interrupts: marks the table, then takes the PTEs of some more slots. The last piece
+    /// makes it a table for everybody. Returns whether it is one.
+    pub(crate) fn promote_piece(&mut self, table: u64, level: u8, slots: usize) -> bool {
+        if self.machine.level(table) == 0 {
+            self.machine.words_to_write(table);
+            self.machine.set_level(table, level);
+            self.machine.set_partial(table, true);
+            self.partial.insert(table, 0);
+        }
+        let Some(&first) = self.partial.get(&table) else { return true };
+        self.mark(table);
+        let end = (first + slots).min(FRAME_WORDS);
+        for (slot, mfn) in self.guest_ptes(table, level) {
+            if (first..end).contains(&slot.into()) {
+                self.take_pte(table, slot, mfn, level);
+            }
+        }
+        self.partial.insert(table, end);
+        if end == FRAME_WORDS {
+            self.partial.remove(&table);
+            self.machine.set_partial(table, false);
+        }
+        end == FRAME_WORDS
+    }
+
+    /// The same the other way round: from the first piece on it is no table for anybody, the last one lets it go.
+    pub(crate) fn demote_piece(&mut self, table: u64, slots: usize) {
+        let level = self.machine.level(table);
+        if level == 0 {
+            return;
+        }
+        self.machine.set_partial(table, true);
+        let end = self.partial.remove(&table).unwrap_or(FRAME_WORDS);
+        self.mark(table);
+        let first = end.saturating_sub(slots);
+        for (slot, mfn) in self.guest_ptes(table, level) {
+            if (first..end).contains(&slot.into()) {
+                self.drop_pte(table, slot, mfn, level);
+            }
+        }
+        if first == 0 {
+            self.machine.set_partial(table, false);
+            self.machine.set_level(table, 0);
+        } else {
+            self.partial.insert(table, first);
+        }
     }
 
     fn invalidate(&mut self, table: u64) {
@@ -109,6 +158,23 @@ impl Xen {
         self.mark(table);
     }
 
+    /// A piece of `MMUEXT_PIN_Ln_TABLE`; the pin is there once all of the table is validated, and marks it once more.
+    pub(crate) fn pin_piece(&mut self, table: u64, level: u8, slots: usize) {
+        if !self.machine.is_pinned(table) && self.promote_piece(table, level, slots) {
+            self.machine.set_pinned(table, true);
+            self.mark(table);
+        }
+    }
+
+    /// A piece of `MMUEXT_UNPIN_TABLE` of a table that nothing else holds; the pin goes first.
+    pub(crate) fn unpin_piece(&mut self, table: u64, slots: usize) {
+        if self.machine.is_pinned(table) {
+            self.machine.set_pinned(table, false);
+            self.mark(table);
+        }
+        self.demote_piece(table, slots);
+    }
+
     /// `MMUEXT_UNPIN_TABLE`: without another table that names it, the page is data again.
     pub(crate) fn unpin(&mut self, table: u64) {
         self.machine.set_pinned(table, false);
@@ -143,6 +209,32 @@ mod tests {
         assert_eq!(marks(&xen), [11]);
         assert_eq!(xen.machine.frame_type(1), FrameType::Data);
         assert_eq!(xen.machine.refs(2), 0);
+    }
+
+    #[test]
+    fn a_table_is_validated_and_taken_apart_in_pieces_each_of_which_marks_it() {
+        let mut xen = xen();
+        xen.guest_fills(1, 0);
+        xen.guest_fills(2, 0);
+        xen.guest_fills(3, 0);
+        xen.guest_stores_word(1, 7, pte(2));
+        xen.guest_stores_word(1, 500, pte(3));
+        type Piece = fn(&mut Xen);
+        let steps: [(Piece, [u8; 2], FrameType); 4] = [
+            (|xen| xen.pin_piece(1, 2, 256), [1, 0], FrameType::Data),
+            (|xen| xen.pin_piece(1, 2, 256), [1, 1], FrameType::Table { level: 2, pinned: true }),
+            (|xen| xen.unpin_piece(1, 400), [1, 0], FrameType::Data),
+            (|xen| xen.unpin_piece(1, 400), [0, 0], FrameType::Data),
+        ];
+        for (step, levels, kind) in steps {
+            clear(&mut xen);
+            step(&mut xen);
+            assert!(marks(&xen).contains(&11));
+            assert_eq!([xen.machine.level(2), xen.machine.level(3)], levels);
+            assert_eq!(xen.machine.frame_type(1), kind);
+        }
+        assert_eq!((xen.machine.level(1), xen.machine.refs(2), xen.machine.refs(3)), (0, 0, 0));
+        assert!(xen.partial.is_empty());
     }
 
     #[test]

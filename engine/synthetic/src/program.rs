@@ -80,6 +80,10 @@ pub(crate) enum Step {
     Pin { mfn: u64, level: u8 },
     /// `MMUEXT_UNPIN_TABLE`.
     Unpin(u64),
+    /// A piece of a pin that Xen interrupts after so many slots.
+    PinPiece { mfn: u64, level: u8, slots: usize },
+    /// A piece of an unpin.
+    UnpinPiece { mfn: u64, slots: usize },
     /// The kernel lists a table of a process, or forgets it.
     ListTable { mfn: u64, level: u8, listed: bool },
     /// Unmaps a frame of another domain, mapped when the program was planned or by [`Step::TheyTake`].

@@ -45,11 +45,12 @@ pub enum Scenario {
     Transfers,
     GrantCopy,
     Held,
+    TablePieces,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -77,6 +78,7 @@ impl Scenario {
         Self::Transfers,
         Self::GrantCopy,
         Self::Held,
+        Self::TablePieces,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -142,6 +144,9 @@ impl Scenario {
             Self::Held => {
                 ("held", "frames that somebody else holds are exchanged in vain, and later")
             }
+            Self::TablePieces => {
+                ("table-pieces", "page tables are validated and taken apart in pieces")
+            }
         }
     }
 
@@ -149,7 +154,7 @@ impl Scenario {
     pub(crate) const fn checkpoints(self, drawn: u32) -> u32 {
         match self {
             Self::Remus => drawn,
-            Self::Untagged | Self::Transfers => drawn - 2,
+            Self::Untagged | Self::Transfers | Self::TablePieces => drawn - 2,
             _ => 0,
         }
     }
@@ -281,6 +286,13 @@ impl Scenario {
                 (B::Exchange, 2),
                 (B::TransferBack, 1),
                 (B::BalloonOut, 1),
+            ],
+            Self::TablePieces => vec![
+                (B::TableInPieces, 4),
+                (B::TableWritten, 2),
+                (B::FrameSwap, 1),
+                (B::BalloonOut, 1),
+                (B::BalloonIn, 1),
             ],
             Self::Remus | Self::Mixed => Behaviour::HONEST.iter().map(|&b| (b, 2)).collect(),
         }

@@ -5,6 +5,8 @@
 //! Threads: one owner.
 //! Source: `xen/arch/x86/mm/paging.c`, `mm/physmap.c`, `common/memory.c`; marks by pfn through the m2p.
 
+use std::collections::BTreeMap;
+
 use p2mtrack::frame::{Entry, Width};
 
 use crate::log_dirty::Log;
@@ -16,6 +18,8 @@ pub(crate) struct Xen {
     pub(crate) machine: Machine,
     pub(crate) log: Log,
     pub(crate) width: Width,
+    /// Partly validated page tables, and the slots below which their PTEs were taken.
+    pub(crate) partial: BTreeMap<u64, usize>,
 }
 
 impl Xen {
@@ -118,7 +122,7 @@ pub(crate) mod tests {
         machine.settle(9, Owner::Other, Some(40), true);
         let mut log = Log::default();
         log.enable().expect("was off");
-        Xen { machine, log, width: Width::W64 }
+        Xen { machine, log, width: Width::W64, partial: BTreeMap::new() }
     }
 
     /// The pfns below 64 that are marked.

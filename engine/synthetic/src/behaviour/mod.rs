@@ -66,6 +66,7 @@ pub(crate) enum Behaviour {
     GrantCopy,
     Held,
     OldLeafExchanged,
+    TableInPieces,
 }
 
 impl Behaviour {
@@ -144,6 +145,7 @@ impl Behaviour {
             Self::GrantCopy => "grant-copy",
             Self::Held => "held",
             Self::OldLeafExchanged => "old-leaf-exchanged",
+            Self::TableInPieces => "table-in-pieces",
         }
     }
 }
@@ -215,6 +217,7 @@ impl Plan<'_> {
             Behaviour::GrantCopy => self.grant_copy(),
             Behaviour::Held => self.held(),
             Behaviour::OldLeafExchanged => self.old_leaf_exchanged(),
+            Behaviour::TableInPieces => self.table_in_pieces(),
         }
     }
 

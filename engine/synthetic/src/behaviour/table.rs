@@ -63,6 +63,45 @@ impl Plan<'_> {
         Some(())
     }
 
+    /// A level 2 table over new level 1 tables is pinned in pieces, is a table for a while, and is taken apart in pieces;
+    /// the guest may be suspended between any two of them.
+    pub(super) fn table_in_pieces(&mut self) -> Option<()> {
+        let (_, upper) = self.unmapped_data()?;
+        let mut pages = vec![upper];
+        self.push(Step::Fill { mfn: upper, word: 0 });
+        for _ in 0..self.dice().between(2, 6) {
+            let Some((_, lower)) = self.unmapped_data() else { break };
+            self.push(Step::Fill { mfn: lower, word: 0 });
+            for _ in 0..self.dice().magnitude(4) {
+                let Some((_, target)) = self.data() else { break };
+                let index = self.dice().index(FRAME_WORDS);
+                self.push(Step::Word { mfn: lower, index, word: pte(target) });
+            }
+            let index = self.dice().index(FRAME_WORDS);
+            self.push(Step::Word { mfn: upper, index, word: pte(lower) });
+            pages.push(lower);
+        }
+        let slots = self.dice().pick(&[64, 128, 200, 400]);
+        self.pieces(Step::PinPiece { mfn: upper, level: 2, slots }, slots);
+        let wait = self.maybe_wait();
+        self.extend(wait);
+        self.pieces(Step::UnpinPiece { mfn: upper, slots }, slots);
+        for mfn in pages {
+            if self.chance(1, 2) {
+                self.push(Step::Write(Val::Is(mfn)));
+            }
+        }
+        Some(())
+    }
+
+    fn pieces(&mut self, piece: Step, slots: usize) {
+        for _ in 0..FRAME_WORDS.div_ceil(slots) {
+            self.push(piece);
+            let wait = self.maybe_wait();
+            self.extend(wait);
+        }
+    }
+
     /// PTEs come and go.
     pub(super) fn table_written(&mut self) -> Option<()> {
         let table = self.own_table()?;

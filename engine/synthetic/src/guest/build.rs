@@ -261,7 +261,12 @@ impl Builder<'_> {
             guest.claims.take_pfn(guest.width, pfn, &mut held);
         }
         guest.holes = std::mem::take(&mut self.holes);
-        let mut xen = Xen { machine: self.machine, log: Log::default(), width: guest.width };
+        let mut xen = Xen {
+            machine: self.machine,
+            log: Log::default(),
+            width: guest.width,
+            partial: BTreeMap::new(),
+        };
         if guest.kind() == P2mKind::Linear {
             xen.pin(guest.root(), levels(guest.width));
         }
