@@ -249,6 +249,13 @@ impl Machine {
         mfn
     }
 
+    /// The same, if the pfn has a frame.
+    pub fn balloon_out_if_there(&mut self, pfn: u64) {
+        if self.entry(pfn) != Entry::INVALID {
+            self.balloon_out(pfn);
+        }
+    }
+
     pub fn balloon_in(&mut self, pfn: u64, content: u64) {
         let mfn = self.populate(pfn);
         self.set_entry(pfn, Entry(mfn));

@@ -102,13 +102,11 @@ impl Tracker {
             self.resend.mark_range(first..first + self.width.entries() as u64, Cause::Doubt);
         }
         self.pending.settle(items, &found.unmapped);
-        let mut unmapped = found.unmapped.iter().peekable();
-        for item @ Item { leaf, .. } in items {
-            if unmapped.next_if_eq(&leaf).is_none() {
-                self.offers.compared(*leaf);
-                if !item.is_first_look() {
-                    self.owners.compared(*leaf);
-                }
+        // Of a leaf that is not mapped every pfn is owed, until it is.
+        for item in items {
+            self.offers.compared(item.leaf);
+            if !item.is_first_look() {
+                self.owners.compared(item.leaf);
             }
         }
         if found.leaves > 0 && self.config.sender != Sender::Told {
