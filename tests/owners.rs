@@ -147,6 +147,24 @@ fn the_other_pfn_of_a_frame_is_owed_whenever_its_twin_is() {
     }
 }
 
+#[test]
+fn an_alias_whose_m2p_goes_over_to_the_copy_leaves_the_first_pfn_owed() {
+    for (rig, mut migration) in copied(aliases()) {
+        rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
+        checkpoint(&rig, &mut migration);
+        // From now on writes are marked under the copy, and nothing of the first pfn is written.
+        rig.machine().machphys(BASE + 9, HOLES + 5);
+        for content in [0x11, 0x22] {
+            rig.machine().write_frame(BASE + 9, content);
+            let report = checkpoint(&rig, &mut migration);
+            assert_eq!(report.settled.aliases, 1);
+            for pfn in [9, HOLES + 5] {
+                assert_eq!(arrived(&rig, pfn), Some(Got::Content(content)), "{pfn:#x}");
+            }
+        }
+    }
+}
+
 // --- PTEs to another domain's frame that matches --------------------------------------------------
 
 /// A table with a PTE to another domain's frame, whose pfn there is the one under which it is mapped here.

@@ -216,11 +216,16 @@ impl Migration {
         }
     }
 
-    /// Whatever owes a pfn owes the others that have its frame.
+    /// Whatever owes a pfn owes the other one that has its frame: the m2p may have gone over to either. While the guest runs
+    /// the copy waits, and its twin does not.
     fn owe_twins(&self) {
+        let suspended = self.tracker.report.stage.is_suspended();
         for (pfn, twin) in self.tracker.sent.twins() {
-            if self.is_owed(twin) && !self.is_owed(pfn) {
+            let (first, second) = (self.is_owed(pfn), self.is_owed(twin));
+            if second && !first {
                 self.tracker.resend.mark(pfn, Cause::Doubt);
+            } else if first && !second && suspended {
+                self.tracker.resend.mark(twin, Cause::Doubt);
             }
         }
     }
