@@ -6,7 +6,7 @@
 //! Source: `docs/design.md`, the promise.
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::config::{Config, ForeignPtePolicy};
+use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy};
 use p2mtrack::diff::{KERNEL_VARIABLE, Kernel};
 use p2mtrack::frame::Width;
 use p2mtrack::port::{Observer, Phase, PortError};
@@ -122,6 +122,25 @@ fn a_page_table_names_no_frame_of_another_domain() {
     }
     println!("{refused} of {} refused by name", done.len());
     assert!(0 < refused && refused < done.len());
+}
+
+#[test]
+fn two_pfns_with_one_frame_are_copied_if_the_policy_says_so() {
+    let done = run_all(&runs([Scenario::Alias].into_iter(), &FaultSet::default()));
+    let mut refused = 0;
+    for (config, run) in &done {
+        assert_eq!(run.ending, IDENTICAL, "{}", describe(config, run));
+        assert_eq!(run.harmed, None, "{}", describe(config, run));
+        let run = migrate(config, Config { alias: AliasPolicy::Refuse, ..engine(config) }, &mut ());
+        if run.ending != IDENTICAL {
+            let named =
+                run.error.as_ref().is_some_and(|error| error.contains("the frame is also that of"));
+            assert!(named, "{}", describe(config, &run));
+            refused += 1;
+        }
+    }
+    println!("{refused} of {} refused otherwise", done.len());
+    assert!(refused > 0);
 }
 
 #[test]

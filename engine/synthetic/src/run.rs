@@ -174,6 +174,7 @@ pub fn migrate_with(simulation: &Simulation, engine: Config, watch: &mut dyn Wat
         watch,
         cancelled: simulation.cancel_flag(),
         log: None,
+        breaks_after: None,
         clears: engine.foreign_pte == ForeignPtePolicy::Clear,
         run: Run::default(),
     };
@@ -189,6 +190,8 @@ struct Driver<'a> {
     cancelled: Arc<AtomicBool>,
     /// What the last call read from log-dirty, if anybody wants to know.
     log: Option<PfnBitmap>,
+    /// Pages after which the transport of the next call breaks.
+    breaks_after: Option<u64>,
     /// The policy lets PTEs to other domains' frames be cleared.
     clears: bool,
     run: Run,
@@ -228,15 +231,20 @@ impl Driver<'_> {
     fn steps(&mut self, engine: Config, slot: &mut Option<Migration>) -> Result<(), Stop> {
         let started = self.with_ports(|ports| Migration::start(engine, ports));
         let migration = slot.insert(started.map_err(Stop::Engine)?);
-        for _ in 0..self.simulation.checkpoints() {
+        for checkpoint in 0..self.simulation.checkpoints() {
             for _ in 0..ROUNDS_BETWEEN_CHECKPOINTS {
                 self.call(migration, Call::Round)?;
             }
             self.simulation.suspend();
-            self.call(migration, Call::Checkpoint)?;
-            self.judge();
-            if !matches!(self.run.ending, Ending::Judged(Verdict::Identical)) {
-                return Err(Stop::Judged);
+            self.breaks_after = self.simulation.checkpoint_fails_after(checkpoint);
+            if self.breaks_after.is_some() {
+                self.take_back(migration)?;
+            } else {
+                self.call(migration, Call::Checkpoint)?;
+                self.judge();
+                if !matches!(self.run.ending, Ending::Judged(Verdict::Identical)) {
+                    return Err(Stop::Judged);
+                }
             }
             self.simulation.resume();
         }
@@ -275,6 +283,20 @@ impl Driver<'_> {
         }
     }
 
+    /// A checkpoint whose transport breaks: nobody repeats it, the guest runs on.
+    fn take_back(&mut self, migration: &mut Migration) -> Result<(), Stop> {
+        let result = self.with_ports(|ports| migration.checkpoint(ports));
+        self.breaks_after = None;
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(Stop::Cancelled); // ORDER: as in `call`
+        }
+        match result {
+            Ok(report) => self.note(report).map_err(Stop::Watch),
+            Err(Error::Port { .. } | Error::Page { .. }) => Ok(()),
+            Err(error) => Err(Stop::Engine(error)),
+        }
+    }
+
     fn note(&mut self, report: RoundReport) -> Result<(), PortError> {
         self.run.rounds += 1;
         self.run.beyond_log_dirty +=
@@ -289,8 +311,11 @@ impl Driver<'_> {
 
     fn with_ports<T>(&mut self, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
         let handles = &mut self.handles;
-        let mut transport =
-            Cancellable { inner: &mut handles.transport, cancelled: Arc::clone(&self.cancelled) };
+        let mut transport = Cancellable {
+            inner: &mut handles.transport,
+            cancelled: Arc::clone(&self.cancelled),
+            breaks_after: self.breaks_after,
+        };
         self.log = None;
         let mut log_dirty = Tap {
             inner: &mut handles.log_dirty,
@@ -432,11 +457,16 @@ impl LogDirty for Tap<'_> {
     }
 }
 
-/// A transport whose user may cancel amid a round.
+/// A transport whose user may cancel amid a round, and which may break.
 struct Cancellable<'a> {
     inner: &'a mut dyn Transport,
     cancelled: Arc<AtomicBool>,
+    /// Pages that it still takes before it breaks.
+    breaks_after: Option<u64>,
 }
+
+/// What a transport says that broke.
+const BROKEN: &str = "the connection is gone";
 
 impl Transport for Cancellable<'_> {
     fn send(
@@ -449,7 +479,13 @@ impl Transport for Cancellable<'_> {
         if self.cancelled.load(Ordering::Relaxed) {
             return Err("cancelled".into());
         }
-        self.inner.send(pages, view, answers)
+        let Some(left) = &mut self.breaks_after else {
+            return self.inner.send(pages, view, answers);
+        };
+        let taken = pages.len().min(*left as usize);
+        *left -= taken as u64;
+        self.inner.send(&pages[..taken], view, answers)?;
+        if taken < pages.len() { Err(BROKEN.into()) } else { Ok(()) }
     }
 
     fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError> {
@@ -465,6 +501,6 @@ impl Transport for Cancellable<'_> {
     }
 
     fn consistent(&mut self) -> Result<(), PortError> {
-        self.inner.consistent()
+        if self.breaks_after.is_some() { Err(BROKEN.into()) } else { self.inner.consistent() }
     }
 }

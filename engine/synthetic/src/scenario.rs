@@ -8,7 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use p2mtrack::config::{Config, ForeignPtePolicy};
+use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy};
+use p2mtrack::frame::{Claim, Entry, Width};
 
 use crate::behaviour::Behaviour;
 use crate::dice::Dice;
@@ -46,11 +47,13 @@ pub enum Scenario {
     GrantCopy,
     Held,
     TablePieces,
+    Alias,
+    M2pStale,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -79,6 +82,8 @@ impl Scenario {
         Self::GrantCopy,
         Self::Held,
         Self::TablePieces,
+        Self::Alias,
+        Self::M2pStale,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -147,13 +152,20 @@ impl Scenario {
             Self::TablePieces => {
                 ("table-pieces", "page tables are validated and taken apart in pieces")
             }
+            Self::Alias => {
+                ("alias", "two pfns name one frame, which is written between checkpoints")
+            }
+            Self::M2pStale => (
+                "m2p-stale",
+                "pfns whose frames the m2p gives to others, written between checkpoints",
+            ),
         }
     }
 
     /// Checkpoints before the last suspend if nobody asks for a number. `drawn` is from 2 to 5.
     pub(crate) const fn checkpoints(self, drawn: u32) -> u32 {
         match self {
-            Self::Remus => drawn,
+            Self::Remus | Self::Alias | Self::M2pStale => drawn,
             Self::Untagged | Self::Transfers | Self::TablePieces => drawn - 2,
             _ => 0,
         }
@@ -174,7 +186,7 @@ impl Scenario {
     /// Whether a run may end in a named error without any fault: the guest lies, or does what a policy refuses.
     #[must_use]
     pub const fn is_hostile(self) -> bool {
-        matches!(self, Self::Hostile | Self::ForeignPte)
+        matches!(self, Self::Hostile | Self::ForeignPte | Self::Alias)
     }
 
     /// The engine's configuration with the policies under which the scenario is played. Where two are of interest the
@@ -185,8 +197,14 @@ impl Scenario {
             Self::ForeignPte if seed.is_multiple_of(2) => {
                 Config { foreign_pte: ForeignPtePolicy::Clear, ..config }
             }
+            Self::Alias => Config { alias: AliasPolicy::Copy, ..config },
             _ => config,
         }
+    }
+
+    /// Whether some suspends are taken back: the round fails, and the guest runs on.
+    pub(crate) const fn takes_back(self) -> bool {
+        matches!(self, Self::Untagged | Self::Transfers | Self::Alias | Self::M2pStale)
     }
 
     /// The kind of p2m that the scenario is about, if it is about one.
@@ -294,6 +312,16 @@ impl Scenario {
                 (B::BalloonOut, 1),
                 (B::BalloonIn, 1),
             ],
+            Self::Alias => vec![
+                (B::Alias, 4),
+                (B::M2pStale, 2),
+                (B::FrameSwap, 1),
+                (B::BalloonOut, 1),
+                (B::BalloonIn, 1),
+            ],
+            Self::M2pStale => {
+                vec![(B::M2pStale, 6), (B::FrameSwap, 1), (B::BalloonOut, 1), (B::BalloonIn, 1)]
+            }
             Self::Remus | Self::Mixed => Behaviour::HONEST.iter().map(|&b| (b, 2)).collect(),
         }
     }
@@ -316,6 +344,7 @@ impl Scenario {
             plain_writes,
             honest: self != Self::Hostile,
             foreign_ptes: self == Self::ForeignPte,
+            shared: matches!(self, Self::Alias | Self::M2pStale),
         }
     }
 }
@@ -365,9 +394,16 @@ pub(crate) struct Mix {
     pub(crate) honest: bool,
     /// Page tables may name frames of other domains when the guest is suspended.
     pub(crate) foreign_ptes: bool,
+    /// Two pfns may name one frame when the guest is suspended, and the m2p of a frame another pfn.
+    shared: bool,
 }
 
 impl Mix {
+    /// Whether an entry that names a frame of another pfn gives it to its own pfn, too.
+    pub(crate) fn shares(&self, width: Width, entry: Entry) -> bool {
+        self.shared && matches!(entry.claim(width), Claim::Frame(_))
+    }
+
     /// The next thing to do.
     pub(crate) fn draw(&self, dice: &mut Dice) -> Option<Behaviour> {
         let total: u64 = self.behaviours.iter().map(|b| b.1).sum();

@@ -23,6 +23,9 @@ use crate::snapshot::{Snapshot, SourceFrame, frames};
 use crate::transport::SimTransport;
 use crate::world::World;
 
+/// Purpose of the streams of suspends that are taken back; the number of the checkpoint is added.
+const TAKEN_BACK: u64 = 6 << 60;
+
 /// What a run is made from. Equal configurations give equal runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimConfig {
@@ -117,6 +120,8 @@ pub struct Simulation {
     shared: Arc<Shared>,
     kind: P2mKind,
     checkpoints: u32,
+    /// The seed of the suspends that are taken back; none without any.
+    taken_back: Option<u64>,
 }
 
 impl Simulation {
@@ -137,7 +142,8 @@ impl Simulation {
             asked => asked,
         };
         let world = World::new(shape, mix, faults, config.limits.clone(), dice.word());
-        Self { shared: Shared::new(world, config.threads > 1), kind, checkpoints }
+        let taken_back = config.scenario.takes_back().then_some(config.seed);
+        Self { shared: Shared::new(world, config.threads > 1), kind, checkpoints, taken_back }
     }
 
     /// Handles for the engine. One set is enough; the mappings belong to the set.
@@ -169,6 +175,15 @@ impl Simulation {
     #[must_use]
     pub const fn checkpoints(&self) -> u32 {
         self.checkpoints
+    }
+
+    /// Pages after which the round of a checkpoint fails, at the latest when it is to be confirmed: its suspend is taken
+    /// back then. `None` if it ends well.
+    #[must_use]
+    pub fn checkpoint_fails_after(&self, checkpoint: u32) -> Option<u64> {
+        let mut dice = Dice::new(self.taken_back?, TAKEN_BACK | u64::from(checkpoint));
+        let pages = dice.magnitude(512);
+        dice.chance(1, 3).then_some(pages)
     }
 
     /// Whether the seed has had its number of live rounds.

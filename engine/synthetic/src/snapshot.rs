@@ -3,7 +3,8 @@
 //! Not here: the comparison with the receiver (`oracle`).
 //! Units: indexed by pfn; 9 bytes a pfn.
 //! Threads: plain values.
-//! Source: the project's design, section 3: a pfn has a frame if its entry names one that is ours and whose m2p is it.
+//! Source: the project's design, section 3: a pfn has a frame if its entry names one that is ours and whose m2p is it, or,
+//!   of an alias and of a stale m2p, if its entry says so without a tag.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +41,7 @@ struct Seen {
 /// A frame of the suspended source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceFrame {
-    /// Its pfn, by p2m and m2p.
+    /// Its pfn, by p2m and m2p; by the p2m alone if the guest has frames that are shared or whose m2p is stale.
     pub pfn: Pfn,
     /// The frame.
     pub mfn: Mfn,
@@ -119,7 +120,7 @@ impl Snapshot {
                 continue;
             }
             let Some(mfn) = owned_frame(machine, self.width, entry) else { continue };
-            if machine.m2p.pfn(mfn) != Some(pfn) {
+            if machine.m2p.pfn(mfn) != Some(pfn) && !world.mix.shares(width, entry) {
                 self.ambiguous.insert(pfn);
                 seen.ambiguous.insert(mfn);
                 continue;
@@ -180,7 +181,8 @@ pub(crate) fn frames(world: &World) -> Vec<SourceFrame> {
             let pfn = (position * width.entries() + slot) as u64;
             let entry = machine.entry(leaf, width, slot);
             let Some(mfn) = owned_frame(machine, width, entry) else { continue };
-            if machine.m2p.pfn(mfn) == Some(pfn) && pfn < world.guest.roots.pfn_count {
+            let named = machine.m2p.pfn(mfn) == Some(pfn) || world.mix.shares(width, entry);
+            if named && pfn < world.guest.roots.pfn_count {
                 let kind = machine.frame_type(mfn);
                 frames.push(SourceFrame { pfn: Pfn(pfn), mfn: Mfn(mfn), kind });
             }

@@ -14,6 +14,7 @@ mod hostile;
 mod leaf;
 mod owner;
 mod reshape;
+mod shared;
 mod swap;
 mod table;
 mod transfer;
@@ -67,6 +68,8 @@ pub(crate) enum Behaviour {
     Held,
     OldLeafExchanged,
     TableInPieces,
+    Alias,
+    M2pStale,
 }
 
 impl Behaviour {
@@ -146,6 +149,8 @@ impl Behaviour {
             Self::Held => "held",
             Self::OldLeafExchanged => "old-leaf-exchanged",
             Self::TableInPieces => "table-in-pieces",
+            Self::Alias => "alias",
+            Self::M2pStale => "m2p-stale",
         }
     }
 }
@@ -218,6 +223,8 @@ impl Plan<'_> {
             Behaviour::Held => self.held(),
             Behaviour::OldLeafExchanged => self.old_leaf_exchanged(),
             Behaviour::TableInPieces => self.table_in_pieces(),
+            Behaviour::Alias => self.shared_alias(),
+            Behaviour::M2pStale => self.stale_m2p(),
         }
     }
 
