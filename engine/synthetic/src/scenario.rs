@@ -10,10 +10,14 @@ use std::str::FromStr;
 
 use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy};
 use p2mtrack::frame::{Claim, Entry, Width};
+use p2mtrack::port::LOG_DIRTY_LEAF_PFNS;
 
 use crate::behaviour::Behaviour;
 use crate::dice::Dice;
 use crate::guest::P2mKind;
+
+/// Purpose of the stream that gaps are drawn from.
+const GAP: u64 = 0x6a9;
 
 /// What the guest does while it is migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,11 +53,12 @@ pub enum Scenario {
     TablePieces,
     Alias,
     M2pStale,
+    Wide,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -84,6 +89,7 @@ impl Scenario {
         Self::TablePieces,
         Self::Alias,
         Self::M2pStale,
+        Self::Wide,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -159,6 +165,10 @@ impl Scenario {
                 "m2p-stale",
                 "pfns whose frames the m2p gives to others, written between checkpoints",
             ),
+            Self::Wide => (
+                "wide",
+                "all of mixed, over pfns of several leaves of the log, most of them without a frame",
+            ),
         }
     }
 
@@ -199,6 +209,16 @@ impl Scenario {
             }
             Self::Alias => Config { alias: AliasPolicy::Copy, ..config },
             _ => config,
+        }
+    }
+
+    /// Pfns of a gap between the frames, so that the guest spans several leaves of Xen's log; 0 for none.
+    pub(crate) fn gap(self, seed: u64) -> u64 {
+        let mut dice = Dice::new(seed, GAP);
+        let pfns = dice.between(LOG_DIRTY_LEAF_PFNS, 3 * LOG_DIRTY_LEAF_PFNS);
+        match self {
+            Self::Wide => pfns,
+            _ => 0,
         }
     }
 
@@ -322,7 +342,9 @@ impl Scenario {
             Self::M2pStale => {
                 vec![(B::M2pStale, 6), (B::FrameSwap, 1), (B::BalloonOut, 1), (B::BalloonIn, 1)]
             }
-            Self::Remus | Self::Mixed => Behaviour::HONEST.iter().map(|&b| (b, 2)).collect(),
+            Self::Remus | Self::Mixed | Self::Wide => {
+                Behaviour::HONEST.iter().map(|&b| (b, 2)).collect()
+            }
         }
     }
 
@@ -333,7 +355,9 @@ impl Scenario {
         let (steps, plain_writes) = match self {
             Self::Quiet => (8, 16),
             Self::Writes => (busy, 16),
-            Self::Mixed | Self::Remus => (busy.max(2048.min(most)), dice.pick(&[1, 4])),
+            Self::Mixed | Self::Remus | Self::Wide => {
+                (busy.max(2048.min(most)), dice.pick(&[1, 4]))
+            }
             _ => (busy, dice.pick(&[1, 4, 10])),
         };
         Mix {

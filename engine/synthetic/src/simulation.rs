@@ -131,7 +131,8 @@ impl Simulation {
         let mut dice = Dice::new(config.seed, config.scenario as u64);
         let drawn = dice.pick(&[P2mKind::Linear, P2mKind::Tree]);
         let kind = config.p2m.or(config.scenario.forced_p2m()).unwrap_or(drawn);
-        let shape = Shape { guest_bytes: config.guest_bytes, width: config.width, kind };
+        let gap = config.scenario.gap(config.seed);
+        let shape = Shape { guest_bytes: config.guest_bytes, width: config.width, kind, gap };
         let pages = config.guest_bytes / p2mtrack::frame::FRAME_BYTES as u64;
         let mix = config.scenario.mix(pages, &mut dice);
         let faults = Faults::sample(&config.faults, pages, dice.word());

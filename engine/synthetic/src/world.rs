@@ -150,7 +150,7 @@ impl World {
     /// Calls between two bursts, in a round that looks at each page once.
     pub(crate) const fn pause(&self) -> u64 {
         let steps = if self.mix.steps == 0 { 1 } else { self.mix.steps };
-        self.spread * self.guest.pfns_at_start / steps
+        self.spread * self.guest.frames_at_start() / steps
     }
 
     /// The guest runs for a while, within the budget of the round.
@@ -352,13 +352,14 @@ mod tests {
     use crate::premise;
     use crate::scenario::Scenario;
     use p2mtrack::frame::{Entry, Mfn, Width};
+    use p2mtrack::port::LOG_DIRTY_LEAF_PFNS;
     use std::collections::BTreeSet;
 
     fn world(scenario: Scenario, seed: u64) -> World {
         let mut dice = Dice::new(seed, 9);
         let width = dice.pick(&[Width::W32, Width::W64]);
         let kind = dice.pick(&[P2mKind::Linear, P2mKind::Tree]);
-        let shape = Shape { guest_bytes: 8 << 20, width, kind };
+        let shape = Shape { guest_bytes: 8 << 20, width, kind, gap: scenario.gap(seed) };
         let mix = scenario.mix(2048, &mut dice);
         let mut world = World::new(
             shape,
@@ -429,6 +430,18 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), 4, "{seen:?}");
+    }
+
+    #[test]
+    fn a_wide_guest_has_frames_in_several_leaves_of_the_log() {
+        for seed in 0..20 {
+            let world = world(Scenario::Wide, seed);
+            let machine = &world.xen.machine;
+            let leaf = |mfn| machine.m2p.pfn(mfn).map(|pfn| pfn / LOG_DIRTY_LEAF_PFNS);
+            let frames = (0..machine.m2p.frames()).filter(|&mfn| machine.is_guest(mfn));
+            let leaves: BTreeSet<u64> = frames.filter_map(leaf).collect();
+            assert!(leaves.len() >= 2 && machine.guest_frames() < 4096, "{seed}: {leaves:?}");
+        }
     }
 
     /// References, owners and counts stay in step, whatever a guest does.

@@ -333,7 +333,7 @@ impl Plan<'_> {
 
     /// Whether the guest has frames enough to give some away.
     fn has_frames_to_spare(&self) -> Option<()> {
-        (self.machine().guest_frames() > self.world.guest.pfns_at_start / 2).then_some(())
+        (self.machine().guest_frames() > self.world.guest.frames_at_start() / 2).then_some(())
     }
 
     /// A short wait for rounds to pass, or none.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use p2mtrack::frame::{Entry, FRAME_BYTES, Pfn, Width};
 use p2mtrack::leaf::FRAME_WORDS;
-use p2mtrack::port::Roots;
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, Roots};
 
 use crate::dice::Dice;
 use crate::guest::blocks::Mfns;
@@ -33,6 +33,8 @@ pub(crate) struct Shape {
     pub(crate) guest_bytes: u64,
     pub(crate) width: Width,
     pub(crate) kind: P2mKind,
+    /// Pfns without a frame between those that have one; 0 without such a gap.
+    pub(crate) gap: u64,
 }
 
 /// A leaf at the start.
@@ -59,7 +61,7 @@ struct Builder<'a> {
 pub(crate) fn build(shape: Shape, dice: &mut Dice) -> (Xen, Guest) {
     let entries = shape.width.entries() as u64;
     let frames = (shape.guest_bytes / FRAME_BYTES as u64).max(FRAMES_MIN).next_multiple_of(entries);
-    let plans = plan_leaves(shape.width, frames, dice);
+    let plans = plan_leaves(shape, frames, dice);
     let needed = plans.iter().map(|plan| match plan {
         Plan::Frames(first, end) => entries - (end - first) as u64,
         Plan::Identity | Plan::Missing => 0,
@@ -73,8 +75,8 @@ pub(crate) fn build(shape: Shape, dice: &mut Dice) -> (Xen, Guest) {
 }
 
 /// Leaves of the guest's start: frames, perhaps a hole of identity entries, a tail of missing leaves.
-fn plan_leaves(width: Width, frames: u64, dice: &mut Dice) -> Vec<Plan> {
-    let entries = width.entries();
+fn plan_leaves(shape: Shape, frames: u64, dice: &mut Dice) -> Vec<Plan> {
+    let entries = shape.width.entries();
     let ballooned = dice.pick(&[2, 4, 8, 32]);
     let mut plans: Vec<Plan> = (0..frames / entries as u64)
         .map(|_| {
@@ -84,6 +86,16 @@ fn plan_leaves(width: Width, frames: u64, dice: &mut Dice) -> Vec<Plan> {
             Plan::Frames(first, first + run as usize)
         })
         .collect();
+    if shape.gap > 0 {
+        // The kernel's own pages are in the first half; what follows begins with a leaf of Xen's log, or anywhere.
+        let at = plans.len() / 2 + dice.index(plans.len() / 4 + 1);
+        let of_log = LOG_DIRTY_LEAF_PFNS as usize / entries;
+        let mut end = at + (shape.gap as usize).div_ceil(entries);
+        if dice.chance(1, 2) {
+            end = end.next_multiple_of(of_log);
+        }
+        plans.splice(at..at, (at..end).map(|_| Plan::Missing));
+    }
     if dice.chance(1, 2) {
         let at = dice.index(plans.len());
         for _ in 0..dice.between(1, 3) {
@@ -212,6 +224,7 @@ impl Builder<'_> {
         });
         let leaves: Vec<u64> = leaves.collect();
         let pfn_count = self.pfn_count(plans);
+        let (hot_pfn, gap_pfns) = self.hot_pfn(plans, pfn_count);
         let guest = Guest {
             width,
             roots: Roots { pfn_count, ..Roots::default() },
@@ -232,8 +245,23 @@ impl Builder<'_> {
             bumps: !self.dice.chance(1, 4),
             pins_all: self.dice.chance(1, 2),
             pfns_at_start: pfn_count,
+            hot_pfn,
+            gap_pfns,
         };
         self.attach(guest)
+    }
+
+    /// Where most work begins, and the pfns of the gap: of a guest with one it begins behind it, or with the first pfn.
+    fn hot_pfn(&mut self, plans: &[Plan], pfn_count: u64) -> (u64, u64) {
+        if self.shape.gap == 0 {
+            return (pfn_count / 3, 0);
+        }
+        let entries = self.shape.width.entries() as u64;
+        let missing = |plan: &&Plan| matches!(plan, Plan::Missing);
+        let last = plans.iter().rposition(|plan| matches!(plan, Plan::Frames(..))).unwrap_or(0);
+        let gap = plans[..last].iter().filter(missing).count() as u64 * entries;
+        let behind = plans[..last].iter().rposition(|plan| missing(&plan)).map_or(0, |at| at + 1);
+        (self.dice.pick(&[0, behind as u64 * entries]), gap)
     }
 
     /// The count often ends inside a leaf or in the tail of missing leaves.
@@ -335,6 +363,12 @@ impl Builder<'_> {
             let first_empty = if self.dice.chance(1, 2) { listed } else { last + 1 };
             for leaf in &mut guest.leaves[first_empty..] {
                 *leaf = NONE;
+            }
+            if self.shape.gap > 0 && self.dice.chance(1, 2) {
+                let missing = guest.missing_leaf;
+                for leaf in guest.leaves.iter_mut().filter(|leaf| **leaf == missing) {
+                    *leaf = NONE;
+                }
             }
         }
         for chunk in guest.leaves.chunks(slots) {

@@ -61,6 +61,10 @@ pub(crate) struct Guest {
     pub(crate) pins_all: bool,
     /// Pfns that the guest had at the start; most work happens there.
     pub(crate) pfns_at_start: u64,
+    /// Of these, pfns of a gap without frames.
+    pub(crate) gap_pfns: u64,
+    /// The first of the pfns to which half of the work goes.
+    pub(crate) hot_pfn: u64,
 }
 
 impl Guest {
@@ -70,6 +74,11 @@ impl Guest {
             Layout::Linear(_) => P2mKind::Linear,
             Layout::Tree(_) => P2mKind::Tree,
         }
+    }
+
+    /// Pfns outside of the gap that the guest had at the start: about as many as it had frames.
+    pub(crate) const fn frames_at_start(&self) -> u64 {
+        self.pfns_at_start - self.gap_pfns
     }
 
     /// The position of the leaf of a pfn.
@@ -112,11 +121,8 @@ impl Guest {
             self.roots.pfn_count.min(self.leaves.len() as u64 * self.width.entries() as u64);
         let hot = (count / 16).clamp(1, 4096);
         (0..48).find_map(|_| {
-            let pfn = if dice.chance(1, 2) {
-                self.pfns_at_start / 3 + dice.below(hot)
-            } else {
-                dice.below(count)
-            };
+            let pfn =
+                if dice.chance(1, 2) { self.hot_pfn + dice.below(hot) } else { dice.below(count) };
             (pfn < count && self.is_plain(machine, pfn)).then_some(pfn)
         })
     }
