@@ -14,11 +14,11 @@ Exit status as of migrate.c. What has to be right with ctypes:
 """
 
 import sys
-from ctypes import (CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char, c_char_p, c_double, c_int, c_int32, c_size_t,
+from ctypes import (CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t,
                     c_uint32, c_uint64, c_void_p, sizeof)
 from errno import EIO
 
-u32, i32, u64, size_t, pointer = c_uint32, c_int32, c_uint64, c_size_t, c_void_p
+u32, i32, u64, i64, size_t, pointer = c_uint32, c_int32, c_uint64, c_int64, c_size_t, c_void_p
 words = POINTER(u64)
 
 
@@ -45,7 +45,8 @@ CALLBACKS = {name: CFUNCTYPE(c_int, pointer, call) for name, call in CALLS.items
 Host = struct("p2mt_host", u32, "size zero", pointer, "user",
               *(part for name, callback in CALLBACKS.items() for part in (callback, name)),
               pointer, "m2p", u64, "m2p_frames compat_m2p_mfn")
-Config = struct("p2mt_config", u32, "size width mode threads kernel verify alias foreign_pte doubt_rounds_max zero")
+Config = struct("p2mt_config", u32, "size width mode threads kernel verify alias foreign_pte doubt_rounds_max "
+                "unaccounted")
 LogRoom = struct("p2mt_log_room", words, "words", u64, "pfns")
 Page = struct("p2mt_page", u64, "pfn mfn entry", u32, "type causes")
 Answer = struct("p2mt_page_answer", u32, "verdict reason", i32, "errnum", u32, "zero")
@@ -59,7 +60,7 @@ Report = struct("p2mt_report", u32, "size stage", u64, "round pfn_count", u32, "
                 "pages_tables pages_frameless pages_deferred_m2p pages_deferred_frame pages_deferred_table "
                 "pages_deferred_doubt pages_moved pages_returned pages_left settled_gone settled_foreign "
                 "settled_m2p_stale settled_aliases settled_cleared_ptes settled_unlogged doubts",
-                i32, "blind shrinking", c_double, "dirty_rate")
+                i32, "blind shrinking", c_double, "dirty_rate", i64, "unaccounted_frames")
 Totals = struct("p2mt_totals", u32, "size zero", u64, "rounds rounds_given_up pages_accepted pages_deferred "
                 "entries_changed entries_beyond_log_dirty owed shadow_bytes")
 PfnState = struct("p2mt_pfn_state", u32, "size causes defer zero", u64, "entry")

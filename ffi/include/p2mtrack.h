@@ -93,6 +93,9 @@ extern "C" {
 #define P2MT_E_ENTRY (-77)
 /* A page table that a suspended round can't normalise. */
 #define P2MT_E_TABLE (-78)
+/* The frames that the domain holds, and those that its pfns have, differ by more than real guests' do, at the end of a
+ * suspended round. */
+#define P2MT_E_UNACCOUNTED (-80)
 /* The library has a defect, and the handle met it. Every later call says this. */
 #define P2MT_E_PANIC (-131)
 
@@ -194,13 +197,17 @@ struct p2mt_host {
 #define P2MT_KERNEL_AVX2 3
 #define P2MT_KERNEL_AVX512 4
 
-#define P2MT_VERIFY_DIRTY 0 /* what changed; of a suspended guest every entry of a dirty leaf */
-#define P2MT_VERIFY_FULL 1  /* every entry, in every round */
+/* How much is held against the m2p, and against who owns the frames. */
+#define P2MT_VERIFY_DIRTY 0 /* what changed; of a suspended guest every entry of a dirty leaf: who gives a frame away has to
+                               write its entry */
+#define P2MT_VERIFY_FULL 1  /* every entry, in every round, also who owns its frame: nobody has to write anything */
 
 #define P2MT_ALIAS_REFUSE 0
 #define P2MT_ALIAS_COPY 1
 #define P2MT_FOREIGN_PTE_REFUSE 0
 #define P2MT_FOREIGN_PTE_CLEAR 1
+#define P2MT_UNACCOUNTED_REFUSE 0 /* P2MT_E_UNACCOUNTED */
+#define P2MT_UNACCOUNTED_REPORT 1 /* only p2mt_report.unaccounted_frames */
 
 /* mode: the host sends by the entries that it is given, and normalises page tables by p2mt_normalise. */
 #define P2MT_FULL 0
@@ -219,7 +226,7 @@ struct p2mt_config {
     uint32_t alias;   /* two pfns, one frame, in a suspended round: P2MT_ALIAS_* */
     uint32_t foreign_pte; /* a table that names another domain's frame, in a suspended round: P2MT_FOREIGN_PTE_* */
     uint32_t doubt_rounds_max; /* rounds running for which a doubt is borne; 0 means 5 */
-    uint32_t zero;
+    uint32_t unaccounted; /* frames of the domain that no pfn has, in a suspended round: P2MT_UNACCOUNTED_* */
 };
 
 /* --- rounds --------------------------------------------------------------- */
@@ -347,6 +354,9 @@ struct p2mt_report {
     int32_t shrinking; /* fewer pfns are owed than a round ago: 1, 0, or -1 if it is unknown */
     double dirty_rate; /* pfns newly owed for each page accepted in the round before; below 1 it converges; a NaN, with
                           which no comparison is true, if it is unknown */
+    int64_t unaccounted_frames; /* suspended rounds: frames that the domain holds and no pfn has, as far as is known; negative
+                                   if more pfns have frames than it holds. INT64_MIN while the guest runs, and until
+                                   everything is settled */
 };
 
 /* Totals of a handle, rounds that were given up among them. Times are not: it is the host that makes the calls. */
@@ -431,8 +441,8 @@ int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
  * Takes the next pages. *count is 0 when there are none: of a suspended guest everything is settled then.
  * page_size: sizeof(struct p2mt_page). capacity: at least P2MT_BATCH_MAX; no more are taken at once. *flags: what the host has
  * to do before it sends them, P2MT_DO_*.
- * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_ROOTS, E_REACH, E_CROWD: there are no pages to be answered for, begin a round
- * again. E_ORDER: the last pages have no answer, or nothing was scanned.
+ * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_ROOTS, E_REACH, E_CROWD, E_UNACCOUNTED: there are no pages to be answered for,
+ * begin a round again. E_ORDER: the last pages have no answer, or nothing was scanned.
  */
 int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size, size_t capacity, size_t *count,
               uint32_t *flags);
@@ -503,7 +513,7 @@ int p2mt_end(struct p2mt *handle, struct p2mt_report *report);
 /* Ends the migration at any point: everything is unmapped. Log-dirty is the host's. */
 int p2mt_cancel(struct p2mt *handle);
 
-/* How much is held against the m2p from now on; between rounds it is clear from when: P2MT_VERIFY_*. */
+/* How much is held against m2p and owners from now on; between rounds it is clear from when: P2MT_VERIFY_*. */
 int p2mt_verify(struct p2mt *handle, uint32_t verify);
 
 /* Totals. */

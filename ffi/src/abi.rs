@@ -49,6 +49,8 @@ pub const ALIAS_REFUSE: u32 = 0;
 pub const ALIAS_COPY: u32 = 1;
 pub const FOREIGN_PTE_REFUSE: u32 = 0;
 pub const FOREIGN_PTE_CLEAR: u32 = 1;
+pub const UNACCOUNTED_REFUSE: u32 = 0;
+pub const UNACCOUNTED_REPORT: u32 = 1;
 
 pub const FULL: u32 = 0;
 pub const PASSIVE: u32 = 1;
@@ -192,7 +194,7 @@ pub struct Config {
     pub alias: u32,
     pub foreign_pte: u32,
     pub doubt_rounds_max: u32,
-    pub zero: u32,
+    pub unaccounted: u32,
 }
 
 #[repr(C)]
@@ -289,6 +291,7 @@ pub struct Report {
     pub blind: i32,
     pub shrinking: i32,
     pub dirty_rate: f64,
+    pub unaccounted_frames: i64,
 }
 
 #[repr(C)]

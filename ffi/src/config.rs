@@ -5,7 +5,7 @@
 //! Threads: plain values.
 //! Source: `include/p2mtrack.h`, `p2mtrack::config`.
 
-use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Sender, Verify};
+use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Sender, UnaccountedPolicy, Verify};
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
 use p2mtrack::report::Stage;
@@ -66,9 +66,6 @@ fn kernel(value: u32) -> Result<Option<Kernel>, Fault> {
 
 /// All of them.
 pub(crate) fn config(theirs: &abi::Config) -> Result<Config, Fault> {
-    if theirs.zero != 0 {
-        return Err(Fault::argument("p2mt_config.zero is not"));
-    }
     if theirs.threads > THREADS_MAX {
         return Err(unknown("number of threads", theirs.threads));
     }
@@ -87,6 +84,11 @@ pub(crate) fn config(theirs: &abi::Config) -> Result<Config, Fault> {
             abi::FOREIGN_PTE_REFUSE => ForeignPtePolicy::Refuse,
             abi::FOREIGN_PTE_CLEAR => ForeignPtePolicy::Clear,
             foreign_pte => return Err(unknown("policy for foreign PTEs", foreign_pte)),
+        },
+        unaccounted: match theirs.unaccounted {
+            abi::UNACCOUNTED_REFUSE => UnaccountedPolicy::Refuse,
+            abi::UNACCOUNTED_REPORT => UnaccountedPolicy::Report,
+            unaccounted => return Err(unknown("policy for unaccounted frames", unaccounted)),
         },
         doubt_rounds_max: match theirs.doubt_rounds_max {
             0 => ours.doubt_rounds_max,
@@ -115,7 +117,7 @@ mod tests {
         assert_eq!(code(|c| c.mode = 3), abi::E_ARGUMENT);
         assert_eq!(code(|c| c.alias = 2), abi::E_ARGUMENT);
         assert_eq!(code(|c| c.foreign_pte = 2), abi::E_ARGUMENT);
-        assert_eq!(code(|c| c.zero = 1), abi::E_ARGUMENT);
+        assert_eq!(code(|c| c.unaccounted = 2), abi::E_ARGUMENT);
         assert_eq!(width(16).expect_err("none").code(), abi::E_ARGUMENT);
         assert_eq!(stage(3).expect_err("none").code(), abi::E_ARGUMENT);
     }
@@ -129,6 +131,7 @@ mod tests {
             alias: abi::ALIAS_COPY,
             foreign_pte: abi::FOREIGN_PTE_CLEAR,
             doubt_rounds_max: 9,
+            unaccounted: abi::UNACCOUNTED_REPORT,
             ..Default::default()
         };
         let ours = config(&theirs).expect("known");
@@ -138,5 +141,6 @@ mod tests {
         );
         assert_eq!((ours.alias, ours.doubt_rounds_max), (AliasPolicy::Copy, 9));
         assert_eq!(ours.foreign_pte, ForeignPtePolicy::Clear);
+        assert_eq!(ours.unaccounted, UnaccountedPolicy::Report);
     }
 }

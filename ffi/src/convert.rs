@@ -113,5 +113,6 @@ pub(crate) fn report(report: &RoundReport) -> abi::Report {
         blind: i32::from(report.blind),
         shrinking: report.shrinking.map_or(-1, i32::from),
         dirty_rate: report.dirty_rate.unwrap_or(f64::NAN),
+        unaccounted_frames: report.unaccounted_frames.unwrap_or(i64::MIN),
     }
 }

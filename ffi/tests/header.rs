@@ -86,7 +86,7 @@ fn layouts() -> Vec<Layout> {
                 alias,
                 foreign_pte,
                 doubt_rounds_max,
-                zero,
+                unaccounted,
             }
         ),
         layout!("p2mt_log_room", abi::LogRoom { words, pfns }),
@@ -145,6 +145,7 @@ fn layouts() -> Vec<Layout> {
                 blind,
                 shrinking,
                 dirty_rate,
+                unaccounted_frames,
             }
         ),
         layout!(

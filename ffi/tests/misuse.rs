@@ -16,7 +16,9 @@ const EIO: c_int = -5;
 
 /// A hypervisor that holds still, and fails when it is told to.
 struct Host {
-    m2p: [u64; 8],
+    m2p: Vec<u64>,
+    /// Frames that the domain is said to hold.
+    holds: u64,
     /// The callback that fails now.
     fails: &'static str,
     said: Vec<String>,
@@ -35,20 +37,22 @@ unsafe fn at<'a>(user: *mut c_void) -> &'a mut Host {
 }
 
 macro_rules! callback {
-    ($name:ident, $call:ty, |$of:ident| $body:expr) => {
+    ($name:ident, $call:ty, |$of:ident $(, $host:ident)?| $body:expr) => {
         unsafe extern "C" fn $name(user: *mut c_void, $of: $call) -> c_int {
             // SAFETY: as promised to the host.
-            if unsafe { at(user) }.fails == stringify!($name) {
+            let host = unsafe { at(user) };
+            if host.fails == stringify!($name) {
                 return EIO;
             }
+            $(let $host = host;)?
             $body
         }
     };
 }
 
-callback!(domain_frames, abi::DomainFramesCall, |call| {
+callback!(domain_frames, abi::DomainFramesCall, |call, host| {
     // SAFETY: the header: a place for it.
-    unsafe { call.frames.write(8) };
+    unsafe { call.frames.write(host.holds) };
     0
 });
 callback!(roots, abi::RootsCall, |call| {
@@ -122,7 +126,7 @@ fn host(of: &mut Host) -> abi::Host {
         accepts_transfer: Some(accepts_transfer),
         log: Some(log),
         m2p: of.m2p.as_ptr(),
-        m2p_frames: 8,
+        m2p_frames: of.m2p.len() as u64,
         compat_m2p_mfn: abi::NONE,
     }
 }
@@ -132,9 +136,9 @@ fn config() -> abi::Config {
 }
 
 fn fresh() -> Box<Host> {
-    let mut m2p = [abi::NONE; 8];
+    let mut m2p = vec![abi::NONE; 8];
     m2p[3] = 0;
-    Box::new(Host { m2p, fails: "", said: vec![], map_says: 0, asked: 0 })
+    Box::new(Host { m2p, holds: 8, fails: "", said: vec![], map_says: 0, asked: 0 })
 }
 
 fn create(host: &abi::Host, config: &abi::Config) -> Result<*mut f::Handle, Box<abi::Error>> {
@@ -437,6 +441,45 @@ fn a_callback_that_fails_is_named_and_the_round_can_be_begun_again() {
     state.fails = "";
     assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
     destroy(handle);
+}
+
+/// One pfn has a frame.
+#[test]
+fn frames_that_no_pfn_has_end_a_suspended_round_unless_they_are_only_to_be_reported() {
+    let size = size_of::<abi::Report>() as u32;
+    for unaccounted in [abi::UNACCOUNTED_REFUSE, abi::UNACCOUNTED_REPORT] {
+        let mut state = fresh();
+        state.m2p.resize(2000, abi::NONE);
+        let config = abi::Config { unaccounted, ..config() };
+        let handle = create(&host(&mut state), &config).expect("creates");
+        let mut found = vec![];
+        for (stage, holds) in [(abi::LIVE, 8), (abi::CHECKPOINT, 1025), (abi::CHECKPOINT, 1026)] {
+            state.holds = holds;
+            assert_eq!([begin(handle, stage), scan(handle)], [abi::OK; 2]);
+            if stage == abi::LIVE {
+                tell_frame_list(handle);
+            }
+            while take(handle) == abi::OK && accept(handle) == abi::OK {}
+            let mut report = abi::Report { size, ..Default::default() };
+            // SAFETY: both live.
+            let code = unsafe { f::p2mt_end(handle, &raw mut report) };
+            found.push((code, report.unaccounted_frames));
+        }
+        assert_eq!(found[..2], [(abi::OK, i64::MIN), (abi::OK, 1024)]);
+        if unaccounted == abi::UNACCOUNTED_REPORT {
+            assert_eq!(found[2], (abi::OK, 1025));
+        } else {
+            assert_eq!(found[2].0, abi::E_ORDER, "there is no round");
+            assert_eq!([begin(handle, abi::FINAL), scan(handle)], [abi::OK; 2]);
+            assert_eq!(take(handle), abi::E_UNACCOUNTED);
+            let error = last_error(handle);
+            let text = "the domain holds 1026 frames, and 1025 of them have no pfn in its p2m";
+            assert!(told(&error).starts_with(text), "{}", told(&error));
+            state.holds = 8;
+            assert_eq!([begin(handle, abi::FINAL), scan(handle), take(handle)], [abi::OK; 3]);
+        }
+        destroy(handle);
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ const TOP: usize = 1;
 const MID: usize = 2;
 const LEAF: usize = 3;
 
-const CODES: [c_int; 18] = [
+const CODES: [c_int; 19] = [
     abi::OK,
     abi::E_HOST,
     abi::E_SIZE,
@@ -43,11 +43,16 @@ const CODES: [c_int; 18] = [
     abi::E_CROWD,
     abi::E_ENTRY,
     abi::E_TABLE,
+    abi::E_UNACCOUNTED,
     abi::E_PANIC,
 ];
 
 /// A lie: tens of thousands of pfns have one frame, and wait.
 const CROWD: u64 = 5;
+/// A lie: the p2m says nothing of most of what the domain holds.
+const HIDDEN: u64 = 6;
+/// Frames that it says nothing of, then.
+const HIDDEN_FRAMES: usize = 2000;
 
 /// A number after the other, from a seed.
 struct Dice(u64);
@@ -96,16 +101,17 @@ impl Machine {
     fn new(seed: u64) -> Box<Self> {
         let mut dice = Dice(seed);
         let faulty = [0, 0, 200, 20][dice.below(4) as usize];
-        let lie = if dice.one_in(8) { 1 + dice.below(5) } else { 0 };
+        let lie = if dice.one_in(8) { 1 + dice.below(6) } else { 0 };
         let leaves = LEAVES[usize::from(lie == CROWD || dice.one_in(25))];
         let count = FRAMES + leaves;
+        let machine_frames = count + if lie == HIDDEN { HIDDEN_FRAMES } else { 0 };
         let frame = |_| std::array::from_fn(|_| AtomicU64::new(u64::MAX));
         let mut machine = Box::new(Self {
             dice,
             leaves,
             width: abi::WIDTH_64,
             frames: (0..count).map(frame).collect(),
-            m2p: (0..count).map(|_| AtomicU64::new(abi::NONE)).collect(),
+            m2p: (0..machine_frames).map(|_| AtomicU64::new(abi::NONE)).collect(),
             pfn_count: 0,
             mapped: HashMap::new(),
             faulty,
@@ -132,6 +138,11 @@ impl Machine {
 
     fn pfns(&self) -> u64 {
         (self.leaves * WORDS) as u64
+    }
+
+    /// Frames that the domain holds.
+    fn held(&self) -> u64 {
+        if self.lie == HIDDEN { self.m2p.len() as u64 } else { self.frames.len() as u64 }
     }
 
     /// Whether some frame has that entry for a pfn: the leaf may have been moved, and not been looked at since.
@@ -193,8 +204,7 @@ unsafe fn at<'a>(user: *mut c_void) -> &'a mut Machine {
 unsafe extern "C" fn domain_frames(user: *mut c_void, call: abi::DomainFramesCall) -> c_int {
     // SAFETY: as promised to the host.
     let machine = unsafe { at(user) };
-    let frames =
-        if machine.dice.one_in(50) { machine.dice.word() } else { machine.frames.len() as u64 };
+    let frames = if machine.dice.one_in(50) { machine.dice.word() } else { machine.held() };
     // SAFETY: the header: a place for a word.
     unsafe { call.frames.write(frames) };
     machine.fate()
@@ -368,13 +378,14 @@ fn config(machine: &mut Machine) -> abi::Config {
         alias: dice.below(2) as u32,
         foreign_pte: dice.below(2) as u32,
         doubt_rounds_max: dice.below(3) as u32,
-        zero: 0,
+        unaccounted: dice.below(2) as u32,
     };
     match dice.below(40) {
         0 => config.width = dice.word() as u32,
         1 => config.mode = 7,
         2 => config.size = dice.word() as u32 % 5000,
         3 => config.width = abi::WIDTH_32,
+        4 => config.unaccounted = 2,
         _ => {}
     }
     if config.size > size_of::<abi::Config>() as u32 {
@@ -504,8 +515,15 @@ impl Sequence {
     fn expect(&mut self, code: c_int) {
         assert!(CODES.contains(&code), "{code}");
         *self.tally.entry(code).or_default() += 1;
-        if [abi::E_HOST, abi::E_DOUBT, abi::E_PAGE, abi::E_ENTRY, abi::E_STRUCTURE].contains(&code)
-        {
+        let ends = [
+            abi::E_HOST,
+            abi::E_DOUBT,
+            abi::E_PAGE,
+            abi::E_ENTRY,
+            abi::E_STRUCTURE,
+            abi::E_UNACCOUNTED,
+        ];
+        if ends.contains(&code) {
             assert_eq!(self.under_way(), 0, "{}", self.last_error());
         }
         assert!(code != abi::E_PANIC, "{}", self.last_error());
@@ -556,9 +574,13 @@ impl Sequence {
         for code in [self.gone(false), self.cleared_ptes(false)] {
             self.expect(code);
         }
-        let mut report = abi::Report { size: 360, ..Default::default() };
+        let size = size_of::<abi::Report>() as u32;
+        let mut report = abi::Report { size, ..Default::default() };
         // SAFETY: both live.
         let code = unsafe { f::p2mt_end(self.handle, &raw mut report) };
+        if code == abi::OK {
+            assert_eq!(report.unaccounted_frames == i64::MIN, stage == abi::LIVE, "{report:?}");
+        }
         self.ended[stage as usize] += u64::from(code == abi::OK);
         self.told.ended += u64::from(code == abi::OK);
         self.expect(code);
@@ -812,7 +834,14 @@ fn random_sequences_end_in_codes() {
     assert!(lives > sequences / 2);
     if sequences >= 5_000 {
         let met = [abi::OK, abi::E_HOST, abi::E_SIZE, abi::E_ARGUMENT, abi::E_ORDER, abi::E_PAGE];
-        let found = [abi::E_STRUCTURE, abi::E_ROOTS, abi::E_CROWD, abi::E_ENTRY, abi::E_TABLE];
+        let found = [
+            abi::E_STRUCTURE,
+            abi::E_ROOTS,
+            abi::E_CROWD,
+            abi::E_ENTRY,
+            abi::E_TABLE,
+            abi::E_UNACCOUNTED,
+        ];
         let lacking = met.iter().chain(&found).find(|code| !tally.contains_key(code));
         assert_eq!(lacking, None, "a code that no sequence met");
         assert!(ended.iter().all(|&times| times > 0) && cleared > 0, "{ended:?}, {cleared}");

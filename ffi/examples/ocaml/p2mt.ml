@@ -11,7 +11,7 @@ let none = -1L
 
 type code =
   | Host | Size | Forked | Threads | Busy | Argument | Environment | Doubt | Order | Page | Roots | Structure | Reach
-  | Crowd | Entry | Table | Panic
+  | Crowd | Entry | Table | Unaccounted | Panic
   | Unknown of int
 
 exception P2mt_error of { code : code; errnum : int; level : int; pfn : int64; mfn : int64; text : string }
@@ -44,6 +44,7 @@ type kernel = Auto | Scalar | Wide | Avx2 | Avx512
 type verify = Verify_dirty | Verify_full
 type alias = Alias_refuse | Alias_copy
 type foreign_pte = Foreign_pte_refuse | Foreign_pte_clear
+type unaccounted = Unaccounted_refuse | Unaccounted_report
 
 type config = {
   width : width;
@@ -54,11 +55,12 @@ type config = {
   alias : alias;
   foreign_pte : foreign_pte;
   doubt_rounds_max : int;
+  unaccounted : unaccounted;
 }
 
 let default =
   { width = Width_64; mode = Full; threads = 0; kernel = Auto; verify = Verify_dirty; alias = Alias_refuse;
-    foreign_pte = Foreign_pte_refuse; doubt_rounds_max = 0 }
+    foreign_pte = Foreign_pte_refuse; doubt_rounds_max = 0; unaccounted = Unaccounted_refuse }
 
 type stage = Live | Checkpoint | Final
 type page = { pfn : int; mfn : int; entry : int64; kind : int; causes : int }
@@ -76,6 +78,7 @@ type report = {
   doubts : int;
   blind : bool;
   dirty_rate : float;
+  unaccounted_frames : int option;
 }
 
 type stats = {
@@ -142,7 +145,7 @@ type t = { handle : handle; raised : exn option ref (* by a callback *) }
 let code = function
   | -5 -> Host | -7 -> Size | -10 -> Forked | -11 -> Threads | -16 -> Busy | -22 -> Argument | -38 -> Environment
   | -62 -> Doubt | -71 -> Order | -72 -> Page | -73 -> Roots | -74 -> Structure | -75 -> Reach | -76 -> Crowd
-  | -77 -> Entry | -78 -> Table | -131 -> Panic
+  | -77 -> Entry | -78 -> Table | -80 -> Unaccounted | -131 -> Panic
   | code -> Unknown code
 
 let fail (number, errnum, level, pfn, mfn, text) =

@@ -20,7 +20,7 @@ val none : int64
 
 type code =
   | Host | Size | Forked | Threads | Busy | Argument | Environment | Doubt | Order | Page | Roots | Structure | Reach
-  | Crowd | Entry | Table | Panic
+  | Crowd | Entry | Table | Unaccounted | Panic
   | Unknown of int
 
 (** A call failed. [errnum] is negative, as [p2mt_error] has it; it is 0, [level] -1, [pfn] and [mfn] {!none} where it is about none. *)
@@ -62,6 +62,7 @@ type kernel = Auto | Scalar | Wide | Avx2 | Avx512
 type verify = Verify_dirty | Verify_full
 type alias = Alias_refuse | Alias_copy
 type foreign_pte = Foreign_pte_refuse | Foreign_pte_clear
+type unaccounted = Unaccounted_refuse | Unaccounted_report
 
 type config = {
   width : width;
@@ -72,6 +73,7 @@ type config = {
   alias : alias;
   foreign_pte : foreign_pte;
   doubt_rounds_max : int;
+  unaccounted : unaccounted;
 }
 
 (** What zeroes mean in [p2mtrack.h], of a 64-bit guest. *)
@@ -98,6 +100,7 @@ type report = {
   doubts : int;
   blind : bool;
   dirty_rate : float;
+  unaccounted_frames : int option; (** none while the guest runs, and until everything is settled *)
 }
 
 type stats = {

@@ -24,7 +24,7 @@
 
 /* Constructors without arguments are numbered from 0 on, in their order: here they are handed on as they are. */
 _Static_assert(P2MT_HOST_READS_P2M == 2 && P2MT_KERNEL_AVX512 == 4 && P2MT_VERIFY_FULL == 1 && P2MT_ALIAS_COPY == 1 &&
-                   P2MT_FOREIGN_PTE_CLEAR == 1 && P2MT_FINAL == 2,
+                   P2MT_FOREIGN_PTE_CLEAR == 1 && P2MT_UNACCOUNTED_REPORT == 1 && P2MT_FINAL == 2,
                "p2mt.ml");
 
 #define PAGE_WORDS 512
@@ -122,7 +122,7 @@ static value report_of(const struct p2mt_report *report)
 {
     CAMLparam0();
     CAMLlocal1(result);
-    result = caml_alloc_tuple(9);
+    result = caml_alloc_tuple(10);
     Store_field(result, 0, Val_long(report->round));
     Store_field(result, 1, Val_long(report->pages_owed));
     Store_field(result, 2, Val_long(report->pages_accepted));
@@ -132,6 +132,9 @@ static value report_of(const struct p2mt_report *report)
     Store_field(result, 6, Val_long(report->doubts));
     Store_field(result, 7, Val_bool(report->blind));
     Store_field(result, 8, caml_copy_double(report->dirty_rate));
+    Store_field(result, 9, Val_int(0)); /* None */
+    if (report->unaccounted_frames != INT64_MIN)
+        Store_field(result, 9, block(0, Val_long(report->unaccounted_frames)));
     CAMLreturn(result);
 }
 
@@ -303,6 +306,7 @@ CAMLprim value ml_p2mt_create(value config, value host, value callbacks)
         .alias = u32(Field(config, 5)),
         .foreign_pte = u32(Field(config, 6)),
         .doubt_rounds_max = u32(Field(config, 7)),
+        .unaccounted = u32(Field(config, 8)),
     };
     struct p2mt_host lent = {
         .size = sizeof(lent),
