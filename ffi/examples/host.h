@@ -61,6 +61,11 @@ static int host_accepts_transfer(void *user, struct p2mt_accepts_transfer_call c
     return theatre_accepts_transfer(user, call.accepts);
 }
 
+static int host_transfers(void *user, struct p2mt_transfers_call call)
+{
+    return theatre_transfers(user, call.names, call.capacity, call.count);
+}
+
 static int host_log(void *user, struct p2mt_log_call call)
 {
     (void)user;
@@ -98,6 +103,7 @@ static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t
     host.m2p = theatre_m2p(theatre);
     host.m2p_frames = theatre_m2p_frames(theatre);
     host.compat_m2p_mfn = theatre_compat_m2p(theatre);
+    host.transfers = host_transfers;
 
     memset(&error, 0, sizeof(error));
     error.size = sizeof(error);

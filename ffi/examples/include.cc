@@ -101,6 +101,11 @@ int accepts_transfer(theatre *guest, p2mt_accepts_transfer_call call)
     return theatre_accepts_transfer(guest, call.accepts);
 }
 
+int transfers(theatre *guest, p2mt_transfers_call call)
+{
+    return theatre_transfers(guest, call.names, call.capacity, call.count);
+}
+
 int log(theatre *, p2mt_log_call call)
 {
     return call.level <= P2MT_LOG_ERROR && std::fprintf(stderr, "p2mtrack: %s\n", call.text) < 0 ? -EIO : 0;
@@ -128,6 +133,7 @@ public:
         host.log = callback<p2mt_log_call, log>;
         host.m2p = theatre_m2p(guest);
         host.m2p_frames = theatre_m2p_frames(guest);
+        host.transfers = callback<p2mt_transfers_call, transfers>;
         p2mt_error error{};
         error.size = sizeof(error);
         p2mt *created = nullptr;

@@ -40,11 +40,12 @@ CALLS = {  # in the order of struct p2mt_host
     "unlogged": struct("p2mt_unlogged_call", words, "pfns", size_t, "capacity", POINTER(size_t), "count"),
     "accepts_transfer": struct("p2mt_accepts_transfer_call", POINTER(i32), "accepts"),
     "log": struct("p2mt_log_call", u32, "level", c_char_p, "text"),
+    "transfers": struct("p2mt_transfers_call", words, "names", size_t, "capacity", POINTER(size_t), "count"),
 }
 CALLBACKS = {name: CFUNCTYPE(c_int, pointer, call) for name, call in CALLS.items()}
-Host = struct("p2mt_host", u32, "size zero", pointer, "user",
-              *(part for name, callback in CALLBACKS.items() for part in (callback, name)),
-              pointer, "m2p", u64, "m2p_frames compat_m2p_mfn")
+lent = [part for name, callback in CALLBACKS.items() for part in (callback, name)]
+Host = struct("p2mt_host", u32, "size zero", pointer, "user", *lent[:-2],
+              pointer, "m2p", u64, "m2p_frames compat_m2p_mfn", *lent[-2:])  # the last callback is younger
 Config = struct("p2mt_config", u32, "size width mode threads kernel verify alias foreign_pte doubt_rounds_max "
                 "unaccounted")
 LogRoom = struct("p2mt_log_room", words, "words", u64, "pfns")
@@ -105,6 +106,7 @@ THEATRE = {
     "theatre_types": (c_int, pointer, words, size_t, POINTER(u32)),
     "theatre_unlogged": (c_int, pointer, words, size_t, out_size),
     "theatre_accepts_transfer": (c_int, pointer, POINTER(i32)),
+    "theatre_transfers": (c_int, pointer, words, size_t, out_size),
     "theatre_log_on": (c_int, pointer), "theatre_log_off": (c_int, pointer),
     "theatre_clean": (c_int, pointer, words, u64, out_u64),
     "theatre_read_page": (c_int, pointer, u64, u32, out_u64, words),
@@ -320,6 +322,9 @@ class Lent:
 
     def accepts_transfer(self, call):
         self.guest.accepts_transfer(call.accepts)
+
+    def transfers(self, call):
+        self.guest.transfers(call.names, call.capacity, call.count)
 
     def log(self, call):
         if call.level <= P2MT_LOG_ERROR:

@@ -59,9 +59,9 @@ extern "C" {
 /* --- codes ---------------------------------------------------------------- */
 
 #define P2MT_OK 0
-/* One of the host's callbacks domain_frames, roots, unlogged or accepts_transfer failed (p2mt_error.errnum). Failures of
- * `types`, `map` and `read` are doubts while the guest runs; of a suspended one they are E_ENTRY and E_STRUCTURE, with the
- * same errnum. */
+/* One of the host's callbacks domain_frames, roots, unlogged, accepts_transfer or transfers failed (p2mt_error.errnum).
+ * Failures of `types`, `map` and `read` are doubts while the guest runs; of a suspended one they are E_ENTRY and
+ * E_STRUCTURE, with the same errnum. */
 #define P2MT_E_HOST (-5)
 /* A structure is shorter than this version's first, or has bytes set that this library does not know. */
 #define P2MT_E_SIZE (-7)
@@ -149,22 +149,35 @@ struct p2mt_unlogged_call {
     size_t *count; /* out: how many there are; if more than capacity, the callback is called again with room */
 };
 struct p2mt_accepts_transfer_call {
-    int32_t *accepts; /* out: not 0 if an entry of the grant table is GTF_accept_transfer */
+    /* out: not 0 if an entry of the grant table is GTF_accept_transfer, now or at any time since this was last asked. A host
+     * that can only look says what stands there now: what is offered, used and withdrawn between two looks is lost. */
+    int32_t *accepts;
+};
+struct p2mt_transfers_call {
+    uint64_t *names; /* out: the frame field of each transfer entry of the grant table, as P2MT_TRANSFER_CAME says */
+    size_t capacity;
+    size_t *count; /* out: how many there are; if more than capacity, the callback is called again with room */
 };
 struct p2mt_log_call {
     uint32_t level;   /* P2MT_LOG_* */
     const char *text; /* until the callback returns */
 };
 
+/* Or-ed to the name of an entry that is completed (GTF_transfer_completed): it is the mfn of the frame that came. Of any
+ * other it is the pfn that a frame is to have. An entry that is committed and not completed may have either, and is named
+ * twice, with and without. */
+#define P2MT_TRANSFER_CAME (UINT64_C(1) << 63)
+
 #define P2MT_LOG_ERROR 1
 #define P2MT_LOG_WARNING 2
 #define P2MT_LOG_INFO 3
 
 /*
- * What the library asks of the host. Each returns 0, or a negative errno. All are required, `log` apart. Frame numbers may
- * be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. Failures of `map`, `read`,
- * `unmap` and `types` are told to the log, those with the same errno once a round; not that a frame is P2MT_NOT_OWNED.
- * The memory at an address that `map` gave is read until `unmap`, by all threads of the handle; the guest may write it.
+ * What the library asks of the host. Each returns 0, or a negative errno. All are required, `log` and `transfers` apart.
+ * Frame numbers may be any: they are the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped. Failures
+ * of `map`, `read`, `unmap` and `types` are told to the log, those with the same errno once a round; not that a frame is
+ * P2MT_NOT_OWNED. The memory at an address that `map` gave is read until `unmap`, by all threads of the handle; the guest
+ * may write it.
  */
 struct p2mt_host {
     uint32_t size; /* sizeof(struct p2mt_host) */
@@ -178,12 +191,16 @@ struct p2mt_host {
     int (*types)(void *user, struct p2mt_types_call call);
     /* Pfns whose frames are written without a log-dirty mark. Asked in suspended rounds. */
     int (*unlogged)(void *user, struct p2mt_unlogged_call call);
+    /* Asked twice a round, on both sides of CLEAN. */
     int (*accepts_transfer)(void *user, struct p2mt_accepts_transfer_call call);
     int (*log)(void *user, struct p2mt_log_call call);
     /* Xen's mfn to pfn table, mapped for the life of the handle: m2p_frames words, P2MT_NONE or a pfn. */
     const uint64_t *m2p;
     uint64_t m2p_frames;      /* frames of the machine */
     uint64_t compat_m2p_mfn;  /* first frame of the compat m2p: for 32-bit guests, which need it; otherwise 0 or P2MT_NONE */
+    /* What the transfer entries of the grant table name. Asked after accepts_transfer, each time. May be NULL: then nobody
+     * knows which pfns may have got a frame, and each suspended round sends the whole guest, as long as offers stand. */
+    int (*transfers)(void *user, struct p2mt_transfers_call call);
 };
 
 /* --- choices -------------------------------------------------------------- */

@@ -80,6 +80,8 @@ pub const BATCH_MAX: usize = 1024;
 pub const DO_REMAP: u32 = 1 << 0;
 pub const DO_FRAME_LIST: u32 = 1 << 1;
 
+pub const TRANSFER_CAME: u64 = 1 << 63;
+
 pub const LOG_ERROR: u32 = 1;
 pub const LOG_WARNING: u32 = 2;
 pub const LOG_INFO: u32 = 3;
@@ -155,6 +157,14 @@ pub struct AcceptsTransferCall {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+pub struct TransfersCall {
+    pub names: *mut u64,
+    pub capacity: usize,
+    pub count: *mut usize,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
 pub struct LogCall {
     pub level: u32,
     pub text: *const c_char,
@@ -180,6 +190,7 @@ pub struct Host {
     pub m2p: *const u64,
     pub m2p_frames: u64,
     pub compat_m2p_mfn: u64,
+    pub transfers: Callback<TransfersCall>,
 }
 
 #[repr(C)]

@@ -20,7 +20,7 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
     Answer, FrameList, FrameTypes, LogDirty, M2p, MapFault, MapSlot, P2mSource, Page, PortError,
-    Ports, QUERY_FRAMES_MAX, Roots, Transport, Unlogged,
+    Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
 };
 use p2mtrack::table::TableView;
 
@@ -28,10 +28,10 @@ use crate::abi;
 use crate::answer::errno;
 use crate::error::{CallbackError, EINVAL, Fault, Nonsense};
 
-/// Times that the host is asked for its unlogged writers while they become more.
-const UNLOGGED_TRIES: u32 = 8;
-/// Unlogged writers that there is room for at first.
-const UNLOGGED_ROOM: usize = 256;
+/// Times that the host is asked for a list while it becomes longer.
+const LIST_TRIES: u32 = 8;
+/// Elements of a list that there is room for at first.
+const LIST_ROOM: usize = 256;
 
 /// The callbacks.
 #[derive(Clone, Copy, Debug)]
@@ -430,22 +430,12 @@ struct HostUnlogged(Callbacks);
 
 impl Unlogged for HostUnlogged {
     fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
-        let mut pfns = vec![0; UNLOGGED_ROOM];
-        for _ in 0..UNLOGGED_TRIES {
-            let mut count = 0;
-            let capacity = pfns.len();
-            let call =
-                abi::UnloggedCall { pfns: pfns.as_mut_ptr(), capacity, count: &raw mut count };
-            call!(self.0, unlogged, call).map_err(failed("unlogged"))?;
-            if count <= capacity {
-                into.extend(pfns[..count].iter().map(|&pfn| Pfn(pfn)));
-                return Ok(());
-            }
-            let room = pfns.try_reserve_exact(count - capacity);
-            room.map_err(|_| Nonsense(format!("there is no memory for {count} unlogged pfns")))?;
-            pfns.resize(count, 0);
-        }
-        Err(Box::new(Nonsense("the unlogged pfns become more whenever they are asked for".into())))
+        let pfns = list_of("unlogged pfns", |pfns, capacity, count| {
+            let call = abi::UnloggedCall { pfns, capacity, count };
+            call!(self.0, unlogged, call).map_err(failed("unlogged"))
+        })?;
+        into.extend(pfns.into_iter().map(Pfn));
+        Ok(())
     }
 
     fn accepts_transfer(&mut self) -> Result<bool, PortError> {
@@ -454,6 +444,47 @@ impl Unlogged for HostUnlogged {
         call!(self.0, accepts_transfer, call).map_err(failed("accepts_transfer"))?;
         Ok(accepts != 0)
     }
+
+    fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
+        if self.0.0.transfers.is_none() {
+            return Ok(false);
+        }
+        let names = list_of("transfer entries", |names, capacity, count| {
+            let call = abi::TransfersCall { names, capacity, count };
+            call!(self.0, transfers, call).map_err(failed("transfers"))
+        })?;
+        into.extend(names.into_iter().map(transfer));
+        Ok(true)
+    }
+}
+
+const fn transfer(name: u64) -> Transfer {
+    if name & abi::TRANSFER_CAME == 0 {
+        Transfer::Into(Pfn(name))
+    } else {
+        Transfer::Came(Mfn(name & !abi::TRANSFER_CAME))
+    }
+}
+
+/// Asks for a list, again with more room as long as there is too little. `ask` takes a place for the elements, how many fit
+/// there, and a place for how many there are.
+fn list_of(
+    what: &str,
+    ask: impl Fn(*mut u64, usize, *mut usize) -> Result<(), PortError>,
+) -> Result<Vec<u64>, PortError> {
+    let mut list = vec![0; LIST_ROOM];
+    for _ in 0..LIST_TRIES {
+        let (capacity, mut count) = (list.len(), 0);
+        ask(list.as_mut_ptr(), capacity, &raw mut count)?;
+        if count <= capacity {
+            list.truncate(count);
+            return Ok(list);
+        }
+        let room = list.try_reserve_exact(count - capacity);
+        room.map_err(|_| Nonsense(format!("there is no memory for {count} {what}")))?;
+        list.resize(count, 0);
+    }
+    Err(Box::new(Nonsense(format!("the {what} become more whenever they are asked for"))))
 }
 
 /// What a host that keeps the loop does itself.
@@ -533,6 +564,7 @@ pub(crate) fn nobody() -> abi::Host {
         m2p: M2P.as_ptr(),
         m2p_frames: 1,
         compat_m2p_mfn: abi::NONE,
+        transfers: None,
     }
 }
 
@@ -546,6 +578,13 @@ mod tests {
             let m2p = HostM2p(Callbacks(abi::Host { compat_m2p_mfn: said, ..nobody() }));
             assert_eq!(m2p.compat_frame(), expected);
         }
+    }
+
+    #[test]
+    fn a_transfer_entry_names_a_frame_that_came_or_a_pfn() {
+        assert_eq!(transfer(7), Transfer::Into(Pfn(7)));
+        assert_eq!(transfer(abi::TRANSFER_CAME | 7), Transfer::Came(Mfn(7)));
+        assert_eq!(transfer(abi::NONE), Transfer::Came(Mfn(abi::NONE >> 1)));
     }
 
     #[test]

@@ -85,6 +85,15 @@ fn expect_size<T: Grows>(size: usize) -> Result<(), Fault> {
     Err(Fault::new(abi::E_SIZE, text))
 }
 
+/// That it ends with a field.
+fn expect_multiple<T: Grows>(size: usize, step: usize) -> Result<(), Fault> {
+    if size.is_multiple_of(step) {
+        return Ok(());
+    }
+    let text = format!("struct {} is said to have {size} bytes, no multiple of {step}", T::NAME);
+    Err(Fault::new(abi::E_SIZE, text))
+}
+
 /// That nothing is set past what this library knows.
 fn expect_zeroes<T: Grows>(more: &[u8]) -> Result<(), Fault> {
     if more.iter().all(|&byte| byte == 0) {
@@ -105,6 +114,7 @@ unsafe fn size_of_theirs<T: Sized32>(at: *const T) -> Result<usize, Fault> {
     // SAFETY: the caller's contract, and not null.
     let size = unsafe { at.cast::<u32>().read_unaligned() } as usize;
     expect_size::<T>(size)?;
+    expect_multiple::<T>(size, align_of::<T>())?;
     Ok(size)
 }
 
@@ -165,10 +175,7 @@ impl<T: Grows> Rows<T> {
     pub(crate) fn new(at: *mut T, size: usize, count: usize) -> Result<Self, Fault> {
         let name = T::NAME;
         expect_size::<T>(size)?;
-        if !size.is_multiple_of(STEP) {
-            let text = format!("struct {name} is said to have {size} bytes, no multiple of {STEP}");
-            return Err(Fault::new(abi::E_SIZE, text));
-        }
+        expect_multiple::<T>(size, STEP)?;
         if count > 0 && at.is_null() {
             return Err(Fault::argument(format!("no array of struct {name} (NULL)")));
         }

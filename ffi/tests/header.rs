@@ -53,6 +53,7 @@ fn layouts() -> Vec<Layout> {
         layout!("p2mt_types_call", abi::TypesCall { mfns, count, types }),
         layout!("p2mt_unlogged_call", abi::UnloggedCall { pfns, capacity, count }),
         layout!("p2mt_accepts_transfer_call", abi::AcceptsTransferCall { accepts }),
+        layout!("p2mt_transfers_call", abi::TransfersCall { names, capacity, count }),
         layout!("p2mt_log_call", abi::LogCall { level, text }),
         layout!(
             "p2mt_host",
@@ -72,6 +73,7 @@ fn layouts() -> Vec<Layout> {
                 m2p,
                 m2p_frames,
                 compat_m2p_mfn,
+                transfers,
             }
         ),
         layout!(
@@ -249,12 +251,12 @@ fn numbers_are_alike() {
     for name in theirs.iter().filter(|name| !of_causes(name) && !elsewhere.contains(&name.as_str()))
     {
         let value = ours.get(name).unwrap_or_else(|| panic!("P2MT_{name} is not in abi.rs"));
-        if name == "NONE" {
-            writeln!(body, "printf(\"NONE %llu\\n\", (unsigned long long)P2MT_NONE);")
-                .expect("text");
+        let (format, kind) = if *value > i64::MAX.into() {
+            ("llu", "unsigned long long")
         } else {
-            writeln!(body, "printf(\"{name} %lld\\n\", (long long)(P2MT_{name}));").expect("text");
-        }
+            ("lld", "long long")
+        };
+        writeln!(body, "printf(\"{name} %{format}\\n\", ({kind})(P2MT_{name}));").expect("text");
         expected.push(format!("{name} {value}"));
     }
     assert_eq!(said_in_c(&body), expected);

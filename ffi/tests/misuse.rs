@@ -9,6 +9,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{null, null_mut};
 
+use p2mtrack::cause::Cause;
 use p2mtrack_ffi::abi;
 use p2mtrack_ffi::functions as f;
 
@@ -103,6 +104,12 @@ callback!(accepts_transfer, abi::AcceptsTransferCall, |call| {
     0
 });
 
+callback!(transfers, abi::TransfersCall, |call| {
+    // SAFETY: the header: a place for it.
+    unsafe { call.count.write(0) };
+    0
+});
+
 unsafe extern "C" fn log(user: *mut c_void, call: abi::LogCall) -> c_int {
     // SAFETY: the header: a string.
     let text = unsafe { CStr::from_ptr(call.text) }.to_string_lossy().into_owned();
@@ -128,6 +135,7 @@ fn host(of: &mut Host) -> abi::Host {
         m2p: of.m2p.as_ptr(),
         m2p_frames: of.m2p.len() as u64,
         compat_m2p_mfn: abi::NONE,
+        transfers: Some(transfers),
     }
 }
 
@@ -265,7 +273,7 @@ fn a_handle_is_made_of_what_the_header_asks_for_or_not_at_all() {
         let error = create(host, &config()).expect_err("lacks something");
         assert_eq!((error.code, told(&error)), (abi::E_ARGUMENT, (*text).to_owned()));
     }
-    for size in [0, 8, 111, 4097] {
+    for size in [0, 8, 111, 116, 4097] {
         let error = create(&abi::Host { size, ..good }, &config()).expect_err("size");
         assert_eq!(error.code, abi::E_SIZE);
     }
@@ -285,6 +293,7 @@ fn a_handle_is_made_of_what_the_header_asks_for_or_not_at_all() {
     };
     assert_eq!((codes, handle.is_null()), ([abi::E_ARGUMENT; 3], true));
     destroy(create(&abi::Host { log: None, ..good }, &config()).expect("a log is not required"));
+    destroy(create(&abi::Host { transfers: None, ..good }, &config()).expect("neither are these"));
     destroy(null_mut());
 }
 
@@ -424,7 +433,7 @@ fn signals_are_the_hosts() {
 fn a_callback_that_fails_is_named_and_the_round_can_be_begun_again() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
-    for fails in ["domain_frames", "roots", "accepts_transfer"] {
+    for fails in ["domain_frames", "roots", "accepts_transfer", "transfers"] {
         state.fails = fails;
         assert_eq!(begin(handle, abi::LIVE), abi::E_HOST);
         let error = last_error(handle);
@@ -480,6 +489,78 @@ fn frames_that_no_pfn_has_end_a_suspended_round_unless_they_are_only_to_be_repor
         }
         destroy(handle);
     }
+}
+
+/// A host of the first version ends before `transfers`: what lies there is not its.
+#[test]
+fn a_host_that_is_shorter_has_no_callback_for_transfers() {
+    let mut state = fresh();
+    let shorter = abi::Host { size: 112, ..host(&mut state) };
+    let handle = create(&shorter, &config()).expect("creates");
+    state.fails = "transfers";
+    assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
+    destroy(handle);
+}
+
+#[test]
+fn a_list_that_grows_for_ever_is_asked_for_a_few_times() {
+    unsafe extern "C" fn pfns(user: *mut c_void, call: abi::UnloggedCall) -> c_int {
+        // SAFETY: as promised to the host.
+        unsafe { at(user) }.asked += 1;
+        // SAFETY: the header: a place for it.
+        unsafe { call.count.write(call.capacity + 1) };
+        0
+    }
+    unsafe extern "C" fn names(user: *mut c_void, call: abi::TransfersCall) -> c_int {
+        let abi::TransfersCall { names: pfns_at, capacity, count } = call;
+        // SAFETY: as promised to the host; the two are laid out alike.
+        unsafe { pfns(user, abi::UnloggedCall { pfns: pfns_at, capacity, count }) }
+    }
+    let mut state = fresh();
+    let good = host(&mut state);
+    for (of, host, stage) in [
+        ("transfer entries", abi::Host { transfers: Some(names), ..good }, abi::LIVE),
+        ("unlogged pfns", abi::Host { unlogged: Some(pfns), ..good }, abi::CHECKPOINT),
+    ] {
+        state.asked = 0;
+        let handle = create(&host, &config()).expect("creates");
+        assert_eq!((begin(handle, stage), state.asked), (abi::E_HOST, 8));
+        let told = told(&last_error(handle));
+        assert!(
+            told.ends_with(&format!("the {of} become more whenever they are asked for")),
+            "{told}"
+        );
+        destroy(handle);
+    }
+}
+
+#[test]
+fn a_list_that_does_not_fit_is_asked_for_again_with_room() {
+    unsafe extern "C" fn names(user: *mut c_void, call: abi::TransfersCall) -> c_int {
+        // SAFETY: as promised to the host.
+        unsafe { at(user) }.asked += 1;
+        // SAFETY: the header: a place for it.
+        unsafe { call.count.write(300) };
+        for index in 0..call.capacity.min(300) {
+            // SAFETY: the header: room for `capacity`.
+            unsafe { call.names.wrapping_add(index).write(index as u64 + 1) };
+        }
+        0
+    }
+    let mut state = fresh();
+    let host = abi::Host { transfers: Some(names), ..host(&mut state) };
+    let handle = create(&host, &config()).expect("creates");
+    for asked in [4, 8] {
+        assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
+        assert_eq!(state.asked, asked, "twice a round, and each time once more");
+    }
+    let mut why = abi::PfnState { size: 24, ..Default::default() };
+    for (pfn, owed) in [(1, true), (300, true), (301, false)] {
+        // SAFETY: both live.
+        assert_eq!(unsafe { f::p2mt_why(handle, pfn, &raw mut why) }, abi::OK);
+        assert_eq!(why.causes & 1 << Cause::Unlogged as u32 != 0, owed, "{pfn}");
+    }
+    destroy(handle);
 }
 
 #[test]

@@ -325,6 +325,24 @@ unsafe extern "C" fn accepts(user: *mut c_void, call: abi::AcceptsTransferCall) 
     machine.fate()
 }
 
+unsafe extern "C" fn transfers(user: *mut c_void, call: abi::TransfersCall) -> c_int {
+    // SAFETY: as promised to the host.
+    let machine = unsafe { at(user) };
+    let count = [0, 0, 0, 3, 300][machine.dice.below(5) as usize];
+    for index in 0..count.min(call.capacity) {
+        let name = match machine.dice.below(8) {
+            0 => machine.dice.word(),
+            1..4 => machine.dice.below(FRAMES as u64) | abi::TRANSFER_CAME,
+            _ => machine.dice.below(machine.pfns() + 10),
+        };
+        // SAFETY: the header: room for `capacity`.
+        unsafe { call.names.wrapping_add(index).write(name) };
+    }
+    // SAFETY: the header: a place for it.
+    unsafe { call.count.write(count) };
+    machine.fate()
+}
+
 unsafe extern "C" fn log(_: *mut c_void, call: abi::LogCall) -> c_int {
     // SAFETY: the header: a string.
     let text = unsafe { std::ffi::CStr::from_ptr(call.text) };
@@ -351,6 +369,7 @@ fn host(machine: &mut Machine) -> abi::Host {
         m2p: machine.m2p.as_ptr().cast(),
         m2p_frames: machine.m2p.len() as u64,
         compat_m2p_mfn: 60,
+        transfers: if machine.dice.one_in(2) { Some(transfers) } else { None },
     };
     match machine.dice.below(100) {
         0 => host.map = None,
@@ -360,6 +379,7 @@ fn host(machine: &mut Machine) -> abi::Host {
         4 => host.m2p_frames = 0,
         5 => host.log = None,
         6 => host.compat_m2p_mfn = 0,
+        7 => host.size = 112,
         _ => {}
     }
     host

@@ -48,6 +48,9 @@ int theatre_unmap(struct theatre *theatre, const void *const *addresses, size_t 
 int theatre_types(struct theatre *theatre, const uint64_t *mfns, size_t count, uint32_t *types);
 int theatre_unlogged(struct theatre *theatre, uint64_t *pfns, size_t capacity, size_t *count);
 int theatre_accepts_transfer(struct theatre *theatre, int32_t *accepts);
+/* What the transfer entries of the grant table name: a pfn, or with bit 63 the mfn of a frame that came. *count: how many there
+ * are, of which as many as fit are written. */
+int theatre_transfers(struct theatre *theatre, uint64_t *names, size_t capacity, size_t *count);
 int theatre_log_on(struct theatre *theatre);
 int theatre_log_off(struct theatre *theatre);
 /* CLEAN of the first `pfns` pfns, a multiple of 32,768. */

@@ -127,6 +127,12 @@ unsafe extern "C" fn accepts(_: *mut c_void, call: abi::AcceptsTransferCall) -> 
     0
 }
 
+unsafe extern "C" fn transfers(_: *mut c_void, call: abi::TransfersCall) -> c_int {
+    // SAFETY: the header: a place for it.
+    unsafe { call.count.write(0) };
+    0
+}
+
 impl<'s> InC<'s> {
     /// With the first copy taken.
     pub(crate) fn new(stage: &'s Stage) -> Self {
@@ -147,6 +153,7 @@ impl<'s> InC<'s> {
             m2p: stage.m2p().as_ptr().cast(),
             m2p_frames: stage.m2p().len() as u64,
             compat_m2p_mfn: abi::NONE,
+            transfers: Some(transfers),
         };
         let size = size_of::<abi::Config>() as u32;
         let config = abi::Config { size, width: 64, ..Default::default() };

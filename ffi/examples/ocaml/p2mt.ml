@@ -21,6 +21,7 @@ let eio = 5
 let not_owned = Errno 4096
 
 type roots = { pfn_count : int64; frame_list_list : int64; p2m_cr3 : int64; p2m_vaddr : int64; generation : int64 }
+type transfer = Into of int64 | Came of int64
 type level = Error | Warning | Info
 
 type host = {
@@ -36,6 +37,7 @@ type host = {
   m2p : nativeint;
   m2p_frames : int;
   compat_m2p_mfn : int64;
+  transfers : unit -> transfer array;
 }
 
 type width = Width_32 | Width_64
@@ -139,6 +141,7 @@ external set_map : call -> (nativeint, int) result array -> unit = "ml_p2mt_set_
 external set_types : call -> int array -> unit = "ml_p2mt_set_types"
 external set_unlogged : call -> words -> unit = "ml_p2mt_set_unlogged"
 external set_accepts_transfer : call -> bool -> unit = "ml_p2mt_set_accepts_transfer"
+external set_transfers : call -> transfer array -> unit = "ml_p2mt_set_transfers"
 
 type t = { handle : handle; raised : exn option ref (* by a callback *) }
 
@@ -184,7 +187,8 @@ let callbacks host =
      (fun call -> set_types call (host.types (mfns_of_types call)));
      (fun call -> set_unlogged call (host.unlogged ()));
      (fun call -> set_accepts_transfer call (host.accepts_transfer ()));
-     log |]
+     log;
+     (fun call -> set_transfers call (host.transfers ())) |]
 
 let create config host =
   let raised = ref None in

@@ -36,6 +36,10 @@ val not_owned : exn
 (** {1 The host} *)
 
 type roots = { pfn_count : int64; frame_list_list : int64; p2m_cr3 : int64; p2m_vaddr : int64; generation : int64 }
+
+(** What a transfer entry of the grant table names: a pfn, or the mfn of a frame that came. *)
+type transfer = Into of int64 | Came of int64
+
 type level = Error | Warning | Info
 
 (** Callbacks run on the thread of the call, which keeps the runtime's lock. What they are given is theirs. *)
@@ -52,6 +56,7 @@ type host = {
   m2p : nativeint; (** where the m2p is mapped, until the handle is destroyed *)
   m2p_frames : int;
   compat_m2p_mfn : int64;
+  transfers : unit -> transfer array; (** one that is committed and not completed is both *)
 }
 
 (** {1 Choices} *)

@@ -140,7 +140,7 @@ static value report_of(const struct p2mt_report *report)
 
 /* --- callbacks --- */
 
-enum callback { DOMAIN_FRAMES, ROOTS, READ, MAP, UNMAP, TYPES, UNLOGGED, ACCEPTS_TRANSFER, LOG };
+enum callback { DOMAIN_FRAMES, ROOTS, READ, MAP, UNMAP, TYPES, UNLOGGED, ACCEPTS_TRANSFER, LOG, TRANSFERS };
 
 /* The closure catches what is raised and keeps it for p2mt.ml; what gets past it (no memory) becomes an errno here. */
 static int call_ocaml(void *user, enum callback which, const void *call)
@@ -165,6 +165,7 @@ CALLBACK(types, TYPES)
 CALLBACK(unlogged, UNLOGGED)
 CALLBACK(accepts_transfer, ACCEPTS_TRANSFER)
 CALLBACK(log, LOG)
+CALLBACK(transfers, TRANSFERS)
 
 #define CALL(name, call) ((const struct p2mt_##name##_call *)((call) & ~(value)1))
 
@@ -278,6 +279,19 @@ CAMLprim value ml_p2mt_set_accepts_transfer(value call, value accepts)
     return Val_unit;
 }
 
+CAMLprim value ml_p2mt_set_transfers(value call, value entries)
+{
+    size_t count = Wosize_val(entries), i;
+
+    for (i = 0; i < count && i < CALL(transfers, call)->capacity; i++) {
+        value entry = Field(entries, i); /* Into, Came */
+
+        CALL(transfers, call)->names[i] = (uint64_t)Int64_val(Field(entry, 0)) | (Tag_val(entry) == 0 ? 0 : P2MT_TRANSFER_CAME);
+    }
+    *CALL(transfers, call)->count = count; /* if there is no room, it asks again */
+    return Val_unit;
+}
+
 /* --- functions --- */
 
 CAMLprim value ml_p2mt_version(value unit)
@@ -322,6 +336,7 @@ CAMLprim value ml_p2mt_create(value config, value host, value callbacks)
         .m2p = (const uint64_t *)Nativeint_val(Field(host, 9)),
         .m2p_frames = (uint64_t)Long_val(Field(host, 10)),
         .compat_m2p_mfn = (uint64_t)Int64_val(Field(host, 11)),
+        .transfers = on_transfers,
     };
     struct p2mt_error error = {.size = sizeof(error)};
     struct migration *migration;

@@ -35,6 +35,7 @@ external unmap : t -> nativeint array -> int = "ml_theatre_unmap"
 external types : t -> P2mt.words -> int array -> int = "ml_theatre_types"
 external unlogged : t -> P2mt.words -> int = "ml_theatre_unlogged"
 external accepts_transfer : t -> int = "ml_theatre_accepts_transfer"
+external transfers : t -> P2mt.words -> int = "ml_theatre_transfers"
 
 let number result = if result < 0 then raise (P2mt.Errno (-result)) else result
 let ok result = ignore (number result)
@@ -53,15 +54,20 @@ let host guest : P2mt.host =
     let found = Array.make (Bigarray.Array1.dim mfns) 0 in
     ok (types guest mfns found);
     found
-  and unlogged () =
-    let rec ask room =
-      let pfns = P2mt.words room in
-      let count = number (unlogged guest pfns) in
-      if count > room then ask count else Bigarray.Array1.sub pfns 0 count
+  and list_of ask =
+    let rec with_room room =
+      let list = P2mt.words room in
+      let count = number (ask guest list) in
+      if count > room then with_room count else Bigarray.Array1.sub list 0 count
     in
-    ask 64
+    with_room 64
+  and transfer name : P2mt.transfer = if name >= 0L then Into name else Came (Int64.logand name Int64.max_int)
   and log (level : P2mt.level) text = if level = Error then prerr_endline ("p2mtrack: " ^ text) in
   { domain_frames; roots; read = (fun mfn words -> ok (read guest mfn words)); map = map guest;
-    unmap = (fun addresses -> ok (unmap guest addresses)); types; unlogged;
+    unmap = (fun addresses -> ok (unmap guest addresses)); types; unlogged = (fun () -> list_of unlogged);
     accepts_transfer = (fun () -> number (accepts_transfer guest) <> 0); log; m2p = m2p guest;
-    m2p_frames = m2p_frames guest; compat_m2p_mfn = P2mt.none }
+    m2p_frames = m2p_frames guest; compat_m2p_mfn = P2mt.none;
+    transfers =
+      (fun () ->
+        let names = list_of transfers in
+        Array.init (Bigarray.Array1.dim names) (fun index -> transfer names.{index})) }

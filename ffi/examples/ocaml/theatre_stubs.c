@@ -155,6 +155,14 @@ CAMLprim value ml_theatre_unlogged(value theatre, value pfns)
     return code ? Val_int(code) : Val_long(count);
 }
 
+CAMLprim value ml_theatre_transfers(value theatre, value names)
+{
+    size_t count;
+    int code = theatre_transfers(Theatre_val(theatre), Words_val(names), count_of(names), &count);
+
+    return code ? Val_int(code) : Val_long(count);
+}
+
 /* 0, 1, or an errno. */
 CAMLprim value ml_theatre_accepts_transfer(value theatre)
 {

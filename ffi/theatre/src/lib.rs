@@ -19,8 +19,8 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::port::{
-    FrameList, FrameTypes, LogDirty, MapFault, MapSlot, P2mSource, Page, PortError, Transport,
-    Unlogged,
+    FrameList, FrameTypes, LogDirty, MapFault, MapSlot, P2mSource, Page, PortError, Transfer,
+    Transport, Unlogged,
 };
 use p2mtrack_synthetic::transport::Bytes;
 use p2mtrack_synthetic::upstream::SaversP2m;
@@ -31,6 +31,8 @@ const EIO: c_int = 5;
 /// `THEATRE_NOT_OWNED`.
 const NOT_OWNED: c_int = -4096;
 const EINVAL: c_int = 22;
+/// What a transfer entry names is the frame that came.
+const CAME: u64 = 1 << 63;
 
 /// `struct theatre`.
 #[expect(missing_debug_implementations, reason = "nothing of it says anything")]
@@ -284,14 +286,26 @@ pub unsafe extern "C" fn theatre_unlogged(
     let mut found = Vec::new();
     // SAFETY: theatre.h.
     let asked = unsafe { at(theatre) }.ports.unlogged.pfns(&mut found);
-    // SAFETY: theatre.h: room for `capacity`.
-    let to = unsafe { slice::from_raw_parts_mut(pfns, capacity) };
-    for (to, pfn) in to.iter_mut().zip(&found) {
-        *to = pfn.0;
-    }
-    // SAFETY: theatre.h: a place for a word.
-    unsafe { count.write(found.len()) };
+    // SAFETY: theatre.h: room for `capacity`, and a place for a word.
+    unsafe { write_list(found.iter().map(|pfn| pfn.0), pfns, capacity, count) };
     code(asked)
+}
+
+/// Writes a list as far as there is room, and how long it is.
+///
+/// # Safety
+/// `to` has room for `capacity` words, and `count` is a place for one.
+unsafe fn write_list(
+    list: impl ExactSizeIterator<Item = u64>,
+    to: *mut u64,
+    capacity: usize,
+    count: *mut usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe { count.write(list.len()) };
+    // SAFETY: as above.
+    let to = unsafe { slice::from_raw_parts_mut(to, capacity) };
+    to.iter_mut().zip(list).for_each(|(to, word)| *to = word);
 }
 
 #[unsafe(no_mangle)]
@@ -303,6 +317,25 @@ pub unsafe extern "C" fn theatre_accepts_transfer(
     let asked = unsafe { at(theatre) }.ports.unlogged.accepts_transfer();
     // SAFETY: theatre.h: a place for a word.
     code(asked.map(|offers| unsafe { accepts.write(i32::from(offers)) }))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn theatre_transfers(
+    theatre: *mut Theatre,
+    names: *mut u64,
+    capacity: usize,
+    count: *mut usize,
+) -> c_int {
+    let mut found = Vec::new();
+    // SAFETY: theatre.h.
+    let asked = unsafe { at(theatre) }.ports.unlogged.transfers(&mut found);
+    let name = |entry: &Transfer| match *entry {
+        Transfer::Into(Pfn(pfn)) => pfn,
+        Transfer::Came(Mfn(mfn)) => mfn | CAME,
+    };
+    // SAFETY: theatre.h: room for `capacity`, and a place for a word.
+    unsafe { write_list(found.iter().map(name), names, capacity, count) };
+    code(asked.map(drop))
 }
 
 #[unsafe(no_mangle)]
