@@ -510,6 +510,65 @@ fn law_6_a_shared_leaf_without_frames_costs_one_leaf() {
 }
 
 #[test]
+fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
+    // A run, no run, and nothing: three ways in which the shadow holds them.
+    for (step, tag) in [(1, 1 << 62), (0x9e37_79b9, 1 << 62), (0, u64::MAX)] {
+        let rig = Rig::tree();
+        let (shared, other) = {
+            let guest = &mut *rig.machine();
+            let mid = guest.peek(guest.roots.frame_list_list, 0);
+            let [shared, other, last] = [1, 2, 3].map(|n| {
+                let leaf = guest.copy_words(guest.leaf(0), HOLES + n);
+                guest.set_entry(HOLES + n, Entry(leaf));
+                let word = |slot: u64| tag | slot * step & 0xfff_ffff;
+                (0..512).for_each(|slot| guest.poke(leaf, slot as usize, word(slot)));
+                leaf
+            });
+            // In turn, so that no two positions beside each other have the same.
+            (3..511).for_each(|slot| guest.poke(mid, slot, [shared, other][slot % 2]));
+            (0..512).for_each(|slot| guest.poke(last, slot, u64::MAX));
+            guest.poke(mid, 511, last);
+            (shared, other)
+        };
+        let mut migration = rig.start(Config::default());
+        round(&rig, &mut migration);
+        let looks = |rig: &Rig| {
+            let calls = std::mem::take(&mut rig.machine().calls);
+            calls.iter().filter(|&&at| at == At::Live).count()
+        };
+        looks(&rig);
+        rig.machine().roots.pfn_count = 1 << 18;
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.leaves.tracked, report.leaves.compared), (512, 509));
+        let other_entries = if tag == 1 << 62 { 508 * 512 } else { 0 };
+        assert_eq!(report.entries.other, other_entries);
+        let grown = looks(&rig);
+        // A pfn that somebody marked, and a position that ends before the entry, are counted by themselves.
+        rig.machine().roots.pfn_count = 100 * 512 + 5;
+        rig.machine().log.insert(50 * 512 + 5);
+        for leaf in [shared, other] {
+            rig.machine().poke(leaf, 5, 1 << 62 | 77);
+        }
+        let entries = round(&rig, &mut migration).entries;
+        assert_eq!((entries.other, entries.beyond_log_dirty), (97, 96));
+        rig.machine().roots.pfn_count = 1 << 18;
+        round(&rig, &mut migration);
+        looks(&rig);
+        for leaf in [shared, other] {
+            rig.machine().poke(leaf, 5, 1 << 62 | 78);
+        }
+        let report = round(&rig, &mut migration);
+        assert_eq!((report.leaves.dirty, report.entries.other), (508, 508));
+        let written = looks(&rig);
+        rig.machine().poke(shared, 5, 1 << 62 | 78);
+        let report = finish(&rig, &mut migration);
+        assert_eq!((report.leaves.dirty, report.leaves.unchanged), (254, 254));
+        let looks = [grown, written, looks(&rig)];
+        assert!(looks.iter().all(|&looks| looks < 100), "{looks:?} looks at live leaves");
+    }
+}
+
+#[test]
 fn law_6_frames_named_over_and_over_are_a_named_error() {
     let rig = Rig::tree();
     {

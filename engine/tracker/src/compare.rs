@@ -5,12 +5,13 @@
 //! Threads: shards run it at once on different leaves; each has its lines of the bitmap alone.
 //! Source: `docs/design.md`, section 3: report before remember; equal entries and the transfer exception.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::bitmap::PfnBitmap;
 use crate::cause::Cause;
 use crate::diff::{Kernel, diff, diff_live, fetch};
-use crate::form::{Base, Segment, Step, wrap};
+use crate::form::{Base, Likeness, Segment, Step, wrap};
 use crate::frame::{Claim, Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
 use crate::layout::{Backing, Layout, names_nothing};
@@ -27,6 +28,9 @@ use crate::shard::Join;
 
 /// Positions at which a leaf that names frames may be listed.
 const ALIAS_POSITIONS_MAX: u64 = 4;
+
+/// Changes of what is owed for these were counted when it changed.
+const COUNTED: [Cause; 2] = [Cause::Deferred, Cause::Returned];
 
 /// A leaf that has to be compared, and why.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +60,34 @@ pub(crate) struct Compared {
     pub(crate) aliased: Option<(LeafIndex, Mfn, u64)>,
     /// Changed pfns that hold frames of the p2m.
     pub(crate) holders: Vec<Pfn>,
-    /// Copies of leaves that stand at several positions, to be remembered whole.
-    pub(crate) adopt: Vec<(LeafIndex, Arc<Leaf>)>,
+    /// Copies of leaves that stand at several positions, to be remembered whole, each with some of those.
+    pub(crate) adopt: Vec<(Vec<LeafIndex>, Arc<Leaf>)>,
 }
+
+impl Compared {
+    /// A leaf at one more of many positions.
+    fn repeat(&mut self, item: &Item, found: &Repeated) {
+        self.leaves += 1;
+        self.unchanged += u64::from(found.changed == 0 && item.cause == Cause::Entry);
+        self.counts.other += found.changed;
+        self.counts.beyond_log_dirty += found.changed;
+        if let Some(number) = found.adopted {
+            self.adopt[number].0.push(item.leaf);
+        }
+    }
+}
+
+/// What was found of a leaf without frames at one of many positions: the same is found at each where the shadow is alike.
+#[derive(Clone, Copy, Debug)]
+struct Repeated {
+    /// Entries that changed.
+    changed: u64,
+    /// Its number in [`Compared::adopt`].
+    adopted: Option<usize>,
+}
+
+/// A frame at many positions, and what it is compared with there.
+type Crowd = (Mfn, Likeness);
 
 impl Join for Compared {
     fn join(mut self, mut next: Self) -> Self {
@@ -79,11 +108,13 @@ struct Notes<'a, 'b> {
     found: Compared,
     /// What was read of the last leaf that needed more than a glance.
     copy: Leaf,
+    /// Leaves without frames at many positions.
+    repeated: HashMap<Crowd, Repeated>,
 }
 
 impl<'a, 'b> Notes<'a, 'b> {
     fn new(resend: &'a mut ResendShard<'b>) -> Self {
-        Self { resend, found: Compared::default(), copy: Leaf::HOLE }
+        Self { resend, found: Compared::default(), copy: Leaf::HOLE, repeated: HashMap::new() }
     }
 }
 
@@ -126,8 +157,7 @@ impl Comparison<'_> {
     ) -> Compared {
         let mut notes = Notes::new(resend);
         for (index, item) in items.iter().enumerate() {
-            let ahead = items.get(index + 1).and_then(|next| self.live(next.leaf));
-            self.look(item, &shadow.base(item.leaf), ahead, &mut notes);
+            self.look(item, &shadow.base(item.leaf), items.get(index + 1), &mut notes);
         }
         notes.found
     }
@@ -142,13 +172,12 @@ impl Comparison<'_> {
     ) -> Compared {
         let mut notes = Notes::new(resend);
         for (index, item) in items.iter().enumerate() {
-            let ahead = items.get(index + 1).and_then(|next| self.live(next.leaf));
             let place = (item.leaf.0 - first.0) as usize;
-            match self.look(item, &shard.base(place), ahead, &mut notes) {
+            match self.look(item, &shard.base(place), items.get(index + 1), &mut notes) {
                 Seen::Known => {}
                 Seen::Run(run) => shard.put_run(place, run),
                 Seen::Copy if self.layout.is_shared(item.leaf) => {
-                    notes.found.adopt.push((item.leaf, Arc::new(notes.copy.clone())));
+                    notes.found.adopt.push((vec![item.leaf], Arc::new(notes.copy.clone())));
                 }
                 Seen::Copy => shard.put(place, &notes.copy),
             }
@@ -164,28 +193,50 @@ impl Comparison<'_> {
         }
     }
 
-    /// Compares one leaf.
+    /// What a leaf at many positions has in common with the others of them, unless something is noted of a pfn at this one.
+    fn crowd(&self, item: &Item, base: &Base<'_>, resend: &ResendShard<'_>) -> Option<Crowd> {
+        let (mfn, positions) = self.layout.sharing(item.leaf)?;
+        let likeness = base.likeness().filter(|_| positions > ALIAS_POSITIONS_MAX)?;
+        let width = self.layout.width();
+        let (first, entries) = (width.first_pfn(item.leaf), width.entries());
+        let noted = self.handed.has_any(first, entries)
+            || self.layout.holders.plane().has_any(first, entries)
+            || self.log.count_in(first, entries) > 0
+            || !resend.owed_for(&COUNTED, width, item.leaf).is_empty();
+        (!noted && self.tracked_slots(item.leaf).is_full(width)).then_some((mfn, likeness))
+    }
+
+    /// Compares one leaf. `next` is the one that comes after it.
     fn look(
         &self,
         item: &Item,
         base: &Base<'_>,
-        ahead: Option<GuestLeaf<'_>>,
+        next: Option<&Item>,
         notes: &mut Notes<'_, '_>,
     ) -> Seen {
+        let crowd = self.crowd(item, base, notes.resend);
+        if let Some(found) = crowd.and_then(|crowd| notes.repeated.get(&crowd)) {
+            notes.found.repeat(item, found);
+            return Seen::Known;
+        }
         match self.layout.backing(self.p2m, item.leaf) {
             Backing::Unmapped => {
                 notes.found.unmapped.push(item.leaf);
                 return Seen::Known;
             }
+            Backing::Hole if self.is_still_nothing(item, base) => {
+                notes.found.leaves += 1;
+                return Seen::Known;
+            }
             Backing::Hole => notes.copy = Leaf::HOLE,
             Backing::Live(live) => {
-                if let Some(seen) = self.glance(item, base, live, ahead, notes) {
+                if let Some(seen) = self.glance(item, base, live, next, notes) {
                     return seen;
                 }
                 fetch(self.kernel, live, &mut notes.copy);
             }
         }
-        self.compare(item, base, notes)
+        self.compare(item, base, crowd, notes)
     }
 
     /// What needs no copy: a leaf that is as it was, and a new one that is a run. A leaf that is more than
@@ -195,7 +246,7 @@ impl Comparison<'_> {
         item: &Item,
         base: &Base<'_>,
         live: GuestLeaf<'_>,
-        ahead: Option<GuestLeaf<'_>>,
+        next: Option<&Item>,
         notes: &mut Notes<'_, '_>,
     ) -> Option<Seen> {
         let width = self.layout.width();
@@ -208,6 +259,7 @@ impl Comparison<'_> {
         {
             return None; // equal entries and other positions matter, too
         }
+        let ahead = next.and_then(|next| self.live(next.leaf));
         let tracked = self.tracked_slots(item.leaf);
         if matches!(base, Base::Hole) && item.is_first_look() && tracked.is_full(width) {
             let run = likely_run(width, live)?;
@@ -221,6 +273,14 @@ impl Comparison<'_> {
             notes.found.unchanged += u64::from(item.cause == Cause::Entry);
             Seen::Known
         })
+    }
+
+    /// Whether a new position has no leaf, and nobody knows of anything that was there.
+    fn is_still_nothing(&self, item: &Item, base: &Base<'_>) -> bool {
+        let width = self.layout.width();
+        matches!(base, Base::Hole)
+            && item.is_first_look()
+            && !self.handed.has_any(width.first_pfn(item.leaf), width.entries())
     }
 
     /// Counts and marks a leaf that is new and one run: its entries need no look one by one.
@@ -251,9 +311,15 @@ impl Comparison<'_> {
     }
 
     /// Compares the private copy.
-    fn compare(&self, item: &Item, base: &Base<'_>, notes: &mut Notes<'_, '_>) -> Seen {
+    fn compare(
+        &self,
+        item: &Item,
+        base: &Base<'_>,
+        crowd: Option<Crowd>,
+        notes: &mut Notes<'_, '_>,
+    ) -> Seen {
         let width = self.layout.width();
-        let Notes { resend, found, copy } = notes;
+        let Notes { resend, found, copy, repeated } = notes;
         if let Some((mfn, positions)) = self.aliased(item.leaf, copy) {
             found.aliased = found.aliased.or(Some((item.leaf, mfn, positions)));
             return Seen::Known;
@@ -268,9 +334,14 @@ impl Comparison<'_> {
             base.decode(width, &mut before);
             self.count(item, [&before, copy], &changed, resend, found);
             if self.is_barren_everywhere(item.leaf, copy, &before, &changed) {
-                found.adopt.push((item.leaf, Arc::new(copy.clone())));
+                let changed = u64::from(changed.count());
+                let adopted = Some(found.adopt.len());
+                repeated.extend(crowd.map(|crowd| (crowd, Repeated { changed, adopted })));
+                found.adopt.push((vec![item.leaf], Arc::new(copy.clone())));
                 return Seen::Known;
             }
+        } else if let Some(crowd) = crowd {
+            repeated.insert(crowd, Repeated { changed: 0, adopted: None });
         }
         let owed = self.owed(item, copy, changed, &tracked);
         resend.mark_leaf(width, item.leaf, &owed, item.cause);
@@ -295,8 +366,7 @@ impl Comparison<'_> {
         let width = self.layout.width();
         let frames = self.m2p.frames();
         let first = width.first_pfn(item.leaf).0;
-        let counted = [Cause::Deferred, Cause::Returned];
-        let counted = resend.owed_for(&counted, width, item.leaf);
+        let counted = resend.owed_for(&COUNTED, width, item.leaf);
         for slot in changed.slots() {
             let pfn = Pfn(first + slot as u64);
             if !item.is_first_look() && self.layout.holders.plane().get(pfn) {

@@ -137,7 +137,26 @@ pub(crate) enum Base<'a> {
     Raw(&'a Leaf),
 }
 
+/// What tells two bases that predict the same words, as long as nobody writes what they are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Likeness {
+    Hole,
+    Affine(u64),
+    /// The address of the copy, which positions may share.
+    Raw(usize),
+}
+
 impl Base<'_> {
+    /// What it has in common with the bases of other positions of the same leaf, if that can be told at once.
+    pub(crate) fn likeness(&self) -> Option<Likeness> {
+        match *self {
+            Self::Hole => Some(Likeness::Hole),
+            Self::Affine(segment) => Some(Likeness::Affine(segment.0)),
+            Self::Raw(leaf) => Some(Likeness::Raw(std::ptr::from_ref(leaf).addr())),
+            Self::Segments { .. } | Self::Packed { .. } => None,
+        }
+    }
+
     /// The entry in `slot`. Inlined, lest its count change with the way in which the crate is cut for the compiler.
     #[inline(always)]
     pub(crate) fn entry(&self, width: Width, slot: usize) -> Entry {

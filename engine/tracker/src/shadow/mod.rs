@@ -199,13 +199,16 @@ impl Shadow {
         shard.put(index, copy);
     }
 
-    /// Replaces a whole leaf by a copy that other positions may be given too: together they cost one.
+    /// Replaces whole leaves by a copy that other positions may be given too: together they cost one. Its form is
+    /// chosen once for neighbouring ones.
     ///
     /// # Panics
     /// If the shadow has no such leaf.
-    pub fn install_shared(&mut self, leaf: LeafIndex, copy: &Arc<Leaf>) {
-        let (shard, index) = self.place_mut(leaf);
-        shard.put_shared(index, copy);
+    pub fn install_shared(&mut self, leaves: &[LeafIndex], copy: &Arc<Leaf>) {
+        for same in leaves.chunk_by(|a, b| a.0 / SHARD_LEAVES == b.0 / SHARD_LEAVES) {
+            let places: Vec<_> = same.iter().map(|&leaf| self.place_mut(leaf).1).collect();
+            self.place_mut(same[0]).0.put_shared(&places, copy);
+        }
     }
 
     /// Whether a position is held as a hole; past the end there is nothing but holes.
@@ -321,7 +324,7 @@ mod tests {
                         slots.iter_mut().zip(entries).for_each(|(slot, entry)| *slot = entry);
                         match op {
                             Op::Share { .. } => {
-                                shadow.install_shared(LeafIndex(leaf), &copies[copy]);
+                                shadow.install_shared(&[LeafIndex(leaf)], &copies[copy]);
                             }
                             _ => shadow.install(LeafIndex(leaf), &copies[copy]),
                         }
@@ -473,8 +476,7 @@ mod tests {
             shadow.resize(3);
             let empty = shadow.bytes().bytes;
             let leaf = FRAME_BYTES as u64;
-            shadow.install_shared(LeafIndex(0), &copy);
-            shadow.install_shared(LeafIndex(2), &copy);
+            shadow.install_shared(&[LeafIndex(0), LeafIndex(2)], &copy);
             let held = shadow.bytes();
             assert_eq!((held.leaves, held.hole, held.shared), (3, 1, 2));
             assert!(held.bytes - empty < leaf + 256);
@@ -508,9 +510,8 @@ mod tests {
         };
         assert_eq!(shadow.bytes(), empty);
         let [.., scattered, wild] = copies(Width::W64);
-        shadow.install_shared(LeafIndex(1), &scattered);
-        shadow.install_shared(LeafIndex(2), &wild);
-        shadow.install_shared(LeafIndex(SHARD_LEAVES), &scattered);
+        shadow.install_shared(&[LeafIndex(1), LeafIndex(SHARD_LEAVES)], &scattered);
+        shadow.install_shared(&[LeafIndex(2)], &wild);
         let nodes = 3 * 2 * size_of::<(usize, Arc<Leaf>)>() as u64;
         let bytes = empty.bytes + nodes + 2 * FRAME_BYTES as u64;
         let shared = ShadowBytes { hole: leaves - 3, shared: 3, bytes, ..empty };
@@ -523,7 +524,7 @@ mod tests {
         shadow.resize(1);
         shadow.set(Pfn(3), Entry::INVALID);
         shadow.install(LeafIndex(0), &Leaf::HOLE);
-        shadow.install_shared(LeafIndex(0), &Arc::new(Leaf::HOLE));
+        shadow.install_shared(&[LeafIndex(0)], &Arc::new(Leaf::HOLE));
         assert!(shadow.is_hole(LeafIndex(0)) && shadow.is_hole(LeafIndex(9)));
         shadow.set(Pfn(3), Entry(1));
         assert!(!shadow.is_hole(LeafIndex(0)));

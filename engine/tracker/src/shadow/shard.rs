@@ -204,17 +204,19 @@ impl ShadowShard {
         Head::Runs { block, segments: segments.len(), patches: patches.len() }
     }
 
-    /// Remembers a leaf that other positions share, unless it costs nothing by itself.
-    pub(super) fn put_shared(&mut self, index: usize, copy: &Arc<Leaf>) {
+    /// Remembers leaves that share one copy, also with other positions, unless it costs nothing by itself.
+    pub(super) fn put_shared(&mut self, places: &[usize], copy: &Arc<Leaf>) {
         let form = choose(self.forms, self.width, copy, &mut Runs::new());
         let head = match form {
             Form::Hole => Head::Hole,
             Form::Affine(segment) => Head::Affine(segment),
             Form::Runs | Form::Packed { .. } | Form::Raw => Head::Shared,
         };
-        self.replace(index, head);
-        if head == Head::Shared {
-            self.shared.insert(index, Arc::clone(copy));
+        for &index in places {
+            self.replace(index, head);
+            if head == Head::Shared {
+                self.shared.insert(index, Arc::clone(copy));
+            }
         }
     }
 

@@ -120,9 +120,9 @@ impl Tracker {
             self.observed_frames =
                 self.observed_frames + found.counts.mapped - found.counts.unmapped;
         }
-        for (leaf, copy) in found.adopt {
-            let copy = self.shared_copy(leaf, copy);
-            self.shadow.install_shared(leaf, &copy);
+        for (leaves, copy) in found.adopt {
+            let copy = self.shared_copy(leaves[0], copy);
+            self.shadow.install_shared(&leaves, &copy);
         }
         Ok(())
     }
