@@ -18,6 +18,16 @@ pub(crate) const fn words_of(line: usize) -> std::ops::Range<usize> {
     first..first + LINE_WORDS // of a length that the compiler sees
 }
 
+/// The bits of word `index` whose pfns are in `pfns`.
+pub(crate) fn bits_within(pfns: &std::ops::Range<u64>, index: usize) -> u64 {
+    let first = 64 * index as u64;
+    let below = |end: u64| match end.saturating_sub(first) {
+        bits @ 0..64 => (1 << bits) - 1,
+        _ => u64::MAX,
+    };
+    below(pfns.end) & !below(pfns.start)
+}
+
 /// A set of pfns below a length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PfnBitmap {

@@ -6,8 +6,8 @@
 //! Source: `docs/design.md`: rows "frame moves to another pfn" and law 7.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use crate::bitmap::PfnBitmap;
 use crate::frame::{Mfn, Pfn};
 use crate::pfn_set::PfnSet;
 
@@ -15,7 +15,7 @@ use crate::pfn_set::PfnSet;
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     /// The receiver may hold a frame: something was sent, or a table that was sent names the pfn.
-    held: PfnBitmap,
+    held: PfnSet,
     /// Held by the receiver, without a frame at the source: to be said at the next consistent point.
     gone: PfnSet,
     /// Last sent as page tables.
@@ -57,10 +57,8 @@ struct Witness {
 impl Sent {
     /// Covers at least `pfns` pfns.
     pub(crate) fn cover(&mut self, pfns: u64) {
-        if pfns > self.held.pfns() {
-            self.held.resize(pfns);
-        }
-        for set in [&mut self.gone, &mut self.tables, &mut self.foreign, &mut self.stale] {
+        let Self { held, gone, tables, foreign, stale, .. } = self;
+        for set in [held, gone, tables, foreign, stale] {
             set.cover(pfns);
         }
     }
@@ -130,6 +128,16 @@ impl Sent {
     /// The pfns sent as copies of another's frame, and that other one.
     pub(crate) fn twins(&self) -> impl Iterator<Item = (Pfn, Pfn)> + '_ {
         self.twins.iter().map(|(&pfn, &twin)| (pfn, twin))
+    }
+
+    /// These pfns fell away: none of them has a frame at the source; `populated` of them had one. Returns how many lines of
+    /// sets were looked at.
+    pub(crate) fn fall_away(&mut self, pfns: &Range<u64>, populated: u64) -> u64 {
+        self.populated -= populated;
+        self.twins.retain(|pfn, _| !pfns.contains(&pfn.0));
+        let sets = [&mut self.tables, &mut self.stale, &mut self.foreign];
+        let looks = sets.map(|set| set.clear_range(pfns)).iter().sum::<u64>();
+        looks + self.gone.add_range(&self.held, pfns)
     }
 
     /// `frame` was found under `pfn`. Returns whether it was known by another pfn before.

@@ -36,7 +36,7 @@ use summary::Summary;
 pub(crate) use summary::{GROUP_LINES, GROUP_WORDS, summary_of};
 pub use take::Taken;
 
-use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at};
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_within};
 use crate::cause::{Cause, CauseSet};
 use crate::frame::{LeafIndex, Pfn, Width};
 use crate::leaf::LeafMask;
@@ -64,16 +64,6 @@ struct Pages {
     causes: Vec<CauseSet>,
     /// Bit `i % 64` of word `i / 64`: page `i` is still a debt.
     unpaid: Vec<u64>,
-}
-
-/// The bits of word `index` whose pfns are in `pfns`.
-fn bits_within(pfns: &Range<u64>, index: usize) -> u64 {
-    let first = 64 * index as u64;
-    let below = |end: u64| match end.saturating_sub(first) {
-        bits @ 0..64 => (1 << bits) - 1,
-        _ => u64::MAX,
-    };
-    below(pfns.end) & !below(pfns.start)
 }
 
 impl ResendBitmap {

@@ -5,14 +5,19 @@
 //! Threads: the owner's.
 //! Source: `docs/design.md`, section "Changes"; `docs/decisions/0003`.
 
+use std::collections::HashSet;
+use std::ops::Range;
+
 use super::{Tracker, phase};
 use crate::cause::Cause;
 use crate::config::{Rewalk, Sender};
 use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::evidence::Evidence;
+use crate::form::Likeness;
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn};
 use crate::layout::{Changes, Kind, LEAF_REACH, Part, Shape, Walk, Walked, names_nothing};
+use crate::leaf::Leaf;
 use crate::port::{Phase, Ports, QUERY_FRAMES_MAX, Roots};
 use crate::resolve::named_frame;
 
@@ -257,7 +262,7 @@ impl Tracker {
 
     /// Owes a range that something is not known of. Where the shadow has no frame there is no page to
     /// doubt, and entries are compared whatever else is known.
-    pub(super) fn owe_doubtful(&mut self, pfns: std::ops::Range<u64>) {
+    pub(super) fn owe_doubtful(&mut self, pfns: Range<u64>) {
         let leaves = self.width.leaf_of(Pfn(pfns.start)).0..self.width.leaves(pfns.end);
         for leaf in (leaves.start..leaves.end.min(self.layout.tracked())).map(LeafIndex) {
             if self.shadow.is_hole(leaf) {
@@ -300,23 +305,7 @@ impl Tracker {
     /// Fits everything that is kept per pfn to the new count. What fell away has no frame any more.
     pub(super) fn resize(&mut self, changes: &Changes, machine_frames: u64) {
         let (tracked, pfns) = (self.layout.tracked(), self.layout.pfns());
-        for pfn in pfns..changes.pfns_before {
-            let pfn = Pfn(pfn);
-            let entry = self.shadow.entry(pfn);
-            let named = named_frame(entry, self.width).is_some_and(|mfn| mfn.0 < machine_frames);
-            let observed = entry.names_frame(self.width, machine_frames);
-            self.observed_frames = self.observed_frames.saturating_sub(u64::from(observed)); // of a migration it is 0
-            if entry != Entry::INVALID {
-                // One leaf without frames may have stood at every position: nothing of it can be elsewhere.
-                if !names_nothing(entry.claim(self.width), machine_frames) {
-                    self.fallen.push((pfn, entry));
-                }
-                if pfn.0 < tracked << self.width.entry_bits() {
-                    self.shadow.set(pfn, Entry::INVALID);
-                }
-            }
-            self.sent.frameless(pfn, named, false);
-        }
+        self.fall_away(pfns..changes.pfns_before, machine_frames);
         if pfns > changes.pfns_before && self.width.slot_of(Pfn(changes.pfns_before)) > 0 {
             // The last leaf was cut inside: its other entries are the guest's now.
             self.pend(self.width.leaf_of(Pfn(changes.pfns_before)), Cause::Growth);
@@ -328,6 +317,53 @@ impl Tracker {
         self.owners.cover(tracked);
         self.resend.resize(pfns);
         self.pending.resize(tracked);
+    }
+
+    /// These pfns have no frame any more. Returns how many entries and lines of sets were looked at: nothing of holes, and
+    /// once of a leaf without frames that stands at many positions.
+    fn fall_away(&mut self, pfns: Range<u64>, machine_frames: u64) -> u64 {
+        if pfns.is_empty() {
+            return 0;
+        }
+        let (mut looks, mut populated) = (0, 0);
+        let mut barren = HashSet::from([Likeness::Hole]);
+        let mut copy = Leaf::default();
+        let leaves = self.width.leaf_of(Pfn(pfns.start)).0..self.width.leaves(pfns.end);
+        for leaf in leaves.map(LeafIndex) {
+            let base = self.shadow.base(leaf);
+            let likeness = base.likeness();
+            if likeness.is_some_and(|likeness| barren.contains(&likeness)) {
+                continue;
+            }
+            base.decode(self.width, &mut copy);
+            let (first, fallen) = (self.width.first_pfn(leaf).0, self.fallen.len());
+            let whole = first..first + self.width.entries() as u64;
+            for pfn in whole.start.max(pfns.start)..whole.end.min(pfns.end) {
+                looks += 1;
+                let entry = copy.entry(self.width, (pfn - first) as usize);
+                // One leaf without frames may have stood at every position: nothing of it can be elsewhere.
+                if !names_nothing(entry.claim(self.width), machine_frames) {
+                    self.fallen.push((Pfn(pfn), entry));
+                    populated += u64::from(!self.sent.is_foreign(Pfn(pfn)));
+                }
+                let observed = entry.names_frame(self.width, machine_frames);
+                self.observed_frames = self.observed_frames.saturating_sub(u64::from(observed)); // of a migration it is 0
+            }
+            if fallen == self.fallen.len() && whole.start >= pfns.start && whole.end <= pfns.end {
+                barren.extend(likeness);
+            }
+        }
+        // Who only observes has settled nothing.
+        looks += self.sent.fall_away(&pfns, populated.min(self.sent.populated()));
+        self.cut_shadow(pfns);
+        looks
+    }
+
+    /// Of a leaf that is cut inside and stays the entries of these pfns are invalid from now on.
+    fn cut_shadow(&mut self, pfns: Range<u64>) {
+        let end = pfns.end.min(self.layout.tracked() << self.width.entry_bits());
+        let cut: Vec<_> = (pfns.start..end).map(|pfn| (Pfn(pfn), Entry::INVALID)).collect();
+        self.shadow.update(&cut);
     }
 }
 
@@ -347,10 +383,13 @@ fn is_stable(walked: &Walked, before: &Roots, after: &Roots) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::config::Config;
     use crate::frame::Width;
     use crate::layout::tests::layout_of;
+    use crate::sent::Footing;
 
     #[test]
     fn reach_grows_with_the_frames_that_are_held_and_the_leaves_that_are_found() {
@@ -362,6 +401,45 @@ mod tests {
         assert_eq!(tracker.reach_pfns(), 8 * 17_000 * 1024);
         tracker.domain_frames = 1 << 24;
         assert_eq!(tracker.reach_pfns(), 16 << 24);
+    }
+
+    /// A leaf that no frame of a machine of `MACHINE` is named by, at every position of 2^27 pfns; at position 0, and at
+    /// the last one, what has to be noticed when it falls away.
+    #[test]
+    fn what_falls_away_costs_what_was_there() {
+        const MACHINE: u64 = 1 << 20;
+        let positions = 1_u64 << 18;
+        for words in [0, 0x9e37_79b9] {
+            let mut tracker = Tracker::new(Config::default(), Width::W64).expect("no threads");
+            tracker.shadow.resize(positions);
+            tracker.sent.cover(positions << 9);
+            let mut barren = Leaf::HOLE;
+            for slot in 0..512 {
+                barren.words[slot as usize] = 1 << 62 | (slot + slot * words) & 0xffff_ffff;
+            }
+            let barren = Arc::new(barren);
+            for leaf in (0..positions).filter(|leaf| leaf % 3 > 0).map(LeafIndex) {
+                tracker.shadow.install_shared(&[leaf], &barren);
+            }
+            let last = Pfn((positions << 9) - 1);
+            for pfn in [Pfn(510), Pfn(511), Pfn(1024), last] {
+                tracker.shadow.set(pfn, Entry(7 + pfn.0 % 5));
+                tracker.sent.hold(pfn);
+                tracker.sent.accepted(pfn, true, true, Footing::Sound);
+            }
+            tracker.sent.frameless(Pfn(5 << 9), false, true);
+            tracker.layout = layout_of(Width::W64, &[Mfn(7)], 1, Mfn(7));
+            let looks = tracker.fall_away(511..positions << 9, MACHINE);
+            // The two leaves that are cut or have frames, the last one, and the one that stands everywhere.
+            assert!(looks <= 5 * 512, "{looks} looks");
+            let fallen: Vec<_> = tracker.fallen.iter().map(|&(pfn, _)| pfn).collect();
+            assert_eq!(fallen, [Pfn(511), Pfn(1024), last]);
+            assert_eq!(tracker.sent.gone(), [Pfn(511), Pfn(1024), last]);
+            assert_eq!((tracker.sent.stale_pfns(), tracker.sent.foreign_pfns()), (1, 0));
+            assert_eq!(tracker.sent.take_tables(), [Pfn(510)]);
+            let cut = [510, 511].map(|pfn| tracker.shadow.entry(Pfn(pfn)));
+            assert_eq!(cut, [Entry(7), Entry::INVALID]);
+        }
     }
 
     #[test]
