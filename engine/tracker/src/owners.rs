@@ -102,7 +102,6 @@ mod tests {
         let mut owners = Owners::default();
         owners.cover(100);
         owners.compared(LeafIndex(7));
-        owners.compared(LeafIndex(50));
         assert_eq!((due(&owners, false), due(&owners, true)), (vec![], vec![7]));
         owners.begin_round(false, false);
         assert_eq!(due(&owners, false), [7]);

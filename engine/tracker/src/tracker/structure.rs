@@ -425,7 +425,7 @@ mod tests {
             for pfn in [Pfn(510), Pfn(511), Pfn(1024), last] {
                 tracker.shadow.set(pfn, Entry(7 + pfn.0 % 5));
                 tracker.sent.hold(pfn);
-                tracker.sent.accepted(pfn, true, true, Footing::Sound);
+                tracker.sent.accepted(pfn, true, true, Footing::Stale);
             }
             tracker.sent.frameless(Pfn(5 << 9), false, true);
             tracker.layout = layout_of(Width::W64, &[Mfn(7)], 1, Mfn(7));
