@@ -2,10 +2,13 @@
 //! Random sequences of calls by a host that makes mistakes, of a guest that lies, over callbacks that fail: codes, never a
 //! crash, a leak or a hang. And what the calls say of single pages is kept: an entry handed out is one that the guest wrote,
 //! an accepted page is remembered under it (law 5), any other stays owed (law 3).
-//! Not here: whether a migration is right (`ffi/examples` over the theatre).
+//! Not here: whether a migration is right (`ffi/examples` over the theatre; `owners` of cases that have no simulated guest).
 //! Units: a sequence is one handle's life; `P2MTRACK_SEQUENCES` of them, each from its number.
 //! Threads: the engine's, one or two.
 //! Source: `docs/abi.md`. Natively, and under AddressSanitizer, ThreadSanitizer and memcheck by `ffi/tests/sanitize`.
+
+#[path = "sequences/owners.rs"]
+mod owners;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{c_int, c_void};
