@@ -228,9 +228,10 @@ struct p2mt_host {
 
 /* mode: the host sends by the entries that it is given, and normalises page tables by p2mt_normalise. */
 #define P2MT_FULL 0
-/* mode: the host sends by the entries that it is given, and normalises by its own mapping of the p2m. */
+/* mode: the host sends by the entries that it is given, and normalises by its own mapping of the p2m. That p2m and m2p agree
+ * on a frame does not say whose it is: the host asks for the type of each frame that a table names (docs/adopt.md). */
 #define P2MT_PASSIVE 1
-/* mode: the host sends and normalises by its own live mapping of the p2m. */
+/* mode: the host sends and normalises by its own live mapping of the p2m; the same is true of its tables. */
 #define P2MT_HOST_READS_P2M 2
 
 struct p2mt_config {
