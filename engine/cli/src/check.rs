@@ -3,16 +3,22 @@
 //! Not here: anything of the engine's but what it said it owed, and its shadow.
 //! Units: pfns; a difference that stays open over several rounds is counted once.
 //! Threads: one.
-//! Source: own. Looks at every entry of every round; follows no root, leaf or dirty bit.
+//! Source: own. Looks at every entry of every round; follows no root and no dirty bit.
 //!
 //! *Missed* is a difference of round N that neither round N nor N+1 owed: the leaf may have been written after
 //! round N's CLEAN, so that only round N+1's log says so. Of a live guest it is one that round N+2 did not owe either.
 //! *Pending* is what differs after the last round and did not in the round before: nothing follows that could judge it.
+//!
+//! Two things are no differences, and nothing else:
+//! - *A leaf without frames at several positions* (Linux's missing and identity leaves), where none was told: there is
+//!   nothing to send, so that the engine owes nothing. It has to know it: what its shadow has is taken for told.
+//! - *What fell away*: it is told no longer, so that it is owed if it comes back. A p2m that is hidden for a round has
+//!   not fallen away; that round is not judged, and the next one is held against what was told before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::frame::{Entry, Pfn, Width};
+use p2mtrack::frame::{Claim, Entry, LeafIndex, Mfn, Pfn, Width};
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::NONE;
 
@@ -20,13 +26,31 @@ use p2mtrack_trace::NONE;
 const LOOKS: u32 = 2;
 const LOOKS_LIVE: u32 = 3;
 
+/// What was known of a pfn when it was owed.
+#[derive(Clone, Copy)]
+struct Told {
+    /// The entry that we read: what a destination would have. Of a live guest the one that the engine had, because what
+    /// we read came later.
+    read: u64,
+    /// The entry that the engine had. It owes a page that was written without a look at the entry, which may be another
+    /// for a moment, and what that one was nobody can ask of who sends nothing.
+    had: u64,
+}
+
+impl Told {
+    const NOTHING: Self = Self { read: NONE, had: NONE };
+
+    const fn has(self, entry: u64) -> bool {
+        self.read == entry || self.had == entry
+    }
+}
+
 /// A check over all rounds.
 pub(crate) struct Check {
     width: Width,
     max_mfn: u64,
-    /// For each pfn the entry that it had when it was last owed: what a destination would have. Of a live guest the
-    /// entry that the engine had then: what we read came later.
-    told: Vec<u64>,
+    /// For each pfn what was known of it when it was last owed.
+    told: Vec<Told>,
     /// The guest runs on between the engine's look and ours.
     live: bool,
     /// Differences that no round has owed yet: how many looks found each, and the entry that the last one found.
@@ -37,6 +61,8 @@ pub(crate) struct Check {
     pending: u64,
     /// Where the shadow or the destination differs after the last round.
     left: BTreeSet<u64>,
+    /// Rounds that were skipped.
+    unchecked: u64,
 }
 
 impl Check {
@@ -53,6 +79,7 @@ impl Check {
             missed: 0,
             pending: 0,
             left: BTreeSet::new(),
+            unchecked: 0,
         }
     }
 
@@ -66,17 +93,17 @@ impl Check {
     ) {
         // Past the guest's own count there are words, but no pfns.
         let pfns = entries.len().min(usize::try_from(pfn_count).unwrap_or(usize::MAX));
-        // A live guest may hide pfns and show them again: what the engine had of them is still so.
-        let told = if self.live { pfns.max(self.told.len()) } else { pfns };
-        self.told.resize(told, NONE);
+        self.forget(if self.live { usize::MAX } else { pfns }, tracker);
+        self.told.resize(self.told.len().max(pfns), Told::NOTHING);
         self.tell(entries, owed, tracker);
+        self.adopt(tracker);
         let mut open = std::mem::take(&mut self.open);
         let left = std::mem::take(&mut self.left);
         let patience = if self.live { LOOKS_LIVE } else { LOOKS };
         for (pfn, &entry) in (0..).zip(&entries[..pfns]) {
             // What the engine does not track is none of its business unless it names a frame.
             let matters = pfn < tracker.pfns() || self.is_frame(entry);
-            let unknown = matters && self.told[pfn as usize] != entry;
+            let unknown = matters && !self.told[pfn as usize].has(entry);
             if unknown {
                 let before = open.remove(&pfn).filter(|&(_, seen)| {
                     // What is owed now was found in time, and is judged as it is now. Unless the engine owes the
@@ -99,17 +126,71 @@ impl Check {
         };
     }
 
-    /// A round at whose end nobody could read the entries: they are judged by the next.
+    /// A round at whose end nobody could read the entries, or whose p2m the engine could not follow: they are judged by
+    /// the next.
     pub(crate) fn skip(&mut self, owed: &PfnBitmap, tracker: &Tracker) {
-        self.told.resize(self.told.len().max(tracker.pfns() as usize), NONE);
+        self.unchecked += 1;
+        self.forget(usize::MAX, tracker);
         self.tell(&[], owed, tracker);
+        self.adopt(tracker);
+    }
+
+    /// Pfns past `pfns`, and those that the engine does not track, fell away. One that cannot follow the p2m tracks
+    /// what it did before.
+    fn forget(&mut self, pfns: usize, tracker: &Tracker) {
+        let tracked = usize::try_from(tracker.pfns()).unwrap_or(usize::MAX);
+        self.told.truncate(pfns.min(tracked));
+        self.told.resize(tracked, Told::NOTHING);
     }
 
     fn tell(&mut self, entries: &[u64], owed: &PfnBitmap, tracker: &Tracker) {
         for pfn in owed.iter() {
             let Some(told) = self.told.get_mut(pfn.0 as usize) else { continue };
+            let had = tracker.shadow_entry(pfn).0;
             let read = entries.get(pfn.0 as usize).filter(|_| !self.live);
-            *told = read.copied().unwrap_or_else(|| tracker.shadow_entry(pfn).0);
+            *told = Told { read: read.copied().unwrap_or(had), had };
+        }
+    }
+
+    /// Takes what the engine knows of leaves without frames that are listed at several positions for told.
+    fn adopt(&mut self, tracker: &Tracker) {
+        let tracked = self.width.leaves(tracker.pfns()) as usize;
+        let frames = tracker.leaf_frames();
+        let frames = &frames[..frames.len().min(tracked)];
+        let mut listed: HashMap<Mfn, u64> = HashMap::new();
+        frames.iter().for_each(|&mfn| *listed.entry(mfn).or_default() += 1);
+        for (leaf, mfn) in (0..).map(LeafIndex).zip(frames) {
+            if mfn.0 != NONE && listed[mfn] > 1 {
+                self.adopt_leaf(leaf, tracker);
+            }
+        }
+    }
+
+    fn adopt_leaf(&mut self, leaf: LeafIndex, tracker: &Tracker) {
+        let first = self.width.first_pfn(leaf).0;
+        let known = |slot| tracker.shadow_entry(Pfn(first + slot as u64)).0;
+        let known: Vec<u64> = (0..self.width.entries()).map(known).collect();
+        let first = first as usize;
+        let pfns = self.told.len().min(first + self.width.entries()) - first;
+        let nothing = |entry: u64| self.names_nothing(entry);
+        let fits = |(told, &known): (&Told, &u64)| {
+            told.had == known || nothing(told.read) && nothing(told.had)
+        };
+        let told = &self.told[first..first + pfns];
+        if known.iter().all(|&known| nothing(known)) && told.iter().zip(&known).all(fits) {
+            for (told, &known) in self.told[first..first + pfns].iter_mut().zip(&known) {
+                if told.had != known {
+                    *told = Told { read: known, had: known };
+                }
+            }
+        }
+    }
+
+    /// Whether the entry can't be a frame of the domain, whoever is asked.
+    const fn names_nothing(&self, entry: u64) -> bool {
+        match Entry(entry).claim(self.width) {
+            Claim::Invalid | Claim::Identity => true,
+            Claim::Foreign(mfn) | Claim::Frame(mfn) => mfn.0 >= self.max_mfn,
         }
     }
 
@@ -126,7 +207,15 @@ impl Check {
     pub(crate) const fn pending(&self) -> u64 {
         self.pending
     }
+
+    /// Rounds that could not be held against the p2m.
+    pub(crate) const fn unchecked(&self) -> u64 {
+        self.unchecked
+    }
 }
+
+#[cfg(test)]
+mod recordings;
 
 #[cfg(test)]
 mod tests {

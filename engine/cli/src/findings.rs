@@ -46,6 +46,7 @@ pub(crate) struct RoundLine {
     log_dirty_pfns: u64,
     pfns_owed: u64,
     pfns_owed_beyond_log_dirty: u64,
+    blind: bool,
 }
 
 /// Structure events by what told of them.
@@ -128,6 +129,7 @@ impl RoundLine {
             log_dirty_pfns: report.log_dirty_pfns,
             pfns_owed: owed.count,
             pfns_owed_beyond_log_dirty: owed.beyond,
+            blind: report.blind,
         }
     }
 }
@@ -211,7 +213,7 @@ pub(crate) fn print_first_copy(
         pfns_owed: owed.count,
     })?;
     out.text(format_args!(
-        "First copy: {pfns} pfns in {}, {} with an entry.\n",
+        "First copy: {pfns} pfns in {}, {} owed.\n",
         counted(report.leaves.tracked, "leaf", "leaves"),
         owed.count,
     ))?;

@@ -34,7 +34,7 @@ fn replay_check_json_equals_what_another_program_found() {
 
 #[test]
 fn replay_finds_in_live_recordings_what_the_oracle_does() {
-    for name in ["live-balloon", "live-growth", "live-tree"] {
+    for name in ["live-balloon", "live-growth", "live-tree", "shared-identity-leaf"] {
         let ended = run(&["replay", "--check", "--json"], &trace(name));
         assert_eq!((ended.status, ended.err.as_str()), (0, ""), "{name}");
         assert_eq!(ended.out.lines().last(), Some(expected(name).as_str()), "{name}");
@@ -182,4 +182,67 @@ fn a_pfn_that_log_dirty_names_is_owed_whatever_became_of_its_leaf() {
     let log = |round: &mut Round| _ = round.log_dirty.as_mut().map(|log| log.set(Pfn(PFN as u64)));
     log(&mut rounds[4]);
     assert_eq!(checked(&write(dir.path(), &meta, &rounds)).0, 0);
+}
+
+#[test]
+fn entries_of_a_shared_leaf_without_frames_are_not_owed() {
+    let first = &objects(&["replay", "--json"], &trace("shared-identity-leaf"))[0];
+    assert_eq!((&first["pfns"], &first["pfns_owed"]), (&json!(5120), &json!(4096)));
+    let out = run(&["replay", "--check"], &trace("shared-identity-leaf")).out;
+    assert!(out.starts_with("First copy: 5120 pfns in 10 leaves, 4096 owed.\n"), "{out}");
+    assert!(out.ends_with("every entry of every round: nothing was missed.\n"), "{out}");
+}
+
+/// Rounds without a p2m.
+fn hide(rounds: &mut Vec<Round>, at: usize, count: usize) {
+    let mut hidden = Round { log_dirty: rounds[at].log_dirty.clone(), ..Round::default() };
+    (hidden.before, hidden.after) = (rounds[at].before, rounds[at].after);
+    (hidden.before.pfn_count, hidden.after.pfn_count) = (0, 0);
+    rounds.splice(at..at, std::iter::repeat_n(hidden, count));
+}
+
+#[test]
+fn a_p2m_that_was_hidden_for_a_round_is_known_as_before() {
+    let dir = tempfile::tempdir().expect("directory");
+    let hidden = |name: &str, at: usize| {
+        let (meta, mut rounds) = rounds(&trace(name));
+        hide(&mut rounds, at, 1);
+        write(dir.path(), &meta, &rounds)
+    };
+    for name in NAMES {
+        let sums: Value = serde_json::from_str(&expected(name)).expect("sums");
+        for at in [2, 5, 8] {
+            let found = checked(&hidden(name, at));
+            assert_eq!(found, (0, json!(0), sums["pending"].clone()), "{name} round {at}");
+        }
+    }
+    let out = run(&["replay", "--check"], &hidden("idle-256", 4)).out;
+    assert!(out.contains("every entry of 13 of 14 rounds: nothing was missed there."), "{out}");
+    let blind = |line: &Value| line["blind"] == json!(true);
+    let lines = objects(&["replay", "--json"], &hidden("idle-256", 4));
+    let rounds_blind = lines.iter().filter(|line| blind(line)).map(|line| &line["round"]);
+    assert_eq!(rounds_blind.collect::<Vec<_>>(), [&json!(4)]);
+}
+
+#[test]
+fn a_miss_is_found_though_the_p2m_is_hidden_in_between() {
+    let dir = tempfile::tempdir().expect("directory");
+    let gone = [None, None, None, Some(NONE)]; // from round 3 on
+    let (meta, mut rounds) = rounds(&one_change(dir.path(), &gone, &[]));
+    let holders = |round: &Round| {
+        let leaves =
+            round.leaf_mfns.iter().zip(&round.leaf_pfns).map(|(&mfn, &pfn)| (mfn, Some(pfn)));
+        let upper = round.upper.iter().map(|frame| (frame.mfn.0, frame.pfn.map(|pfn| pfn.0)));
+        leaves.chain(upper).collect()
+    };
+    hide(&mut rounds, 4, 1);
+    rounds[4].exceptions = holders(&rounds[3]);
+    assert_eq!(checked(&write(dir.path(), &meta, &rounds)), (1, json!(1), json!(0)));
+    // Hidden for all that follows: it was seen once, and never again.
+    rounds.truncate(5);
+    assert_eq!(checked(&write(dir.path(), &meta, &rounds)), (0, json!(0), json!(1)));
+    // Nothing but the first copy could be looked at.
+    rounds.drain(1..4);
+    let ended = run(&["replay", "--check", "--json"], &write(dir.path(), &meta, &rounds));
+    assert_eq!((ended.status, ended.err.as_str()), (1, ""), "a check that was not made");
 }

@@ -22,6 +22,9 @@ const NAMES: [&str; 5] =
 /// Recorded by `p2mtrack track --record` itself.
 const LIVE: [&str; 3] = ["live-balloon", "live-growth", "live-tree"];
 
+/// Recorded of a simulated guest.
+const SIMULATED: &str = "shared-identity-leaf";
+
 fn path(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/traces").join(file)
 }
@@ -66,12 +69,13 @@ fn the_oracle_finds_what_another_program_found() {
 }
 
 #[test]
-fn the_oracle_finds_what_is_noted_of_live_recordings() {
+fn the_oracle_finds_what_is_noted_of_recordings() {
     for name in LIVE {
         let (found, noted) = (expected(&trace(name)).expect("decodes"), found_elsewhere(name));
         assert_eq!(found, noted, "{name}");
         assert!(found.entries_changed > 0 && found.beyond_log_dirty > 0, "{name}");
     }
+    assert_eq!(expected(&trace(SIMULATED)).expect("decodes"), found_elsewhere(SIMULATED));
 }
 
 #[test]

@@ -59,6 +59,18 @@ impl Round {
         Self { number, report, owed, phases, time, shadow_bytes }
     }
 
+    /// Compares all of the p2m with what the engine knows of it. A round that could not follow the structure says so: it
+    /// is judged by the next one.
+    pub(super) fn hold_against(&self, check: &mut Check, session: &mut Session) {
+        let owed = &self.owed.pfns;
+        match full::read(&mut session.guest.p2m, session.tracker.pfns())
+            .filter(|_| !self.report.blind)
+        {
+            Some(full) => check.round(&full.entries, full.pfn_count, owed, &session.tracker),
+            None => check.skip(owed, &session.tracker),
+        }
+    }
+
     pub(super) fn found(&self) -> RoundLine {
         RoundLine::new(self.number, &self.report, &self.owed)
     }
@@ -87,8 +99,6 @@ pub(super) struct Sums {
     /// Frames that the domain held and no entry named, at the end of the last round.
     unaccounted_frames: Option<i64>,
     doubts: [u64; Doubt::ALL.len()],
-    /// Rounds whose end nobody could read in full.
-    unchecked: u64,
     rounds: Histogram<u64>,
     phases: Vec<(&'static str, Histogram<u64>)>,
 }
@@ -145,7 +155,6 @@ impl Sums {
             pfns_owed: 0,
             unaccounted_frames: None,
             doubts: [0; Doubt::ALL.len()],
-            unchecked: 0,
             rounds: histogram(),
             phases: Vec::new(),
         }
@@ -171,23 +180,6 @@ impl Sums {
         }
     }
 
-    /// Compares all of the p2m with what the engine knows of it. A round that could not follow the structure owes
-    /// nothing and says so: it is judged by the next one.
-    pub(super) fn hold_against(&mut self, check: &mut Check, session: &mut Session, round: &Round) {
-        let owed = &round.owed;
-        match full::read(&mut session.guest.p2m, session.tracker.pfns())
-            .filter(|_| !round.report.blind)
-        {
-            Some(full) => {
-                check.round(&full.entries, full.pfn_count, &owed.pfns, &session.tracker);
-            }
-            None => {
-                self.unchecked += 1;
-                check.skip(&owed.pfns, &session.tracker);
-            }
-        }
-    }
-
     pub(super) fn totals(self, check: Option<&Check>, shadow_bytes: u64) -> Last {
         let doubts = Doubt::ALL.iter().zip(self.doubts).filter(|(_, count)| *count > 0);
         let phase = |(name, times): &(&str, Histogram<u64>)| {
@@ -199,7 +191,7 @@ impl Sums {
         found.pending = check.map(Check::pending);
         Last {
             found,
-            unchecked: check.map(|_| self.unchecked),
+            unchecked: check.map(Check::unchecked),
             structure,
             structure_events: structure.events(),
             walks: self.walks,

@@ -128,7 +128,7 @@ fn follow(
     for number in 0.. {
         let round = observe(session, number, recording.as_mut())?;
         if let Some(check) = &mut check {
-            sums.hold_against(check, session, &round);
+            round.hold_against(check, session);
         }
         if number == 0 {
             let (report, owed) = (&round.report, &round.owed);

@@ -1,0 +1,468 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The judge over recordings of simulated guests: of honest ones nothing is missed, and one planted miss is found.
+//! Not here: when a difference is a miss (`check`), recordings of real guests (`tests/replay.rs`).
+//! Units: rounds of a recording; round 0 is the first copy.
+//! Threads: one for each of several guests.
+//! Source: own. What is planted is planted in what was recorded, or in what is heard of the engine.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::config::Config;
+use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
+use p2mtrack::leaf::Leaf;
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, M2p, Observer, P2mSource, Phase, PortError, Roots};
+use p2mtrack::report::RoundReport;
+use p2mtrack_synthetic::run::{Watch, migrate_with, side_by_side};
+use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
+use p2mtrack_trace::{
+    Flavour, Limits, Meta, NONE, Reader, Recorder, Round, Structure, UpperFrame, Writer,
+};
+
+use super::Check;
+use crate::follow::Follower;
+use crate::replay::{hold_against, observe};
+
+/// Memory of each guest: leaves enough for holes, tails and growth.
+const GUEST_BYTES: u64 = 12 << 20;
+
+/// Seeds of each guest.
+const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 4 };
+
+/// Makes the recording that `simulate --record` makes.
+struct Recording(Recorder<Vec<u8>>);
+
+impl Observer for Recording {
+    fn begin(&mut self, _: Phase) {}
+
+    fn end(&mut self, _: Phase) {}
+}
+
+impl Watch for Recording {
+    fn round(
+        &mut self,
+        _: &RoundReport,
+        log: Option<&PfnBitmap>,
+        simulation: &Simulation,
+    ) -> Result<(), PortError> {
+        simulation.pause(true);
+        let mut ports = simulation.ports();
+        let before = ports.p2m.roots()?;
+        let result = self.0.round(&mut ports.lend(&mut ()), before, log);
+        self.0.release(&mut ports.p2m);
+        simulation.pause(false);
+        result.map(|_| ()).map_err(Into::into)
+    }
+
+    fn wants_log(&self) -> bool {
+        true
+    }
+}
+
+/// What was recorded of a guest.
+#[derive(Clone)]
+struct Life {
+    meta: Meta,
+    rounds: Vec<Round>,
+    /// Whether the engine has no doubt in a round: it owes whatever one concerns.
+    calm: Vec<bool>,
+}
+
+impl Life {
+    fn of(config: &SimConfig) -> Self {
+        let simulation = Simulation::new(config);
+        let meta = Meta {
+            name: config.options(),
+            width: config.width,
+            pfn_count: config.guest_bytes / 4096,
+            max_mfn: simulation.ports().m2p.frames(),
+            kernel: String::new(),
+            xen: String::new(),
+            flavour: Flavour::Both,
+            load: String::new(),
+            rounds: 0,
+            source: String::new(),
+        };
+        let mut recording = Recording(Recorder::new(Vec::new(), &meta).expect("begins"));
+        let run = migrate_with(&simulation, Config::default(), &mut recording);
+        assert_eq!(run.error, None, "{}", meta.name);
+        let bytes = recording.0.finish().expect("ends");
+        let reader = Reader::new(&bytes, Limits::default()).expect("opens");
+        let mut cursor = reader.rounds();
+        let next = || cursor.advance().expect("decodes").then(|| cursor.round().clone());
+        Self { meta, rounds: std::iter::from_fn(next).collect(), calm: Vec::new() }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new(), &self.meta).expect("begins");
+        for round in &self.rounds {
+            writer.round(round).unwrap_or_else(|error| panic!("{}: {error}", self.meta.name));
+        }
+        writer.finish().expect("ends")
+    }
+
+    const fn width(&self) -> Width {
+        self.meta.width
+    }
+
+    fn is_frame(&self, entry: u64) -> bool {
+        Entry(entry).names_frame(self.width(), self.meta.max_mfn)
+    }
+
+    /// What the judge counts as missed.
+    fn missed(&self) -> u64 {
+        self.missed_if_deaf(|_, _| false)
+    }
+
+    /// The same if it does not hear that these pfns are owed, by round and pfn.
+    fn missed_if_deaf(&self, deaf: impl Fn(u64, u64) -> bool) -> u64 {
+        let bytes = self.bytes();
+        judged(&Reader::new(&bytes, Limits::default()).expect("opens"), deaf).0.missed()
+    }
+
+    /// A pfn with a frame in a leaf that stands still, alone and under the same pfn, from round `number - 1` to the one
+    /// after it; and the pfn of its leaf.
+    fn steady(&self, number: usize, wanted: impl Fn(usize) -> bool) -> Option<(usize, u64)> {
+        let [before, now, after] = self.rounds.get(number - 1..=number + 1)? else { return None };
+        let alone = |position: &usize| {
+            let mfn = now.leaf_mfns[*position];
+            let same = |round: &Round| {
+                round.leaf_mfns.get(*position) == Some(&mfn)
+                    && round.leaf_pfns[*position] == now.leaf_pfns[*position]
+                    && round.leaf_mfns.iter().filter(|&&other| other == mfn).count() == 1
+            };
+            mfn != NONE && [before, now, after].into_iter().all(same)
+        };
+        let counts = [before, now, after].map(|round| round.after.pfn_count as usize);
+        let pfns = |position: usize| {
+            let first = position * self.width().entries();
+            first..(first + self.width().entries()).min(counts[0]).min(counts[1]).min(counts[2])
+        };
+        let positions = (0..now.leaf_mfns.len()).filter(alone);
+        let mut pfns = positions.flat_map(pfns);
+        let pfn = pfns.find(|&pfn| self.is_frame(before.entries[pfn]) && wanted(pfn))?;
+        Some((pfn, now.leaf_pfns[pfn / self.width().entries()]))
+    }
+
+    /// Rounds without a doubt that have one before them, and one without a doubt after.
+    fn inner(&self) -> impl DoubleEndedIterator<Item = usize> {
+        let calm = |&number: &usize| self.calm[number] && self.calm[number + 1];
+        (1..self.rounds.len().saturating_sub(1)).filter(calm)
+    }
+
+    /// The log of a round, and of the one after it, does not name these.
+    fn drop_bits(&mut self, number: usize, pfns: [u64; 2]) {
+        for round in &mut self.rounds[number..=number + 1] {
+            for pfn in pfns {
+                if let Some(log) = round.log_dirty.as_mut().filter(|log| pfn < log.pfns()) {
+                    log.clear(Pfn(pfn));
+                }
+            }
+        }
+    }
+
+    /// A changed entry whose leaf log-dirty does not name: the round, and the life.
+    fn with_a_dropped_bit(&self) -> Option<(usize, Self)> {
+        let (number, (pfn, leaf)) = self.inner().find_map(|number| {
+            let [before, now, after] = [number - 1, number, number + 1].map(|at| &self.rounds[at]);
+            let changed = |pfn: usize| {
+                let was = before.entries[pfn];
+                was != now.entries[pfn] && was != after.entries[pfn]
+            };
+            Some((number, self.steady(number, changed)?))
+        })?;
+        let mut life = self.clone();
+        life.drop_bits(number, [leaf, pfn as u64]);
+        Some((number, life))
+    }
+
+    /// An entry that is another from some round on, and no log says so.
+    fn with_a_changed_entry(&self) -> Option<Self> {
+        let found = |number| Some((number, self.steady(number, |_| true)?));
+        let (number, (pfn, leaf)) = self.inner().rev().find_map(found)?;
+        let mut life = self.clone();
+        life.drop_bits(number, [leaf, pfn as u64]);
+        for round in &mut life.rounds[number..] {
+            if let Some(entry) = round.entries.get_mut(pfn) {
+                *entry = NONE;
+            }
+        }
+        Some(life)
+    }
+
+    /// A round at whose end there was no p2m, after round `number`. Its frames are still where they were.
+    fn hide_after(&mut self, number: usize) {
+        let last = &self.rounds[number];
+        let roots = Roots { pfn_count: 0, ..last.after };
+        let some = |pfn: u64| (pfn != NONE).then_some(pfn);
+        let leaves =
+            last.leaf_mfns.iter().zip(&last.leaf_pfns).map(|(&mfn, &pfn)| (mfn, some(pfn)));
+        let upper = last.upper.iter().map(|frame| (frame.mfn.0, frame.pfn.map(|pfn| pfn.0)));
+        let exceptions = leaves.chain(upper).filter(|&(mfn, _)| mfn != NONE).collect();
+        let log_dirty = Some(PfnBitmap::new(LOG_DIRTY_LEAF_PFNS));
+        let hidden =
+            Round { before: roots, after: roots, log_dirty, exceptions, ..Round::default() };
+        self.rounds.insert(number + 1, hidden);
+    }
+
+    /// The pfn and the positions of a leaf without frames that stands at several positions, two of them before a leaf
+    /// with frames; in the round before this one, and in all that follow.
+    fn barren(&self, number: usize) -> Option<(u64, Vec<usize>)> {
+        let [before, now] = [number - 1, number].map(|at| &self.rounds[at]);
+        let any_frame = |round: &Round, at: usize| {
+            round.leaf_entries(self.width(), at).iter().any(|&entry| self.is_frame(entry))
+        };
+        let last = |round: &Round| (0..round.leaf_mfns.len()).rfind(|&at| any_frame(round, at));
+        let last = last(before)?.min(last(now)?);
+        let stays = |round: &Round, mfn, second: usize| {
+            listed(round, mfn) == listed(now, mfn)
+                && round.leaf_pfns[second] == now.leaf_pfns[second]
+                && round.after.pfn_count >= ((second + 1) * self.width().entries()) as u64
+        };
+        (0..last).find_map(|at| {
+            let (mfn, leaf, at) =
+                (now.leaf_mfns[at], now.leaf_pfns[at], listed(now, now.leaf_mfns[at]));
+            let &second = at.get(1).filter(|&&at| at < last && mfn != NONE && leaf != NONE)?;
+            let rounds = &self.rounds[number - 1..];
+            let fits =
+                !any_frame(now, at[0]) && rounds.iter().all(|round| stays(round, mfn, second));
+            fits.then_some((leaf, at))
+        })
+    }
+
+    /// That leaf says something else without frames from some round on; whether its log says so.
+    fn with_other_words(&self, is_marked: bool) -> Option<Self> {
+        let (number, (leaf, positions)) =
+            self.inner().find_map(|number| Some((number, self.barren(number)?)))?;
+        let mut life = self.clone();
+        let width = self.width();
+        for round in &mut life.rounds[number..] {
+            for at in positions.iter().map(|position| position * width.entries()) {
+                for (slot, entry) in round.entries[at..at + width.entries()].iter_mut().enumerate()
+                {
+                    *entry = Entry::identity(width, Pfn(4 * slot as u64 + 1)).0;
+                }
+            }
+        }
+        life.drop_bits(number, [leaf; 2]);
+        let log = life.rounds[number].log_dirty.as_mut().filter(|log| leaf < log.pfns())?;
+        if is_marked {
+            log.set(Pfn(leaf));
+        }
+        Some(life)
+    }
+}
+
+/// The positions of a frame.
+fn listed(round: &Round, mfn: u64) -> Vec<usize> {
+    let here = |at: &usize| round.leaf_mfns[*at] == mfn;
+    (0..round.leaf_mfns.len()).filter(here).collect()
+}
+
+/// The judge after all rounds, and for each of them whether there was no doubt.
+fn judged(reader: &Reader<'_>, deaf: impl Fn(u64, u64) -> bool) -> (Check, Vec<bool>) {
+    let mut follower = Follower::new(Path::new("made"), reader, Config::default()).expect("starts");
+    let mut check = Check::new(reader.meta().width, reader.meta().max_mfn, false);
+    let mut calm = Vec::new();
+    loop {
+        let (report, mut owed) = observe(&mut follower).expect("observes");
+        for pfn in owed.pfns.iter().filter(|pfn| deaf(follower.number(), pfn.0)).collect::<Vec<_>>()
+        {
+            owed.pfns.clear(pfn);
+        }
+        hold_against(&mut check, &follower, &report, &owed);
+        calm.push(report.doubts.iter().all(|&doubts| doubts == 0));
+        if !follower.advance().expect("decodes") {
+            return (check, calm);
+        }
+    }
+}
+
+/// Misses that were planted in recordings of one guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Planted {
+    bits: u64,
+    entries: u64,
+    deaf: u64,
+    words: u64,
+    hidden: u64,
+}
+
+impl Planted {
+    fn new(config: &SimConfig) -> Self {
+        let mut life = Life::of(config);
+        let bytes = life.bytes();
+        let reader = Reader::new(&bytes, Limits::default()).expect("opens");
+        let (check, calm) = judged(&reader, |_, _| false);
+        life.calm = calm;
+        let name = &life.meta.name;
+        assert_eq!((check.missed(), check.pending()), (0, 0), "{name}");
+        let mut planted = Self::default();
+        let mut hidden = life.clone();
+        hidden.hide_after(life.rounds.len() / 2);
+        assert_eq!(hidden.missed(), 0, "{name}: hidden after round {}", life.rounds.len() / 2);
+        if let Some((number, mut dropped)) = life.with_a_dropped_bit() {
+            assert!(dropped.missed() > 0, "{name}: a bit of round {number} was dropped");
+            dropped.hide_after(number);
+            assert!(dropped.missed() > 0, "{name}: dropped, and then hidden");
+            (planted.bits, planted.hidden) = (1, 1);
+        }
+        if let Some(changed) = life.with_a_changed_entry() {
+            assert!(changed.missed() > 0, "{name}: an entry was changed");
+            planted.entries = 1;
+        }
+        let both = life.rounds[0]
+            .entries
+            .iter()
+            .zip(&life.rounds.get(1).map_or(&life.rounds[0], |r| r).entries);
+        let held = both.clone().position(|(&a, &b)| life.is_frame(a) && life.is_frame(b));
+        if let Some(pfn) = held.filter(|_| life.rounds.len() > 1) {
+            assert!(
+                life.missed_if_deaf(|_, owed| owed == pfn as u64) > 0,
+                "{name}: nobody heard of pfn {pfn:#x}"
+            );
+            planted.deaf = 1;
+        }
+        if let Some(marked) = life.with_other_words(true) {
+            assert_eq!(marked.missed(), 0, "{name}: other words without a frame");
+            let unmarked = life.with_other_words(false).expect("the same");
+            assert!(unmarked.missed() > 0, "{name}: other words that nobody saw");
+            planted.words = 1;
+        }
+        planted
+    }
+
+    const fn add(mut self, other: Self) -> Self {
+        self.bits += other.bits;
+        self.entries += other.entries;
+        self.deaf += other.deaf;
+        self.words += other.words;
+        self.hidden += other.hidden;
+        self
+    }
+}
+
+#[test]
+fn honest_recordings_miss_nothing_and_a_planted_miss_is_found() {
+    let mut configs = Vec::new();
+    for scenario in Scenario::ALL.into_iter().filter(|scenario| !scenario.is_hostile()) {
+        for width in [Width::W32, Width::W64] {
+            for kind in [P2mKind::Linear, P2mKind::Tree] {
+                if scenario.forced_p2m().is_none_or(|forced| forced == kind) {
+                    configs.extend((1..=SEEDS).map(|seed| SimConfig {
+                        width,
+                        p2m: Some(kind),
+                        ..SimConfig::plain(scenario, seed, GUEST_BYTES)
+                    }));
+                }
+            }
+        }
+    }
+    let planted = side_by_side(&configs, Planted::new);
+    let planted = planted.into_iter().fold(Planted::default(), Planted::add);
+    println!("{} recordings: {planted:?}", configs.len());
+    let many = configs.len() as u64 / 2;
+    assert!(planted.entries.min(planted.deaf) > many, "{planted:?}");
+    assert!(planted.bits.min(planted.hidden).min(planted.words) > many / 4, "{planted:?}");
+}
+
+/// What every entry of a made leaf says.
+#[derive(Clone, Copy)]
+enum Says {
+    /// Frames, one after another from this one on.
+    Frames(u64),
+    /// Nothing.
+    Invalid,
+    /// That there is no frame, in other words.
+    Identity,
+}
+
+/// Frames of made recordings: the machine's, the top and the mid of the tree.
+const MADE_FRAMES: u64 = 1 << 16;
+const TOP: u64 = 1;
+const MID: u64 = 2;
+
+/// A 64-bit guest with a tree: in each round the frame of each leaf, and what it says. No log names anything.
+fn made(rounds: &[&[(u64, Says)]]) -> Life {
+    let meta = Meta {
+        name: "made".to_owned(),
+        width: Width::W64,
+        pfn_count: 0,
+        max_mfn: MADE_FRAMES,
+        kernel: String::new(),
+        xen: String::new(),
+        flavour: Flavour::Tree,
+        load: String::new(),
+        rounds: 0,
+        source: String::new(),
+    };
+    let round = |(number, leaves): (usize, &&[(u64, Says)])| {
+        let upper = |level, mfn, slots: &[u64]| {
+            let mut content = Leaf::HOLE;
+            content.words[..slots.len()].copy_from_slice(slots);
+            let (mfn, content) = (Mfn(mfn), Arc::new(content));
+            UpperFrame { structure: Structure::Tree, level, mfn, pfn: None, content }
+        };
+        let leaf_mfns: Vec<u64> = leaves.iter().map(|&(mfn, _)| mfn).collect();
+        let roots = Roots {
+            pfn_count: 512 * leaves.len() as u64,
+            frame_list_list: TOP,
+            ..Roots::default()
+        };
+        let entry = |says, slot| match says {
+            Says::Frames(first) => first + slot,
+            Says::Invalid => NONE,
+            Says::Identity => Entry::identity(Width::W64, Pfn(slot)).0,
+        };
+        let entries =
+            leaves.iter().flat_map(|&(_, says)| (0..512).map(move |slot| entry(says, slot)));
+        Round {
+            before: roots,
+            after: roots,
+            log_dirty: (number > 0).then(|| PfnBitmap::new(LOG_DIRTY_LEAF_PFNS)),
+            upper: vec![upper(3, TOP, &[MID]), upper(2, MID, &leaf_mfns)],
+            leaf_pfns: leaf_mfns.iter().map(|mfn| mfn + 30_000).collect(),
+            leaf_mfns,
+            entries: entries.collect(),
+            ..Round::default()
+        }
+    };
+    Life { meta, rounds: rounds.iter().enumerate().map(round).collect(), calm: Vec::new() }
+}
+
+#[test]
+fn a_leaf_without_frames_at_several_positions_is_not_owed_and_everything_else_is() {
+    use Says::{Frames, Identity, Invalid};
+    let still = |leaves: &[(u64, Says)]| made(&[leaves; 3]);
+    let frames = (10, Frames(1000));
+    let identity = [(11, Identity), (11, Identity), frames];
+    let no_word = |_, pfn| pfn < 1024;
+    assert_eq!(still(&identity).missed_if_deaf(no_word), 0, "identity");
+    let invalid = [(12, Invalid), (12, Invalid), frames];
+    let other = made(&[&identity, &invalid, &invalid]);
+    assert_eq!(other.missed_if_deaf(no_word), 0, "another such leaf");
+    // A copy stands alone, as when Linux is about to put a frame there.
+    let copy = [(11, Identity), (12, Identity), frames];
+    let alone = made(&[&identity, &copy, &copy]);
+    assert_eq!(alone.missed_if_deaf(no_word), 0, "a copy");
+
+    let pfn_7 = |_, pfn| pfn == 7;
+    let missed = |life: Life| (life.missed(), life.missed_if_deaf(pfn_7));
+    assert_eq!(missed(still(&[(11, Identity), frames])), (0, 1), "listed once");
+    let tail = [(11, Identity), frames, (11, Identity)];
+    assert_eq!(missed(still(&tail)), (0, 1), "the other one is past every frame");
+    let full = Frames(2000);
+    assert_eq!(missed(still(&[(11, full), (11, full), frames])), (0, 1), "with frames");
+    let before = [(12, Frames(3000)), (11, Identity), frames];
+    let now = made(&[&before, &identity, &identity]);
+    assert_eq!(now.missed_if_deaf(|round, pfn| round == 1 && pfn == 7), 1, "with frames before");
+}
+
+#[test]
+fn what_fell_away_is_owed_when_it_comes_back_and_what_was_hidden_is_not() {
+    let (short, long) =
+        ([(10, Says::Frames(1000))], [(10, Says::Frames(1000)), (11, Says::Frames(2000))]);
+    let back = made(&[&long, &short, &long, &long]);
+    assert_eq!((back.missed(), back.missed_if_deaf(|_, pfn| pfn >= 512)), (0, 512));
+}
