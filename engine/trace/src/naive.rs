@@ -12,6 +12,8 @@
 //!    lacks counts as invalid); a difference is mapped, unmapped, remapped or other; it is *beyond log-dirty*
 //!    if the pfn's own bit is not set; then the shadow takes this round's value.
 //!
+//! A round without a leaf has its p2m hidden: it is counted, and everything else stays as the round before had it.
+//!
 //! A change in the last round's entries whose leaf is not dirty yet would be found in the next: *pending*.
 //! *Missed* is what differs from the shadow after the last round, pending ones apart.
 
@@ -86,6 +88,9 @@ impl Oracle {
         entries: &[u64],
     ) {
         self.totals.rounds += 1;
+        if leaf_mfns.is_empty() {
+            return;
+        }
         for leaf in 0..leaf_mfns.len() {
             let is_dirty = dirty(leaf_pfns[leaf]);
             let is_new = leaf >= self.leaf_mfns.len() || self.leaf_mfns[leaf] != leaf_mfns[leaf];
@@ -212,6 +217,22 @@ mod tests {
         oracle.round(&[9], &[40], |_| false, &leaf(&[(0, 7), (1, 8)]));
         let totals = oracle.finish();
         assert_eq!((totals.missed, totals.pending, totals.entries_changed), (1, 1, 0));
+    }
+
+    #[test]
+    fn a_hidden_p2m_is_as_it_was_before() {
+        let mut oracle = Oracle::new(Width::W64, 100, &[9], &leaf(&[(0, 7)]));
+        let lost = leaf(&[(0, 7), (1, 8)]);
+        oracle.round(&[9], &[40], |_| false, &lost);
+        oracle.round(&[], &[], |_| true, &[]);
+        let totals = oracle.finish();
+        assert_eq!((totals.rounds, totals.missed, totals.pending), (2, 0, 1));
+        let mut oracle = Oracle::new(Width::W64, 100, &[9], &leaf(&[(0, 7)]));
+        oracle.round(&[9], &[40], |_| false, &lost);
+        oracle.round(&[], &[], |_| true, &[]);
+        oracle.round(&[9], &[40], |_| false, &lost);
+        let totals = oracle.finish();
+        assert_eq!((totals.leaves_new, totals.missed, totals.pending), (0, 1, 0));
     }
 
     #[test]
