@@ -33,6 +33,7 @@ pub mod reader;
 pub mod record;
 pub mod replay;
 pub mod round;
+pub mod staged;
 pub mod writer;
 
 pub use error::{TraceError, TraceFault};
@@ -43,4 +44,5 @@ pub use record::{RecordError, Recorder};
 pub use replay::Replay;
 pub use round::{NONE, Round, Structure, UpperFrame};
 pub use rounds::Rounds;
-pub use writer::{StagedFile, Writer};
+pub use staged::StagedFile;
+pub use writer::Writer;

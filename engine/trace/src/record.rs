@@ -23,7 +23,8 @@ use p2mtrack::tracker::Tracker;
 use crate::error::TraceError;
 use crate::meta::Meta;
 use crate::round::{NONE, Round, Structure, UpperFrame};
-use crate::writer::{StagedFile, Writer};
+use crate::staged::StagedFile;
+use crate::writer::Writer;
 
 /// A recording that can't go on.
 #[derive(Debug)]

@@ -6,15 +6,12 @@
 //! Source: own.
 
 use std::collections::HashMap;
-use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::Roots;
-use tempfile::NamedTempFile;
 
 use crate::cursor::put_varint;
 use crate::error::{TraceError, TraceFault};
@@ -22,6 +19,7 @@ use crate::format::{BlockHeader, BlockKind, Digest, file_header, padding_bytes};
 use crate::meta::Meta;
 use crate::round::{NONE, Round, Structure, UpperFrame, fits, lane, lanes};
 use crate::runs::{put_bitmap, put_runs};
+use crate::staged::StagedFile;
 
 /// A trace being written. Holds one round, to know what changes in the next.
 #[derive(Debug)]
@@ -142,7 +140,7 @@ impl Writer<BufWriter<StagedFile>> {
     /// Begins a trace in a file that appears at `path` only by [`Writer::commit`].
     ///
     /// # Errors
-    /// No temporary file can be made beside `path`.
+    /// As [`StagedFile::create`].
     pub fn create(path: &Path, meta: &Meta) -> Result<Self, TraceError> {
         let staged = StagedFile::create(path).map_err(|cause| TraceFault::Io(cause).at(0))?;
         Self::new(BufWriter::new(staged), meta)
@@ -157,54 +155,6 @@ impl Writer<BufWriter<StagedFile>> {
         let io_fault = |cause| TraceFault::Io(cause).at(offset);
         let staged = self.finish()?.into_inner().map_err(|e| io_fault(e.into_error()))?;
         staged.commit().map_err(io_fault)
-    }
-}
-
-/// A file that has no name yet: a temporary one in the directory of its target, removed unless committed.
-#[derive(Debug)]
-pub struct StagedFile {
-    file: NamedTempFile,
-    path: PathBuf,
-}
-
-impl StagedFile {
-    /// Makes the temporary file.
-    ///
-    /// # Errors
-    /// The directory's.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        let file = tempfile::Builder::new()
-            .prefix(".p2mtrace-")
-            .permissions(Permissions::from_mode(0o666)) // less the umask, as for any new file
-            .tempfile_in(directory_of(path))?;
-        Ok(Self { file, path: path.to_path_buf() })
-    }
-
-    /// Renames it to its target, replacing what is there; contents and name are on the disk after.
-    ///
-    /// # Errors
-    /// Sync or rename failed; the target is as it was.
-    pub fn commit(self) -> io::Result<()> {
-        self.file.as_file().sync_all()?;
-        self.file.persist(&self.path).map_err(|e| e.error)?;
-        File::open(directory_of(&self.path))?.sync_all()
-    }
-}
-
-impl Write for StagedFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 
