@@ -66,18 +66,33 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A name that is no fault's.
+/// A list that is none of faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownFault(pub String);
+pub enum NotFaults {
+    /// A name that is no fault's.
+    Unknown(String),
+    /// A fault that is listed twice: it would be drawn twice.
+    Twice(Fault),
+    /// `all` among others, which it has already.
+    AllAndMore,
+}
 
-impl fmt::Display for UnknownFault {
+impl fmt::Display for NotFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = Fault::ALL.iter().map(|fault| fault.name()).collect();
-        write!(f, "unknown fault '{}' (known: {}, all)", self.0, names.join(", "))
+        match self {
+            Self::Unknown(name) => {
+                let names: Vec<_> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+                write!(f, "unknown fault '{name}' (known: {}; or all)", names.join(", "))
+            }
+            Self::Twice(fault) => write!(f, "{fault} is listed twice: once is enough"),
+            Self::AllAndMore => {
+                f.write_str("'all' stands alone: leave it out, or leave out the others")
+            }
+        }
     }
 }
 
-impl std::error::Error for UnknownFault {}
+impl std::error::Error for NotFaults {}
 
 /// The faults that a run may meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,25 +106,24 @@ impl fmt::Display for FaultSet {
 }
 
 impl FromStr for FaultSet {
-    type Err = UnknownFault;
+    type Err = NotFaults;
 
     /// A comma-separated list of names, or `all`.
     fn from_str(list: &str) -> Result<Self, Self::Err> {
         if list == "all" {
             return Ok(Self(Fault::ALL.to_vec()));
         }
-        let named = |name: &str| {
-            Fault::ALL
-                .into_iter()
-                .find(|fault| fault.name() == name)
-                .ok_or_else(|| UnknownFault(name.to_owned()))
-        };
-        list.split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .map(named)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let mut set = Self::default();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let named = Fault::ALL.into_iter().find(|fault| fault.name() == name);
+            match named {
+                Some(fault) if set.0.contains(&fault) => return Err(NotFaults::Twice(fault)),
+                Some(fault) => set.0.push(fault),
+                None if name == "all" => return Err(NotFaults::AllAndMore),
+                None => return Err(NotFaults::Unknown(name.to_owned())),
+            }
+        }
+        Ok(set)
     }
 }
 
@@ -243,6 +257,15 @@ mod tests {
         assert_eq!(two.0, [Fault::LostAck, Fault::Cancel]);
         assert!("lost".parse::<FaultSet>().is_err());
         assert!("".parse::<FaultSet>().expect("empty").0.is_empty());
+        for (list, error) in [
+            ("all,cancel", NotFaults::AllAndMore),
+            ("cancel,all", NotFaults::AllAndMore),
+            ("all,all", NotFaults::AllAndMore),
+            ("cancel,lost-ack, cancel", NotFaults::Twice(Fault::Cancel)),
+            ("cancel,lost", NotFaults::Unknown("lost".to_owned())),
+        ] {
+            assert_eq!(list.parse::<FaultSet>(), Err(error), "{list}");
+        }
     }
 
     #[test]
