@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,6 +44,14 @@ impl Failure {
         move |error| Self::Unusable { about, source: error.into() }
     }
 
+    /// What is wrong, causes and all, without what it is about.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Unusable { source, .. } | Self::Engine { source, .. } => in_full(&**source),
+            Self::Output(cause) => in_full(cause),
+        }
+    }
+
     /// Prints the line of a failure that ends nothing.
     pub(crate) fn warn(self) {
         let _ = self.tell();
@@ -60,7 +68,7 @@ impl Failure {
             Self::Engine { about, source } => (about, source, ENGINE),
         };
         // With nobody to read it there is nothing left to do about a failing stderr.
-        let _ = io::Write::write_all(&mut io::stderr(), line(&about, &*source).as_bytes());
+        let _ = io::stderr().write_all(line(&about, &*source).as_bytes());
         ExitCode::from(status)
     }
 }
@@ -75,17 +83,25 @@ impl From<io::Error> for Failure {
 /// A line on stderr that is no failure.
 pub(crate) fn note(text: &str) {
     let line = format!("p2mtrack: {}\n", printable(text));
-    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes()); // nobody to read it: as in `tell`
+    let _ = io::stderr().write_all(line.as_bytes()); // nobody to read it: as in `tell`
 }
 
 fn line(about: &str, error: &dyn Error) -> String {
-    let mut text = format!("p2mtrack: {about}: {error}");
+    printable(&format!("p2mtrack: {about}: {}", in_full(error))) + "\n"
+}
+
+/// An error with all its causes. What was said already is not said again.
+pub(crate) fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let _ = write!(text, ": {error}"); // a String takes everything
+        let told = error.to_string();
+        if !text.contains(&told) {
+            let _ = write!(text, ": {told}"); // a String takes everything
+        }
         cause = error.source();
     }
-    printable(&text) + "\n"
+    text
 }
 
 /// Words of a file, a guest or a path, without what a terminal would obey.
@@ -105,6 +121,15 @@ mod tests {
         assert_eq!(
             line("a\rb", &error),
             "p2mtrack: a\\rb: byte 24: file can't be read or written: disk\\n\\u{1b}[2J\n"
+        );
+    }
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let twice = TraceFault::Io(io::Error::other(TraceFault::Malformed { expected: "x" }.at(7)));
+        assert_eq!(
+            in_full(&twice.at(9)),
+            "byte 9: file can't be read or written: byte 7: expected x"
         );
     }
 }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use p2mtrack_xen::{Unknown, stand_guard};
 
 use crate::failure::{Failure, note};
+use crate::signals;
 
 /// Switch log-dirty off when the tracker at the other end of standard input dies
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,7 @@ pub(crate) struct GuardArgs {
 
 pub(crate) fn run(args: &GuardArgs) -> Result<ExitCode, Failure> {
     // A service that is stopped is told so with all its processes; the tracker ends well then, and sends its guard home.
-    let _ = ctrlc::set_handler(|| {});
+    let _ = signals::hold();
     let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
     let acted = stand_guard((args.domid, &args.uuid), &args.lock, unknown).map_err(|source| {
         Failure::Engine { about: format!("guard of domain {}", args.domid), source: source.into() }

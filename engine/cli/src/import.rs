@@ -5,18 +5,21 @@
 //! Threads: one.
 //! Source: own.
 
-use std::error::Error;
 use std::fs;
+use std::io::BufWriter;
 use std::path::Path;
 use std::process::ExitCode;
 
-use p2mtrack_trace::import::import_file;
-use p2mtrack_trace::{Limits, Reader, TraceError};
+use p2mtrack_trace::import::{ImportError, import, meta_of};
+use p2mtrack_trace::raw::Capture;
+use p2mtrack_trace::{Limits, Reader, StagedFile, TraceError, TraceFault, Writer};
 use serde::Serialize;
 
 use crate::args::ImportArgs;
 use crate::failure::{Failure, printable};
 use crate::output::{Output, counted};
+use crate::signals::uninterrupted;
+use crate::written::stage_trace;
 
 /// What was written.
 #[derive(Serialize)]
@@ -29,8 +32,9 @@ struct Imported<'a> {
 }
 
 pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
-    may_replace(&args.raw, &args.out).map_err(Failure::file(&args.out))?;
-    import_file(&args.raw, &args.out, &Limits::default()).map_err(Failure::file(&args.raw))?;
+    let (_, staged) = stage_trace(&args.out)?;
+    expect_two(&args.raw, &args.out)?;
+    write(args, staged)?;
     // Read again from the disk: what is reported is what is there.
     let reader = Reader::open(&args.out).map_err(Failure::file(&args.out))?;
     let pfns = last_pfns(&reader).map_err(Failure::file(&args.out))?;
@@ -47,16 +51,28 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A rename replaces whatever has the name: that must not be a device, nor the only copy of the capture.
-fn may_replace(raw: &Path, out: &Path) -> Result<(), Box<dyn Error>> {
-    let Ok(there) = fs::symlink_metadata(out) else { return Ok(()) };
-    if !there.is_file() {
-        return Err("there, and not a regular file".into());
+/// The trace must not replace the only copy of the capture.
+fn expect_two(raw: &Path, out: &Path) -> Result<(), Failure> {
+    match (fs::canonicalize(raw), fs::canonicalize(out)) {
+        (Ok(raw), Ok(there)) if raw == there => Err(Failure::file(out)("is the capture itself")),
+        _ => Ok(()),
     }
-    if fs::canonicalize(raw).ok() == Some(fs::canonicalize(out)?) {
-        return Err("is the capture itself".into());
-    }
-    Ok(())
+}
+
+fn write(args: &ImportArgs, staged: StagedFile) -> Result<(), Failure> {
+    let failed = |error| failed(args, error);
+    let capture = Capture::open(&args.raw, &Limits::default());
+    let capture = capture.map_err(ImportError::Capture).map_err(failed)?;
+    let writer = Writer::new(BufWriter::new(staged), &meta_of(&capture));
+    let mut writer = writer.map_err(ImportError::Trace).map_err(failed)?;
+    import(&capture, &mut writer).map_err(failed)?;
+    uninterrupted(|| writer.commit())?.map_err(ImportError::Trace).map_err(failed)
+}
+
+/// An error is about the capture, unless the trace finds no room.
+fn failed(args: &ImportArgs, error: ImportError) -> Failure {
+    let is_room = matches!(&error, ImportError::Trace(TraceError { fault: TraceFault::Io(_), .. }));
+    Failure::file(if is_room { &args.out } else { &args.raw })(error)
 }
 
 fn last_pfns(reader: &Reader<'_>) -> Result<u64, TraceError> {

@@ -22,10 +22,12 @@ mod output;
 mod recording;
 mod replay;
 mod segments;
+mod signals;
 mod simulate;
 mod size;
 mod stopwatch;
 mod track;
+mod written;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,7 @@ use failure::Failure;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    signals::limits_are_errors();
     let result = match Args::parse().command {
         Command::Simulate(args) => simulate::run(&args),
         Command::Import(args) => import::run(&args),

@@ -24,12 +24,22 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(crate) struct Output {
     stream: anstream::Stdout,
     json: bool,
+    /// The command goes on when nothing more is taken.
+    is_aside: bool,
+    /// Why nothing more is taken.
+    failed: Option<io::Error>,
 }
 
 impl Output {
     /// Standard output.
     pub(crate) fn stdout(json: bool) -> Self {
-        Self { stream: anstream::stdout(), json }
+        Self { stream: anstream::stdout(), json, is_aside: false, failed: None }
+    }
+
+    /// For a command that writes a file: that is not given up with the output. What became of the output, [`Output::finish`]
+    /// says.
+    pub(crate) fn beside_a_file(self, is_aside: bool) -> Self {
+        Self { is_aside, ..self }
     }
 
     /// Prints an object as one line, if JSON was asked for.
@@ -39,7 +49,7 @@ impl Output {
         }
         let mut line = serde_json::to_vec(object)?;
         line.push(b'\n');
-        self.stream.write_all(&line)
+        self.put(&line)
     }
 
     /// Prints a line of text, unless JSON was asked for.
@@ -47,8 +57,24 @@ impl Output {
         if self.json {
             return Ok(());
         }
+        self.line(&line.to_string())
+    }
+
+    /// Prints a line, text or JSON.
+    pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
         // In one piece: a terminal and a pipe get whole lines.
-        self.stream.write_all(format!("{line}\n").as_bytes())
+        self.put(format!("{line}\n").as_bytes())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.failed.is_some() {
+            return Ok(());
+        }
+        match self.stream.write_all(bytes) {
+            Err(cause) if self.is_aside => self.failed = Some(cause),
+            written => return written,
+        }
+        Ok(())
     }
 
     /// The same in a colour.
@@ -56,9 +82,13 @@ impl Output {
         self.text(format_args!("{style}{line}{style:#}"))
     }
 
-    /// Makes sure that all of it was taken.
+    /// Makes sure that all of it was taken. Beside a file, a reader that went away is no matter.
     pub(crate) fn finish(mut self) -> io::Result<()> {
-        self.stream.flush()
+        match self.failed {
+            None => self.stream.flush(),
+            Some(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Some(cause) => Err(cause),
+        }
     }
 }
 

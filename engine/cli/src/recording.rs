@@ -5,7 +5,6 @@
 //! Threads: may be shared.
 //! Source: own. What a file is, its first bytes say; its name is not asked.
 
-use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -30,27 +29,20 @@ impl Recording {
     /// # Errors
     /// The file is neither, or not a whole one.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        Self::open_plain(path).map_err(Failure::file(path))
-    }
-
-    /// The same, for who names the file himself.
-    ///
-    /// # Errors
-    /// As in [`Recording::open`].
-    pub(crate) fn open_plain(path: &Path) -> Result<Self, Box<dyn Error>> {
-        // Asked before opening: a pipe that nobody writes to would wait for ever.
-        let metadata = path.metadata()?;
-        if !metadata.is_file() {
-            return Err("not a regular file".into());
+        if is_capture(&first_bytes(path).map_err(Failure::file(path))?) {
+            let reader = import_in_memory(path).map_err(Failure::file(path))?;
+            return Ok(Self { kind: "capture", reader });
         }
-        if is_capture(&first_bytes(path)?) {
-            return Ok(Self { kind: "capture", reader: import_in_memory(path)? });
-        }
-        Ok(Self { kind: "trace", reader: Reader::open(path)? })
+        let reader = Reader::open(path).map_err(Failure::file(path))?;
+        Ok(Self { kind: "trace", reader })
     }
 }
 
 fn first_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    // Asked before opening: a pipe that nobody writes to would wait for ever.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
     let mut start = Vec::new();
     File::open(path)?.take(8).read_to_end(&mut start)?;
     Ok(start)

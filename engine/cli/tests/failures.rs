@@ -10,7 +10,7 @@ mod run;
 use std::fs;
 use std::path::Path;
 
-use run::{ended, path, program, rounds, run, trace, write};
+use run::{ended, limited, path, program, reader_gone, rounds, run, trace, write};
 
 /// Both commands that read a recording refuse the file with one line.
 fn refused(file: &Path, words: &str) {
@@ -56,6 +56,18 @@ fn what_is_no_file_is_refused() {
     refused(dir.path(), "not a regular file");
     refused(Path::new("/dev/zero"), "not a regular file");
     refused(&dir.path().join("none"), "No such file");
+}
+
+#[test]
+fn an_error_is_told_with_all_its_causes_by_every_command() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("file");
+    let shape = ["simulate", "--guest-size", "64MiB", "--shape", "real", "--capture"];
+    let capture = fs::read(path("idle-256.p2mraw.xz")).expect("reads");
+    fs::write(&file, &capture[..capture.len() / 2]).expect("writes");
+    let told = run(&shape, &file);
+    assert_eq!((told.status, told.out.as_str()), (2, ""));
+    assert_eq!(told.err, run(&["inspect"], &file).err);
 }
 
 #[test]
@@ -131,23 +143,56 @@ fn words_of_a_recording_are_not_obeyed_by_a_terminal() {
 
 #[test]
 fn a_reader_that_has_had_enough_is_no_error() {
-    for words in [&["replay"][..], &["replay", "--json"], &["inspect"], &["inspect", "--pfn", "1"]]
-    {
-        let (reader, writer) = std::io::pipe().expect("a pipe");
-        drop(reader);
-        let output =
-            program().args(words).arg(trace("idle-256")).stdout(writer).output().expect("runs");
-        let ended = ended(output);
+    for words in printers() {
+        let ended = reader_gone(program().args(&words));
         assert_eq!((ended.status, ended.err.as_str()), (0, ""), "{words:?}");
     }
 }
 
+/// Whatever prints something.
+fn printers() -> Vec<Vec<String>> {
+    let file = trace("idle-256").display().to_string();
+    let small = "simulate --scenario quiet --guest-size 8MiB --threads 1";
+    let huge = "simulate --shape runs --guest-size 64MiB --rounds 0";
+    let lines = [
+        "simulate --scenario list",
+        "simulate --scenario list --json",
+        small,
+        &format!("{small} --json"),
+        &format!("{small} --seeds 1..2"),
+        &format!("{small} --seeds 1..2 --json"),
+        &format!("{small} --tracker upstream"),
+        huge,
+        &format!("{huge} --json"),
+        "bench diff.raw --size 256MiB --json",
+    ];
+    let mut all: Vec<Vec<_>> =
+        lines.map(|line| line.split(' ').map(str::to_owned).collect()).into();
+    for words in [&["replay"][..], &["replay", "--json"], &["inspect"], &["inspect", "--pfn", "1"]]
+    {
+        let words = words.iter().map(|&word| word.to_owned());
+        all.push(words.chain([file.clone()]).collect());
+    }
+    all
+}
+
 #[test]
 fn a_full_disk_is_an_error() {
-    let full = fs::File::options().write(true).open("/dev/full").expect("a device");
-    let output =
-        program().arg("replay").arg(trace("idle-256")).stdout(full).output().expect("runs");
-    let ended = ended(output);
-    assert_eq!(ended.status, 2);
-    assert!(ended.err.starts_with("p2mtrack: standard output: No space left"), "{}", ended.err);
+    for words in printers() {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let ended = ended(program().args(&words).stdout(full).output().expect("runs"));
+        let line = "p2mtrack: standard output: No space left on device (os error 28)\n";
+        assert_eq!((ended.status, ended.err.as_str()), (2, line), "{words:?}");
+    }
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
+    let dir = tempfile::tempdir().expect("directory");
+    for words in printers() {
+        let out = fs::File::create(dir.path().join("out")).expect("a file");
+        let ended = limited("ulimit -f 0", |shell| shell.args(&words).stdout(out));
+        let line = "p2mtrack: standard output: File too large (os error 27)\n";
+        assert_eq!((ended.status, ended.err.as_str()), (2, line), "{words:?}");
+    }
 }

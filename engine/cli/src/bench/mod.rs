@@ -25,6 +25,7 @@ use crate::args::CompareArgs;
 use crate::failure::{Failure, VERDICT};
 use crate::output::{BAD, GOOD, HEAD, Output, counted};
 use crate::size::{in_words, parse_size};
+use plots::Plots;
 
 /// The smallest guest whose figures mean anything at all.
 const GUEST_BYTES_MIN: u64 = 256 << 20;
@@ -87,8 +88,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let chosen = Selection::new(&args.names)
         .map_err(|error| Failure::Unusable { about: "bench".to_owned(), source: error.into() })?;
     let setup = args.setup()?;
-    args.plot.as_deref().map_or(Ok(()), plots::prepare)?;
-    let mut out = Output::stdout(args.json);
+    let plots = args.plot.as_deref().map(Plots::prepare).transpose()?;
+    let mut out = Output::stdout(args.json).beside_a_file(plots.is_some());
     open(&setup, &mut out)?;
     let mut figures = Vec::new();
     for entry in chosen.entries() {
@@ -101,8 +102,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         }
     }
     out.text(format_args!("\n{}\n", table::LEGEND))?;
-    if let Some(directory) = &args.plot {
-        plots::write(directory, &setup, &figures, &mut out)?;
+    if let Some(plots) = plots {
+        plots.write(&setup, &figures, &mut out)?;
     }
     let missed = close(&figures, &mut out)?;
     out.finish()?;

@@ -5,13 +5,10 @@
 //! Threads: the engine's own; the guest is built and judged on rayon's pool.
 //! Source: options, keys and status are an interface: see `docs/json.md` and `--help`.
 
-use std::error::Error;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use indicatif::ProgressBar;
 use p2mtrack::config::Config;
 use p2mtrack::frame::{FRAME_BYTES, Width};
 use p2mtrack::port::{Observer, Phase, PortError};
@@ -22,9 +19,11 @@ use p2mtrack_synthetic::huge::{Guest, Life, PFNS_MAX, Pattern, Shape};
 
 use super::huge_line::{HUGE, Outcome, Times};
 use super::result::round;
-use super::single::progress;
+use super::single::{Screen, progress};
 use super::{GUEST_BYTES_MIN, P2mName, SHOW_GUEST_BYTES, SimulateArgs, TrackerName, WidthName};
-use super::{huge_line, line};
+use super::{failed, huge_line, line};
+use crate::failure::Failure;
+use crate::output::Output;
 use crate::recording::Recording;
 use crate::size::in_words;
 use crate::stopwatch::{Stopwatch, phase_name};
@@ -134,39 +133,31 @@ fn refuse(args: &SimulateArgs) -> Result<(), String> {
 }
 
 /// The entries of a recording's last round.
-fn tile(plan: &Plan) -> Result<Vec<u64>, Box<dyn Error>> {
+fn tile(plan: &Plan) -> Result<Vec<u64>, Failure> {
     let Some(path) = &plan.capture else { return Ok(Vec::new()) };
-    let about = |what: String| format!("{}: {what}", path.display());
-    let recording = Recording::open_plain(path).map_err(|error| about(error.to_string()))?;
+    let recording = Recording::open(path)?;
     if recording.reader.meta().width != Width::W64 {
-        return Err(about("a p2m of a 32-bit guest can't be tiled".to_owned()).into());
+        return Err(Failure::file(path)("a p2m of a 32-bit guest can't be tiled"));
     }
     let mut rounds = recording.reader.rounds();
-    while rounds.advance().map_err(|error| about(error.to_string()))? {}
+    while rounds.advance().map_err(Failure::file(path))? {}
     Ok(rounds.round().entries.clone())
 }
 
 /// Prints what happens.
 struct Printer<'a> {
-    args: &'a SimulateArgs,
     plan: &'a Plan,
-    bar: &'a ProgressBar,
+    screen: &'a mut Screen,
     round_begun: Instant,
     phases: Stopwatch,
     rounds: u64,
     judge_begun: Option<Instant>,
 }
 
-impl Printer<'_> {
-    fn say(&self, text: &str) -> io::Result<()> {
-        self.bar.suspend(|| writeln!(anstream::stdout(), "{text}"))
-    }
-}
-
 impl Observer for Printer<'_> {
     fn begin(&mut self, phase: Phase) {
         self.phases.begin();
-        self.bar.set_message(format!("round {}: {}", self.rounds, phase_name(phase)));
+        self.screen.bar.set_message(format!("round {}: {}", self.rounds, phase_name(phase)));
     }
 
     fn end(&mut self, phase: Phase) {
@@ -178,60 +169,52 @@ impl Watch for Printer<'_> {
     fn round(&mut self, report: &RoundReport) -> Result<(), PortError> {
         self.rounds = report.round + 1;
         let elapsed = self.round_begun.elapsed();
-        if self.args.json {
-            self.say(&round(HUGE, self.plan.seed, report, &self.phases).to_string())?;
-        } else {
-            self.say(&line::round(report, elapsed.as_millis()))?;
-        }
+        self.screen.object(&round(HUGE, self.plan.seed, report, &self.phases))?;
+        self.screen.text(line::round(report, elapsed.as_millis()))?;
         self.phases.clear();
         Ok(())
     }
 
     fn turn(&mut self, turn: Turn) {
         match turn {
-            Turn::Guest => self.bar.set_message("the guest runs"),
+            Turn::Guest => self.screen.bar.set_message("the guest runs"),
             Turn::Engine => self.round_begun = Instant::now(),
             Turn::Oracle => {
                 self.judge_begun = Some(Instant::now());
-                self.bar.set_message("the oracle looks at every pfn");
+                self.screen.bar.set_message("the oracle looks at every pfn");
             }
         }
     }
 }
 
 /// Runs and prints. Returns the exit status.
-pub(super) fn run(args: &SimulateArgs) -> Result<u8, Box<dyn Error>> {
-    let plan = Plan::new(args)?;
-    let bar = progress(args.json);
-    bar.set_message("building the guest");
+pub(super) fn run(args: &SimulateArgs) -> Result<u8, Failure> {
+    let plan = Plan::new(args).map_err(failed)?;
+    let mut screen = Screen { bar: progress(args.json), out: Output::stdout(args.json) };
+    screen.bar.set_message("building the guest");
     let begun = Instant::now();
-    let guest = Guest::new(Pattern::new(plan.shape, plan.pages, plan.seed, &tile(&plan)?)?)?;
+    let pattern = Pattern::new(plan.shape, plan.pages, plan.seed, &tile(&plan)?).map_err(failed)?;
+    let guest = Guest::new(pattern).map_err(failed)?;
     let built = begun.elapsed();
+    screen.text(huge_line::opening(&plan, &guest))?;
+    screen.text(line::head())?;
     let mut printer = Printer {
-        args,
         plan: &plan,
-        bar: &bar,
+        screen: &mut screen,
         round_begun: Instant::now(),
         phases: Stopwatch::new(),
         rounds: 0,
         judge_begun: None,
     };
-    if !args.json {
-        printer.say(&huge_line::opening(&plan, &guest))?;
-        printer.say(&line::head())?;
-        printer.round_begun = Instant::now();
-    }
     let run = migrate(&guest, &mut Life::new(plan.seed), engine(args), plan.rounds, &mut printer);
     let judged = printer.judge_begun.map_or(Duration::ZERO, |begun| begun.elapsed());
     let times = Times { built, migrated: begun.elapsed() - built - judged, judged };
     let outcome = Outcome::new(&plan, &guest, &run, times, peak_bytes());
-    if args.json {
-        printer.say(&serde_json::to_string(&outcome)?)?;
-    } else {
-        printer.say(line::legend())?;
-        printer.say(&huge_line::verdict(&outcome, &run))?;
-    }
-    bar.finish_and_clear();
+    screen.object(&outcome)?;
+    screen.text(line::legend())?;
+    screen.text(huge_line::verdict(&outcome, &run))?;
+    screen.bar.finish_and_clear();
+    screen.out.finish()?;
     Ok(outcome.exit_status())
 }
 

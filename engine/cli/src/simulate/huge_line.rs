@@ -81,6 +81,7 @@ impl<'a> Outcome<'a> {
                 missing_pfns: judgement.missing_pfns,
                 kind: run.kind,
                 unaccounted_frames: run.unaccounted_frames,
+                record_error: None,
             },
             shape: plan.shape.name(),
             guest_bytes: plan.bytes(),

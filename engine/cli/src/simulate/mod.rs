@@ -87,7 +87,8 @@ enum P2mName {
 /// Migrate a synthetic guest that changes its p2m while it runs, and judge the result.
 ///
 /// Exit status, by the runs of p2mtrack: 0 all identical, 1 a run was corrupt or leaked, 2 unusable
-/// arguments, 3 a run ended with an error. What upstream does changes no exit status.
+/// arguments, or a file that can't be written, 3 a run ended with an error. What upstream does changes
+/// no exit status.
 #[derive(Args, Debug)]
 pub(crate) struct SimulateArgs {
     /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]. Above
@@ -140,7 +141,8 @@ pub(crate) struct SimulateArgs {
     /// Tell which programs the guest began, by number, step and name (one run only)
     #[arg(long)]
     story: bool,
-    /// Write the guest's p2m life to a trace (one run only)
+    /// Write the guest's p2m life to a trace (one run only); it appears whole or not at all, and
+    /// replaces a file of that name
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// One JSON object per line
@@ -248,29 +250,33 @@ impl SimulateArgs {
 
 /// Runs the command.
 pub(crate) fn run(args: &SimulateArgs) -> Result<ExitCode, Failure> {
-    let status = dispatch(args).map_err(|error| match error.downcast::<io::Error>() {
-        Ok(output) => Failure::Output(*output),
-        Err(source) => Failure::Unusable { about: "simulate".to_owned(), source },
-    });
-    status.map(ExitCode::from)
+    dispatch(args).map(ExitCode::from)
 }
 
-fn dispatch(args: &SimulateArgs) -> Result<u8, Box<dyn Error>> {
+fn dispatch(args: &SimulateArgs) -> Result<u8, Failure> {
     if args.scenario.as_deref() == Some("list") {
-        return line::list_scenarios(args.json).map(|()| 0);
+        return line::list_scenarios(args.json).map(|()| 0).map_err(failed);
     }
     if args.is_huge() {
         return huge::run(args);
     }
-    args.huge.expect_none()?;
-    let runs = args.runs()?;
+    args.huge.expect_none().map_err(failed)?;
+    let runs = args.runs().map_err(failed)?;
     if args.record.is_some() && !args.tracker().has_p2mtrack() {
-        return Err("--record shows what p2mtrack looked at: not with --tracker upstream".into());
+        return Err(failed("--record shows what p2mtrack looked at: not with --tracker upstream"));
     }
     match runs.as_slice() {
         [run] => single::run(args, run),
-        _ if args.record.is_some() => Err("--record takes one run: one scenario, one seed".into()),
-        _ if args.story => Err("--story takes one run: one scenario, one seed".into()),
-        _ => many::run(args, &runs),
+        _ if args.record.is_some() => Err(failed("--record takes one run: one scenario, one seed")),
+        _ if args.story => Err(failed("--story takes one run: one scenario, one seed")),
+        _ => many::run(args, &runs).map_err(failed),
+    }
+}
+
+/// An error about the arguments, or of the output.
+fn failed(error: impl Into<Box<dyn Error>>) -> Failure {
+    match error.into().downcast::<io::Error>() {
+        Ok(output) => Failure::Output(*output),
+        Err(source) => Failure::Unusable { about: "simulate".to_owned(), source },
     }
 }

@@ -5,27 +5,32 @@
 //! Threads: the caller's.
 //! Source: the guest stands still while it is recorded, so that a recorded run goes as one that is not.
 
-use std::error::Error;
 use std::io::BufWriter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::port::{M2p, P2mSource, PortError};
 use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation};
-use p2mtrack_trace::{Flavour, Meta, Recorder, StagedFile};
+use p2mtrack_trace::{Flavour, Meta, RecordError, Recorder, StagedFile};
+
+use crate::failure::{Failure, in_full, note};
+use crate::signals::uninterrupted;
 
 /// A trace under way.
 pub(super) struct Recording {
+    path: PathBuf,
     recorder: Recorder<BufWriter<StagedFile>>,
+    rounds: u64,
+    /// Why nothing more can be written.
+    failed: Option<RecordError>,
 }
 
 impl Recording {
     pub(super) fn create(
-        path: &Path,
+        (path, staged): (&Path, StagedFile),
         config: &SimConfig,
         simulation: &Simulation,
-    ) -> Result<Self, Box<dyn Error>> {
-        // Before the file is made: a directory that can't be written to is told at once.
+    ) -> Result<Self, Failure> {
         let ports = simulation.ports();
         let meta = Meta {
             name: format!("{}-{}", config.scenario.name(), config.seed),
@@ -42,7 +47,9 @@ impl Recording {
             rounds: 0,
             source: format!("p2mtrack {}", env!("CARGO_PKG_VERSION")),
         };
-        Ok(Self { recorder: Recorder::create(path, &meta)? })
+        let recorder = Recorder::new(BufWriter::new(staged), &meta);
+        let recorder = recorder.map_err(Failure::file(path))?;
+        Ok(Self { path: path.to_path_buf(), recorder, rounds: 0, failed: None })
     }
 
     pub(super) fn round(
@@ -57,10 +64,25 @@ impl Recording {
         // A held mapping keeps a frame alive: the guest must not feel that it is watched.
         self.recorder.release(&mut ports.p2m);
         simulation.pause(false);
-        result.map(|_| ()).map_err(Into::into)
+        self.rounds += u64::from(result.is_ok());
+        result.map(|_| ()).map_err(|error| {
+            let words = in_full(&error);
+            self.failed = Some(error).filter(|error| matches!(error, RecordError::Trace(_)));
+            words.into()
+        })
     }
 
-    pub(super) fn finish(self) -> Result<(), Box<dyn Error>> {
-        Ok(self.recorder.commit()?)
+    /// Gives the file its name, if there is anything in it.
+    pub(super) fn finish(self) -> Result<(), Failure> {
+        let file = Failure::file(&self.path);
+        if let Some(error) = self.failed {
+            return Err(file(error));
+        }
+        if self.rounds == 0 {
+            let path = self.path.display();
+            note(&format!("{path}: not written: the migration ended before its first copy"));
+            return Ok(());
+        }
+        uninterrupted(|| self.recorder.commit())?.map_err(file)
     }
 }

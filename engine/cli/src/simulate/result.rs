@@ -40,6 +40,9 @@ pub(super) struct Outcome<'a> {
     pub(super) missing_pfns: u64,
     pub(super) kind: Option<&'static str>,
     pub(super) unaccounted_frames: Option<i64>,
+    /// Why there is no recording.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) record_error: Option<&'a str>,
 }
 
 impl<'a> Outcome<'a> {
@@ -64,6 +67,7 @@ impl<'a> Outcome<'a> {
             missing_pfns: judgement.map_or(0, |j| j.missing_pfns),
             kind: run.kind,
             unaccounted_frames: run.unaccounted_frames,
+            record_error: None,
         }
     }
 }

@@ -5,8 +5,9 @@
 //! Threads: the caller's.
 //! Source: none.
 
-use std::error::Error;
-use std::io::{self, IsTerminal, Write};
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,17 +16,21 @@ use p2mtrack::port::{Observer, Phase, PortError};
 use p2mtrack::report::RoundReport;
 use p2mtrack_synthetic::run::{Run, Watch, migrate_with};
 use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation, upstream};
+use p2mtrack_trace::StagedFile;
+use serde::Serialize;
 
 use super::record::Recording;
 use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, program, round};
 use super::{SimulateArgs, line};
+use crate::failure::Failure;
+use crate::output::Output;
 use crate::stopwatch::{Stopwatch, phase_name};
+use crate::written::stage_trace;
 
 /// Prints what happens.
 struct Printer<'a> {
-    args: &'a SimulateArgs,
     config: &'a SimConfig,
-    bar: &'a ProgressBar,
+    screen: &'a mut Screen,
     recording: Option<Recording>,
     begun: Instant,
     round_begun: Instant,
@@ -33,16 +38,28 @@ struct Printer<'a> {
     rounds: u64,
 }
 
-impl Printer<'_> {
-    fn say(&self, text: &str) -> io::Result<()> {
-        self.bar.suspend(|| writeln!(anstream::stdout(), "{text}"))
+/// Where lines appear, above a spinner.
+pub(super) struct Screen {
+    pub(super) bar: ProgressBar,
+    pub(super) out: Output,
+}
+
+impl Screen {
+    /// Prints a line for people.
+    pub(super) fn text(&mut self, line: impl fmt::Display) -> io::Result<()> {
+        self.bar.suspend(|| self.out.text(format_args!("{line}")))
+    }
+
+    /// Prints a line for programs.
+    pub(super) fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
+        self.bar.suspend(|| self.out.object(object))
     }
 }
 
 impl Observer for Printer<'_> {
     fn begin(&mut self, phase: Phase) {
         self.phases.begin();
-        self.bar.set_message(format!("round {}: {}", self.rounds, phase_name(phase)));
+        self.screen.bar.set_message(format!("round {}: {}", self.rounds, phase_name(phase)));
     }
 
     fn end(&mut self, phase: Phase) {
@@ -59,12 +76,9 @@ impl Watch for Printer<'_> {
     ) -> Result<(), PortError> {
         self.rounds = report.round + 1;
         let elapsed = self.round_begun.elapsed();
-        if self.args.json {
-            let (scenario, seed) = (self.config.scenario.name(), self.config.seed);
-            self.say(&round(scenario, seed, report, &self.phases).to_string())?;
-        } else {
-            self.say(&line::round(report, elapsed.as_millis()))?;
-        }
+        let (scenario, seed) = (self.config.scenario.name(), self.config.seed);
+        self.screen.object(&round(scenario, seed, report, &self.phases))?;
+        self.screen.text(line::round(report, elapsed.as_millis()))?;
         if let Some(recording) = &mut self.recording {
             recording.round(log, simulation)?;
         }
@@ -92,22 +106,31 @@ pub(super) fn progress(json: bool) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.enable_steady_tick(Duration::from_millis(100));
+    if terminal {
+        bar.enable_steady_tick(Duration::from_millis(100)); // on a thread of its own
+    }
     bar
 }
 
 /// Runs and prints. Returns the exit status.
-pub(super) fn run(args: &SimulateArgs, config: &SimConfig) -> Result<u8, Box<dyn Error>> {
-    let bar = progress(args.json);
+pub(super) fn run(args: &SimulateArgs, config: &SimConfig) -> Result<u8, Failure> {
+    // Before anything is run: a file that can't be written is told at once.
+    let staged = args.record.as_deref().map(stage_trace).transpose()?;
+    let out = Output::stdout(args.json).beside_a_file(staged.is_some());
+    let mut screen = Screen { bar: progress(args.json), out };
     // As JSON the engine's result is the last line, so the other tracker goes first.
     if args.json && args.tracker().has_upstream() {
-        print_upstream(args, config, &bar)?;
+        print_upstream(args, config, &mut screen)?;
     }
-    let status = if args.tracker().has_p2mtrack() { run_p2mtrack(args, config, &bar)? } else { 0 };
+    let mut status = 0;
+    if args.tracker().has_p2mtrack() {
+        status = run_p2mtrack(args, config, staged, &mut screen)?;
+    }
     if !args.json && args.tracker().has_upstream() {
-        print_upstream(args, config, &bar)?;
+        print_upstream(args, config, &mut screen)?;
     }
-    bar.finish_and_clear();
+    screen.bar.finish_and_clear();
+    screen.out.finish()?;
     Ok(status)
 }
 
@@ -115,69 +138,54 @@ pub(super) fn run(args: &SimulateArgs, config: &SimConfig) -> Result<u8, Box<dyn
 fn print_upstream(
     args: &SimulateArgs,
     config: &SimConfig,
-    bar: &ProgressBar,
-) -> Result<(), Box<dyn Error>> {
-    bar.set_message("the same guest under upstream's algorithm");
+    screen: &mut Screen,
+) -> Result<(), Failure> {
+    screen.bar.set_message("the same guest under upstream's algorithm");
     let run: Run = upstream::migrate(config);
-    let text = if args.json {
-        serde_json::to_string(&Outcome::new(config, UPSTREAM, &run))?
-    } else {
-        line::upstream(config, &args.command(config), &run)
-    };
-    bar.suspend(|| writeln!(anstream::stdout(), "{text}"))?;
+    screen.object(&Outcome::new(config, UPSTREAM, &run))?;
+    screen.text(line::upstream(config, &args.command(config), &run))?;
     Ok(())
 }
 
 fn run_p2mtrack(
     args: &SimulateArgs,
     config: &SimConfig,
-    bar: &ProgressBar,
-) -> Result<u8, Box<dyn Error>> {
-    bar.set_message("building the guest");
+    staged: Option<(&Path, StagedFile)>,
+    screen: &mut Screen,
+) -> Result<u8, Failure> {
+    screen.bar.set_message("building the guest");
     let simulation = Simulation::new(config);
     let kind = match simulation.p2m_kind() {
         P2mKind::Linear => "linear",
         P2mKind::Tree => "tree",
     };
-    let recording = match &args.record {
-        None => None,
-        Some(path) => Some(Recording::create(path, config, &simulation)?),
-    };
+    let recording = staged.map(|file| Recording::create(file, config, &simulation)).transpose()?;
+    screen.text(line::opening(config, kind, &args.command(config)))?;
+    screen.text(line::head())?;
     let now = Instant::now();
     let mut printer = Printer {
-        args,
         config,
-        bar,
+        screen,
         recording,
         begun: now,
         round_begun: now,
         phases: Stopwatch::new(),
         rounds: 0,
     };
-    if !args.json {
-        printer.say(&line::opening(config, kind, &args.command(config)))?;
-        printer.say(&line::head())?;
-    }
     let run = migrate_with(&simulation, args.engine(config), &mut printer);
+    let seconds = printer.begun.elapsed().as_secs_f64();
+    let recorded = printer.recording.take().map_or(Ok(()), Recording::finish);
     for begun in run.activity.begun.iter().filter(|_| args.story) {
-        printer.say(&if args.json {
-            program(config, begun).to_string()
-        } else {
-            line::program(begun)
-        })?;
+        screen.object(&program(config, begun))?;
+        screen.text(line::program(begun))?;
     }
-    if args.json {
-        printer.say(&serde_json::to_string(&Outcome::new(config, P2MTRACK, &run))?)?;
-    } else {
-        let seconds = printer.begun.elapsed().as_secs_f64();
-        let (threads, kernel) =
-            run.last.as_ref().map_or((1, "none"), |last| (last.threads, last.kernel));
-        printer.say(line::legend())?;
-        printer.say(&format!("\n{}", line::verdict(&run)))?;
-        printer.say(&format!("{seconds:.1} s, {threads} threads, kernel {kernel}."))?;
-    }
-    if let Some(recording) = printer.recording.take() {
-        recording.finish()?;
-    }
-    Ok(exit_status(&run))
+    let record_error = recorded.as_ref().err().map(Failure::words);
+    let outcome = Outcome::new(config, P2MTRACK, &run);
+    screen.object(&Outcome { record_error: record_error.as_deref(), ..outcome })?;
+    let (threads, kernel) =
+        run.last.as_ref().map_or((1, "none"), |last| (last.threads, last.kernel));
+    screen.text(line::legend())?;
+    screen.text(format_args!("\n{}", line::verdict(&run)))?;
+    screen.text(format_args!("{seconds:.1} s, {threads} threads, kernel {kernel}."))?;
+    recorded.map(|()| exit_status(&run))
 }

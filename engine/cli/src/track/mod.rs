@@ -13,19 +13,22 @@ mod session;
 mod tap;
 mod view;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use p2mtrack::config::Config;
 use p2mtrack::port::{M2p, P2mSource};
+use p2mtrack_trace::StagedFile;
 
 use crate::args::CompareArgs;
 use crate::check::Check;
 use crate::failure::{Failure, VERDICT};
 use crate::findings::{Owed, print_first_copy, print_round, print_verdict};
 use crate::output::Output;
+use crate::signals::hold;
+use crate::written::stage_trace;
 use line::{Round, Sums};
 use prom::Prom;
 use record::Recording;
@@ -37,8 +40,8 @@ use view::View;
 /// Log-dirty is switched on for the time, and off again whatever happens: a guard process sees to it if this one is
 /// killed. Ends after --rounds, after --seconds, or by Ctrl-C.
 ///
-/// Exit status: 0 done, 1 --check found a missed change, or could not look, 2 usage, no such guest, or somebody else tracks it, 3 the
-/// engine or the guest gave up.
+/// Exit status: 0 done, 1 --check found a missed change, or could not look, 2 usage, no such guest, somebody else tracks it, or a file
+/// can't be written, 3 the engine or the guest gave up.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrackArgs {
     /// The guest's number
@@ -53,7 +56,8 @@ pub(crate) struct TrackArgs {
     /// Time from the end of a round to the beginning of the next
     #[arg(long, value_name = "MS", default_value_t = 500)]
     interval: u64,
-    /// Write a trace of what the guest does, for `replay` and `inspect`; it appears whole or not at all
+    /// Write a trace of what the guest does, for `replay` and `inspect`; it appears at the end, also if
+    /// the guest goes away, and replaces a file of that name
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Compare each round with all of the p2m, read by other code: what did neither it nor the next one find?
@@ -87,11 +91,13 @@ const LONG: Duration = Duration::from_secs(1 << 32);
 const LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &TrackArgs) -> Result<ExitCode, Failure> {
-    let stop = stop_signals()?;
+    let stop = hold()?;
+    // Before anything is tracked: a file that can't be written is told at once.
+    let files = Files::stage(args)?;
     let config = Config { threads: args.threads.into(), ..args.compare.config() };
     let mut session = Session::begin(args.domid, args.take_over, args.unknown_xen, config)?;
     // Whatever happens in between: log-dirty goes off, the mappings back, the guard home.
-    let result = follow(args, &mut session, &stop);
+    let result = follow(args, files, &mut session, &stop);
     match (result, session.end()) {
         (Err(failure), Err(left)) => {
             left.warn(); // log-dirty may still be on: that is to be known, whatever else is
@@ -101,68 +107,132 @@ pub(crate) fn run(args: &TrackArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A channel that hears of Ctrl-C, and of being told to end.
-fn stop_signals() -> Result<Receiver<()>, Failure> {
-    let (send, receive) = channel();
-    ctrlc::set_handler(move || {
-        let _ = send.send(()); // nobody listens any more when the end has come already
-    })
-    .map_err(|source| Failure::Unusable { about: "signals".to_owned(), source: source.into() })?;
-    Ok(receive)
+/// The files that were asked for.
+struct Files<'a> {
+    record: Option<(&'a Path, StagedFile)>,
+    prom: Option<Prom>,
+}
+
+impl<'a> Files<'a> {
+    fn stage(args: &'a TrackArgs) -> Result<Self, Failure> {
+        let (record, prom) = (args.record.as_deref(), args.prom.as_deref());
+        if let (Some(record), Some(prom)) = (record, prom)
+            && is_one(record, prom)
+        {
+            return Err(Failure::file(prom)("--record and --prom take two files"));
+        }
+        Ok(Self {
+            record: record.map(stage_trace).transpose()?,
+            prom: prom.map(|path| Prom::new(path, args.domid)).transpose()?,
+        })
+    }
+}
+
+/// Whether two names are one file's, which may not be there yet.
+fn is_one(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        directory.unwrap_or(Path::new(".")).canonicalize().ok()
+    };
+    one.file_name() == other.file_name() && place(one).is_some() && place(one) == place(other)
+}
+
+/// What is kept from round to round.
+struct Following<'a> {
+    args: &'a TrackArgs,
+    out: Output,
+    view: View,
+    prom: Option<Prom>,
+    recording: Option<Recording>,
+    check: Option<Check>,
+    sums: Sums,
 }
 
 fn follow(
     args: &TrackArgs,
+    files: Files<'_>,
     session: &mut Session,
     stop: &Receiver<()>,
 ) -> Result<ExitCode, Failure> {
-    let mut out = Output::stdout(args.json);
-    let view = View::new(args.view);
-    let mut prom = args.prom.as_deref().map(|path| Prom::new(path, args.domid)).transpose()?;
-    let mut recording =
-        args.record.as_deref().map(|path| Recording::create(path, session)).transpose()?;
+    let recording = files.record.map(|file| Recording::create(file, session)).transpose()?;
     let (width, frames) = (session.guest.p2m.width(), session.guest.m2p.frames());
-    let mut check = args.check.then(|| Check::new(width, frames, true));
-    let mut sums = Sums::new();
-    let begun = Instant::now();
-    for number in 0.. {
-        let round = observe(session, number, recording.as_mut())?;
-        if let Some(check) = &mut check {
-            round.hold_against(check, session);
+    let mut following = Following {
+        args,
+        out: Output::stdout(args.json),
+        view: View::new(args.view),
+        prom: files.prom,
+        recording,
+        check: args.check.then(|| Check::new(width, frames, true)),
+        sums: Sums::new(),
+    };
+    let followed = following.rounds(session, stop);
+    following.view.clear();
+    // What was recorded is kept, whatever ended the rounds.
+    let recording = following.recording.take();
+    let written = recording.map_or(Ok(()), |recording| recording.finish(session));
+    match (followed, written) {
+        (Err(failure), Err(unwritten)) => {
+            failure.warn();
+            Err(unwritten)
         }
-        if number == 0 {
-            let (report, owed) = (&round.report, &round.owed);
-            if !args.view {
-                print_first_copy(&mut out, report, owed, session.tracker.pfns())?;
-            }
-        } else {
-            sums.add(&round);
-            out.object(&round.line())?;
-            if !args.view {
-                print_round(&mut out, &round.found())?;
-            }
-        }
-        view.show(&round, &sums);
-        if let Some(prom) = &mut prom {
-            prom.write(&round, &sums, check.as_ref())?;
-        }
-        let enough = args.rounds.is_some_and(|rounds| number >= rounds);
-        if enough || !wait(args, begun, session, stop)? {
-            break;
+        (followed, written) => {
+            followed.and(written)?;
+            following.close(session)
         }
     }
-    view.clear();
-    recording.map(|recording| recording.finish(session)).transpose()?;
-    let totals = sums.totals(check.as_ref(), session.tracker.shadow_bytes().bytes);
-    out.object(&totals)?;
-    print_verdict(&mut out, &totals.found, totals.unchecked.unwrap_or(0))?;
-    line::print_times(&mut out, &totals)?;
-    out.finish()?;
-    let missed = totals.found.missed.is_some_and(|missed| missed > 0);
-    // A check that could not be made is none that was passed. A miss takes three looks, one of them at the first copy.
-    let looks = |unchecked: u64| totals.found.rounds.saturating_add(1).saturating_sub(unchecked);
-    let unchecked = totals.unchecked.is_some_and(|n| n > 0 && looks(n) < 3);
-    Ok(if missed || unchecked { ExitCode::from(VERDICT) } else { ExitCode::SUCCESS })
+}
+
+impl Following<'_> {
+    fn rounds(&mut self, session: &mut Session, stop: &Receiver<()>) -> Result<(), Failure> {
+        let begun = Instant::now();
+        for number in 0.. {
+            let round = observe(session, number, self.recording.as_mut())?;
+            if let Some(check) = &mut self.check {
+                round.hold_against(check, session);
+            }
+            self.tell(&round, session)?;
+            let enough = self.args.rounds.is_some_and(|rounds| number >= rounds);
+            if enough || !wait(self.args, begun, session, stop)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A round, to everybody who wants to know.
+    fn tell(&mut self, round: &Round, session: &Session) -> Result<(), Failure> {
+        if round.number == 0 {
+            let (report, owed) = (&round.report, &round.owed);
+            if !self.args.view {
+                print_first_copy(&mut self.out, report, owed, session.tracker.pfns())?;
+            }
+        } else {
+            self.sums.add(round);
+            self.out.object(&round.line())?;
+            if !self.args.view {
+                print_round(&mut self.out, &round.found())?;
+            }
+        }
+        self.view.show(round, &self.sums);
+        let prom = self.prom.as_ref();
+        prom.map_or(Ok(()), |prom| prom.write(round, &self.sums, self.check.as_ref()))
+    }
+
+    /// The sums, and the status that they ask for.
+    fn close(mut self, session: &Session) -> Result<ExitCode, Failure> {
+        let bytes = session.tracker.shadow_bytes().bytes;
+        let totals = self.sums.totals(self.check.as_ref(), bytes);
+        self.out.object(&totals)?;
+        print_verdict(&mut self.out, &totals.found, totals.unchecked.unwrap_or(0))?;
+        line::print_times(&mut self.out, &totals)?;
+        self.out.finish()?;
+        let missed = totals.found.missed.is_some_and(|missed| missed > 0);
+        // A check that could not be made is none that was passed. A miss takes three looks, one of them at the first copy.
+        let looks =
+            |unchecked: u64| totals.found.rounds.saturating_add(1).saturating_sub(unchecked);
+        let unchecked = totals.unchecked.is_some_and(|n| n > 0 && looks(n) < 3);
+        Ok(if missed || unchecked { ExitCode::from(VERDICT) } else { ExitCode::SUCCESS })
+    }
 }
 
 /// Waits for the next round; `false` if there is to be none. A guest that goes away meanwhile is not held.

@@ -3,18 +3,19 @@
 //! Not here: a server.
 //! Units: base units of Prometheus: seconds, bytes, counts.
 //! Threads: one owner.
-//! Source: the collector reads whole files only: written beside it and renamed.
+//! Source: the collector reads whole files only: each is written without a name, and then has its name at once.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use p2mtrack_trace::StagedFile;
 use prometheus::{Gauge, IntCounter, Registry, TextEncoder};
 
 use super::line::{Round, Sums};
 use crate::check::Check;
 use crate::failure::Failure;
+use crate::written::{fill, stage};
 
 /// The file.
 pub(super) struct Prom {
@@ -49,7 +50,9 @@ const COUNTERS: [(&str, &str, Source); 9] = [
 ];
 
 impl Prom {
+    /// Makes sure, before anything is tracked, that the file can be written.
     pub(super) fn new(path: &Path, domid: u16) -> Result<Self, Failure> {
+        stage(path)?;
         Self::registered(path, domid).map_err(Failure::file(path))
     }
 
@@ -97,10 +100,8 @@ impl Prom {
         self.written.set(now.as_secs_f64().floor());
         let text = TextEncoder::new().encode_to_string(&self.registry.gather());
         let text = text.map_err(Failure::file(&self.path))?;
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".new");
-        fs::write(&beside, text).map_err(Failure::file(&self.path))?;
-        fs::rename(&beside, &self.path).map_err(Failure::file(&self.path))
+        // Not waited for: a round that is lost with the machine is of no use after it.
+        fill(stage(&self.path)?, &self.path, &text, StagedFile::publish)
     }
 }
 
@@ -108,12 +109,14 @@ impl Prom {
 mod tests {
     use super::*;
     use crate::track::line::tests::a_round;
+    use std::fs;
 
     #[test]
     fn the_file_is_whole_and_counts_up() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("p2mtrack.prom");
         let (prom, mut sums) = (Prom::new(&path, 7).expect("a file"), Sums::new());
+        assert!(!path.exists(), "not yet");
         for number in 1..=2 {
             sums.add(&a_round(number));
             prom.write(&a_round(number), &sums, None).expect("written");
@@ -130,7 +133,21 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
         assert_eq!(fs::read_dir(directory.path()).expect("a list").count(), 1, "nothing beside it");
-        let nowhere = Prom::new(Path::new("/nowhere/at/all"), 7).expect("not yet");
-        assert!(nowhere.write(&a_round(1), &sums, None).is_err());
+        assert!(Prom::new(Path::new("/nowhere/at/all"), 7).is_err());
+    }
+
+    #[test]
+    fn what_is_beside_it_stays_and_what_came_in_its_place() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("p2mtrack.prom");
+        let new = directory.path().join("p2mtrack.prom.new");
+        fs::write(&new, "before").expect("written");
+        let prom = Prom::new(&path, 7).expect("a file");
+        prom.write(&a_round(1), &Sums::new(), None).expect("written");
+        assert_eq!(fs::read(&new).expect("text"), b"before");
+        fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/dev/null", &path).expect("linked");
+        let refused = prom.write(&a_round(2), &Sums::new(), None);
+        assert!(refused.is_err() && path.is_symlink());
     }
 }

@@ -13,16 +13,23 @@ use p2mtrack_trace::replay::AcceptAll;
 use p2mtrack_trace::{Flavour, Meta, RecordError, Recorder, StagedFile};
 
 use super::session::Session;
-use crate::failure::Failure;
+use crate::failure::{Failure, note};
+use crate::signals::uninterrupted;
 
 /// A trace under way.
 pub(super) struct Recording {
     path: PathBuf,
     recorder: Recorder<BufWriter<StagedFile>>,
+    rounds: u64,
+    /// Nothing more can be written, and that was told.
+    broken: bool,
 }
 
 impl Recording {
-    pub(super) fn create(path: &Path, session: &mut Session) -> Result<Self, Failure> {
+    pub(super) fn create(
+        (path, staged): (&Path, StagedFile),
+        session: &mut Session,
+    ) -> Result<Self, Failure> {
         let file = Failure::file(path);
         let roots = session.guest.p2m.roots().map_err(|error| file(error.to_string()))?;
         let version = session.xen.version().unwrap_or_default();
@@ -42,8 +49,9 @@ impl Recording {
             source: format!("p2mtrack {} track", env!("CARGO_PKG_VERSION")),
         };
         session.tap.open();
-        let recorder = Recorder::create(path, &meta).map_err(Failure::file(path))?;
-        Ok(Self { path: path.to_path_buf(), recorder })
+        let recorder = Recorder::new(BufWriter::new(staged), &meta);
+        let recorder = recorder.map_err(Failure::file(path))?;
+        Ok(Self { path: path.to_path_buf(), recorder, rounds: 0, broken: false })
     }
 
     /// Records what is there now. `before` are the roots as read before the round.
@@ -64,17 +72,28 @@ impl Recording {
             observer: &mut (),
         };
         let recorded = self.recorder.round(&mut ports, before, log.as_ref());
+        self.rounds += u64::from(recorded.is_ok());
+        self.broken = matches!(recorded, Err(RecordError::Trace(_)));
         recorded.map(|_| ()).map_err(|error| match error {
             RecordError::Tracker(source) => Failure::Engine {
                 about: format!("recording of round {number}"),
                 source: source.into(),
             },
-            RecordError::Trace(source) => Failure::file(&self.path)(source),
+            trace => Failure::file(&self.path)(trace),
         })
     }
 
+    /// Gives the file its name, if there is anything in it: also when the guest or the engine gave up.
     pub(super) fn finish(mut self, session: &mut Session) -> Result<(), Failure> {
         self.recorder.release(&mut session.guest.p2m);
-        self.recorder.commit().map_err(Failure::file(&self.path))
+        if self.broken {
+            return Ok(());
+        }
+        if self.rounds == 0 {
+            let path = self.path.display();
+            note(&format!("{path}: not written: tracking ended before the first copy"));
+            return Ok(());
+        }
+        uninterrupted(|| self.recorder.commit())?.map_err(Failure::file(&self.path))
     }
 }

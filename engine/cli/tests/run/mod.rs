@@ -60,6 +60,26 @@ pub(crate) fn ended(output: Output) -> Ended {
     }
 }
 
+/// The program in the place of a shell that was told something first.
+pub(crate) fn shell(first: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\"")]);
+    shell.arg(env!("CARGO_BIN_EXE_p2mtrack"));
+    shell
+}
+
+/// Runs the program below limits.
+pub(crate) fn limited(limits: &str, words: impl FnOnce(&mut Command) -> &mut Command) -> Ended {
+    ended(words(&mut shell(limits)).output().expect("runs"))
+}
+
+/// Runs a program whose output nobody reads any more.
+pub(crate) fn reader_gone(program: &mut Command) -> Ended {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    ended(program.stdout(writer).output().expect("runs"))
+}
+
 /// The lines of a run that ended well, as JSON.
 pub(crate) fn objects(words: &[&str], file: &Path) -> Vec<Value> {
     let ended = run(words, file);
