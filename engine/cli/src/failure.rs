@@ -3,7 +3,7 @@
 //! Not here: a verdict such as "missed", which is an answer and no failure (`replay`).
 //! Units: exit status 1 verdict, 2 usage or unusable file, 3 the engine ended in an error.
 //! Threads: plain values.
-//! Source: own; usage errors are told by the parser of the command line, also with status 2.
+//! Source: own; what the parser of the command line tells (help, usage errors) is only printed here.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -84,6 +84,16 @@ impl From<io::Error> for Failure {
 pub(crate) fn note(text: &str) {
     let line = format!("p2mtrack: {}\n", printable(text));
     let _ = io::stderr().write_all(line.as_bytes()); // nobody to read it: as in `tell`
+}
+
+/// Prints help, or what is wrong with the command line, and returns the status.
+pub(crate) fn usage(told: &clap::Error) -> ExitCode {
+    let printed = told.print().and_then(|()| io::stdout().flush());
+    match printed {
+        Err(cause) if !told.use_stderr() => Failure::Output(cause).tell(),
+        _ if told.use_stderr() => ExitCode::from(UNUSABLE), // with nobody to read it: as in `tell`
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 fn line(about: &str, error: &dyn Error) -> String {

@@ -155,6 +155,14 @@ fn printers() -> Vec<Vec<String>> {
     let small = "simulate --scenario quiet --guest-size 8MiB --threads 1";
     let huge = "simulate --shape runs --guest-size 64MiB --rounds 0";
     let lines = [
+        "--help",
+        "-h",
+        "--version",
+        "help",
+        "help replay",
+        "replay --help",
+        "simulate -h",
+        "doctor --help",
         "simulate --scenario list",
         "simulate --scenario list --json",
         small,
