@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::args::ImportArgs;
 use crate::failure::{Failure, printable};
 use crate::output::{Output, counted};
+use crate::recording::{expect_plain, no_capture};
 use crate::signals::uninterrupted;
 use crate::written::stage_trace;
 
@@ -34,6 +35,7 @@ struct Imported<'a> {
 pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let (_, staged) = stage_trace(&args.out)?;
     expect_two(&args.raw, &args.out)?;
+    expect_plain(&args.raw)?;
     write(args, staged)?;
     // Read again from the disk: what is reported is what is there.
     let reader = Reader::open(&args.out).map_err(Failure::file(&args.out))?;
@@ -72,7 +74,7 @@ fn write(args: &ImportArgs, staged: StagedFile) -> Result<(), Failure> {
 /// An error is about the capture, unless the trace finds no room.
 fn failed(args: &ImportArgs, error: ImportError) -> Failure {
     let is_room = matches!(&error, ImportError::Trace(TraceError { fault: TraceFault::Io(_), .. }));
-    Failure::file(if is_room { &args.out } else { &args.raw })(error)
+    if is_room { Failure::file(&args.out)(error) } else { no_capture(&args.raw, error) }
 }
 
 fn last_pfns(reader: &Reader<'_>) -> Result<u64, TraceError> {

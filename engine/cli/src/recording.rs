@@ -11,9 +11,20 @@ use std::path::Path;
 
 use p2mtrack_trace::import::{ImportError, import, meta_of};
 use p2mtrack_trace::raw::{Capture, is_capture};
-use p2mtrack_trace::{Limits, Reader, Writer};
+use p2mtrack_trace::{Limits, Reader, TraceError, TraceFault, Writer};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, in_full};
+
+/// How files of xz begin.
+const XZ: &[u8] = b"\xfd7zXZ";
+/// How files begin that others than xz compressed, and what unpacks them.
+const PACKED: [(&[u8], &str, &str); 5] = [
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
+    (b"PK\x03\x04", "zip", "unzip"),
+];
 
 /// A recording that is open.
 pub(crate) struct Recording {
@@ -29,13 +40,37 @@ impl Recording {
     /// # Errors
     /// The file is neither, or not a whole one.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        if is_capture(&first_bytes(path).map_err(Failure::file(path))?) {
-            let reader = import_in_memory(path).map_err(Failure::file(path))?;
+        if is_capture(&expect_plain(path)?) {
+            let reader = import_in_memory(path).map_err(|error| no_capture(path, error))?;
             return Ok(Self { kind: "capture", reader });
         }
         let reader = Reader::open(path).map_err(Failure::file(path))?;
         Ok(Self { kind: "trace", reader })
     }
+}
+
+/// The first bytes of a file, unless they say that it has to be unpacked.
+pub(crate) fn expect_plain(path: &Path) -> Result<Vec<u8>, Failure> {
+    let start = first_bytes(path).map_err(Failure::file(path))?;
+    match PACKED.iter().find(|(magic, ..)| start.starts_with(magic)) {
+        None => Ok(start),
+        Some((_, packer, unpack)) => Err(Failure::file(path)(format!(
+            "compressed with {packer}, which is not read here: unpack it first ({unpack})"
+        ))),
+    }
+}
+
+/// What a capture that can't be read says; with a hint where a trace may have been packed with xz.
+pub(crate) fn no_capture(path: &Path, error: ImportError) -> Failure {
+    let is_other = matches!(
+        &error,
+        ImportError::Capture(TraceError { offset: 0, fault: TraceFault::Malformed { .. } })
+    );
+    if is_other && first_bytes(path).is_ok_and(|start| start.starts_with(XZ)) {
+        let words = in_full(&error);
+        return Failure::file(path)(format!("{words}; a trace is read unpacked only (unxz)"));
+    }
+    Failure::file(path)(error)
 }
 
 fn first_bytes(path: &Path) -> io::Result<Vec<u8>> {

@@ -12,6 +12,12 @@ use std::path::Path;
 
 use run::{ended, limited, path, program, reader_gone, rounds, run, trace, write};
 
+/// The first bytes of a trace, packed with xz.
+const XZ_OF_A_TRACE: &[u8] = b"\
+    \xfd\x37\x7a\x58\x5a\x00\x00\x01\x69\x22\xde\x36\x02\x00\x21\x01\x16\x00\x00\x00\
+    \x74\x2f\xe5\xa3\x01\x00\x07\x89\x70\x32\x6d\x74\x0d\x0a\x1a\x00\x81\x31\x26\x06\
+    \x00\x01\x1c\x08\x44\x60\x2a\xc8\x90\x42\x99\x0d\x01\x00\x00\x00\x00\x01\x59\x5a";
+
 /// Both commands that read a recording refuse the file with one line.
 fn refused(file: &Path, words: &str) {
     for command in [&["replay", "--json"][..], &["inspect"], &["inspect", "--pfn", "0"]] {
@@ -56,6 +62,37 @@ fn what_is_no_file_is_refused() {
     refused(dir.path(), "not a regular file");
     refused(Path::new("/dev/zero"), "not a regular file");
     refused(&dir.path().join("none"), "No such file");
+}
+
+#[test]
+fn what_others_packed_is_refused_with_a_hint() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, out) = (dir.path().join("file"), dir.path().join("out"));
+    let shape = ["simulate", "--guest-size", "64MiB", "--shape", "real", "--capture"];
+    for (start, packer, unpack) in [
+        (&b"\x1f\x8b\x08\0\0\0\0\0\0\x03"[..], "gzip", "gunzip"),
+        (b"\x28\xb5\x2f\xfd\x04\0\0\0", "zstd", "unzstd"),
+        (b"BZh91AY&SY", "bzip2", "bunzip2"),
+        (b"\x04\x22\x4d\x18\x64\x40\xa7\0", "lz4", "unlz4"),
+        (b"PK\x03\x04\x14\0\0\0", "zip", "unzip"),
+    ] {
+        fs::write(&file, start).expect("writes");
+        let words = format!(
+            "p2mtrack: {}: compressed with {packer}, which is not read here: unpack it first ({unpack})\n",
+            file.display()
+        );
+        refused(&file, &words[words.find("compressed").expect("there")..]);
+        let imported = program().arg("import").args([&file, &out]).output().expect("runs");
+        for told in [ended(imported), run(&shape, &file)] {
+            assert_eq!((told.status, told.out.as_str(), &told.err), (2, "", &words));
+        }
+    }
+    // A trace in xz is taken for a capture, and then is none.
+    fs::write(&file, XZ_OF_A_TRACE).expect("writes");
+    refused(&file, "; a trace is read unpacked only (unxz)\n");
+    let told = ended(program().arg("import").args([&file, &out]).output().expect("runs"));
+    assert!(told.status == 2 && told.err.contains("(unxz)"), "{}", told.err);
+    assert!(!out.exists());
 }
 
 #[test]
