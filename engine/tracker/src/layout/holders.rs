@@ -6,9 +6,10 @@
 //! Source: Xen marks a write under `m2p[frame]` of that moment (`paging_mark_dirty`), so the m2p, not the p2m, is asked.
 //!
 //! All of it is plain arrays, made when a walk is taken over, because a p2m of 4 TiB has two million leaves. Few
-//! parts get another pfn in between: those are kept apart.
+//! parts get another pfn in between: those are kept apart, and with them all that have a pfn which one of them left. So
+//! whatever parts do, each move costs a search, and a pfn's parts what there are of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::bitmap::{LINE_PFNS, bits_of, words_of};
 use crate::frame::{Mfn, Pfn};
@@ -33,6 +34,15 @@ impl Part {
     }
 }
 
+/// Counts a look at a part, for tests.
+#[cfg(test)]
+fn looked() {
+    tests::LOOKS.set(tests::LOOKS.get() + 1);
+}
+
+#[cfg(not(test))]
+const fn looked() {}
+
 /// No pfn: no log-dirty bit can announce the part.
 const BLIND: Pfn = Pfn(u64::MAX);
 
@@ -49,8 +59,9 @@ pub(crate) struct Holders {
     by_pfn: Vec<u32>,
     /// For each line of pfns the first of `by_pfn` that is not before it.
     lines: Vec<u32>,
-    /// The parts of pfns that got them since.
-    moved: BTreeMap<Pfn, Vec<u32>>,
+    /// Pfns that parts left since, and the parts that such pfns have, or that pfns got since.
+    loose: BTreeSet<Pfn>,
+    moved: BTreeSet<(Pfn, u32)>,
     /// The pfns that hold any.
     plane: PfnSet,
 }
@@ -83,6 +94,7 @@ impl Holders {
         self.by_pfn = (0..self.parts.len() as u32).filter(held).collect();
         self.by_pfn.sort_unstable_by_key(|&index| (self.pfns[index as usize], index));
         self.blind = (0..self.parts.len()).filter(|&index| self.pfns[index] == BLIND).collect();
+        self.loose.clear();
         self.moved.clear();
         self.plane = PfnSet::default();
         self.lines.clear();
@@ -114,12 +126,10 @@ impl Holders {
             self.blind.remove(&index);
             return;
         }
-        if let Some(moved) = self.moved.get_mut(&pfn) {
-            moved.retain(|&other| other as usize != index);
-            if moved.is_empty() {
-                self.moved.remove(&pfn);
-            }
+        if self.settled[index] == pfn {
+            self.loosen(pfn);
         }
+        self.moved.remove(&(pfn, index as u32));
         if self.at(pfn).next().is_none() {
             self.plane.clear(pfn);
         }
@@ -130,11 +140,18 @@ impl Holders {
             self.blind.insert(index);
             return;
         }
-        if !self.at(pfn).any(|other| other == index) {
-            self.moved.entry(pfn).or_default().push(index as u32);
-        }
+        self.moved.insert((pfn, index as u32));
         self.plane.cover((pfn.0 + 1).next_multiple_of(64));
         self.plane.set(pfn);
+    }
+
+    /// Before the first of a pfn's parts leaves it: none of them is found by its place any more. Once a walk.
+    fn loosen(&mut self, pfn: Pfn) {
+        if !self.loose.contains(&pfn) {
+            let settled: Vec<_> = self.settled_at(self.first_of(pfn), pfn).collect();
+            self.moved.extend(settled.into_iter().map(|index| (pfn, index)));
+            self.loose.insert(pfn);
+        }
     }
 
     /// Known parts.
@@ -179,11 +196,19 @@ impl Holders {
             && settled(guess).is_none_or(|at| at >= pfn)
             && before.is_none_or(|before| before < pfn);
         let first = if right { guess } else { self.first_of(pfn) };
-        let settled = self.by_pfn[first..].iter();
-        let settled = settled.take_while(move |&&index| self.settled[index as usize] == pfn);
-        let still = settled.filter(move |&&index| self.pfns[index as usize] == pfn);
-        let moved = self.moved.get(&pfn).into_iter().flatten();
-        still.chain(moved).map(|&index| index as usize)
+        let settled = if self.loose.contains(&pfn) { self.by_pfn.len() } else { first };
+        let moved = self.moved.range((pfn, 0)..=(pfn, u32::MAX)).map(|&(_, index)| index);
+        let found = self.settled_at(settled, pfn).chain(moved.inspect(|_| looked()));
+        found.map(|index| index as usize)
+    }
+
+    /// The parts that had `pfn` when the walk was taken over, if they begin at `first` in `by_pfn`.
+    fn settled_at(&self, first: usize, pfn: Pfn) -> impl Iterator<Item = u32> + '_ {
+        let parts = self.by_pfn[first..].iter().copied();
+        parts.take_while(move |&index| {
+            looked();
+            self.settled[index as usize] == pfn
+        })
     }
 
     /// Where in `by_pfn` the parts of a pfn begin that are there.
@@ -235,12 +260,19 @@ impl Holders {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::resend::ResendBitmap;
     use crate::shard::Shards;
     use proptest::prelude::*;
 
     const LIMIT: u64 = 5000;
+
+    thread_local! {
+        /// Looks at parts, all in all.
+        pub(super) static LOOKS: Cell<u64> = const { Cell::new(0) };
+    }
 
     fn log(pfns: &[u64]) -> Log {
         let (mut log, shards) = (Log::default(), Shards::new(1).expect("the caller's thread"));
@@ -297,6 +329,44 @@ mod tests {
                     assert_eq!(holders.at(Pfn(pfn)).collect::<Vec<_>>(), expected);
                     assert_eq!(holders.dirty(&log(&[pfn])), expected);
                 }
+            }
+        }
+    }
+
+    /// Parts that go where their guest says. Each move, and each part that is found, costs a look or two, however many
+    /// others are or were at the same pfn.
+    #[test]
+    fn many_parts_that_get_one_pfn_and_leave_it_cost_a_look_each() {
+        const PARTS: u64 = 2000;
+        let parts: Vec<_> = (0..PARTS).map(|index| Part::Leaf(Mfn(index))).collect();
+        type Hop = fn(u64, u64) -> Option<Pfn>;
+        let hops: [(&str, Hop); 6] = [
+            ("in and out", |part, turn| Some(Pfn(if turn % 2 == 1 { 7 } else { part }))),
+            ("blind and out", |_, turn| Some(Pfn(7)).filter(|_| turn % 2 == 1)),
+            ("between two", |_, turn| Some(Pfn(7 + turn % 2))),
+            ("a chain", |part, turn| Some(Pfn(part + turn))),
+            ("one by one", |part, turn| Some(Pfn(if part % 5 < turn { 3000 } else { 7 }))),
+            ("a part of a pfn", |part, turn| Some(Pfn(if part == turn { part } else { 4000 }))),
+        ];
+        for (name, hop) in hops {
+            let mut holders = Holders::default();
+            holders.install(parts.clone(), |mfn| hop(mfn.0, 0));
+            LOOKS.set(0);
+            for turn in 1..6 {
+                let mut found = 0;
+                for part in 0..PARTS {
+                    let here = holders.pfn(part as usize);
+                    holders.hold(part as usize, hop(part, turn), LIMIT);
+                    // The pfn that it left, and the one that it got: who asks for them wants to know whether there is one.
+                    for pfn in [here, hop(part, turn)].into_iter().flatten() {
+                        found += u64::from(holders.at(pfn).next().is_some());
+                    }
+                }
+                found += holders.at(Pfn(7)).count() as u64 + holders.at(Pfn(4000)).count() as u64;
+                let all: Vec<_> = (0..LIMIT).collect();
+                found += holders.marked(&log(&all)).count() as u64;
+                let looks = LOOKS.replace(0);
+                assert!(looks <= 4 * (PARTS + found), "{name}: {looks} looks, {found} found");
             }
         }
     }
