@@ -161,6 +161,49 @@ fn a_story_tells_the_programs_that_are_left() {
     assert_eq!(told.lines().filter(|line| line.starts_with("program ")).count(), 2, "{told}");
 }
 
+/// That a number is past the last one is known at the end.
+#[test]
+fn a_program_that_there_is_not_is_refused() {
+    for (scenario, seed) in [("balloon", "5"), ("mixed", "7"), ("grant-map", "2")] {
+        let guest = ["--guest-size", "16MiB", "--scenario", scenario, "--seed", seed];
+        let told = |programs: &str, words: &[&str]| {
+            let output = simulate(&[&guest[..], words, &["--programs", programs]].concat());
+            (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+        };
+        let (status, words) = told("1-99999", &[]);
+        let start = "p2mtrack: simulate: --programs names 99999, and the guest has ";
+        assert!(status == Some(2) && words.starts_with(start), "{words}");
+        assert!(words.ends_with(" programs: see --story\n"), "{words}");
+        // Alone, the guest may come to fewer: its number is its number.
+        let last = words[start.len()..].split(' ').next().expect("a number");
+        for words in [&[][..], &["--json"], &["--tracker", "p2mtrack"]] {
+            assert_eq!(told(last, words), (Some(0), String::new()), "{scenario} {words:?}");
+        }
+        assert_eq!(told("none", &[]), (Some(0), String::new()));
+        // Upstream gives some of these guests up.
+        let upstream = told("99999", &["--tracker", "upstream"]).0;
+        assert_eq!(upstream, Some(if scenario == "mixed" { 0 } else { 2 }), "{scenario}");
+    }
+}
+
+#[test]
+fn a_program_that_one_of_many_guests_has_is_enough() {
+    let guests = ["--scenario", "balloon", "--guest-size", "16MiB", "--seeds", "3..5"];
+    let many = |words: &[&str]| {
+        let output = simulate(&[&guests[..], words].concat());
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    // Seed 3 has six, seed 5 has more than a hundred.
+    assert_eq!(many(&["--programs", "100"]), (Some(0), String::new()));
+    for tracker in ["p2mtrack", "upstream", "both"] {
+        let (status, words) = many(&["--programs", "99999", "--tracker", tracker]);
+        assert!(status == Some(2) && words.contains("names 99999"), "{tracker}: {words}");
+    }
+    // Nobody knows what a guest would have come to whose migration was given up.
+    let (status, _) = many(&["--programs", "99999", "--faults", "cancel"]);
+    assert_eq!(status, Some(3));
+}
+
 #[test]
 fn scenarios_are_explained() {
     let output = simulate(&["--scenario", "list"]);
@@ -205,6 +248,8 @@ fn unusable_arguments_are_status_2() {
         &["--kernel", "fastest"],
         &["--programs", "7-3"],
         &["--programs", ""],
+        &["--programs", "0"],
+        &["--programs", "3,0-2"],
         &["--steps", "-1"],
         &["--story", "--seeds", "1..2"],
         &["--scenario", "all", "--record", "x"],

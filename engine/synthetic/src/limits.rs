@@ -49,6 +49,12 @@ impl Numbers {
         let after = self.0.partition_point(|range| *range.end() < number);
         self.0.get(after).is_some_and(|range| range.contains(&number))
     }
+
+    /// The largest number of the set.
+    #[must_use]
+    pub fn last(&self) -> Option<u64> {
+        self.0.last().map(|range| *range.end())
+    }
 }
 
 impl FromIterator<RangeInclusive<u64>> for Numbers {
@@ -133,8 +139,9 @@ mod tests {
         assert_eq!(inside, [3, 7, 8, 12, 13, 14, 15, 16, 17, 18, 19, 20]);
         let all: Numbers = "0-18446744073709551615,5".parse().expect("everything");
         assert!(all.contains(0) && all.contains(u64::MAX));
+        assert_eq!((all.last(), numbers.last()), (Some(u64::MAX), Some(20)));
         let none: Numbers = "none".parse().expect("nothing");
-        assert!(!none.contains(0) && none.to_string() == "none");
+        assert!(!none.contains(0) && none.to_string() == "none" && none.last().is_none());
         assert_eq!([5, 2, 3].into_iter().collect::<Numbers>().to_string(), "2-3,5");
     }
 

@@ -106,6 +106,8 @@ pub struct Activity {
     pub steps: u64,
     /// The programs that it began, in order.
     pub begun: Vec<Begun>,
+    /// The programs that it thought of, whether anything came of them or not.
+    pub planned: u64,
     /// Pages that reached the receiver.
     pub pages_received: u64,
     /// Frames that the receiver gave back.
@@ -261,6 +263,7 @@ impl Simulation {
         Activity {
             steps: world.steps,
             begun: world.begun.clone(),
+            planned: world.planned,
             pages_received: world.receiver.pages,
             frames_gone: world.receiver.gone,
             confirmed: world.confirmed,

@@ -64,7 +64,7 @@ pub(crate) struct World {
     /// The seed of the streams.
     seed: u64,
     /// Programs that were thought of, whether anything came of them or not.
-    planned: u64,
+    pub(crate) planned: u64,
     suspends: u64,
     programs: Vec<Program>,
     /// Steps that the guest may still take in this round.

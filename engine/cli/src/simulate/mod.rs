@@ -23,12 +23,14 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use p2mtrack::config::Config;
 use p2mtrack::frame::Width;
-use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig};
+use p2mtrack_synthetic::run::{Ending, Run, migrate};
+use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig, upstream};
 
 use huge::HugeArgs;
 
 use crate::args::CompareArgs;
 use crate::failure::{Failure, VERDICT};
+use crate::output::counted;
 use crate::size::parse_size;
 
 /// Size of the guest when nothing else is said: large enough to be worth a tracker.
@@ -131,9 +133,9 @@ pub(crate) struct SimulateArgs {
     /// The guest stands still after N steps; up to there the run is the same
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Of the guest's programs only these do anything (numbers and ranges, such as 3,7,12-14, or
-    /// `none`); the others take their time and do nothing. `--story` tells the numbers
-    #[arg(long, value_name = "LIST")]
+    /// Of the guest's programs only these do anything (numbers from 1 and ranges, such as 3,7,12-14,
+    /// or `none`); the others take their time and do nothing. `--story` tells the numbers
+    #[arg(long, value_name = "LIST", value_parser = parse_programs)]
     programs: Option<Numbers>,
     /// The guest's plain stores into data pages are left out
     #[arg(long)]
@@ -158,6 +160,14 @@ fn parse_seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
         return Err(format!("{first} is after {last}"));
     }
     Ok(first..=last)
+}
+
+fn parse_programs(text: &str) -> Result<Numbers, Box<dyn Error + Send + Sync>> {
+    let numbers: Numbers = text.parse()?;
+    if numbers.contains(0) {
+        return Err("programs are numbered from 1".into());
+    }
+    Ok(numbers)
 }
 
 impl SimulateArgs {
@@ -236,6 +246,34 @@ impl SimulateArgs {
         }
     }
 
+    /// Refuses a number in `--programs` that no guest came to, neither so nor with all of its programs: it comes to fewer, or
+    /// more, when others do nothing.
+    fn expect_programs(&self, runs: &[SimConfig], came_to: u64) -> Result<(), Failure> {
+        let Some(last) = self.programs.as_ref().and_then(Numbers::last) else { return Ok(()) };
+        let mut most = came_to;
+        for run in runs {
+            if last <= most {
+                break;
+            }
+            most = most.max(self.programs_in_all(run));
+        }
+        if last <= most {
+            return Ok(());
+        }
+        let most = counted(most, "program", "programs");
+        Err(failed(format!("--programs names {last}, and the guest has {most}: see --story")))
+    }
+
+    fn programs_in_all(&self, run: &SimConfig) -> u64 {
+        let limits = Limits { programs: None, ..run.limits.clone() };
+        let run = SimConfig { limits, ..run.clone() };
+        last_program(&if self.tracker().has_p2mtrack() {
+            migrate(&run, self.engine(&run), &mut ())
+        } else {
+            upstream::migrate(&run)
+        })
+    }
+
     /// The engine's configuration for a run.
     fn engine(&self, run: &SimConfig) -> Config {
         let config = Config { threads: run.threads, ..self.compare.config() };
@@ -245,6 +283,14 @@ impl SimulateArgs {
     /// The command that repeats one run.
     fn command(&self, run: &SimConfig) -> String {
         format!("p2mtrack simulate {}{}", run.options(), self.compare.options())
+    }
+}
+
+/// The number of the last program; of a run that was given up, nobody knows.
+const fn last_program(run: &Run) -> u64 {
+    match run.ending {
+        Ending::Aborted => u64::MAX,
+        Ending::Judged(_) => run.activity.planned,
     }
 }
 
@@ -269,7 +315,7 @@ fn dispatch(args: &SimulateArgs) -> Result<u8, Failure> {
         [run] => single::run(args, run),
         _ if args.record.is_some() => Err(failed("--record takes one run: one scenario, one seed")),
         _ if args.story => Err(failed("--story takes one run: one scenario, one seed")),
-        _ => many::run(args, &runs).map_err(failed),
+        _ => many::run(args, &runs),
     }
 }
 

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::path::Path;
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -21,7 +22,7 @@ use serde::Serialize;
 
 use super::record::Recording;
 use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, program, round};
-use super::{SimulateArgs, line};
+use super::{SimulateArgs, last_program, line};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::stopwatch::{Stopwatch, phase_name};
@@ -144,7 +145,10 @@ fn print_upstream(
     let run: Run = upstream::migrate(config);
     screen.object(&Outcome::new(config, UPSTREAM, &run))?;
     screen.text(line::upstream(config, &args.command(config), &run))?;
-    Ok(())
+    if args.tracker().has_p2mtrack() {
+        return Ok(());
+    }
+    args.expect_programs(from_ref(config), last_program(&run))
 }
 
 fn run_p2mtrack(
@@ -187,5 +191,7 @@ fn run_p2mtrack(
     screen.text(line::legend())?;
     screen.text(format_args!("\n{}", line::verdict(&run)))?;
     screen.text(format_args!("{seconds:.1} s, {threads} threads, kernel {kernel}."))?;
-    recorded.map(|()| exit_status(&run))
+    recorded?;
+    args.expect_programs(from_ref(config), last_program(&run))?;
+    Ok(exit_status(&run))
 }
