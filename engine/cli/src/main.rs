@@ -34,11 +34,16 @@ use std::process::ExitCode;
 use args::{Args, Command};
 use clap::Parser;
 use failure::Failure;
+use p2mtrack_allocator::OrEnd;
+
+#[cfg(feature = "mimalloc")]
+use mimalloc::MiMalloc as Memory;
+#[cfg(not(feature = "mimalloc"))]
+use std::alloc::System as Memory;
 
 /// Memory for the whole program, simulated guests included: `docs/decisions/0010`.
-#[cfg(feature = "mimalloc")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: OrEnd<Memory> = OrEnd(Memory);
 
 fn main() -> ExitCode {
     signals::limits_are_errors();

@@ -241,3 +241,32 @@ fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
         assert_eq!((ended.status, ended.err.as_str()), (2, line), "{words:?}");
     }
 }
+
+#[test]
+fn no_memory_is_an_error_whenever_it_ends() {
+    let guest = ["simulate", "--scenario", "quiet", "--threads", "1", "--tracker", "p2mtrack"];
+    let mut refused = 0;
+    for (size, mebibytes) in [
+        ("256GiB", 400),
+        ("256GiB", 3000),
+        ("64GiB", 200),
+        ("64GiB", 400),
+        ("64GiB", 600),
+        ("16GiB", 100),
+        ("16GiB", 150),
+        ("16GiB", 200),
+        ("16GiB", 250),
+    ] {
+        let told = limited(&format!("ulimit -v {}", mebibytes * 1024), |shell| {
+            shell.args(guest).args(["--guest-size", size])
+        });
+        if told.status == 0 {
+            continue; // enough
+        }
+        refused += 1;
+        assert_eq!(told.status, 2, "{size} in {mebibytes} MiB: {}", told.err);
+        let line = told.err.starts_with("p2mtrack: no memory: ") && told.err.lines().count() == 1;
+        assert!(line, "{size} in {mebibytes} MiB: {}", told.err);
+    }
+    assert!(refused > 4, "{refused}");
+}

@@ -89,8 +89,8 @@ enum P2mName {
 /// Migrate a synthetic guest that changes its p2m while it runs, and judge the result.
 ///
 /// Exit status, by the runs of p2mtrack: 0 all identical, 1 a run was corrupt or leaked, 2 unusable
-/// arguments, or a file that can't be written, 3 a run ended with an error. What upstream does changes
-/// no exit status.
+/// arguments, a file that can't be written, or no memory, 3 a run ended with an error. What upstream
+/// does changes no exit status.
 #[derive(Args, Debug)]
 pub(crate) struct SimulateArgs {
     /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]. Above
