@@ -218,13 +218,17 @@ impl Scenario {
         let pfns = dice.between(LOG_DIRTY_LEAF_PFNS, 3 * LOG_DIRTY_LEAF_PFNS);
         match self {
             Self::Wide => pfns,
+            Self::Mixed | Self::Remus if dice.chance(1, 8) => pfns,
             _ => 0,
         }
     }
 
     /// Whether some suspends are taken back: the round fails, and the guest runs on.
     pub(crate) const fn takes_back(self) -> bool {
-        matches!(self, Self::Untagged | Self::Transfers | Self::Alias | Self::M2pStale)
+        matches!(
+            self,
+            Self::Remus | Self::Untagged | Self::Transfers | Self::Alias | Self::M2pStale
+        )
     }
 
     /// The kind of p2m that the scenario is about, if it is about one.

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
-use p2mtrack::port::{FrameList, LogDirty, M2p, Page, Transfer, Transport, Unlogged};
+use p2mtrack::port::{
+    FrameList, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, Page, Transfer, Transport, Unlogged,
+};
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::snapshot::SourceFrame;
 use p2mtrack_synthetic::{Scenario, SimConfig, SimPorts, Simulation, Verdict};
@@ -59,13 +61,12 @@ struct Naive {
     deferred: BTreeSet<u64>,
     /// What transfer entries named when they were looked at.
     named: BTreeSet<Pfn>,
+    /// The most pfns that the guest ever had.
+    pfns: u64,
     listed: bool,
     first: bool,
     width: Width,
 }
-
-/// More than any of the guests has.
-const PFNS: u64 = 1 << 18;
 
 /// An unoptimised build is twenty times slower.
 const SEEDS: u64 = if cfg!(debug_assertions) { 5 } else { 100 };
@@ -89,14 +90,15 @@ impl Naive {
     }
 
     fn round(&mut self, accepts: bool, last: bool) {
-        let mut bits = PfnBitmap::new(PFNS);
+        let snapshot = self.simulation.snapshot();
+        self.pfns = self.pfns.max(snapshot.pfn_count());
+        let mut bits = PfnBitmap::new(self.pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
         self.ports.log_dirty.clean(&mut bits).expect("no faults");
         let named = self.named_by_transfers();
         let mut unlogged = Vec::new();
         if last && self.keeps(Rule::Unlogged) {
             self.ports.unlogged.pfns(&mut unlogged).expect("no faults");
         }
-        let snapshot = self.simulation.snapshot();
         let frames = self.simulation.source_frames();
         if self.keeps(Rule::List) || !self.listed {
             let (pfn_count, leaves) = (snapshot.pfn_count(), snapshot.list());
@@ -138,7 +140,8 @@ impl Naive {
         // What has a mark and no frame at the moment is looked at again.
         self.deferred.extend(bits.iter().filter(|pfn| !held.contains(pfn)).map(|pfn| pfn.0));
         if last && self.keeps(Rule::Gone) {
-            let gone: Vec<Pfn> = (0..PFNS).map(Pfn).filter(|pfn| !held.contains(pfn)).collect();
+            let gone: Vec<Pfn> =
+                (0..self.pfns).map(Pfn).filter(|pfn| !held.contains(pfn)).collect();
             self.ports.transport.gone(&gone).expect("no faults");
         }
     }
@@ -184,9 +187,9 @@ fn migrate(scenario: Scenario, seed: u64, without: Option<Rule>) -> Verdict {
     let (sent, deferred) = (BTreeMap::new(), BTreeSet::new());
     let width = config.width;
     let named = BTreeSet::new();
-    let (listed, first) = (false, true);
+    let (pfns, listed, first) = (0, false, true);
     let mut naive =
-        Naive { simulation, ports, without, sent, deferred, named, listed, first, width };
+        Naive { simulation, ports, without, sent, deferred, named, pfns, listed, first, width };
     naive.ports.log_dirty.enable().expect("was off");
     let mut checkpoints = naive.simulation.checkpoints();
     loop {

@@ -13,6 +13,9 @@ use p2mtrack_synthetic::{Judgement, P2mKind, Scenario, SimConfig, SimPorts, Simu
 
 const MIB: u64 = 1 << 20;
 
+/// More than any of the guests has.
+const PFNS: u64 = 1 << 18;
+
 /// An unoptimised build is twenty times slower.
 const SEEDS: u64 = if cfg!(debug_assertions) { 4 } else { 100 };
 
@@ -33,10 +36,10 @@ fn live(simulation: &Simulation, ports: &mut SimPorts, first: bool) {
     if first {
         ports.log_dirty.enable().expect("was off");
     }
-    let mut bits = PfnBitmap::new(65_536);
+    let mut bits = PfnBitmap::new(PFNS);
     while !simulation.wants_suspend() {
         simulation.run_guest(400);
-        bits.reset(65_536);
+        bits.reset(PFNS);
         ports.log_dirty.clean(&mut bits).expect("no faults");
         let looks = |ports: &mut SimPorts| {
             p2mtrack::port::Unlogged::accepts_transfer(&mut ports.unlogged).expect("no faults")
@@ -170,7 +173,7 @@ fn checkpoints_are_judged_one_by_one() {
             let source = copy(&simulation, &mut ports, config.width);
             let held: std::collections::BTreeSet<Pfn> =
                 source.frames.iter().map(|f| f.pfn).collect();
-            let gone: Vec<Pfn> = (0..65_536).map(Pfn).filter(|pfn| !held.contains(pfn)).collect();
+            let gone: Vec<Pfn> = (0..PFNS).map(Pfn).filter(|pfn| !held.contains(pfn)).collect();
             ports.transport.gone(&gone).expect("no faults");
             ports.transport.consistent().expect("no faults");
             assert_verdict(&simulation.judge(), Verdict::Identical);

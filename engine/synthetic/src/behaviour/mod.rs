@@ -73,8 +73,8 @@ pub(crate) enum Behaviour {
 }
 
 impl Behaviour {
-    /// All that an honest guest does.
-    pub(crate) const HONEST: [Self; 29] = [
+    /// All that an honest guest does, if no policy is needed for it.
+    pub(crate) const HONEST: [Self; 38] = [
         Self::BalloonOut,
         Self::BalloonIn,
         Self::SameFrame,
@@ -104,6 +104,15 @@ impl Behaviour {
         Self::Backend,
         Self::Daemon,
         Self::Others,
+        Self::SamePfn,
+        Self::Untagged,
+        Self::GivenAndMapped,
+        Self::FrameComes,
+        Self::Transfers,
+        Self::GrantCopy,
+        Self::Held,
+        Self::OldLeafExchanged,
+        Self::TableInPieces,
     ];
 
     /// The name in reports.
