@@ -115,6 +115,12 @@ pub(crate) fn judge(source: &Snapshot, receiver: &Receiver) -> Judgement {
         judgement
             .differ(0, || format!("the source shows {broken}, and yet the migration completed"));
     }
+    if let Some((held, named)) = source.lost() {
+        judgement.list_mismatches += 1;
+        judgement.differ(0, || {
+            format!("the p2m names {named} of {held} frames, and yet the migration completed")
+        });
+    }
     compare_lists(source, receiver, &mut judgement);
     let pfns = source.pfns().max(receiver.pfns());
     let (overwritten, holes) = (listed(receiver.list(), pfns), hole_leaves(receiver, pfns));

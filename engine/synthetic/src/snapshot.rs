@@ -64,6 +64,8 @@ pub struct Snapshot {
     pub(crate) ambiguous: BTreeSet<u64>,
     /// Why the roots name no p2m at all.
     pub(crate) broken: Option<NoP2m>,
+    /// Frames that the guest holds, whatever its p2m says.
+    held: u64,
 }
 
 impl Snapshot {
@@ -86,6 +88,7 @@ impl Snapshot {
             tables: BTreeMap::new(),
             ambiguous: BTreeSet::new(),
             broken,
+            held: machine.guest_frames(),
         };
         // Page tables come last: what they mean depends on every leaf.
         let mut seen = Seen::default();
@@ -161,6 +164,13 @@ impl Snapshot {
     #[must_use]
     pub fn frames(&self) -> u64 {
         self.kinds.iter().filter(|&&kind| kind != 0).count() as u64
+    }
+
+    /// Frames that the guest holds and those that its p2m gives a pfn, if most of them have none: no guest lives like that,
+    /// its p2m leads elsewhere.
+    pub(crate) fn lost(&self) -> Option<(u64, u64)> {
+        let named = self.frames() + self.ambiguous.len() as u64;
+        (named < self.held / 2).then_some((self.held, named))
     }
 
     /// What a pfn has.

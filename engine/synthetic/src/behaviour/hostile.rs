@@ -6,6 +6,7 @@
 //! Source: law 6 of the project's design.
 
 use crate::behaviour::Plan;
+use crate::grant::Offer;
 use crate::guest::Layout;
 use crate::program::{Name, Step, Val};
 use crate::world::World;
@@ -13,7 +14,7 @@ use crate::world::World;
 impl Plan<'_> {
     /// A lie, some rounds, and perhaps the truth again.
     pub(super) fn hostile(&mut self) -> Option<()> {
-        let (lie, truth) = match self.dice().below(11) {
+        let (lie, truth) = match self.dice().below(12) {
             0 => self.odd_generation(),
             1 => (vec![Step::Generation(self.dice().word())], vec![]),
             2 => self.alias()?,
@@ -24,6 +25,7 @@ impl Plan<'_> {
             7 => self.wrong_roots()?,
             8 => self.wrong_slot(0)?,
             9 => self.wrong_slot(1)?,
+            10 => self.wrong_transfer(),
             _ => self.wrong_slot(2)?,
         };
         self.extend(lie);
@@ -51,6 +53,14 @@ impl Plan<'_> {
         let word = if any { self.dice().word() } else { self.foreign()? };
         let lie = Step::Entry { pfn, name: Name::Word(word) };
         Some((vec![lie], vec![Step::Entry { pfn, name: Name::Frame(Val::Is(own)) }]))
+    }
+
+    /// A transfer entry names any word.
+    fn wrong_transfer(&mut self) -> (Vec<Step>, Vec<Step>) {
+        let word = if self.chance(1, 2) { self.dice().word() } else { self.dice().below(1 << 17) };
+        let offer =
+            self.dice().pick(&[Offer::Made(word), Offer::Committed(word), Offer::Completed(word)]);
+        (vec![Step::Accept(word), Step::Offer(offer)], vec![Step::Withdraw])
     }
 
     fn m2p_lie(&mut self) -> Option<(Vec<Step>, Vec<Step>)> {
