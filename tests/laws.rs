@@ -520,7 +520,7 @@ fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
             let [shared, other, last] = [1, 2, 3].map(|n| {
                 let leaf = guest.copy_words(guest.leaf(0), HOLES + n);
                 guest.set_entry(HOLES + n, Entry(leaf));
-                let word = |slot: u64| tag | slot * step & 0xfff_ffff;
+                let word = |slot: u64| tag | ((slot * step) & 0xfff_ffff);
                 (0..512).for_each(|slot| guest.poke(leaf, slot as usize, word(slot)));
                 leaf
             });
