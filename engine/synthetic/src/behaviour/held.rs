@@ -35,6 +35,25 @@ impl Plan<'_> {
         Some(())
     }
 
+    /// A page is ballooned out while a backend has it mapped: it is the guest's until the backend lets go, and its pfn
+    /// may have another frame by then.
+    pub(super) fn out_while_mapped(&mut self) -> Option<()> {
+        self.has_frames_to_spare()?;
+        self.has_free_frames()?;
+        let (pfn, mfn) = self.unmapped_data()?;
+        let out = self.page_out(pfn, mfn)?;
+        self.push(Step::BackendMaps(mfn));
+        self.extend(out);
+        let wait = self.maybe_wait();
+        self.extend(wait);
+        let reg = self.register()?;
+        let again = if self.chance(1, 2) { self.page_in(pfn, reg, None) } else { vec![] };
+        let lets_go = vec![Step::WriteUnlogged(mfn), Step::BackendUnmaps(mfn)];
+        let mixed = self.dice().riffle(vec![again, lets_go]);
+        self.extend(mixed);
+        Some(())
+    }
+
     /// A leaf is copied and its slot re-pointed; its old frame is to be exchanged as soon as nobody has it mapped.
     pub(super) fn old_leaf_exchanged(&mut self) -> Option<()> {
         self.has_free_frames()?;

@@ -229,7 +229,10 @@ impl Plan<'_> {
             Behaviour::FrameComes => self.frame_comes(),
             Behaviour::Transfers => self.transfers(),
             Behaviour::GrantCopy => self.grant_copy(),
-            Behaviour::Held => self.held(),
+            Behaviour::Held => match self.dice().below(3) {
+                0 => self.out_while_mapped(),
+                _ => self.held(),
+            },
             Behaviour::OldLeafExchanged => self.old_leaf_exchanged(),
             Behaviour::TableInPieces => self.table_in_pieces(),
             Behaviour::Alias => self.shared_alias(),

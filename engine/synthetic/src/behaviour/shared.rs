@@ -11,9 +11,15 @@ use crate::program::{Name, Step, Val};
 impl Plan<'_> {
     /// A pfn names the frame of another one, too.
     pub(super) fn shared_alias(&mut self) -> Option<()> {
-        let (_, mfn) = self.unmapped_data()?;
+        let table = self.chance(1, 6);
+        let mfn = if table { self.own_table()? } else { self.unmapped_data()?.1 };
         let (other, before) = self.room()?;
         self.push(Step::Entry { pfn: other, name: Name::Frame(Val::Is(mfn)) });
+        if table {
+            self.table_written_now_and_then(mfn)?;
+            self.push(Step::Entry { pfn: other, name: before });
+            return Some(());
+        }
         self.written_now_and_then(mfn);
         self.push(Step::Entry { pfn: other, name: before });
         Some(())
@@ -28,7 +34,9 @@ impl Plan<'_> {
         let mut there =
             vec![Step::Entry { pfn: other, name: frame }, Step::Entry { pfn, name: Name::Nothing }];
         if self.chance(1, 3) {
-            there.push(machphys(self.hole()?));
+            // A pfn without a frame, or one that no guest has.
+            let third = if self.chance(1, 2) { self.hole()? } else { 1 << 31 };
+            there.push(machphys(third));
         }
         self.dice().shuffle(&mut there);
         self.section(there);
@@ -52,6 +60,17 @@ impl Plan<'_> {
         }
         let (pfn, own) = self.unmapped_data()?;
         Some((pfn, Name::Frame(Val::Is(own))))
+    }
+
+    fn table_written_now_and_then(&mut self, table: u64) -> Option<()> {
+        for _ in 0..self.dice().between(1, 3) {
+            let wait = self.dice().between(1, 4);
+            let slot = self.unused_slot(table)?;
+            let (_, target) = self.data()?;
+            self.push(Step::AwaitRounds(wait));
+            self.push(Step::Pte { table, slot, to: Some(Val::Is(target)) });
+        }
+        Some(())
     }
 
     fn written_now_and_then(&mut self, mfn: u64) {
