@@ -6,7 +6,7 @@
 //! Source: `docs/design.md`, the promise.
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy};
+use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Verify};
 use p2mtrack::diff::{KERNEL_VARIABLE, Kernel};
 use p2mtrack::frame::Width;
 use p2mtrack::port::{Observer, Phase, PortError};
@@ -141,6 +141,19 @@ fn two_pfns_with_one_frame_are_copied_if_the_policy_says_so() {
     }
     println!("{refused} of {} refused otherwise", done.len());
     assert!(refused > 0);
+}
+
+#[test]
+fn full_verification_finds_frames_that_were_given_away_under_an_entry_that_stays() {
+    let done = run_all(&runs([Scenario::GivenAway].into_iter(), &FaultSet::default()));
+    let mut leaked = 0;
+    for (config, run) in &done {
+        assert_eq!(run.ending, IDENTICAL, "{}", describe(config, run));
+        let dirty = Config { verify: Verify::Dirty, ..engine(config) };
+        leaked += u64::from(migrate(config, dirty, &mut ()).ending != IDENTICAL);
+    }
+    println!("{leaked} of {} wrong without", done.len());
+    assert!(leaked > 0);
 }
 
 #[test]

@@ -481,8 +481,8 @@ fn simulated_guests_arrive_identical_in_steps() {
             handles.log_dirty.enable().expect("enables");
             let mut observer = ();
             let mut ports = handles.lend(&mut observer);
-            let mut migration =
-                Migration::attach(Config::default(), ports.p2m.width()).expect("attaches");
+            let engine = scenario.engine(seed, Config::default());
+            let mut migration = Migration::attach(engine, ports.p2m.width()).expect("attaches");
             for _ in 0..simulation.checkpoints() {
                 round(&mut migration, &mut ports, Stage::Live).expect("live");
                 simulation.suspend();

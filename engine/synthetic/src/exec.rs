@@ -135,11 +135,13 @@ impl World {
                 self.others.retain(|&other| other != mfn);
                 grants.came(entry, mfn);
             }
-            (Step::TransferOut { mfn, pfn, there, touched }, Some(entry)) => {
+            (Step::TransferOut { mfn, pfn, there, touched }, offer) => {
                 if self.xen.transfer_out(mfn, there) {
                     return;
                 }
-                grants.withdraw(entry);
+                if let Some(entry) = offer {
+                    grants.withdraw(entry);
+                }
                 if touched {
                     self.write_entry(program, pfn, Name::Frame(Val::Is(mfn)));
                 }

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy};
+use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Verify};
 use p2mtrack::frame::{Claim, Entry, Width};
 use p2mtrack::port::LOG_DIRTY_LEAF_PFNS;
 
@@ -54,11 +54,12 @@ pub enum Scenario {
     Alias,
     M2pStale,
     Wide,
+    GivenAway,
 }
 
 impl Scenario {
     /// All scenarios, in the order of the list on the command line.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Quiet,
         Self::Writes,
         Self::Balloon,
@@ -90,6 +91,7 @@ impl Scenario {
         Self::Alias,
         Self::M2pStale,
         Self::Wide,
+        Self::GivenAway,
     ];
 
     const fn row(self) -> (&'static str, &'static str) {
@@ -169,6 +171,10 @@ impl Scenario {
                 "wide",
                 "all of mixed, over pfns of several leaves of the log, most of them without a frame",
             ),
+            Self::GivenAway => (
+                "given-away",
+                "frames are given away and their entries stay: full verification finds them",
+            ),
         }
     }
 
@@ -176,7 +182,11 @@ impl Scenario {
     pub(crate) const fn checkpoints(self, drawn: u32) -> u32 {
         match self {
             Self::Remus | Self::Alias | Self::M2pStale => drawn,
-            Self::Untagged | Self::Transfers | Self::TablePieces => drawn - 2,
+            Self::ForeignPte
+            | Self::Untagged
+            | Self::Transfers
+            | Self::TablePieces
+            | Self::GivenAway => drawn - 2,
             _ => 0,
         }
     }
@@ -208,8 +218,16 @@ impl Scenario {
                 Config { foreign_pte: ForeignPtePolicy::Clear, ..config }
             }
             Self::Alias => Config { alias: AliasPolicy::Copy, ..config },
+            Self::GivenAway => Config { verify: Verify::Full, ..config },
             _ => config,
         }
+    }
+
+    /// Whether the guest may arrive wrong, and nobody be told, without the policies of [`Scenario::engine`]: it breaks the
+    /// premise that who gives a frame away writes its entry.
+    #[must_use]
+    pub const fn needs_policies(self) -> bool {
+        matches!(self, Self::GivenAway)
     }
 
     /// Pfns of a gap between the frames, so that the guest spans several leaves of Xen's log; 0 for none.
@@ -227,7 +245,13 @@ impl Scenario {
     pub(crate) const fn takes_back(self) -> bool {
         matches!(
             self,
-            Self::Remus | Self::Untagged | Self::Transfers | Self::Alias | Self::M2pStale
+            Self::Remus
+                | Self::ForeignPte
+                | Self::Untagged
+                | Self::Transfers
+                | Self::Alias
+                | Self::M2pStale
+                | Self::GivenAway
         )
     }
 
@@ -346,6 +370,7 @@ impl Scenario {
             Self::M2pStale => {
                 vec![(B::M2pStale, 6), (B::FrameSwap, 1), (B::BalloonOut, 1), (B::BalloonIn, 1)]
             }
+            Self::GivenAway => vec![(B::GivenAway, 4), (B::BalloonOut, 1), (B::BalloonIn, 2)],
             Self::Remus | Self::Mixed | Self::Wide => {
                 Behaviour::HONEST.iter().map(|&b| (b, 2)).collect()
             }

@@ -93,7 +93,9 @@ fn page(pfn: u64, mfn: u64, kind: u32) -> Option<Page> {
 pub extern "C" fn theatre_scenario(index: usize) -> *const c_char {
     static NAMES: OnceLock<Vec<CString>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
-        let names = Scenario::ALL.into_iter().map(|scenario| CString::new(scenario.name()));
+        // Of the engine's policies the theatre knows nothing.
+        let scenarios = Scenario::ALL.into_iter().filter(|scenario| !scenario.needs_policies());
+        let names = scenarios.map(|scenario| CString::new(scenario.name()));
         names.map(Result::unwrap_or_default).collect()
     });
     names.get(index).map_or(null(), |name| name.as_ptr())

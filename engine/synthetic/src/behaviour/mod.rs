@@ -70,6 +70,7 @@ pub(crate) enum Behaviour {
     TableInPieces,
     Alias,
     M2pStale,
+    GivenAway,
 }
 
 impl Behaviour {
@@ -160,6 +161,7 @@ impl Behaviour {
             Self::TableInPieces => "table-in-pieces",
             Self::Alias => "alias",
             Self::M2pStale => "m2p-stale",
+            Self::GivenAway => "given-away",
         }
     }
 }
@@ -237,6 +239,7 @@ impl Plan<'_> {
             Behaviour::TableInPieces => self.table_in_pieces(),
             Behaviour::Alias => self.shared_alias(),
             Behaviour::M2pStale => self.stale_m2p(),
+            Behaviour::GivenAway => self.given_away(),
         }
     }
 

@@ -124,6 +124,22 @@ impl Plan<'_> {
         Some(())
     }
 
+    /// A frame goes out for good, and only much later its entry: whoever looks at entries alone finds nothing. The other
+    /// domain may have it at the same pfn.
+    pub(super) fn given_away(&mut self) -> Option<()> {
+        self.has_frames_to_spare()?;
+        let (pfn, mfn) = self.unmapped_data()?;
+        let same = self.chance(1, 2);
+        let there = if same { pfn } else { self.dice().below(1 << 16) };
+        if self.chance(1, 2) {
+            self.push(Step::Write(Val::Is(mfn)));
+        }
+        self.push(Step::TransferOut { mfn, pfn, there, touched: false });
+        let wait = self.dice().between(1, 9);
+        self.extend([Step::AwaitRounds(wait), Step::Entry { pfn, name: Name::Nothing }]);
+        Some(())
+    }
+
     /// A pfn names a frame of another domain, and that frame comes to it: nobody writes the entry any more.
     fn comes_by_transfer(&mut self) -> Option<()> {
         let pfn = self.hole()?;

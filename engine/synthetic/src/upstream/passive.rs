@@ -78,6 +78,7 @@ pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
     let simulation = Simulation::new(config);
     let sender = if changes.said_it_reads { Sender::Reads } else { Sender::Normalises };
     let engine = Config { threads: config.threads, sender, ..Config::default() };
+    let engine = config.scenario.engine(config.seed, engine);
     let mut run = Run::default();
     let mut ports = simulation.ports();
     let result = match Migration::attach(engine, config.width) {
