@@ -8,15 +8,14 @@
 //! A name besides the target's is there only while it replaces a file, between `linkat` and `rename`. A system that
 //! knows no files without a name (and some file systems) gets a copy for that time, made at the end.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, linkat};
-use tempfile::{Builder, TempPath};
+use tempfile::{Builder, NamedTempFile, TempPath};
 
 /// A file that has no name yet; it is gone unless it is committed.
 #[derive(Debug)]
@@ -34,7 +33,7 @@ impl StagedFile {
     pub fn create(path: &Path) -> io::Result<Self> {
         may_replace(path)?;
         let directory = File::open(directory_of(path))?; // what is opened now can be synced at the end
-        let file = tempfile::tempfile_in(directory_of(path)).map_err(plain)?;
+        let file = tempfile::tempfile_in(directory_of(path))?;
         Ok(Self { file, directory, path: path.to_path_buf() })
     }
 
@@ -58,19 +57,19 @@ impl StagedFile {
 
     fn give_name(&self) -> io::Result<()> {
         let directory = directory_of(&self.path);
-        let beside = match link(&self.file, &self.path) {
+        let linked = match link(&self.file, &self.path) {
             Ok(()) => return Ok(()),
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
-                builder().make_in(directory, |name| link(&self.file, name))
+                beside(directory, |name| link(&self.file, name))
             }
             Err(cause) => Err(cause),
         };
-        let beside = match beside {
-            Ok(beside) => beside.into_temp_path(),
+        let named = match linked {
+            Ok(named) => named.into_temp_path(),
             Err(_) => copied(&self.file, directory)?, // whatever is wrong with the link: the copy tells
         };
         may_replace(&self.path)?; // much time has passed
-        beside.persist(&self.path).map_err(|refused| refused.error)
+        named.persist(&self.path).map_err(|refused| refused.error)
     }
 }
 
@@ -84,10 +83,12 @@ impl Write for StagedFile {
     }
 }
 
-fn builder() -> Builder<'static, 'static> {
-    let mut builder = Builder::new();
-    builder.prefix(".p2mtrack-").permissions(Permissions::from_mode(0o666)); // less the umask
-    builder
+/// Makes something with a name that nothing in the directory has.
+fn beside<R>(
+    directory: &Path,
+    make: impl FnMut(&Path) -> io::Result<R>,
+) -> io::Result<NamedTempFile<R>> {
+    Builder::new().prefix(".p2mtrack-").make_in(directory, make)
 }
 
 /// Gives a file without a name one that nothing has.
@@ -98,7 +99,8 @@ fn link(file: &File, name: &Path) -> io::Result<()> {
 
 /// Where no link can be made: the same bytes in a file with a name.
 fn copied(mut file: &File, directory: &Path) -> io::Result<TempPath> {
-    let mut copy = builder().tempfile_in(directory).map_err(plain)?;
+    let new = |name: &Path| File::options().write(true).create_new(true).open(name);
+    let mut copy = beside(directory, new)?;
     file.rewind()?;
     io::copy(&mut file, copy.as_file_mut())?;
     copy.as_file().sync_all()?;
@@ -127,16 +129,11 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
-/// An error of the system's as it gave it: with a path around it, its words would be told twice.
-fn plain(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|told| told.source()?.downcast_ref::<io::Error>());
-    inner.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
-}
-
 #[cfg(test)]
 #[cfg(not(miri))] // links files
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn names(directory: &Path) -> usize {
         fs::read_dir(directory).expect("lists").count()
@@ -178,7 +175,7 @@ mod tests {
             assert_eq!(names(directory.path()), 1);
         }
         // A file that has lost its name can't be linked again.
-        let mut file = tempfile::NamedTempFile::new_in(directory.path()).expect("a file");
+        let mut file = NamedTempFile::new_in(directory.path()).expect("a file");
         file.write_all(b"three").expect("writes");
         let (file, name) = file.into_parts();
         drop(name);
@@ -204,6 +201,8 @@ mod tests {
     fn an_error_of_the_system_is_told_once() {
         let error = StagedFile::create(Path::new("/nowhere/at/all")).expect_err("no directory");
         assert_eq!(error.to_string(), "No such file or directory (os error 2)");
-        assert!(error.get_ref().is_none());
+        let file = tempfile::tempfile().expect("a file");
+        let error = copied(&file, Path::new("/nowhere/at/all")).expect_err("no directory");
+        assert_eq!(error.to_string(), "No such file or directory (os error 2)");
     }
 }
