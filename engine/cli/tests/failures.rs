@@ -243,6 +243,27 @@ fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
 }
 
 #[test]
+fn threads_that_there_is_no_room_for_are_told_once() {
+    const WHY: &str = "Resource temporarily unavailable (os error 11)";
+    let file = trace("idle-256");
+    let file = file.to_str().expect("text");
+    let guest = ["simulate", "--scenario", "quiet", "--guest-size", "8MiB", "--threads", "1024"];
+    let huge = ["simulate", "--shape", "runs", "--guest-size", "64MiB", "--threads", "1024"];
+    let json = ["--json", "--tracker", "p2mtrack"];
+    for (words, status) in [
+        (&["replay", "--threads", "1024", file][..], 2),
+        (&["bench", "diff.raw", "--size", "256MiB", "--threads", "1024"], 2),
+        (&guest, 3),
+        (&[&guest[..], &json].concat(), 3),
+        (&[&huge[..], &json].concat(), 3),
+    ] {
+        let told = limited("ulimit -v 1500000", |shell| shell.args(words));
+        let all = told.out + &told.err;
+        assert_eq!((told.status, all.matches(WHY).count()), (status, 1), "{words:?}: {all}");
+    }
+}
+
+#[test]
 fn no_memory_is_an_error_whenever_it_ends() {
     let guest = ["simulate", "--scenario", "quiet", "--threads", "1", "--tracker", "p2mtrack"];
     let mut refused = 0;

@@ -5,6 +5,8 @@
 //! Threads: one thread means the caller's own; no global pool (a toolstack forks, and a pool does not survive that).
 //! Source: `docs/design.md`, section 4.
 
+use std::error::Error as _;
+use std::io;
 use std::thread::{self, JoinHandle};
 
 use rayon::prelude::*;
@@ -43,6 +45,16 @@ impl Drop for Shards {
     }
 }
 
+/// Rayon's error says the system's words as its own, and has them as its cause: they are told once.
+fn no_threads(error: &rayon::ThreadPoolBuildError) -> Error {
+    let cause = error.source().and_then(|cause| cause.downcast_ref()).map(io::Error::raw_os_error);
+    let source = match cause.flatten() {
+        Some(errno) => io::Error::from_raw_os_error(errno).into(),
+        None => error.to_string().into(),
+    };
+    Error::Threads { source }
+}
+
 impl Shards {
     /// Starts `threads` threads; 0 and 1 start none.
     pub(crate) fn new(threads: usize) -> Result<Self, Error> {
@@ -59,7 +71,7 @@ impl Shards {
                 Ok(())
             })
             .build();
-        shards.pool = Some(pool.map_err(|source| Error::Threads { source: Box::new(source) })?);
+        shards.pool = Some(pool.map_err(|error| no_threads(&error))?);
         Ok(shards)
     }
 
