@@ -5,7 +5,6 @@
 //! Threads: one.
 //! Source: a review against `docs/design.md`; ports that fail on demand are in `Bent`.
 
-use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::{Config, ForeignPtePolicy};
 use p2mtrack::error::{EntryCause, Error, StructureCause};
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
@@ -65,7 +64,7 @@ impl LogDirty for BentLog<'_> {
         }
         self.0.rig.clone().disable()
     }
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
         let read = self.0.rig.clone().clean(into)?;
         // EFAULT at the end: the log was copied out and wiped, then the call failed.
         if std::mem::take(&mut self.0.clean) {

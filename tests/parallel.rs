@@ -16,8 +16,8 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, FrameList, FrameTypes, LogDirty, M2p, MapFault, MapSlot, Observer, P2mSource, Page,
-    Phase, PortError, Ports, Roots, Transport, Unlogged,
+    Answer, FrameList, FrameTypes, LogDirty, LogRoom, M2p, MapFault, MapSlot, Observer, P2mSource,
+    Page, Phase, PortError, Ports, Roots, Transport, Unlogged,
 };
 use p2mtrack::table::TableView;
 use p2mtrack::tracker::Tracker;
@@ -216,14 +216,14 @@ impl LogDirty for Port<'_> {
     fn enable(&mut self) -> Result<(), PortError> {
         let mut dropped = PfnBitmap::default();
         dropped.reset(64 * self.0.log.len() as u64);
-        self.clean(&mut dropped).map(|_| ())
+        self.clean(LogRoom::over(&mut dropped)).map(|_| ())
     }
 
     fn disable(&mut self) -> Result<(), PortError> {
         Ok(())
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
         for (index, word) in (0..).zip(&self.0.log) {
             // ORDER: Acquire for the Release in `mark`.
             let mut bits = word.swap(0, Ordering::Acquire);

@@ -9,15 +9,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::Config;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
-    P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
+    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapFault,
+    MapSlot, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport,
+    Unlogged,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::{TableView, normalise};
@@ -423,7 +423,7 @@ impl LogDirty for Rig {
         Ok(())
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
         let mut machine = self.machine();
         assert!(into.pfns() > 0 && into.pfns().is_multiple_of(LOG_DIRTY_LEAF_PFNS));
         machine.reach(At::Clean);

@@ -18,7 +18,7 @@ use p2mtrack::port::{
 use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack::table::normalise;
 use p2mtrack_synthetic::{Scenario, SimConfig, Simulation, Verdict};
-use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, Rig};
+use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, OWN, Rig};
 
 fn attach(rig: &Rig) -> Migration {
     rig.machine().log_on = true;
@@ -210,6 +210,38 @@ fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
         round(&mut migration, ports, Stage::Final).expect("settles");
     });
     rig.machine().assert_identical();
+}
+
+/// However little of it was read: what lies past that is owed, and what was marked there all the same is marked.
+#[test]
+fn law_4_a_short_log_puts_what_it_lacks_in_doubt() {
+    let whole = 3 * 512;
+    let odd = [0, 1, 5, 63, 64, 65, 255, 511, 512, 513, 700, 767, 1023, 1025, 1279, 1281];
+    for read in odd.into_iter().chain([whole - 1, whole, 32_767, 32_768, u64::MAX]) {
+        for rig in [Rig::tree(), Rig::linear()] {
+            let mut migration = attach(&rig);
+            rig.with(|ports| {
+                round(&mut migration, ports, Stage::Live).expect("copies");
+                let marked = [3, 64, 700, 1270];
+                marked.iter().for_each(|&pfn| rig.machine().write(pfn, 99));
+                let room = migration.begin(ports, Stage::Live).expect("begins");
+                ports.log_dirty.clean(room).expect("reads");
+                let report = migration.scan(ports, read).expect("scans").clone();
+                let short = u64::from(read < LOG_DIRTY_LEAF_PFNS);
+                assert_eq!(report.doubts[Doubt::ShortBitmap as usize], short, "{read:#x}");
+                for pfn in 0..whole {
+                    let why = migration.why(Pfn(pfn));
+                    let is_marked = why.contains(Cause::LogDirty);
+                    assert_eq!(is_marked, marked.contains(&pfn), "{read:#x}, {pfn:#x}");
+                    assert_eq!(why.contains(Cause::Doubt), pfn >= read, "{read:#x}, {pfn:#x}");
+                }
+                // The leaves' own pfns are among what was not read: each leaf is compared.
+                let leaves = 3 - read.saturating_sub(OWN).min(3);
+                assert_eq!(report.leaves.compared, leaves, "{read:#x}");
+                migration.cancel(ports).expect("cancels");
+            });
+        }
+    }
 }
 
 #[test]

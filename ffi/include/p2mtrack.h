@@ -450,7 +450,8 @@ int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_room *room);
 int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64_t pfns);
 
 /*
- * Takes the log, of which the pfns below `read` were read, and finds what is owed. What was not read is in doubt, and owed.
+ * Takes the log, of which the pfns below `read` were read, and finds what is owed. What was not read is in doubt, and owed,
+ * to the pfn; bits that were written past `read` all the same are owed as what they are.
  * `report` may be NULL: what was found so far. E_HOST, E_ROOTS, E_STRUCTURE, E_REACH, E_ORDER.
  */
 int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);

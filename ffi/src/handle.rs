@@ -84,7 +84,7 @@ impl Session {
         self.give_up();
         let Self { migration, host, open, .. } = self;
         host.begin_round();
-        let bits = migration.begin(&mut host.lend(), stage)?;
+        let mut bits = migration.begin(&mut host.lend(), stage)?;
         *open = true;
         let pfns = bits.pfns();
         let words = if pfns > 0 { bits.words_mut().as_mut_ptr() } else { std::ptr::null_mut() };

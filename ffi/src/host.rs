@@ -14,13 +14,12 @@ use std::ptr::null;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, FrameList, FrameTypes, LogDirty, M2p, MapFault, MapSlot, P2mSource, Page, PortError,
-    Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
+    Answer, FrameList, FrameTypes, LogDirty, LogRoom, M2p, MapFault, MapSlot, P2mSource, Page,
+    PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
 };
 use p2mtrack::table::TableView;
 
@@ -508,7 +507,7 @@ impl LogDirty for NotAsked {
         Err(not_asked())
     }
 
-    fn clean(&mut self, _: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, _: LogRoom<'_>) -> Result<u64, PortError> {
         Err(not_asked())
     }
 }

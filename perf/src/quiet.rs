@@ -5,11 +5,10 @@
 //! Threads: the caller's.
 //! Source: law 8; `docs/perf.md`, "The gate".
 
-use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
-use p2mtrack::port::{LogDirty, PortError, Ports};
+use p2mtrack::port::{LogDirty, LogRoom, PortError, Ports};
 use p2mtrack::tracker::Tracker;
 use p2mtrack_bench::p2m::pattern;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
@@ -31,7 +30,7 @@ impl LogDirty for Silent {
         Ok(())
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
         Ok(into.pfns())
     }
 }

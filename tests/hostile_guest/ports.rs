@@ -5,13 +5,13 @@
 //! Threads: one a machine.
 //! Source: the contracts in `p2mtrack::port`; `docs/decisions/0001` for what may be asked at most.
 
-use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
-    P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
+    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapFault,
+    MapSlot, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport,
+    Unlogged,
 };
 use p2mtrack::table::{Resolved, TableCause, TableFault, TableView, normalise};
 
@@ -129,16 +129,15 @@ impl LogDirty for &Machine<'_> {
         Ok(())
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
         let st = &mut *self.call();
         let asked = into.pfns();
         assert!(st.log_on, "CLEAN while log-dirty is off");
-        assert_eq!(into.count(), 0, "CLEAN into a bitmap that is not empty");
+        assert_eq!(into.copy().count(), 0, "CLEAN into a bitmap that is not empty");
         assert!(asked > 0 && asked.is_multiple_of(LOG_DIRTY_LEAF_PFNS), "CLEAN of {asked} pfns");
         assert!(asked <= REACH_PFNS, "CLEAN of {asked} pfns is past every reach");
         let broken = st.breaks();
         if broken {
-            into.resize(st.choices.pick(&[asked, 0, 1, 1 << 20]));
             for _ in 0..st.choices.below(8) {
                 into.set(Pfn(st.choices.below(1 << 12)));
             }
@@ -148,7 +147,7 @@ impl LogDirty for &Machine<'_> {
         let read = if short { st.choices.below(asked + 1) } else { asked };
         let kept = st.log.split_off(&read);
         let taken = std::mem::replace(&mut st.log, kept);
-        taken.into_iter().for_each(|pfn| _ = into.set(Pfn(pfn)));
+        taken.into_iter().for_each(|pfn| into.set(Pfn(pfn)));
         failed?;
         Ok(if broken { st.choices.pick(&[read, 0, u64::MAX, asked + 1]) } else { read })
     }

@@ -7,12 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::Config;
 use p2mtrack::frame::Pfn;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, FrameList, LogDirty, Observer, Page, Phase, PortError, Ports, Transport,
+    Answer, FrameList, LogDirty, LogRoom, Observer, Page, Phase, PortError, Ports, Transport,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
@@ -119,11 +118,9 @@ impl LogDirty for Planted<'_> {
         self.log.disable()
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
-        let read = self.log.clean(into)?;
-        let words = into.words().iter().zip(self.bits).map(|(word, bits)| word | bits);
-        let words: Vec<_> = words.collect();
-        into.copy_from_words(&words);
+    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+        let read = self.log.clean(into.lend())?;
+        into.add(0, self.bits);
         *self.done = Instant::now();
         Ok(read)
     }

@@ -13,8 +13,8 @@ use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot, P2mSource, PortError, Roots,
-    Transfer, Unlogged,
+    FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapFault, MapSlot, P2mSource,
+    PortError, Roots, Transfer, Unlogged,
 };
 
 use crate::fault::{Fault, SimError};
@@ -91,7 +91,7 @@ impl LogDirty for SimLogDirty {
         Ok(())
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
         let mut world = self.0.enter();
         let asked = into.pfns();
         if !asked.is_multiple_of(LOG_DIRTY_LEAF_PFNS) {
@@ -100,19 +100,20 @@ impl LogDirty for SimLogDirty {
         if std::mem::take(&mut world.xen.log.fired) {
             world.faults.note(Fault::AllocationFailure);
         }
-        world.xen.log.clean(into).map_err(|errno| {
+        let mut bits = PfnBitmap::new(asked);
+        world.xen.log.clean(&mut bits).map_err(|errno| {
             let injected = (errno == ENOMEM).then_some(Fault::AllocationFailure);
             failed("clean log-dirty", errno, injected)
         })?;
         world.round_begins();
+        let mut read = asked;
         if asked > 0 && world.faults.strikes(Fault::ShortBitmap) {
             // The bits past the end are wiped in Xen and never arrive.
-            let read = world.faults.dice(Fault::ShortBitmap).below(asked);
-            into.resize(read);
-            into.resize(asked);
-            return Ok(read);
+            read = world.faults.dice(Fault::ShortBitmap).below(asked);
+            bits.resize(read);
         }
-        Ok(asked)
+        into.add(0, bits.words());
+        Ok(read)
     }
 }
 

@@ -18,7 +18,7 @@ use p2mtrack::error::{EntryCause, Error, StructureCause};
 use p2mtrack::frame::Pfn;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, LogDirty, Observer, Page, PortError, Ports, Transport,
+    Answer, Deferral, FrameList, LogDirty, LogRoom, Observer, Page, PortError, Ports, Transport,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
@@ -448,10 +448,10 @@ impl LogDirty for Tap<'_> {
         self.inner.disable()
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
-        let read = self.inner.clean(into);
+    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+        let read = self.inner.clean(into.lend());
         if let Some(copy) = &mut self.copy {
-            **copy = Some(into.clone());
+            **copy = Some(into.copy());
         }
         read
     }

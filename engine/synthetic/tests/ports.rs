@@ -6,7 +6,8 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, FrameList, FrameTypes, LogDirty, M2p, MapFault, P2mSource, Page, Transport, Unlogged,
+    Answer, FrameList, FrameTypes, LogDirty, LogRoom, M2p, MapFault, P2mSource, Page, Transport,
+    Unlogged,
 };
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::{Fault, FaultSet, Scenario, SimConfig, SimPorts, Simulation};
@@ -47,7 +48,11 @@ fn exercise(simulation: &Simulation, ports: &mut SimPorts, rounds: u64) -> Vec<S
     told.push(format!("{:?}", ports.transport.frame_list(frame_list)));
     for round in 0..rounds {
         bits.reset(32_768);
-        told.push(format!("{:?} {}", ports.log_dirty.clean(&mut bits), bits.count()));
+        told.push(format!(
+            "{:?} {}",
+            ports.log_dirty.clean(LogRoom::over(&mut bits)),
+            bits.count()
+        ));
         if told.last().is_some_and(|last| last.starts_with("Err")) {
             ports.log_dirty.disable().expect("always");
             ports.log_dirty.enable().expect("off");
@@ -148,7 +153,7 @@ fn broken_contracts_are_noticed() {
     ports.log_dirty.enable().expect("off");
     assert!(ports.log_dirty.enable().is_err());
     ports.transport.gone(&[Pfn(1)]).expect("taken all the same");
-    ports.log_dirty.clean(&mut PfnBitmap::new(100)).expect("taken all the same");
+    ports.log_dirty.clean(LogRoom::over(&mut PfnBitmap::new(100))).expect("taken all the same");
     ports.transport.consistent().expect("taken all the same");
     assert_eq!(simulation.breaches().len(), 3);
     let page = Page { pfn: Pfn(1 << 20), mfn: Mfn(70), entry: Entry(70), kind: FrameType::Data };

@@ -16,7 +16,7 @@ use p2mtrack::config::{Config, Rewalk};
 use p2mtrack::error::Error;
 use p2mtrack::frame::{Entry, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{LogDirty, M2p, P2mSource, PortError, Ports, Roots};
+use p2mtrack::port::{LogDirty, LogRoom, M2p, P2mSource, PortError, Ports, Roots};
 use p2mtrack::report::RoundReport;
 use p2mtrack::tracker::Tracker;
 
@@ -262,8 +262,8 @@ impl LogDirty for GivenLog {
         Ok(())
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
-        into.copy_from_words(self.marks.words());
+    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+        into.add(0, self.marks.words());
         Ok(self.marks.pfns().min(into.pfns()))
     }
 }

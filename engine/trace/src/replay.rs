@@ -22,7 +22,7 @@ use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    LogDirty, M2p, MapFault, MapSlot, Observer, P2mSource, PortError, Ports, Roots,
+    LogDirty, LogRoom, M2p, MapFault, MapSlot, Observer, P2mSource, PortError, Ports, Roots,
 };
 
 use crate::error::{TraceError, TraceFault};
@@ -192,12 +192,12 @@ impl Stage {
     }
 
     /// Takes the part of the log that the recording can answer for.
-    fn clean(&mut self, into: &mut PfnBitmap) -> u64 {
+    fn clean(&mut self, mut into: LogRoom<'_>) -> u64 {
         self.cleaned = true;
         let asked = into.pfns();
         let read = if self.first_copy { asked } else { asked.min(self.recorded) };
         if read >= self.log.pfns() {
-            into.copy_from_words(self.log.words());
+            into.add(0, self.log.words());
             self.log.reset(0);
             return read;
         }
@@ -257,7 +257,7 @@ impl LogDirty for ReplayLogDirty {
         Ok(())
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
         Ok(self.machine.stage().clean(into))
     }
 }

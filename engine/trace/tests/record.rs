@@ -17,7 +17,7 @@ use p2mtrack::frame::{Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    LOG_DIRTY_LEAF_PFNS, LogDirty, MapFault, MapSlot, P2mSource, PortError, Ports, Roots,
+    LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, MapFault, MapSlot, P2mSource, PortError, Ports, Roots,
 };
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::naive::{Totals, expected};
@@ -70,7 +70,7 @@ fn record(reader: &Reader<'_>) -> Vec<u8> {
         let before = ports.p2m.roots().expect("roots");
         let span = before.pfn_count.next_multiple_of(LOG_DIRTY_LEAF_PFNS);
         let mut log = PfnBitmap::new(span);
-        ports.log_dirty.clean(&mut log).expect("the log");
+        ports.log_dirty.clean(LogRoom::over(&mut log)).expect("the log");
         let log = (replay.number() > 0).then_some(&log);
         recorder.round(&mut ports.lend(&mut ()), before, log).expect("records");
         if !replay.advance().expect("decodes") {

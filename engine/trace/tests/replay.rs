@@ -15,7 +15,8 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, FrameTypes, LogDirty, M2p, MapFault, P2mSource, Page, Roots, Transport, Unlogged,
+    Answer, FrameTypes, LogDirty, LogRoom, M2p, MapFault, P2mSource, Page, Roots, Transport,
+    Unlogged,
 };
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_trace::{Limits, NONE, Reader, Replay, Round};
@@ -118,7 +119,7 @@ fn three() -> Vec<u8> {
 
 fn clean(ports: &mut p2mtrack_trace::replay::ReplayPorts, asked: u64) -> (u64, Vec<u64>) {
     let mut into = PfnBitmap::new(asked);
-    let read = ports.log_dirty.clean(&mut into).expect("clean");
+    let read = ports.log_dirty.clean(LogRoom::over(&mut into)).expect("clean");
     (read, into.iter().map(|pfn| pfn.0).collect())
 }
 

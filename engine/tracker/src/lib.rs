@@ -55,6 +55,7 @@ mod form;
 mod invariant;
 mod layout;
 mod log;
+mod log_room;
 mod owners;
 mod resolve;
 mod round;

@@ -7,10 +7,10 @@
 
 use std::fmt;
 
-use crate::bitmap::PfnBitmap;
 use crate::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
 use crate::leaf::Leaf;
+pub use crate::log_room::LogRoom;
 use crate::table::{TableFault, TableView};
 
 /// An error of the outside, kept whole as the `source` of ours.
@@ -38,13 +38,13 @@ pub trait LogDirty {
     fn disable(&mut self) -> Result<(), PortError>;
 
     /// Reads and clears the log for the prefix `0..into.pfns()`, which is a multiple of
-    /// [`LOG_DIRTY_LEAF_PFNS`]. `into` arrives empty.
+    /// [`LOG_DIRTY_LEAF_PFNS`]. `into` arrives empty, and can only be filled.
     ///
     /// Returns how many pfns of the prefix were really read; the rest is unknown to the caller.
     ///
     /// # Errors
     /// Whatever the hypervisor said. Bits written to `into` before the error count as read.
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError>;
+    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError>;
 }
 
 /// The fields of `shared_info.arch` that say where the p2m is, as read at one moment. Untrusted.

@@ -5,13 +5,12 @@
 //! Threads: one owner, stepped by its caller; no clock.
 //! Source: `docs/design.md`, section 3: laws 3 and 7.
 
-use crate::bitmap::PfnBitmap;
 use crate::cause::CauseSet;
 use crate::config::Sender;
 use crate::error::Error;
 use crate::frame::Pfn;
 use crate::migration::Migration;
-use crate::port::{Answer, Page, Phase, Ports};
+use crate::port::{Answer, LogRoom, Page, Phase, Ports};
 use crate::report::{RoundReport, Stage};
 use crate::sweep::Sending;
 use crate::tracker::phase;
@@ -38,12 +37,13 @@ impl Migration {
     ///
     /// # Errors
     /// A port's.
-    pub fn begin(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<&mut PfnBitmap, Error> {
+    pub fn begin(&mut self, ports: &mut Ports<'_>, stage: Stage) -> Result<LogRoom<'_>, Error> {
         self.open(ports, stage)?;
         Ok(self.tracker.log_room())
     }
 
-    /// Takes the log, of which the first `read` pfns were read, and finds what is owed.
+    /// Takes the log, of which the first `read` pfns were read, and finds what is owed. What was not read is in doubt, to the
+    /// pfn; bits past `read` are owed as what they are.
     ///
     /// # Errors
     /// Any of [`Error`]; the round may be begun again.

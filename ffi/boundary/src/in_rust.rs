@@ -55,7 +55,7 @@ impl Side for InRust<'_> {
         let lent = ports.lend(&mut nobody);
         let mut types = Types(stage);
         let mut ports = Ports { m2p: stage, types: &mut types, ..lent };
-        let room = migration.begin(&mut ports, Kind::Live).expect("begins");
+        let mut room = migration.begin(&mut ports, Kind::Live).expect("begins");
         let read = room.pfns();
         if read > 0 {
             stage.clean(room.words_mut());

@@ -19,8 +19,8 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::port::{
-    FrameList, FrameTypes, LogDirty, MapFault, MapSlot, P2mSource, Page, PortError, Transfer,
-    Transport, Unlogged,
+    FrameList, FrameTypes, LogDirty, LogRoom, MapFault, MapSlot, P2mSource, Page, PortError,
+    Transfer, Transport, Unlogged,
 };
 use p2mtrack_synthetic::transport::Bytes;
 use p2mtrack_synthetic::upstream::SaversP2m;
@@ -361,7 +361,7 @@ pub unsafe extern "C" fn theatre_clean(
 ) -> c_int {
     let mut bits = PfnBitmap::new(pfns);
     // SAFETY: theatre.h.
-    let cleaned = unsafe { at(theatre) }.ports.log_dirty.clean(&mut bits);
+    let cleaned = unsafe { at(theatre) }.ports.log_dirty.clean(LogRoom::over(&mut bits));
     // SAFETY: theatre.h: room for that many bits.
     let to = unsafe { slice::from_raw_parts_mut(words, bits.words().len()) };
     to.copy_from_slice(bits.words());

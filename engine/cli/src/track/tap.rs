@@ -7,7 +7,7 @@
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::Pfn;
-use p2mtrack::port::{LogDirty, PortError};
+use p2mtrack::port::{LogDirty, LogRoom, PortError};
 
 /// Keeps the last log.
 #[derive(Debug, Default)]
@@ -48,11 +48,11 @@ impl<L: LogDirty> LogDirty for Tapped<'_, L> {
         self.log.disable()
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
-        let result = self.log.clean(into);
+    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+        let result = self.log.clean(into.lend());
         if self.tap.wanted {
             // What was not read may be marked, as the engine takes it too.
-            let mut log = into.clone();
+            let mut log = into.copy();
             match result.as_ref().map_or(0, |&read| read) {
                 0 => log.fill(into.pfns()),
                 read => (read..into.pfns()).for_each(|pfn| _ = log.set(Pfn(pfn))),

@@ -7,14 +7,13 @@
 
 use std::sync::atomic::Ordering;
 
-use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, M2p, MapFault, MapSlot,
-    Observer, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport,
-    Unlogged,
+    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapFault,
+    MapSlot, Observer, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer,
+    Transport, Unlogged,
 };
 use p2mtrack::table::{TableView, normalise};
 
@@ -76,12 +75,13 @@ impl LogDirty for Port<'_> {
         Ok(())
     }
 
-    fn clean(&mut self, into: &mut PfnBitmap) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
         if !into.pfns().is_multiple_of(LOG_DIRTY_LEAF_PFNS) {
             self.0.breach("clean: a prefix that wipes bits unread");
         }
+        let pfns = into.pfns();
         let done = self.0.log().clean(into);
-        done.then_some(into.pfns()).ok_or_else(|| refused("clean log-dirty"))
+        done.then_some(pfns).ok_or_else(|| refused("clean log-dirty"))
     }
 }
 

@@ -153,10 +153,10 @@ impl Saver<'_> {
     fn pass(&mut self, stage: Stage, run: &mut Run) -> Result<RoundReport, Abort> {
         let log_dirty = &mut self.ports.log_dirty.clone();
         let (read, dirty) = self.with(|migration, ports| {
-            let room = migration.begin(ports, stage)?;
+            let mut room = migration.begin(ports, stage)?;
             // If CLEAN fails nothing was read, and the engine doubts all of it.
-            let read = if room.pfns() > 0 { log_dirty.clean(room).unwrap_or(0) } else { 0 };
-            Ok::<_, Abort>((read, room.clone()))
+            let read = if room.pfns() > 0 { log_dirty.clean(room.lend()).unwrap_or(0) } else { 0 };
+            Ok::<_, Abort>((read, room.copy()))
         })?;
         self.with(|migration, ports| migration.scan(ports, read).map(drop))?;
         while self.batch(stage, &dirty)? {}

@@ -8,7 +8,7 @@
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, M2p, P2mSource, Ports};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogRoom, M2p, P2mSource, Ports};
 use p2mtrack_trace::naive::Totals;
 use p2mtrack_trace::{NONE, Reader, Replay};
 
@@ -79,7 +79,7 @@ impl Walker {
     fn round(&mut self, ports: &mut Ports<'_>) {
         let pfns = ports.p2m.roots().expect("roots").pfn_count;
         let mut dirty = PfnBitmap::new(2 * pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
-        let read = ports.log_dirty.clean(&mut dirty).expect("clean");
+        let read = ports.log_dirty.clean(LogRoom::over(&mut dirty)).expect("clean");
         assert!(read >= pfns);
         let mfns = leaves(ports.p2m);
         self.totals.rounds += 1;

@@ -6,14 +6,13 @@
 //! Source: `xen-save-path.md` 6.2 and 6.5: CLEAN covers a prefix and wipes whole leaves; law 1 and law 4.
 
 use super::{Tracker, phase};
-use crate::bitmap::PfnBitmap;
 use crate::cause::Cause;
 use crate::config::Verify;
 use crate::doubt::Doubt;
 use crate::error::Error;
 use crate::frame::{LeafIndex, Pfn};
 use crate::layout::Part;
-use crate::port::{LOG_DIRTY_LEAF_PFNS, Phase, PortError, Ports, Roots, Transfer};
+use crate::port::{LOG_DIRTY_LEAF_PFNS, LogRoom, Phase, PortError, Ports, Roots, Transfer};
 
 impl Tracker {
     /// Looks at what has to be looked at before the log is read.
@@ -32,7 +31,7 @@ impl Tracker {
     }
 
     /// Room for the log: empty, as long as the log has to be read. No pfns if it has not to be read at all.
-    pub(crate) fn log_room(&mut self) -> &mut PfnBitmap {
+    pub(crate) fn log_room(&mut self) -> LogRoom<'_> {
         self.log.reset(self.log_span);
         self.log.fill()
     }

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Room for the log of one round: what log-dirty is read into, by whoever reads it.
+//! Not here: what is made of it (`log`), or of what was not read (`tracker::intake`).
+//! Units: pfns; bits as in `bitmap`. The room of a round is whole leaves of Xen's log, or nothing.
+//! Threads: one writer.
+//! Source: law 4 of `docs/design.md`: bits that were read are in no other log, so that nothing may become of them but owed.
+
+use crate::bitmap::{PfnBitmap, bits_within};
+use crate::frame::Pfn;
+
+/// Room for a log. It can be filled, and nothing else: whoever is lent it can't make it another one, or another length.
+///
+/// ```
+/// # use p2mtrack::{bitmap::PfnBitmap, frame::Pfn, port::LogRoom};
+/// fn clean(mut into: LogRoom<'_>) -> u64 {
+///     into.set(Pfn(7));
+///     into.add(1, &[1 << 5]);
+///     into.words_mut()[2] |= 1;
+///     into.pfns()
+/// }
+/// let mut bits = PfnBitmap::new(192);
+/// assert_eq!(clean(LogRoom::over(&mut bits)), 192);
+/// assert_eq!(bits.drain(), [Pfn(7), Pfn(69), Pfn(128)]);
+/// ```
+///
+/// ```compile_fail
+/// # use p2mtrack::{bitmap::PfnBitmap, port::LogRoom};
+/// fn clean(into: LogRoom<'_>) -> u64 {
+///     into.resize(64); // a bitmap's, not a room's
+///     into.pfns()
+/// }
+/// ```
+#[derive(Debug)]
+pub struct LogRoom<'a> {
+    bits: &'a mut PfnBitmap,
+}
+
+impl<'a> LogRoom<'a> {
+    /// A bitmap as room, for who calls a port by itself.
+    pub const fn over(bits: &'a mut PfnBitmap) -> Self {
+        Self { bits }
+    }
+
+    /// The same room, for who looks at it again afterwards.
+    pub const fn lend(&mut self) -> LogRoom<'_> {
+        LogRoom { bits: self.bits }
+    }
+
+    /// Pfns that the log has to be read for.
+    #[must_use]
+    pub const fn pfns(&self) -> u64 {
+        self.bits.pfns()
+    }
+
+    /// Adds a pfn; past the end it does nothing.
+    pub fn set(&mut self, pfn: Pfn) {
+        self.bits.set(pfn);
+    }
+
+    /// Adds the bits of a piece of a log that begins at pfn `64 * first_word`; past the end they are dropped.
+    pub fn add(&mut self, first_word: usize, words: &[u64]) {
+        let (pfns, room) = (self.pfns(), self.bits.words_mut().iter_mut().enumerate());
+        for ((index, word), &bits) in room.skip(first_word).zip(words) {
+            *word |= bits & bits_within(&(0..pfns), index);
+        }
+    }
+
+    /// All of it, a bit for each pfn, to be written at once. Bits past the end have to stay zero.
+    #[must_use]
+    pub fn words_mut(&mut self) -> &mut [u64] {
+        self.bits.words_mut()
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub fn copy(&self) -> PfnBitmap {
+        self.bits.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_is_filled_up_to_its_end() {
+        let mut bits = PfnBitmap::new(100);
+        let mut room = LogRoom::over(&mut bits);
+        for pfn in [3, 99, 100, u64::MAX] {
+            room.lend().set(Pfn(pfn));
+        }
+        room.add(1, &[u64::MAX << 35, u64::MAX]);
+        room.add(2, &[1]);
+        assert_eq!((room.pfns(), room.words_mut().len()), (100, 2));
+        assert_eq!(room.copy().drain(), [Pfn(3), Pfn(99)]);
+        room.add(0, &[1, 1]);
+        assert_eq!(bits.drain(), [Pfn(0), Pfn(3), Pfn(64), Pfn(99)]);
+    }
+}
