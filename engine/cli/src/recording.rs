@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use p2mtrack_trace::import::{ImportError, import, meta_of};
-use p2mtrack_trace::raw::{Capture, is_capture};
-use p2mtrack_trace::{Limits, Reader, TraceError, TraceFault, Writer};
+use p2mtrack_trace::import::{ImportError, import_in_memory};
+use p2mtrack_trace::raw::is_capture;
+use p2mtrack_trace::{Limits, Reader, TraceError, TraceFault};
 
 use crate::failure::{Failure, in_full};
 
@@ -41,7 +41,9 @@ impl Recording {
     /// The file is neither, or not a whole one.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         if is_capture(&expect_plain(path)?) {
-            let reader = import_in_memory(path).map_err(|error| no_capture(path, error))?;
+            let limits = Limits::default();
+            let trace = import_in_memory(path, &limits).map_err(|error| no_capture(path, error))?;
+            let reader = Reader::from_vec(trace, limits).map_err(Failure::file(path))?;
             return Ok(Self { kind: "capture", reader });
         }
         let reader = Reader::open(path).map_err(Failure::file(path))?;
@@ -64,7 +66,7 @@ pub(crate) fn expect_plain(path: &Path) -> Result<Vec<u8>, Failure> {
 pub(crate) fn no_capture(path: &Path, error: ImportError) -> Failure {
     let is_other = matches!(
         &error,
-        ImportError::Capture(TraceError { offset: 0, fault: TraceFault::Malformed { .. } })
+        ImportError::Capture(TraceError { offset: 0, fault: TraceFault::Malformed { .. }, .. })
     );
     if is_other && first_bytes(path).is_ok_and(|start| start.starts_with(XZ)) {
         let words = in_full(&error);
@@ -81,13 +83,4 @@ fn first_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     File::open(path)?.take(8).read_to_end(&mut start)?;
     Ok(start)
-}
-
-fn import_in_memory(path: &Path) -> Result<Reader<'static>, ImportError> {
-    let limits = Limits::default();
-    let capture = Capture::open(path, &limits).map_err(ImportError::Capture)?;
-    let mut writer = Writer::new(Vec::new(), &meta_of(&capture)).map_err(ImportError::Trace)?;
-    import(&capture, &mut writer)?;
-    let bytes = writer.finish().map_err(ImportError::Trace)?;
-    Reader::from_vec(bytes, limits).map_err(ImportError::Trace)
 }

@@ -53,7 +53,52 @@ fn cut_and_spoilt_files_are_refused_with_their_byte() {
     refused(&file, "capture can't be read: byte ");
     let capture = fs::read(path("idle-256.p2mraw.xz")).expect("reads");
     fs::write(&file, &capture[..capture.len() / 2]).expect("writes");
-    refused(&file, "capture can't be read: byte 0: file can't be read or written: ");
+    refused(&file, "capture can't be read: byte ");
+    refused(&file, " of round 0: file can't be read or written: ");
+}
+
+#[test]
+fn a_capture_that_contradicts_itself_is_the_one_at_fault() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("file");
+    fs::write(&file, contradictory()).expect("writes");
+    let said = "capture can't be read: byte 592: ENTRIES of round 0: expected only invalid entries where there is no \
+                leaf: leaf 0x0 has no frame, and 0x7 in slot 0x9\n";
+    refused(&file, said);
+    let out = dir.path().join("out");
+    let told = ended(program().arg("import").args([&file, &out]).output().expect("runs"));
+    assert_eq!((told.status, told.out.as_str(), out.exists()), (2, "", false));
+    assert!(told.err.ends_with(said), "{}", told.err);
+}
+
+/// A capture of one leaf, which has no frame and an entry.
+fn contradictory() -> Vec<u8> {
+    let meta = r#"{"format":"p2mraw 1","name":"n","width":64,"pfn_count":512,"max_mfn":4096,
+        "kernel":"k","xen":"x","walk":"linear","load":"","rounds":0}"#;
+    let roots = r#"{"max_pfn":512,"fll":0,"p2m_cr3":4096,"p2m_vaddr":0,"generation":4,
+        "walk_max_pfn":512,"walk_generation":4}"#;
+    let mut entries = [u64::MAX; 512];
+    entries[9] = 7;
+    let words = |words: &[u64]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>();
+    let blocks: [(u32, Vec<u8>); 9] = [
+        (1, meta.into()),
+        (2, roots.into()),
+        (3, roots.into()),
+        (5, words(&[u64::MAX])),
+        (6, words(&[u64::MAX])),
+        (7, vec![]),
+        (8, words(&entries)),
+        (9, words(&[u64::MAX; 512])),
+        (10, vec![]),
+    ];
+    let mut bytes = b"P2MRAW\0\x01".to_vec();
+    for (kind, payload) in blocks {
+        bytes.extend([kind.to_le_bytes(), [0; 4]].concat());
+        bytes.extend((payload.len() as u64).to_le_bytes());
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
+    bytes
 }
 
 #[test]

@@ -74,7 +74,9 @@ impl<'b> Container<'b> {
 
     /// Checks the last block, and that nothing follows.
     pub(crate) fn end(mut self, rounds: u64) -> Result<(), TraceError> {
-        let mut payload = self.block(BlockKind::End, rounds, END_BYTES as u64)?;
+        let place = BlockKind::End.of(rounds);
+        let payload = self.block(BlockKind::End, rounds, END_BYTES as u64);
+        let mut payload = payload.map_err(|error| error.within(place))?;
         for (what, expected) in [
             ("rounds at the end", rounds),
             ("blocks at the end", self.blocks),
@@ -82,7 +84,8 @@ impl<'b> Container<'b> {
         ] {
             let start = payload.offset();
             let found = payload.word64(what)?;
-            TraceFault::same(what, found, expected).map_err(|fault| fault.at(start))?;
+            TraceFault::same(what, found, expected)
+                .map_err(|fault| fault.at(start).within(place))?;
         }
         payload.end()?;
         let trailing = self.cursor.left() as u64;

@@ -12,8 +12,27 @@ use std::{error, fmt, io};
 pub struct TraceError {
     /// Byte of the file at which the fault was noticed; for a writer, the bytes written so far.
     pub offset: u64,
+    /// The block that it is in, as far as it is known.
+    pub place: Option<Place>,
     /// The fault.
     pub fault: TraceFault,
+}
+
+/// A block of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its name in the format.
+    pub block: &'static str,
+    /// Its round; none if it is not of a round.
+    pub round: Option<u64>,
+}
+
+impl TraceError {
+    /// The error in this block, unless it is known to be in another one.
+    #[must_use]
+    pub(crate) fn within(self, place: Place) -> Self {
+        Self { place: self.place.or(Some(place)), ..self }
+    }
 }
 
 /// One thing that is wrong with a file.
@@ -53,6 +72,13 @@ pub enum TraceFault {
         /// The rule, as what should have been there.
         expected: &'static str,
     },
+    /// A rule of the format is broken by what the file says in two places.
+    Contradiction {
+        /// The rule, as what should have been there.
+        expected: &'static str,
+        /// What was found, and what contradicts it.
+        found: String,
+    },
     /// A JSON payload does not parse.
     Json(serde_json::Error),
 }
@@ -61,7 +87,7 @@ impl TraceFault {
     /// The fault at its place.
     #[must_use]
     pub const fn at(self, offset: u64) -> TraceError {
-        TraceError { offset, fault: self }
+        TraceError { offset, place: None, fault: self }
     }
 
     /// `Limit` unless `found` is within it.
@@ -72,6 +98,15 @@ impl TraceFault {
     /// `Mismatch` unless the numbers agree.
     pub(crate) const fn same(what: &'static str, found: u64, expected: u64) -> Result<(), Self> {
         if found == expected { Ok(()) } else { Err(Self::Mismatch { what, found, expected }) }
+    }
+
+    /// `Contradiction` unless `holds`.
+    pub(crate) fn agree(
+        expected: &'static str,
+        holds: bool,
+        found: impl FnOnce() -> String,
+    ) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(Self::Contradiction { expected, found: found() }) }
     }
 
     /// `Malformed` unless `holds`.
@@ -94,6 +129,7 @@ impl fmt::Display for TraceFault {
                 write!(f, "{what} is {found}, expected at most {limit}")
             }
             Self::Malformed { expected } => write!(f, "expected {expected}"),
+            Self::Contradiction { expected, found } => write!(f, "expected {expected}: {found}"),
             Self::Json(_) => write!(f, "expected a JSON object with the fields of this block"),
         }
     }
@@ -101,7 +137,19 @@ impl fmt::Display for TraceFault {
 
 impl fmt::Display for TraceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "byte {}: {}", self.offset, self.fault)
+        match self.place {
+            None => write!(f, "byte {}: {}", self.offset, self.fault),
+            Some(place) => write!(f, "byte {}: {place}: {}", self.offset, self.fault),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.round {
+            None => write!(f, "{}", self.block),
+            Some(round) => write!(f, "{} of round {round}", self.block),
+        }
     }
 }
 
@@ -131,6 +179,10 @@ mod tests {
         assert_eq!(text(entries), "byte 24: entries is 9, expected at most 8");
         let rule = TraceFault::Malformed { expected: "zeros as padding" };
         assert_eq!(text(rule), "byte 24: expected zeros as padding");
+        let rule = TraceFault::Contradiction { expected: "one pfn", found: "two".to_owned() };
+        let place = Place { block: "LEAVES", round: Some(3) };
+        let error = rule.at(24).within(place).within(Place { block: "META", round: None });
+        assert_eq!(error.to_string(), "byte 24: LEAVES of round 3: expected one pfn: two");
     }
 
     #[test]

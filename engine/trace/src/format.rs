@@ -44,6 +44,8 @@
 //! The digest is FNV-1a (64 bits) over the file header and every block header before END: each of those holds
 //! the crc of its payload, so that no block can be lost, doubled or exchanged for one of another file.
 
+use crate::error::Place;
+
 /// First bytes of a trace. Like PNG's: not text, and spoilt by any transfer that thinks it is.
 pub const MAGIC: [u8; 8] = *b"\x89p2mt\r\n\x1a";
 
@@ -85,6 +87,30 @@ pub enum BlockKind {
     M2p = 7,
     /// The end.
     End = 8,
+}
+
+impl BlockKind {
+    /// Its name in the format.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "META",
+            Self::Roots => "ROOTS",
+            Self::LogDirty => "LOG_DIRTY",
+            Self::Upper => "UPPER",
+            Self::Leaves => "LEAVES",
+            Self::Entries => "ENTRIES",
+            Self::M2p => "M2P",
+            Self::End => "END",
+        }
+    }
+
+    /// The block of a round.
+    #[must_use]
+    pub const fn of(self, round: u64) -> Place {
+        let round = if matches!(self, Self::Meta | Self::End) { None } else { Some(round) };
+        Place { block: self.name(), round }
+    }
 }
 
 /// The blocks of one round, in their order.

@@ -14,45 +14,35 @@
 //!   twice in a round with two answers, the later one is kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::{error, fmt};
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::frame::{Entry, Width};
+use p2mtrack::frame::{Entry, Pfn, Width};
 use p2mtrack::port::Roots;
 
-use crate::error::TraceError;
+use crate::blocks::Kind;
+use crate::error::{TraceError, TraceFault};
 use crate::limits::Limits;
 use crate::meta::{Flavour, Meta};
-use crate::raw::{Capture, CaptureMeta, CaptureRoots, CaptureRound, Walk};
-use crate::round::{NONE, Round};
-use crate::upper::{self, Upper};
+use crate::raw::{
+    Capture, CaptureMeta, CaptureReader, CaptureRoots, CaptureRound, RoundBlocks, Walk,
+};
+use crate::round::{Broken, Column, NONE, Round};
+use crate::upper::{self, TooFewFrames, Upper};
 use crate::writer::Writer;
 
-pub use crate::upper::TooFewFrames;
+/// Of the bytes that a capture may have, the part that its trace may have in memory: one over this.
+const TRACE_SHARE: u64 = 4;
 
 /// A capture that can't become a trace.
 #[derive(Debug)]
 pub enum ImportError {
-    /// The capture can't be read.
+    /// The capture can't be read, or contradicts itself in a way that no trace may.
     Capture(TraceError),
-    /// The trace can't be written, or the capture contradicts itself in a way that no trace may.
+    /// The trace can't be written.
     Trace(TraceError),
-    /// The listed page tables, mids or top can't hold the leaves.
-    Upper {
-        /// The round.
-        round: u64,
-        /// What is missing.
-        cause: TooFewFrames,
-    },
-    /// An m2p value beside an entry that is no machine frame.
-    M2p {
-        /// The round.
-        round: u64,
-        /// The entry's pfn.
-        pfn: u64,
-    },
 }
 
 impl fmt::Display for ImportError {
@@ -60,12 +50,6 @@ impl fmt::Display for ImportError {
         match self {
             Self::Capture(_) => write!(f, "capture can't be read"),
             Self::Trace(_) => write!(f, "trace can't be written"),
-            Self::Upper { round, cause: TooFewFrames { level, needed, listed } } => {
-                write!(f, "round {round}: level {level} needs {needed} frames, {listed} are listed")
-            }
-            Self::M2p { round, pfn } => {
-                write!(f, "round {round}: m2p value for pfn {pfn:#x}, whose entry is no frame")
-            }
         }
     }
 }
@@ -74,7 +58,6 @@ impl error::Error for ImportError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Self::Capture(cause) | Self::Trace(cause) => Some(cause),
-            Self::Upper { .. } | Self::M2p { .. } => None,
         }
     }
 }
@@ -84,10 +67,46 @@ impl error::Error for ImportError {
 /// # Errors
 /// See [`ImportError`].
 pub fn import_file(from: &Path, to: &Path, limits: &Limits) -> Result<(), ImportError> {
-    let capture = Capture::open(from, limits).map_err(ImportError::Capture)?;
-    let mut writer = Writer::create(to, &meta_of(&capture)).map_err(ImportError::Trace)?;
-    import(&capture, &mut writer)?;
+    let mut reader = CaptureReader::open(from, limits).map_err(ImportError::Capture)?;
+    let meta = trace_meta(reader.meta());
+    let mut writer = Writer::create(to, &meta).map_err(ImportError::Trace)?;
+    import_from(&mut reader, &mut writer)?;
     writer.commit().map_err(ImportError::Trace)
+}
+
+/// Makes a trace of the capture file `from` in memory, of which it takes at most a quarter of what a capture may have.
+///
+/// # Errors
+/// See [`ImportError`].
+pub fn import_in_memory(from: &Path, limits: &Limits) -> Result<Vec<u8>, ImportError> {
+    let mut reader = CaptureReader::open(from, limits).map_err(ImportError::Capture)?;
+    let trace = Bounded { bytes: Vec::new(), limit: limits.capture_bytes / TRACE_SHARE };
+    let meta = trace_meta(reader.meta());
+    let mut writer = Writer::new(trace, &meta).map_err(ImportError::Trace)?;
+    import_from(&mut reader, &mut writer)?;
+    Ok(writer.finish().map_err(ImportError::Trace)?.bytes)
+}
+
+/// A file in memory that takes no more than a limit.
+#[derive(Debug)]
+struct Bounded {
+    bytes: Vec<u8>,
+    limit: u64,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.bytes.len() + bytes.len()) as u64 > self.limit {
+            let text = format!("more than {} bytes: import the capture to a file", self.limit);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes all rounds of a capture to a writer that was begun with [`meta_of`] it.
@@ -95,18 +114,37 @@ pub fn import_file(from: &Path, to: &Path, limits: &Limits) -> Result<(), Import
 /// # Errors
 /// See [`ImportError`].
 pub fn import<W: Write>(capture: &Capture, writer: &mut Writer<W>) -> Result<(), ImportError> {
-    for number in 0..capture.rounds() {
-        let recorded = capture.round(number).map_err(ImportError::Capture)?;
-        let round = round_of(capture.meta(), number, recorded)?;
-        writer.round(&round).map_err(ImportError::Trace)?;
+    let meta = capture.meta();
+    capture.blocks().iter().try_for_each(|blocks| import_round(meta, blocks, writer))
+}
+
+/// The same, a round at a time.
+fn import_from<R: Read, W: Write>(
+    reader: &mut CaptureReader<R>,
+    writer: &mut Writer<W>,
+) -> Result<(), ImportError> {
+    while let Some(blocks) = reader.next_round().map_err(ImportError::Capture)? {
+        import_round(reader.meta(), &blocks, writer)?;
     }
     Ok(())
+}
+
+fn import_round<W: Write>(
+    meta: &CaptureMeta,
+    blocks: &RoundBlocks,
+    writer: &mut Writer<W>,
+) -> Result<(), ImportError> {
+    let round = round_of(meta, blocks).map_err(ImportError::Capture)?;
+    writer.append(&round).map_err(ImportError::Trace)
 }
 
 /// The META of a capture's trace.
 #[must_use]
 pub fn meta_of(capture: &Capture) -> Meta {
-    let meta = capture.meta();
+    trace_meta(capture.meta())
+}
+
+fn trace_meta(meta: &CaptureMeta) -> Meta {
     Meta {
         name: meta.name.clone(),
         width: meta.width,
@@ -124,17 +162,23 @@ pub fn meta_of(capture: &Capture) -> Meta {
     }
 }
 
-fn round_of(meta: &CaptureMeta, number: u64, from: CaptureRound<'_>) -> Result<Round, ImportError> {
+/// The round of a trace, as it may be written.
+fn round_of(meta: &CaptureMeta, blocks: &RoundBlocks) -> Result<Round, TraceError> {
+    let from = blocks.round()?;
     let (width, vaddr) = (meta.width, from.after.roots.p2m_vaddr);
     let upper = match meta.walk {
         Walk::Linear => upper::linear(width, vaddr, &from.leaf_mfns, &from.upper),
         Walk::Tree => upper::tree(width, &from.leaf_mfns, &from.upper),
     };
-    let upper = upper.map_err(|cause| ImportError::Upper { round: number, cause })?;
+    let upper = upper.map_err(|TooFewFrames { level, needed, listed }| {
+        let found = format!("level {level} needs {needed} frames, {listed} are listed");
+        let expected = "frames that lead to the leaves of LEAF_MFNS";
+        blocks.place(Kind::Upper, 0, TraceFault::Contradiction { expected, found })
+    })?;
     let (before, after) = roots_of(meta, &from, &upper);
     let exceptions =
-        exceptions_of(meta, &from).map_err(|pfn| ImportError::M2p { round: number, pfn })?;
-    Ok(Round {
+        exceptions_of(meta, &from).map_err(|(pfn, fault)| blocks.place(Kind::M2p, pfn, fault))?;
+    let round = Round {
         before,
         after,
         log_dirty: from.log_dirty.map(bitmap_of),
@@ -143,7 +187,19 @@ fn round_of(meta: &CaptureMeta, number: u64, from: CaptureRound<'_>) -> Result<R
         leaf_pfns: from.leaf_pfns,
         entries: from.entries,
         exceptions,
-    })
+    };
+    let checked = round.check(&trace_meta(meta), None);
+    checked.map_err(|Broken { column, index, fault }| {
+        let (kind, words) = match column {
+            Column::Upper => (Kind::Upper, 3),
+            Column::LeafMfns => (Kind::LeafMfns, 1),
+            Column::LeafPfns => (Kind::LeafPfns, 1),
+            Column::Entries => (Kind::Entries, 1),
+            Column::M2p => (Kind::M2p, 1),
+        };
+        blocks.place(kind, words * index as u64, fault)
+    })?;
+    Ok(round)
 }
 
 fn bitmap_of(bytes: &[u8]) -> PfnBitmap {
@@ -212,7 +268,7 @@ const fn cr3_of(width: Width, mfn: u64) -> u64 {
 fn exceptions_of(
     meta: &CaptureMeta,
     from: &CaptureRound<'_>,
-) -> Result<BTreeMap<u64, Option<u64>>, u64> {
+) -> Result<BTreeMap<u64, Option<u64>>, (u64, TraceFault)> {
     let listed: HashSet<u64> =
         from.leaf_mfns.iter().copied().chain(from.upper.iter().map(|triple| triple[1])).collect();
     let mut first = HashMap::new();
@@ -224,9 +280,9 @@ fn exceptions_of(
     let mut exceptions = BTreeMap::new();
     for (pfn, (&entry, &value)) in from.entries.iter().zip(&from.m2p).enumerate() {
         if entry >= meta.max_mfn {
-            if value != NONE {
-                return Err(pfn as u64);
-            }
+            let found = || format!("{value:#x} for {}, whose entry is {entry:#x}", Pfn(pfn as u64));
+            TraceFault::agree("no m2p value where ENTRIES has no frame", value == NONE, found)
+                .map_err(|fault| (pfn as u64, fault))?;
         } else if !listed.contains(&entry) {
             let value = (value != NONE).then_some(value);
             if first.get(&entry).copied() == value {

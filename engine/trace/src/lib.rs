@@ -12,6 +12,7 @@
 
 #![deny(unsafe_code)]
 
+mod blocks;
 mod bytes;
 mod container;
 mod cursor;
@@ -36,7 +37,7 @@ pub mod round;
 pub mod staged;
 pub mod writer;
 
-pub use error::{TraceError, TraceFault};
+pub use error::{Place, TraceError, TraceFault};
 pub use limits::Limits;
 pub use meta::{Flavour, Meta};
 pub use reader::Reader;

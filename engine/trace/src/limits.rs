@@ -21,7 +21,8 @@ pub struct Limits {
     pub machine_frames: u64,
     /// Positions that decoding a whole file may look at: bounds time where many rounds expand far.
     pub work: u64,
-    /// Bytes of a capture after decompression, all of them held in memory.
+    /// Bytes of a capture after decompression. One round of them is in memory at a time; a trace that is made of them in
+    /// memory may have a quarter of it.
     pub capture_bytes: u64,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads captures of a real guest, format 'p2mraw 1', plain or compressed with xz.
-//! Not here: what becomes of them (`import`).
+//! Not here: their blocks (`blocks`), what becomes of them (`import`).
 //! Units: little endian; entries of a 32-bit guest widened; offsets in errors are of the decompressed file.
 //! Threads: plain reads may be shared.
 //! Source: the format's table in `tests/traces/README.md`.
@@ -8,25 +8,24 @@
 //! 8 bytes of magic, then blocks: u32 type, u32 round, u64 payload bytes, payload, zeros to a multiple of 8. No
 //! checksums: what is checked is that every block is there, in order, whole, and that lengths agree.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use liblzma::read::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
-use p2mtrack::frame::{Entry, Width};
+use p2mtrack::frame::{Entry, Pfn, Width};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::bytes::{open_regular, read_at_most};
-use crate::cursor::Cursor;
-use crate::error::{TraceError, TraceFault};
-use crate::format::padding_bytes;
+use crate::blocks::{Blocks, Kind, MAGIC, Payload, Room};
+use crate::bytes::open_regular;
+use crate::error::{Place, TraceError, TraceFault};
 use crate::limits::Limits;
 use crate::meta::read_width;
+use crate::round::fits;
 
-const MAGIC: &[u8] = b"P2MRAW\0\x01";
 const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
-const BLOCK_HEADER_BYTES: u64 = 16;
 
 /// Memory that decompression may take; `xz -9` needs 65 MiB.
 const XZ_BYTES_MAX: u64 = 256 << 20;
@@ -36,21 +35,6 @@ const XZ_BYTES_MAX: u64 = 256 << 20;
 pub fn is_capture(start: &[u8]) -> bool {
     start.starts_with(MAGIC) || start.starts_with(XZ_MAGIC)
 }
-
-const META: u32 = 1;
-const ROOTS_BEFORE: u32 = 2;
-const ROOTS_AFTER: u32 = 3;
-const LOG_DIRTY: u32 = 4;
-const LEAF_MFNS: u32 = 5;
-const LEAF_PFNS: u32 = 6;
-const UPPER: u32 = 7;
-const ENTRIES: u32 = 8;
-const M2P: u32 = 9;
-const END: u32 = 10;
-
-/// Blocks of a round in the order of the file; round 0 is without LOG_DIRTY.
-const ORDER: [u32; 8] =
-    [ROOTS_BEFORE, LOG_DIRTY, ROOTS_AFTER, LEAF_MFNS, LEAF_PFNS, UPPER, ENTRIES, M2P];
 
 /// How the recorder walked the p2m.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -136,14 +120,212 @@ pub struct CaptureRound<'c> {
     pub m2p: Vec<u64>,
 }
 
-/// A capture whose blocks are all there and in order.
+/// The blocks of one round: each as long as it has to be, not decoded yet.
+#[derive(Debug)]
+pub struct RoundBlocks {
+    width: Width,
+    number: u64,
+    before: CaptureRoots,
+    after: CaptureWalk,
+    log_dirty: Option<Payload>,
+    leaf_mfns: Payload,
+    leaf_pfns: Payload,
+    upper: Payload,
+    entries: Payload,
+    m2p: Payload,
+}
+
+impl RoundBlocks {
+    /// Decodes the round.
+    ///
+    /// # Errors
+    /// A word can't stand where it does.
+    pub fn round(&self) -> Result<CaptureRound<'_>, TraceError> {
+        let words = |payload| words(payload).map(|word| self.widen(word)).collect::<Vec<_>>();
+        Ok(CaptureRound {
+            before: self.before,
+            after: self.after,
+            log_dirty: self.log_dirty.as_ref().map(|payload| payload.bytes.as_slice()),
+            leaf_mfns: words(&self.leaf_mfns),
+            leaf_pfns: words(&self.leaf_pfns),
+            upper: words(&self.upper).as_chunks().0.to_vec(),
+            entries: self.entries()?,
+            m2p: words(&self.m2p),
+        })
+    }
+
+    /// A word of a 32-bit guest that is all ones is none.
+    fn widen(&self, word: u64) -> u64 {
+        match (self.width, u32::try_from(word)) {
+            (Width::W32, Ok(word)) => Entry::widen(word).0,
+            _ => word,
+        }
+    }
+
+    fn entries(&self) -> Result<Vec<u64>, TraceError> {
+        let widen = |(pfn, word)| {
+            let entry = self.widen(word);
+            let found = || format!("{entry:#x} for {}", Pfn(pfn));
+            let expected = "entries of 32 bits, as META has the guest's width";
+            TraceFault::agree(expected, fits(self.width, entry), found)
+                .map_err(|fault| self.place(Kind::Entries, pfn, fault))?;
+            Ok(entry)
+        };
+        (0..).zip(words(&self.entries)).map(widen).collect()
+    }
+
+    /// A fault of this round at a word of one of its blocks.
+    pub(crate) fn place(&self, kind: Kind, word: u64, fault: TraceFault) -> TraceError {
+        let payload = match kind {
+            Kind::LeafMfns => &self.leaf_mfns,
+            Kind::LeafPfns => &self.leaf_pfns,
+            Kind::Upper => &self.upper,
+            Kind::Entries => &self.entries,
+            _ => &self.m2p,
+        };
+        fault.at(payload.start + 8 * word).within(kind.of(self.number))
+    }
+}
+
+/// A capture that is read round by round: no more of it is in memory than one round.
+#[derive(Debug)]
+pub struct CaptureReader<R: Read> {
+    /// None after the last round.
+    blocks: Option<Blocks<R>>,
+    meta: CaptureMeta,
+    room: Room,
+    rounds: u64,
+}
+
+impl CaptureReader<Box<dyn Read>> {
+    /// Opens a `.p2mraw` or `.p2mraw.xz` file.
+    ///
+    /// # Errors
+    /// The file can't be read or decompressed, exceeds the limits, or does not begin as a capture does.
+    pub fn open(path: &Path, limits: &Limits) -> Result<Self, TraceError> {
+        let io_fault = |cause| TraceFault::Io(cause).at(0);
+        let (mut file, length) = open_regular(path).map_err(io_fault)?;
+        TraceFault::limit("bytes of the file", length, limits.capture_bytes)
+            .map_err(|fault| fault.at(0))?;
+        let mut start = Vec::new();
+        (&mut file).take(8).read_to_end(&mut start).map_err(io_fault)?;
+        Self::new(unpack(start, file).map_err(io_fault)?, limits)
+    }
+}
+
+/// The bytes of a file whose first ones are read, decompressed.
+fn unpack(start: Vec<u8>, file: File) -> std::io::Result<Box<dyn Read>> {
+    let is_xz = start.starts_with(XZ_MAGIC);
+    let whole = BufReader::new(std::io::Cursor::new(start).chain(file));
+    if !is_xz {
+        return Ok(Box::new(whole));
+    }
+    let stream = Stream::new_stream_decoder(XZ_BYTES_MAX, CONCATENATED)?;
+    Ok(Box::new(XzDecoder::new_stream(whole, stream)))
+}
+
+impl<R: Read> CaptureReader<R> {
+    /// Begins an uncompressed capture.
+    ///
+    /// # Errors
+    /// It does not begin as a capture does.
+    pub fn new(from: R, limits: &Limits) -> Result<Self, TraceError> {
+        let mut blocks = Blocks::begin(from, limits.capture_bytes)?;
+        let header = blocks.header()?;
+        let place = Kind::Meta.of(0);
+        header.expect(Kind::Meta, 0)?;
+        let payload = blocks.payload(&header, Room::meta(&header)).map_err(|e| e.within(place))?;
+        let meta: CaptureMeta = json(&payload, place)?;
+        TraceFault::rule("format p2mraw 1", meta.format == "p2mraw 1")
+            .map_err(|fault| fault.at(payload.start).within(place))?;
+        let room = Room::new(meta.width, meta.pfn_count, *limits);
+        Ok(Self { blocks: Some(blocks), meta, room, rounds: 0 })
+    }
+
+    /// What the capture is of.
+    #[must_use]
+    pub const fn meta(&self) -> &CaptureMeta {
+        &self.meta
+    }
+
+    /// The next round; none after the last one, when the whole file was read.
+    ///
+    /// # Errors
+    /// A block is missing, in a wrong place, or not as long as it has to be. The reader is of no use then.
+    pub fn next_round(&mut self) -> Result<Option<RoundBlocks>, TraceError> {
+        let Some(mut blocks) = self.blocks.take() else { return Ok(None) };
+        let first = Kind::RootsBefore.of(self.rounds);
+        let header = blocks.header().map_err(|error| error.within(first))?;
+        if self.rounds > 0 && header.is(Kind::End) {
+            let place = Kind::End.of(0);
+            blocks
+                .payload(&header, self.room.check(Kind::End, &header))
+                .map_err(|error| error.within(place))?;
+            return blocks.end().map(|()| None);
+        }
+        let mut next = Next { blocks: &mut blocks, header: Some(header), number: self.rounds };
+        let round = next.round(&mut self.room, self.meta.width)?;
+        self.rounds += 1;
+        self.blocks = Some(blocks);
+        Ok(Some(round))
+    }
+}
+
+/// The blocks of a round, one after another.
+struct Next<'a, R> {
+    blocks: &'a mut Blocks<R>,
+    /// Of the first block, which was looked at already.
+    header: Option<crate::blocks::Header>,
+    number: u64,
+}
+
+impl<R: Read> Next<'_, R> {
+    /// In the order of the file; round 0 is without LOGDIRTY.
+    fn round(&mut self, room: &mut Room, width: Width) -> Result<RoundBlocks, TraceError> {
+        let before: CaptureRoots = self.json(Kind::RootsBefore, room)?;
+        room.grow(before.max_pfn);
+        let log_dirty = match self.number {
+            0 => None,
+            _ => Some(self.payload(Kind::LogDirty, room)?),
+        };
+        let after: CaptureWalk = self.json(Kind::RootsAfter, room)?;
+        room.grow(after.roots.max_pfn.max(after.walk_max_pfn));
+        let leaf_mfns = self.payload(Kind::LeafMfns, room)?;
+        room.list(&leaf_mfns);
+        Ok(RoundBlocks {
+            width,
+            number: self.number,
+            before,
+            after,
+            log_dirty,
+            leaf_mfns,
+            leaf_pfns: self.payload(Kind::LeafPfns, room)?,
+            upper: self.payload(Kind::Upper, room)?,
+            entries: self.payload(Kind::Entries, room)?,
+            m2p: self.payload(Kind::M2p, room)?,
+        })
+    }
+
+    fn payload(&mut self, kind: Kind, room: &Room) -> Result<Payload, TraceError> {
+        let read = |next: &mut Self| {
+            let header = next.header.take().map_or_else(|| next.blocks.header(), Ok)?;
+            header.expect(kind, next.number)?;
+            next.blocks.payload(&header, room.check(kind, &header))
+        };
+        read(self).map_err(|error| error.within(kind.of(self.number)))
+    }
+
+    fn json<T: DeserializeOwned>(&mut self, kind: Kind, room: &Room) -> Result<T, TraceError> {
+        let payload = self.payload(kind, room)?;
+        json(&payload, kind.of(self.number))
+    }
+}
+
+/// A whole capture in memory, for who goes back and forth in it.
 #[derive(Debug)]
 pub struct Capture {
-    bytes: Vec<u8>,
     meta: CaptureMeta,
-    /// First byte and length of each payload, META and END apart.
-    payloads: Vec<(usize, usize)>,
-    rounds: u64,
+    rounds: Vec<RoundBlocks>,
 }
 
 impl Capture {
@@ -152,21 +334,7 @@ impl Capture {
     /// # Errors
     /// The file can't be read or decompressed, exceeds the limits, or is not a whole capture.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, TraceError> {
-        let io_fault = |cause| TraceFault::Io(cause).at(0);
-        let (mut file, length) = open_regular(path).map_err(io_fault)?;
-        TraceFault::limit("bytes of the file", length, limits.capture_bytes)
-            .map_err(|fault| fault.at(0))?;
-        let mut start = Vec::new();
-        (&mut file).take(8).read_to_end(&mut start).map_err(io_fault)?;
-        let whole = start.as_slice().chain(file);
-        let bytes = if start.starts_with(XZ_MAGIC) {
-            let stream = Stream::new_stream_decoder(XZ_BYTES_MAX, CONCATENATED)
-                .map_err(|cause| io_fault(cause.into()))?;
-            read_at_most(XzDecoder::new_stream(whole, stream), limits.capture_bytes)
-        } else {
-            read_at_most(whole, limits.capture_bytes)
-        };
-        Self::parse(bytes.map_err(io_fault)?)
+        Self::whole(CaptureReader::open(path, limits)?)
     }
 
     /// Takes the bytes of an uncompressed capture.
@@ -174,25 +342,15 @@ impl Capture {
     /// # Errors
     /// It is not a whole capture.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, TraceError> {
-        let mut cursor = Cursor::new(&bytes, 0);
-        let magic = cursor.take("magic", MAGIC.len() as u64)?;
-        TraceFault::rule("the first bytes of a p2mraw 1 file, plain or xz", magic == MAGIC)
-            .map_err(|fault| fault.at(0))?;
-        let (start, length) = take_block(&mut cursor, META, 0)?;
-        let meta: CaptureMeta = json(&bytes, start, length)?;
-        TraceFault::rule("format p2mraw 1", meta.format == "p2mraw 1")
-            .map_err(|fault| fault.at(start as u64))?;
-        let mut payloads = Vec::new();
-        let mut rounds = 0;
-        while rounds == 0 || next_kind(&cursor) != Some(END) {
-            for &kind in ORDER.iter().filter(|&&kind| rounds > 0 || kind != LOG_DIRTY) {
-                payloads.push(take_block(&mut cursor, kind, rounds)?);
-            }
-            rounds += 1;
+        Self::whole(CaptureReader::new(std::io::Cursor::new(bytes), &Limits::default())?)
+    }
+
+    fn whole<R: Read>(mut reader: CaptureReader<R>) -> Result<Self, TraceError> {
+        let mut rounds = Vec::new();
+        while let Some(round) = reader.next_round()? {
+            rounds.push(round);
         }
-        let left = end_block(&mut cursor)?;
-        cursor.check(TraceFault::same("bytes after the last block", left, 0))?;
-        Ok(Self { bytes, meta, payloads, rounds: rounds.into() })
+        Ok(Self { meta: reader.meta, rounds })
     }
 
     /// What the capture is of.
@@ -204,98 +362,34 @@ impl Capture {
     /// Rounds, the first copy counted: at least 1.
     #[must_use]
     pub const fn rounds(&self) -> u64 {
-        self.rounds
+        self.rounds.len() as u64
     }
 
     /// Decodes a round.
     ///
     /// # Errors
-    /// A payload is not what its block should hold, or lengths disagree.
+    /// A word can't stand where it does.
     ///
     /// # Panics
     /// If `number` is not below [`Capture::rounds`].
     pub fn round(&self, number: u64) -> Result<CaptureRound<'_>, TraceError> {
-        assert!(number < self.rounds, "a capture has no round {number}");
-        let first = number as usize * ORDER.len() - usize::from(number > 0);
-        let mut next = self.payloads[first..].iter();
-        let mut payload = || next.next().copied().unwrap_or_default();
-        let (start, length) = payload();
-        let before = json(&self.bytes, start, length)?;
-        let log_dirty = (number > 0).then(&mut payload);
-        let (start, length) = payload();
-        let after = json(&self.bytes, start, length)?;
-        let leaf_mfns = self.words(payload(), None)?;
-        let positions = leaf_mfns.len();
-        let leaf_pfns = self.words(payload(), Some(positions))?;
-        let (start, length) = payload();
-        let upper = self.words((start, length), None)?;
-        let (upper, rest) = upper.as_chunks::<3>();
-        TraceFault::rule("triples of words", rest.is_empty())
-            .map_err(|fault| fault.at(start as u64))?;
-        let upper = upper.to_vec();
-        let entries = Some(positions * self.meta.width.entries());
-        let (entries, m2p) = (self.words(payload(), entries)?, self.words(payload(), entries)?);
-        let log_dirty = log_dirty.map(|(start, length)| &self.bytes[start..start + length]);
-        Ok(CaptureRound { before, after, log_dirty, leaf_mfns, leaf_pfns, upper, entries, m2p })
+        assert!(number < self.rounds(), "a capture has no round {number}");
+        self.rounds[number as usize].round()
     }
 
-    /// A payload of 64-bit words, of this number if one is given.
-    fn words(
-        &self,
-        (start, length): (usize, usize),
-        expected: Option<usize>,
-    ) -> Result<Vec<u64>, TraceError> {
-        let (words, rest) = self.bytes[start..start + length].as_chunks::<8>();
-        let found = words.len() as u64;
-        TraceFault::rule("64-bit words", rest.is_empty())
-            .and_then(|()| {
-                TraceFault::same("number of words", found, expected.map_or(found, |n| n as u64))
-            })
-            .map_err(|fault| fault.at(start as u64))?;
-        let widen = |word: u64| match (self.meta.width, u32::try_from(word)) {
-            (Width::W32, Ok(word)) => Entry::widen(word).0,
-            _ => word,
-        };
-        Ok(words.iter().map(|&word| widen(u64::from_le_bytes(word))).collect())
+    /// The rounds, not decoded yet.
+    #[must_use]
+    pub fn blocks(&self) -> &[RoundBlocks] {
+        &self.rounds
     }
 }
 
-fn next_kind(cursor: &Cursor<'_>) -> Option<u32> {
-    cursor.clone().word32("block type").ok()
+/// The 64-bit words of a payload.
+fn words(payload: &Payload) -> impl Iterator<Item = u64> {
+    payload.bytes.as_chunks::<8>().0.iter().map(|&word| u64::from_le_bytes(word))
 }
 
-/// First byte and length of the next block's payload; the block has to be this one.
-fn take_block(
-    cursor: &mut Cursor<'_>,
-    kind: u32,
-    round: u32,
-) -> Result<(usize, usize), TraceError> {
-    let start = cursor.offset();
-    let mut header = Cursor::new(cursor.take("block header", BLOCK_HEADER_BYTES)?, start);
-    for (what, expected) in [("block type", kind), ("round of a block", round)] {
-        let at = header.offset();
-        let found = header.word32(what)?;
-        TraceFault::same(what, found.into(), expected.into()).map_err(|fault| fault.at(at))?;
-    }
-    let length = header.word64("block length")?;
-    let payload = cursor.offset();
-    cursor.take("block payload", length)?;
-    cursor.padding(padding_bytes(length))?;
-    Ok((payload as usize, length as usize))
-}
-
-/// Checks the last block, in whatever round it says, and returns the bytes after it.
-fn end_block(cursor: &mut Cursor<'_>) -> Result<u64, TraceError> {
-    let mut header = cursor.clone();
-    header.word32("block type")?;
-    let round = header.word32("round of a block")?;
-    let (start, length) = take_block(cursor, END, round)?;
-    TraceFault::same("bytes of the last block", length as u64, 0)
-        .map_err(|fault| fault.at(start as u64))?;
-    Ok(cursor.left() as u64)
-}
-
-fn json<T: DeserializeOwned>(bytes: &[u8], start: usize, length: usize) -> Result<T, TraceError> {
-    serde_json::from_slice(&bytes[start..start + length])
-        .map_err(|cause| TraceFault::Json(cause).at(start as u64))
+fn json<T: DeserializeOwned>(payload: &Payload, place: Place) -> Result<T, TraceError> {
+    serde_json::from_slice(&payload.bytes)
+        .map_err(|cause| TraceFault::Json(cause).at(payload.start).within(place))
 }

@@ -69,12 +69,13 @@ impl<'b> Reader<'b> {
         let mut json = container.block(BlockKind::Meta, 0, META_BYTES_MAX)?;
         let start = json.offset();
         let meta: Meta = serde_json::from_slice(json.take("meta", json.left() as u64)?)
-            .map_err(|cause| TraceFault::Json(cause).at(start))?;
+            .map_err(|cause| TraceFault::Json(cause).at(start).within(BlockKind::Meta.of(0)))?;
         let mut payloads = Vec::new();
         let mut rounds = 0;
         while rounds == 0 || !container.at_end_block() {
             for &kind in round_blocks(rounds) {
-                let block = container.block(kind, rounds, u64::MAX)?;
+                let block = container.block(kind, rounds, u64::MAX);
+                let block = block.map_err(|error| error.within(kind.of(rounds)))?;
                 payloads.push((block.offset() as usize, block.left()));
             }
             rounds += 1;

@@ -26,6 +26,7 @@ use p2mtrack::port::{
 };
 
 use crate::error::{TraceError, TraceFault};
+use crate::format::BlockKind;
 use crate::frames::{Frame, Frames};
 use crate::meta::Meta;
 use crate::names::{FirstNames, Names};
@@ -90,7 +91,7 @@ impl<'r> Replay<'r> {
         let meta = reader.meta();
         let limit = reader.limits().machine_frames;
         TraceFault::limit("frames of the machine", meta.max_mfn, limit)
-            .map_err(|fault| fault.at(0))?;
+            .map_err(|fault| fault.at(0).within(BlockKind::Meta.of(0)))?;
         let names = Names::new(meta.max_mfn)
             .ok_or(TraceFault::Io(io::ErrorKind::OutOfMemory.into()).at(0))?;
         let machine = Arc::new(Machine {

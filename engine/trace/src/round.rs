@@ -77,20 +77,23 @@ impl Round {
 
     /// Whether this round says one thing of each frame. `touched` names the leaf positions whose frame
     /// or entries may differ from a round that was checked before; without it all are looked at.
-    pub(crate) fn check(
-        &self,
-        meta: &Meta,
-        touched: Option<&[bool]>,
-    ) -> Result<(), (BlockKind, TraceFault)> {
+    pub(crate) fn check(&self, meta: &Meta, touched: Option<&[bool]>) -> Result<(), Broken> {
         let mut pfns = HashMap::with_capacity(self.upper.len());
-        self.check_upper(meta, &mut pfns).map_err(|fault| (BlockKind::Upper, fault))?;
-        self.check_leaves(meta, touched, pfns)?;
-        let listed = |fault| (BlockKind::M2p, fault);
+        for (index, frame) in self.upper.iter().enumerate() {
+            let known = self.check_upper(meta, frame, &pfns);
+            known.map_err(|fault| Column::Upper.broken(index, fault))?;
+            pfns.insert(frame.mfn.0, (pfn_of(frame), UPPER));
+        }
+        self.check_lengths(meta)?;
+        let changed = |position: usize| touched.is_none_or(|touched| touched[position]);
+        self.check_leaves(meta, changed, pfns)?;
         for (&mfn, &pfn) in &self.exceptions {
             TraceFault::limit("mfn of an exception", mfn, meta.max_mfn.saturating_sub(1))
-                .map_err(listed)?;
-            TraceFault::limit("pfn of an exception", pfn.unwrap_or(0), EXCEPTION_PFN_MAX)
-                .map_err(listed)?;
+                .and_then(|()| {
+                    let pfn = pfn.unwrap_or(0);
+                    TraceFault::limit("pfn of an exception", pfn, EXCEPTION_PFN_MAX)
+                })
+                .map_err(|fault| Column::M2p.broken(0, fault))?;
         }
         Ok(())
     }
@@ -98,58 +101,75 @@ impl Round {
     fn check_upper(
         &self,
         meta: &Meta,
-        pfns: &mut HashMap<u64, (u64, usize)>,
+        frame: &UpperFrame,
+        seen: &HashMap<u64, (u64, usize)>,
     ) -> Result<(), TraceFault> {
-        for frame in &self.upper {
-            let level = match frame.structure {
-                Structure::Table => (1..=4).contains(&frame.level),
-                Structure::Tree => (2..=3).contains(&frame.level),
-            };
-            TraceFault::rule("a level of page tables (1 to 4) or of the tree (2, 3)", level)?;
-            check_mfn(meta, frame.mfn.0)?;
-            let pfn = frame.pfn.map_or(NONE, |pfn| pfn.0);
-            let once = pfns.insert(frame.mfn.0, (pfn, UPPER)).is_none();
-            TraceFault::rule("each upper frame once", once)?;
-            let exception = self.exceptions.contains_key(&frame.mfn.0);
-            TraceFault::rule("no m2p exception for an upper frame", !exception)?;
-        }
-        Ok(())
+        let level = match frame.structure {
+            Structure::Table => (1..=4).contains(&frame.level),
+            Structure::Tree => (2..=3).contains(&frame.level),
+        };
+        let (mfn, found) = (frame.mfn, || format!("{} is of level {}", frame.mfn, frame.level));
+        TraceFault::agree("a level of page tables (1 to 4) or of the tree (2, 3)", level, found)?;
+        check_mfn(meta, mfn.0)?;
+        let once = !seen.contains_key(&mfn.0);
+        TraceFault::agree("each upper frame once", once, || format!("{mfn} is there before"))?;
+        self.check_exception(mfn.0, "no m2p exception for an upper frame")
+    }
+
+    fn check_exception(&self, mfn: u64, expected: &'static str) -> Result<(), TraceFault> {
+        let listed = !self.exceptions.contains_key(&mfn);
+        TraceFault::agree(expected, listed, || format!("M2P has one for {}", Mfn(mfn)))
+    }
+
+    fn check_lengths(&self, meta: &Meta) -> Result<(), Broken> {
+        let positions = self.leaf_mfns.len();
+        TraceFault::same("number of leaf pfns", self.leaf_pfns.len() as u64, positions as u64)
+            .map_err(|fault| Column::LeafPfns.broken(0, fault))?;
+        let entries = (positions * meta.width.entries()) as u64;
+        TraceFault::same("number of entries", self.entries.len() as u64, entries)
+            .map_err(|fault| Column::Entries.broken(0, fault))
     }
 
     fn check_leaves(
         &self,
         meta: &Meta,
-        touched: Option<&[bool]>,
+        changed: impl Fn(usize) -> bool,
         mut seen: HashMap<u64, (u64, usize)>,
-    ) -> Result<(), (BlockKind, TraceFault)> {
-        let leaves = |fault| (BlockKind::Leaves, fault);
-        let positions = self.leaf_mfns.len();
-        TraceFault::same("number of leaf pfns", self.leaf_pfns.len() as u64, positions as u64)
-            .map_err(leaves)?;
-        let entries = (positions * meta.width.entries()) as u64;
-        TraceFault::same("number of entries", self.entries.len() as u64, entries)
-            .map_err(leaves)?;
-        let changed = |position: usize| touched.is_none_or(|touched| touched[position]);
+    ) -> Result<(), Broken> {
         for (position, (&mfn, &pfn)) in self.leaf_mfns.iter().zip(&self.leaf_pfns).enumerate() {
             if mfn == NONE {
                 self.check_absent(meta, position, pfn, changed(position))?;
                 continue;
             }
-            check_mfn(meta, mfn).map_err(leaves)?;
-            let exception = self.exceptions.contains_key(&mfn);
-            TraceFault::rule("no m2p exception for a leaf", !exception).map_err(leaves)?;
+            check_mfn(meta, mfn)
+                .and_then(|()| self.check_exception(mfn, "no m2p exception for a leaf"))
+                .map_err(|fault| Column::LeafMfns.broken(position, fault))?;
             let (first_pfn, first) = *seen.entry(mfn).or_insert((pfn, position));
-            TraceFault::rule("one pfn for a frame in all its places", pfn == first_pfn)
-                .map_err(leaves)?;
+            check_pfn(mfn, pfn, first_pfn)
+                .map_err(|fault| Column::LeafPfns.broken(position, fault))?;
             if first == UPPER {
                 seen.insert(mfn, (pfn, position));
             } else if first != position && (changed(first) || changed(position)) {
-                let [a, b] = [first, position].map(|at| self.leaf_entries(meta.width, at));
-                TraceFault::rule("the same entries wherever one frame is a leaf", a == b)
-                    .map_err(|fault| (BlockKind::Entries, fault))?;
+                self.check_alias(meta, [first, position])?;
             }
         }
         Ok(())
+    }
+
+    /// Two positions of one frame have the same entries.
+    fn check_alias(&self, meta: &Meta, positions: [usize; 2]) -> Result<(), Broken> {
+        let [a, b] = positions.map(|at| self.leaf_entries(meta.width, at));
+        let Some(slot) = a.iter().zip(b).position(|(a, b)| a != b) else { return Ok(()) };
+        let [first, position] = positions;
+        let found = format!(
+            "leaves {first:#x} and {position:#x} are {}, with {:#x} and {:#x} in slot {slot:#x}",
+            Mfn(self.leaf_mfns[position]),
+            a[slot],
+            b[slot],
+        );
+        let expected = "the same entries wherever one frame is a leaf";
+        let fault = TraceFault::Contradiction { expected, found };
+        Err(Column::Entries.broken(position * meta.width.entries() + slot, fault))
     }
 
     /// A position without a frame has no pfn and no valid entry.
@@ -159,14 +179,60 @@ impl Round {
         position: usize,
         pfn: u64,
         changed: bool,
-    ) -> Result<(), (BlockKind, TraceFault)> {
-        TraceFault::rule("no pfn where there is no leaf", pfn == NONE)
-            .map_err(|fault| (BlockKind::Leaves, fault))?;
-        let hole =
-            !changed || self.leaf_entries(meta.width, position).iter().all(|&entry| entry == NONE);
-        TraceFault::rule("only invalid entries where there is no leaf", hole)
-            .map_err(|fault| (BlockKind::Entries, fault))
+    ) -> Result<(), Broken> {
+        let found = || format!("leaf {position:#x} has no frame, and {}", Pfn(pfn));
+        TraceFault::agree("no pfn where there is no leaf", pfn == NONE, found)
+            .map_err(|fault| Column::LeafPfns.broken(position, fault))?;
+        let entries = self.leaf_entries(meta.width, position);
+        let Some(slot) = entries.iter().position(|&entry| changed && entry != NONE) else {
+            return Ok(());
+        };
+        let found =
+            format!("leaf {position:#x} has no frame, and {:#x} in slot {slot:#x}", entries[slot]);
+        let expected = "only invalid entries where there is no leaf";
+        let fault = TraceFault::Contradiction { expected, found };
+        Err(Column::Entries.broken(position * meta.width.entries() + slot, fault))
     }
+}
+
+/// A column of numbers in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Column {
+    Upper,
+    LeafMfns,
+    LeafPfns,
+    Entries,
+    M2p,
+}
+
+impl Column {
+    /// The block of a trace that it is in.
+    pub(crate) const fn block(self) -> BlockKind {
+        match self {
+            Self::Upper => BlockKind::Upper,
+            Self::LeafMfns | Self::LeafPfns => BlockKind::Leaves,
+            Self::Entries => BlockKind::Entries,
+            Self::M2p => BlockKind::M2p,
+        }
+    }
+
+    pub(crate) const fn broken(self, index: usize, fault: TraceFault) -> Broken {
+        Broken { column: self, index, fault }
+    }
+}
+
+/// A rule that a round breaks.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// Where.
+    pub(crate) column: Column,
+    /// At which of its numbers; the first where it is about none.
+    pub(crate) index: usize,
+    pub(crate) fault: TraceFault,
+}
+
+fn pfn_of(frame: &UpperFrame) -> u64 {
+    frame.pfn.map_or(NONE, |pfn| pfn.0)
 }
 
 /// Largest pfn of an exception: two numbers of the file's code are taken (`format`, M2P).
@@ -176,7 +242,13 @@ const EXCEPTION_PFN_MAX: u64 = u64::MAX - 2;
 const UPPER: usize = usize::MAX;
 
 fn check_mfn(meta: &Meta, mfn: u64) -> Result<(), TraceFault> {
-    TraceFault::rule("a machine frame below the count of META", mfn < meta.max_mfn)
+    let found = || format!("{}, where META has {:#x} frames", Mfn(mfn), meta.max_mfn);
+    TraceFault::agree("a machine frame below the count of META", mfn < meta.max_mfn, found)
+}
+
+fn check_pfn(mfn: u64, pfn: u64, first: u64) -> Result<(), TraceFault> {
+    let found = || format!("{} has {pfn:#x} here and {first:#x} before", Mfn(mfn));
+    TraceFault::agree("one pfn for a frame in all its places", pfn == first, found)
 }
 
 /// Whether a guest of this width can have written the entry, after widening.

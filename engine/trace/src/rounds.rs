@@ -16,7 +16,7 @@ use crate::error::{TraceError, TraceFault};
 use crate::format::{BlockKind, ROOTS_BYTES, round_blocks};
 use crate::meta::Meta;
 use crate::reader::Reader;
-use crate::round::{NONE, Round, Structure, UpperFrame, fits, lanes, set_lane};
+use crate::round::{Broken, Column, NONE, Round, Structure, UpperFrame, fits, lanes, set_lane};
 use crate::runs::{Budget, take_bitmap, take_runs};
 use crate::writer::{TREE_PLACE, upper_columns};
 
@@ -85,21 +85,27 @@ impl<'r> Rounds<'r> {
         let again = TraceFault::rule("no second step of a cursor that has failed", !self.failed);
         again.map_err(|fault| fault.at(0))?;
         self.failed = true;
-        self.roots()?;
-        if self.next > 0 {
-            self.log_dirty()?;
+        let number = self.next;
+        let within = |kind: BlockKind| move |error: TraceError| error.within(kind.of(number));
+        self.roots().map_err(within(BlockKind::Roots))?;
+        if number > 0 {
+            self.log_dirty().map_err(within(BlockKind::LogDirty))?;
         }
-        let upper = self.upper()?;
-        let leaves = self.leaves(&mut changed)?;
-        let entries = self.entries(&mut changed)?;
-        let m2p = self.m2p()?;
-        self.round.check(self.reader.meta(), Some(&self.touched)).map_err(|(kind, fault)| {
-            fault.at(match kind {
-                BlockKind::Upper => upper,
-                BlockKind::Leaves => leaves,
-                BlockKind::Entries => entries,
-                _ => m2p,
-            })
+        let starts = [
+            self.upper().map_err(within(BlockKind::Upper))?,
+            self.leaves(&mut changed).map_err(within(BlockKind::Leaves))?,
+            self.entries(&mut changed).map_err(within(BlockKind::Entries))?,
+            self.m2p().map_err(within(BlockKind::M2p))?,
+        ];
+        let checked = self.round.check(self.reader.meta(), Some(&self.touched));
+        checked.map_err(|Broken { column, fault, .. }| {
+            let start = match column {
+                Column::Upper => 0,
+                Column::LeafMfns | Column::LeafPfns => 1,
+                Column::Entries => 2,
+                Column::M2p => 3,
+            };
+            fault.at(starts[start]).within(column.block().of(number))
         })?;
         debug_assert_eq!(self.payload - first, round_blocks(self.next).len());
         self.next += 1;

@@ -24,13 +24,13 @@ const PTE_FLAGS: u64 = 0x67;
 
 /// A list that does not suffice for its leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooFewFrames {
+pub(crate) struct TooFewFrames {
     /// The level.
-    pub level: u8,
+    pub(crate) level: u8,
     /// Tables that differ.
-    pub needed: usize,
+    pub(crate) needed: usize,
     /// Frames in the list.
-    pub listed: usize,
+    pub(crate) listed: usize,
 }
 
 /// The frames of a structure, and which of them is its root.

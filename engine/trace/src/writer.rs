@@ -71,6 +71,11 @@ impl<W: Write> Writer<W> {
     /// nothing was written. A reader with the default [`Limits`](crate::Limits) may refuse what is larger than they are.
     pub fn round(&mut self, round: &Round) -> Result<(), TraceError> {
         self.check(round).map_err(|fault| fault.at(self.offset))?;
+        self.append(round)
+    }
+
+    /// The same for a round that was checked.
+    pub(crate) fn append(&mut self, round: &Round) -> Result<(), TraceError> {
         let number = self.rounds;
         self.put_block(BlockKind::Roots, number, &roots_payload(round))?;
         if let Some(bitmap) = &round.log_dirty {
@@ -109,7 +114,7 @@ impl<W: Write> Writer<W> {
         TraceFault::same("number of log-dirty bitmaps", found, expected)?;
         let all_fit = round.entries.iter().all(|&entry| fits(self.meta.width, entry));
         TraceFault::rule("entries of the guest's width, widened", all_fit)?;
-        round.check(&self.meta, None).map_err(|(_, fault)| fault)
+        round.check(&self.meta, None).map_err(|broken| broken.fault)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), TraceError> {

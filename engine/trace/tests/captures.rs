@@ -209,20 +209,21 @@ fn captures_that_make_no_trace_say_why() {
         let bytes = plain(64, "linear", ROOTS, [leaves[0], leaves[1], upper, entries, m2p]);
         let capture = Capture::parse(bytes).expect("parses");
         let mut writer = Writer::new(Vec::new(), &meta_of(&capture)).expect("begins");
-        import(&capture, &mut writer).expect_err("no trace")
+        match import(&capture, &mut writer).expect_err("no trace") {
+            ImportError::Capture(error) => error.to_string(),
+            error @ ImportError::Trace(_) => panic!("{error}"),
+        }
     };
     let error = fails(&upper, [&[60, 61], &[3, 4]], &entries, &m2p);
-    assert_eq!(error.to_string(), "round 0: level 3 needs 1 frames, 0 are listed");
+    assert!(error.ends_with("level 3 needs 1 frames, 0 are listed"), "{error}");
     m2p[7] = 1;
     let whole = [4, 1, 1, 3, 2, 2, 2, 3, 3, 1, 4, 4];
     let error = fails(&whole, [&[60, 61], &[3, 4]], &entries, &m2p);
-    assert_eq!(error.to_string(), "round 0: m2p value for pfn 0x7, whose entry is no frame");
+    assert!(error.ends_with("0x1 for pfn 0x7, whose entry is 0xffffffffffffffff"), "{error}");
     m2p[7] = NONE;
     (entries[600], m2p[600]) = (50, 600);
     let error = fails(&whole, [&[60, 60], &[3, 3]], &entries, &m2p);
-    assert!(
-        matches!(error, ImportError::Trace(cause) if cause.to_string().contains("the same entries"))
-    );
+    assert!(error.contains("ENTRIES of round 0: expected the same entries"), "{error}");
 }
 
 #[test]

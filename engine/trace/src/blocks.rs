@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The blocks of a capture, unpacked one after another: none is read that is longer than it can be.
+//! Not here: what blocks hold (`raw`), decompression itself.
+//! Units: bytes; offsets in errors are of the decompressed file.
+//! Threads: one.
+//! Source: own. A few bytes of a compressed file can stand for gigabytes: a length is believed only as far as what was read
+//! before justifies it, and no memory is taken before the bytes are there.
+
+use std::io::{self, Read};
+
+use p2mtrack::frame::Width;
+use p2mtrack::port::LOG_DIRTY_LEAF_PFNS;
+
+use crate::error::{Place, TraceError, TraceFault};
+use crate::format::{META_BYTES_MAX, padding_bytes};
+use crate::limits::Limits;
+
+/// First bytes of a capture.
+pub(crate) const MAGIC: &[u8] = b"P2MRAW\0\x01";
+const BLOCK_HEADER_BYTES: u64 = 16;
+/// Largest ROOTS payload: some 20 numbers.
+const ROOTS_BYTES_MAX: u64 = 1 << 16;
+/// Upper frames that a p2m without any leaf may have.
+const UPPER_FRAMES_MIN: u64 = 64;
+
+/// The types of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Meta = 1,
+    RootsBefore = 2,
+    RootsAfter = 3,
+    LogDirty = 4,
+    LeafMfns = 5,
+    LeafPfns = 6,
+    Upper = 7,
+    Entries = 8,
+    M2p = 9,
+    End = 10,
+}
+
+impl Kind {
+    const ALL: [Self; 10] = [
+        Self::Meta,
+        Self::RootsBefore,
+        Self::RootsAfter,
+        Self::LogDirty,
+        Self::LeafMfns,
+        Self::LeafPfns,
+        Self::Upper,
+        Self::Entries,
+        Self::M2p,
+        Self::End,
+    ];
+
+    /// Its name in the format.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "META",
+            Self::RootsBefore => "ROOTS_BEFORE",
+            Self::RootsAfter => "ROOTS_AFTER",
+            Self::LogDirty => "LOGDIRTY",
+            Self::LeafMfns => "LEAF_MFNS",
+            Self::LeafPfns => "LEAF_PFNS",
+            Self::Upper => "UPPER",
+            Self::Entries => "ENTRIES",
+            Self::M2p => "M2P",
+            Self::End => "END",
+        }
+    }
+
+    /// The block of a round.
+    pub(crate) const fn of(self, round: u64) -> Place {
+        match self {
+            Self::Meta | Self::End => Place { block: self.name(), round: None },
+            _ => Place { block: self.name(), round: Some(round) },
+        }
+    }
+}
+
+/// The header of a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    /// First byte of the header.
+    start: u64,
+    kind: u32,
+    round: u32,
+    length: u64,
+}
+
+impl Header {
+    /// Whether the block is of this kind.
+    pub(crate) const fn is(&self, kind: Kind) -> bool {
+        self.kind == kind as u32
+    }
+
+    /// The block has to be this one. The last block may be of any round.
+    pub(crate) fn expect(&self, kind: Kind, round: u64) -> Result<(), TraceError> {
+        let is_round = kind == Kind::End || u64::from(self.round) == round;
+        if self.is(kind) && is_round {
+            return Ok(());
+        }
+        let known = Kind::ALL.into_iter().find(|&known| self.is(known));
+        let name =
+            known.map_or_else(|| format!("type {:#x}", self.kind), |kind| kind.name().into());
+        let found = format!("a block {name} of round {}", self.round);
+        let fault = TraceFault::Contradiction { expected: "this block next", found };
+        Err(fault.at(self.start).within(kind.of(round)))
+    }
+}
+
+/// The payload of a block.
+#[derive(Debug, Default)]
+pub(crate) struct Payload {
+    /// Its first byte in the file.
+    pub(crate) start: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A capture as blocks.
+#[derive(Debug)]
+pub(crate) struct Blocks<R> {
+    from: R,
+    at: u64,
+    limit: u64,
+}
+
+impl<R: Read> Blocks<R> {
+    /// Checks the first bytes. At most `limit` bytes are unpacked.
+    pub(crate) fn begin(from: R, limit: u64) -> Result<Self, TraceError> {
+        let mut blocks = Self { from, at: 0, limit };
+        let magic = blocks.take("magic", MAGIC.len() as u64)?;
+        TraceFault::rule("the first bytes of a p2mraw 1 file, plain or xz", magic == MAGIC)
+            .map_err(|fault| fault.at(0))?;
+        Ok(blocks)
+    }
+
+    /// The header of the next block.
+    pub(crate) fn header(&mut self) -> Result<Header, TraceError> {
+        let start = self.at;
+        let bytes = self.take("block header", BLOCK_HEADER_BYTES)?;
+        let word = |at| Width::W32.word(&bytes, at) as u32;
+        let length = Width::W64.word(&bytes, 8);
+        Ok(Header { start, kind: word(0), round: word(4), length })
+    }
+
+    /// The payload of the block, which has this much room.
+    pub(crate) fn payload(
+        &mut self,
+        header: &Header,
+        room: Result<(), TraceFault>,
+    ) -> Result<Payload, TraceError> {
+        room.map_err(|fault| fault.at(header.start + 8))?;
+        let start = self.at;
+        let bytes = self.take("block payload", header.length)?;
+        let padding = self.at;
+        let zeros = self.take("padding", padding_bytes(header.length))?.iter().all(|&b| b == 0);
+        TraceFault::rule("zeros as padding", zeros).map_err(|fault| fault.at(padding))?;
+        Ok(Payload { start, bytes })
+    }
+
+    /// Nothing may follow. A decompressor looks at its own sums only here.
+    pub(crate) fn end(mut self) -> Result<(), TraceError> {
+        let read = self.read(1)?;
+        TraceFault::rule("nothing after the last block", read.is_empty())
+            .map_err(|fault| fault.at(self.at))
+    }
+
+    fn take(&mut self, what: &'static str, length: u64) -> Result<Vec<u8>, TraceError> {
+        if length > self.limit - self.at {
+            let text = format!("more than {} bytes", self.limit);
+            let cause = io::Error::new(io::ErrorKind::FileTooLarge, text);
+            return Err(TraceFault::Io(cause).at(self.at));
+        }
+        let bytes = self.read(length)?;
+        let left = bytes.len() as u64;
+        if left < length {
+            return Err(TraceFault::Short { what, needed: length, left }.at(self.at));
+        }
+        self.at += length;
+        Ok(bytes)
+    }
+
+    /// Up to `length` bytes: fewer only where the file ends. Memory is taken as they come.
+    fn read(&mut self, length: u64) -> Result<Vec<u8>, TraceError> {
+        let mut bytes = Vec::new();
+        let result = (&mut self.from).take(length).read_to_end(&mut bytes);
+        result.map_err(|cause| TraceFault::Io(cause).at(self.at + bytes.len() as u64))?;
+        Ok(bytes)
+    }
+}
+
+/// How long blocks can be, by what was read before them.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    width: Width,
+    limits: Limits,
+    /// The largest count of pfns that was read so far.
+    pfns: u64,
+    /// Leaves of this round.
+    leaves: u64,
+}
+
+impl Room {
+    /// After META.
+    pub(crate) fn new(width: Width, pfn_count: u64, limits: Limits) -> Self {
+        let mut room = Self { width, limits, pfns: 0, leaves: 0 };
+        room.grow(pfn_count);
+        room
+    }
+
+    /// META itself.
+    pub(crate) fn meta(header: &Header) -> Result<(), TraceFault> {
+        TraceFault::limit("block length", header.length, META_BYTES_MAX)
+    }
+
+    /// The guest had this many pfns, too. It may claim any number: no more count than the limit has entries.
+    pub(crate) fn grow(&mut self, pfn_count: u64) {
+        self.pfns = self.pfns.max(pfn_count.min(self.limits.entries));
+    }
+
+    /// The round has as many leaves as this block has words.
+    pub(crate) fn list(&mut self, leaf_mfns: &Payload) {
+        self.leaves = leaf_mfns.bytes.len() as u64 / 8;
+    }
+
+    /// Whether a block can be that long.
+    pub(crate) fn check(&self, kind: Kind, header: &Header) -> Result<(), TraceFault> {
+        let (length, entries) = (header.length, self.width.entries() as u64);
+        match kind {
+            Kind::Meta => Self::meta(header),
+            Kind::RootsBefore | Kind::RootsAfter => {
+                TraceFault::limit("block length", length, ROOTS_BYTES_MAX)
+            }
+            Kind::LogDirty => self.check_log(length),
+            Kind::LeafMfns => self.at_most(length, 8, "leaves", self.width.leaves(self.pfns)),
+            Kind::Upper => {
+                let frames = self.width.leaves(self.pfns) + UPPER_FRAMES_MIN;
+                self.at_most(length, 24, "upper frames", frames.min(self.limits.upper_frames))
+            }
+            Kind::LeafPfns => self.exactly(length, "a pfn for each leaf of LEAF_MFNS", 1),
+            Kind::Entries => self.exactly(length, "whole leaves, as many as LEAF_MFNS", entries),
+            Kind::M2p => self.exactly(length, "an m2p value for each of ENTRIES", entries),
+            Kind::End => TraceFault::same("bytes of the last block", length, 0),
+        }
+    }
+
+    /// A CLEAN covers the count of pfns in whole leaves of Xen's log; twice as many, whatever the recorder saw meanwhile.
+    fn check_log(&self, length: u64) -> Result<(), TraceFault> {
+        let leaves = self.pfns.saturating_mul(2).div_ceil(LOG_DIRTY_LEAF_PFNS);
+        let pfns = leaves.saturating_mul(LOG_DIRTY_LEAF_PFNS).min(self.limits.log_dirty_pfns);
+        if length <= pfns / 8 {
+            return Ok(());
+        }
+        let found = format!("{length:#x} bytes of log for a count of {:#x} pfns", self.pfns);
+        Err(TraceFault::Contradiction { expected: "a log-dirty bitmap of the guest's pfns", found })
+    }
+
+    fn at_most(&self, length: u64, each: u64, what: &str, most: u64) -> Result<(), TraceFault> {
+        let expected = if each == 8 { "64-bit words" } else { "triples of words" };
+        TraceFault::rule(expected, length.is_multiple_of(each))?;
+        let count = length / each;
+        if count <= most {
+            return Ok(());
+        }
+        let found = format!(
+            "{count:#x} {what}, where {:#x} pfns, the largest count so far, can have {most:#x}",
+            self.pfns
+        );
+        Err(TraceFault::Contradiction { expected: "no more than the pfns can have", found })
+    }
+
+    fn exactly(&self, length: u64, expected: &'static str, words: u64) -> Result<(), TraceFault> {
+        TraceFault::rule("64-bit words", length.is_multiple_of(8))?;
+        let (count, leaves) = (length / 8, self.leaves);
+        if count == words * leaves {
+            return Ok(());
+        }
+        let needed = words * leaves;
+        let found = format!("number of words is {count:#x}, {leaves:#x} leaves need {needed:#x}");
+        Err(TraceFault::Contradiction { expected, found })
+    }
+}
