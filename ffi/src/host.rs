@@ -119,7 +119,7 @@ impl Host {
             p2m: HostP2m::new(callbacks, width),
             m2p: HostM2p(callbacks),
             types: HostTypes { callbacks, failed: None },
-            unlogged: HostUnlogged(callbacks),
+            unlogged: HostUnlogged { callbacks, room: vec![0; LIST_ROOM] },
             not_asked: NotAsked,
             returned: Returned(Vec::new()),
             nobody: (),
@@ -425,34 +425,38 @@ impl FrameTypes for HostTypes {
 
 /// What log-dirty can't tell.
 #[derive(Debug)]
-struct HostUnlogged(Callbacks);
+struct HostUnlogged {
+    callbacks: Callbacks,
+    /// For lists, which are asked for in every round.
+    room: Vec<u64>,
+}
 
 impl Unlogged for HostUnlogged {
     fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
-        let pfns = list_of("unlogged pfns", |pfns, capacity, count| {
+        let pfns = list_of("unlogged pfns", &mut self.room, |pfns, capacity, count| {
             let call = abi::UnloggedCall { pfns, capacity, count };
-            call!(self.0, unlogged, call).map_err(failed("unlogged"))
+            call!(self.callbacks, unlogged, call).map_err(failed("unlogged"))
         })?;
-        into.extend(pfns.into_iter().map(Pfn));
+        into.extend(pfns.iter().map(|&pfn| Pfn(pfn)));
         Ok(())
     }
 
     fn accepts_transfer(&mut self) -> Result<bool, PortError> {
         let mut accepts = 0;
         let call = abi::AcceptsTransferCall { accepts: &raw mut accepts };
-        call!(self.0, accepts_transfer, call).map_err(failed("accepts_transfer"))?;
+        call!(self.callbacks, accepts_transfer, call).map_err(failed("accepts_transfer"))?;
         Ok(accepts != 0)
     }
 
     fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
-        if self.0.0.transfers.is_none() {
+        if self.callbacks.0.transfers.is_none() {
             return Ok(false);
         }
-        let names = list_of("transfer entries", |names, capacity, count| {
+        let names = list_of("transfer entries", &mut self.room, |names, capacity, count| {
             let call = abi::TransfersCall { names, capacity, count };
-            call!(self.0, transfers, call).map_err(failed("transfers"))
+            call!(self.callbacks, transfers, call).map_err(failed("transfers"))
         })?;
-        into.extend(names.into_iter().map(transfer));
+        into.extend(names.iter().map(|&name| transfer(name)));
         Ok(true)
     }
 }
@@ -467,21 +471,20 @@ const fn transfer(name: u64) -> Transfer {
 
 /// Asks for a list, again with more room as long as there is too little. `ask` takes a place for the elements, how many fit
 /// there, and a place for how many there are.
-fn list_of(
+fn list_of<'r>(
     what: &str,
+    room: &'r mut Vec<u64>,
     ask: impl Fn(*mut u64, usize, *mut usize) -> Result<(), PortError>,
-) -> Result<Vec<u64>, PortError> {
-    let mut list = vec![0; LIST_ROOM];
+) -> Result<&'r [u64], PortError> {
     for _ in 0..LIST_TRIES {
-        let (capacity, mut count) = (list.len(), 0);
-        ask(list.as_mut_ptr(), capacity, &raw mut count)?;
+        let (capacity, mut count) = (room.len(), 0);
+        ask(room.as_mut_ptr(), capacity, &raw mut count)?;
         if count <= capacity {
-            list.truncate(count);
-            return Ok(list);
+            return Ok(&room[..count]);
         }
-        let room = list.try_reserve_exact(count - capacity);
-        room.map_err(|_| Nonsense(format!("there is no memory for {count} {what}")))?;
-        list.resize(count, 0);
+        let more = room.try_reserve_exact(count - capacity);
+        more.map_err(|_| Nonsense(format!("there is no memory for {count} {what}")))?;
+        room.resize(count, 0);
     }
     Err(Box::new(Nonsense(format!("the {what} become more whenever they are asked for"))))
 }
