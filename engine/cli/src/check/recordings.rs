@@ -464,5 +464,9 @@ fn what_fell_away_is_owed_when_it_comes_back_and_what_was_hidden_is_not() {
     let (short, long) =
         ([(10, Says::Frames(1000))], [(10, Says::Frames(1000)), (11, Says::Frames(2000))]);
     let back = made(&[&long, &short, &long, &long]);
-    assert_eq!((back.missed(), back.missed_if_deaf(|_, pfn| pfn >= 512)), (0, 512));
+    let no_word = |round, pfn| round == 2 && pfn >= 512;
+    assert_eq!((back.missed(), back.missed_if_deaf(no_word)), (0, 512));
+    let mut hidden = made(&[&long, &long, &long]);
+    hidden.hide_after(0);
+    assert_eq!(hidden.missed_if_deaf(no_word), 0);
 }

@@ -154,8 +154,12 @@ mod tests {
     use super::*;
     use p2mtrack::config::Config;
     use p2mtrack::frame::Pfn;
+    use p2mtrack::port::{LogDirty, M2p};
     use p2mtrack::tracker::Tracker;
     use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
+
+    use crate::check::Check;
+    use crate::findings::Owed;
 
     #[test]
     fn it_reads_what_the_engine_reads_by_other_ways() {
@@ -174,6 +178,44 @@ mod tests {
                     assert_eq!(full.entries[pfn as usize], engine, "{width:?} {kind:?} {pfn:#x}");
                 }
                 tracker.release(&mut ports.p2m);
+            }
+        }
+    }
+
+    /// What the judge counts as missed of a guest that runs on; whether it hears of each pfn, or of all but one in 16.
+    fn missed(config: &SimConfig, hears: bool) -> u64 {
+        let simulation = Simulation::new(config);
+        let mut ports = simulation.ports();
+        ports.log_dirty.enable().expect("on");
+        let mut tracker = Tracker::new(Config::default(), config.width).expect("a tracker");
+        let mut check = Check::new(config.width, ports.m2p.frames(), true);
+        for _ in 0..ROUNDS {
+            let mut owed = Owed::default();
+            let hear = |pfn: Pfn, causes| {
+                if hears || pfn.0 % 16 > 0 {
+                    owed.hear(pfn, causes);
+                }
+            };
+            let report = tracker.observe(&mut ports.lend(&mut ()), hear).expect("an honest guest");
+            match read(&mut ports.p2m, tracker.pfns()).filter(|_| !report.blind) {
+                Some(full) => check.round(&full.entries, full.pfn_count, &owed.pfns, &tracker),
+                None => check.skip(&owed.pfns, &tracker),
+            }
+            simulation.run_guest(100);
+        }
+        tracker.release(&mut ports.p2m);
+        check.missed()
+    }
+
+    const ROUNDS: u64 = 8;
+
+    #[test]
+    fn of_honest_guests_that_run_on_nothing_is_missed() {
+        for scenario in Scenario::ALL.into_iter().filter(|scenario| !scenario.is_hostile()) {
+            for (seed, width) in [(1, Width::W32), (2, Width::W64), (3, Width::W64)] {
+                let config = SimConfig { width, ..SimConfig::plain(scenario, seed, 12 << 20) };
+                assert_eq!(missed(&config, true), 0, "{}", config.options());
+                assert!(missed(&config, false) > 0, "{}", config.options());
             }
         }
     }
