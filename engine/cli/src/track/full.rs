@@ -192,7 +192,7 @@ mod tests {
         for _ in 0..ROUNDS {
             let mut owed = Owed::default();
             let hear = |pfn: Pfn, causes| {
-                if hears || pfn.0 % 16 > 0 {
+                if hears || !pfn.0.is_multiple_of(16) {
                     owed.hear(pfn, causes);
                 }
             };
