@@ -93,6 +93,8 @@ extern "C" {
 #define P2MT_E_ENTRY (-77)
 /* A page table that a suspended round can't normalise. */
 #define P2MT_E_TABLE (-78)
+/* The guest is of the other width than p2mt_config.width: its roots, or the start of its p2m, show it. */
+#define P2MT_E_WIDTH (-79)
 /* The frames that the domain holds, and those that its pfns have, differ by more than real guests' do, at the end of a
  * suspended round. */
 #define P2MT_E_UNACCOUNTED (-80)
@@ -452,7 +454,8 @@ int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64
 /*
  * Takes the log, of which the pfns below `read` were read, and finds what is owed. What was not read is in doubt, and owed,
  * to the pfn; bits that were written past `read` all the same are owed as what they are.
- * `report` may be NULL: what was found so far. E_HOST, E_ROOTS, E_STRUCTURE, E_REACH, E_ORDER.
+ * `report` may be NULL: what was found so far. E_HOST, E_WIDTH (until a first walk is made), E_ROOTS, E_STRUCTURE, E_REACH,
+ * E_ORDER.
  */
 int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
 

@@ -28,6 +28,7 @@ pub const E_REACH: c_int = -75;
 pub const E_CROWD: c_int = -76;
 pub const E_ENTRY: c_int = -77;
 pub const E_TABLE: c_int = -78;
+pub const E_WIDTH: c_int = -79;
 pub const E_UNACCOUNTED: c_int = -80;
 pub const E_PANIC: c_int = -131;
 

@@ -9,7 +9,7 @@ use std::error::Error as StdError;
 use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
 
-use p2mtrack::error::{EntryCause, Error, StructureCause};
+use p2mtrack::error::{EntryCause, Error, StructureCause, WidthCause};
 use p2mtrack::frame::{Mfn, Pfn};
 use p2mtrack::port::{Deferral, MapFault};
 use p2mtrack::table::TableFault;
@@ -209,6 +209,10 @@ impl From<Error> for Fault {
             Error::Port { .. } => fault(abi::E_HOST),
             Error::Page { pfn, mfn, .. } => fault(abi::E_PAGE).at(Some(*pfn), Some(*mfn)),
             Error::Roots { .. } => fault(abi::E_ROOTS),
+            Error::Width { cause: WidthCause::Entries { pfn, mfn }, .. } => {
+                fault(abi::E_WIDTH).at(Some(*pfn), Some(*mfn))
+            }
+            Error::Width { .. } => fault(abi::E_WIDTH),
             Error::Structure { .. } => fault(abi::E_STRUCTURE).of_structure(&error),
             Error::Reach { pfn, .. } => fault(abi::E_REACH).at(Some(*pfn), None),
             Error::Crowd { pfn, .. } => fault(abi::E_CROWD).at(Some(*pfn), None),
@@ -255,6 +259,7 @@ pub(crate) const fn meaning(code: c_int) -> &'static CStr {
         abi::E_CROWD => c"more pfns wait than the domain holds frames",
         abi::E_ENTRY => c"a pfn can't be settled",
         abi::E_TABLE => c"a page table can't be normalised",
+        abi::E_WIDTH => c"the guest is of the other width",
         abi::E_UNACCOUNTED => c"the domain's frames and its pfns' frames differ by too many",
         abi::E_PANIC => c"the library has a defect, and the handle met it",
         _ => c"no code of this library",
@@ -264,6 +269,7 @@ pub(crate) const fn meaning(code: c_int) -> &'static CStr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p2mtrack::frame::Width;
     use p2mtrack::table::TableCause;
 
     #[test]
@@ -279,6 +285,9 @@ mod tests {
         let fault = TableFault { level: 2, slot: 7, mfn: Mfn(9), cause };
         let told = Fault::from(Error::Table { pfn: Pfn(8), fault }).told();
         assert_eq!((told.code, told.level, told.pfn, told.mfn), (abi::E_TABLE, 2, 8, 9));
+        let cause = WidthCause::Entries { pfn: Pfn(3), mfn: Mfn(4) };
+        let told = Fault::from(Error::Width { given: Width::W32, cause }).told();
+        assert_eq!((told.code, told.pfn, told.mfn, told.level), (abi::E_WIDTH, 3, 4, -1));
         let cause = StructureCause::Unreadable(MapFault::Errno(14));
         let error = Error::Structure { level: 3, mfn: Mfn(1), pfn: Pfn(2), cause };
         let told = Fault::from(error).told();

@@ -28,7 +28,7 @@ const TOP: usize = 1;
 const MID: usize = 2;
 const LEAF: usize = 3;
 
-const CODES: [c_int; 19] = [
+const CODES: [c_int; 20] = [
     abi::OK,
     abi::E_HOST,
     abi::E_SIZE,
@@ -46,6 +46,7 @@ const CODES: [c_int; 19] = [
     abi::E_CROWD,
     abi::E_ENTRY,
     abi::E_TABLE,
+    abi::E_WIDTH,
     abi::E_UNACCOUNTED,
     abi::E_PANIC,
 ];

@@ -212,6 +212,11 @@ pub(crate) fn named(error: &Error, machine: &Machine<'_>) -> &'static str {
             says(&[format!("{value:#x}")]);
             "roots"
         }
+        Error::Width { given, cause } => {
+            says(&[given.bits().to_string(), cause.to_string()]);
+            assert_eq!(*given, machine.temper.width);
+            "width"
+        }
         Error::Structure { level, mfn, pfn, cause } => {
             says(&[pfn.to_string(), mfn.to_string(), level.to_string(), cause.to_string()]);
             assert!(u32::from(*level) <= 4, "{text}");

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::doubt::Doubt;
-use crate::frame::{Mfn, Pfn};
+use crate::frame::{Mfn, Pfn, Width};
 use crate::port::{Deferral, MapFault, PortError};
 use crate::table::TableFault;
 
@@ -36,6 +36,35 @@ impl fmt::Display for RootsFault {
             Self::AddressSpace => "the list leaves the guest's address space",
             Self::TreeTooSmall => "more pfns than a 3-level tree can hold",
         })
+    }
+}
+
+/// What shows that a guest is of the other width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WidthCause {
+    /// The port that reads its p2m is.
+    Port,
+    /// A root that no guest of the given width can write.
+    Root(u64),
+    /// Read in the other width, entries of the p2m name frames whose m2p names them back; read in the given one, none does.
+    Entries {
+        /// The first of them.
+        pfn: Pfn,
+        /// Its frame.
+        mfn: Mfn,
+    },
+}
+
+impl fmt::Display for WidthCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port => f.write_str("the p2m source says so"),
+            Self::Root(root) => write!(f, "a root of its p2m is {root:#x}"),
+            Self::Entries { pfn, mfn } => write!(
+                f,
+                "only so do its entries name frames that are theirs, {pfn} {mfn} and others"
+            ),
+        }
     }
 }
 
@@ -102,6 +131,13 @@ pub enum Error {
         fault: RootsFault,
         /// The word that shows it.
         value: u64,
+    },
+    /// The guest is of the other width than the one that it was attached with.
+    Width {
+        /// The one that was given.
+        given: Width,
+        /// What shows it.
+        cause: WidthCause,
     },
     /// A frame of the p2m's structure can't be used.
     Structure {
@@ -226,6 +262,7 @@ impl Error {
             Self::Reach { .. } => "reach",
             Self::Crowd { .. } => "crowd",
             Self::Unaccounted { .. } => "unaccounted",
+            Self::Width { .. } => "width",
             Self::Doubt { .. } => "doubt",
             Self::Entry { .. } => "entry",
             Self::Table { .. } => "table",
@@ -261,6 +298,10 @@ impl fmt::Display for Error {
             Self::Port { port, .. } => write!(f, "{port} failed"),
             Self::Page { pfn, mfn, .. } => write!(f, "the transport failed for {pfn}, {mfn}"),
             Self::Roots { fault, value } => write!(f, "p2m roots: {fault} ({value:#x})"),
+            Self::Width { given, cause } => {
+                let [given, found] = [*given, given.other()].map(Width::bits);
+                write!(f, "a {found}-bit guest, attached as one of {given} bits: {cause}")
+            }
             Self::Structure { level, mfn, pfn, cause } => {
                 write!(f, "p2m structure: level {level}, {mfn}, from {pfn} on: {cause}")
             }

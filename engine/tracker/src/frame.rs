@@ -62,6 +62,15 @@ impl Width {
         }
     }
 
+    /// The one that it is not.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::W32 => Self::W64,
+            Self::W64 => Self::W32,
+        }
+    }
+
     /// Bits in a guest word: 32 or 64.
     #[must_use]
     pub const fn bits(self) -> u32 {

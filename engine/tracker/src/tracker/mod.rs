@@ -10,6 +10,7 @@ mod leaves;
 mod owners;
 mod pending;
 mod structure;
+mod width;
 
 use std::sync::Arc;
 

@@ -236,6 +236,9 @@ impl Tracker {
         roots: &Roots,
     ) -> Result<Walked, Error> {
         self.report.structure.walks += 1;
+        if self.roots.is_none() {
+            self.expect_width(ports, roots)?;
+        }
         let shape = Shape::new(self.width, roots, ports.m2p.frames())?;
         let reach = self.width.leaves(self.reach_without_leaves());
         let copies = &mut self.layout.copies;
@@ -246,7 +249,7 @@ impl Tracker {
     pub(super) fn walk_failed(&mut self, error: Error) -> Result<(), Error> {
         let doubt = match error {
             // Nothing was ever followed, and nothing is there to follow.
-            Error::Roots { .. } if self.roots.is_none() => return Err(error),
+            Error::Roots { .. } | Error::Width { .. } if self.roots.is_none() => return Err(error),
             _ if self.report.stage.is_suspended() => return Err(error),
             Error::Roots { .. } => Doubt::Roots,
             // A table that is taken out of use and written as data, while the walk reads it.
