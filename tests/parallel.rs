@@ -242,7 +242,8 @@ impl P2mSource for Port<'_> {
     }
 
     fn domain_frames(&mut self) -> Result<u64, PortError> {
-        Ok(MACHINE)
+        let owned = self.0.owned.iter().filter(|owned| owned.load(Ordering::Relaxed)); // ORDER: as the m2p
+        Ok(owned.count() as u64)
     }
 
     fn roots(&mut self) -> Result<Roots, PortError> {

@@ -71,7 +71,7 @@ fn an_interrupted_run_ends_with_the_totals_of_a_whole_one() {
     let last = totals(&whole).pop().expect("totals");
     assert_eq!((&last["event"], &last["runs"]), (&"schedules".into(), &COUNT.into()));
     assert_eq!((&last["silent"], &last["from"]), (&0.into(), &1.into()));
-    assert_eq!(totals(&whole).len(), 22, "each scenario, and all");
+    assert_eq!(totals(&whole).len(), 33, "each scenario, and all");
     assert_eq!(next(&state), COUNT + 1);
     // What is done is not done again, and a longer range goes on from there.
     let again = done(&state, &["--count", &count]);
