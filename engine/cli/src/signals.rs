@@ -35,7 +35,7 @@ pub(crate) fn limits_are_errors() {
 pub(crate) fn uninterrupted<T>(act: impl FnOnce() -> T) -> Result<T, Failure> {
     if !TAKEN.swap(true, Ordering::Relaxed) {
         // ORDER: a flag of its own, set by the thread that runs the command
-        listen(|signal| {
+        listen(&[], |signal| {
             let _naming = NAMING.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = emulate_default_handler(signal); // ends the program
         })?;
@@ -44,20 +44,22 @@ pub(crate) fn uninterrupted<T>(act: impl FnOnce() -> T) -> Result<T, Failure> {
     Ok(act())
 }
 
-/// From now on no ending signal ends the program: each is told to the receiver.
+/// From now on no ending signal ends the program: each is told to the receiver. INT and TERM also to a program that was begun
+/// without them, as shells begin those in the background: who sends one of them means this program.
 pub(crate) fn hold() -> Result<Receiver<()>, Failure> {
     let (send, receive) = channel();
     TAKEN.store(true, Ordering::Relaxed); // ORDER: as above
-    listen(move |_| {
+    listen(&[SIGINT, SIGTERM], move |_| {
         let _ = send.send(()); // nobody listens any more when the end has come already
     })?;
     Ok(receive)
 }
 
-/// Hears of the ending signals, of those that were not ignored from the beginning.
-fn listen(each: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
+/// Hears of the ending signals: of `always`, and of those that were not ignored from the beginning.
+fn listen(always: &[i32], each: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
     let ignored = ignored();
-    let heard = ENDING.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let heard = |signal: &i32| always.contains(signal) || ignored >> (signal - 1) & 1 == 0;
+    let heard = ENDING.into_iter().filter(heard);
     let begun = Signals::new(heard).and_then(|mut signals| {
         thread::Builder::new()
             .name("signals".to_owned())

@@ -60,6 +60,8 @@ pub struct Tracker {
     evidence: Evidence,
     roots: Option<Roots>,
     domain_frames: u64,
+    /// Frames that the domain held when this round began.
+    held_frames: u64,
     log: Log,
     /// Pfns that the log of this round has to cover; 0 if it has not to be read.
     log_span: u64,
@@ -104,6 +106,7 @@ impl Tracker {
             evidence: Evidence { forced: true, ..Evidence::default() },
             roots: None,
             domain_frames: 0,
+            held_frames: 0,
             log: Log::default(),
             log_span: 0,
             log_error: None,
@@ -188,8 +191,7 @@ impl Tracker {
         self.look_at_p2m(ports, true)?;
         self.fallen.clear(); // nothing was sent that could name them
         if !self.report.blind {
-            let held = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
-            let unaccounted = held.cast_signed() - self.observed_frames.cast_signed();
+            let unaccounted = self.held_frames.cast_signed() - self.observed_frames.cast_signed();
             self.report.unaccounted_frames = Some(unaccounted);
         }
         let mut from = 0;
