@@ -93,7 +93,7 @@ impl Check {
     ) {
         // Past the guest's own count there are words, but no pfns.
         let pfns = entries.len().min(usize::try_from(pfn_count).unwrap_or(usize::MAX));
-        self.forget(if self.live { usize::MAX } else { pfns }, tracker);
+        self.forget(tracker);
         self.told.resize(self.told.len().max(pfns), Told::NOTHING);
         self.tell(entries, owed, tracker);
         self.adopt(tracker);
@@ -130,16 +130,14 @@ impl Check {
     /// the next.
     pub(crate) fn skip(&mut self, owed: &PfnBitmap, tracker: &Tracker) {
         self.unchecked += 1;
-        self.forget(usize::MAX, tracker);
+        self.forget(tracker);
         self.tell(&[], owed, tracker);
         self.adopt(tracker);
     }
 
-    /// Pfns past `pfns`, and those that the engine does not track, fell away. One that cannot follow the p2m tracks
-    /// what it did before.
-    fn forget(&mut self, pfns: usize, tracker: &Tracker) {
+    /// What the engine does not track any more fell away. While it can't follow the p2m it tracks what it did before.
+    fn forget(&mut self, tracker: &Tracker) {
         let tracked = usize::try_from(tracker.pfns()).unwrap_or(usize::MAX);
-        self.told.truncate(pfns.min(tracked));
         self.told.resize(tracked, Told::NOTHING);
     }
 

@@ -137,19 +137,21 @@ fn with(parts: &[&[u8]]) -> Vec<u8> {
     [&begun(512)[..], &parts.concat()].concat()
 }
 
+/// The blocks of a round before one.
+fn before(round: &[u8], kind: u32) -> &[u8] {
+    let mut at = 0;
+    while round[at..at + 4] != kind.to_le_bytes() {
+        let length = u64::from_le_bytes(round[at + 8..at + 16].try_into().expect("8 bytes"));
+        at += 16 + length.next_multiple_of(8) as usize;
+    }
+    &round[..at]
+}
+
 /// Each block in turn claims more than it can hold, and so do the bytes after the last one; they have no end.
 fn endless_blocks() {
     let (first, second) = (round(0), round(1));
-    let position = |kind: u32| {
-        let mut at = 0;
-        while second[at..at + 4] != kind.to_le_bytes() {
-            let length = u64::from_le_bytes(second[at + 8..at + 16].try_into().expect("8 bytes"));
-            at += 16 + length.next_multiple_of(8) as usize;
-        }
-        at
-    };
     let huge = |kind| header(kind, 1, 6 << 30);
-    let cut = |kind| (with(&[&first, &second[..position(kind)], &huge(kind)]), "of round 1: ");
+    let cut = |kind| (with(&[&first, before(&second, kind), &huge(kind)]), "of round 1: ");
     let mut cases: Vec<_> = (2..=9).map(cut).collect();
     cases.push(([&begun(512)[..8], &header(1, 0, 6 << 30)].concat(), "META: "));
     cases.push((with(&[&first, &block(10, 1, &[])]), "nothing after the last block"));
@@ -157,6 +159,8 @@ fn endless_blocks() {
     // No count of pfns is worth memory before the bytes are there.
     let believed = [&begun(1 << 60)[..], &header(2, 0, 1 << 16)].concat();
     cases.push((believed, "ROOTS_BEFORE of round 0: "));
+    let leaves = [&begun(1 << 60)[..], before(&first, 5), &header(5, 0, 1 << 30)].concat();
+    cases.push((leaves, "LEAF_MFNS of round 0: "));
     for (start, place) in &cases {
         let (error, read) = read_all(start.as_slice().chain(io::repeat(0)));
         let error = error.expect_err("too long");

@@ -25,10 +25,10 @@ use crate::follow::Follower;
 use crate::replay::{hold_against, observe};
 
 /// Memory of each guest: leaves enough for holes, tails and growth.
-const GUEST_BYTES: u64 = 12 << 20;
+const GUEST_BYTES: u64 = 8 << 20;
 
 /// Seeds of each guest.
-const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 4 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 3 };
 
 /// Makes the recording that `simulate --record` makes.
 struct Recording(Recorder<Vec<u8>>);
