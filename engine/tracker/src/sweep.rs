@@ -87,18 +87,14 @@ impl Migration {
             if sending.sweeps == SWEEPS_MAX {
                 return Err(self.unsettled(ports.p2m));
             }
-            if self.tracker.owners_are_due() {
-                self.tracker.ask_owners(ports);
-            }
+            self.tracker.ask_owners(ports);
             self.tracker.rest(ports)?;
         } else {
             if self.tracker.report.blind {
                 return Ok(false);
             }
             self.watch_moves(ports);
-            if self.tracker.owners_are_due() {
-                self.tracker.ask_owners(ports);
-            }
+            self.tracker.ask_owners(ports);
         }
         self.owe_twins();
         sending.sweeps += 1;

@@ -34,26 +34,32 @@ impl Tracker {
 
     /// Asks all that is due. If nobody answers, it stays so.
     pub(crate) fn ask_owners(&mut self, ports: &mut Ports<'_>) {
-        let suspended = self.report.stage.is_suspended();
+        if !self.owners_are_due() {
+            return;
+        }
+        match self.put_all(ports) {
+            Ok(()) => self.owners.asked(self.report.stage.is_suspended()),
+            Err(error) => {
+                self.doubts.mark(Doubt::QueryFailed);
+                self.owners.fail(error);
+            }
+        }
+    }
+
+    fn put_all(&self, ports: &mut Ports<'_>) -> Result<(), PortError> {
         let mut questions = Vec::with_capacity(2 * QUERY_FRAMES_MAX);
         if self.owners.are_due_of_foreign() {
-            let foreign: Vec<_> = self.sent.foreign().collect();
-            for pfn in foreign {
+            for pfn in self.sent.foreign() {
                 questions.extend(self.question(ports, pfn, self.shadow.entry(pfn)));
-                if !self.put(ports, &mut questions, QUERY_FRAMES_MAX) {
-                    return;
-                }
+                self.put(ports, &mut questions, QUERY_FRAMES_MAX)?;
             }
         }
+        let suspended = self.report.stage.is_suspended();
         for leaf in self.owners.due(suspended, self.layout.tracked()) {
             self.question_leaf(ports, leaf, &mut questions);
-            if !self.put(ports, &mut questions, QUERY_FRAMES_MAX) {
-                return;
-            }
+            self.put(ports, &mut questions, QUERY_FRAMES_MAX)?;
         }
-        if self.put(ports, &mut questions, 1) {
-            self.owners.asked(suspended);
-        }
+        self.put(ports, &mut questions, 1)
     }
 
     /// Adds what a leaf of the shadow names.
@@ -79,17 +85,18 @@ impl Tracker {
         asked.then_some(Question { pfn, mfn, tagged })
     }
 
-    /// Asks, as long as there are at least `enough`. Returns whether there were answers.
-    fn put(&mut self, ports: &mut Ports<'_>, questions: &mut Vec<Question>, enough: usize) -> bool {
+    /// Asks, as long as there are at least `enough`.
+    fn put(
+        &self,
+        ports: &mut Ports<'_>,
+        questions: &mut Vec<Question>,
+        enough: usize,
+    ) -> Result<(), PortError> {
         while questions.len() >= enough {
             let now: Vec<_> = questions.drain(..questions.len().min(QUERY_FRAMES_MAX)).collect();
             let frames: Vec<_> = now.iter().map(|question| question.mfn).collect();
             let mut kinds = vec![FrameType::Data; frames.len()];
-            if let Err(error) = ports.types.query(&frames, &mut kinds) {
-                self.doubts.mark(Doubt::QueryFailed);
-                self.owners.fail(error);
-                return false;
-            }
+            ports.types.query(&frames, &mut kinds)?;
             for (Question { pfn, mfn, tagged }, kind) in now.into_iter().zip(kinds) {
                 let ours = kind != FrameType::NotOwned;
                 let populated = ours && (!tagged || ports.m2p.pfn(mfn) == Some(pfn));
@@ -98,6 +105,6 @@ impl Tracker {
                 }
             }
         }
-        true
+        Ok(())
     }
 }
