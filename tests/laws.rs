@@ -6,7 +6,7 @@
 //! Source: `docs/design.md`, "Laws".
 
 use p2mtrack::cause::Cause;
-use p2mtrack::config::{Config, Verify};
+use p2mtrack::config::{AliasPolicy, Config, Verify};
 use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
@@ -584,6 +584,32 @@ fn law_6_frames_named_over_and_over_are_a_named_error() {
     let error = rig.with(|ports| migration.round(ports)).expect_err("named");
     let Error::Crowd { domain_frames, .. } = error else { panic!("{error}") };
     assert_eq!(domain_frames, HOLES + 397);
+}
+
+#[test]
+fn law_6_pfns_sent_against_the_m2p_are_no_more_than_frames() {
+    for m2p in [Some(9), None] {
+        let rig = Rig::tree();
+        let mut migration = rig.start(Config { alias: AliasPolicy::Copy, ..Config::default() });
+        round(&rig, &mut migration);
+        {
+            // Suspended all at once: 140 leaves name one frame, which has a pfn, or none.
+            let guest = &mut *rig.machine();
+            for position in 3..143 {
+                let pfn = HOLES + position as u64;
+                let leaf = guest.copy_words(guest.leaf(0), pfn);
+                (0..512).for_each(|slot| guest.poke(leaf, slot, BASE + 9));
+                guest.set_entry(pfn, Entry(leaf));
+                guest.set_leaf(position, leaf);
+            }
+            guest.frame(BASE + 9).m2p = m2p;
+            guest.roots.pfn_count = 143 * 512;
+        }
+        let error = rig.with(|ports| migration.finish(ports)).expect_err("named");
+        let Error::Crowd { domain_frames, waiting, .. } = error else { panic!("{error}") };
+        assert_eq!(domain_frames, HOLES + 140);
+        assert!((1..=1024).contains(&(waiting - domain_frames - 65_536)), "{waiting}");
+    }
 }
 
 #[test]

@@ -159,11 +159,12 @@ pub enum Error {
         /// Frames that the domain holds.
         domain_frames: u64,
     },
-    /// More pfns wait to be sent than the domain holds frames: the p2m names frames over and over.
+    /// More pfns wait to be sent, or were sent against the m2p, than the domain holds frames: the p2m names frames over and
+    /// over.
     Crowd {
-        /// The first of them.
+        /// One of them.
         pfn: Pfn,
-        /// How many wait.
+        /// How many there are.
         waiting: u64,
         /// Frames that the domain holds.
         domain_frames: u64,
@@ -311,7 +312,8 @@ impl fmt::Display for Error {
             ),
             Self::Crowd { pfn, waiting, domain_frames } => write!(
                 f,
-                "{waiting} pfns from {pfn} on wait, but the domain holds {domain_frames} frames"
+                "{waiting} pfns, {pfn} among them, wait or were sent against the m2p, but the domain holds \
+                 {domain_frames} frames"
             ),
             Self::Unaccounted { unaccounted_frames, domain_frames, limit } => {
                 let count = unaccounted_frames.unsigned_abs();

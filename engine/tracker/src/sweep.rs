@@ -226,12 +226,14 @@ impl Migration {
         }
     }
 
-    /// The host's memory for waiting pfns is bounded by the domain's frames: each frame has one pfn.
+    /// The host's memory for pfns that wait, and for those that were sent against the m2p, is bounded by the domain's frames:
+    /// each frame has one pfn.
     pub(crate) fn expect_no_crowd(&self) -> Result<(), Error> {
-        let waiting = self.waiting.len() as u64;
+        let sent = &self.tracker.sent;
+        let waiting = self.waiting.len() as u64 + sent.stale_pfns() + sent.alias_pfns();
         let domain_frames = self.tracker.domain_frames();
-        match self.waiting.keys().next() {
-            Some(&pfn) if waiting > domain_frames.saturating_add(WAITING_SLACK) => {
+        match self.waiting.keys().copied().chain(sent.unsound()).next() {
+            Some(pfn) if waiting > domain_frames.saturating_add(WAITING_SLACK) => {
                 Err(Error::Crowd { pfn, waiting, domain_frames })
             }
             _ => Ok(()),
