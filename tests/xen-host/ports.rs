@@ -11,9 +11,7 @@ use std::time::Duration;
 use p2mtrack::config::Config;
 use p2mtrack::frame::{Claim, FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{
-    FrameTypes, LogDirty, M2p, MapFault, P2mSource, Ports, QUERY_FRAMES_MAX, Unlogged,
-};
+use p2mtrack::port::{FrameTypes, LogDirty, M2p, MapFault, P2mSource, QUERY_FRAMES_MAX, Unlogged};
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::replay::AcceptAll;
 use p2mtrack_xen::{Domain, Guest, Suspender, Unknown, Xen};
@@ -96,16 +94,7 @@ fn look_at_rest(guest: &mut Guest) -> Outcome {
 fn entries(guest: &mut Guest) -> Result<Vec<(Pfn, Mfn)>, Box<dyn Error + Send + Sync>> {
     let width = guest.p2m.width();
     let mut tracker = Tracker::new(Config::default(), width)?;
-    let mut ports = Ports {
-        log_dirty: &mut guest.log_dirty,
-        p2m: &mut guest.p2m,
-        m2p: &*guest.m2p,
-        types: &mut guest.types,
-        unlogged: &mut guest.unlogged,
-        transport: &mut AcceptAll,
-        observer: &mut (),
-    };
-    tracker.observe(&mut ports, |_, _| ())?;
+    tracker.observe(&mut guest.lend(&mut AcceptAll, &mut ()), |_, _| ())?;
     let frame = |pfn| match tracker.shadow_entry(pfn).claim(width) {
         Claim::Frame(mfn) => Some((pfn, mfn)),
         _ => None,

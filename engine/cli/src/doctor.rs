@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use p2mtrack::config::{Config, UNACCOUNTED_FRAMES_MAX};
 use p2mtrack::diff::Kernel;
-use p2mtrack::port::{M2p, Ports};
+use p2mtrack::port::M2p;
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::replay::AcceptAll;
 use p2mtrack_xen::{Domain, Guest, Host, KNOWN_DOMCTLS, Unknown, Xen, XenError, XenM2p};
@@ -303,15 +303,8 @@ fn unaccounted_frames(xen: &Xen, domid: u16) -> Result<i64, Box<dyn Error + Send
     let domain = Domain::open(xen, domid)?;
     let mut guest = Guest::open(&domain)?;
     let mut tracker = Tracker::new(Config::default(), domain.width())?;
-    let mut ports = Ports {
-        log_dirty: &mut guest.log_dirty,
-        p2m: &mut guest.p2m,
-        m2p: &*guest.m2p,
-        types: &mut guest.types,
-        unlogged: &mut guest.unlogged,
-        transport: &mut AcceptAll,
-        observer: &mut (),
-    };
+    let (mut accept_all, mut nobody) = (AcceptAll, ());
+    let mut ports = guest.lend(&mut accept_all, &mut nobody);
     let report = tracker.observe(&mut ports, |_, _| ());
     tracker.release(ports.p2m);
     report?.unaccounted_frames.ok_or_else(|| "its p2m can't be followed now".into())

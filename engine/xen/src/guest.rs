@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use p2mtrack::port::{Observer, Ports, Transport};
+
 use crate::domain::Domain;
 use crate::error::XenError;
 use crate::frame_types::XenFrameTypes;
@@ -44,5 +46,22 @@ impl Guest {
             unlogged: XenUnlogged::new(domain.another()?, Arc::clone(&m2p))?,
             m2p,
         })
+    }
+
+    /// Lends them for one call, with a destination and whoever keeps the time.
+    pub fn lend<'a>(
+        &'a mut self,
+        transport: &'a mut dyn Transport,
+        observer: &'a mut dyn Observer,
+    ) -> Ports<'a> {
+        Ports {
+            log_dirty: &mut self.log_dirty,
+            p2m: &mut self.p2m,
+            m2p: &*self.m2p,
+            types: &mut self.types,
+            unlogged: &mut self.unlogged,
+            transport,
+            observer,
+        }
     }
 }
