@@ -12,7 +12,7 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::Config;
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, M2p, Observer, P2mSource, Phase, PortError, Roots};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, M2p, Observer, Phase, PortError, Roots};
 use p2mtrack::report::RoundReport;
 use p2mtrack_synthetic::run::{Watch, migrate_with, side_by_side};
 use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
@@ -23,6 +23,7 @@ use p2mtrack_trace::{
 use super::Check;
 use crate::follow::Follower;
 use crate::replay::{hold_against, observe};
+use crate::simulate::record;
 
 /// Memory of each guest: leaves enough for holes, tails and growth.
 const GUEST_BYTES: u64 = 8 << 20;
@@ -46,13 +47,7 @@ impl Watch for Recording {
         log: Option<&PfnBitmap>,
         simulation: &Simulation,
     ) -> Result<(), PortError> {
-        simulation.pause(true);
-        let mut ports = simulation.ports();
-        let before = ports.p2m.roots()?;
-        let result = self.0.round(&mut ports.lend(&mut ()), before, log);
-        self.0.release(&mut ports.p2m);
-        simulation.pause(false);
-        result.map(|_| ()).map_err(Into::into)
+        record::round(&mut self.0, log, simulation).map_err(Into::into)
     }
 
     fn wants_log(&self) -> bool {

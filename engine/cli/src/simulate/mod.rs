@@ -9,7 +9,7 @@ mod huge;
 mod huge_line;
 mod line;
 mod many;
-mod record;
+pub(crate) mod record;
 mod result;
 mod single;
 mod table;

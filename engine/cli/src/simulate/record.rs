@@ -5,10 +5,11 @@
 //! Threads: the caller's.
 //! Source: the guest stands still while it is recorded, so that a recorded run goes as one that is not.
 
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::error::Error;
 use p2mtrack::port::{M2p, P2mSource, PortError};
 use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation};
 use p2mtrack_trace::{Flavour, Meta, RecordError, Recorder, StagedFile};
@@ -57,15 +58,9 @@ impl Recording {
         log: Option<&PfnBitmap>,
         simulation: &Simulation,
     ) -> Result<(), PortError> {
-        simulation.pause(true);
-        let mut ports = simulation.ports();
-        let before = ports.p2m.roots()?;
-        let result = self.recorder.round(&mut ports.lend(&mut ()), before, log);
-        // A held mapping keeps a frame alive: the guest must not feel that it is watched.
-        self.recorder.release(&mut ports.p2m);
-        simulation.pause(false);
+        let result = round(&mut self.recorder, log, simulation);
         self.rounds += u64::from(result.is_ok());
-        result.map(|_| ()).map_err(|error| {
+        result.map_err(|error| {
             let words = in_full(&error);
             self.failed = Some(error).filter(|error| matches!(error, RecordError::Trace(_)));
             words.into()
@@ -85,4 +80,20 @@ impl Recording {
         }
         uninterrupted(|| self.recorder.commit())?.map_err(file)
     }
+}
+
+/// Records a round of a guest, which does not feel that it is watched.
+pub(crate) fn round<W: Write>(
+    recorder: &mut Recorder<W>,
+    log: Option<&PfnBitmap>,
+    simulation: &Simulation,
+) -> Result<(), RecordError> {
+    simulation.pause(true);
+    let mut ports = simulation.ports();
+    let recorded = (ports.p2m.roots())
+        .map_err(|source| RecordError::Tracker(Error::Port { port: "p2m source", source }))
+        .and_then(|before| recorder.round(&mut ports.lend(&mut ()), before, log));
+    recorder.release(&mut ports.p2m); // a held mapping keeps a frame alive
+    simulation.pause(false);
+    recorded.map(|_| ())
 }
