@@ -19,7 +19,6 @@ pub(crate) const fn words_of(line: usize) -> std::ops::Range<usize> {
 }
 
 /// The bits of word `index` whose pfns are in `pfns`.
-#[inline]
 pub(crate) fn bits_within(pfns: &std::ops::Range<u64>, index: usize) -> u64 {
     let first = 64 * index as u64;
     let below = |end: u64| match end.saturating_sub(first) {

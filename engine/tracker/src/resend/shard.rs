@@ -128,8 +128,8 @@ impl ResendShard<'_> {
         let whole = (line as u64 + 1) * LINE_PFNS <= self.pfns;
         let bits = if whole { *bits } else { self.below_the_length(line, *bits) };
         let words = &mut self.planes[cause as usize].lines[place];
-        words.iter_mut().zip(bits).for_each(|(word, bits)| add_bits(word, bits));
-        bits.into_iter().fold(0, |any, bits| any | bits) != 0
+        words.iter_mut().zip(&bits).for_each(|(word, &bits)| add_bits(word, bits));
+        bits.iter().fold(0, |any, bits| any | bits) != 0
     }
 
     #[cold]

@@ -225,13 +225,13 @@ impl Taker<'_> {
             let bit = cursor.groups.trailing_zeros();
             let first = (64 * cursor.top + bit as usize) * GROUP_WORDS;
             let planes = planes_with(cursor.planes, &cursor.up, u64::from(bit));
-            while cursor.word < GROUP_WORDS {
+            for word in cursor.word..GROUP_WORDS {
                 if ahead.len == AHEAD || lines >= AHEAD as u32 {
+                    cursor.word = word;
                     self.fetch(&ahead, cursor.planes);
                     return ahead;
                 }
-                let index = first + cursor.word;
-                cursor.word += 1;
+                let index = first + word;
                 let any = self.lines_in(planes, index);
                 if any != 0 {
                     ahead.words[ahead.len] = (index, any);
