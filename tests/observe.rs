@@ -70,6 +70,26 @@ fn what_is_told_is_remembered() {
 }
 
 #[test]
+fn what_is_past_the_count_is_told_when_the_count_has_grown() {
+    for rig in [Rig::tree(), Rig::linear()] {
+        let mut tracker = tracker(&rig, Config::default());
+        rig.machine().roots.pfn_count = 513; // the words after it are frames already
+        let (first, _) = observe(&rig, &mut tracker);
+        assert_eq!(first.entries.mapped, 513);
+        rig.machine().roots.pfn_count = 1024;
+        let (grown, told) = observe(&rig, &mut tracker);
+        assert_eq!((grown.entries.mapped, told.len()), (511, 511));
+        for pfn in 512..1024 {
+            rig.machine().balloon_out(pfn);
+        }
+        let (cleared, _) = observe(&rig, &mut tracker);
+        assert_eq!(cleared.entries.unmapped, 512);
+        let held = rig.machine().frames.values().filter(|frame| frame.owned).count() as i64;
+        assert_eq!(cleared.unaccounted_frames, Some(held - 512));
+    }
+}
+
+#[test]
 fn the_structure_can_be_looked_at() {
     let rig = Rig::tree();
     let mut tracker = tracker(&rig, Config::default());

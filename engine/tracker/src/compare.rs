@@ -176,6 +176,10 @@ impl Comparison<'_> {
             match self.look(item, &shard.base(place), items.get(index + 1), &mut notes) {
                 Seen::Known => {}
                 Seen::Run(run) => shard.put_run(place, run),
+                // What is past the guest's count is none of its entries yet.
+                Seen::Copy if !self.tracked_slots(item.leaf).is_full(self.layout.width()) => {
+                    shard.put(place, &self.tracked_part(item.leaf, &notes.copy));
+                }
                 Seen::Copy if self.layout.is_shared(item.leaf) => {
                     notes.found.adopt.push((vec![item.leaf], Arc::new(notes.copy.clone())));
                 }
@@ -353,6 +357,15 @@ impl Comparison<'_> {
         let width = self.layout.width();
         let left = self.layout.pfns().saturating_sub(width.first_pfn(leaf).0);
         LeafMask::first(left.min(width.entries() as u64) as usize)
+    }
+
+    /// A leaf without the slots that are no pfns of the guest.
+    fn tracked_part(&self, leaf: LeafIndex, copy: &Leaf) -> Leaf {
+        let (width, mut part) = (self.layout.width(), Leaf::HOLE);
+        for slot in self.tracked_slots(leaf).slots() {
+            part.set_entry(width, slot, copy.entry(width, slot));
+        }
+        part
     }
 
     fn count(

@@ -117,8 +117,8 @@ impl Tracker {
         self.report.leaves.unchanged += found.unchanged;
         self.report.entries.add(&found.counts);
         if adopt_all {
-            self.observed_frames =
-                self.observed_frames + found.counts.mapped - found.counts.unmapped;
+            let observed = self.observed_frames + found.counts.mapped;
+            self.observed_frames = observed.saturating_sub(found.counts.unmapped);
         }
         for (leaves, copy) in found.adopt {
             let copy = self.shared_copy(leaves[0], copy);
