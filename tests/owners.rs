@@ -165,6 +165,37 @@ fn an_alias_whose_m2p_goes_over_to_the_copy_leaves_the_first_pfn_owed() {
     }
 }
 
+#[test]
+fn an_alias_whose_m2p_goes_over_to_the_copy_in_a_live_round_leaves_the_first_pfn_owed() {
+    for back in [false, true] {
+        for (rig, mut migration) in copied(aliases()) {
+            rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
+            checkpoint(&rig, &mut migration);
+            // The copy is sent as what the m2p names; the other one is the copy from now on.
+            rig.machine().machphys(BASE + 9, HOLES + 5);
+            round(&rig, &mut migration);
+            if back {
+                rig.machine().machphys(BASE + 9, 9);
+                round(&rig, &mut migration);
+            }
+            for content in [0x11, 0x22] {
+                rig.machine().write_frame(BASE + 9, content);
+                let report = checkpoint(&rig, &mut migration);
+                assert_eq!((report.settled.aliases, report.unaccounted_frames), (1, Some(0)));
+                for pfn in [9, HOLES + 5] {
+                    assert_eq!(arrived(&rig, pfn), Some(Got::Content(content)), "{pfn:#x}");
+                }
+            }
+            // One of them gets a frame of its own: nothing is a copy any more.
+            let other = rig.machine().populate(9);
+            rig.machine().set_entry(9, Entry(other));
+            rig.machine().machphys(BASE + 9, HOLES + 5);
+            let report = checkpoint(&rig, &mut migration);
+            assert_eq!((report.settled.aliases, report.unaccounted_frames), (0, Some(0)));
+        }
+    }
+}
+
 // --- PTEs to another domain's frame that matches --------------------------------------------------
 
 /// A table with a PTE to another domain's frame, whose pfn there is the one under which it is mapped here.
@@ -214,6 +245,54 @@ fn a_pte_to_a_foreign_frame_that_matches_is_cleared_and_listed() {
                 other => panic!("{other:?}"),
             }
             assert_eq!(arrived(&rig, 9), None);
+        }
+    }
+}
+
+/// The pfn's own frame goes to another domain, which has it at the same pfn, and stays in its entry; a table names it.
+fn with_a_frame_that_was_ours(config: Config, entry: usize) -> [(Rig, Migration); 2] {
+    copied(config).map(|(rig, migration)| {
+        let mut machine = rig.machine();
+        let frame = machine.balloon_out(9);
+        machine.hand_out(frame, Some(9));
+        machine.set_entry(9, entries(frame)[entry]);
+        machine.make_table(5, 9);
+        let table = machine.entry(5).0;
+        machine.poke(table, 3, frame << 12 | 0x67);
+        drop(machine);
+        (rig, migration)
+    })
+}
+
+#[test]
+fn a_pte_to_a_frame_that_was_the_pfn_s_own_is_refused() {
+    for (entry, live) in [(0, false), (0, true), (1, false), (1, true)] {
+        for (rig, mut migration) in with_a_frame_that_was_ours(Config::default(), entry) {
+            if live {
+                round(&rig, &mut migration);
+            }
+            let error = rig.with(|ports| migration.finish(ports)).expect_err("refused");
+            let Error::Table { pfn, fault } = error else { panic!("{error}") };
+            assert_eq!((pfn, fault.slot, fault.cause), (Pfn(5), 3, TableCause::Foreign));
+        }
+    }
+}
+
+#[test]
+fn a_pte_to_a_frame_that_was_the_pfn_s_own_is_cleared_and_listed() {
+    let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
+    for (entry, live) in [(0, false), (0, true), (1, false), (1, true)] {
+        for failing in [0, 1, 2] {
+            for (rig, mut migration) in with_a_frame_that_was_ours(config, entry) {
+                if live {
+                    round(&rig, &mut migration);
+                }
+                rig.machine().errors = vec![At::Query; failing]; // owners and types are asked too late
+                finish(&rig, &mut migration);
+                assert_eq!(migration.cleared_ptes().count(), 1);
+                let Some(Got::Table(words)) = arrived(&rig, 5) else { panic!("no table") };
+                assert_eq!((words[3], arrived(&rig, 9)), (0, None), "{entry} {live} {failing}");
+            }
         }
     }
 }

@@ -360,6 +360,13 @@ impl Books<'_> {
     }
 
     fn settle_frameless(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
+        if foreign
+            && !self.sent.is_foreign(pfn)
+            && self.named(pfn) == named_frame(entry, self.width)
+        {
+            // It was the pfn's own until somebody else got it under the same entry: a table may name it so.
+            self.sent.doubt_tables();
+        }
         let before = self.accept(pfn, entry);
         self.sent.frameless(pfn, before, foreign);
         self.cleared.remove(&pfn);
@@ -389,7 +396,12 @@ impl Books<'_> {
             Answer::Accepted => {
                 self.batch.follow.arrived.push((pfn, mfn));
                 let before = self.accept(pfn, entry);
+                // The m2p may have gone over to a pfn that was a copy: then the other one is the copy now.
+                let copy = self.sent.twin(pfn).filter(|&twin| self.named(twin) == Some(mfn));
                 self.sent.accepted(pfn, before, kind.is_table(), footing);
+                if let (Footing::Sound, Some(twin)) = (footing, copy) {
+                    self.sent.pair(twin, pfn);
+                }
                 self.note_cleared(pfn, kind);
                 self.report.pages.accepted += 1;
                 self.report.pages.tables += u64::from(kind.is_table());
@@ -400,6 +412,13 @@ impl Books<'_> {
                 self.batch.follow.failed = Some(Error::Page { pfn, mfn, source });
             }
         }
+    }
+
+    /// The frame that a pfn was last accepted with.
+    fn named(&self, pfn: Pfn) -> Option<Mfn> {
+        let here = self.remembered.binary_search_by_key(&pfn, |&(pfn, _)| pfn);
+        let entry = here.map_or_else(|_| self.shadow.entry(pfn), |index| self.remembered[index].1);
+        named_frame(entry, self.width)
     }
 
     /// The pfn was accepted under this entry: law 5. Returns whether the entry before named a frame of the machine.

@@ -125,6 +125,16 @@ impl Sent {
         self.stale.iter()
     }
 
+    /// The pfn whose frame this pfn was last sent as a copy of.
+    pub(crate) fn twin(&self, pfn: Pfn) -> Option<Pfn> {
+        if self.twins.is_empty() { None } else { self.twins.get(&pfn).copied() }
+    }
+
+    /// What was last sent for `copy` is a copy of `pfn`'s frame.
+    pub(crate) fn pair(&mut self, copy: Pfn, pfn: Pfn) {
+        self.twins.insert(copy, pfn);
+    }
+
     /// The pfns sent as copies of another's frame, and that other one.
     pub(crate) fn twins(&self) -> impl Iterator<Item = (Pfn, Pfn)> + '_ {
         self.twins.iter().map(|(&pfn, &twin)| (pfn, twin))
