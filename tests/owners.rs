@@ -481,6 +481,36 @@ fn what_was_offered_at_the_last_look_and_is_used_and_withdrawn_before_the_next_i
 }
 
 #[test]
+fn an_offer_that_is_told_once_is_noted_though_its_entries_can_not_be_read() {
+    for (rig, mut migration) in copied(Config::default()) {
+        rig.machine().transfers = Some(vec![]);
+        there_and_back(&rig, 9, 0x11);
+        {
+            let mut machine = rig.machine();
+            machine.accepts = true;
+            machine.on(At::Transfers, |machine| machine.accepts = false);
+            machine.errors.push(At::Transfers);
+        }
+        rig.with(|ports| migration.round(ports)).expect_err("not now");
+        finish(&rig, &mut migration);
+        assert_eq!(arrived(&rig, 9), Some(Got::Content(0x11)));
+    }
+}
+
+#[test]
+fn an_offer_that_no_entry_names_any_more_may_have_been_any_pfn_s() {
+    for (rig, mut migration) in copied(Config::default()) {
+        rig.machine().accepts = true;
+        rig.machine().transfers = Some(vec![]);
+        there_and_back(&rig, 9, 0x11);
+        round(&rig, &mut migration);
+        rig.machine().accepts = false;
+        finish(&rig, &mut migration);
+        assert_eq!(arrived(&rig, 9), Some(Got::Content(0x11)));
+    }
+}
+
+#[test]
 fn hostile_transfer_entries_name_nothing() {
     for (rig, mut migration) in copied(Config::default()) {
         let hostile = [0, 9, HOLES, 1 << 14, 1 << 40, u64::MAX];

@@ -48,6 +48,7 @@ pub enum At {
     Query,
     Send,
     Gone,
+    Transfers,
 }
 
 #[derive(Clone, Debug)]
@@ -543,7 +544,9 @@ impl Unlogged for Rig {
     }
 
     fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
-        let machine = self.machine();
+        let mut machine = self.machine();
+        machine.reach(At::Transfers);
+        machine.fails(At::Transfers)?;
         into.extend(machine.transfers.iter().flatten());
         Ok(machine.transfers.is_some())
     }

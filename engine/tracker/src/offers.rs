@@ -26,17 +26,17 @@ pub(crate) struct Offers {
 
 impl Offers {
     /// Notes a look at the grant table: whether anything is or was offered, and, if that is known, which pfns the entries
-    /// name. Returns the pfns that may have got a frame: those, and those of the look before, whose entries may have been
-    /// used and withdrawn since.
-    pub(crate) fn look(&mut self, offered: bool, named: Option<Vec<Pfn>>) -> Vec<Pfn> {
-        if offered {
+    /// name. An offer that no entry names any more may have been used. Returns the pfns that may have got a frame: those, and
+    /// those of the look before, whose entries may have been used and withdrawn since.
+    pub(crate) fn look(&mut self, offered: bool, named: Option<&[Pfn]>) -> Vec<Pfn> {
+        let named = named.unwrap_or_default();
+        if offered || !named.is_empty() {
             self.now = true;
             self.waiting.fill(self.waiting.pfns());
         }
-        self.nameless |= offered && named.is_none();
-        let named = named.unwrap_or_default();
-        let mut owed = std::mem::replace(&mut self.named, named);
-        owed.extend(&self.named);
+        self.nameless |= offered && named.is_empty();
+        let mut owed = std::mem::replace(&mut self.named, named.to_vec());
+        owed.extend(named);
         owed
     }
 
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_leaf_is_doubted_until_it_was_compared_and_two_rounds_have_passed() {
         let mut offers = Offers::default();
-        let look = |offers: &mut Offers, offered| offers.look(offered, Some(vec![]));
+        let look = |offers: &mut Offers, offered| offers.look(offered, Some(&[]));
         offers.cover(100);
         look(&mut offers, false);
         assert!(!offers.doubt(LeafIndex(7)));
@@ -95,11 +95,11 @@ mod tests {
     #[test]
     fn what_entries_name_is_owed_now_and_at_the_next_look() {
         let mut offers = Offers::default();
-        assert_eq!(offers.look(true, Some(vec![Pfn(1), Pfn(2)])), [Pfn(1), Pfn(2)]);
-        assert_eq!(offers.look(true, Some(vec![Pfn(2)])), [Pfn(1), Pfn(2), Pfn(2)]);
+        assert_eq!(offers.look(true, Some(&[Pfn(1), Pfn(2)])), [Pfn(1), Pfn(2)]);
+        assert_eq!(offers.look(true, Some(&[Pfn(2)])), [Pfn(1), Pfn(2), Pfn(2)]);
         offers.end_round(false);
-        assert_eq!(offers.look(false, Some(vec![])), [Pfn(2)]);
-        assert_eq!(offers.look(false, Some(vec![])), []);
+        assert_eq!(offers.look(false, Some(&[])), [Pfn(2)]);
+        assert_eq!(offers.look(false, Some(&[])), []);
         assert!(!offers.are_nameless());
     }
 
@@ -108,11 +108,13 @@ mod tests {
         let mut offers = Offers::default();
         offers.look(false, None);
         assert!(!offers.are_nameless());
-        offers.look(true, None);
-        offers.look(false, None);
-        offers.end_round(false);
-        assert!(offers.are_nameless());
-        offers.end_round(true);
-        assert!(!offers.are_nameless());
+        for named in [None, Some(&[][..])] {
+            offers.look(true, named);
+            offers.look(false, named);
+            offers.end_round(false);
+            assert!(offers.are_nameless());
+            offers.end_round(true);
+            assert!(!offers.are_nameless());
+        }
     }
 }

@@ -79,10 +79,14 @@ impl Tracker {
     /// Whether the guest takes frames by transfer, and for which pfns. Asked on both sides of CLEAN: a frame that came back
     /// just before it has its leaf in this round's log and in no other, and the offer may be as young.
     fn look_for_offers(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
-        let (offered, named) = offers(ports).map_err(Error::port("unlogged writers"))?;
-        for pfn in self.offers.look(offered, named) {
+        let failed = Error::port("unlogged writers");
+        let offered = ports.unlogged.accepts_transfer().map_err(failed)?;
+        // An offer that was told is not told again: it is noted whatever else fails.
+        let named = named(ports);
+        for pfn in self.offers.look(offered, named.as_ref().ok().and_then(Option::as_deref)) {
             self.resend.mark(pfn, Cause::Unlogged);
         }
+        named.map_err(Error::port("unlogged writers"))?;
         if self.report.stage.is_suspended() && self.offers.are_nameless() {
             self.doubt_all(Doubt::Transfers);
         }
@@ -176,16 +180,15 @@ impl Tracker {
     }
 }
 
-/// Whether frames are taken by transfer, and the pfns that entries of the grant table name, if that is known.
-fn offers(ports: &mut Ports<'_>) -> Result<(bool, Option<Vec<Pfn>>), PortError> {
-    let offered = ports.unlogged.accepts_transfer()?;
+/// The pfns that transfer entries of the grant table name, if that is known.
+fn named(ports: &mut Ports<'_>) -> Result<Option<Vec<Pfn>>, PortError> {
     let mut entries = Vec::new();
     if !ports.unlogged.transfers(&mut entries)? {
-        return Ok((offered, None));
+        return Ok(None);
     }
     let named = entries.iter().filter_map(|&entry| match entry {
         Transfer::Into(pfn) => Some(pfn),
         Transfer::Came(mfn) => ports.m2p.pfn(mfn).filter(|_| mfn.0 < ports.m2p.frames()),
     });
-    Ok((offered || !entries.is_empty(), Some(named.collect())))
+    Ok(Some(named.collect()))
 }
