@@ -395,6 +395,25 @@ fn barren(positions: usize) -> (Rig, Migration) {
 }
 
 #[test]
+fn a_doubt_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
+    let (rig, mut migration) = barren(90);
+    let held = migration.shadow_bytes();
+    let list = std::mem::replace(&mut rig.machine().roots.frame_list_list, 1 << 40);
+    let report = round(&rig, &mut migration);
+    assert!(report.blind);
+    rig.machine().roots.frame_list_list = list;
+    let report = round(&rig, &mut migration);
+    // The three leaves at the start, and the last one.
+    assert_eq!(report.pages.owed, 4 * 512);
+    assert_eq!(migration.shadow_bytes(), held);
+    // Nor when somebody may have got a frame, and nobody says who.
+    rig.machine().accepts = true;
+    let report = finish(&rig, &mut migration);
+    assert!(report.pages.owed <= 4 * 512 + 8, "{}", report.pages.owed);
+    assert_eq!(migration.shadow_bytes(), held);
+}
+
+#[test]
 fn a_leaf_without_frames_at_many_positions_is_one_copy_and_owes_nothing() {
     let ((_, two), (rig, mut migration)) = (barren(2), barren(90));
     let held = migration.shadow_bytes();

@@ -51,15 +51,15 @@ fn count(bytes: usize) {
 #[global_allocator]
 static HEAP: Counting = Counting;
 
-/// Bytes per pfn that the guest speaks of, up to 2^27 whatever it holds: 8 bitmaps, and the resend bitmap with a plane for
-/// each of ten causes, two of them while it is resized. That is 480 MiB for a leaf at the end of 512 GiB, of which a
+/// Bytes per pfn that the guest speaks of, up to 2^27 whatever it holds: 9 bitmaps, and the resend bitmap with a plane for
+/// each of ten causes, two of them while it is resized. That is 496 MiB for a leaf at the end of 512 GiB, of which a
 /// kernel that maps zeros lazily gives out 135 MiB.
 const fn per_pfns(pfns: u64) -> u64 {
     let reach = if pfns < 1 << 27 { pfns.next_multiple_of(32_768) } else { 1 << 27 };
     let positions = reach / 512;
     let compared = if positions < 16_384 { positions } else { 16_384 };
     let waiting = if reach < 65_536 + FRAMES { reach } else { 65_536 + FRAMES };
-    reach / 8 * (8 + 2 * 11)
+    reach / 8 * (9 + 2 * 11)
         + positions * POSITION_BYTES
         + compared * COPY_BYTES
         + waiting * WAITING_BYTES

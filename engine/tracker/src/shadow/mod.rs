@@ -144,10 +144,10 @@ impl Shadow {
             let leaf = width.leaf_of(same[0].0);
             let (shard, index) = self.place_mut(leaf);
             let base = shard.base(index);
-            // One pfn of a leaf is the usual case of a live round, and it is often the entry that it was.
+            // The usual case of a live round: pages were written, and their entries are what they were.
             let is_known =
                 |&(pfn, entry): &(Pfn, Entry)| base.entry(width, width.slot_of(pfn)) == entry;
-            if same.len() == 1 && same.iter().all(is_known) {
+            if same.iter().all(is_known) {
                 continue;
             }
             let mut words = Leaf::default();

@@ -21,7 +21,8 @@ impl Tracker {
             self.look_for_offers(ports)?;
             let frames = ports.p2m.domain_frames().map_err(Error::port("p2m source"))?;
             // Whatever a port answers: no domain holds more frames than the machine has.
-            self.held_frames = frames.min(ports.m2p.frames());
+            self.machine_frames = ports.m2p.frames();
+            self.held_frames = frames.min(self.machine_frames);
             self.domain_frames = self.domain_frames.max(self.held_frames);
             ports.p2m.roots().map_err(Error::port("p2m source"))
         })?;

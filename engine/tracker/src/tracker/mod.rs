@@ -5,6 +5,7 @@
 //! Threads: one owner; the comparison runs on the engine's own pool.
 //! Source: order of the steps: `docs/design.md`, laws 1 to 4; `xen-save-path.md` 6.5.
 
+mod barren;
 mod intake;
 mod leaves;
 mod owners;
@@ -60,6 +61,8 @@ pub struct Tracker {
     evidence: Evidence,
     roots: Option<Roots>,
     domain_frames: u64,
+    /// Frames of the machine.
+    machine_frames: u64,
     /// Frames that the domain held when this round began.
     held_frames: u64,
     log: Log,
@@ -106,6 +109,7 @@ impl Tracker {
             evidence: Evidence { forced: true, ..Evidence::default() },
             roots: None,
             domain_frames: 0,
+            machine_frames: 0,
             held_frames: 0,
             log: Log::default(),
             log_span: 0,

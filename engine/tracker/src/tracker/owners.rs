@@ -6,6 +6,7 @@
 //! Source: `docs/design.md`, "Completeness"; an entry settled as no frame is never equal to one that has a frame.
 
 use super::Tracker;
+use super::barren::Barren;
 use crate::cause::Cause;
 use crate::doubt::Doubt;
 use crate::frame::{Claim, Entry, FrameType, LeafIndex, Mfn, Pfn};
@@ -55,7 +56,11 @@ impl Tracker {
             }
         }
         let suspended = self.report.stage.is_suspended();
+        let mut barren = Barren::new(ports.m2p.frames());
         for leaf in self.owners.due(suspended, self.layout.tracked()) {
+            if barren.has(&self.shadow.base(leaf), self.width) {
+                continue;
+            }
             self.question_leaf(ports, leaf, &mut questions);
             self.put(ports, &mut questions, QUERY_FRAMES_MAX)?;
         }
@@ -64,9 +69,6 @@ impl Tracker {
 
     /// Adds what a leaf of the shadow names.
     fn question_leaf(&self, ports: &Ports<'_>, leaf: LeafIndex, into: &mut Vec<Question>) {
-        if self.shadow.is_hole(leaf) {
-            return;
-        }
         let mut copy = Leaf::default();
         self.shadow.read(leaf, &mut copy);
         let first = self.width.first_pfn(leaf).0;

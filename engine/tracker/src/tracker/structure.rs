@@ -5,16 +5,15 @@
 //! Threads: the owner's.
 //! Source: `docs/design.md`, section "Changes"; `docs/decisions/0003`.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
+use super::barren::Barren;
 use super::{Tracker, phase};
 use crate::cause::Cause;
 use crate::config::{Rewalk, Sender};
 use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::evidence::Evidence;
-use crate::form::Likeness;
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn};
 use crate::layout::{Changes, Kind, LEAF_REACH, Part, Shape, Walk, Walked, names_nothing};
 use crate::leaf::Leaf;
@@ -267,8 +266,9 @@ impl Tracker {
     /// doubt, and entries are compared whatever else is known.
     pub(super) fn owe_doubtful(&mut self, pfns: Range<u64>) {
         let leaves = self.width.leaf_of(Pfn(pfns.start)).0..self.width.leaves(pfns.end);
+        let mut barren = Barren::new(self.machine_frames);
         for leaf in (leaves.start..leaves.end.min(self.layout.tracked())).map(LeafIndex) {
-            if self.shadow.is_hole(leaf) {
+            if barren.has(&self.shadow.base(leaf), self.width) {
                 continue;
             }
             let first = self.width.first_pfn(leaf).0;
@@ -329,22 +329,20 @@ impl Tracker {
             return 0;
         }
         let (mut looks, mut populated) = (0, 0);
-        let mut barren = HashSet::from([Likeness::Hole]);
+        let mut barren = Barren::new(machine_frames);
         let mut copy = Leaf::default();
         let leaves = self.width.leaf_of(Pfn(pfns.start)).0..self.width.leaves(pfns.end);
         for leaf in leaves.map(LeafIndex) {
             let base = self.shadow.base(leaf);
-            let likeness = base.likeness();
-            if likeness.is_some_and(|likeness| barren.contains(&likeness)) {
+            if barren.has(&base, self.width) {
                 continue;
             }
             base.decode(self.width, &mut copy);
-            let (first, fallen) = (self.width.first_pfn(leaf).0, self.fallen.len());
+            let first = self.width.first_pfn(leaf).0;
             let whole = first..first + self.width.entries() as u64;
             for pfn in whole.start.max(pfns.start)..whole.end.min(pfns.end) {
                 looks += 1;
                 let entry = copy.entry(self.width, (pfn - first) as usize);
-                // One leaf without frames may have stood at every position: nothing of it can be elsewhere.
                 if !names_nothing(entry.claim(self.width), machine_frames) {
                     self.fallen.push((Pfn(pfn), entry));
                     populated += u64::from(!self.sent.is_foreign(Pfn(pfn)));
@@ -352,10 +350,8 @@ impl Tracker {
                 let observed = entry.names_frame(self.width, machine_frames);
                 self.observed_frames = self.observed_frames.saturating_sub(u64::from(observed)); // of a migration it is 0
             }
-            if fallen == self.fallen.len() && whole.start >= pfns.start && whole.end <= pfns.end {
-                barren.extend(likeness);
-            }
         }
+        looks += barren.looks();
         // Who only observes has settled nothing.
         looks += self.sent.fall_away(&pfns, populated.min(self.sent.populated()));
         self.cut_shadow(pfns);
@@ -433,8 +429,8 @@ mod tests {
             tracker.sent.frameless(Pfn(5 << 9), false, true);
             tracker.layout = layout_of(Width::W64, &[Mfn(7)], 1, Mfn(7));
             let looks = tracker.fall_away(511..positions << 9, MACHINE);
-            // The two leaves that are cut or have frames, the last one, and the one that stands everywhere.
-            assert!(looks <= 5 * 512, "{looks} looks");
+            // Leaves that are cut or have frames, twice at most; and once the one that stands everywhere.
+            assert!(looks <= 7 * 512, "{looks} looks");
             let fallen: Vec<_> = tracker.fallen.iter().map(|&(pfn, _)| pfn).collect();
             assert_eq!(fallen, [Pfn(511), Pfn(1024), last]);
             assert_eq!(tracker.sent.gone(), [Pfn(511), Pfn(1024), last]);
