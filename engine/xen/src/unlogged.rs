@@ -23,6 +23,8 @@ use crate::vcpu::Vcpu;
 pub struct XenUnlogged {
     domain: Domain,
     grants: GrantTable,
+    /// What transfer entries named at the last look.
+    transfers: Vec<Transfer>,
     m2p: Arc<XenM2p>,
 }
 
@@ -33,7 +35,7 @@ impl XenUnlogged {
     /// No memory.
     pub fn new(domain: Domain, m2p: Arc<XenM2p>) -> Result<Self, XenError> {
         let grants = GrantTable::new(domain.xen(), domain.domid())?;
-        Ok(Self { domain, grants, m2p })
+        Ok(Self { domain, grants, transfers: Vec::new(), m2p })
     }
 
     /// start_info and the rings that it names.
@@ -65,11 +67,12 @@ impl Unlogged for XenUnlogged {
     }
 
     fn accepts_transfer(&mut self) -> Result<bool, PortError> {
-        Ok(!self.grants.transfers()?.is_empty())
+        self.transfers = self.grants.transfers()?;
+        Ok(!self.transfers.is_empty())
     }
 
     fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
-        into.append(&mut self.grants.transfers()?);
+        into.append(&mut self.transfers); // of one look: an entry that is used meanwhile names its pfn all the same
         Ok(true)
     }
 }
