@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
- * memory MIB RATE: holds memory whose every page has a pattern of its own, writes RATE pages a second anew (every fourth
- * after giving it back to the kernel, so that it returns on another frame) and verifies all the time. Once a second it
+ * memory MIB RATE [keep]: holds memory whose every page has a pattern of its own, writes RATE pages a second anew (every fourth
+ * after giving it back to the kernel, so that it returns on another frame; none with "keep") and verifies all the time. Once a second it
  * says "MEMORY ok" with how many pages it verified, which is also how fast the guest runs; BAD if a page is wrong.
  * Integers only: a damaged state of the FPU can't steer it. */
 #include <stdint.h>
@@ -49,6 +49,7 @@ int main(int argc, char **argv)
 {
 	uint64_t pages = (argc > 1 ? strtoull(argv[1], 0, 10) : 32) * 256, rate = argc > 2 ? strtoull(argv[2], 0, 10) : 1000;
 	char *memory = mmap(0, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int keep = argc > 3;
 	uint32_t *generation = calloc(pages, sizeof *generation);
 	if (memory == MAP_FAILED || !generation)
 		return perror("memory"), 1;
@@ -67,7 +68,7 @@ int main(int argc, char **argv)
 		while (due--) {
 			dice = mix(dice + 0x9e3779b97f4a7c15u);
 			uint64_t i = dice % pages;
-			if (dice >> 40 & 3) {
+			if (keep || dice >> 40 & 3) {
 				fill((uint64_t *)(memory + i * PAGE), seed(i, ++generation[i]));
 				continue;
 			}

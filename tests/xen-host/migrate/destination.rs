@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a destination would hold, and whether it is what the source holds.
+//! Not here: a stream, or a restored guest: pages are kept as checksums, tables as their words.
+//! Units: frames of 4 KiB; pfns.
+//! Threads: one.
+//! Source: own. It asks Xen, frame by frame, which ones are the domain's and what the m2p says of them: no p2m.
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::sync::Arc;
+
+use p2mtrack::frame::{FrameType, Mfn, Pfn};
+use p2mtrack::leaf::Leaf;
+use p2mtrack::port::{
+    Answer, Deferral, FrameList, FrameTypes, M2p, MapFault, MapSlot, P2mSource, Page, PortError,
+    QUERY_FRAMES_MAX, Transport,
+};
+use p2mtrack::table::{PTE_PRESENT, TableView, normalise, pte_mfn};
+use p2mtrack_xen::{Domain, Guest, XenP2m};
+
+/// What `guest/memory.c` adds from word to word.
+const STEP: u64 = 0x2545_f491_4f6c_dd1d;
+
+/// A data page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    checksum: u64,
+    /// It is one of the pages that `guest/memory.c` writes again and again.
+    pub is_pattern: bool,
+}
+
+impl Content {
+    /// Of a page's words.
+    pub fn of(words: &[u64; 512]) -> Self {
+        let mix =
+            |sum: u64, word: &u64| (sum ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+        let is_step = |pair: &[u64]| pair[1].wrapping_sub(pair[0]) == STEP;
+        Self {
+            checksum: words.iter().fold(0xcbf2_9ce4_8422_2325, mix),
+            is_pattern: words.windows(2).all(is_step),
+        }
+    }
+}
+
+/// The other end.
+pub struct Destination {
+    source: XenP2m,
+    /// Data pages.
+    pub pages: HashMap<Pfn, Content>,
+    /// Page tables of level 1, as pfns.
+    pub tables: HashMap<Pfn, Box<[u64; 512]>>,
+    /// Page tables of the other levels.
+    pub upper: HashMap<Pfn, u8>,
+    /// The p2m's leaves.
+    pub leaves: Vec<Option<Pfn>>,
+}
+
+impl Destination {
+    /// Of a domain, whose frames it maps by itself.
+    pub fn new(domain: &Domain) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        Ok(Self {
+            source: Guest::open(domain)?.p2m,
+            pages: HashMap::new(),
+            tables: HashMap::new(),
+            upper: HashMap::new(),
+            leaves: Vec::new(),
+        })
+    }
+
+    fn forget(&mut self, pfn: Pfn) {
+        self.pages.remove(&pfn);
+        self.tables.remove(&pfn);
+        self.upper.remove(&pfn);
+    }
+
+    /// What frames hold now, or why they can't be mapped.
+    fn read(&mut self, mfns: &[Mfn]) -> Vec<Result<Leaf, MapFault>> {
+        let mut mapped = Vec::new();
+        self.source.map(mfns, &mut mapped);
+        let fetch = |slot: Result<MapSlot, MapFault>| {
+            let mut leaf = Leaf::default();
+            self.source.live(slot?).fetch(&mut leaf);
+            Ok(leaf)
+        };
+        let leaves = mapped.iter().copied().map(fetch).collect();
+        let slots: Vec<_> = mapped.into_iter().flatten().collect();
+        self.source.unmap(&slots);
+        leaves
+    }
+
+    fn take(&mut self, page: &Page, leaf: Result<Leaf, MapFault>, view: &dyn TableView) -> Answer {
+        let mut leaf = match leaf {
+            Ok(leaf) => leaf,
+            Err(fault) => return Answer::Deferred(Deferral::MapFailed(fault)),
+        };
+        if let FrameType::Table { level, .. } = page.kind {
+            if let Err(fault) = normalise(page.pfn, level, &mut leaf, view) {
+                return Answer::Deferred(Deferral::Table(fault));
+            }
+            self.forget(page.pfn);
+            match level {
+                1 => drop(self.tables.insert(page.pfn, Box::new(leaf.words))),
+                _ => drop(self.upper.insert(page.pfn, level)),
+            }
+        } else {
+            self.forget(page.pfn);
+            self.pages.insert(page.pfn, Content::of(&leaf.words));
+        }
+        Answer::Accepted
+    }
+
+    /// What frames of the source hold now.
+    pub fn contents(&mut self, mfns: &[Mfn]) -> Result<Vec<Content>, PortError> {
+        let leaves = self.read(mfns).into_iter().zip(mfns);
+        let content = |(leaf, mfn): (Result<Leaf, MapFault>, &Mfn)| match leaf {
+            Ok(leaf) => Ok(Content::of(&leaf.words)),
+            Err(fault) => Err(format!("{mfn}: {fault}").into()),
+        };
+        leaves.map(content).collect()
+    }
+
+    /// Tables of level 1 in which a present PTE names one of these pfns.
+    pub fn tables_naming(&self, pfns: &[Pfn]) -> usize {
+        let names = |pte: &u64| pte & PTE_PRESENT != 0 && pfns.contains(&Pfn(pte_mfn(*pte).0));
+        self.tables.values().filter(|words| words.iter().any(names)).count()
+    }
+
+    /// Every frame of a guest that stands still is here under its pfn, which is the m2p's, or what `told` says instead: how
+    /// many were looked at. An error names the first that is not.
+    pub fn expect_all(
+        &mut self,
+        guest: &mut Guest,
+        told: &BTreeMap<Mfn, Vec<Pfn>>,
+    ) -> Result<usize, Box<dyn Error + Send + Sync>> {
+        let (mut looked, pfns) = (0, 512 * self.leaves.len() as u64);
+        let m2p = Arc::clone(&guest.m2p);
+        let by_m2p = |mfn: &Mfn| m2p.pfn(*mfn).filter(|pfn| pfn.0 < pfns);
+        let may_be = |mfn: &Mfn| told.contains_key(mfn) || by_m2p(mfn).is_some();
+        let machine: Vec<Mfn> = (0..m2p.frames()).map(Mfn).filter(may_be).collect();
+        for mfns in machine.chunks(QUERY_FRAMES_MAX) {
+            let mut kinds = vec![FrameType::Data; mfns.len()];
+            guest.types.query(mfns, &mut kinds)?;
+            let owned = mfns.iter().copied().zip(kinds);
+            let is_owned = |kind| !matches!(kind, FrameType::NotOwned | FrameType::Broken);
+            let (mfns, kinds): (Vec<_>, Vec<_>) = owned.filter(|(_, kind)| is_owned(*kind)).unzip();
+            let contents = self.contents(&mfns)?;
+            for ((mfn, kind), content) in mfns.into_iter().zip(kinds).zip(contents) {
+                let pfns = told.get(&mfn).cloned();
+                for pfn in pfns.unwrap_or_else(|| by_m2p(&mfn).into_iter().collect()) {
+                    self.expect(pfn, mfn, kind, content)?;
+                    looked += 1;
+                }
+            }
+        }
+        Ok(looked)
+    }
+
+    fn expect(
+        &self,
+        pfn: Pfn,
+        mfn: Mfn,
+        kind: FrameType,
+        content: Content,
+    ) -> Result<(), PortError> {
+        let holds = match kind {
+            FrameType::Table { level: 1, .. } => self.tables.contains_key(&pfn),
+            FrameType::Table { level, .. } => self.upper.get(&pfn) == Some(&level),
+            _ => self.pages.get(&pfn) == Some(&content),
+        };
+        if holds {
+            return Ok(());
+        }
+        Err(format!("{pfn}, {mfn}, {kind:?}: the destination lacks it or has it as it was").into())
+    }
+}
+
+impl Transport for Destination {
+    fn send(
+        &mut self,
+        pages: &[Page],
+        view: &dyn TableView,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), PortError> {
+        let mfns: Vec<_> = pages.iter().map(|page| page.mfn).collect();
+        let leaves = self.read(&mfns);
+        answers.extend(pages.iter().zip(leaves).map(|(page, leaf)| self.take(page, leaf, view)));
+        Ok(())
+    }
+
+    fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError> {
+        self.leaves = list.leaves.to_vec();
+        Ok(())
+    }
+
+    fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        pfns.iter().for_each(|&pfn| self.forget(pfn));
+        Ok(())
+    }
+
+    fn returned(&mut self, _into: &mut Vec<Pfn>) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn consistent(&mut self) -> Result<(), PortError> {
+        Ok(())
+    }
+}
