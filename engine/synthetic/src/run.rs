@@ -34,7 +34,7 @@ const ROUNDS_BETWEEN_CHECKPOINTS: u32 = 2;
 
 /// Who looks on while a migration runs.
 pub trait Watch: Observer {
-    /// A round ended. `log` is what the engine read from log-dirty in it.
+    /// A round ended. `log` is what log-dirty was read for since the round before, what was not read of it marked.
     ///
     /// # Errors
     /// The migration is cancelled with this error.
@@ -188,7 +188,8 @@ struct Driver<'a> {
     handles: SimPorts,
     watch: &'a mut dyn Watch,
     cancelled: Arc<AtomicBool>,
-    /// What the last call read from log-dirty, if anybody wants to know.
+    /// What calls read from log-dirty since the last round that ended, if anybody wants to know: those that failed
+    /// took it, too.
     log: Option<PfnBitmap>,
     /// Pages after which the transport of the next call breaks.
     breaks_after: Option<u64>,
@@ -303,7 +304,8 @@ impl Driver<'_> {
             if report.round == 0 { 0 } else { report.entries.beyond_log_dirty };
         self.run.gone += report.settled.gone;
         self.run.structure_events += report.structure.events();
-        let watched = self.watch.round(&report, self.log.as_ref(), self.simulation);
+        let log = self.log.take();
+        let watched = self.watch.round(&report, log.as_ref(), self.simulation);
         self.run.unaccounted_frames = report.unaccounted_frames.or(self.run.unaccounted_frames);
         self.run.last = Some(report);
         watched
@@ -316,10 +318,9 @@ impl Driver<'_> {
             cancelled: Arc::clone(&self.cancelled),
             breaks_after: self.breaks_after,
         };
-        self.log = None;
         let mut log_dirty = Tap {
             inner: &mut handles.log_dirty,
-            copy: self.watch.wants_log().then_some(&mut self.log),
+            marks: self.watch.wants_log().then_some(&mut self.log),
         };
         call(&mut Ports {
             log_dirty: &mut log_dirty,
@@ -433,10 +434,10 @@ pub(crate) fn in_full(error: &Error) -> String {
     text
 }
 
-/// Log-dirty, with a copy of what was read for who looks on.
+/// Log-dirty, with a copy of what was read for who looks on, added to what is there.
 struct Tap<'a> {
     inner: &'a mut dyn LogDirty,
-    copy: Option<&'a mut Option<PfnBitmap>>,
+    marks: Option<&'a mut Option<PfnBitmap>>,
 }
 
 impl LogDirty for Tap<'_> {
@@ -450,10 +451,24 @@ impl LogDirty for Tap<'_> {
 
     fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
         let read = self.inner.clean(into.lend());
-        if let Some(copy) = &mut self.copy {
-            **copy = Some(into.copy());
+        if let Some(marks) = &mut self.marks {
+            let mut log = into.copy();
+            // What was not read may be marked, as the engine takes it too.
+            let known = read.as_ref().map_or(0, |&read| read);
+            (known..into.pfns()).for_each(|pfn| _ = log.set(Pfn(pfn)));
+            add(marks.get_or_insert_default(), &log);
         }
         read
+    }
+}
+
+/// All marks of both.
+fn add(marks: &mut PfnBitmap, log: &PfnBitmap) {
+    if marks.pfns() < log.pfns() {
+        marks.resize(log.pfns());
+    }
+    for (word, &bits) in marks.words_mut().iter_mut().zip(log.words()) {
+        *word |= bits;
     }
 }
 
@@ -502,5 +517,44 @@ impl Transport for Cancellable<'_> {
 
     fn consistent(&mut self) -> Result<(), PortError> {
         if self.breaks_after.is_some() { Err(BROKEN.into()) } else { self.inner.consistent() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads so much of the log and marks pfn 3, or fails.
+    struct Reads(Result<u64, &'static str>);
+
+    impl LogDirty for Reads {
+        fn enable(&mut self) -> Result<(), PortError> {
+            Ok(())
+        }
+
+        fn disable(&mut self) -> Result<(), PortError> {
+            Ok(())
+        }
+
+        fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+            into.set(Pfn(3));
+            self.0.map_err(Into::into)
+        }
+    }
+
+    #[test]
+    fn marks_are_kept_until_a_round_ends_and_what_was_not_read_counts_as_marked() {
+        let (mut marks, mut expected) = (None, Vec::new());
+        for (read, pfns, known) in [(Ok(64), 64, 64), (Ok(100), 128, 100), (Err("no"), 192, 0)] {
+            let mut bits = PfnBitmap::new(pfns);
+            let mut tap = Tap { inner: &mut Reads(read), marks: Some(&mut marks) };
+            assert_eq!(tap.clean(LogRoom::over(&mut bits)).ok(), read.ok());
+            assert_eq!(bits.drain(), [Pfn(3)], "the engine's own");
+            expected.push(Pfn(3));
+            expected.extend((known..pfns).map(Pfn));
+            expected.sort_unstable();
+            expected.dedup();
+            assert_eq!(marks.iter().flat_map(PfnBitmap::iter).collect::<Vec<_>>(), expected);
+        }
     }
 }

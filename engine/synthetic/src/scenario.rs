@@ -203,10 +203,23 @@ impl Scenario {
         self.row().1
     }
 
-    /// Whether a run may end in a named error without any fault: the guest lies, or does what a policy refuses.
+    /// Whether a run may end in a named error without any fault under some policies: the guest lies, or does what one
+    /// refuses.
     #[must_use]
     pub const fn is_hostile(self) -> bool {
         matches!(self, Self::Hostile | Self::ForeignPte | Self::Alias)
+    }
+
+    /// Whether a run with this configuration may end in a named error without any fault: the guest lies, or a policy refuses
+    /// what it does.
+    #[must_use]
+    pub const fn may_be_refused(self, engine: &Config) -> bool {
+        match self {
+            Self::Hostile => true,
+            Self::ForeignPte => matches!(engine.foreign_pte, ForeignPtePolicy::Refuse),
+            Self::Alias => matches!(engine.alias, AliasPolicy::Refuse),
+            _ => false,
+        }
     }
 
     /// The engine's configuration with the policies under which the scenario is played. Where two are of interest the
@@ -243,7 +256,8 @@ impl Scenario {
     }
 
     /// Whether some suspends are taken back: the round fails, and the guest runs on.
-    pub(crate) const fn takes_back(self) -> bool {
+    #[must_use]
+    pub const fn takes_back(self) -> bool {
         matches!(
             self,
             Self::Remus

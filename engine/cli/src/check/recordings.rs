@@ -5,6 +5,7 @@
 //! Threads: one for each of several guests.
 //! Source: own. What is planted is planted in what was recorded, or in what is heard of the engine.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, M2p, Observer, Phase, PortError, Roots};
 use p2mtrack::report::RoundReport;
-use p2mtrack_synthetic::run::{Watch, migrate_with, side_by_side};
-use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
+use p2mtrack_synthetic::run::{Run, Watch, migrate_with, side_by_side};
+use p2mtrack_synthetic::{Fault, FaultSet, P2mKind, Scenario, SimConfig, Simulation};
 use p2mtrack_trace::{
     Flavour, Limits, Meta, NONE, Reader, Recorder, Round, Structure, UpperFrame, Writer,
 };
@@ -28,8 +29,8 @@ use crate::simulate::record;
 /// Memory of each guest: leaves enough for holes, tails and growth.
 const GUEST_BYTES: u64 = 8 << 20;
 
-/// Seeds of each guest.
-const SEEDS: u64 = if cfg!(debug_assertions) { 1 } else { 3 };
+/// Seeds of which the first one is taken that has what a guest is wanted for.
+const SEEDS: RangeInclusive<u64> = 1..=40;
 
 /// Makes the recording that `simulate --record` makes.
 struct Recording(Recorder<Vec<u8>>);
@@ -65,7 +66,7 @@ struct Life {
 }
 
 impl Life {
-    fn of(config: &SimConfig) -> Self {
+    fn of(config: &SimConfig) -> (Self, Run) {
         let simulation = Simulation::new(config);
         let meta = Meta {
             name: config.options(),
@@ -80,13 +81,16 @@ impl Life {
             source: String::new(),
         };
         let mut recording = Recording(Recorder::new(Vec::new(), &meta).expect("begins"));
-        let run = migrate_with(&simulation, Config::default(), &mut recording);
-        assert_eq!(run.error, None, "{}", meta.name);
+        let run = migrate_with(&simulation, engine(config), &mut recording);
+        assert!(run.error.is_none() || run.fault.is_some(), "{}: {:?}", meta.name, run.error);
+        if run.rounds == 0 {
+            return (Self { meta, rounds: Vec::new(), calm: Vec::new() }, run);
+        }
         let bytes = recording.0.finish().expect("ends");
         let reader = Reader::new(&bytes, Limits::default()).expect("opens");
         let mut cursor = reader.rounds();
         let next = || cursor.advance().expect("decodes").then(|| cursor.round().clone());
-        Self { meta, rounds: std::iter::from_fn(next).collect(), calm: Vec::new() }
+        (Self { meta, rounds: std::iter::from_fn(next).collect(), calm: Vec::new() }, run)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -286,7 +290,7 @@ struct Planted {
 
 impl Planted {
     fn new(config: &SimConfig) -> Self {
-        let mut life = Life::of(config);
+        let (mut life, _) = Life::of(config);
         let bytes = life.bytes();
         let reader = Reader::new(&bytes, Limits::default()).expect("opens");
         let (check, calm) = judged(&reader, |_, _| false);
@@ -338,22 +342,70 @@ impl Planted {
     }
 }
 
-#[test]
-fn honest_recordings_miss_nothing_and_a_planted_miss_is_found() {
+/// The engine under the policies that the scenario is played with.
+fn engine(config: &SimConfig) -> Config {
+    config.scenario.engine(config.seed, Config::default())
+}
+
+/// Guests that keep their rules, of each width and kind.
+fn honest() -> Vec<SimConfig> {
     let mut configs = Vec::new();
-    for scenario in Scenario::ALL.into_iter().filter(|scenario| !scenario.is_hostile()) {
+    for scenario in Scenario::ALL.into_iter().filter(|&scenario| scenario != Scenario::Hostile) {
         for width in [Width::W32, Width::W64] {
             for kind in [P2mKind::Linear, P2mKind::Tree] {
                 if scenario.forced_p2m().is_none_or(|forced| forced == kind) {
-                    configs.extend((1..=SEEDS).map(|seed| SimConfig {
-                        width,
-                        p2m: Some(kind),
-                        ..SimConfig::plain(scenario, seed, GUEST_BYTES)
-                    }));
+                    let plain = SimConfig::plain(scenario, 1, GUEST_BYTES);
+                    configs.push(SimConfig { width, p2m: Some(kind), ..plain });
                 }
             }
         }
     }
+    configs
+}
+
+/// The guest with seeds whose policies refuse nothing, and which take a suspend back if the scenario ever does.
+fn seeded(config: &SimConfig) -> impl Iterator<Item = SimConfig> {
+    let config = config.clone();
+    let wanted = |config: &SimConfig| {
+        let simulation = Simulation::new(config);
+        let fails = |checkpoint| simulation.checkpoint_fails_after(checkpoint).is_some();
+        let takes_back = (0..simulation.checkpoints()).any(fails);
+        takes_back == config.scenario.takes_back()
+            && !config.scenario.may_be_refused(&engine(config))
+    };
+    SEEDS.map(move |seed| SimConfig { seed, ..config.clone() }).filter(wanted)
+}
+
+#[test]
+fn logs_that_fail_or_are_short_hide_nothing() {
+    // Of each scenario one guest for each fault: widths and kinds in turn.
+    let faults = [Fault::ShortBitmap, Fault::AllocationFailure];
+    let honest = honest();
+    let guests = honest.chunk_by(|one, next| one.scenario == next.scenario);
+    let pair = |(turn, guests): (usize, &[SimConfig])| {
+        [0, 1].map(|at| SimConfig {
+            faults: FaultSet(vec![faults[at]]),
+            ..guests[(turn + at * (guests.len() - 1)) % guests.len()].clone()
+        })
+    };
+    let configs: Vec<_> = guests.enumerate().flat_map(pair).collect();
+    let struck = side_by_side(&configs, |config| {
+        for config in seeded(config) {
+            let (life, run) = Life::of(&config);
+            if !run.struck.is_empty() && life.rounds.len() > 1 {
+                assert_eq!(life.missed(), 0, "{}", life.meta.name);
+                return config.faults.0[0];
+            }
+        }
+        panic!("{}: the fault never strikes", config.options())
+    });
+    assert_eq!(struck.len(), 2 * (Scenario::ALL.len() - 1));
+}
+
+#[test]
+fn honest_recordings_miss_nothing_and_a_planted_miss_is_found() {
+    let first = |config: &SimConfig| seeded(config).next().expect("a seed");
+    let configs: Vec<_> = honest().iter().map(first).collect();
     let planted = side_by_side(&configs, Planted::new);
     let planted = planted.into_iter().fold(Planted::default(), Planted::add);
     println!("{} recordings: {planted:?}", configs.len());
