@@ -13,6 +13,7 @@ use p2mtrack::config::Config;
 use crate::fault::Fault;
 use crate::oracle::Verdict;
 use crate::run::{Ending, Run, migrate_with};
+use crate::scenario::Scenario;
 use crate::simulation::{SimConfig, Simulation};
 
 /// How a run broke the promise.
@@ -88,7 +89,7 @@ pub fn attempt(config: &SimConfig, engine: Config) -> Attempt {
     });
     match caught {
         Ok(run) => {
-            let (outcome, what) = classify(config, &run);
+            let (outcome, what) = classify(config, &engine, &run);
             Attempt { outcome, what, run }
         }
         Err(what) => {
@@ -108,7 +109,7 @@ fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-fn classify(config: &SimConfig, run: &Run) -> (Outcome, String) {
+fn classify(config: &SimConfig, engine: &Config, run: &Run) -> (Outcome, String) {
     let differences = run.judgement.iter().flat_map(|judgement| &judgement.differences);
     let difference = || differences.map(ToString::to_string).next().unwrap_or_default();
     let error = || run.error.clone().unwrap_or_default();
@@ -120,17 +121,27 @@ fn classify(config: &SimConfig, run: &Run) -> (Outcome, String) {
         (Ending::Judged(Verdict::Corrupt), _) => (Outcome::Failed(Failure::Corrupt), difference()),
         (Ending::Judged(Verdict::Leaked), _) => (Outcome::Failed(Failure::Leaked), difference()),
         (Ending::Aborted, Some(fault)) => (Outcome::Fault(fault), error()),
-        (Ending::Aborted, None) if config.scenario.is_hostile() && run.error.is_some() => {
+        (Ending::Aborted, None) if is_refused(config.scenario, engine, run) => {
             (Outcome::Refused, error())
         }
         (Ending::Aborted, None) => (Outcome::Failed(Failure::Unexplained), error()),
     }
 }
 
+/// Whether the error is about a guest that lies, or that does what a policy refuses.
+fn is_refused(scenario: Scenario, engine: &Config, run: &Run) -> bool {
+    scenario.may_be_refused(engine)
+        && match scenario {
+            Scenario::ForeignPte => run.kind == Some("table"),
+            Scenario::Alias => run.kind == Some("entry"),
+            _ => run.error.is_some(),
+        }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Scenario;
+    use p2mtrack::config::{AliasPolicy, ForeignPtePolicy};
 
     /// The table of what counts as a failure.
     #[test]
@@ -150,7 +161,28 @@ mod tests {
             (&hostile, aborted(None), Outcome::Refused),
             (&hostile, Run::default(), Outcome::Failed(Failure::Unexplained)),
         ] {
-            assert_eq!(classify(config, &run).0, outcome, "{run:?}");
+            assert_eq!(classify(config, &Config::default(), &run).0, outcome, "{run:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_refuses_only_what_it_is_about() {
+        let refuse = Config::default();
+        let bear = Config {
+            alias: AliasPolicy::Copy,
+            foreign_pte: ForeignPtePolicy::Clear,
+            ..Config::default()
+        };
+        for (scenario, about) in [(Scenario::ForeignPte, "table"), (Scenario::Alias, "entry")] {
+            for kind in ["table", "entry", "structure", "doubt"] {
+                for (engine, is_refused) in [(&refuse, kind == about), (&bear, false)] {
+                    let error = Some("why".to_owned());
+                    let run = Run { error, kind: Some(kind), ..Run::default() };
+                    let config = SimConfig::plain(scenario, 1, 8 << 20);
+                    let outcome = classify(&config, engine, &run).0;
+                    assert_eq!(outcome == Outcome::Refused, is_refused, "{scenario} {kind}");
+                }
+            }
         }
     }
 
