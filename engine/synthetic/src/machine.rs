@@ -33,7 +33,6 @@ const LEVEL: u8 = 0b111;
 const PINNED: u8 = 1 << 3;
 const WORDS: u8 = 1 << 4;
 const GIVEN_BACK: u8 = 1 << 5;
-const PARTIAL: u8 = 1 << 6;
 
 /// Xen's mfn to pfn table: a word for each frame, all ones if it has no pfn. Reading it needs no lock.
 #[derive(Clone, Debug)]
@@ -216,17 +215,6 @@ impl Machine {
         *bits = *bits & !LEVEL | level;
     }
 
-    /// Whether a page table is being validated, or taken apart (`PGT_partial`).
-    pub(crate) fn is_partial(&self, mfn: u64) -> bool {
-        self.bits[mfn as usize] & PARTIAL != 0
-    }
-
-    /// Notes that a page table is partly validated, or no more.
-    pub(crate) fn set_partial(&mut self, mfn: u64, partial: bool) {
-        let bits = &mut self.bits[mfn as usize];
-        *bits = *bits & !PARTIAL | if partial { PARTIAL } else { 0 };
-    }
-
     /// Whether a page table is pinned.
     pub(crate) fn is_pinned(&self, mfn: u64) -> bool {
         self.bits[mfn as usize] & PINNED != 0
@@ -238,10 +226,11 @@ impl Machine {
         *bits = *bits & !PINNED | if pinned { PINNED } else { 0 };
     }
 
-    /// What `XEN_DOMCTL_getpageframeinfo3` says of a frame. A partly validated table is none.
+    /// What `XEN_DOMCTL_getpageframeinfo3` says of a frame (`xen/arch/x86/domctl.c`): it looks at `PGT_type_mask` and
+    /// `PGT_pinned`, and not at `PGT_partial`, so that a partly validated table is one of its level.
     pub(crate) fn frame_type(&self, mfn: u64) -> FrameType {
         match self.owner(mfn) {
-            Owner::Guest if self.level(mfn) == 0 || self.is_partial(mfn) => FrameType::Data,
+            Owner::Guest if self.level(mfn) == 0 => FrameType::Data,
             Owner::Guest => {
                 FrameType::Table { level: self.level(mfn), pinned: self.is_pinned(mfn) }
             }

@@ -53,13 +53,12 @@ impl Xen {
         self.mark(table);
     }
 
-    /// A piece of a validation that Xen interrupts: marks the table, then takes the PTEs of some more slots. The last piece
-    /// makes it a table for everybody. Returns whether it is one.
+    /// A piece of a validation that Xen interrupts: marks the table, then takes the PTEs of some more slots. Returns
+    /// whether it was the last one.
     pub(crate) fn promote_piece(&mut self, table: u64, level: u8, slots: usize) -> bool {
         if self.machine.level(table) == 0 {
             self.machine.words_to_write(table);
             self.machine.set_level(table, level);
-            self.machine.set_partial(table, true);
             self.partial.insert(table, 0);
         }
         let Some(&first) = self.partial.get(&table) else { return true };
@@ -73,18 +72,16 @@ impl Xen {
         self.partial.insert(table, end);
         if end == FRAME_WORDS {
             self.partial.remove(&table);
-            self.machine.set_partial(table, false);
         }
         end == FRAME_WORDS
     }
 
-    /// The same the other way round: from the first piece on it is no table for anybody, the last one lets it go.
+    /// The same the other way round: the last piece lets it go.
     pub(crate) fn demote_piece(&mut self, table: u64, slots: usize) {
         let level = self.machine.level(table);
         if level == 0 {
             return;
         }
-        self.machine.set_partial(table, true);
         let end = self.partial.remove(&table).unwrap_or(FRAME_WORDS);
         self.mark(table);
         let first = end.saturating_sub(slots);
@@ -94,7 +91,6 @@ impl Xen {
             }
         }
         if first == 0 {
-            self.machine.set_partial(table, false);
             self.machine.set_level(table, 0);
         } else {
             self.partial.insert(table, first);
@@ -220,10 +216,11 @@ mod tests {
         xen.guest_stores_word(1, 7, pte(2));
         xen.guest_stores_word(1, 500, pte(3));
         type Piece = fn(&mut Xen);
+        let table = |pinned| FrameType::Table { level: 2, pinned };
         let steps: [(Piece, [u8; 2], FrameType); 4] = [
-            (|xen| xen.pin_piece(1, 2, 256), [1, 0], FrameType::Data),
-            (|xen| xen.pin_piece(1, 2, 256), [1, 1], FrameType::Table { level: 2, pinned: true }),
-            (|xen| xen.unpin_piece(1, 400), [1, 0], FrameType::Data),
+            (|xen| xen.pin_piece(1, 2, 256), [1, 0], table(false)),
+            (|xen| xen.pin_piece(1, 2, 256), [1, 1], table(true)),
+            (|xen| xen.unpin_piece(1, 400), [1, 0], table(false)),
             (|xen| xen.unpin_piece(1, 400), [0, 0], FrameType::Data),
         ];
         for (step, levels, kind) in steps {
