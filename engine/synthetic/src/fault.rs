@@ -69,6 +69,8 @@ impl fmt::Display for Fault {
 /// A list that is none of faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotFaults {
+    /// Nothing, where a name has to be.
+    Empty,
     /// A name that is no fault's.
     Unknown(String),
     /// A fault that is listed twice: it would be drawn twice.
@@ -80,6 +82,7 @@ pub enum NotFaults {
 impl fmt::Display for NotFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Empty => f.write_str("a name is empty: leave the option out for no faults"),
             Self::Unknown(name) => {
                 let names: Vec<_> = Fault::ALL.iter().map(|fault| fault.name()).collect();
                 write!(f, "unknown fault '{name}' (known: {}; or all)", names.join(", "))
@@ -114,11 +117,12 @@ impl FromStr for FaultSet {
             return Ok(Self(Fault::ALL.to_vec()));
         }
         let mut set = Self::default();
-        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for name in list.split(',').map(str::trim) {
             let named = Fault::ALL.into_iter().find(|fault| fault.name() == name);
             match named {
                 Some(fault) if set.0.contains(&fault) => return Err(NotFaults::Twice(fault)),
                 Some(fault) => set.0.push(fault),
+                None if name.is_empty() => return Err(NotFaults::Empty),
                 None if name == "all" => return Err(NotFaults::AllAndMore),
                 None => return Err(NotFaults::Unknown(name.to_owned())),
             }
@@ -256,7 +260,9 @@ mod tests {
         let two: FaultSet = "lost-ack, cancel".parse().expect("names");
         assert_eq!(two.0, [Fault::LostAck, Fault::Cancel]);
         assert!("lost".parse::<FaultSet>().is_err());
-        assert!("".parse::<FaultSet>().expect("empty").0.is_empty());
+        for list in ["", " ", ",", "cancel,", ",cancel", "cancel,,lost-ack"] {
+            assert_eq!(list.parse::<FaultSet>(), Err(NotFaults::Empty), "'{list}'");
+        }
         for (list, error) in [
             ("all,cancel", NotFaults::AllAndMore),
             ("cancel,all", NotFaults::AllAndMore),
