@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use p2mtrack::config::Config;
 use p2mtrack::frame::Width;
-use p2mtrack_synthetic::run::{Ending, Run, migrate};
+use p2mtrack_synthetic::run::{migrate, side_by_side};
 use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig, upstream};
 
 use huge::HugeArgs;
@@ -39,6 +39,8 @@ const SHOW_GUEST_BYTES: u64 = 64 << 30;
 const SCENARIO_GUEST_BYTES: u64 = 256 << 20;
 /// The smallest guest: its own tables and a few pages to play with.
 const GUEST_BYTES_MIN: u64 = 8 << 20;
+/// Runs that are under way at once, or waiting to be printed.
+const CHUNK: usize = 64;
 /// Runs of one command.
 const RUNS_MAX: u64 = 10_000_000;
 /// The largest guest whose pages have contents.
@@ -246,32 +248,34 @@ impl SimulateArgs {
         }
     }
 
-    /// Refuses a number in `--programs` that no guest came to, neither so nor with all of its programs: it comes to fewer, or
-    /// more, when others do nothing.
-    fn expect_programs(&self, runs: &[SimConfig], came_to: u64) -> Result<(), Failure> {
+    /// Refuses a number in `--programs` that no guest comes to, neither so nor with all of its programs: it comes to fewer, or
+    /// more, when others do nothing. How far one comes only a run tells, so that some are made, silently, until one is enough.
+    fn expect_programs(&self, runs: &[SimConfig]) -> Result<(), Failure> {
         let Some(last) = self.programs.as_ref().and_then(Numbers::last) else { return Ok(()) };
-        let mut most = came_to;
-        for run in runs {
-            if last <= most {
-                break;
+        let mut most = 0;
+        for chunk in runs.chunks(CHUNK) {
+            for limits in [self.limits(), Limits { programs: None, ..self.limits() }] {
+                let came_to = side_by_side(chunk, |run| {
+                    self.programs_of(&SimConfig { limits: limits.clone(), ..run.clone() })
+                });
+                most = most.max(came_to.into_iter().max().unwrap_or(0));
+                if last <= most {
+                    return Ok(());
+                }
             }
-            most = most.max(self.programs_in_all(run));
-        }
-        if last <= most {
-            return Ok(());
         }
         let most = counted(most, "program", "programs");
         Err(failed(format!("--programs names {last}, and the guest has {most}: see --story")))
     }
 
-    fn programs_in_all(&self, run: &SimConfig) -> u64 {
-        let limits = Limits { programs: None, ..run.limits.clone() };
-        let run = SimConfig { limits, ..run.clone() };
-        last_program(&if self.tracker().has_p2mtrack() {
-            migrate(&run, self.engine(&run), &mut ())
+    /// The programs that a guest thinks of until its migration ends.
+    fn programs_of(&self, run: &SimConfig) -> u64 {
+        let run = if self.tracker().has_p2mtrack() {
+            migrate(run, self.engine(run), &mut ())
         } else {
-            upstream::migrate(&run)
-        })
+            upstream::migrate(run)
+        };
+        run.activity.planned
     }
 
     /// The engine's configuration for a run.
@@ -283,14 +287,6 @@ impl SimulateArgs {
     /// The command that repeats one run.
     fn command(&self, run: &SimConfig) -> String {
         format!("p2mtrack simulate {}{}", run.options(), self.compare.options())
-    }
-}
-
-/// The number of the last program; of a run that was given up, nobody knows.
-const fn last_program(run: &Run) -> u64 {
-    match run.ending {
-        Ending::Aborted => u64::MAX,
-        Ending::Judged(_) => run.activity.planned,
     }
 }
 
@@ -311,10 +307,15 @@ fn dispatch(args: &SimulateArgs) -> Result<u8, Failure> {
     if args.record.is_some() && !args.tracker().has_p2mtrack() {
         return Err(failed("--record shows what p2mtrack looked at: not with --tracker upstream"));
     }
+    if runs.len() > 1 && args.record.is_some() {
+        return Err(failed("--record takes one run: one scenario, one seed"));
+    }
+    if runs.len() > 1 && args.story {
+        return Err(failed("--story takes one run: one scenario, one seed"));
+    }
+    args.expect_programs(&runs)?;
     match runs.as_slice() {
         [run] => single::run(args, run),
-        _ if args.record.is_some() => Err(failed("--record takes one run: one scenario, one seed")),
-        _ if args.story => Err(failed("--story takes one run: one scenario, one seed")),
         _ => many::run(args, &runs),
     }
 }

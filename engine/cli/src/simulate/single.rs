@@ -8,7 +8,6 @@
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -22,7 +21,7 @@ use serde::Serialize;
 
 use super::record::Recording;
 use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, program, round};
-use super::{SimulateArgs, last_program, line};
+use super::{SimulateArgs, line};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::stopwatch::{Stopwatch, phase_name};
@@ -145,10 +144,7 @@ fn print_upstream(
     let run: Run = upstream::migrate(config);
     screen.object(&Outcome::new(config, UPSTREAM, &run))?;
     screen.text(line::upstream(config, &args.command(config), &run))?;
-    if args.tracker().has_p2mtrack() {
-        return Ok(());
-    }
-    args.expect_programs(from_ref(config), last_program(&run))
+    Ok(())
 }
 
 fn run_p2mtrack(
@@ -192,6 +188,5 @@ fn run_p2mtrack(
     screen.text(format_args!("\n{}", line::verdict(&run)))?;
     screen.text(format_args!("{seconds:.1} s, {threads} threads, kernel {kernel}."))?;
     recorded?;
-    args.expect_programs(from_ref(config), last_program(&run))?;
     Ok(exit_status(&run))
 }
