@@ -158,7 +158,7 @@ fn follow(
     let (width, frames) = (session.guest.p2m.width(), session.guest.m2p.frames());
     let mut following = Following {
         args,
-        out: Output::stdout(args.json),
+        out: Output::stdout(args.json).beside_a_file(args.record.is_some()),
         view: View::new(args.view),
         prom: files.prom,
         recording,
