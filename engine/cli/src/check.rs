@@ -23,8 +23,8 @@ use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::NONE;
 
 /// Looks that find a difference which no round owes, before it is a miss: its own round's, and the next one's.
-const LOOKS: u32 = 2;
-const LOOKS_LIVE: u32 = 3;
+const LOOKS: u64 = 2;
+const LOOKS_LIVE: u64 = 3;
 
 /// What was known of a pfn when it was owed.
 #[derive(Clone, Copy)]
@@ -54,14 +54,15 @@ pub(crate) struct Check {
     /// The guest runs on between the engine's look and ours.
     live: bool,
     /// Differences that no round has owed yet: how many looks found each, and the entry that the last one found.
-    open: BTreeMap<u64, (u32, u64)>,
+    open: BTreeMap<u64, (u64, u64)>,
     /// Of these, the ones that were counted as missed.
     lost: BTreeSet<u64>,
     missed: u64,
     pending: u64,
     /// Where the shadow or the destination differs after the last round.
     left: BTreeSet<u64>,
-    /// Rounds that were skipped.
+    /// Rounds that were looked at, and that were skipped.
+    looks: u64,
     unchecked: u64,
 }
 
@@ -79,6 +80,7 @@ impl Check {
             missed: 0,
             pending: 0,
             left: BTreeSet::new(),
+            looks: 0,
             unchecked: 0,
         }
     }
@@ -99,7 +101,8 @@ impl Check {
         self.adopt(tracker);
         let mut open = std::mem::take(&mut self.open);
         let left = std::mem::take(&mut self.left);
-        let patience = if self.live { LOOKS_LIVE } else { LOOKS };
+        let patience = self.needed();
+        self.looks += 1;
         for (pfn, &entry) in (0..).zip(&entries[..pfns]) {
             // What the engine does not track is none of its business unless it names a frame.
             let matters = pfn < tracker.pfns() || self.is_frame(entry);
@@ -204,6 +207,21 @@ impl Check {
     /// Differences that nothing can judge any more.
     pub(crate) const fn pending(&self) -> u64 {
         self.pending
+    }
+
+    /// Looks that a miss takes.
+    pub(crate) const fn needed(&self) -> u64 {
+        if self.live { LOOKS_LIVE } else { LOOKS }
+    }
+
+    /// Rounds that were held against the p2m, the first copy included.
+    pub(crate) const fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// Whether nothing was missed, and a miss would have been found: who could not look has not passed.
+    pub(crate) const fn is_passed(&self) -> bool {
+        self.missed == 0 && self.looks >= self.needed()
     }
 
     /// Rounds that could not be held against the p2m.

@@ -11,6 +11,7 @@ use p2mtrack::frame::Pfn;
 use p2mtrack::report::{RoundReport, StructureCounts};
 use serde::Serialize;
 
+use crate::check::Check;
 use crate::failure::Failure;
 use crate::output::{BAD, GOOD, HEAD, NOTE, Output, counted};
 
@@ -254,7 +255,7 @@ pub(crate) fn print_round(out: &mut Output, line: &RoundLine) -> Result<(), Fail
 pub(crate) fn print_verdict(
     out: &mut Output,
     totals: &Totals,
-    unchecked: u64,
+    check: Option<&Check>,
 ) -> Result<(), Failure> {
     let rounds = counted(totals.rounds, "round", "rounds");
     let changed = counted(totals.entries_changed, "p2m entry changed", "p2m entries changed");
@@ -271,32 +272,27 @@ pub(crate) fn print_verdict(
             out.styled(NOTE, format_args!("{beyond} of them are beyond log-dirty: {LOST}"))?;
         }
     }
-    if let (Some(missed), Some(pending)) = (totals.missed, totals.pending) {
-        let looks = (totals.rounds + 1).saturating_sub(unchecked); // one at the first copy
-        if looks == 0 {
-            out.styled(
-                BAD,
-                format_args!("The p2m never held still for a full reading: nothing was checked."),
-            )?;
-        } else {
-            print_check(out, missed, pending, (looks, unchecked))?;
-        }
-    }
-    Ok(())
+    check.map_or(Ok(()), |check| print_check(out, check))
 }
 
 const LOST: &str =
     "a migration that sends only the pfns that log-dirty names would have lost them.";
 
-fn print_check(
-    out: &mut Output,
-    missed: u64,
-    pending: u64,
-    (looks, unchecked): (u64, u64),
-) -> Result<(), Failure> {
+fn print_check(out: &mut Output, check: &Check) -> Result<(), Failure> {
+    let (missed, pending) = (check.missed(), check.pending());
+    let (looks, unchecked, needed) = (check.looks(), check.unchecked(), check.needed());
     if missed > 0 {
         let changes = counted(missed, "change was found", "changes were found");
         out.styled(BAD, format_args!("MISSED: {changes} neither in its round nor in the next."))?;
+    } else if looks == 0 {
+        let words = "The p2m never held still for a full reading: nothing was checked.";
+        return Ok(out.styled(BAD, format_args!("{words}"))?);
+    } else if looks < needed {
+        let rounds = counted(looks, "round", "rounds");
+        out.styled(
+            BAD,
+            format_args!("NOT CHECKED: {rounds} with the first copy, and a miss takes {needed}."),
+        )?;
     } else if unchecked > 0 {
         let words = "Checked against every entry of";
         out.styled(

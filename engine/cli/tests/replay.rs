@@ -246,3 +246,21 @@ fn a_miss_is_found_though_the_p2m_is_hidden_in_between() {
     let ended = run(&["replay", "--check", "--json"], &write(dir.path(), &meta, &rounds));
     assert_eq!((ended.status, ended.err.as_str()), (1, ""), "a check that was not made");
 }
+
+#[test]
+fn a_check_that_could_not_find_anything_is_not_passed() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (meta, mut rounds) = rounds(&trace("balloon-256"));
+    rounds.truncate(2);
+    let two = run(&["replay", "--check"], &write(dir.path(), &meta, &rounds));
+    let passed = "Checked against every entry of every round: nothing was missed.";
+    assert!(two.status == 0 && two.out.contains(passed), "{}", two.out);
+    rounds.truncate(1);
+    let one = write(dir.path(), &meta, &rounds);
+    let ended = run(&["replay", "--check"], &one);
+    let words = "NOT CHECKED: 1 round with the first copy, and a miss takes 2.";
+    assert!(ended.status == 1 && ended.out.contains(words), "{}", ended.out);
+    assert!(!ended.out.contains("nothing was missed"), "{}", ended.out);
+    assert_eq!(checked(&one), (1, json!(0), json!(0)));
+    assert_eq!(run(&["replay"], &one).status, 0, "nobody asked");
+}
