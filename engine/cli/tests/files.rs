@@ -9,7 +9,7 @@ mod run;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -118,8 +118,8 @@ fn names_that_no_file_can_have_are_refused_before_the_run() {
     let long = "n".repeat(256);
     for words in writers() {
         for (name, why) in [
-            ("new/", "is no name of a file"),
-            ("new/.", "is no name of a file"),
+            ("new/", "not a name that a file can have"),
+            ("new/.", "not a name that a file can have"),
             (".", "there, and not a regular file"),
             ("..", "there, and not a regular file"),
             ("none/new", "No such file or directory"),
@@ -173,16 +173,87 @@ fn a_new_file_has_the_mode_of_any_and_a_file_that_was_there_is_replaced_whole() 
         };
         masked("027");
         assert_eq!(mode(), 0o640);
-        // Another name of what is replaced keeps it.
+        // Another name of what is replaced keeps it, and so does the mode.
         let other = dir.path().join("other");
         fs::hard_link(&file, &other).expect("links");
         fs::write(&other, "before").expect("writes");
         masked("022");
-        assert_eq!((mode(), fs::read(&other).expect("reads")), (0o644, b"before".to_vec()));
+        assert_eq!((mode(), fs::read(&other).expect("reads")), (0o640, b"before".to_vec()));
         assert_eq!(ended(program().arg("inspect").arg(&file).output().expect("runs")).status, 0);
         assert_eq!(listed(dir.path()).len(), 2, "nothing else");
         fs::remove_file(&file).expect("removes");
         fs::remove_file(&other).expect("removes");
+    }
+}
+
+/// Who neither is root nor has a file here, and the program as that user; none for who may not become another.
+fn nobody(words: &[String], file: &Path) -> Option<Ended> {
+    let other = || {
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        other.arg(program().get_program());
+        other
+    };
+    let tried = other().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let may = tried.is_ok_and(|status| status.success());
+    may.then(|| ended(other().args(words).arg(file).output().expect("runs")))
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+}
+
+#[test]
+fn what_only_its_owner_may_replace_is_refused_before_the_run() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("file");
+    fs::write(&file, "before").expect("writes");
+    set_mode(&file, 0o666);
+    set_mode(dir.path(), 0o1777);
+    for words in writers().iter().filter(|words| words[0] != "import") {
+        let Some(told) = nobody(words, &file) else { return };
+        let why = "there, and another user's, in a directory where only its owner replaces it";
+        let line = format!("p2mtrack: {}: {why}\n", file.display());
+        assert_eq!((told.status, told.out.as_str(), told.err), (2, "", line), "{words:?}");
+    }
+    assert_eq!(fs::read(&file).expect("reads"), b"before");
+    assert_eq!(listed(dir.path()).len(), 1);
+    // Without the bit it is replaced; so is one's own, and whatever is root's to replace.
+    set_mode(dir.path(), 0o777);
+    let told = nobody(&writers()[0], &file).expect("it went before");
+    assert_eq!((told.status, told.err.as_str()), (0, ""));
+    set_mode(dir.path(), 0o1777);
+    chown(&file, Some(65534), Some(65534)).expect("root");
+    assert_eq!(nobody(&writers()[0], &file).expect("it went before").status, 0);
+    assert_eq!(write(&writers()[0], &file).status, 0);
+}
+
+#[test]
+fn a_directory_that_can_be_written_and_not_read_is_good_enough() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("file");
+    set_mode(dir.path(), 0o333);
+    for _ in 0..2 {
+        let Some(told) = nobody(&writers()[0], &file) else { return };
+        assert_eq!((told.status, told.err.as_str()), (0, ""));
+        assert!(file.is_file());
+    }
+}
+
+#[test]
+fn what_is_replaced_leaves_its_mode_and_its_owner() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("file");
+    for words in writers().iter().filter(|words| words[0] != "track") {
+        fs::write(&file, "before").expect("writes");
+        set_mode(&file, 0o600);
+        let given = chown(&file, Some(65534), Some(65534)).is_ok(); // by root
+        let told = write(words, &file);
+        assert_eq!((told.status, told.err.as_str()), (0, ""), "{words:?}");
+        let now = fs::metadata(&file).expect("a file");
+        assert!(now.len() > 6 && now.permissions().mode() & 0o7777 == 0o600, "{words:?}");
+        assert_eq!((now.uid() == 65534, now.gid() == 65534), (given, given), "{words:?}");
+        fs::remove_file(&file).expect("removes");
     }
 }
 

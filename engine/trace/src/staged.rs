@@ -8,20 +8,29 @@
 //! A name besides the target's is there only while it replaces a file, between `linkat` and `rename`. A system that
 //! knows no files without a name (and some file systems) gets a copy for that time, made at the end.
 
-use std::fs::{self, File};
+use std::error::Error;
+use std::fmt;
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::fs::{AtFlags, CWD, linkat, syncfs};
 use tempfile::{Builder, NamedTempFile, TempPath};
+
+/// Mode of a directory in which only owners replace files.
+const STICKY: u32 = 0o1000;
+/// The capability of those who may do what only owners may.
+const CAP_FOWNER: u32 = 3;
 
 /// A file that has no name yet; it is gone unless it is committed.
 #[derive(Debug)]
 pub struct StagedFile {
     file: File,
-    directory: File,
+    /// None if it may be written and not read.
+    directory: Option<File>,
     path: PathBuf,
 }
 
@@ -29,36 +38,56 @@ impl StagedFile {
     /// Begins a file in the directory of its target, once it is sure that the target may be replaced.
     ///
     /// # Errors
-    /// The target is there and no regular file, or its name is none of a file's; or the directory's.
+    /// The target is there and may not be replaced, or its name is none of a file's; or the directory's.
     pub fn create(path: &Path) -> io::Result<Self> {
-        may_replace(path)?;
-        let directory = File::open(directory_of(path))?; // what is opened now can be synced at the end
-        let file = tempfile::tempfile_in(directory_of(path))?;
+        let (there, directory) = (may_replace(path)?, directory_of(path));
+        let file = tempfile::tempfile_in(directory)?;
+        if let Some(there) = there {
+            let above = directory.metadata()?;
+            let user = file.metadata()?.uid(); // it is ours
+            may_rename(there.uid(), (above.uid(), above.mode()), user, may_all)?;
+        }
+        let directory = match File::open(directory) {
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => None,
+            opened => Some(opened?), // what is opened now can be synced at the end
+        };
         Ok(Self { file, directory, path: path.to_path_buf() })
     }
 
-    /// Gives it the target's name, replacing what is there; contents and name are on the disk after.
+    /// Gives it the target's name, replacing what is there, whose mode and, if that may be, owner it gets; contents and name
+    /// are on the disk after.
     ///
     /// # Errors
-    /// Sync, link or rename failed, and the target is as it was; or the directory can't be synced.
+    /// Sync or link failed, and there is no new file; the rename failed, and it is there under the name that the error tells;
+    /// or the directory can't be synced, and it is there, but perhaps not after a crash. But for the last the target is as it was.
     pub fn commit(self) -> io::Result<()> {
         self.file.sync_all()?;
-        self.give_name()?;
-        self.directory.sync_all()
+        if let Err((named, cause)) = self.give_name()? {
+            return Err(kept(named, cause));
+        }
+        match &self.directory {
+            Some(directory) => directory.sync_all(),
+            None => Ok(syncfs(&self.file)?), // the name, and whatever else waits
+        }
     }
 
-    /// The same, without waiting for the disk: for what is written again in a moment.
+    /// The same, without waiting for the disk: for what is written again in a moment. What can't be renamed is not kept.
     ///
     /// # Errors
     /// As [`StagedFile::commit`].
     pub fn publish(self) -> io::Result<()> {
-        self.give_name()
+        self.give_name()?.map_err(|(_, cause)| cause)
     }
 
-    fn give_name(&self) -> io::Result<()> {
+    /// Within: what has another name now, because that of the target could not be given.
+    fn give_name(&self) -> io::Result<Result<(), (TempPath, io::Error)>> {
+        let replaces = may_replace(&self.path); // much time has passed
+        if let Ok(Some(there)) = &replaces {
+            resemble(&self.file, there)?;
+        }
         let directory = directory_of(&self.path);
         let linked = match link(&self.file, &self.path) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(Ok(())),
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
                 beside(directory, |name| link(&self.file, name))
             }
@@ -68,8 +97,37 @@ impl StagedFile {
             Ok(named) => named.into_temp_path(),
             Err(_) => copied(&self.file, directory)?, // whatever is wrong with the link: the copy tells
         };
-        may_replace(&self.path)?; // much time has passed
-        named.persist(&self.path).map_err(|refused| refused.error)
+        Ok(match replaces {
+            Err(cause) => Err((named, cause)),
+            Ok(_) => named.persist(&self.path).map_err(|refused| (refused.path, refused.error)),
+        })
+    }
+}
+
+/// A file that has another name than it was to have.
+#[derive(Debug)]
+struct Kept {
+    name: PathBuf,
+    cause: io::Error,
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kept as {}", self.name.display())
+    }
+}
+
+impl Error for Kept {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// Nobody wants to make it again: it stays beside the target.
+fn kept(named: TempPath, cause: io::Error) -> io::Error {
+    match named.keep() {
+        Ok(name) => io::Error::new(cause.kind(), Kept { name, cause }),
+        Err(_) => cause,
     }
 }
 
@@ -101,25 +159,64 @@ fn link(file: &File, name: &Path) -> io::Result<()> {
 fn copied(mut file: &File, directory: &Path) -> io::Result<TempPath> {
     let new = |name: &Path| File::options().write(true).create_new(true).open(name);
     let mut copy = beside(directory, new)?;
+    resemble(copy.as_file(), &file.metadata()?)?;
     file.rewind()?;
     io::copy(&mut file, copy.as_file_mut())?;
     copy.as_file().sync_all()?;
     Ok(copy.into_temp_path())
 }
 
+/// Gives a file the mode of another, and its owner and group as far as the system lets us: who could not read the one is not to
+/// read the other.
+fn resemble(file: &File, there: &Metadata) -> io::Result<()> {
+    let now = file.metadata()?;
+    if (now.uid(), now.gid()) != (there.uid(), there.gid()) {
+        // Only root gives files away; others may give theirs to groups of their own.
+        let _ = fchown(file, Some(there.uid()), Some(there.gid()))
+            .or_else(|_| fchown(file, None, Some(there.gid())));
+    }
+    file.set_permissions(Permissions::from_mode(there.mode() & 0o777))
+}
+
+fn refused<T>(why: &'static str) -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
 /// A rename replaces whatever has the name: that must be nothing, or a file like the new one.
-fn may_replace(path: &Path) -> io::Result<()> {
-    let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+fn may_replace(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
-        Ok(there) if there.is_file() => Ok(()),
+        Ok(there) if there.is_file() => Ok(Some(there)),
         Ok(_) => refused("there, and not a regular file"),
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
         Err(_) => match path.as_os_str().as_bytes() {
             // `Path` leaves out what ends it as a directory's.
-            [] | [.., b'/'] | [.., b'/', b'.'] => refused("is no name of a file"),
-            _ => Ok(()),
+            [] | [.., b'/'] | [.., b'/', b'.'] => refused("not a name that a file can have"),
+            _ => Ok(None),
         },
     }
+}
+
+/// In a directory with the sticky bit, as `/tmp`, only who owns it or the file may give the file's name to another.
+fn may_rename(
+    there: u32,
+    (directory, mode): (u32, u32),
+    user: u32,
+    may_all: impl FnOnce(u32) -> bool,
+) -> io::Result<()> {
+    if mode & STICKY != 0 && there != user && directory != user && !may_all(user) {
+        return refused(
+            "there, and another user's, in a directory where only its owner replaces it",
+        );
+    }
+    Ok(())
+}
+
+/// Whether the owner of files is no matter to us: CAP_FOWNER, which root may lack; root has it if the system does not say.
+fn may_all(user: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    set.map_or(user == 0, |set| set >> CAP_FOWNER & 1 == 1)
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -133,7 +230,6 @@ fn directory_of(path: &Path) -> &Path {
 #[cfg(not(miri))] // links files
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn names(directory: &Path) -> usize {
         fs::read_dir(directory).expect("lists").count()
@@ -180,7 +276,7 @@ mod tests {
         let (file, name) = file.into_parts();
         drop(name);
         let directory_file = File::open(directory.path()).expect("a directory");
-        let staged = StagedFile { file, directory: directory_file, path: path.clone() };
+        let staged = StagedFile { file, directory: Some(directory_file), path: path.clone() };
         staged.commit().expect("whole");
         assert_eq!(fs::read(&path).expect("reads").as_slice(), b"three");
         assert_eq!(names(directory.path()), 1);
@@ -193,8 +289,44 @@ mod tests {
         let file = staged(&path, "one");
         fs::create_dir(&path).expect("makes");
         let error = file.commit().expect_err("refused");
+        let cause = error.get_ref().and_then(Error::source).expect("a cause");
+        assert_eq!(cause.to_string(), "there, and not a regular file");
+        assert!(path.is_dir() && names(directory.path()) == 2);
+        let told = error.to_string();
+        let name = told.strip_prefix("kept as ").expect("a name");
+        assert_eq!(fs::read(name).expect("reads"), b"one");
+        let file = staged(&directory.path().join("other"), "two");
+        fs::create_dir(directory.path().join("other")).expect("makes");
+        let error = file.publish().expect_err("refused");
         assert_eq!(error.to_string(), "there, and not a regular file");
-        assert!(path.is_dir() && names(directory.path()) == 1);
+        assert_eq!(names(directory.path()), 3, "not kept: it is written again");
+    }
+
+    #[test]
+    fn where_the_sticky_bit_is_only_owners_replace() {
+        let (open, sticky) = (0o41777 & !STICKY, 0o41777);
+        for (there, above, mode, may_all, expected) in [
+            (0, 0, sticky, false, false),
+            (0, 0, sticky, true, true),
+            (0, 0, open, false, true),
+            (7, 0, sticky, false, true),
+            (0, 7, sticky, false, true),
+        ] {
+            let result = may_rename(there, (above, mode), 7, |_| may_all);
+            assert_eq!(result.is_ok(), expected, "{there} {above} {mode:o} {may_all}");
+        }
+    }
+
+    #[test]
+    fn what_is_replaced_leaves_its_mode() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        for mode in [0o600, 0o640, 0o444] {
+            staged(&path, "one").commit().expect("whole");
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("ours");
+            staged(&path, "two").commit().expect("whole");
+            assert_eq!(path.metadata().expect("a file").mode() & 0o7777, mode);
+        }
     }
 
     #[test]
