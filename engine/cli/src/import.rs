@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use p2mtrack_trace::import::{ImportError, import, meta_of};
-use p2mtrack_trace::raw::Capture;
+use p2mtrack_trace::raw::CaptureReader;
 use p2mtrack_trace::{Limits, Reader, StagedFile, TraceError, TraceFault, Writer};
 use serde::Serialize;
 
@@ -19,8 +19,7 @@ use crate::args::ImportArgs;
 use crate::failure::{Failure, printable};
 use crate::output::{Output, counted};
 use crate::recording::{expect_plain, no_capture};
-use crate::signals::uninterrupted;
-use crate::written::stage_trace;
+use crate::written::{commit, stage_trace};
 
 /// What was written.
 #[derive(Serialize)]
@@ -36,12 +35,13 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     let (_, staged) = stage_trace(&args.out)?;
     expect_two(&args.raw, &args.out)?;
     expect_plain(&args.raw)?;
-    write(args, staged)?;
-    // Read again from the disk: what is reported is what is there.
-    let reader = Reader::open(&args.out).map_err(Failure::file(&args.out))?;
+    let staged = write(args, staged)?;
+    // Read again before anything is replaced: what is reported is what will be there.
+    let reader = Reader::of_staged(&staged).map_err(Failure::file(&args.out))?;
     let pfns = last_pfns(&reader).map_err(Failure::file(&args.out))?;
     let name = &reader.meta().name;
     let (rounds, bytes) = (reader.len() - 1, reader.file_bytes());
+    commit(staged, &args.out)?;
     let mut out = Output::stdout(args.json);
     out.object(&Imported { event: "import", name, rounds, pfns, bytes })?;
     out.text(format_args!(
@@ -61,14 +61,15 @@ fn expect_two(raw: &Path, out: &Path) -> Result<(), Failure> {
     }
 }
 
-fn write(args: &ImportArgs, staged: StagedFile) -> Result<(), Failure> {
+/// All rounds, one after another.
+fn write(args: &ImportArgs, staged: StagedFile) -> Result<StagedFile, Failure> {
     let failed = |error| failed(args, error);
-    let capture = Capture::open(&args.raw, &Limits::default());
-    let capture = capture.map_err(ImportError::Capture).map_err(failed)?;
-    let writer = Writer::new(BufWriter::new(staged), &meta_of(&capture));
+    let reader = CaptureReader::open(&args.raw, &Limits::default());
+    let mut reader = reader.map_err(ImportError::Capture).map_err(failed)?;
+    let writer = Writer::new(BufWriter::new(staged), &meta_of(reader.meta()));
     let mut writer = writer.map_err(ImportError::Trace).map_err(failed)?;
-    import(&capture, &mut writer).map_err(failed)?;
-    uninterrupted(|| writer.commit())?.map_err(ImportError::Trace).map_err(failed)
+    import(&mut reader, &mut writer).map_err(failed)?;
+    writer.finish_file().map_err(ImportError::Trace).map_err(failed)
 }
 
 /// An error is about the capture, unless the trace finds no room.

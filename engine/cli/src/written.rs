@@ -51,6 +51,12 @@ fn stage_as(path: &Path, what: &'static str) -> Result<StagedFile, Failure> {
     })
 }
 
+/// Gives a trace that is whole its name.
+pub(crate) fn commit(file: StagedFile, path: &Path) -> Result<(), Failure> {
+    let ended = uninterrupted(|| file.commit())?;
+    ended.map_err(|cause| Failure::file(path)(Unwritten { what: "trace", cause }))
+}
+
 /// Writes all of a file that was begun.
 pub(crate) fn fill(
     mut file: StagedFile,

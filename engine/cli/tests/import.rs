@@ -77,3 +77,52 @@ fn what_a_rename_would_destroy_is_refused() {
     assert_eq!(told.status, 2);
     assert!(told.err.contains("trace can't be written"), "{}", told.err);
 }
+
+/// META with a name of this length.
+fn meta(name: usize) -> String {
+    let name = "n".repeat(name);
+    format!(r#"{{"format":"p2mraw 1","name":"{name}","width":64,"pfn_count":512,"max_mfn":4096,"#)
+        + r#""kernel":"k","xen":"x","walk":"linear","load":"","rounds":0}"#
+}
+
+/// A capture of one leaf without frames.
+fn capture(meta: String) -> Vec<u8> {
+    let roots = r#"{"max_pfn":512,"fll":0,"p2m_cr3":4096,"p2m_vaddr":0,"generation":4,
+        "walk_max_pfn":512,"walk_generation":4}"#;
+    let words =
+        |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    let mut bytes = b"P2MRAW\0\x01".to_vec();
+    for (kind, payload) in [
+        (1, meta.into_bytes()),
+        (2, roots.as_bytes().to_vec()),
+        (3, roots.as_bytes().to_vec()),
+        (5, words(&[60])),
+        (6, words(&[5])),
+        (7, words(&[4, 1, 11, 3, 2, 12, 2, 3, 13, 1, 4, 14])),
+        (8, words(&[u64::MAX; 512])),
+        (9, words(&[u64::MAX; 512])),
+        (10, Vec::new()),
+    ] {
+        bytes.extend([u64::from(kind as u32), payload.len() as u64].map(u64::to_le_bytes).concat());
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
+    bytes
+}
+
+/// META of a trace says more than that of a capture, and may be no longer.
+#[test]
+fn a_name_that_no_trace_has_room_for_replaces_nothing() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (raw, out) = (dir.path().join("raw"), dir.path().join("out"));
+    fs::write(&raw, capture(meta(8))).expect("writes");
+    let told = import(&[], &raw, &out);
+    assert_eq!((told.status, told.err.as_str()), (0, ""));
+    let before = fs::read(&out).expect("a trace");
+    fs::write(&raw, capture(meta((1 << 20) - meta(0).len()))).expect("writes");
+    let told = import(&[], &raw, &out);
+    let why = "trace can't be written: byte 16: META: block length is 1048";
+    assert!(told.status == 2 && told.err.contains(why), "{}", told.err);
+    assert!(fs::read(&out).expect("a trace") == before);
+    assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 2);
+}

@@ -20,6 +20,8 @@ pub(crate) const MAGIC: &[u8] = b"P2MRAW\0\x01";
 const BLOCK_HEADER_BYTES: u64 = 16;
 /// Largest ROOTS payload: some 20 numbers.
 const ROOTS_BYTES_MAX: u64 = 1 << 16;
+/// Bytes that are read at a time, whole words.
+const PIECE_BYTES: u64 = 1 << 16;
 /// Upper frames that a p2m without any leaf may have.
 const UPPER_FRAMES_MIN: u64 = 64;
 
@@ -117,6 +119,14 @@ pub(crate) struct Payload {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// The words of a block, as they are meant.
+#[derive(Debug, Default)]
+pub(crate) struct Words {
+    /// The first byte of the payload in the file.
+    pub(crate) start: u64,
+    pub(crate) words: Vec<u64>,
+}
+
 /// A capture as blocks.
 #[derive(Debug)]
 pub(crate) struct Blocks<R> {
@@ -159,19 +169,63 @@ impl<R: Read> Blocks<R> {
         Ok(Payload { start, bytes })
     }
 
+    /// The payload of the block, which has this much room in whole words, each decoded as it comes: no second copy of them is
+    /// ever there.
+    pub(crate) fn words(
+        &mut self,
+        header: &Header,
+        room: Result<(), TraceFault>,
+        mut decode: impl FnMut(u64, u64) -> Result<u64, TraceFault>,
+    ) -> Result<Words, TraceError> {
+        room.map_err(|fault| fault.at(header.start + 8))?;
+        self.expect_room(header.length)?;
+        let start = self.at;
+        let mut words = Vec::new();
+        while self.at < start + header.length {
+            let bytes = self.read((start + header.length - self.at).min(PIECE_BYTES))?;
+            let whole = bytes.as_chunks::<8>().0;
+            for (word, at) in whole.iter().zip((self.at..).step_by(8)) {
+                let word = decode((at - start) / 8, u64::from_le_bytes(*word));
+                words.push(word.map_err(|fault| fault.at(at))?);
+            }
+            let read = self.at + bytes.len() as u64 - start;
+            if (bytes.len() as u64) < PIECE_BYTES && read < header.length {
+                let (what, needed) = ("block payload", header.length);
+                return Err(TraceFault::Short { what, needed, left: read }.at(start));
+            }
+            self.at = start + read;
+        }
+        Ok(Words { start, words })
+    }
+
+    /// Bytes that may be unpacked yet.
+    pub(crate) const fn left(&self) -> u64 {
+        self.limit - self.at
+    }
+
     /// Nothing may follow. A decompressor looks at its own sums only here.
     pub(crate) fn end(mut self) -> Result<(), TraceError> {
-        let read = self.read(1)?;
+        let read = self.read(1).map_err(at_the_end)?;
         TraceFault::rule("nothing after the last block", read.is_empty())
             .map_err(|fault| fault.at(self.at))
     }
 
-    fn take(&mut self, what: &'static str, length: u64) -> Result<Vec<u8>, TraceError> {
-        if length > self.limit - self.at {
-            let text = format!("more than {} bytes", self.limit);
-            let cause = io::Error::new(io::ErrorKind::FileTooLarge, text);
-            return Err(TraceFault::Io(cause).at(self.at));
+    fn expect_room(&self, length: u64) -> Result<(), TraceError> {
+        if length > self.left() {
+            return Err(self.too_large());
         }
+        Ok(())
+    }
+
+    /// The file has more bytes than may be unpacked.
+    pub(crate) fn too_large(&self) -> TraceError {
+        let text = format!("more than {} bytes", self.limit);
+        let cause = io::Error::new(io::ErrorKind::FileTooLarge, text);
+        TraceFault::Io(cause).at(self.at)
+    }
+
+    fn take(&mut self, what: &'static str, length: u64) -> Result<Vec<u8>, TraceError> {
+        self.expect_room(length)?;
         let bytes = self.read(length)?;
         let left = bytes.len() as u64;
         if left < length {
@@ -188,6 +242,18 @@ impl<R: Read> Blocks<R> {
         result.map_err(|cause| TraceFault::Io(cause).at(self.at + bytes.len() as u64))?;
         Ok(bytes)
     }
+}
+
+/// All blocks are there: a decompressor that wants more to read lacks its own end.
+fn at_the_end(error: TraceError) -> TraceError {
+    let fault = match error.fault {
+        TraceFault::Io(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
+            let words = "the compressed file is cut short, or something else follows it";
+            TraceFault::Io(io::Error::new(cause.kind(), words))
+        }
+        fault => fault,
+    };
+    TraceError { fault, ..error }
 }
 
 /// How long blocks can be, by what was read before them.
@@ -219,9 +285,11 @@ impl Room {
         self.pfns = self.pfns.max(pfn_count.min(self.limits.entries));
     }
 
-    /// The round has as many leaves as this block has words.
-    pub(crate) fn list(&mut self, leaf_mfns: &Payload) {
-        self.leaves = leaf_mfns.bytes.len() as u64 / 8;
+    /// The round has so many leaves. Returns the bytes that its other blocks have at least: a pfn for each, and an entry and an
+    /// m2p value for each pfn.
+    pub(crate) const fn list(&mut self, leaves: u64) -> u64 {
+        self.leaves = leaves;
+        leaves.saturating_mul(8 + 16 * self.width.entries() as u64)
     }
 
     /// Whether a block can be that long.

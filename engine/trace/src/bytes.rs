@@ -12,7 +12,7 @@
 #![expect(unsafe_code, reason = "a file is mapped; docs/safety.md")]
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::ops::Deref;
 use std::path::Path;
 
@@ -35,14 +35,19 @@ pub(crate) enum Bytes<'b> {
 impl Bytes<'static> {
     /// The bytes of a regular file.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let (file, length) = open_regular(path)?;
-        if length < MAP_BYTES_MIN {
+        Self::of(&open_regular(path)?.0)
+    }
+
+    /// All bytes of a file that is open.
+    pub(crate) fn of(mut file: &File) -> io::Result<Self> {
+        if file.metadata()?.len() < MAP_BYTES_MIN {
+            file.rewind()?;
             return Ok(Self::Owned(read_at_most(file, MAP_BYTES_MIN)?));
         }
         // SAFETY: the file is mapped read-only, and what others write to it shows. That nobody writes or
         // truncates it meanwhile is asked of the caller (`Reader::open`); every read of it is bounds-checked
         // at the time of the read, so that changed bytes can't lead out of the map.
-        let map = unsafe { Mmap::map(&file)? };
+        let map = unsafe { Mmap::map(file)? };
         Ok(Self::Mapped(map))
     }
 }

@@ -40,6 +40,8 @@ impl TraceError {
 pub enum TraceFault {
     /// The operating system, or the decompressor.
     Io(io::Error),
+    /// A file that was written can't be completed: not synced, or not given its name.
+    Commit(io::Error),
     /// The file, or one of its blocks, ends too early.
     Short {
         /// What was being read.
@@ -119,6 +121,7 @@ impl fmt::Display for TraceFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(_) => write!(f, "file can't be read or written"),
+            Self::Commit(_) => write!(f, "file can't be completed"),
             Self::Short { what, needed, left } => {
                 write!(f, "{what} needs {needed} bytes, {left} are left")
             }
@@ -138,6 +141,8 @@ impl fmt::Display for TraceFault {
 impl fmt::Display for TraceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
+            // All bytes are written: it is not about one of them.
+            _ if matches!(self.fault, TraceFault::Commit(_)) => write!(f, "{}", self.fault),
             None => write!(f, "byte {}: {}", self.offset, self.fault),
             Some(place) => write!(f, "byte {}: {place}: {}", self.offset, self.fault),
         }
@@ -156,7 +161,7 @@ impl fmt::Display for Place {
 impl error::Error for TraceError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match &self.fault {
-            TraceFault::Io(cause) => Some(cause),
+            TraceFault::Io(cause) | TraceFault::Commit(cause) => Some(cause),
             TraceFault::Json(cause) => Some(cause),
             _ => None,
         }
@@ -189,6 +194,9 @@ mod tests {
     fn causes_are_kept_as_source() {
         let io = TraceFault::Io(io::Error::other("disk")).at(0);
         assert_eq!(io.source().expect("cause").to_string(), "disk");
+        let commit = TraceFault::Commit(io::Error::other("disk")).at(24);
+        assert_eq!(commit.to_string(), "file can't be completed");
+        assert_eq!(commit.source().expect("cause").to_string(), "disk");
         let json = serde_json::from_str::<u8>("x").expect_err("no JSON");
         assert!(TraceFault::Json(json).at(0).source().is_some());
     }

@@ -26,9 +26,7 @@ use crate::blocks::Kind;
 use crate::error::{TraceError, TraceFault};
 use crate::limits::Limits;
 use crate::meta::{Flavour, Meta};
-use crate::raw::{
-    Capture, CaptureMeta, CaptureReader, CaptureRoots, CaptureRound, RoundBlocks, Walk,
-};
+use crate::raw::{CaptureMeta, CaptureReader, CaptureRoots, CaptureRound, RoundBlocks, Walk};
 use crate::round::{Broken, Column, NONE, Round};
 use crate::upper::{self, TooFewFrames, Upper};
 use crate::writer::Writer;
@@ -62,18 +60,6 @@ impl error::Error for ImportError {
     }
 }
 
-/// Makes the trace file `to` of the capture file `from`; `to` appears whole or not at all.
-///
-/// # Errors
-/// See [`ImportError`].
-pub fn import_file(from: &Path, to: &Path, limits: &Limits) -> Result<(), ImportError> {
-    let mut reader = CaptureReader::open(from, limits).map_err(ImportError::Capture)?;
-    let meta = trace_meta(reader.meta());
-    let mut writer = Writer::create(to, &meta).map_err(ImportError::Trace)?;
-    import_from(&mut reader, &mut writer)?;
-    writer.commit().map_err(ImportError::Trace)
-}
-
 /// Makes a trace of the capture file `from` in memory, of which it takes at most a quarter of what a capture may have.
 ///
 /// # Errors
@@ -81,9 +67,9 @@ pub fn import_file(from: &Path, to: &Path, limits: &Limits) -> Result<(), Import
 pub fn import_in_memory(from: &Path, limits: &Limits) -> Result<Vec<u8>, ImportError> {
     let mut reader = CaptureReader::open(from, limits).map_err(ImportError::Capture)?;
     let trace = Bounded { bytes: Vec::new(), limit: limits.capture_bytes / TRACE_SHARE };
-    let meta = trace_meta(reader.meta());
+    let meta = meta_of(reader.meta());
     let mut writer = Writer::new(trace, &meta).map_err(ImportError::Trace)?;
-    import_from(&mut reader, &mut writer)?;
+    import(&mut reader, &mut writer)?;
     Ok(writer.finish().map_err(ImportError::Trace)?.bytes)
 }
 
@@ -109,42 +95,24 @@ impl Write for Bounded {
     }
 }
 
-/// Writes all rounds of a capture to a writer that was begun with [`meta_of`] it.
+/// Writes all rounds of a capture, one at a time, to a writer that was begun with its [`meta_of`].
 ///
 /// # Errors
 /// See [`ImportError`].
-pub fn import<W: Write>(capture: &Capture, writer: &mut Writer<W>) -> Result<(), ImportError> {
-    let meta = capture.meta();
-    capture.blocks().iter().try_for_each(|blocks| import_round(meta, blocks, writer))
-}
-
-/// The same, a round at a time.
-fn import_from<R: Read, W: Write>(
+pub fn import<R: Read, W: Write>(
     reader: &mut CaptureReader<R>,
     writer: &mut Writer<W>,
 ) -> Result<(), ImportError> {
     while let Some(blocks) = reader.next_round().map_err(ImportError::Capture)? {
-        import_round(reader.meta(), &blocks, writer)?;
+        let round = round_of(reader.meta(), blocks).map_err(ImportError::Capture)?;
+        writer.append(round).map_err(ImportError::Trace)?;
     }
     Ok(())
 }
 
-fn import_round<W: Write>(
-    meta: &CaptureMeta,
-    blocks: &RoundBlocks,
-    writer: &mut Writer<W>,
-) -> Result<(), ImportError> {
-    let round = round_of(meta, blocks).map_err(ImportError::Capture)?;
-    writer.append(&round).map_err(ImportError::Trace)
-}
-
 /// The META of a capture's trace.
 #[must_use]
-pub fn meta_of(capture: &Capture) -> Meta {
-    trace_meta(capture.meta())
-}
-
-fn trace_meta(meta: &CaptureMeta) -> Meta {
+pub fn meta_of(meta: &CaptureMeta) -> Meta {
     Meta {
         name: meta.name.clone(),
         width: meta.width,
@@ -163,12 +131,12 @@ fn trace_meta(meta: &CaptureMeta) -> Meta {
 }
 
 /// The round of a trace, as it may be written.
-fn round_of(meta: &CaptureMeta, blocks: &RoundBlocks) -> Result<Round, TraceError> {
-    let from = blocks.round()?;
+fn round_of(meta: &CaptureMeta, mut blocks: RoundBlocks) -> Result<Round, TraceError> {
+    let from = blocks.round();
     let (width, vaddr) = (meta.width, from.after.roots.p2m_vaddr);
     let upper = match meta.walk {
-        Walk::Linear => upper::linear(width, vaddr, &from.leaf_mfns, &from.upper),
-        Walk::Tree => upper::tree(width, &from.leaf_mfns, &from.upper),
+        Walk::Linear => upper::linear(width, vaddr, from.leaf_mfns, from.upper),
+        Walk::Tree => upper::tree(width, from.leaf_mfns, from.upper),
     };
     let upper = upper.map_err(|TooFewFrames { level, needed, listed }| {
         let found = format!("level {level} needs {needed} frames, {listed} are listed");
@@ -183,12 +151,12 @@ fn round_of(meta: &CaptureMeta, blocks: &RoundBlocks) -> Result<Round, TraceErro
         after,
         log_dirty: from.log_dirty.map(bitmap_of),
         upper: upper.frames,
-        leaf_mfns: from.leaf_mfns,
-        leaf_pfns: from.leaf_pfns,
-        entries: from.entries,
+        leaf_mfns: from.leaf_mfns.to_vec(),
+        leaf_pfns: from.leaf_pfns.to_vec(),
         exceptions,
+        entries: blocks.take_entries(),
     };
-    let checked = round.check(&trace_meta(meta), None);
+    let checked = round.check(&meta_of(meta), None);
     checked.map_err(|Broken { column, index, fault }| {
         let (kind, words) = match column {
             Column::Upper => (Kind::Upper, 3),
@@ -278,7 +246,7 @@ fn exceptions_of(
         }
     }
     let mut exceptions = BTreeMap::new();
-    for (pfn, (&entry, &value)) in from.entries.iter().zip(&from.m2p).enumerate() {
+    for (pfn, (&entry, &value)) in from.entries.iter().zip(from.m2p).enumerate() {
         if entry >= meta.max_mfn {
             let found = || format!("{value:#x} for {}, whose entry is {entry:#x}", Pfn(pfn as u64));
             TraceFault::agree("no m2p value where ENTRIES has no frame", value == NONE, found)

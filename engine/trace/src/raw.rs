@@ -18,7 +18,7 @@ use p2mtrack::frame::{Entry, Pfn, Width};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::blocks::{Blocks, Kind, MAGIC, Payload, Room};
+use crate::blocks::{Blocks, Kind, MAGIC, Payload, Room, Words};
 use crate::bytes::open_regular;
 use crate::error::{Place, TraceError, TraceFault};
 use crate::limits::Limits;
@@ -109,81 +109,63 @@ pub struct CaptureRound<'c> {
     /// What CLEAN returned: pfn p is bit `p & 7` of byte `p >> 3`. Not in round 0.
     pub log_dirty: Option<&'c [u8]>,
     /// The frame of each leaf position.
-    pub leaf_mfns: Vec<u64>,
+    pub leaf_mfns: &'c [u64],
     /// Its pfn by the m2p.
-    pub leaf_pfns: Vec<u64>,
+    pub leaf_pfns: &'c [u64],
     /// Frames above the leaves: level, mfn, pfn.
-    pub upper: Vec<[u64; 3]>,
+    pub upper: &'c [[u64; 3]],
     /// All entries.
-    pub entries: Vec<u64>,
+    pub entries: &'c [u64],
     /// m2p of each entry that is below `max_mfn`.
-    pub m2p: Vec<u64>,
+    pub m2p: &'c [u64],
 }
 
-/// The blocks of one round: each as long as it has to be, not decoded yet.
+/// The blocks of one round: each as long as it has to be.
 #[derive(Debug)]
 pub struct RoundBlocks {
-    width: Width,
     number: u64,
     before: CaptureRoots,
     after: CaptureWalk,
     log_dirty: Option<Payload>,
-    leaf_mfns: Payload,
-    leaf_pfns: Payload,
-    upper: Payload,
-    entries: Payload,
-    m2p: Payload,
+    leaf_mfns: Words,
+    leaf_pfns: Words,
+    upper: Words,
+    entries: Words,
+    m2p: Words,
 }
 
 impl RoundBlocks {
-    /// Decodes the round.
-    ///
-    /// # Errors
-    /// A word can't stand where it does.
-    pub fn round(&self) -> Result<CaptureRound<'_>, TraceError> {
-        let words = |payload| words(payload).map(|word| self.widen(word)).collect::<Vec<_>>();
-        Ok(CaptureRound {
+    /// The round.
+    #[must_use]
+    pub fn round(&self) -> CaptureRound<'_> {
+        CaptureRound {
             before: self.before,
             after: self.after,
             log_dirty: self.log_dirty.as_ref().map(|payload| payload.bytes.as_slice()),
-            leaf_mfns: words(&self.leaf_mfns),
-            leaf_pfns: words(&self.leaf_pfns),
-            upper: words(&self.upper).as_chunks().0.to_vec(),
-            entries: self.entries()?,
-            m2p: words(&self.m2p),
-        })
-    }
-
-    /// A word of a 32-bit guest that is all ones is none.
-    fn widen(&self, word: u64) -> u64 {
-        match (self.width, u32::try_from(word)) {
-            (Width::W32, Ok(word)) => Entry::widen(word).0,
-            _ => word,
+            leaf_mfns: &self.leaf_mfns.words,
+            leaf_pfns: &self.leaf_pfns.words,
+            upper: self.upper.words.as_chunks().0,
+            entries: &self.entries.words,
+            m2p: &self.m2p.words,
         }
     }
 
-    fn entries(&self) -> Result<Vec<u64>, TraceError> {
-        let widen = |(pfn, word)| {
-            let entry = self.widen(word);
-            let found = || format!("{entry:#x} for {}", Pfn(pfn));
-            let expected = "entries of 32 bits, as META has the guest's width";
-            TraceFault::agree(expected, fits(self.width, entry), found)
-                .map_err(|fault| self.place(Kind::Entries, pfn, fault))?;
-            Ok(entry)
-        };
-        (0..).zip(words(&self.entries)).map(widen).collect()
+    /// Gives the entries away, and drops what was only needed beside them.
+    pub(crate) fn take_entries(&mut self) -> Vec<u64> {
+        self.m2p.words = Vec::new();
+        std::mem::take(&mut self.entries.words)
     }
 
     /// A fault of this round at a word of one of its blocks.
     pub(crate) fn place(&self, kind: Kind, word: u64, fault: TraceFault) -> TraceError {
-        let payload = match kind {
+        let block = match kind {
             Kind::LeafMfns => &self.leaf_mfns,
             Kind::LeafPfns => &self.leaf_pfns,
             Kind::Upper => &self.upper,
             Kind::Entries => &self.entries,
             _ => &self.m2p,
         };
-        fault.at(payload.start + 8 * word).within(kind.of(self.number))
+        fault.at(block.start + 8 * word).within(kind.of(self.number))
     }
 }
 
@@ -290,20 +272,40 @@ impl<R: Read> Next<'_, R> {
         };
         let after: CaptureWalk = self.json(Kind::RootsAfter, room)?;
         room.grow(after.roots.max_pfn.max(after.walk_max_pfn));
-        let leaf_mfns = self.payload(Kind::LeafMfns, room)?;
-        room.list(&leaf_mfns);
+        let mfns = Kind::LeafMfns;
+        let leaf_mfns = self.words(mfns, room, width)?;
+        // What they need is known now: it is not unpacked in vain.
+        if room.list(leaf_mfns.words.len() as u64) > self.blocks.left() {
+            return Err(self.blocks.too_large().within(mfns.of(self.number)));
+        }
         Ok(RoundBlocks {
-            width,
             number: self.number,
             before,
             after,
             log_dirty,
             leaf_mfns,
-            leaf_pfns: self.payload(Kind::LeafPfns, room)?,
-            upper: self.payload(Kind::Upper, room)?,
-            entries: self.payload(Kind::Entries, room)?,
-            m2p: self.payload(Kind::M2p, room)?,
+            leaf_pfns: self.words(Kind::LeafPfns, room, width)?,
+            upper: self.words(Kind::Upper, room, width)?,
+            entries: self.words(Kind::Entries, room, width)?,
+            m2p: self.words(Kind::M2p, room, width)?,
         })
+    }
+
+    fn words(&mut self, kind: Kind, room: &Room, width: Width) -> Result<Words, TraceError> {
+        let read = |next: &mut Self| {
+            let header = next.blocks.header()?;
+            header.expect(kind, next.number)?;
+            next.blocks.words(&header, room.check(kind, &header), |index, word| {
+                let word = widened(width, word);
+                if kind == Kind::Entries {
+                    let found = || format!("{word:#x} for {}", Pfn(index));
+                    let expected = "entries of 32 bits, as META has the guest's width";
+                    TraceFault::agree(expected, fits(width, word), found)?;
+                }
+                Ok(word)
+            })
+        };
+        read(self).map_err(|error| error.within(kind.of(self.number)))
     }
 
     fn payload(&mut self, kind: Kind, room: &Room) -> Result<Payload, TraceError> {
@@ -365,28 +367,23 @@ impl Capture {
         self.rounds.len() as u64
     }
 
-    /// Decodes a round.
-    ///
-    /// # Errors
-    /// A word can't stand where it does.
+    /// A round.
     ///
     /// # Panics
     /// If `number` is not below [`Capture::rounds`].
-    pub fn round(&self, number: u64) -> Result<CaptureRound<'_>, TraceError> {
+    #[must_use]
+    pub fn round(&self, number: u64) -> CaptureRound<'_> {
         assert!(number < self.rounds(), "a capture has no round {number}");
         self.rounds[number as usize].round()
     }
-
-    /// The rounds, not decoded yet.
-    #[must_use]
-    pub fn blocks(&self) -> &[RoundBlocks] {
-        &self.rounds
-    }
 }
 
-/// The 64-bit words of a payload.
-fn words(payload: &Payload) -> impl Iterator<Item = u64> {
-    payload.bytes.as_chunks::<8>().0.iter().map(|&word| u64::from_le_bytes(word))
+/// A word of a 32-bit guest that is all ones is none.
+fn widened(width: Width, word: u64) -> u64 {
+    match (width, u32::try_from(word)) {
+        (Width::W32, Ok(word)) => Entry::widen(word).0,
+        _ => word,
+    }
 }
 
 fn json<T: DeserializeOwned>(payload: &Payload, place: Place) -> Result<T, TraceError> {

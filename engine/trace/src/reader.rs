@@ -15,6 +15,7 @@ use crate::format::{BlockKind, META_BYTES_MAX, round_blocks};
 use crate::limits::Limits;
 use crate::meta::Meta;
 use crate::rounds::Rounds;
+use crate::staged::StagedFile;
 
 /// A trace whose container is sound: every block is there, in order, and has its checksum.
 #[derive(Debug)]
@@ -44,6 +45,15 @@ impl Reader<'static> {
     pub fn open_with(path: &Path, limits: Limits) -> Result<Self, TraceError> {
         let bytes = Bytes::open(path).map_err(|cause| TraceFault::Io(cause).at(0))?;
         Self::check(bytes, limits)
+    }
+
+    /// Opens a trace that has no name yet, with the default limits.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn of_staged(staged: &StagedFile) -> Result<Self, TraceError> {
+        let bytes = Bytes::of(staged.file()).map_err(|cause| TraceFault::Io(cause).at(0))?;
+        Self::check(bytes, Limits::default())
     }
 
     /// Reads a trace that is in memory, and keeps it.

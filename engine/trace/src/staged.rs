@@ -54,6 +54,11 @@ impl StagedFile {
         Ok(Self { file, directory, path: path.to_path_buf() })
     }
 
+    /// What was written so far.
+    pub(crate) const fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Gives it the target's name, replacing what is there, whose mode and, if that may be, owner it gets; contents and name
     /// are on the disk after.
     ///

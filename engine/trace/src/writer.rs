@@ -15,7 +15,7 @@ use p2mtrack::port::Roots;
 
 use crate::cursor::put_varint;
 use crate::error::{TraceError, TraceFault};
-use crate::format::{BlockHeader, BlockKind, Digest, file_header, padding_bytes};
+use crate::format::{BlockHeader, BlockKind, Digest, META_BYTES_MAX, file_header, padding_bytes};
 use crate::meta::Meta;
 use crate::round::{NONE, Round, Structure, UpperFrame, fits, lane, lanes};
 use crate::runs::{put_bitmap, put_runs};
@@ -38,7 +38,7 @@ impl<W: Write> Writer<W> {
     /// Begins a trace.
     ///
     /// # Errors
-    /// `out` failed.
+    /// `out` failed, or META is longer than it may be.
     pub fn new(out: W, meta: &Meta) -> Result<Self, TraceError> {
         let mut writer = Self {
             out,
@@ -54,6 +54,8 @@ impl<W: Write> Writer<W> {
         writer.put(&header)?;
         writer.digest.update(&header);
         let json = serde_json::to_vec(meta).map_err(|cause| TraceFault::Json(cause).at(0))?;
+        TraceFault::limit("block length", json.len() as u64, META_BYTES_MAX)
+            .map_err(|fault| fault.at(writer.offset).within(BlockKind::Meta.of(0)))?;
         writer.put_block(BlockKind::Meta, 0, &json)?;
         Ok(writer)
     }
@@ -71,25 +73,25 @@ impl<W: Write> Writer<W> {
     /// nothing was written. A reader with the default [`Limits`](crate::Limits) may refuse what is larger than they are.
     pub fn round(&mut self, round: &Round) -> Result<(), TraceError> {
         self.check(round).map_err(|fault| fault.at(self.offset))?;
-        self.append(round)
+        self.append(round.clone())
     }
 
     /// The same for a round that was checked.
-    pub(crate) fn append(&mut self, round: &Round) -> Result<(), TraceError> {
+    pub(crate) fn append(&mut self, round: Round) -> Result<(), TraceError> {
         let number = self.rounds;
-        self.put_block(BlockKind::Roots, number, &roots_payload(round))?;
+        self.put_block(BlockKind::Roots, number, &roots_payload(&round))?;
         if let Some(bitmap) = &round.log_dirty {
             let mut payload = Vec::new();
             put_bitmap(&mut payload, bitmap);
             self.put_block(BlockKind::LogDirty, number, &payload)?;
         }
-        self.put_block(BlockKind::Upper, number, &upper_payload(&self.meta, &self.last, round))?;
-        self.put_block(BlockKind::Leaves, number, &leaves_payload(&self.last, round))?;
+        self.put_block(BlockKind::Upper, number, &upper_payload(&self.meta, &self.last, &round))?;
+        self.put_block(BlockKind::Leaves, number, &leaves_payload(&self.last, &round))?;
         let mut payload = Vec::new();
         put_column(&mut payload, &self.last.entries, &round.entries);
         self.put_block(BlockKind::Entries, number, &payload)?;
-        self.put_block(BlockKind::M2p, number, &m2p_payload(&self.last, round))?;
-        self.last.clone_from(round);
+        self.put_block(BlockKind::M2p, number, &m2p_payload(&self.last, &round))?;
+        self.last = round;
         self.rounds += 1;
         Ok(())
     }
@@ -151,15 +153,23 @@ impl Writer<BufWriter<StagedFile>> {
         Self::new(BufWriter::new(staged), meta)
     }
 
+    /// Ends the trace and gives the file, which is whole then, and has no name yet.
+    ///
+    /// # Errors
+    /// As [`Writer::finish`].
+    pub fn finish_file(self) -> Result<StagedFile, TraceError> {
+        let offset = self.offset;
+        let file = self.finish()?.into_inner();
+        file.map_err(|error| TraceFault::Io(error.into_error()).at(offset))
+    }
+
     /// Ends the trace and gives the file its name.
     ///
     /// # Errors
-    /// As [`Writer::finish`]; or the file can't be synced or renamed. There is no new file then.
+    /// As [`Writer::finish`] and [`StagedFile::commit`].
     pub fn commit(self) -> Result<(), TraceError> {
         let offset = self.offset;
-        let io_fault = |cause| TraceFault::Io(cause).at(offset);
-        let staged = self.finish()?.into_inner().map_err(|e| io_fault(e.into_error()))?;
-        staged.commit().map_err(io_fault)
+        self.finish_file()?.commit().map_err(|cause| TraceFault::Commit(cause).at(offset))
     }
 }
 

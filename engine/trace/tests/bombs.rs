@@ -14,9 +14,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use liblzma::write::XzEncoder;
-use p2mtrack_trace::import::{import_file, import_in_memory};
+use p2mtrack_trace::import::{ImportError, import, import_in_memory, meta_of};
 use p2mtrack_trace::raw::CaptureReader;
-use p2mtrack_trace::{Limits, Reader, TraceError};
+use p2mtrack_trace::{Limits, Reader, TraceError, Writer};
 
 const MIB: u64 = 1 << 20;
 
@@ -105,6 +105,15 @@ fn compressed(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("ends")
 }
 
+/// A capture as a file, made a round at a time.
+fn import_file(from: &Path, to: &Path, limits: &Limits) -> Result<(), ImportError> {
+    let mut reader = CaptureReader::open(from, limits).map_err(ImportError::Capture)?;
+    let writer = Writer::create(to, &meta_of(reader.meta()));
+    let mut writer = writer.map_err(ImportError::Trace)?;
+    import(&mut reader, &mut writer)?;
+    writer.commit().map_err(ImportError::Trace)
+}
+
 /// The two ways to read a file refuse it with these words.
 fn refused(file: &Path, words: &str) {
     let limits = Limits::default();
@@ -169,6 +178,16 @@ fn endless_blocks() {
     }
     let (rounds, _) = read_all(with(&[&first, &second, &header(10, 2, 0)]).as_slice());
     assert_eq!(rounds.expect("whole"), 2);
+    // Blocks that the leaves ask for, and that are more than a capture may have: nothing of them is read.
+    let roots = round(0);
+    let leaves = vec![0xff; 8 << 19];
+    let start = [&begun(1 << 28)[..], before(&roots, 5), &block(5, 0, &leaves)].concat();
+    let (error, read) = read_all(start.as_slice().chain(io::repeat(0xff)));
+    let error = error.expect_err("too large");
+    assert!(error.to_string().contains("LEAF_MFNS of round 0: "), "{error}");
+    let cause = error.source().expect("a cause").to_string();
+    assert_eq!(cause, "more than 4294967296 bytes");
+    assert!(read < start.len() as u64 + (1 << 18), "{read} bytes");
 }
 
 /// 5 GiB of zeros, as streams that are decompressed one after another, in and after captures.

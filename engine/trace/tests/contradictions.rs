@@ -73,9 +73,10 @@ fn file(blocks: &[Block]) -> (Vec<u8>, Vec<u64>) {
 
 /// All of a file as a trace.
 fn imported(bytes: &[u8]) -> Result<(), ImportError> {
-    let capture = Capture::parse(bytes.to_vec()).map_err(ImportError::Capture)?;
-    let mut writer = Writer::new(Vec::new(), &meta_of(&capture)).map_err(ImportError::Trace)?;
-    import(&capture, &mut writer)
+    let reader = CaptureReader::new(bytes, &Limits::default());
+    let mut reader = reader.map_err(ImportError::Capture)?;
+    let writer = Writer::new(Vec::new(), &meta_of(reader.meta()));
+    import(&mut reader, &mut writer.map_err(ImportError::Trace)?)
 }
 
 /// Why a file makes no trace: it is the capture that is at fault.

@@ -13,7 +13,7 @@ use p2mtrack_trace::format::{
     BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Digest, FILE_HEADER_BYTES, file_header,
     padding_bytes,
 };
-use p2mtrack_trace::raw::Capture;
+use p2mtrack_trace::raw::{Capture, CaptureReader};
 use p2mtrack_trace::{Limits, Reader, Replay, TraceError, Writer, import, naive};
 
 const LIMITS: Limits = Limits {
@@ -125,18 +125,13 @@ fn replay(reader: &Reader<'_>) -> Result<(), TraceError> {
 }
 
 fn capture(bytes: &[u8]) {
-    let capture = match Capture::parse(bytes.to_vec()) {
-        Ok(capture) => capture,
-        Err(error) => return expect_named(&error, bytes.len()),
-    };
-    for number in 0..capture.rounds() {
-        if let Err(error) = capture.round(number) {
-            return expect_named(&error, bytes.len());
-        }
+    if let Err(error) = Capture::parse(bytes.to_vec()) {
+        return expect_named(&error, bytes.len());
     }
-    let meta = import::meta_of(&capture);
+    let mut reader = CaptureReader::new(bytes, &LIMITS).expect("begins: it was read");
+    let meta = import::meta_of(reader.meta());
     let mut writer = Writer::new(Vec::new(), &meta).expect("a META that was read");
-    match import::import(&capture, &mut writer) {
+    match import::import(&mut reader, &mut writer) {
         Ok(()) => trace(&writer.finish().expect("memory takes it")),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
