@@ -65,7 +65,7 @@ fn write(line: &mut [u8], bytes: usize) -> usize {
     let mut rest = line;
     let _ = writeln!(
         rest,
-        "p2mtrack: no memory: {bytes} bytes more are not to be had; ask for less, or allow more"
+        "p2mtrack: no memory: {bytes} bytes more can't be had; ask for less, or allow more"
     );
     room - rest.len()
 }
