@@ -19,8 +19,15 @@ use p2mtrack_synthetic::huge::{Guest, Shape};
 
 use crate::Round;
 
+/// Pages that are written in each leaf in a written round.
+const WRITTEN_IN_LEAF: u64 = 16;
 /// Leaves that change in a busy round, at most.
 const CHANGING: u64 = 2000;
+
+/// Pages that a written round sends at most.
+pub(crate) const fn written_pages(gib: u64) -> u64 {
+    (gib << 18) / FRAME_WORDS as u64 * WRITTEN_IN_LEAF
+}
 
 /// The guest.
 pub(crate) struct Stage {
@@ -99,10 +106,11 @@ impl Stage {
         &self.m2p
     }
 
-    /// Pages that are written: 16 in each leaf.
+    /// Pages that are written.
     fn written(&self) -> impl Iterator<Item = u64> + '_ {
         let pfns = (64..self.guest.pfns()).step_by(FRAME_WORDS);
-        pfns.flat_map(|first| first..first + 16).filter(|&pfn| self.guest.is_plain(pfn))
+        pfns.flat_map(|first| first..first + WRITTEN_IN_LEAF)
+            .filter(|&pfn| self.guest.is_plain(pfn))
     }
 
     /// Pages are written, and are in the log.
