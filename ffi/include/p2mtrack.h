@@ -156,7 +156,8 @@ struct p2mt_accepts_transfer_call {
     int32_t *accepts;
 };
 struct p2mt_transfers_call {
-    uint64_t *names; /* out: the frame field of each transfer entry of the grant table, as P2MT_TRANSFER_CAME says */
+    uint64_t *names; /* out: the frame field of each transfer entry of the grant table, as P2MT_TRANSFER_CAME says. If
+                      * accepts_transfer said not 0 and none is named, it may be any: everything is owed while suspended. */
     size_t capacity;
     size_t *count; /* out: how many there are; if more than capacity, the callback is called again with room */
 };

@@ -162,7 +162,8 @@ pub trait Unlogged {
 
     /// Appends what each transfer entry of the grant table names: offered, committed or completed. Asked after
     /// [`Unlogged::accepts_transfer`]. Returns whether it is known: who does not know (the default) pays for every frame that
-    /// may have come by transfer, which is all of them in a suspended round, as long as there are offers.
+    /// may have come by transfer, which is all of them in a suspended round, as long as there are offers. So does who says
+    /// that there is or was an offer, and names no entry.
     ///
     /// # Errors
     /// The grant table can't be read.
