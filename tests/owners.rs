@@ -6,7 +6,7 @@
 //! Source: `docs/design.md`, "Outcomes" and "Completeness".
 
 use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Verify};
-use p2mtrack::error::Error;
+use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::Transfer;
@@ -193,6 +193,36 @@ fn an_alias_whose_m2p_goes_over_to_the_copy_in_a_live_round_leaves_the_first_pfn
             let report = checkpoint(&rig, &mut migration);
             assert_eq!((report.settled.aliases, report.unaccounted_frames), (0, Some(0)));
         }
+    }
+}
+
+#[test]
+fn a_pfn_that_waited_for_another_s_frame_and_gets_its_m2p_makes_that_one_the_copy() {
+    for (rig, mut migration) in copied(aliases()) {
+        rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
+        round(&rig, &mut migration);
+        assert!(migration.deferral(Pfn(HOLES + 5)).is_some(), "while it runs nobody decides");
+        // Nobody writes the first pfn's entry.
+        rig.machine().machphys(BASE + 9, HOLES + 5);
+        round(&rig, &mut migration);
+        for content in [0x11, 0x22] {
+            rig.machine().write_frame(BASE + 9, content);
+            let report = checkpoint(&rig, &mut migration);
+            assert_eq!((report.settled.aliases, report.unaccounted_frames), (1, Some(0)));
+            for pfn in [9, HOLES + 5] {
+                assert_eq!(arrived(&rig, pfn), Some(Got::Content(content)), "{pfn:#x}");
+            }
+        }
+    }
+    for (rig, mut migration) in copied(Config::default()) {
+        rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
+        round(&rig, &mut migration);
+        rig.machine().machphys(BASE + 9, HOLES + 5);
+        round(&rig, &mut migration);
+        rig.machine().write_frame(BASE + 9, 0x33);
+        let error = rig.with(|ports| migration.finish(ports)).expect_err("refused");
+        let Error::Entry { pfn, cause, .. } = error else { panic!("{error}") };
+        assert_eq!((pfn, cause), (Pfn(9), EntryCause::Alias(Pfn(HOLES + 5))));
     }
 }
 

@@ -328,6 +328,11 @@ impl Books<'_> {
                     self.wait(pfn, reason, causes);
                     taken.pay(index);
                 }
+                Outcome::WaitBeside(other) => {
+                    self.sent.contest(pfn, other);
+                    self.wait(pfn, Deferral::M2pMismatch, causes);
+                    taken.pay(index);
+                }
                 Outcome::Frameless { entry, foreign } => {
                     if self.sender != Sender::Told && !FIRST_LOOKS.contains(&causes) {
                         self.sent.hold(pfn); // a table that was sent may name it
@@ -396,11 +401,11 @@ impl Books<'_> {
             Answer::Accepted => {
                 self.batch.follow.arrived.push((pfn, mfn));
                 let before = self.accept(pfn, entry);
-                // The m2p may have gone over to a pfn that was a copy: then the other one is the copy now.
-                let copy = self.sent.twin(pfn).filter(|&twin| self.named(twin) == Some(mfn));
+                // The m2p may have gone over to a pfn that was a copy, or waited: then the other one is the copy now.
+                let copy = self.sent.beside(pfn).filter(|&other| self.named(other) == Some(mfn));
                 self.sent.accepted(pfn, before, kind.is_table(), footing);
-                if let (Footing::Sound, Some(twin)) = (footing, copy) {
-                    self.sent.pair(twin, pfn);
+                if let (Footing::Sound, Some(other)) = (footing, copy) {
+                    self.sent.pair(other, pfn);
                 }
                 self.note_cleared(pfn, kind);
                 self.report.pages.accepted += 1;

@@ -30,6 +30,8 @@ pub(crate) enum Outcome {
     },
     /// It waits for the next round.
     Wait(Deferral),
+    /// So it does because its frame is this other pfn's, by p2m and m2p.
+    WaitBeside(Pfn),
 }
 
 /// Everything that a decision looks at.
@@ -116,8 +118,9 @@ impl Resolver<'_> {
             _ if named == Some(pfn) => send(Footing::Sound),
             // One of its own frames, granted to itself and mapped here: the frame is another pfn's.
             _ if tagged => Ok(foreign),
-            _ if !self.suspended => Ok(Outcome::Wait(Deferral::M2pMismatch)),
             _ => match named.filter(|&other| self.names(other, mfn)) {
+                None if !self.suspended => Ok(Outcome::Wait(Deferral::M2pMismatch)),
+                Some(other) if !self.suspended => Ok(Outcome::WaitBeside(other)),
                 None => send(Footing::Stale),
                 Some(twin) if self.config.alias == AliasPolicy::Copy => send(Footing::Alias(twin)),
                 Some(other) => {

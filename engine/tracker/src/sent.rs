@@ -26,6 +26,8 @@ pub(crate) struct Sent {
     stale: PfnSet,
     /// Last sent as a copy of another pfn's frame, and which pfn that is by the m2p.
     twins: BTreeMap<Pfn, Pfn>,
+    /// Waiting for a frame which is also another pfn's, and which pfn that is by the m2p.
+    contested: BTreeMap<Pfn, Pfn>,
     /// Pfns that were last settled with a frame of the domain.
     populated: u64,
     /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not yet)
@@ -73,6 +75,7 @@ impl Sent {
         self.gone.clear(pfn);
         let foreign = self.foreign.clear(pfn);
         self.populated += u64::from(foreign || !before);
+        self.forget_contest(pfn);
         self.tables.put(pfn, table);
         self.stale.put(pfn, footing == Footing::Stale);
         match footing {
@@ -88,6 +91,7 @@ impl Sent {
         self.tables.clear(pfn);
         self.stale.clear(pfn);
         self.forget_twin(pfn);
+        self.forget_contest(pfn);
         self.foreign.put(pfn, foreign);
         if self.held.get(pfn) {
             self.gone.set(pfn);
@@ -97,6 +101,17 @@ impl Sent {
     fn forget_twin(&mut self, pfn: Pfn) {
         if !self.twins.is_empty() {
             self.twins.remove(&pfn);
+        }
+    }
+
+    /// The pfn waits for a frame that is `other`'s, too.
+    pub(crate) fn contest(&mut self, pfn: Pfn, other: Pfn) {
+        self.contested.insert(pfn, other);
+    }
+
+    fn forget_contest(&mut self, pfn: Pfn) {
+        if !self.contested.is_empty() {
+            self.contested.remove(&pfn);
         }
     }
 
@@ -125,9 +140,11 @@ impl Sent {
         self.stale.iter()
     }
 
-    /// The pfn whose frame this pfn was last sent as a copy of.
-    pub(crate) fn twin(&self, pfn: Pfn) -> Option<Pfn> {
-        if self.twins.is_empty() { None } else { self.twins.get(&pfn).copied() }
+    /// The pfn whose frame this pfn was last sent as a copy of, or waits for.
+    pub(crate) fn beside(&self, pfn: Pfn) -> Option<Pfn> {
+        let of =
+            |map: &BTreeMap<Pfn, Pfn>| if map.is_empty() { None } else { map.get(&pfn).copied() };
+        of(&self.contested).or_else(|| of(&self.twins))
     }
 
     /// What was last sent for `copy` is a copy of `pfn`'s frame.
@@ -144,7 +161,9 @@ impl Sent {
     /// sets were looked at.
     pub(crate) fn fall_away(&mut self, pfns: &Range<u64>, populated: u64) -> u64 {
         self.populated -= populated;
-        self.twins.retain(|pfn, _| !pfns.contains(&pfn.0));
+        for map in [&mut self.twins, &mut self.contested] {
+            map.retain(|pfn, _| !pfns.contains(&pfn.0));
+        }
         let sets = [&mut self.tables, &mut self.stale, &mut self.foreign];
         let looks = sets.map(|set| set.clear_range(pfns)).iter().sum::<u64>();
         looks + self.gone.add_range(&self.held, pfns)
@@ -221,6 +240,11 @@ impl Sent {
     /// Pfns sent against the m2p.
     pub(crate) const fn stale_pfns(&self) -> u64 {
         self.stale.len()
+    }
+
+    /// Pfns that wait for another's frame.
+    pub(crate) fn contested_pfns(&self) -> u64 {
+        self.contested.len() as u64
     }
 
     /// Pfns sent as copies of another's frame.

@@ -230,7 +230,8 @@ impl Migration {
     /// each frame has one pfn.
     pub(crate) fn expect_no_crowd(&self) -> Result<(), Error> {
         let sent = &self.tracker.sent;
-        let waiting = self.waiting.len() as u64 + sent.stale_pfns() + sent.alias_pfns();
+        let waiting = (self.waiting.len() as u64).max(sent.contested_pfns());
+        let waiting = waiting + sent.stale_pfns() + sent.alias_pfns();
         let domain_frames = self.tracker.domain_frames();
         match self.waiting.keys().copied().chain(sent.unsound()).next() {
             Some(pfn) if waiting > domain_frames.saturating_add(WAITING_SLACK) => {
