@@ -33,18 +33,30 @@ impl Plan<'_> {
     }
 
     /// A page goes out, another domain gets its frame, at the same pfn, and the guest maps that: the entry is as it was
-    /// or differs in its tag. Then the frame comes back the same way.
-    pub(super) fn given_and_mapped(&mut self) -> Option<()> {
+    /// or differs in its tag, and perhaps a PTE names the frame, too. Then the frame comes back the same way.
+    pub(super) fn given_and_mapped(&mut self, pte: bool) -> Option<()> {
         self.has_free_frames()?;
+        let slot = if pte {
+            let table = self.own_table()?;
+            Some((table, self.unused_slot(table)?))
+        } else {
+            None
+        };
         let (pfn, own) = self.data()?;
         let out = self.page_out(pfn, own)?;
         let reg = self.register()?;
         let name = self.foreign_name(Val::Reg(reg));
         self.extend(out);
         self.push(Step::TheyTake { pfn, reg, prefer: Some(own) });
-        self.push(Step::Entry { pfn, name });
+        let mut mapped = vec![Step::Entry { pfn, name }];
+        if let Some((table, slot)) = slot {
+            mapped.push(Step::Pte { table, slot, to: Some(Val::Reg(reg)) });
+        }
+        self.dice().shuffle(&mut mapped);
+        self.extend(mapped);
         let wait = self.dice().between(1, 9);
         self.push(Step::AwaitRounds(wait));
+        self.extend(slot.map(|(table, slot)| Step::Pte { table, slot, to: None }));
         self.comes_to(pfn, Val::Reg(reg), own)
     }
 
