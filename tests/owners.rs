@@ -226,6 +226,27 @@ fn a_pfn_that_waited_for_another_s_frame_and_gets_its_m2p_makes_that_one_the_cop
     }
 }
 
+#[test]
+fn a_copy_that_falls_away_is_a_copy_no_more() {
+    for (rig, mut migration) in copied(aliases()) {
+        rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
+        assert_eq!(checkpoint(&rig, &mut migration).settled.aliases, 1);
+        rig.machine().roots.pfn_count = 1024; // with it 256 pfns that have frames
+        let report = checkpoint(&rig, &mut migration);
+        assert_eq!((report.settled.aliases, report.unaccounted_frames), (0, Some(256)));
+    }
+}
+
+#[test]
+fn an_own_frame_under_a_foreign_tag_is_asked_about_and_not_owed() {
+    for (rig, mut migration) in copied(Config::default()) {
+        rig.machine().set_entry(HOLES + 5, entries(BASE + 9)[1]);
+        assert_eq!(checkpoint(&rig, &mut migration).settled.foreign, 1);
+        let report = checkpoint(&rig, &mut migration);
+        assert_eq!((report.settled.foreign, report.pages.frameless), (1, 0), "settled once");
+    }
+}
+
 // --- PTEs to another domain's frame that matches --------------------------------------------------
 
 /// A table with a PTE to another domain's frame, whose pfn there is the one under which it is mapped here.
