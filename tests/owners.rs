@@ -56,6 +56,18 @@ fn entries(mfn: u64) -> [Entry; 2] {
 
 // --- two pfns, one frame; a frame whose m2p names another pfn ------------------------------------
 
+/// What is written into the frame of pfn 9, which another pfn names, too, is at both after each checkpoint.
+fn expect_sent_to_both(rig: &Rig, migration: &mut Migration) {
+    for content in [0x11, 0x22] {
+        rig.machine().write_frame(BASE + 9, content);
+        let report = checkpoint(rig, migration);
+        assert_eq!((report.settled.aliases, report.unaccounted_frames), (1, Some(0)));
+        for pfn in [9, HOLES + 5] {
+            assert_eq!(arrived(rig, pfn), Some(Got::Content(content)), "{pfn:#x}");
+        }
+    }
+}
+
 #[test]
 fn an_alias_written_after_a_checkpoint_is_sent_to_both_pfns_again() {
     for (rig, mut migration) in copied(aliases()) {
@@ -154,14 +166,7 @@ fn an_alias_whose_m2p_goes_over_to_the_copy_leaves_the_first_pfn_owed() {
         checkpoint(&rig, &mut migration);
         // From now on writes are marked under the copy, and nothing of the first pfn is written.
         rig.machine().machphys(BASE + 9, HOLES + 5);
-        for content in [0x11, 0x22] {
-            rig.machine().write_frame(BASE + 9, content);
-            let report = checkpoint(&rig, &mut migration);
-            assert_eq!(report.settled.aliases, 1);
-            for pfn in [9, HOLES + 5] {
-                assert_eq!(arrived(&rig, pfn), Some(Got::Content(content)), "{pfn:#x}");
-            }
-        }
+        expect_sent_to_both(&rig, &mut migration);
     }
 }
 
@@ -178,14 +183,7 @@ fn an_alias_whose_m2p_goes_over_to_the_copy_in_a_live_round_leaves_the_first_pfn
                 rig.machine().machphys(BASE + 9, 9);
                 round(&rig, &mut migration);
             }
-            for content in [0x11, 0x22] {
-                rig.machine().write_frame(BASE + 9, content);
-                let report = checkpoint(&rig, &mut migration);
-                assert_eq!((report.settled.aliases, report.unaccounted_frames), (1, Some(0)));
-                for pfn in [9, HOLES + 5] {
-                    assert_eq!(arrived(&rig, pfn), Some(Got::Content(content)), "{pfn:#x}");
-                }
-            }
+            expect_sent_to_both(&rig, &mut migration);
             // One of them gets a frame of its own: nothing is a copy any more.
             let other = rig.machine().populate(9);
             rig.machine().set_entry(9, Entry(other));
@@ -205,18 +203,24 @@ fn a_pfn_that_waited_for_another_s_frame_and_gets_its_m2p_makes_that_one_the_cop
         // Nobody writes the first pfn's entry.
         rig.machine().machphys(BASE + 9, HOLES + 5);
         round(&rig, &mut migration);
-        for content in [0x11, 0x22] {
-            rig.machine().write_frame(BASE + 9, content);
-            let report = checkpoint(&rig, &mut migration);
-            assert_eq!((report.settled.aliases, report.unaccounted_frames), (1, Some(0)));
-            for pfn in [9, HOLES + 5] {
-                assert_eq!(arrived(&rig, pfn), Some(Got::Content(content)), "{pfn:#x}");
-            }
-        }
+        expect_sent_to_both(&rig, &mut migration);
     }
     for (rig, mut migration) in copied(Config::default()) {
         rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
         round(&rig, &mut migration);
+        rig.machine().machphys(BASE + 9, HOLES + 5);
+        round(&rig, &mut migration);
+        rig.machine().write_frame(BASE + 9, 0x33);
+        let error = rig.with(|ports| migration.finish(ports)).expect_err("refused");
+        let Error::Entry { pfn, cause, .. } = error else { panic!("{error}") };
+        assert_eq!((pfn, cause), (Pfn(9), EntryCause::Alias(Pfn(HOLES + 5))));
+    }
+}
+
+#[test]
+fn full_verification_finds_a_copy_whose_m2p_went_over_before_anybody_looked() {
+    for (rig, mut migration) in copied(full()) {
+        rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
         rig.machine().machphys(BASE + 9, HOLES + 5);
         round(&rig, &mut migration);
         rig.machine().write_frame(BASE + 9, 0x33);

@@ -314,6 +314,18 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_another_s_frame_is_known_until_settled_or_gone() {
+        let mut sent = Sent::default();
+        sent.cover(100);
+        (1..4).for_each(|pfn| sent.contest(Pfn(pfn), Pfn(50)));
+        assert_eq!((sent.beside(Pfn(1)), sent.contested_pfns()), (Some(Pfn(50)), 3));
+        sent.accepted(Pfn(1), false, false, Footing::Sound);
+        sent.frameless(Pfn(2), false, false);
+        sent.fall_away(&(3..100), 0);
+        assert_eq!((sent.beside(Pfn(1)), sent.contested_pfns()), (None, 0));
+    }
+
+    #[test]
     fn a_frame_that_comes_back_under_another_pfn_has_moved() {
         let mut sent = Sent::default();
         assert!(!sent.arrived(Mfn(5), Pfn(1)));
