@@ -452,23 +452,12 @@ impl LogDirty for Tap<'_> {
     fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
         let read = self.inner.clean(into.lend());
         if let Some(marks) = &mut self.marks {
-            let mut log = into.copy();
-            // What was not read may be marked, as the engine takes it too.
-            let known = read.as_ref().map_or(0, |&read| read);
-            (known..into.pfns()).for_each(|pfn| _ = log.set(Pfn(pfn)));
-            add(marks.get_or_insert_default(), &log);
+            let (marks, log) =
+                (marks.get_or_insert_default(), into.marks(*read.as_ref().unwrap_or(&0)));
+            marks.resize(marks.pfns().max(log.pfns()));
+            LogRoom::over(marks).add(0, log.words());
         }
         read
-    }
-}
-
-/// All marks of both.
-fn add(marks: &mut PfnBitmap, log: &PfnBitmap) {
-    if marks.pfns() < log.pfns() {
-        marks.resize(log.pfns());
-    }
-    for (word, &bits) in marks.words_mut().iter_mut().zip(log.words()) {
-        *word |= bits;
     }
 }
 

@@ -76,6 +76,17 @@ impl<'a> LogRoom<'a> {
     pub fn copy(&self) -> PfnBitmap {
         self.bits.clone()
     }
+
+    /// The same after `read` pfns of the log were read: what was not may be marked, and counts as marked, as for the engine.
+    #[must_use]
+    pub fn marks(&self, read: u64) -> PfnBitmap {
+        let (mut marks, pfns) = (self.copy(), self.pfns());
+        let words = marks.words_mut().iter_mut().enumerate();
+        for (index, word) in words.skip((read / 64) as usize) {
+            *word |= bits_within(&(read..pfns), index);
+        }
+        marks
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +104,16 @@ mod tests {
         room.add(2, &[1]);
         assert_eq!((room.pfns(), room.words_mut().len()), (100, 2));
         assert_eq!(room.copy().drain(), [Pfn(3), Pfn(99)]);
+        for (read, first) in [(0, 0), (64, 64), (70, 70), (98, 98), (99, 99)] {
+            let mut expected: Vec<_> = (first..100).map(Pfn).collect();
+            if first > 3 {
+                expected.insert(0, Pfn(3));
+            }
+            assert_eq!(room.marks(read).drain(), expected, "{read}");
+        }
+        for read in [100, 128, u64::MAX] {
+            assert_eq!(room.marks(read).drain(), [Pfn(3), Pfn(99)], "{read}");
+        }
         room.add(0, &[1, 1]);
         assert_eq!(bits.drain(), [Pfn(0), Pfn(3), Pfn(64), Pfn(99)]);
     }

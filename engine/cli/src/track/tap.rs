@@ -6,7 +6,6 @@
 //! Source: own.
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::frame::Pfn;
 use p2mtrack::port::{LogDirty, LogRoom, PortError};
 
 /// Keeps the last log.
@@ -51,13 +50,7 @@ impl<L: LogDirty> LogDirty for Tapped<'_, L> {
     fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
         let result = self.log.clean(into.lend());
         if self.tap.wanted {
-            // What was not read may be marked, as the engine takes it too.
-            let mut log = into.copy();
-            match result.as_ref().map_or(0, |&read| read) {
-                0 => log.fill(into.pfns()),
-                read => (read..into.pfns()).for_each(|pfn| _ = log.set(Pfn(pfn))),
-            }
-            self.tap.log = Some(log);
+            self.tap.log = Some(into.marks(*result.as_ref().unwrap_or(&0)));
         }
         result
     }
