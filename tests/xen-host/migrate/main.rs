@@ -182,7 +182,7 @@ impl Scene {
         let first = self.destination.expect_all(&mut self.guest, &self.told)?;
         let before = self.contents(&victims)?;
         self.resume()?;
-        std::thread::sleep(2 * RUN);
+        std::thread::sleep(4 * RUN); // an emulated guest is slow, and is to write most of them
         self.suspend()?;
         let written = before.iter().zip(self.contents(&victims)?).filter(|(old, new)| *old != new);
         let written = written.count();
@@ -264,8 +264,7 @@ impl Scene {
     /// Tagged or not, refused or cleared: a PTE never names the guest's pfn. The guest stands still all the time.
     fn foreign(&mut self) -> Outcome {
         self.suspend()?;
-        let clear = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
-        let (migration, first) = self.at_once(clear)?;
+        let (migration, first) = self.at_once(clear())?;
         first?;
         let width = self.guest.p2m.width();
         let foreign: Victims = (0..512 * self.destination.leaves.len() as u64)
@@ -317,7 +316,7 @@ impl Scene {
     /// The end is an error that says how many frames; told to report only, the number is the same.
     fn nowhere(&mut self) -> Outcome {
         self.suspend()?;
-        let (migration, first) = self.at_once(Config::default())?;
+        let (migration, first) = self.at_once(clear())?;
         let unaccounted = first?.unaccounted_frames.ok_or("the books of a suspended round")?;
         println!("SHOW as it is: {unaccounted} frames not accounted for");
         let zeros = self.page_of_zeros(&migration)?;
@@ -336,8 +335,8 @@ impl Scene {
     }
 
     fn expect_unaccounted(&mut self, how: &str) -> Outcome {
-        let (_, refused) = self.at_once(Config::default())?;
-        let report = Config { unaccounted: UnaccountedPolicy::Report, ..Config::default() };
+        let (_, refused) = self.at_once(clear())?;
+        let report = Config { unaccounted: UnaccountedPolicy::Report, ..clear() };
         let (_, reported) = self.at_once(report)?;
         said(how, &refused, &reported)
     }
@@ -346,7 +345,7 @@ impl Scene {
     fn expect_disowned(&mut self) -> Outcome {
         let mut ends = Vec::new();
         for unaccounted in [UnaccountedPolicy::Refuse, UnaccountedPolicy::Report] {
-            let config = Config { unaccounted, ..Config::default() };
+            let config = Config { unaccounted, ..clear() };
             let (mut nobody, mut disowned) = ((), Disowned);
             let mut ports = self.guest.lend(&mut self.destination, &mut nobody);
             ports.types = &mut disowned;
@@ -356,6 +355,11 @@ impl Scene {
         }
         said("types of nothing", &ends[0], &ends[1])
     }
+}
+
+/// Grants may be mapped just then, and are not what it is about.
+fn clear() -> Config {
+    Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() }
 }
 
 /// The frame that an entry names.
