@@ -5,6 +5,8 @@
 //! Threads: one.
 //! Source: `docs/design.md`, "Laws".
 
+use std::ops::Range;
+
 use p2mtrack::cause::Cause;
 use p2mtrack::config::{AliasPolicy, Config, Verify};
 use p2mtrack::doubt::Doubt;
@@ -610,6 +612,43 @@ fn law_6_pfns_sent_against_the_m2p_are_no_more_than_frames() {
         assert_eq!(domain_frames, HOLES + 140);
         assert!((1..=1024).contains(&(waiting - domain_frames - 65_536)), "{waiting}");
     }
+}
+
+#[test]
+fn law_6_pfns_that_wait_for_a_frame_of_another_are_counted_although_rounds_are_given_up() {
+    let rig = Rig::tree();
+    const LAST: usize = 160;
+    const MIDDLE: usize = 80;
+    let home = |position: usize| (MIDDLE * 512 + position) as u64;
+    {
+        // Leaves without frames; the pfns of their own frames are in the middle one.
+        let guest = &mut *rig.machine();
+        let mut add = |position, pfn| {
+            let leaf = guest.copy_words(guest.leaf(0), pfn);
+            (0..512).for_each(|slot| guest.poke(leaf, slot, u64::MAX));
+            guest.set_entry(pfn, Entry(leaf));
+            guest.set_leaf(position, leaf);
+        };
+        add(MIDDLE, HOLES);
+        (3..MIDDLE).chain(MIDDLE + 1..LAST).for_each(|position| add(position, home(position)));
+        guest.roots.pfn_count = LAST as u64 * 512;
+    }
+    let mut migration = rig.start(Config::default());
+    round(&rig, &mut migration);
+    let crowd = |positions: Range<usize>| {
+        let guest = &mut *rig.machine();
+        for position in positions {
+            let leaf = guest.entry(home(position)).0;
+            (0..512).for_each(|slot| guest.poke(leaf, slot, BASE + 9));
+        }
+    };
+    crowd(MIDDLE + 1..LAST);
+    round(&rig, &mut migration);
+    // These are looked at first, then the leaves' own pages, with which the transport fails.
+    crowd(3..MIDDLE);
+    rig.machine().errors.push(At::Send);
+    let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+    assert!(matches!(error, Error::Crowd { .. }), "{error}");
 }
 
 #[test]
