@@ -109,6 +109,8 @@ pub struct Run {
     pub repeats: u64,
     /// Pages that the engine would never have sent without a shadow of the p2m.
     pub beyond_log_dirty: u64,
+    /// Pages that were sent and arrived, in all rounds; those that ended in an error, too.
+    pub pages_sent: u64,
     /// Pfns that the receiver was told to give back.
     pub gone: u64,
     /// Structure events that were followed.
@@ -226,6 +228,7 @@ impl Driver<'_> {
             Err(stop) => self.give_up(stop, migration),
         }
         self.run.struck = self.simulation.faults_struck();
+        self.run.pages_sent = self.simulation.shared().lock().receiver.pages;
         self.run
     }
 

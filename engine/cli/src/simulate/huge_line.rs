@@ -76,6 +76,7 @@ impl<'a> Outcome<'a> {
                 source_unharmed: run.harmed.is_none(),
                 rounds: run.rounds,
                 changed_beyond_log_dirty: run.beyond_log_dirty,
+                pages_sent: guest.received().0,
                 gone: run.gone,
                 undefined_not_compared: 0,
                 missing_pfns: judgement.missing_pfns,

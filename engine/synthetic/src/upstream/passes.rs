@@ -59,6 +59,7 @@ pub(super) fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &m
     }
     run.struck = simulation.faults_struck();
     run.activity = simulation.activity();
+    run.pages_sent = simulation.shared().lock().receiver.pages;
     let harm = simulation.harm();
     run.harmed = off.err().map(|error| error.to_string()).or(harm);
 }
