@@ -10,7 +10,6 @@ use crate::error::Error;
 use crate::frame::Mfn;
 use crate::migration::Migration;
 use crate::port::Ports;
-use crate::resolve::named_frame;
 
 impl Migration {
     /// Everything is settled: every frame of the domain is a pfn's, but for those on their way between Xen and a pfn.
@@ -34,7 +33,7 @@ impl Migration {
     fn frames_sent(&self) -> u64 {
         let (sent, width) = (&self.tracker.sent, self.tracker.layout.width());
         // A frame that the m2p gives to none of its pfns is counted once, however many they are.
-        let stale = sent.stale().filter_map(|pfn| named_frame(self.shadow_entry(pfn), width));
+        let stale = sent.stale().filter_map(|pfn| self.shadow_entry(pfn).claim(width).named());
         let mut stale: Vec<Mfn> = stale.collect();
         let pfns = stale.len();
         stale.sort_unstable();

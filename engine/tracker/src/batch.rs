@@ -19,7 +19,7 @@ use crate::pfn_set::PfnSet;
 use crate::port::{Answer, Deferral, FrameTypes, M2p, P2mSource, Page, Ports, QUERY_FRAMES_MAX};
 use crate::report::{PageCounts, RoundReport};
 use crate::resend::{ResendBitmap, Taken};
-use crate::resolve::{Outcome, Resolver, is_frame, named_frame};
+use crate::resolve::{Outcome, Resolver};
 use crate::sent::{Footing, Sent};
 use crate::shadow::Shadow;
 use crate::table::TableView;
@@ -367,7 +367,7 @@ impl Books<'_> {
     fn settle_frameless(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
         if foreign
             && !self.sent.is_foreign(pfn)
-            && self.named(pfn) == named_frame(entry, self.width)
+            && self.named(pfn) == entry.claim(self.width).named()
         {
             // It was the pfn's own until somebody else got it under the same entry: a table may name it so.
             self.sent.doubt_tables();
@@ -423,13 +423,13 @@ impl Books<'_> {
     fn named(&self, pfn: Pfn) -> Option<Mfn> {
         let here = self.remembered.binary_search_by_key(&pfn, |&(pfn, _)| pfn);
         let entry = here.map_or_else(|_| self.shadow.entry(pfn), |index| self.remembered[index].1);
-        named_frame(entry, self.width)
+        entry.claim(self.width).named()
     }
 
     /// The pfn was accepted under this entry: law 5. Returns whether the entry before named a frame of the machine.
     fn accept(&mut self, pfn: Pfn, entry: Entry) -> bool {
-        let before = named_frame(self.shadow.entry(pfn), self.width);
-        if let Some(mfn) = before.filter(|&mfn| !is_frame(entry.claim(self.width), mfn)) {
+        let before = self.shadow.entry(pfn).claim(self.width).named();
+        if let Some(mfn) = before.filter(|&mfn| !entry.claim(self.width).names(mfn)) {
             self.batch.follow.departed.push((pfn, mfn));
         }
         self.remembered.push((pfn, entry));

@@ -14,14 +14,13 @@ use crate::diff::{Kernel, diff, diff_live, fetch};
 use crate::form::{Base, Likeness, Segment, Step, wrap};
 use crate::frame::{Claim, Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
-use crate::layout::{Backing, Layout, names_nothing};
+use crate::layout::{Backing, Layout};
 use crate::leaf::{Leaf, LeafMask};
 use crate::offers::Offers;
 use crate::pfn_set::PfnSet;
 use crate::port::{M2p, P2mSource};
 use crate::report::EntryCounts;
 use crate::resend::ResendShard;
-use crate::resolve::named_frame;
 use crate::sent::Sent;
 use crate::shadow::{Shadow, ShadowShard};
 use crate::shard::Join;
@@ -413,7 +412,7 @@ impl Comparison<'_> {
     }
 
     fn names_nothing(&self, entry: Entry) -> bool {
-        names_nothing(entry.claim(self.layout.width()), self.m2p.frames())
+        entry.claim(self.layout.width()).names_nothing(self.m2p.frames())
     }
 
     /// A leaf listed at several positions that names no frame, over a shadow that named none either:
@@ -452,7 +451,7 @@ impl Comparison<'_> {
             if untold && self.names_nothing(entry) {
                 owed.set(slot);
             }
-            let Some(mfn) = named_frame(entry, width).filter(|mfn| mfn.0 < frames) else {
+            let Some(mfn) = entry.claim(width).named().filter(|mfn| mfn.0 < frames) else {
                 continue;
             };
             let pfn = Pfn(first + slot as u64);

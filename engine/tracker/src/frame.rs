@@ -135,6 +135,32 @@ pub enum Claim {
     Frame(Mfn),
 }
 
+impl Claim {
+    /// The frame that is named, tagged or not.
+    #[must_use]
+    pub const fn named(self) -> Option<Mfn> {
+        match self {
+            Self::Frame(mfn) | Self::Foreign(mfn) => Some(mfn),
+            Self::Invalid | Self::Identity => None,
+        }
+    }
+
+    /// Whether `mfn` is named, tagged or not.
+    #[must_use]
+    pub fn names(self, mfn: Mfn) -> bool {
+        self.named() == Some(mfn)
+    }
+
+    /// Whether this can't be a frame of the domain, whoever is asked: nothing on a machine of so many frames.
+    #[must_use]
+    pub const fn names_nothing(self, machine_frames: u64) -> bool {
+        match self.named() {
+            None => true,
+            Some(mfn) => mfn.0 >= machine_frames,
+        }
+    }
+}
+
 impl Entry {
     /// No frame (Xen `INVALID_P2M_ENTRY`).
     pub const INVALID: Self = Self(u64::MAX);
@@ -287,6 +313,21 @@ mod tests {
             let known = FrameType::from_pfinfo(bits << 28);
             assert!(known.is_none_or(|known| known.pfinfo() == bits << 28));
         }
+    }
+
+    #[test]
+    fn a_claim_names_nothing_if_it_is_none_or_past_the_machine() {
+        for (claim, nothing) in [
+            (Claim::Invalid, true),
+            (Claim::Identity, true),
+            (Claim::Frame(Mfn(9)), false),
+            (Claim::Frame(Mfn(10)), true),
+            (Claim::Foreign(Mfn(9)), false),
+            (Claim::Foreign(Mfn(10)), true),
+        ] {
+            assert_eq!(claim.names_nothing(10), nothing, "{claim:?}");
+        }
+        assert!(Claim::Invalid.names_nothing(u64::MAX));
     }
 
     #[test]

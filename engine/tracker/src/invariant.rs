@@ -6,9 +6,7 @@
 //! Source: `docs/design.md`, law 5.
 
 use crate::frame::{Entry, Pfn};
-use crate::layout::names_nothing;
 use crate::migration::Migration;
-use crate::resolve::named_frame;
 
 /// The entry under which each pfn was last accepted, written down a second time.
 #[derive(Debug, Default)]
@@ -49,13 +47,13 @@ impl Migration {
         let mut populated = 0;
         for pfn in (0..layout.pfns()).map(Pfn) {
             let (shadow, accepted) = (self.tracker.shadow.entry(pfn), self.accepted.of(pfn));
-            let named = named_frame(shadow, width).is_some_and(|mfn| mfn.0 < machine_frames);
+            let named = shadow.claim(width).named().is_some_and(|mfn| mfn.0 < machine_frames);
             populated += u64::from(named && !self.tracker.sent.is_foreign(pfn));
             if shadow == accepted || self.is_owed(pfn) {
                 continue;
             }
             // A leaf that names nothing and is listed often is remembered whole.
-            let nothing = |entry: Entry| names_nothing(entry.claim(width), machine_frames);
+            let nothing = |entry: Entry| entry.claim(width).names_nothing(machine_frames);
             let whole = nothing(shadow) && nothing(accepted);
             assert!(whole, "law 5: {pfn} is not owed, shadow {shadow:?}, accepted {accepted:?}");
         }

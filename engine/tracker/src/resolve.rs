@@ -7,7 +7,7 @@
 
 use crate::config::{AliasPolicy, Config};
 use crate::error::{EntryCause, Error};
-use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
+use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn};
 use crate::layout::Layout;
 use crate::port::{Deferral, FrameTypes, M2p, P2mSource, Page};
 use crate::sent::{Footing, Sent};
@@ -132,30 +132,11 @@ impl Resolver<'_> {
 
     /// Whether the live entry of `pfn` names `mfn`.
     fn names(&self, pfn: Pfn, mfn: Mfn) -> bool {
-        names(self.layout, self.p2m, pfn, mfn)
+        self.layout.names(self.p2m, pfn, mfn)
     }
-}
-
-/// Whether the live entry of `pfn` names `mfn`, tagged or not.
-pub(crate) fn names(layout: &Layout, p2m: &dyn P2mSource, pfn: Pfn, mfn: Mfn) -> bool {
-    let entry = layout.entry(p2m, pfn);
-    entry.is_some_and(|entry| is_frame(entry.claim(layout.width()), mfn))
 }
 
 /// Whether a pfn was last settled with `mfn`, as the domain's own. That p2m and m2p name each other does not say so.
 pub(crate) fn is_settled_with(shadow: &Shadow, sent: &Sent, pfn: Pfn, mfn: Mfn) -> bool {
-    is_frame(shadow.entry(pfn).claim(shadow.width()), mfn) && !sent.is_foreign(pfn)
-}
-
-/// Whether a claim names `mfn`, tagged or not.
-pub(crate) fn is_frame(claim: Claim, mfn: Mfn) -> bool {
-    matches!(claim, Claim::Frame(named) | Claim::Foreign(named) if named == mfn)
-}
-
-/// The frame that an entry names, tagged or not.
-pub(crate) fn named_frame(entry: Entry, width: Width) -> Option<Mfn> {
-    match entry.claim(width) {
-        Claim::Frame(mfn) | Claim::Foreign(mfn) => Some(mfn),
-        Claim::Invalid | Claim::Identity => None,
-    }
+    shadow.entry(pfn).claim(shadow.width()).names(mfn) && !sent.is_foreign(pfn)
 }

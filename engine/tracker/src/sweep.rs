@@ -13,7 +13,6 @@ use crate::frame::Entry;
 use crate::frame::{FrameType, LeafIndex, Pfn};
 use crate::migration::Migration;
 use crate::port::{Deferral, P2mSource, Ports, QUERY_FRAMES_MAX};
-use crate::resolve::named_frame;
 
 /// Sweeps of the final round that settle nothing before it is an error: transports and hypervisors
 /// have transient failures, a guest that stands still has not.
@@ -252,7 +251,7 @@ impl Migration {
         }
         let departed: Vec<_> = fallen
             .into_iter()
-            .filter_map(|(pfn, entry)| Some((pfn, named_frame(entry, width)?)))
+            .filter_map(|(pfn, entry)| Some((pfn, entry.claim(width).named()?)))
             .collect();
         self.follow_departed(ports, &departed);
     }
@@ -295,7 +294,7 @@ impl Migration {
             }
         };
         let entry = self.tracker.layout.entry(p2m, pfn);
-        let mfn = entry.and_then(|entry| named_frame(entry, self.tracker.layout.width()));
+        let mfn = entry.and_then(|entry| entry.claim(self.tracker.layout.width()).named());
         Error::Entry { pfn, mfn, cause }
     }
 

@@ -12,7 +12,7 @@ use crate::config::ForeignPtePolicy;
 use crate::frame::{FrameType, Mfn, Pfn, Width};
 use crate::layout::Layout;
 use crate::port::{FrameTypes, M2p, P2mSource};
-use crate::resolve::{is_settled_with, names};
+use crate::resolve::is_settled_with;
 use crate::sent::Sent;
 use crate::shadow::Shadow;
 use crate::table::{Resolved, TableView};
@@ -116,7 +116,7 @@ impl TableView for View<'_> {
 
     fn resolve(&self, table: Pfn, mfn: Mfn) -> Resolved {
         let pfn = self.m2p.pfn(mfn).filter(|pfn| pfn.0 < self.layout.pfns());
-        let Some(pfn) = pfn.filter(|&pfn| names(self.layout, self.p2m, pfn, mfn)) else {
+        let Some(pfn) = pfn.filter(|&pfn| self.layout.names(self.p2m, pfn, mfn)) else {
             return self.owner(table, mfn);
         };
         // p2m and m2p name each other, and still the frame may be another domain's, which has it at the same pfn.

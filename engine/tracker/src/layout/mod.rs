@@ -15,14 +15,13 @@ use std::collections::{BTreeSet, HashMap};
 pub(crate) use shape::{Kind, Shape};
 
 pub(crate) use holders::{Holders, Part};
-pub(crate) use walk::{LEAF_REACH, NO_LEAF, TableCopies, Walk, Walked, names_nothing};
+pub(crate) use walk::{LEAF_REACH, NO_LEAF, TableCopies, Walk, Walked};
 
 use filter::Filter;
 
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
 use crate::port::{M2p, MapFault, MapSlot, P2mSource};
-use crate::resolve::names;
 
 /// A distinct leaf frame: one that is listed, or that the last walk went by.
 #[derive(Clone, Copy, Debug)]
@@ -207,6 +206,11 @@ impl Layout {
             Backing::Unmapped => None,
             Backing::Live(guest) => Some(guest.entry(self.width, self.width.slot_of(pfn))),
         }
+    }
+
+    /// Whether the live entry of `pfn` names `mfn`, tagged or not.
+    pub(crate) fn names(&self, p2m: &dyn P2mSource, pfn: Pfn, mfn: Mfn) -> bool {
+        self.entry(p2m, pfn).is_some_and(|entry| entry.claim(self.width).names(mfn))
     }
 
     /// The tracked positions that list a leaf, by its number.
@@ -430,7 +434,7 @@ impl Layout {
         let frames = self.frames.iter().enumerate().filter(|(_, frame)| frame.positions > 0);
         let unnamed = frames.filter_map(|(number, frame)| {
             let (mfn, holder) = (self.leaf_frame(number), self.holders.pfn(number));
-            let named = holder.is_some_and(|pfn| names(self, p2m, pfn, mfn));
+            let named = holder.is_some_and(|pfn| self.names(p2m, pfn, mfn));
             (!named).then_some((frame.first, mfn))
         });
         unnamed.min()

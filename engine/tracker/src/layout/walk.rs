@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::shape::{Shape, Slot};
 use crate::error::{Error, StructureCause};
-use crate::frame::{Claim, LeafIndex, Mfn};
+use crate::frame::{LeafIndex, Mfn};
 use crate::leaf::Leaf;
 use crate::port::{M2p, P2mSource};
 
@@ -231,7 +231,7 @@ impl<'a> Walk<'a> {
             .map_err(|fault| self.fault(0, mfn, position, StructureCause::Unreadable(fault)))?;
         let width = self.shape.width;
         let frames = self.m2p.frames();
-        let barren = copy.entries(width).all(|entry| names_nothing(entry.claim(width), frames));
+        let barren = copy.entries(width).all(|entry| entry.claim(width).names_nothing(frames));
         self.barren_leaves.insert(mfn, barren);
         self.found.watched.insert(mfn);
         Ok(barren)
@@ -240,14 +240,6 @@ impl<'a> Walk<'a> {
     fn fault(&self, level: u8, mfn: Mfn, position: u64, cause: StructureCause) -> Error {
         let pfn = self.shape.width.first_pfn(LeafIndex(position));
         Error::Structure { level, mfn, pfn, cause }
-    }
-}
-
-/// Whether a claim can't be a frame of the domain, whoever is asked.
-pub(crate) const fn names_nothing(claim: Claim, machine_frames: u64) -> bool {
-    match claim {
-        Claim::Invalid | Claim::Identity => true,
-        Claim::Foreign(mfn) | Claim::Frame(mfn) => mfn.0 >= machine_frames,
     }
 }
 

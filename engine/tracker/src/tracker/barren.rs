@@ -9,7 +9,6 @@ use std::collections::HashSet;
 
 use crate::form::{Base, Likeness};
 use crate::frame::Width;
-use crate::layout::names_nothing;
 
 /// Those that were found.
 pub(super) struct Barren {
@@ -31,8 +30,7 @@ impl Barren {
         if likeness.is_some_and(|likeness| self.known.contains(&likeness)) {
             return true;
         }
-        let names =
-            |slot| !names_nothing(base.entry(width, slot).claim(width), self.machine_frames);
+        let names = |slot| !base.entry(width, slot).claim(width).names_nothing(self.machine_frames);
         let first = (0..width.entries()).position(names);
         self.looks += first.map_or(width.entries(), |slot| slot + 1) as u64;
         if first.is_none() {

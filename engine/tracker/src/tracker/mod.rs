@@ -33,7 +33,7 @@ use crate::pfn_set::PfnSet;
 use crate::port::{P2mSource, Phase, PortError, Ports, Roots};
 use crate::report::{RoundReport, Stage};
 use crate::resend::ResendBitmap;
-use crate::resolve::{is_settled_with, named_frame};
+use crate::resolve::is_settled_with;
 use crate::sent::Sent;
 use crate::shadow::{Forms, Shadow, ShadowBytes};
 use crate::shard::Shards;
@@ -213,7 +213,7 @@ impl Tracker {
                 each(pfn, causes);
                 self.report.pages.accepted += 1;
                 // A frame of the p2m may be found under another pfn, as when its page is sent.
-                if let Some(mfn) = named_frame(self.shadow.entry(pfn), self.width) {
+                if let Some(mfn) = self.shadow.entry(pfn).claim(self.width).named() {
                     self.frame_named(ports, mfn);
                 }
             }

@@ -15,10 +15,9 @@ use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::evidence::Evidence;
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn};
-use crate::layout::{Changes, Kind, LEAF_REACH, Part, Shape, Walk, Walked, names_nothing};
+use crate::layout::{Changes, Kind, LEAF_REACH, Part, Shape, Walk, Walked};
 use crate::leaf::Leaf;
 use crate::port::{Phase, Ports, QUERY_FRAMES_MAX, Roots};
-use crate::resolve::named_frame;
 
 /// Pfns that any guest may reach, however small it is: 512 GiB, a log-dirty bitmap of 16 MiB.
 const REACH_PFNS_MIN: u64 = 1 << 27;
@@ -152,7 +151,7 @@ impl Tracker {
                 }
                 for pfn in owed {
                     let entry = self.layout.entry(ports.p2m, pfn);
-                    if let Some(mfn) = entry.and_then(|entry| named_frame(entry, self.width)) {
+                    if let Some(mfn) = entry.and_then(|entry| entry.claim(self.width).named()) {
                         self.frame_named(ports, mfn);
                     }
                 }
@@ -343,7 +342,7 @@ impl Tracker {
             for pfn in whole.start.max(pfns.start)..whole.end.min(pfns.end) {
                 looks += 1;
                 let entry = copy.entry(self.width, (pfn - first) as usize);
-                if !names_nothing(entry.claim(self.width), machine_frames) {
+                if !entry.claim(self.width).names_nothing(machine_frames) {
                     self.fallen.push((Pfn(pfn), entry));
                     populated += u64::from(!self.sent.is_foreign(Pfn(pfn)));
                 }

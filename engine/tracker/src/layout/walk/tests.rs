@@ -6,7 +6,7 @@
 //! Source: own.
 
 use super::*;
-use crate::frame::{Entry, Pfn, Width};
+use crate::frame::{Pfn, Width};
 use crate::guest::GuestLeaf;
 use crate::layout::shape::Kind;
 use crate::port::{MapFault, MapSlot, PortError, Roots};
@@ -191,19 +191,4 @@ fn a_frame_that_can_not_be_read_is_named_with_the_first_pfn_below_it() {
     let error = walk(&mut memory, 512, 512).expect_err("no such leaf");
     let Error::Structure { level, mfn, pfn, .. } = error else { panic!("{error}") };
     assert_eq!((level, mfn, pfn), (0, Mfn(99), Pfn(6 * 512)));
-}
-
-#[test]
-fn a_claim_names_nothing_if_it_is_none_or_past_the_machine() {
-    for (claim, nothing) in [
-        (Claim::Invalid, true),
-        (Claim::Identity, true),
-        (Claim::Frame(Mfn(9)), false),
-        (Claim::Frame(Mfn(10)), true),
-        (Claim::Foreign(Mfn(9)), false),
-        (Claim::Foreign(Mfn(10)), true),
-    ] {
-        assert_eq!(names_nothing(claim, 10), nothing, "{claim:?}");
-    }
-    assert!(names_nothing(Entry::INVALID.claim(Width::W64), u64::MAX));
 }
