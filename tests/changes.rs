@@ -321,7 +321,7 @@ fn a_frame_that_moves_with_its_ptes_kept_puts_every_table_in_doubt_once() {
         round(&rig, &mut migration);
         let report = round(&rig, &mut migration);
         let tables = report.doubts[Doubt::Tables as usize];
-        assert_eq!((tables, migration.why(Pfn(20)).is_empty()), (1, true));
+        assert_eq!((tables, migration.tracker().why(Pfn(20)).is_empty()), (1, true));
         assert!(report.pages.tables >= 2);
         assert_eq!(round(&rig, &mut migration).pages.owed, 0);
         finish(&rig, &mut migration);
@@ -373,7 +373,7 @@ fn a_frame_that_moves_on_before_it_was_accepted_where_a_table_named_it() {
             machine.entry(600).0
         };
         round(&rig, &mut migration);
-        assert_eq!(migration.deferral(Pfn(600)), Some(Deferral::Unacknowledged));
+        assert_eq!(migration.tracker().deferral(Pfn(600)), Some(Deferral::Unacknowledged));
         {
             let machine = &mut *rig.machine();
             machine.set_entry(HOLES + 3, Entry(frame));

@@ -336,9 +336,9 @@ fn a_frame_moves_also_between_a_pfn_and_the_one_that_only_a_table_knew_it_by() {
             guest.answers.insert(a, [Answer::Deferred(Deferral::Unacknowledged)].into());
         }
         let report = round(&rig, &mut migration);
-        assert_eq!(migration.deferral(Pfn(a)), Some(Deferral::Unacknowledged));
+        assert_eq!(migration.tracker().deferral(Pfn(a)), Some(Deferral::Unacknowledged));
         // The table names `a`, which waits, and is owed once, as it was.
-        assert_eq!((report.pages.moved, report.pages.left, migration.owed()), (0, 1, 1));
+        assert_eq!((report.pages.moved, report.pages.left, migration.tracker().owed()), (0, 1, 1));
         {
             let guest = &mut *rig.machine();
             guest.set_entry(a, Entry::INVALID);
@@ -397,7 +397,7 @@ fn barren(positions: usize) -> (Rig, Migration) {
 #[test]
 fn a_doubt_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
     let (rig, mut migration) = barren(90);
-    let held = migration.shadow_bytes();
+    let held = migration.tracker().shadow_bytes();
     let list = std::mem::replace(&mut rig.machine().roots.frame_list_list, 1 << 40);
     let report = round(&rig, &mut migration);
     assert!(report.blind);
@@ -405,20 +405,20 @@ fn a_doubt_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
     let report = round(&rig, &mut migration);
     // The three leaves at the start, and the last one.
     assert_eq!(report.pages.owed, 4 * 512);
-    assert_eq!(migration.shadow_bytes(), held);
+    assert_eq!(migration.tracker().shadow_bytes(), held);
     // Nor when somebody may have got a frame, and nobody says who.
     rig.machine().accepts = true;
     let report = finish(&rig, &mut migration);
     assert!(report.pages.owed <= 4 * 512 + 8, "{}", report.pages.owed);
-    assert_eq!(migration.shadow_bytes(), held);
+    assert_eq!(migration.tracker().shadow_bytes(), held);
 }
 
 #[test]
 fn a_leaf_without_frames_at_many_positions_is_one_copy_and_owes_nothing() {
     let ((_, two), (rig, mut migration)) = (barren(2), barren(90));
-    let held = migration.shadow_bytes();
-    assert_eq!((two.shadow_bytes().shared, held.shared), (2, 90));
-    let more = held.bytes - two.shadow_bytes().bytes;
+    let held = migration.tracker().shadow_bytes();
+    assert_eq!((two.tracker().shadow_bytes().shared, held.shared), (2, 90));
+    let more = held.bytes - two.tracker().shadow_bytes().bytes;
     assert!(more < 90 * 64, "{more} bytes for 88 positions more");
     // It is written: every position follows, and still shares.
     let shared = rig.machine().leaf(3 * 512);
@@ -432,7 +432,7 @@ fn a_leaf_without_frames_at_many_positions_is_one_copy_and_owes_nothing() {
     assert_eq!((report.leaves.dirty, report.leaves.compared), (90, 90));
     assert_eq!(report.pages, accepted(1));
     for position in 3..93 {
-        assert_eq!(migration.shadow_entry(Pfn(position * 512 + 5)), now);
+        assert_eq!(migration.tracker().shadow_entry(Pfn(position * 512 + 5)), now);
     }
-    assert_eq!(migration.shadow_bytes(), held);
+    assert_eq!(migration.tracker().shadow_bytes(), held);
 }

@@ -10,8 +10,8 @@ use p2mtrack::config::Config;
 use p2mtrack::doubt::Doubt;
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::port::Deferral;
-use p2mtrack::tracker::Tracker;
 use p2mtrack_tests::rig::{At, BASE, Got, HOLES, OWN, Rig, finish, round};
 
 /// A tree and a list after their first copy.
@@ -163,14 +163,16 @@ fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
             machine.set_leaf(3, missing);
             missing
         };
-        let mut tracker = Tracker::new(Config::default(), Width::W64).expect("threads");
-        let observe = |tracker: &mut Tracker| {
+        let mut monitor = Monitor::new(Config::default(), Width::W64).expect("threads");
+        let observe = |monitor: &mut Monitor| {
             let mut told = Vec::new();
             let mut each = |pfn: Pfn, _: CauseSet| told.push(pfn.0);
-            let report = rig.with(|ports| tracker.observe(ports, &mut each)).expect("a round");
+            let report = rig
+                .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, &mut each))
+                .expect("a round");
             (report.entries.unmapped, told)
         };
-        observe(&mut tracker);
+        observe(&mut monitor);
         {
             let mut machine = rig.machine();
             (1024..HOLES).for_each(|pfn| machine.release(BASE + pfn));
@@ -181,7 +183,7 @@ fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
             machine.set_leaf(3, missing);
             machine.log.retain(|pfn| (OWN..OWN + 8).contains(pfn));
         }
-        let (unmapped, told) = observe(&mut tracker);
+        let (unmapped, told) = observe(&mut monitor);
         let named = HOLES - 1024 + 1; // and that of the page before
         assert_eq!(unmapped, named);
         assert!((1024..HOLES).all(|pfn| told.contains(&pfn)), "{told:x?}");
@@ -215,6 +217,6 @@ fn a_table_is_normalised_by_the_p2m_of_now() {
         rig.machine().on(At::Send, |machine| machine.set_entry(21, Entry::INVALID));
         let report = round(&rig, &mut migration);
         assert_eq!(report.pages.deferred_table, 1);
-        assert!(matches!(migration.deferral(Pfn(5)), Some(Deferral::Table(_))));
+        assert!(matches!(migration.tracker().deferral(Pfn(5)), Some(Deferral::Table(_))));
     }
 }

@@ -11,9 +11,9 @@ use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::port::*;
 use p2mtrack::table::TableView;
-use p2mtrack::tracker::Tracker;
 use p2mtrack_tests::rig::{At, BASE, Frame, Got, HOLES, OWN, Rig, finish, round};
 use std::collections::BTreeMap;
 
@@ -163,13 +163,15 @@ impl Bent {
             point: self.point.clone(),
         };
         call(&mut Ports {
+            guest: Guest {
+                p2m: &mut p2m,
+                m2p: &c,
+                types: &mut types,
+                unlogged: &mut unlogged,
+                observer: &mut (),
+            },
             log_dirty: &mut BentLog(self),
-            p2m: &mut p2m,
-            m2p: &c,
-            types: &mut types,
-            unlogged: &mut unlogged,
             transport: &mut transport,
-            observer: &mut (),
         })
     }
 }
@@ -362,9 +364,10 @@ fn an_offer_is_remembered_for_a_leaf_whose_writes_show_only_later() {
 #[test]
 fn who_only_observes_hears_of_what_may_have_come_back_by_transfer() {
     let rig = Rig::tree();
-    let mut tracker = Tracker::new(Config::default(), Width::W64).expect("threads");
+    let mut monitor = Monitor::new(Config::default(), Width::W64).expect("threads");
     rig.machine().log_on = true;
-    rig.with(|ports| tracker.observe(ports, |_, _| ())).expect("the first look");
+    rig.with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |_, _| ()))
+        .expect("the first look");
     {
         let g = &mut *rig.machine();
         g.accepts = true;
@@ -372,7 +375,8 @@ fn who_only_observes_hears_of_what_may_have_come_back_by_transfer() {
         g.set_entry(9, Entry(BASE + 9));
     }
     let mut heard = Vec::new();
-    rig.with(|ports| tracker.observe(ports, |pfn, _| heard.push(pfn))).expect("a round");
+    rig.with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |pfn, _| heard.push(pfn)))
+        .expect("a round");
     assert!(heard.contains(&Pfn(9)));
 }
 
@@ -617,13 +621,9 @@ fn what_a_table_named_in_a_failed_send_is_given_back() {
     let (mut a, mut b, c, mut d, mut e, mut f) =
         (rig.clone(), rig.clone(), rig.clone(), rig.clone(), rig.clone(), Second(0, rig.clone()));
     m.round(&mut Ports {
+        guest: Guest { p2m: &mut b, m2p: &c, types: &mut d, unlogged: &mut e, observer: &mut () },
         log_dirty: &mut a,
-        p2m: &mut b,
-        m2p: &c,
-        types: &mut d,
-        unlogged: &mut e,
         transport: &mut f,
-        observer: &mut (),
     })
     .expect_err("cut off");
     let Got::Table(t) = rig.machine().received[&20].clone() else { panic!() };
@@ -819,5 +819,5 @@ fn report_cleared_ptes_of_a_table_that_fell_away() {
     rig.with(|p| m.checkpoint(p)).expect("a checkpoint");
     rig.machine().roots.pfn_count = 1100;
     let r = rig.with(|p| m.finish(p)).expect("completes");
-    assert_eq!((r.settled.cleared_ptes, m.cleared_ptes().count()), (0, 0));
+    assert_eq!((r.settled.cleared_ptes, m.tracker().cleared_ptes().count()), (0, 0));
 }

@@ -90,8 +90,8 @@ fn law_2_report_before_remember() {
         let freed = rig.machine().balloon_out(5);
         rig.machine().errors.push(At::Send);
         rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
-        assert!(migration.why(Pfn(HOLES + 1)).contains(Cause::Entry));
-        assert_eq!(migration.shadow_entry(Pfn(HOLES + 1)), Entry::INVALID);
+        assert!(migration.tracker().why(Pfn(HOLES + 1)).contains(Cause::Entry));
+        assert_eq!(migration.tracker().shadow_entry(Pfn(HOLES + 1)), Entry::INVALID);
         assert_ne!(freed, 0);
         // Nothing changed since: only what was reported before can bring the page over.
         round(&rig, &mut migration);
@@ -118,8 +118,8 @@ fn law_3_debt_returns_after_a_transport_failure() {
         rig.machine().write(9, 1);
         rig.machine().errors.push(At::Send);
         rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
-        assert!(migration.why(Pfn(9)).contains(Cause::LogDirty));
-        assert_eq!(migration.owed(), 1);
+        assert!(migration.tracker().why(Pfn(9)).contains(Cause::LogDirty));
+        assert_eq!(migration.tracker().owed(), 1);
         finish(&rig, &mut migration);
     }
 }
@@ -131,8 +131,11 @@ fn law_3_debt_of_a_table_that_waits_for_its_pages_is_counted() {
         rig.machine().write(900, 1);
         rig.machine().errors.push(At::Send);
         rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
-        assert!(!migration.why(Pfn(20)).is_empty() && !migration.why(Pfn(900)).is_empty());
-        assert_eq!(migration.owed(), 2);
+        assert!(
+            !migration.tracker().why(Pfn(20)).is_empty()
+                && !migration.tracker().why(Pfn(900)).is_empty()
+        );
+        assert_eq!(migration.tracker().owed(), 2);
         finish(&rig, &mut migration);
     }
 }
@@ -226,7 +229,7 @@ fn law_3_debt_returns_after_one_page_failed() {
         let error = rig.with(|ports| migration.round(ports)).expect_err("page 9 failed");
         assert!(matches!(error, Error::Page { pfn: Pfn(9), .. }), "{error}");
         assert!(std::error::Error::source(&error).expect("a source").to_string().contains("disk"));
-        assert_eq!(migration.owed(), 1);
+        assert_eq!(migration.tracker().owed(), 1);
         finish(&rig, &mut migration);
     }
 }
@@ -332,7 +335,7 @@ fn law_4_an_unmapped_leaf_owes_its_range() {
         let report = round(&rig, &mut migration);
         assert_eq!(doubts(&report, Doubt::LeafUnmapped), 1);
         assert_eq!(report.pages.deferred_doubt, 512);
-        assert!(migration.why(Pfn(600)).contains(Cause::Doubt));
+        assert!(migration.tracker().why(Pfn(600)).contains(Cause::Doubt));
     }
     let running = rig.with(|ports| migration.round(ports)).expect_err("three rounds running");
     let error = rig.with(|ports| migration.finish(ports)).expect_err("no leaf to decide from");
@@ -359,7 +362,7 @@ fn law_4_a_failed_query_defers_the_batch() {
         rig.machine().errors.push(At::Query);
         let report = round(&rig, &mut migration);
         assert_eq!((doubts(&report, Doubt::QueryFailed), report.pages.left), (1, 1));
-        assert_eq!(migration.deferral(Pfn(9)), Some(Deferral::QueryFailed));
+        assert_eq!(migration.tracker().deferral(Pfn(9)), Some(Deferral::QueryFailed));
         finish(&rig, &mut migration);
     }
 }
@@ -367,16 +370,20 @@ fn law_4_a_failed_query_defers_the_batch() {
 #[test]
 fn law_5_the_shadow_is_what_was_sent() {
     for (rig, mut migration) in copied() {
-        let before = migration.shadow_entry(Pfn(9));
+        let before = migration.tracker().shadow_entry(Pfn(9));
         rig.machine().balloon_out(9);
         rig.machine().balloon_in(9, 77);
         let now = rig.machine().entry(9);
         rig.machine().answers.insert(9, [Answer::Deferred(Deferral::Unacknowledged)].into());
         let report = round(&rig, &mut migration);
         assert_eq!((report.entries.remapped, report.pages.left), (1, 1));
-        assert_eq!(migration.shadow_entry(Pfn(9)), before, "not accepted: not remembered");
+        assert_eq!(
+            migration.tracker().shadow_entry(Pfn(9)),
+            before,
+            "not accepted: not remembered"
+        );
         let report = round(&rig, &mut migration);
-        assert_eq!(migration.shadow_entry(Pfn(9)), now);
+        assert_eq!(migration.tracker().shadow_entry(Pfn(9)), now);
         assert_eq!((report.entries.changed(), report.pages.left), (0, 0));
         finish(&rig, &mut migration);
     }
@@ -401,7 +408,7 @@ fn law_5_an_invalid_entry_is_an_answer() {
         rig.machine().balloon_out(9);
         let report = round(&rig, &mut migration);
         assert_eq!((report.pages.frameless, report.pages.left), (1, 0));
-        assert_eq!(migration.shadow_entry(Pfn(9)), Entry::INVALID);
+        assert_eq!(migration.tracker().shadow_entry(Pfn(9)), Entry::INVALID);
         finish(&rig, &mut migration);
     }
 }
@@ -471,7 +478,7 @@ fn law_6_loops_and_aliases_end_and_cost_one_leaf() {
         let error = rig.with(|ports| migration.round(ports)).expect_err("named");
         assert!(error.to_string().ends_with("is listed at 262144 positions"), "{error}");
         assert!(rig.machine().maps.len() <= 2);
-        let shadow = migration.shadow_bytes().bytes;
+        let shadow = migration.tracker().shadow_bytes().bytes;
         assert!(
             shadow > 0 && shadow < 8 << 20,
             "the shadow of one aliased leaf takes {shadow} bytes"
@@ -505,7 +512,7 @@ fn law_6_a_shared_leaf_without_frames_costs_one_leaf() {
     let report = round(&rig, &mut migration);
     assert_eq!((report.leaves.tracked, report.leaves.distinct), (512, 5));
     assert_eq!(report.pages.accepted, HOLES + 2);
-    let bytes = migration.shadow_bytes().bytes;
+    let bytes = migration.tracker().shadow_bytes().bytes;
     assert!(bytes < 64 << 10, "five leaves take {bytes} bytes");
     assert_eq!(round(&rig, &mut migration).pages.owed, 0);
     finish(&rig, &mut migration);

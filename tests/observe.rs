@@ -3,42 +3,44 @@
 //! Not here: migrations (`laws`, `changes`), captures (`engine/cli/tests`).
 //! Units: pfns of the hand-driven guest in `rig`; a shard of the shadow is 4,096 leaves.
 //! Threads: one, and two.
-//! Source: `Tracker::observe`; law 5 for who accepts everything as seen.
+//! Source: `Monitor::observe`; law 5 for who accepts everything as seen.
 
 use p2mtrack::cause::{Cause, CauseSet};
 use p2mtrack::config::{Config, Rewalk};
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
+use p2mtrack::monitor::Monitor;
 use p2mtrack::report::{EntryCounts, RoundReport};
 use p2mtrack::shadow::{Forms, ShadowBytes};
-use p2mtrack::tracker::Tracker;
 use p2mtrack_tests::rig::{BASE, HOLES, OWN, Rig};
 
 /// Leaves of one shard of the shadow.
 const SHARD: usize = 4096;
 
 /// One observed round: its report, and what was told.
-fn observe(rig: &Rig, tracker: &mut Tracker) -> (RoundReport, Vec<(u64, Vec<Cause>)>) {
+fn observe(rig: &Rig, monitor: &mut Monitor) -> (RoundReport, Vec<(u64, Vec<Cause>)>) {
     let mut told = Vec::new();
     let mut each = |pfn: Pfn, causes: CauseSet| {
         told.push((pfn.0, causes.iter().collect()));
     };
-    let report = rig.with(|ports| tracker.observe(ports, &mut each)).expect("a round");
+    let report = rig
+        .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, &mut each))
+        .expect("a round");
     (report, told)
 }
 
-fn tracker(rig: &Rig, config: Config) -> Tracker {
+fn monitor(rig: &Rig, config: Config) -> Monitor {
     rig.machine().log_on = true;
     rig.machine().log.clear();
-    Tracker::new(config, Width::W64).expect("threads")
+    Monitor::new(config, Width::W64).expect("threads")
 }
 
 #[test]
 fn what_is_told_is_remembered() {
     for threads in [1, 2] {
         let rig = Rig::linear();
-        let mut tracker = tracker(&rig, Config { threads, ..Config::default() });
-        assert_eq!((tracker.pfns(), tracker.roots()), (0, None));
-        let (first, told) = observe(&rig, &mut tracker);
+        let mut monitor = monitor(&rig, Config { threads, ..Config::default() });
+        assert_eq!((monitor.tracker().pfns(), monitor.tracker().roots()), (0, None));
+        let (first, told) = observe(&rig, &mut monitor);
         assert_eq!((first.round, first.entries.mapped, first.pages.accepted), (0, HOLES, HOLES));
         assert_eq!(told, (0..HOLES).map(|pfn| (pfn, vec![Cause::First])).collect::<Vec<_>>());
         {
@@ -47,7 +49,7 @@ fn what_is_told_is_remembered() {
             guest.balloon_out(700);
             guest.balloon_in(HOLES + 1, 5);
         }
-        let (second, told) = observe(&rig, &mut tracker);
+        let (second, told) = observe(&rig, &mut monitor);
         let (mapped, unmapped, beyond_log_dirty) = (1, 1, 1);
         let entries = EntryCounts { mapped, unmapped, beyond_log_dirty, ..Default::default() };
         assert_eq!(
@@ -63,26 +65,26 @@ fn what_is_told_is_remembered() {
             (HOLES + 1, vec![log, Cause::Entry]),
         ];
         assert_eq!(told, expected);
-        assert_eq!(tracker.shadow_entry(Pfn(700)), Entry::INVALID);
-        assert_eq!(tracker.shadow_entry(Pfn(HOLES + 1)), rig.machine().entry(HOLES + 1));
-        assert_eq!(observe(&rig, &mut tracker).1, []);
+        assert_eq!(monitor.tracker().shadow_entry(Pfn(700)), Entry::INVALID);
+        assert_eq!(monitor.tracker().shadow_entry(Pfn(HOLES + 1)), rig.machine().entry(HOLES + 1));
+        assert_eq!(observe(&rig, &mut monitor).1, []);
     }
 }
 
 #[test]
 fn what_is_past_the_count_is_told_when_the_count_has_grown() {
     for rig in [Rig::tree(), Rig::linear()] {
-        let mut tracker = tracker(&rig, Config::default());
+        let mut monitor = monitor(&rig, Config::default());
         rig.machine().roots.pfn_count = 513; // the words after it are frames already
-        let (first, _) = observe(&rig, &mut tracker);
+        let (first, _) = observe(&rig, &mut monitor);
         assert_eq!(first.entries.mapped, 513);
         rig.machine().roots.pfn_count = 1024;
-        let (grown, told) = observe(&rig, &mut tracker);
+        let (grown, told) = observe(&rig, &mut monitor);
         assert_eq!((grown.entries.mapped, told.len()), (511, 511));
         for pfn in 512..1024 {
             rig.machine().balloon_out(pfn);
         }
-        let (cleared, _) = observe(&rig, &mut tracker);
+        let (cleared, _) = observe(&rig, &mut monitor);
         assert_eq!(cleared.entries.unmapped, 512);
         let held = rig.machine().frames.values().filter(|frame| frame.owned).count() as i64;
         assert_eq!(cleared.unaccounted_frames, Some(held - 512));
@@ -92,16 +94,20 @@ fn what_is_past_the_count_is_told_when_the_count_has_grown() {
 #[test]
 fn the_structure_can_be_looked_at() {
     let rig = Rig::tree();
-    let mut tracker = tracker(&rig, Config::default());
-    observe(&rig, &mut tracker);
+    let mut monitor = monitor(&rig, Config::default());
+    observe(&rig, &mut monitor);
     let guest = rig.machine();
     let (top, mid) = (guest.roots.frame_list_list, guest.peek(guest.roots.frame_list_list, 0));
-    assert_eq!((tracker.pfns(), tracker.roots()), (1536, Some(guest.roots)));
-    assert_eq!(tracker.leaf_frames(), [0, 1, 2].map(|position| Mfn(BASE + OWN + position)));
-    let mut tables: Vec<_> = tracker.tables().map(|(level, mfn, _)| (level, mfn)).collect();
+    assert_eq!((monitor.tracker().pfns(), monitor.tracker().roots()), (1536, Some(guest.roots)));
+    assert_eq!(
+        monitor.tracker().leaf_frames(),
+        [0, 1, 2].map(|position| Mfn(BASE + OWN + position))
+    );
+    let mut tables: Vec<_> =
+        monitor.tracker().tables().map(|(level, mfn, _)| (level, mfn)).collect();
     tables.sort_unstable();
     assert_eq!(tables, [(1, Mfn(mid)), (2, Mfn(top))]);
-    assert!(tracker.tables().all(|(_, mfn, copy)| copy.words[0] == guest.peek(mfn.0, 0)));
+    assert!(monitor.tracker().tables().all(|(_, mfn, copy)| copy.words[0] == guest.peek(mfn.0, 0)));
 }
 
 #[test]
@@ -110,9 +116,9 @@ fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
         let rig = Rig::tree();
         let [patched, twice] = reach_into_the_second_shard(&rig);
         let config = Config { threads, shadow: Some(Forms::Auto), ..Config::default() };
-        let mut tracker = tracker(&rig, config);
-        observe(&rig, &mut tracker);
-        let held = ShadowBytes { bytes: 0, ..tracker.shadow_bytes() };
+        let mut monitor = monitor(&rig, config);
+        observe(&rig, &mut monitor);
+        let held = ShadowBytes { bytes: 0, ..monitor.tracker().shadow_bytes() };
         let leaves = SHARD as u64 + 7;
         let expected = ShadowBytes {
             leaves,
@@ -130,7 +136,7 @@ fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
             guest.poke(patched, 8, 6);
             guest.poke(twice, 8, 7);
         }
-        let (report, told) = observe(&rig, &mut tracker);
+        let (report, told) = observe(&rig, &mut monitor);
         assert_eq!((report.leaves.compared, report.entries.unmapped), (5, 2));
         let entry = |position: usize| (512 * (SHARD + position) as u64 + 8, vec![Cause::Entry]);
         let entries = told.into_iter().filter(|told| told.1 == [Cause::Entry]).collect::<Vec<_>>();
@@ -138,13 +144,16 @@ fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
         assert_eq!(entries, own.into_iter().chain([3, 5, 6].map(entry)).collect::<Vec<_>>());
         let base = 512 * SHARD as u64;
         for (position, slot, word) in [(3, 8, 6), (3, 9, 0x3009), (5, 8, 7), (6, 8, 7)] {
-            assert_eq!(tracker.shadow_entry(Pfn(base + 512 * position + slot)), Entry(word));
+            assert_eq!(
+                monitor.tracker().shadow_entry(Pfn(base + 512 * position + slot)),
+                Entry(word)
+            );
         }
         assert_eq!(
-            ShadowBytes { bytes: 0, ..tracker.shadow_bytes() },
+            ShadowBytes { bytes: 0, ..monitor.tracker().shadow_bytes() },
             ShadowBytes { affine: 0, patched: 3, ..expected }
         );
-        assert_eq!(observe(&rig, &mut tracker).1, []);
+        assert_eq!(observe(&rig, &mut monitor).1, []);
     }
 }
 
@@ -185,12 +194,12 @@ fn reach_into_the_second_shard(rig: &Rig) -> [u64; 2] {
 fn every_round_walks_and_asks_the_m2p_if_that_is_wanted() {
     for rewalk in [Rewalk::OnEvidence, Rewalk::EveryRound] {
         let rig = Rig::tree();
-        let mut tracker = tracker(&rig, Config { rewalk, ..Config::default() });
-        observe(&rig, &mut tracker);
+        let mut monitor = monitor(&rig, Config { rewalk, ..Config::default() });
+        observe(&rig, &mut monitor);
         // The leaf's frame gets another pfn, and nothing is written.
         rig.machine().frame(BASE + OWN + 1).m2p = Some(HOLES + 1);
         let every = u64::from(rewalk == Rewalk::EveryRound);
-        let (report, _) = observe(&rig, &mut tracker);
+        let (report, _) = observe(&rig, &mut monitor);
         let structure = report.structure;
         assert_eq!((structure.walks, structure.forced, structure.moved), (every, every, every));
         assert_eq!(report.leaves.compared, every);

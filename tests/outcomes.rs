@@ -218,7 +218,7 @@ fn with_a_foreign_pte() -> (Rig, Migration) {
 }
 
 fn listed(migration: &Migration) -> Vec<(Pfn, Vec<Mfn>)> {
-    migration.cleared_ptes().map(|(table, frames)| (table, frames.to_vec())).collect()
+    migration.tracker().cleared_ptes().map(|(table, frames)| (table, frames.to_vec())).collect()
 }
 
 /// The destination still has the table as it was accepted: a later version that is put off changes nothing in the list.

@@ -147,15 +147,18 @@ fn the_other_pfn_of_a_frame_is_owed_whenever_its_twin_is() {
     for (rig, mut migration) in copied(aliases()) {
         rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
         checkpoint(&rig, &mut migration);
-        assert_eq!(migration.owed(), 0);
+        assert_eq!(migration.tracker().owed(), 0);
         rig.machine().write_frame(BASE + 9, 0x11);
         round(&rig, &mut migration);
-        assert!(migration.deferral(Pfn(HOLES + 5)).is_some(), "it waits for the next suspend");
+        assert!(
+            migration.tracker().deferral(Pfn(HOLES + 5)).is_some(),
+            "it waits for the next suspend"
+        );
         // The destination lost the twin.
         checkpoint(&rig, &mut migration);
         rig.machine().returned.push(9);
         round(&rig, &mut migration);
-        assert!(migration.deferral(Pfn(HOLES + 5)).is_some());
+        assert!(migration.tracker().deferral(Pfn(HOLES + 5)).is_some());
     }
 }
 
@@ -199,7 +202,10 @@ fn a_pfn_that_waited_for_another_s_frame_and_gets_its_m2p_makes_that_one_the_cop
     for (rig, mut migration) in copied(aliases()) {
         rig.machine().set_entry(HOLES + 5, Entry(BASE + 9));
         round(&rig, &mut migration);
-        assert!(migration.deferral(Pfn(HOLES + 5)).is_some(), "while it runs nobody decides");
+        assert!(
+            migration.tracker().deferral(Pfn(HOLES + 5)).is_some(),
+            "while it runs nobody decides"
+        );
         // Nobody writes the first pfn's entry.
         rig.machine().machphys(BASE + 9, HOLES + 5);
         round(&rig, &mut migration);
@@ -293,7 +299,7 @@ fn a_pte_to_a_foreign_frame_that_matches_is_cleared_and_listed() {
             assert_eq!(report.pages.deferred_table, 1, "while it runs nobody decides");
             let report = finish(&rig, &mut migration);
             assert_eq!((report.settled.cleared_ptes, report.settled.foreign), (1, 1));
-            let listed: Vec<_> = migration.cleared_ptes().collect();
+            let listed: Vec<_> = migration.tracker().cleared_ptes().collect();
             assert_eq!(listed, [(Pfn(5), &[Mfn(frame)][..])]);
             match arrived(&rig, 5) {
                 Some(Got::Table(words)) => assert_eq!(words[3], 0),
@@ -344,7 +350,7 @@ fn a_pte_to_a_frame_that_was_the_pfn_s_own_is_cleared_and_listed() {
                 }
                 rig.machine().errors = vec![At::Query; failing]; // owners and types are asked too late
                 finish(&rig, &mut migration);
-                assert_eq!(migration.cleared_ptes().count(), 1);
+                assert_eq!(migration.tracker().cleared_ptes().count(), 1);
                 let Some(Got::Table(words)) = arrived(&rig, 5) else { panic!("no table") };
                 assert_eq!((words[3], arrived(&rig, 9)), (0, None), "{entry} {live} {failing}");
             }
@@ -441,7 +447,7 @@ fn full_verification_asks_who_owns_a_frame_whose_entry_stayed() {
             rig.machine().hand_out(BASE + 9, Some(9));
             if live {
                 round(&rig, &mut migration);
-                assert!(migration.deferral(Pfn(9)).is_some());
+                assert!(migration.tracker().deferral(Pfn(9)).is_some());
             }
             let report = finish(&rig, &mut migration);
             assert_eq!((report.settled.gone, report.settled.foreign), (1, 1));
@@ -522,7 +528,7 @@ fn what_was_offered_at_the_last_look_and_is_used_and_withdrawn_before_the_next_i
         rig.machine().transfers = Some(vec![]);
         round(&rig, &mut migration);
         assert_eq!(arrived(&rig, 9), Some(Got::Content(0x11)));
-        assert_eq!(migration.owed(), 0);
+        assert_eq!(migration.tracker().owed(), 0);
         assert_eq!(round(&rig, &mut migration).pages.accepted, 0, "and no longer");
         // The same, if the round that looked last came to nothing.
         rig.machine().transfers = Some(vec![Transfer::Into(Pfn(9))]);

@@ -15,12 +15,12 @@ use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::migration::Migration;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::port::{
-    Answer, FrameList, FrameTypes, LogDirty, LogRoom, M2p, MapFault, MapSlot, Observer, P2mSource,
-    Page, Phase, PortError, Ports, Roots, Transport, Unlogged,
+    Answer, FrameList, FrameTypes, Guest, LogDirty, LogRoom, M2p, MapFault, MapSlot, Observer,
+    P2mSource, Page, Phase, PortError, Ports, Roots, Transport, Unlogged,
 };
 use p2mtrack::table::TableView;
-use p2mtrack::tracker::Tracker;
 
 /// Eight shards of the fewest leaves that one may have; under Miri a shard may be that much smaller.
 const LEAVES: u64 = if cfg!(miri) { 4 } else { 512 };
@@ -353,13 +353,15 @@ fn with<T>(received: &mut Received<'_>, call: impl FnOnce(&mut Ports<'_>) -> T) 
     let port = Port(received.machine);
     let (mut log, mut p2m, mut types, mut unlogged, mut observer) = (port, port, port, port, port);
     call(&mut Ports {
+        guest: Guest {
+            p2m: &mut p2m,
+            m2p: &port,
+            types: &mut types,
+            unlogged: &mut unlogged,
+            observer: &mut observer,
+        },
         log_dirty: &mut log,
-        p2m: &mut p2m,
-        m2p: &port,
-        types: &mut types,
-        unlogged: &mut unlogged,
         transport: received,
-        observer: &mut observer,
     })
 }
 
@@ -408,7 +410,7 @@ fn migrate_beside_writers(threads: usize) {
     });
     with(&mut received, |ports| migration.finish(ports)).expect("completes");
     assert!(received.pages == machine.expected(), "the destination differs");
-    machine.assert_shadow(|pfn| migration.shadow_entry(pfn));
+    machine.assert_shadow(|pfn| migration.tracker().shadow_entry(pfn));
 }
 
 /// Who only observes hears of every pfn whose entry the shadow took over, in the same round.
@@ -416,23 +418,24 @@ fn observe_beside_writers(threads: usize) {
     let machine = Machine::new();
     let mut received = Received { machine: &machine, pages: BTreeMap::new() };
     let config = Config { threads, ..Config::default() };
-    let mut tracker = Tracker::new(config, Width::W64).expect("threads");
+    let mut monitor = Monitor::new(config, Width::W64).expect("threads");
     let mut before = vec![Entry::INVALID; (LEAVES * 512) as usize];
     let mut round = || {
         let mut told = BTreeSet::new();
         let hear = |pfn: Pfn, _| {
             told.insert(pfn.0);
         };
-        with(&mut received, |ports| tracker.observe(ports, hear)).expect("a round");
+        with(&mut received, |ports| monitor.observe(&mut ports.guest, ports.log_dirty, hear))
+            .expect("a round");
         for (pfn, before) in (0..).zip(&mut before) {
-            let now = tracker.shadow_entry(Pfn(pfn));
+            let now = monitor.tracker().shadow_entry(Pfn(pfn));
             assert!(now == *before || told.contains(&pfn), "pfn {pfn:#x} changed unheard");
             *before = now;
         }
     };
     beside_writers(&machine, &mut round);
     round();
-    machine.assert_shadow(|pfn| tracker.shadow_entry(pfn));
+    machine.assert_shadow(|pfn| monitor.tracker().shadow_entry(pfn));
 }
 
 /// Under Miri one number of threads: its seeds explore more than further threads would.

@@ -15,9 +15,9 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapFault,
-    MapSlot, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport,
-    Unlogged,
+    Answer, Deferral, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p,
+    MapFault, MapSlot, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer,
+    Transport, Unlogged,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::{TableView, normalise};
@@ -396,13 +396,15 @@ impl Rig {
         let (mut a, mut b, c, mut d, mut e, mut f) =
             (self.clone(), self.clone(), self.clone(), self.clone(), self.clone(), self.clone());
         call(&mut Ports {
+            guest: Guest {
+                p2m: &mut b,
+                m2p: &c,
+                types: &mut d,
+                unlogged: &mut e,
+                observer: &mut (),
+            },
             log_dirty: &mut a,
-            p2m: &mut b,
-            m2p: &c,
-            types: &mut d,
-            unlogged: &mut e,
             transport: &mut f,
-            observer: &mut (),
         })
     }
 

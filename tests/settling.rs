@@ -99,7 +99,7 @@ fn a_frame_that_is_not_ours_waits_for_that_and_not_for_its_m2p() {
         rig.machine().set_entry(9, Entry(frame));
         rig.machine().release(own);
         round(&rig, &mut migration);
-        assert_eq!(migration.deferral(Pfn(9)), Some(Deferral::NotOwned));
+        assert_eq!(migration.tracker().deferral(Pfn(9)), Some(Deferral::NotOwned));
     }
 }
 
@@ -163,7 +163,7 @@ fn a_pfn_that_a_table_names_is_owed_if_it_was_not_accepted_so() {
         guest.on(At::Send, move |guest| guest.frame(frame).m2p = Some(tagged)); // not a word in the log
     }
     assert_eq!(round(&rig, &mut migration).pages.left, 1);
-    assert!(migration.why(Pfn(tagged)).contains(Cause::Table));
+    assert!(migration.tracker().why(Pfn(tagged)).contains(Cause::Table));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Not here: what a round finds (`laws`, `changes`, `outcomes`): both ways make the same steps.
 //! Units: pfns of the hand-driven guest in `rig`; runs of simulated guests.
 //! Threads: one.
-//! Source: `engine/tracker/src/round.rs`; `docs/design.md`, laws 1, 3 and 7.
+//! Source: `engine/tracker/src/tracker.rs`; `docs/design.md`, laws 1, 3 and 7.
 
 use p2mtrack::cause::Cause;
 use p2mtrack::config::{Config, ForeignPtePolicy, Sender};
@@ -11,73 +11,79 @@ use p2mtrack::doubt::Doubt;
 use p2mtrack::error::Error;
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::migration::Migration;
 use p2mtrack::port::{
     Answer, Deferral, FrameList, LOG_DIRTY_LEAF_PFNS, LogDirty, PortError, Ports, QUERY_FRAMES_MAX,
 };
 use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack::table::normalise;
+use p2mtrack::tracker::Tracker;
 use p2mtrack_synthetic::{Scenario, SimConfig, Simulation, Verdict};
 use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, OWN, Rig};
 
-fn attach(rig: &Rig) -> Migration {
+fn attach(rig: &Rig) -> Tracker {
     rig.machine().log_on = true;
-    rig.with(|ports| Migration::attach(Config::default(), ports.p2m.width())).expect("attaches")
+    rig.with(|ports| Tracker::new(Config::default(), ports.guest.p2m.width())).expect("attaches")
 }
 
 fn by_port(error: PortError) -> Error {
     Error::Port { port: "the host", source: error }
 }
 
+/// Tells what was lost on the way.
+fn take_back(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> {
+    let mut returned = Vec::new();
+    ports.transport.returned(&mut returned).map_err(by_port)?;
+    tracker.give_back(&returned);
+    Ok(())
+}
+
 /// Reads the log into the room that is lent, if it is to be read.
-fn read_log(migration: &mut Migration, ports: &mut Ports<'_>, stage: Stage) -> Result<u64, Error> {
-    let room = migration.begin(ports, stage)?;
+fn read_log(tracker: &mut Tracker, ports: &mut Ports<'_>, stage: Stage) -> Result<u64, Error> {
+    take_back(tracker, ports)?;
+    let room = tracker.begin(&mut ports.guest, stage)?;
     if room.pfns() == 0 {
         return Ok(0);
     }
     ports.log_dirty.clean(room).map_err(by_port)
 }
 
-fn tell_list(migration: &mut Migration, ports: &mut Ports<'_>) -> Result<(), Error> {
-    if !migration.frame_list_changed() {
+fn tell_list(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> {
+    if !tracker.frame_list_changed() {
         return Ok(());
     }
-    let (pfn_count, leaves) = (migration.pfn_count(), migration.frame_list());
+    let (pfn_count, leaves) = (tracker.pfn_count(), tracker.frame_list());
     let list = FrameList { width: Width::W64, pfn_count, leaves: &leaves };
     ports.transport.frame_list(list).map_err(by_port)?;
-    migration.frame_list_told();
+    tracker.frame_list_told();
     Ok(())
 }
 
 /// Sends the batch over the transport, as the host's own code would.
-fn send(migration: &mut Migration, ports: &mut Ports<'_>) -> Result<(), Error> {
-    tell_list(migration, ports)?;
+fn send(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> {
+    tell_list(tracker, ports)?;
     let mut answers = Vec::new();
     let sent = {
-        let view = migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
-        ports.transport.send(migration.batch(), &view, &mut answers)
+        let view = tracker.view(&mut ports.guest);
+        ports.transport.send(tracker.batch(), &view, &mut answers)
     };
     sent.map_err(by_port)?;
-    migration.answer(ports, answers)
+    tracker.answer(&mut ports.guest, answers)
 }
 
 /// A whole round of a host that keeps the loop.
-fn round(
-    migration: &mut Migration,
-    ports: &mut Ports<'_>,
-    stage: Stage,
-) -> Result<RoundReport, Error> {
-    let read = read_log(migration, ports, stage)?;
-    migration.scan(ports, read)?;
-    while !migration.take(ports)?.is_empty() {
-        send(migration, ports)?;
+fn round(tracker: &mut Tracker, ports: &mut Ports<'_>, stage: Stage) -> Result<RoundReport, Error> {
+    let read = read_log(tracker, ports, stage)?;
+    tracker.scan(&mut ports.guest, read)?;
+    while !tracker.take(&mut ports.guest)?.is_empty() {
+        send(tracker, ports)?;
+        take_back(tracker, ports)?;
     }
-    tell_list(migration, ports)?;
+    tell_list(tracker, ports)?;
     if stage != Stage::Live {
-        ports.transport.gone(&migration.gone()?).map_err(by_port)?;
+        ports.transport.gone(&tracker.gone()?).map_err(by_port)?;
         ports.transport.consistent().map_err(by_port)?;
     }
-    migration.end(ports)
+    tracker.end(&mut ports.guest)
 }
 
 fn expect_order(result: Result<impl Sized, Error>, expected: &str) {
@@ -91,19 +97,19 @@ fn expect_order(result: Result<impl Sized, Error>, expected: &str) {
 #[test]
 fn a_round_in_steps_is_a_round() {
     for rig in [Rig::tree(), Rig::linear()] {
-        let mut migration = attach(&rig);
-        let first = rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("copies");
+        let mut tracker = attach(&rig);
+        let first = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
         assert_eq!((first.pages.accepted, first.pages.left), (HOLES, 0));
         rig.machine().balloon_in(HOLES + 1, 7);
         rig.machine().balloon_out(3);
         rig.machine().write(5, 99);
-        let report = rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("sends");
+        let report = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
         // Two pages, and the two leaves.
         assert_eq!((report.pages.accepted, report.pages.frameless), (4, 1));
-        rig.with(|ports| round(&mut migration, ports, Stage::Checkpoint)).expect("settles");
+        rig.with(|ports| round(&mut tracker, ports, Stage::Checkpoint)).expect("settles");
         assert_eq!(rig.machine().said_gone, [3]);
         rig.machine().balloon_out(4);
-        let last = rig.with(|ports| round(&mut migration, ports, Stage::Final)).expect("settles");
+        let last = rig.with(|ports| round(&mut tracker, ports, Stage::Final)).expect("settles");
         assert_eq!((last.settled.gone, rig.machine().consistent), (1, 2));
         rig.machine().assert_identical();
         assert!(rig.machine().maps.is_empty(), "given back");
@@ -114,34 +120,34 @@ fn a_round_in_steps_is_a_round() {
 #[test]
 fn law_3_a_batch_without_an_answer_is_owed() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        let read = read_log(&mut migration, ports, Stage::Live).expect("begins");
-        migration.scan(ports, read).expect("scans");
-        let owed = migration.owed();
-        let pages = migration.take(ports).expect("takes").to_vec();
+        let read = read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        tracker.scan(&mut ports.guest, read).expect("scans");
+        let owed = tracker.owed();
+        let pages = tracker.take(&mut ports.guest).expect("takes").to_vec();
         assert_eq!(pages.len(), QUERY_FRAMES_MAX);
-        assert_eq!(migration.owed(), owed, "in flight is owed");
-        assert!(migration.why(pages[0].pfn).contains(Cause::First));
+        assert_eq!(tracker.owed(), owed, "in flight is owed");
+        assert!(tracker.why(pages[0].pfn).contains(Cause::First));
         // The host gives the round up and begins another one.
-        let read = read_log(&mut migration, ports, Stage::Live).expect("begins");
-        migration.scan(ports, read).expect("scans");
-        assert_eq!(migration.owed(), owed);
-        assert!(migration.batch().is_empty());
+        let read = read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        tracker.scan(&mut ports.guest, read).expect("scans");
+        assert_eq!(tracker.owed(), owed);
+        assert!(tracker.batch().is_empty());
     });
 }
 
 #[test]
 fn law_3_what_was_given_up_is_sent_in_the_next_round() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        read_log(&mut migration, ports, Stage::Live).expect("begins");
-        migration.scan(ports, 0).expect("scans");
-        migration.take(ports).expect("takes");
-        let report = round(&mut migration, ports, Stage::Live).expect("begins anew");
+        read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        tracker.scan(&mut ports.guest, 0).expect("scans");
+        tracker.take(&mut ports.guest).expect("takes");
+        let report = round(&mut tracker, ports, Stage::Live).expect("begins anew");
         assert_eq!((report.pages.accepted, report.pages.left), (HOLES, 0));
-        round(&mut migration, ports, Stage::Final).expect("settles");
+        round(&mut tracker, ports, Stage::Final).expect("settles");
     });
     rig.machine().assert_identical();
 }
@@ -149,46 +155,49 @@ fn law_3_what_was_given_up_is_sent_in_the_next_round() {
 #[test]
 fn law_3_a_page_that_failed_is_owed_and_named() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        read_log(&mut migration, ports, Stage::Live).expect("begins");
-        migration.scan(ports, 0).expect("scans");
-        let pages = migration.take(ports).expect("takes").to_vec();
-        migration.frame_list_told();
+        read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        tracker.scan(&mut ports.guest, 0).expect("scans");
+        let pages = tracker.take(&mut ports.guest).expect("takes").to_vec();
+        tracker.frame_list_told();
         let answer = |index| match index {
             7 => Answer::Failed("no".into()),
             8 => Answer::Deferred(Deferral::Unacknowledged),
             _ => Answer::Accepted,
         };
         let answers = (0..pages.len() - 1).map(answer);
-        let error = migration.answer(ports, answers).expect_err("failed");
+        let error = tracker.answer(&mut ports.guest, answers).expect_err("failed");
         assert!(matches!(error, Error::Page { pfn, .. } if pfn == pages[7].pfn), "{error}");
         let last = pages[pages.len() - 1].pfn;
-        assert_eq!(migration.deferral(last), Some(Deferral::Unacknowledged), "not answered");
+        assert_eq!(tracker.deferral(last), Some(Deferral::Unacknowledged), "not answered");
         for pfn in [pages[7].pfn, pages[8].pfn, last] {
-            assert!(!migration.why(pfn).is_empty());
+            assert!(!tracker.why(pfn).is_empty());
         }
-        assert!(migration.why(pages[9].pfn).is_empty());
-        expect_order(migration.take(ports).map(<[_]>::len), "take called while no round was begun");
+        assert!(tracker.why(pages[9].pfn).is_empty());
+        expect_order(
+            tracker.take(&mut ports.guest).map(<[_]>::len),
+            "take called while no round was begun",
+        );
     });
 }
 
 #[test]
 fn law_1_a_log_that_was_lent_has_to_be_handed_over() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        round(&mut migration, ports, Stage::Live).expect("copies");
+        round(&mut tracker, ports, Stage::Live).expect("copies");
         assert_eq!(
-            migration.begin(ports, Stage::Live).expect("begins").pfns(),
+            tracker.begin(&mut ports.guest, Stage::Live).expect("begins").pfns(),
             LOG_DIRTY_LEAF_PFNS
         );
         expect_order(
-            migration.take(ports).map(<[_]>::len),
+            tracker.take(&mut ports.guest).map(<[_]>::len),
             "take called while the log was not handed over",
         );
         // Nothing of it was read: all of it is in doubt.
-        let report = migration.scan(ports, 0).expect("scans");
+        let report = tracker.scan(&mut ports.guest, 0).expect("scans");
         assert_eq!(report.pages.owed, 3 * 512);
     });
 }
@@ -196,18 +205,18 @@ fn law_1_a_log_that_was_lent_has_to_be_handed_over() {
 #[test]
 fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        round(&mut migration, ports, Stage::Live).expect("copies");
+        round(&mut tracker, ports, Stage::Live).expect("copies");
         rig.machine().write(5, 99);
-        let room = migration.begin(ports, Stage::Final).expect("begins");
+        let room = tracker.begin(&mut ports.guest, Stage::Final).expect("begins");
         ports.log_dirty.clean(room).expect("reads"); // its bit is nowhere else now
-        migration.begin(ports, Stage::Live).expect("begins anew");
-        let report = migration.scan(ports, u64::MAX).expect("scans");
+        tracker.begin(&mut ports.guest, Stage::Live).expect("begins anew");
+        let report = tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
         assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 1, "law 4: it is reported");
-        assert_eq!(migration.owed(), 3 * 512);
-        assert!(migration.why(Pfn(5)).contains(Cause::LogDirty));
-        round(&mut migration, ports, Stage::Final).expect("settles");
+        assert_eq!(tracker.owed(), 3 * 512);
+        assert!(tracker.why(Pfn(5)).contains(Cause::LogDirty));
+        round(&mut tracker, ports, Stage::Final).expect("settles");
     });
     rig.machine().assert_identical();
 }
@@ -219,18 +228,18 @@ fn law_4_a_short_log_puts_what_it_lacks_in_doubt() {
     let odd = [0, 1, 5, 63, 64, 65, 255, 511, 512, 513, 700, 767, 1023, 1025, 1279, 1281];
     for read in odd.into_iter().chain([whole - 1, whole, 32_767, 32_768, u64::MAX]) {
         for rig in [Rig::tree(), Rig::linear()] {
-            let mut migration = attach(&rig);
+            let mut tracker = attach(&rig);
             rig.with(|ports| {
-                round(&mut migration, ports, Stage::Live).expect("copies");
+                round(&mut tracker, ports, Stage::Live).expect("copies");
                 let marked = [3, 64, 700, 1270];
                 marked.iter().for_each(|&pfn| rig.machine().write(pfn, 99));
-                let room = migration.begin(ports, Stage::Live).expect("begins");
+                let room = tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
                 ports.log_dirty.clean(room).expect("reads");
-                let report = migration.scan(ports, read).expect("scans").clone();
+                let report = tracker.scan(&mut ports.guest, read).expect("scans").clone();
                 let short = u64::from(read < LOG_DIRTY_LEAF_PFNS);
                 assert_eq!(report.doubts[Doubt::ShortBitmap as usize], short, "{read:#x}");
                 for pfn in 0..whole {
-                    let why = migration.why(Pfn(pfn));
+                    let why = tracker.why(Pfn(pfn));
                     let is_marked = why.contains(Cause::LogDirty);
                     assert_eq!(is_marked, marked.contains(&pfn), "{read:#x}, {pfn:#x}");
                     assert_eq!(why.contains(Cause::Doubt), pfn >= read, "{read:#x}, {pfn:#x}");
@@ -238,7 +247,7 @@ fn law_4_a_short_log_puts_what_it_lacks_in_doubt() {
                 // The leaves' own pfns are among what was not read: each leaf is compared.
                 let leaves = 3 - read.saturating_sub(OWN).min(3);
                 assert_eq!(report.leaves.compared, leaves, "{read:#x}");
-                migration.cancel(ports).expect("cancels");
+                tracker.cancel(ports.guest.p2m);
             });
         }
     }
@@ -248,25 +257,25 @@ fn law_4_a_short_log_puts_what_it_lacks_in_doubt() {
 fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
     for cancel in [true, false] {
         let rig = Rig::tree();
-        let mut migration = attach(&rig);
+        let mut tracker = attach(&rig);
         rig.with(|ports| {
-            read_log(&mut migration, ports, Stage::Final).expect("begins");
-            migration.scan(ports, 0).expect("scans");
-            migration.frame_list_told();
-            let owed = migration.owed();
+            read_log(&mut tracker, ports, Stage::Final).expect("begins");
+            tracker.scan(&mut ports.guest, 0).expect("scans");
+            tracker.frame_list_told();
+            let owed = tracker.owed();
             if cancel {
-                migration.take(ports).expect("takes");
-                migration.cancel(ports).expect("cancels");
+                tracker.take(&mut ports.guest).expect("takes");
+                tracker.cancel(ports.guest.p2m);
             } else {
                 // The second of two pfns with one frame, in a batch of which others would be sent.
                 let own = rig.machine().entry(8);
                 rig.machine().set_entry(7, own);
-                migration.take(ports).expect_err("an alias");
+                tracker.take(&mut ports.guest).expect_err("an alias");
             }
-            assert!(migration.batch().is_empty());
-            assert_eq!(migration.owed(), owed);
-            assert!(migration.answer(ports, [Answer::Accepted]).is_err());
-            assert_eq!(migration.owed(), owed);
+            assert!(tracker.batch().is_empty());
+            assert_eq!(tracker.owed(), owed);
+            assert!(tracker.answer(&mut ports.guest, [Answer::Accepted]).is_err());
+            assert_eq!(tracker.owed(), owed);
         });
     }
 }
@@ -278,12 +287,12 @@ fn what_was_handed_out_is_owed_again_after_a_walk_to_who_reads_its_own_p2m() {
         let rig = Rig::tree();
         rig.machine().log_on = true;
         let config = Config { sender, ..Config::default() };
-        let mut migration = Migration::attach(config, Width::W64).expect("attaches");
-        rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("copies");
+        let mut tracker = Tracker::new(config, Width::W64).expect("attaches");
+        rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
         let here = rig.machine().leaf(0);
         rig.machine().set_leaf(0, 0x1234);
         rig.machine().set_leaf(0, here);
-        let report = rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("walks");
+        let report = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("walks");
         assert_eq!(report.structure.walks, 1);
         assert_eq!(report.entries.changed(), 0);
         let its_own = 1; // the page of the upper frame that was written
@@ -297,7 +306,7 @@ fn law_6_a_shared_leaf_without_frames_owes_nothing_to_who_normalises() {
     let rig = Rig::tree();
     rig.machine().log_on = true;
     let config = Config { sender: Sender::Normalises, ..Config::default() };
-    let mut migration = Migration::attach(config, Width::W64).expect("attaches");
+    let mut tracker = Tracker::new(config, Width::W64).expect("attaches");
     let hole = rig.machine().leaf(2 * 512);
     for pfn in 2 * 512..HOLES {
         rig.machine().set_entry(pfn, Entry::INVALID);
@@ -306,55 +315,64 @@ fn law_6_a_shared_leaf_without_frames_owes_nothing_to_who_normalises() {
         rig.machine().set_leaf(position, hole);
     }
     rig.machine().roots.pfn_count = 100 * 512;
-    rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("copies");
+    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
     rig.machine().set_entry(2 * 512, Entry::INVALID); // written, and as it was
-    let report = rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("compares");
+    let report = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("compares");
     assert!(report.pages.owed < 10, "{}", report.pages.owed);
 }
 
 #[test]
 fn calls_in_a_wrong_order_change_nothing() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
         expect_order(
-            migration.scan(ports, 0).map(|r| r.round),
+            tracker.scan(&mut ports.guest, 0).map(|r| r.round),
             "scan called while no round was begun",
         );
-        expect_order(migration.take(ports).map(<[_]>::len), "take called while no round was begun");
-        expect_order(migration.answer(ports, vec![]), "answer called while no batch was taken");
-        expect_order(migration.end(ports), "end called while no round was begun");
-        expect_order(migration.gone(), "gone called while not everything is settled");
-        read_log(&mut migration, ports, Stage::Checkpoint).expect("begins");
-        migration.scan(ports, 0).expect("scans");
         expect_order(
-            migration.end(ports),
+            tracker.take(&mut ports.guest).map(<[_]>::len),
+            "take called while no round was begun",
+        );
+        expect_order(
+            tracker.answer(&mut ports.guest, vec![]),
+            "answer called while no batch was taken",
+        );
+        expect_order(tracker.end(&mut ports.guest), "end called while no round was begun");
+        expect_order(tracker.gone(), "gone called while not everything is settled");
+        read_log(&mut tracker, ports, Stage::Checkpoint).expect("begins");
+        tracker.scan(&mut ports.guest, 0).expect("scans");
+        expect_order(
+            tracker.end(&mut ports.guest),
             "end called while the frame list changed and was not told",
         );
-        let pages = migration.take(ports).expect("takes").len();
+        let pages = tracker.take(&mut ports.guest).expect("takes").len();
         let accepted = || (0..pages).map(|_| Answer::Accepted).collect::<Vec<_>>();
         expect_order(
-            migration.take(ports).map(<[_]>::len),
+            tracker.take(&mut ports.guest).map(<[_]>::len),
             "take called while the last batch has no answer",
         );
-        expect_order(migration.end(ports), "end called while the last batch has no answer");
-        let early = migration.answer(ports, accepted());
+        expect_order(
+            tracker.end(&mut ports.guest),
+            "end called while the last batch has no answer",
+        );
+        let early = tracker.answer(&mut ports.guest, accepted());
         expect_order(early, "answer called while the frame list changed and was not told");
-        assert!(migration.frame_list_changed());
-        migration.frame_list_told();
-        assert!(!migration.frame_list_changed());
-        migration.answer(ports, accepted()).expect("answers");
-        expect_order(migration.end(ports), "end called while not everything is settled");
-        expect_order(migration.gone(), "gone called while not everything is settled");
-        while !migration.take(ports).expect("takes").is_empty() {
-            send(&mut migration, ports).expect("sends");
+        assert!(tracker.frame_list_changed());
+        tracker.frame_list_told();
+        assert!(!tracker.frame_list_changed());
+        tracker.answer(&mut ports.guest, accepted()).expect("answers");
+        expect_order(tracker.end(&mut ports.guest), "end called while not everything is settled");
+        expect_order(tracker.gone(), "gone called while not everything is settled");
+        while !tracker.take(&mut ports.guest).expect("takes").is_empty() {
+            send(&mut tracker, ports).expect("sends");
         }
-        assert!(migration.take(ports).expect("still nothing").is_empty());
-        assert_eq!(migration.gone().expect("settled"), []);
-        migration.end(ports).expect("ends");
-        expect_order(migration.end(ports), "end called while no round was begun");
-        migration.cancel(ports).expect("cancels");
-        let begun = migration.begin(ports, Stage::Live);
+        assert!(tracker.take(&mut ports.guest).expect("still nothing").is_empty());
+        assert_eq!(tracker.gone().expect("settled"), []);
+        tracker.end(&mut ports.guest).expect("ends");
+        expect_order(tracker.end(&mut ports.guest), "end called while no round was begun");
+        tracker.cancel(ports.guest.p2m);
+        let begun = tracker.begin(&mut ports.guest, Stage::Live);
         expect_order(
             begun.map(|room| room.pfns()),
             "begin called while the migration is cancelled",
@@ -367,30 +385,30 @@ fn calls_in_a_wrong_order_change_nothing() {
 #[test]
 fn a_scan_tells_whether_it_converges() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        read_log(&mut migration, ports, Stage::Live).expect("begins");
-        let first = migration.scan(ports, u64::MAX).expect("scans").clone();
+        read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        let first = tracker.scan(&mut ports.guest, u64::MAX).expect("scans").clone();
         assert_eq!((first.dirty_rate, first.shrinking), (None, None));
-        tell_list(&mut migration, ports).expect("tells");
-        let sent = migration.take(ports).expect("takes").len();
-        send(&mut migration, ports).expect("sends");
-        migration.end(ports).expect("ends early");
+        tell_list(&mut tracker, ports).expect("tells");
+        let sent = tracker.take(&mut ports.guest).expect("takes").len();
+        send(&mut tracker, ports).expect("sends");
+        tracker.end(&mut ports.guest).expect("ends early");
         rig.machine().write(5, 99);
-        let read = read_log(&mut migration, ports, Stage::Live).expect("begins");
-        let report = migration.scan(ports, read).expect("scans");
+        let read = read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        let report = tracker.scan(&mut ports.guest, read).expect("scans");
         assert_eq!(report.dirty_rate, Some(1.0 / sent as f64));
         assert_eq!(report.shrinking, Some(true));
         // Of a round that was given up, and of one whose log was not read, nobody knows.
-        let read = read_log(&mut migration, ports, Stage::Live).expect("begins");
-        let report = migration.scan(ports, read).expect("scans");
+        let read = read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        let report = tracker.scan(&mut ports.guest, read).expect("scans");
         assert_eq!((report.dirty_rate, report.shrinking), (None, None));
-        tell_list(&mut migration, ports).expect("tells");
-        migration.end(ports).expect("ends early");
-        read_log(&mut migration, ports, Stage::Live).expect("begins");
-        let report = migration.scan(ports, 0).expect("scans");
+        tell_list(&mut tracker, ports).expect("tells");
+        tracker.end(&mut ports.guest).expect("ends early");
+        read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        let report = tracker.scan(&mut ports.guest, 0).expect("scans");
         assert_eq!((report.dirty_rate, report.shrinking), (None, None));
-        let report = migration.end(ports).expect("ends early");
+        let report = tracker.end(&mut ports.guest).expect("ends early");
         assert_eq!((report.dirty_rate, report.shrinking), (None, None));
     });
 }
@@ -399,21 +417,21 @@ fn a_scan_tells_whether_it_converges() {
 #[test]
 fn law_4_a_lost_log_is_reported_though_the_next_round_does_not_begin() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        round(&mut migration, ports, Stage::Live).expect("copies");
-        let room = migration.begin(ports, Stage::Live).expect("begins");
+        round(&mut tracker, ports, Stage::Live).expect("copies");
+        let room = tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
         ports.log_dirty.clean(room).expect("reads");
         rig.machine().errors.push(At::Roots);
-        migration.begin(ports, Stage::Live).expect_err("no roots");
+        tracker.begin(&mut ports.guest, Stage::Live).expect_err("no roots");
         for _ in 0..2 {
-            migration.begin(ports, Stage::Live).expect("begins anew");
-            let report = migration.scan(ports, u64::MAX).expect("scans");
+            tracker.begin(&mut ports.guest, Stage::Live).expect("begins anew");
+            let report = tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
             assert!(report.doubts[Doubt::ShortBitmap as usize] > 0, "{report:?}");
         }
-        migration.end(ports).expect("ends");
-        migration.begin(ports, Stage::Live).expect("begins");
-        let report = migration.scan(ports, u64::MAX).expect("scans");
+        tracker.end(&mut ports.guest).expect("ends");
+        tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
+        let report = tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
         assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 0, "{report:?}");
     });
 }
@@ -424,27 +442,27 @@ fn a_table_that_is_normalised_again_is_cleared_once() {
     let rig = Rig::tree();
     rig.machine().log_on = true;
     let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
-    let mut migration = Migration::attach(config, Width::W64).expect("attaches");
+    let mut tracker = Tracker::new(config, Width::W64).expect("attaches");
     rig.machine().make_table(20, 21);
     let table = rig.machine().entry(20).0;
     rig.machine().poke(table, 7, MACHINE << 12 | 0x67);
     rig.with(|ports| {
-        let read = read_log(&mut migration, ports, Stage::Checkpoint).expect("begins");
-        migration.scan(ports, read).expect("scans");
-        tell_list(&mut migration, ports).expect("tells");
-        while !migration.take(ports).expect("takes").is_empty() {
-            if let Some(page) = migration.batch().iter().find(|page| page.pfn == Pfn(20)).copied() {
+        let read = read_log(&mut tracker, ports, Stage::Checkpoint).expect("begins");
+        tracker.scan(&mut ports.guest, read).expect("scans");
+        tell_list(&mut tracker, ports).expect("tells");
+        while !tracker.take(&mut ports.guest).expect("takes").is_empty() {
+            if let Some(page) = tracker.batch().iter().find(|page| page.pfn == Pfn(20)).copied() {
                 for _ in 0..2 {
                     let mut words = Leaf::default();
-                    ports.p2m.read(page.mfn, &mut words).expect("reads");
-                    let view = migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
+                    ports.guest.p2m.read(page.mfn, &mut words).expect("reads");
+                    let view = tracker.view(&mut ports.guest);
                     normalise(page.pfn, 1, &mut words, &view).expect("clears");
                 }
             }
-            let answers = vec![(); migration.batch().len()].into_iter().map(|()| Answer::Accepted);
-            migration.answer(ports, answers).expect("answers");
+            let answers = vec![(); tracker.batch().len()].into_iter().map(|()| Answer::Accepted);
+            tracker.answer(&mut ports.guest, answers).expect("answers");
         }
-        let cleared: Vec<_> = migration.cleared_ptes().map(|(t, f)| (t, f.to_vec())).collect();
+        let cleared: Vec<_> = tracker.cleared_ptes().map(|(t, f)| (t, f.to_vec())).collect();
         assert_eq!(cleared, [(Pfn(20), vec![Mfn(MACHINE)])]);
     });
 }
@@ -453,14 +471,14 @@ fn a_table_that_is_normalised_again_is_cleared_once() {
 #[test]
 fn a_live_round_ends_with_a_frame_list_that_was_not_told() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        read_log(&mut migration, ports, Stage::Live).expect("begins");
-        migration.scan(ports, u64::MAX).expect("scans");
-        assert!(migration.is_under_way() && migration.frame_list_changed());
-        migration.end(ports).expect("ends");
-        assert!(!migration.is_under_way() && migration.frame_list_changed());
-        round(&mut migration, ports, Stage::Final).expect("settles");
+        read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
+        assert!(tracker.is_under_way() && tracker.frame_list_changed());
+        tracker.end(&mut ports.guest).expect("ends");
+        assert!(!tracker.is_under_way() && tracker.frame_list_changed());
+        round(&mut tracker, ports, Stage::Final).expect("settles");
     });
     rig.machine().assert_identical();
 }
@@ -469,17 +487,17 @@ fn a_live_round_ends_with_a_frame_list_that_was_not_told() {
 #[test]
 fn a_round_that_ends_early_leaves_the_rest_owed() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
+    let mut tracker = attach(&rig);
     rig.with(|ports| {
-        read_log(&mut migration, ports, Stage::Live).expect("begins");
-        migration.scan(ports, 0).expect("scans");
-        migration.take(ports).expect("takes");
-        send(&mut migration, ports).expect("sends");
-        let report = migration.end(ports).expect("ends");
+        read_log(&mut tracker, ports, Stage::Live).expect("begins");
+        tracker.scan(&mut ports.guest, 0).expect("scans");
+        tracker.take(&mut ports.guest).expect("takes");
+        send(&mut tracker, ports).expect("sends");
+        let report = tracker.end(&mut ports.guest).expect("ends");
         assert_eq!(report.pages.accepted, QUERY_FRAMES_MAX as u64);
         assert_eq!(report.pages.left, HOLES - QUERY_FRAMES_MAX as u64);
-        assert_eq!(migration.shadow_entry(Pfn(0)), Entry(BASE));
-        round(&mut migration, ports, Stage::Final).expect("settles");
+        assert_eq!(tracker.shadow_entry(Pfn(0)), Entry(BASE));
+        round(&mut tracker, ports, Stage::Final).expect("settles");
     });
     rig.machine().assert_identical();
 }
@@ -487,17 +505,17 @@ fn a_round_that_ends_early_leaves_the_rest_owed() {
 #[test]
 fn whoever_holds_a_mapping_of_the_p2m_hears_when_to_drop_it() {
     let rig = Rig::tree();
-    let mut migration = attach(&rig);
-    rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("copies");
-    assert!(migration.remap() && !migration.remap());
+    let mut tracker = attach(&rig);
+    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+    assert!(tracker.remap() && !tracker.remap());
     rig.machine().balloon_in(HOLES + 1, 7);
-    rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("sends");
-    assert!(!migration.remap(), "an entry is no structure");
+    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
+    assert!(!tracker.remap(), "an entry is no structure");
     let old = rig.machine().leaf(0);
     let new = rig.machine().copy_words(old, HOLES + 2);
     rig.machine().set_leaf(0, new);
-    rig.with(|ports| round(&mut migration, ports, Stage::Live)).expect("sends");
-    assert!(migration.remap());
+    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
+    assert!(tracker.remap());
 }
 
 #[test]
@@ -514,19 +532,19 @@ fn simulated_guests_arrive_identical_in_steps() {
             let mut observer = ();
             let mut ports = handles.lend(&mut observer);
             let engine = scenario.engine(seed, Config::default());
-            let mut migration = Migration::attach(engine, ports.p2m.width()).expect("attaches");
+            let mut tracker = Tracker::new(engine, ports.guest.p2m.width()).expect("attaches");
             for _ in 0..simulation.checkpoints() {
-                round(&mut migration, &mut ports, Stage::Live).expect("live");
+                round(&mut tracker, &mut ports, Stage::Live).expect("live");
                 simulation.suspend();
-                round(&mut migration, &mut ports, Stage::Checkpoint).expect("checkpoint");
+                round(&mut tracker, &mut ports, Stage::Checkpoint).expect("checkpoint");
                 assert_eq!(simulation.judge().verdict, Verdict::Identical, "{scenario} {seed}");
                 simulation.resume();
             }
             while !simulation.wants_suspend() {
-                round(&mut migration, &mut ports, Stage::Live).expect("live");
+                round(&mut tracker, &mut ports, Stage::Live).expect("live");
             }
             simulation.suspend();
-            round(&mut migration, &mut ports, Stage::Final).expect("final");
+            round(&mut tracker, &mut ports, Stage::Final).expect("final");
             assert_eq!(simulation.judge().verdict, Verdict::Identical, "{scenario} {seed}");
             ports.log_dirty.disable().expect("disables");
             assert_eq!(simulation.harm(), None, "{scenario} {seed}");

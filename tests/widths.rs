@@ -3,7 +3,7 @@
 //! Not here: whole migrations of both widths (`simulation`), roots that lead nowhere (`laws`).
 //! Units: runs of simulated guests; pfns of the hand-driven guest in `rig`.
 //! Threads: one.
-//! Source: `engine/tracker/src/tracker/width.rs`.
+//! Source: `engine/tracker/src/structure/width.rs`.
 
 use p2mtrack::config::Config;
 use p2mtrack::error::{Error, WidthCause};
@@ -11,8 +11,10 @@ use p2mtrack::frame::{Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
-use p2mtrack::port::{MapFault, MapSlot, P2mSource, PortError, Ports, Roots};
+use p2mtrack::port::{Guest, MapFault, MapSlot, P2mSource, PortError, Ports, Roots};
 use p2mtrack::report::RoundReport;
+use p2mtrack::report::Stage;
+use p2mtrack::tracker::Tracker;
 use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
 use p2mtrack_tests::rig::{BASE, HOLES, OWN, Rig, finish, round};
 
@@ -54,13 +56,15 @@ fn first_round(simulation: &Simulation, width: Width) -> Result<RoundReport, Err
     let mut handles = simulation.ports();
     let mut bent = Bent(&mut handles.p2m, width);
     let mut ports = Ports {
+        guest: Guest {
+            p2m: &mut bent,
+            m2p: &handles.m2p,
+            types: &mut handles.types,
+            unlogged: &mut handles.unlogged,
+            observer: &mut (),
+        },
         log_dirty: &mut handles.log_dirty,
-        p2m: &mut bent,
-        m2p: &handles.m2p,
-        types: &mut handles.types,
-        unlogged: &mut handles.unlogged,
         transport: &mut handles.transport,
-        observer: &mut (),
     };
     let mut migration = Migration::start(Config::default(), &mut ports).expect("starts");
     let first = migration.round(&mut ports);
@@ -186,8 +190,12 @@ fn only_the_first_walk_decides() {
 fn an_error_says_both_widths_and_what_shows_it() {
     let rig = Rig::tree();
     rig.machine().log_on = true;
-    let mut migration = Migration::attach(Config::default(), Width::W32).expect("attaches");
-    let error = rig.with(|ports| migration.round(ports)).expect_err("the port says 64");
+    let mut tracker = Tracker::new(Config::default(), Width::W32).expect("attaches");
+    let error = rig.with(|ports| {
+        tracker.begin(&mut ports.guest, Stage::Live)?;
+        tracker.scan(&mut ports.guest, 0).map(drop)
+    });
+    let error = error.expect_err("the port says 64");
     assert_eq!(
         error.to_string(),
         "a 64-bit guest, attached as one of 32 bits: the p2m source says so"

@@ -3,7 +3,7 @@
 //! Not here: pointers and threads (`boundary`), the exported functions (`functions`).
 //! Units: those of the header.
 //! Threads: one call at a time.
-//! Source: `p2mtrack::migration`, the steps of a round.
+//! Source: `p2mtrack::tracker`, the steps of a round.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::{TableFault, normalise};
+use p2mtrack::tracker::Tracker;
 
 use crate::abi;
 use crate::answer::{Normalised, all_accepted, answers};
@@ -26,7 +26,7 @@ use crate::{config, convert};
 /// A migration behind a handle.
 #[derive(Debug)]
 pub(crate) struct Session {
-    migration: Migration,
+    tracker: Tracker,
     host: Host,
     sender: Sender,
     /// The log's room, while it is lent.
@@ -58,7 +58,7 @@ impl Session {
         let (config, width) = (config::config(theirs)?, config::width(theirs.width)?);
         let host = Host::new(host, width)?;
         Ok(Self {
-            migration: Migration::attach(config, width)?,
+            tracker: Tracker::new(config, width)?,
             host,
             sender: config.sender,
             room: None,
@@ -82,9 +82,9 @@ impl Session {
         (self.room, self.gone) = (None, None);
         self.tables.clear();
         self.give_up();
-        let Self { migration, host, open, .. } = self;
+        let Self { tracker, host, open, .. } = self;
         host.begin_round();
-        let mut bits = migration.begin(&mut host.lend(), stage)?;
+        let mut bits = tracker.begin(&mut host.lend(), stage)?;
         *open = true;
         let pfns = bits.pfns();
         let words = if pfns > 0 { bits.words_mut().as_mut_ptr() } else { std::ptr::null_mut() };
@@ -95,7 +95,7 @@ impl Session {
 
     /// What a step came to: an error may have been the end of its round.
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Fault> {
-        if result.is_err() && !self.migration.is_under_way() {
+        if result.is_err() && !self.tracker.is_under_way() {
             self.give_up();
         }
         result.map_err(|error| with_query(error, &self.host))
@@ -104,7 +104,7 @@ impl Session {
     /// The round under way, if there is one, will not be ended.
     fn give_up(&mut self) {
         if std::mem::take(&mut self.open) {
-            self.totals = with(&self.totals, self.migration.report());
+            self.totals = with(&self.totals, self.tracker.report());
             self.totals.rounds_given_up += 1;
         }
     }
@@ -115,8 +115,8 @@ impl Session {
     }
 
     pub(crate) fn scan(&mut self, read: u64) -> Result<(), Fault> {
-        let Self { migration, host, .. } = self;
-        let scanned = migration.scan(&mut host.lend(), read).map(drop);
+        let Self { tracker, host, .. } = self;
+        let scanned = tracker.scan(&mut host.lend(), read).map(drop);
         // Also after an error: unless it was out of order, the log was taken.
         self.room = self.room.filter(|_| matches!(&scanned, Err(Error::Order { .. })));
         self.note(scanned)?;
@@ -126,7 +126,7 @@ impl Session {
 
     /// Of the round under way, or of the one that was just ended.
     pub(crate) fn report(&self) -> abi::Report {
-        convert::report(self.migration.report())
+        convert::report(self.tracker.report())
     }
 
     fn warn_of_doubts(&self, report: &RoundReport) {
@@ -141,13 +141,13 @@ impl Session {
 
     /// The next pages, and what has to be done before they are sent.
     pub(crate) fn take(&mut self) -> Result<(impl Iterator<Item = abi::Page>, u32), Fault> {
-        let taken = self.migration.take(&mut self.host.lend()).map(drop);
+        let taken = self.tracker.take(&mut self.host.lend()).map(drop);
         self.note(taken)?;
-        let Self { migration, tables, untold, .. } = self;
+        let Self { tracker, tables, untold, .. } = self;
         tables.clear();
-        let remap = if migration.remap() { abi::DO_REMAP } else { 0 };
-        let list = if *untold || migration.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
-        let pages = migration.batch().iter().zip(migration.batch_causes());
+        let remap = if tracker.remap() { abi::DO_REMAP } else { 0 };
+        let list = if *untold || tracker.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
+        let pages = tracker.batch().iter().zip(tracker.batch_causes());
         Ok((pages.map(|(page, causes)| convert::page(page, causes)), remap | list))
     }
 
@@ -157,16 +157,13 @@ impl Session {
         index: usize,
         words: &mut Leaf,
     ) -> Result<Option<(Pfn, TableFault)>, Fault> {
-        let page = self.migration.batch().get(index).copied();
+        let page = self.tracker.batch().get(index).copied();
         let page = page.ok_or_else(|| Fault::argument(format!("no page {index} was taken")))?;
         let FrameType::Table { level, .. } = page.kind else {
             return Err(Fault::argument(format!("{} is no page table", page.pfn)));
         };
-        let ports = self.host.lend();
-        let done = {
-            let view = self.migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
-            normalise(page.pfn, level, words, &view)
-        };
+        let mut guest = self.host.lend();
+        let done = normalise(page.pfn, level, words, &self.tracker.view(&mut guest));
         self.tables.insert(index, done);
         Ok(done.err().map(|fault| (page.pfn, fault)))
     }
@@ -179,22 +176,22 @@ impl Session {
     ) -> Result<(), Fault> {
         self.expect_all(count)?;
         let ours = self.sender == Sender::Told;
-        let answers = answers(theirs, self.migration.batch(), &self.tables, ours)?;
-        let done = self.migration.answer(&mut self.host.lend(), answers);
+        let answers = answers(theirs, self.tracker.batch(), &self.tables, ours)?;
+        let done = self.tracker.answer(&mut self.host.lend(), answers);
         self.note(done)
     }
 
     /// `count` pages are all accepted.
     pub(crate) fn accept(&mut self, count: usize) -> Result<(), Fault> {
         self.expect_all(count)?;
-        all_accepted(self.migration.batch(), &self.tables, self.sender == Sender::Told)?;
+        all_accepted(self.tracker.batch(), &self.tables, self.sender == Sender::Told)?;
         let answers = std::iter::repeat_with(|| Answer::Accepted).take(count);
-        let done = self.migration.answer(&mut self.host.lend(), answers);
+        let done = self.tracker.answer(&mut self.host.lend(), answers);
         self.note(done)
     }
 
     fn expect_all(&self, count: usize) -> Result<(), Fault> {
-        let pages = self.migration.batch().len();
+        let pages = self.tracker.batch().len();
         if pages == 0 {
             return Ok(()); // that is for the engine to say
         }
@@ -215,17 +212,17 @@ impl Session {
 
     /// The frame list, and how many pfns it covers.
     pub(crate) fn frame_list(&self) -> Result<(Vec<Option<Pfn>>, u64), Fault> {
-        if !self.scanned || !self.migration.is_live() {
+        if !self.scanned || !self.tracker.is_live() {
             let text = "p2mt_frame_list called before a round was scanned, or after the end";
             return Err(Fault::order(text));
         }
-        Ok((self.migration.frame_list(), self.migration.pfn_count()))
+        Ok((self.tracker.frame_list(), self.tracker.pfn_count()))
     }
 
     /// The host has the list. Until it says that the destination has it too, nobody may think so. Returns its number.
     pub(crate) fn frame_list_was_read(&mut self) -> u64 {
-        if self.migration.frame_list_changed() {
-            self.migration.frame_list_told();
+        if self.tracker.frame_list_changed() {
+            self.tracker.frame_list_told();
             self.untold = true;
             self.lists += 1;
         }
@@ -236,7 +233,7 @@ impl Session {
         if serial == 0 || serial > self.lists {
             return Err(Fault::argument(format!("no frame list has the number {serial}")));
         }
-        if serial < self.lists || self.migration.frame_list_changed() {
+        if serial < self.lists || self.tracker.frame_list_changed() {
             return Err(Fault::order("the frame list that was told is not the present one"));
         }
         self.untold = false;
@@ -244,19 +241,20 @@ impl Session {
     }
 
     pub(crate) fn hand_back(&mut self, pfns: &[u64]) -> Result<(), Fault> {
-        if !self.migration.is_live() {
+        if !self.tracker.is_live() {
             return Err(Fault::order("p2mt_return called after the end: nobody will send them"));
         }
-        self.host.hand_back(pfns);
+        let pfns: Vec<_> = pfns.iter().copied().map(Pfn).collect();
+        self.tracker.give_back(&pfns);
         Ok(())
     }
 
     /// Pfns gone, from one on.
     pub(crate) fn gone(&mut self, from: u64) -> Result<&[Pfn], Fault> {
-        let known = self.gone.take().filter(|_| self.migration.is_settled());
+        let known = self.gone.take().filter(|_| self.tracker.is_settled());
         let gone = match known {
             Some(gone) => self.gone.insert(gone),
-            None => self.gone.insert(self.migration.gone()?),
+            None => self.gone.insert(self.tracker.gone()?),
         };
         let begin = gone.partition_point(|pfn| pfn.0 < from);
         Ok(&gone[begin..])
@@ -265,21 +263,17 @@ impl Session {
     /// PTEs that were cleared in tables as they were accepted last.
     pub(crate) fn cleared_ptes(&self) -> Vec<abi::ClearedPte> {
         let pte = |Pfn(pfn): Pfn, &Mfn(mfn): &Mfn| abi::ClearedPte { pfn, mfn };
-        let tables = self.migration.cleared_ptes();
+        let tables = self.tracker.cleared_ptes();
         tables.flat_map(|(pfn, frames)| frames.iter().map(move |mfn| pte(pfn, mfn))).collect()
     }
 
     pub(crate) fn end(&mut self) -> Result<(), Fault> {
-        if self.migration.is_settled() {
-            if self.host.has_returned() {
-                let text = "p2mt_end called while pfns that were handed back are owed: begin the round again";
-                return Err(Fault::order(text));
-            }
+        if self.tracker.is_settled() {
             self.expect_list_told("end")?;
         }
-        let ended = self.migration.end(&mut self.host.lend());
+        let ended = self.tracker.end(&mut self.host.lend());
         if let Err(Error::Doubt { .. }) = &ended {
-            self.warn_of_doubts(self.migration.report());
+            self.warn_of_doubts(self.tracker.report());
         }
         let report = self.note(ended)?;
         (self.gone, self.open) = (None, false);
@@ -297,10 +291,10 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the migration. Nothing of it can fail: log-dirty is the host's.
+    /// Ends the tracker. Nothing of it can fail: log-dirty is the host's.
     pub(crate) fn cancel(&mut self) {
         self.give_up();
-        let _ = self.migration.cancel(&mut self.host.lend());
+        self.tracker.cancel(self.host.lend().p2m);
         (self.room, self.gone) = (None, None);
     }
 
@@ -310,25 +304,25 @@ impl Session {
     }
 
     pub(crate) fn verify(&mut self, verify: u32) -> Result<(), Fault> {
-        self.migration.set_verify(config::verify(verify)?);
+        self.tracker.set_verify(config::verify(verify)?);
         Ok(())
     }
 
     pub(crate) fn totals(&self) -> abi::Totals {
         let so_far =
-            if self.open { with(&self.totals, self.migration.report()) } else { self.totals };
-        let owed = self.migration.owed();
-        abi::Totals { owed, shadow_bytes: self.migration.shadow_bytes().bytes, ..so_far }
+            if self.open { with(&self.totals, self.tracker.report()) } else { self.totals };
+        let owed = self.tracker.owed();
+        abi::Totals { owed, shadow_bytes: self.tracker.shadow_bytes().bytes, ..so_far }
     }
 
     pub(crate) fn why(&self, pfn: u64) -> abi::PfnState {
         let pfn = Pfn(pfn);
-        let Entry(entry) = self.migration.shadow_entry(pfn);
+        let Entry(entry) = self.tracker.shadow_entry(pfn);
         abi::PfnState {
             size: size_of::<abi::PfnState>() as u32,
-            causes: u32::from(self.migration.why(pfn).bits()),
+            causes: u32::from(self.tracker.why(pfn).bits()),
             defer: self
-                .migration
+                .tracker
                 .deferral(pfn)
                 .map_or(0, |reason: Deferral| convert::deferral(reason)),
             zero: 0,

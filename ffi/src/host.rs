@@ -18,10 +18,9 @@ use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, FrameList, FrameTypes, LogDirty, LogRoom, M2p, MapFault, MapSlot, P2mSource, Page,
-    PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
+    FrameTypes, Guest, M2p, MapFault, MapSlot, P2mSource, PortError, QUERY_FRAMES_MAX, Roots,
+    Transfer, Unlogged,
 };
-use p2mtrack::table::TableView;
 
 use crate::abi;
 use crate::answer::errno;
@@ -79,9 +78,6 @@ pub(crate) struct Host {
     m2p: HostM2p,
     types: HostTypes,
     unlogged: HostUnlogged,
-    not_asked: NotAsked,
-    /// Accepted, and lost on the way.
-    returned: Returned,
     /// Who looks on: the host has its own clock.
     nobody: (),
 }
@@ -120,21 +116,17 @@ impl Host {
             m2p: HostM2p(callbacks),
             types: HostTypes { callbacks, failed: None },
             unlogged: HostUnlogged { callbacks, room: vec![0; LIST_ROOM] },
-            not_asked: NotAsked,
-            returned: Returned(Vec::new()),
             nobody: (),
         })
     }
 
-    /// Lends the ports for one call of the engine.
-    pub(crate) fn lend(&mut self) -> Ports<'_> {
-        Ports {
-            log_dirty: &mut self.not_asked,
+    /// Lends the guest for one call of the engine.
+    pub(crate) fn lend(&mut self) -> Guest<'_> {
+        Guest {
             p2m: &mut self.p2m,
             m2p: &self.m2p,
             types: &mut self.types,
             unlogged: &mut self.unlogged,
-            transport: &mut self.returned,
             observer: &mut self.nobody,
         }
     }
@@ -150,16 +142,6 @@ impl Host {
     /// The last failure of a type query in this round: the engine defers then, and knows no more of it.
     pub(crate) const fn failed_query(&self) -> Option<&(i32, String)> {
         self.types.failed.as_ref()
-    }
-
-    /// Pfns that the host hands back.
-    pub(crate) fn hand_back(&mut self, pfns: &[u64]) {
-        self.returned.0.extend(pfns.iter().map(|&pfn| Pfn(pfn)));
-    }
-
-    /// Whether there are any that the engine has not heard of.
-    pub(crate) const fn has_returned(&self) -> bool {
-        !self.returned.0.is_empty()
     }
 
     /// Unmaps whatever is mapped.
@@ -487,60 +469,6 @@ fn list_of<'r>(
         room.resize(count, 0);
     }
     Err(Box::new(Nonsense(format!("the {what} become more whenever they are asked for"))))
-}
-
-/// What a host that keeps the loop does itself.
-#[derive(Debug)]
-struct NotAsked;
-
-/// The same of the way to the destination, but for pfns that the host hands back.
-#[derive(Debug)]
-struct Returned(Vec<Pfn>);
-
-fn not_asked() -> PortError {
-    Box::new(Nonsense("this is the host's, and the engine was not to ask for it".into()))
-}
-
-impl LogDirty for NotAsked {
-    fn enable(&mut self) -> Result<(), PortError> {
-        Err(not_asked())
-    }
-
-    fn disable(&mut self) -> Result<(), PortError> {
-        Err(not_asked())
-    }
-
-    fn clean(&mut self, _: LogRoom<'_>) -> Result<u64, PortError> {
-        Err(not_asked())
-    }
-}
-
-impl Transport for Returned {
-    fn send(
-        &mut self,
-        _: &[Page],
-        _: &dyn TableView,
-        _: &mut Vec<Answer>,
-    ) -> Result<(), PortError> {
-        Err(not_asked())
-    }
-
-    fn frame_list(&mut self, _: FrameList<'_>) -> Result<(), PortError> {
-        Err(not_asked())
-    }
-
-    fn gone(&mut self, _: &[Pfn]) -> Result<(), PortError> {
-        Err(not_asked())
-    }
-
-    fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
-        into.append(&mut self.0);
-        Ok(())
-    }
-
-    fn consistent(&mut self) -> Result<(), PortError> {
-        Err(not_asked())
-    }
 }
 
 /// A host that has nothing, for tests of what does not ask it.

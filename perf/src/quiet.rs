@@ -8,8 +8,8 @@
 use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
-use p2mtrack::port::{LogDirty, LogRoom, PortError, Ports};
-use p2mtrack::tracker::Tracker;
+use p2mtrack::monitor::Monitor;
+use p2mtrack::port::{LogDirty, LogRoom, PortError};
 use p2mtrack_bench::p2m::pattern;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 use p2mtrack_synthetic::huge::{Guest, Shape};
@@ -39,7 +39,7 @@ impl LogDirty for Silent {
 #[derive(Debug)]
 pub(crate) struct Quiet {
     ports: GuestPorts<'static>,
-    tracker: Tracker,
+    monitor: Monitor,
 }
 
 impl Quiet {
@@ -48,8 +48,8 @@ impl Quiet {
         let guest = Guest::new(pattern(Shape::Superpage, LEAVES as usize));
         let ports = GuestPorts::new(Box::leak(Box::new(guest.expect("memory for a guest"))));
         let config = Config { threads: 1, kernel: Some(kernel), ..Config::default() };
-        let tracker = Tracker::new(config, Width::W64).expect("a tracker without threads");
-        let mut quiet = Self { ports, tracker };
+        let monitor = Monitor::new(config, Width::W64).expect("a monitor without threads");
+        let mut quiet = Self { ports, monitor };
         assert_eq!(quiet.round(), LEAVES, "all are new");
         quiet
     }
@@ -57,9 +57,8 @@ impl Quiet {
     /// A round. Returns how many leaves were compared.
     pub(crate) fn round(&mut self) -> u64 {
         let mut nobody = ();
-        let lent = self.ports.lend(&mut nobody);
-        let mut ports = Ports { log_dirty: &mut Silent, ..lent };
-        let report = self.tracker.observe(&mut ports, |_, _| ());
+        let mut guest = self.ports.lend(&mut nobody).guest;
+        let report = self.monitor.observe(&mut guest, &mut Silent, |_, _| ());
         report.expect("a round of an honest guest").leaves.compared
     }
 }

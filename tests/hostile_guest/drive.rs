@@ -142,7 +142,7 @@ impl Machine<'_> {
 
     fn expect_complete(&self, end: &mut End, migration: &mut Migration, report: &RoundReport) {
         end.name = "completed";
-        assert_eq!((migration.owed(), report.pages.left, report.blind), (0, 0, false));
+        assert_eq!((migration.tracker().owed(), report.pages.left, report.blind), (0, 0, false));
         self.expect_left_alone();
         {
             let st = &*self.state();

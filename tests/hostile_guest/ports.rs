@@ -9,9 +9,9 @@ use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapFault,
-    MapSlot, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer, Transport,
-    Unlogged,
+    Answer, Deferral, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p,
+    MapFault, MapSlot, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer,
+    Transport, Unlogged,
 };
 use p2mtrack::table::{Resolved, TableCause, TableFault, TableView, normalise};
 
@@ -88,13 +88,15 @@ impl<'c> Machine<'c> {
     pub(crate) fn with_ports<T>(&self, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
         let (mut a, mut b, c, mut d, mut e, mut f) = (self, self, self, self, self, self);
         call(&mut Ports {
+            guest: Guest {
+                p2m: &mut b,
+                m2p: &c,
+                types: &mut d,
+                unlogged: &mut e,
+                observer: &mut (),
+            },
             log_dirty: &mut a,
-            p2m: &mut b,
-            m2p: &c,
-            types: &mut d,
-            unlogged: &mut e,
             transport: &mut f,
-            observer: &mut (),
         })
     }
 

@@ -12,6 +12,7 @@ use p2mtrack::error::Error;
 use p2mtrack::frame::{LeafIndex, Mfn};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::tracker::Tracker;
 
 use super::drive::named;
@@ -60,19 +61,20 @@ impl Machine<'_> {
 /// If the walk found another leaf than the machine has, or left something mapped.
 pub fn walk(machine: &Machine<'_>) -> Option<&'static str> {
     let config = Config { rewalk: Rewalk::EveryRound, ..Config::default() };
-    let mut tracker = Tracker::new(config, machine.temper.width).ok()?;
+    let mut monitor = Monitor::new(config, machine.temper.width).ok()?;
     let mut ended = None;
     machine.with_ports(|ports| ports.log_dirty.enable()).ok()?;
     for _ in 0..ROUNDS {
         machine.twist();
-        let seen = machine.with_ports(|ports| tracker.observe(ports, |_, _| ()));
+        let seen = machine
+            .with_ports(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |_, _| ()));
         match seen {
-            Ok(report) if !report.blind => expect_leaves(machine, &tracker),
+            Ok(report) if !report.blind => expect_leaves(machine, monitor.tracker()),
             Ok(_) => {}
             Err(error) => ended = Some(name(&error, machine)),
         }
     }
-    machine.with_ports(|ports| tracker.release(ports.p2m));
+    machine.with_ports(|ports| monitor.release(ports.guest.p2m));
     machine.expect_unmapped();
     ended
 }

@@ -11,10 +11,9 @@ use std::time::Duration;
 use p2mtrack::config::Config;
 use p2mtrack::frame::{Claim, FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::port::{FrameTypes, LogDirty, M2p, MapFault, P2mSource, QUERY_FRAMES_MAX, Unlogged};
-use p2mtrack::tracker::Tracker;
-use p2mtrack_trace::replay::AcceptAll;
-use p2mtrack_xen::{Domain, Guest, Suspender, Unknown, Xen};
+use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -28,7 +27,7 @@ fn main() -> Outcome {
         "look" => look(&domain),
         "suspend" => suspend(&domain),
         // And left on: somebody else's, as far as the next one can know.
-        "on" => Ok(Guest::open(&domain)?.log_dirty.enable()?),
+        "on" => Ok(XenGuest::open(&domain)?.log_dirty.enable()?),
         "state" => state(&domain),
         _ => Err(usage.into()),
     }
@@ -45,7 +44,7 @@ fn suspend(domain: &Domain) -> Outcome {
 
 /// Whether log-dirty is on. Xen only tells who tries.
 fn state(domain: &Domain) -> Outcome {
-    let mut log = Guest::open(domain)?.log_dirty;
+    let mut log = XenGuest::open(domain)?.log_dirty;
     let is_off = log.enable().is_ok();
     if is_off {
         log.disable()?;
@@ -59,7 +58,7 @@ fn expect(holds: bool, what: &str) -> Outcome {
 }
 
 fn look(domain: &Domain) -> Outcome {
-    let mut guest = Guest::open(domain)?;
+    let mut guest = XenGuest::open(domain)?;
     let mut suspender = Suspender::new(domain)?;
     // What a guest that stands still shows does not change between two looks.
     suspender.suspend(Duration::from_secs(20))?;
@@ -69,7 +68,7 @@ fn look(domain: &Domain) -> Outcome {
     expect(guest.unlogged.pfns(&mut Vec::new()).is_err(), "the rings of a running guest")
 }
 
-fn look_at_rest(guest: &mut Guest) -> Outcome {
+fn look_at_rest(guest: &mut XenGuest) -> Outcome {
     let frames = entries(guest)?;
     let held = guest.p2m.domain_frames()?;
     println!(
@@ -91,20 +90,23 @@ fn look_at_rest(guest: &mut Guest) -> Outcome {
 }
 
 /// Pfns with frames, by the engine's first copy.
-fn entries(guest: &mut Guest) -> Result<Vec<(Pfn, Mfn)>, Box<dyn Error + Send + Sync>> {
+fn entries(guest: &mut XenGuest) -> Result<Vec<(Pfn, Mfn)>, Box<dyn Error + Send + Sync>> {
     let width = guest.p2m.width();
-    let mut tracker = Tracker::new(Config::default(), width)?;
-    tracker.observe(&mut guest.lend(&mut AcceptAll, &mut ()), |_, _| ())?;
+    let mut monitor = Monitor::new(Config::default(), width)?;
+    let mut nobody = ();
+    let (mut lent, log_dirty) = guest.lend(&mut nobody);
+    monitor.observe(&mut lent, log_dirty, |_, _| ())?;
+    let tracker = monitor.tracker();
     let frame = |pfn| match tracker.shadow_entry(pfn).claim(width) {
         Claim::Frame(mfn) => Some((pfn, mfn)),
         _ => None,
     };
     let frames = (0..tracker.pfns()).map(Pfn).filter_map(frame).collect();
-    tracker.release(&mut guest.p2m);
+    monitor.release(&mut guest.p2m);
     Ok(frames)
 }
 
-fn types(guest: &mut Guest, frames: &[(Pfn, Mfn)]) -> Outcome {
+fn types(guest: &mut XenGuest, frames: &[(Pfn, Mfn)]) -> Outcome {
     let (mut tables, mut pinned, mut data) = ([0; 5], 0, 0);
     for batch in frames.chunks(QUERY_FRAMES_MAX) {
         let mfns: Vec<Mfn> = batch.iter().map(|(_, mfn)| *mfn).collect();
@@ -130,7 +132,7 @@ fn types(guest: &mut Guest, frames: &[(Pfn, Mfn)]) -> Outcome {
 }
 
 /// Many frames at once, some of them not the domain's; all given back, in an order of their own.
-fn maps(guest: &mut Guest, frames: &[(Pfn, Mfn)]) -> Outcome {
+fn maps(guest: &mut XenGuest, frames: &[(Pfn, Mfn)]) -> Outcome {
     let mut mfns: Vec<Mfn> = frames.iter().step_by(7).map(|(_, mfn)| *mfn).collect();
     mfns.insert(5, Mfn(0));
     let mut answers = Vec::new();
@@ -159,7 +161,7 @@ fn maps(guest: &mut Guest, frames: &[(Pfn, Mfn)]) -> Outcome {
     Ok(())
 }
 
-fn unlogged(guest: &mut Guest, frames: &[(Pfn, Mfn)]) -> Outcome {
+fn unlogged(guest: &mut XenGuest, frames: &[(Pfn, Mfn)]) -> Outcome {
     let mut pfns = Vec::new();
     guest.unlogged.pfns(&mut pfns)?;
     println!("unlogged: {pfns:x?}, transfers {}", guest.unlogged.accepts_transfer()?);

@@ -4,7 +4,7 @@
 //! Not here: which p2m, which leaves, which goal (`figures`).
 //! Units: a pass looks at all listed leaves, several times if they are few; it finds changed pfns.
 //! Threads: a team; every side cuts the list in the same way.
-//! Source: the engine's own order of work: `engine/tracker/src/compare.rs`.
+//! Source: the engine's own order of work: `engine/tracker/src/compare/leaf.rs`.
 
 use std::hint::black_box;
 use std::sync::Mutex;

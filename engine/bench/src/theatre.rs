@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use p2mtrack::config::Config;
 use p2mtrack::frame::Pfn;
 use p2mtrack::migration::Migration;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::port::{
     Answer, FrameList, LogDirty, LogRoom, Observer, Page, Phase, PortError, Ports, Transport,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
-use p2mtrack::tracker::Tracker;
 use p2mtrack_synthetic::huge::Guest;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 
@@ -170,12 +170,9 @@ impl<'g> Theatre<'g> {
     pub fn intake(&mut self, bits: &[u64]) -> Duration {
         let (mut phases, mut done) = (Phases::default(), Instant::now());
         let mut broken = Broken;
-        let Ports { log_dirty, p2m, m2p, types, unlogged, observer, .. } =
-            self.ports.lend(&mut phases);
+        let Ports { guest, log_dirty, .. } = self.ports.lend(&mut phases);
         let mut planted = Planted { log: log_dirty, bits, done: &mut done };
-        let log_dirty = &mut planted;
-        let transport = &mut broken;
-        let mut ports = Ports { log_dirty, p2m, m2p, types, unlogged, transport, observer };
+        let mut ports = Ports { guest, log_dirty: &mut planted, transport: &mut broken };
         self.migration.round(&mut ports).expect_err("the transport is broken");
         phases.intake_since(done)
     }
@@ -206,7 +203,7 @@ fn config(setup: &Setup) -> Config {
 pub struct Watched<'g> {
     guest: &'g Guest,
     ports: GuestPorts<'g>,
-    tracker: Tracker,
+    monitor: Monitor,
 }
 
 impl<'g> Watched<'g> {
@@ -218,12 +215,13 @@ impl<'g> Watched<'g> {
     pub fn new(setup: &Setup, guest: &'g Guest) -> (Self, Duration, u64) {
         let (mut ports, mut phases) = (GuestPorts::new(guest), Phases::default());
         let mut lent = ports.lend(&mut phases);
-        let mut tracker = Tracker::new(config(setup), lent.p2m.width()).expect("a tracker");
+        let mut monitor = Monitor::new(config(setup), lent.guest.p2m.width()).expect("a monitor");
         lent.log_dirty.enable().expect("log-dirty is off");
         let mut owed = 0_u64;
-        let report = tracker.observe(&mut lent, |_, _| owed += 1).expect("a first round");
+        let report = monitor.observe(&mut lent.guest, lent.log_dirty, |_, _| owed += 1);
+        let report = report.expect("a first round");
         assert_eq!(owed, guest.frames(), "each pfn with a frame");
-        (Self { guest, ports, tracker }, phases.diff(), report.leaves.compared)
+        (Self { guest, ports, monitor }, phases.diff(), report.leaves.compared)
     }
 
     /// The guest.
@@ -238,7 +236,8 @@ impl<'g> Watched<'g> {
     /// If it ends in an error.
     pub fn round(&mut self) -> (RoundReport, u64, Duration) {
         let (mut phases, mut told) = (Phases::default(), 0);
-        let report = self.tracker.observe(&mut self.ports.lend(&mut phases), |_, _| told += 1);
+        let mut lent = self.ports.lend(&mut phases);
+        let report = self.monitor.observe(&mut lent.guest, lent.log_dirty, |_, _| told += 1);
         let took = phases.since_intake();
         (report.expect("a round"), told, took)
     }
@@ -250,7 +249,7 @@ impl<'g> Watched<'g> {
     pub fn release(mut self) {
         let mut nobody = ();
         let ports = self.ports.lend(&mut nobody);
-        self.tracker.release(ports.p2m);
+        self.monitor.release(ports.guest.p2m);
         ports.log_dirty.disable().expect("log-dirty was on");
     }
 }

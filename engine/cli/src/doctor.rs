@@ -11,10 +11,9 @@ use std::process::ExitCode;
 
 use p2mtrack::config::{Config, UNACCOUNTED_FRAMES_MAX};
 use p2mtrack::diff::Kernel;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::port::M2p;
-use p2mtrack::tracker::Tracker;
-use p2mtrack_trace::replay::AcceptAll;
-use p2mtrack_xen::{Domain, Guest, Host, KNOWN_DOMCTLS, Unknown, Xen, XenError, XenM2p};
+use p2mtrack_xen::{Domain, Host, KNOWN_DOMCTLS, Unknown, Xen, XenError, XenGuest, XenM2p};
 use serde::Serialize;
 
 use crate::failure::{Failure, VERDICT};
@@ -301,12 +300,12 @@ fn p2m(xen: &Xen, domid: u16) -> Finding {
 /// Frames that a domain holds and its p2m does not name, by a first copy: that one reads no log.
 fn unaccounted_frames(xen: &Xen, domid: u16) -> Result<i64, Box<dyn Error + Send + Sync>> {
     let domain = Domain::open(xen, domid)?;
-    let mut guest = Guest::open(&domain)?;
-    let mut tracker = Tracker::new(Config::default(), domain.width())?;
-    let (mut accept_all, mut nobody) = (AcceptAll, ());
-    let mut ports = guest.lend(&mut accept_all, &mut nobody);
-    let report = tracker.observe(&mut ports, |_, _| ());
-    tracker.release(ports.p2m);
+    let mut guest = XenGuest::open(&domain)?;
+    let mut monitor = Monitor::new(Config::default(), domain.width())?;
+    let mut nobody = ();
+    let (mut lent, log_dirty) = guest.lend(&mut nobody);
+    let report = monitor.observe(&mut lent, log_dirty, |_, _| ());
+    monitor.release(lent.p2m);
     report?.unaccounted_frames.ok_or_else(|| "its p2m can't be followed now".into())
 }
 

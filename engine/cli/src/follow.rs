@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use p2mtrack::cause::CauseSet;
 use p2mtrack::config::{Config, Rewalk};
 use p2mtrack::frame::Pfn;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::port::M2p;
 use p2mtrack::report::RoundReport;
 use p2mtrack::tracker::Tracker;
@@ -18,12 +19,12 @@ use p2mtrack_trace::{Reader, Replay, Round};
 
 use crate::failure::Failure;
 
-/// A tracker that follows a recording.
+/// A monitor of a recording.
 pub(crate) struct Follower<'r> {
     path: PathBuf,
     replay: Replay<'r>,
     ports: ReplayPorts,
-    pub(crate) tracker: Tracker,
+    monitor: Monitor,
 }
 
 impl<'r> Follower<'r> {
@@ -35,8 +36,8 @@ impl<'r> Follower<'r> {
     ) -> Result<Self, Failure> {
         let replay = Replay::new(reader).map_err(Failure::file(path))?;
         let config = Config { rewalk: Rewalk::EveryRound, ..config };
-        let tracker = Tracker::new(config, reader.meta().width).map_err(Failure::file(path))?;
-        Ok(Self { path: path.to_path_buf(), ports: replay.ports(), replay, tracker })
+        let monitor = Monitor::new(config, reader.meta().width).map_err(Failure::file(path))?;
+        Ok(Self { path: path.to_path_buf(), ports: replay.ports(), replay, monitor })
     }
 
     /// Observes the current round. Hears of each pfn that is owed, and why.
@@ -44,10 +45,17 @@ impl<'r> Follower<'r> {
         &mut self,
         each: impl FnMut(Pfn, CauseSet),
     ) -> Result<RoundReport, Failure> {
-        self.tracker.observe(&mut self.ports.lend(&mut ()), each).map_err(|error| {
+        let mut nobody = ();
+        let (mut guest, log_dirty) = self.ports.lend(&mut nobody);
+        self.monitor.observe(&mut guest, log_dirty, each).map_err(|error| {
             let about = format!("{}: round {}", self.path.display(), self.replay.number());
             Failure::Engine { about, source: error.into() }
         })
+    }
+
+    /// What the engine knows by now.
+    pub(crate) const fn tracker(&self) -> &Tracker {
+        self.monitor.tracker()
     }
 
     /// Goes on to the next round, if there is one.

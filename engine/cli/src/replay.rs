@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
             hold_against(check, &follower, &report, &owed);
         }
         if follower.number() == 0 {
-            print_first_copy(&mut out, &report, &owed, follower.tracker.pfns())?;
+            print_first_copy(&mut out, &report, &owed, follower.tracker().pfns())?;
         } else {
             totals.add(&report);
             let line = RoundLine::new(follower.number(), &report, &owed);
@@ -70,8 +70,8 @@ pub(crate) fn hold_against(
     owed: &Owed,
 ) {
     if report.blind {
-        return check.skip(&owed.pfns, &follower.tracker);
+        return check.skip(&owed.pfns, follower.tracker());
     }
     let round = follower.round();
-    check.round(&round.entries, round.after.pfn_count, &owed.pfns, &follower.tracker);
+    check.round(&round.entries, round.after.pfn_count, &owed.pfns, follower.tracker());
 }

@@ -18,7 +18,8 @@ use p2mtrack::error::{EntryCause, Error, StructureCause};
 use p2mtrack::frame::Pfn;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, LogDirty, LogRoom, Observer, Page, PortError, Ports, Transport,
+    Answer, Deferral, FrameList, Guest, LogDirty, LogRoom, Observer, Page, PortError, Ports,
+    Transport,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
@@ -326,13 +327,15 @@ impl Driver<'_> {
             marks: self.watch.wants_log().then_some(&mut self.log),
         };
         call(&mut Ports {
+            guest: Guest {
+                p2m: &mut handles.p2m,
+                m2p: &handles.m2p,
+                types: &mut handles.types,
+                unlogged: &mut handles.unlogged,
+                observer: self.watch,
+            },
             log_dirty: &mut log_dirty,
-            p2m: &mut handles.p2m,
-            m2p: &handles.m2p,
-            types: &mut handles.types,
-            unlogged: &mut handles.unlogged,
             transport: &mut transport,
-            observer: self.watch,
         })
     }
 

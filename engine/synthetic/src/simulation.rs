@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use p2mtrack::frame::Width;
-use p2mtrack::port::{Observer, Ports};
+use p2mtrack::port::{Guest, Observer, Ports};
 
 use crate::dice::Dice;
 use crate::fault::{Fault, FaultSet, Faults};
@@ -88,13 +88,15 @@ impl SimPorts {
     /// Lends the ports for one call of the engine.
     pub fn lend<'a>(&'a mut self, observer: &'a mut dyn Observer) -> Ports<'a> {
         Ports {
+            guest: Guest {
+                p2m: &mut self.p2m,
+                m2p: &self.m2p,
+                types: &mut self.types,
+                unlogged: &mut self.unlogged,
+                observer,
+            },
             log_dirty: &mut self.log_dirty,
-            p2m: &mut self.p2m,
-            m2p: &self.m2p,
-            types: &mut self.types,
-            unlogged: &mut self.unlogged,
             transport: &mut self.transport,
-            observer,
         }
     }
 }

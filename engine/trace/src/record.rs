@@ -16,9 +16,9 @@ use p2mtrack::config::{Config, Rewalk};
 use p2mtrack::error::Error;
 use p2mtrack::frame::{Entry, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{LogDirty, LogRoom, M2p, P2mSource, PortError, Ports, Roots};
+use p2mtrack::monitor::Monitor;
+use p2mtrack::port::{Guest, LogDirty, LogRoom, M2p, P2mSource, PortError, Roots};
 use p2mtrack::report::RoundReport;
-use p2mtrack::tracker::Tracker;
 
 use crate::error::TraceError;
 use crate::meta::Meta;
@@ -58,7 +58,7 @@ impl error::Error for RecordError {
 pub struct Recorder<W: Write> {
     writer: Writer<W>,
     meta: Meta,
-    tracker: Tracker,
+    monitor: Monitor,
     log: GivenLog,
 }
 
@@ -73,8 +73,8 @@ impl<W: Write> Recorder<W> {
 
     fn over(writer: Writer<W>, meta: &Meta) -> Result<Self, RecordError> {
         let config = Config { rewalk: Rewalk::EveryRound, ..Config::default() };
-        let tracker = Tracker::new(config, meta.width).map_err(RecordError::Tracker)?;
-        Ok(Self { writer, meta: meta.clone(), tracker, log: GivenLog::default() })
+        let monitor = Monitor::new(config, meta.width).map_err(RecordError::Tracker)?;
+        Ok(Self { writer, meta: meta.clone(), monitor, log: GivenLog::default() })
     }
 
     /// Observes one round and writes it. `before` are the roots as read before the CLEAN that returned `log`;
@@ -86,7 +86,7 @@ impl<W: Write> Recorder<W> {
     /// without a log: what it named is kept.
     pub fn round(
         &mut self,
-        ports: &mut Ports<'_>,
+        guest: &mut Guest<'_>,
         before: Roots,
         log: Option<&PfnBitmap>,
     ) -> Result<RoundReport, RecordError> {
@@ -95,17 +95,16 @@ impl<W: Write> Recorder<W> {
             self.log.give(log);
         }
         let log_dirty = (!first).then(|| self.log.marks.clone());
-        let mut lent = Ports {
-            log_dirty: &mut self.log,
-            p2m: &mut *ports.p2m,
-            m2p: ports.m2p,
-            types: &mut *ports.types,
-            unlogged: &mut *ports.unlogged,
-            transport: &mut *ports.transport,
+        let mut unwatched = Guest {
+            p2m: &mut *guest.p2m,
+            m2p: guest.m2p,
+            types: &mut *guest.types,
+            unlogged: &mut *guest.unlogged,
             observer: &mut (), // the caller's phases are not ours
         };
-        let report = self.tracker.observe(&mut lent, |_, _| ()).map_err(RecordError::Tracker)?;
-        let mut round = self.view(ports);
+        let report = self.monitor.observe(&mut unwatched, &mut self.log, |_, _| ());
+        let report = report.map_err(RecordError::Tracker)?;
+        let mut round = self.view(guest);
         (round.before, round.log_dirty) = (before, log_dirty);
         self.writer.round(&round).map_err(RecordError::Trace)?;
         self.log.marks.reset(0);
@@ -114,7 +113,7 @@ impl<W: Write> Recorder<W> {
 
     /// Gives the recorder's mappings back: before [`Recorder::finish`], while there still is a guest.
     pub fn release(&mut self, p2m: &mut dyn P2mSource) {
-        self.tracker.release(p2m);
+        self.monitor.release(p2m);
     }
 
     /// Ends the trace and gives the target back, flushed.
@@ -126,30 +125,30 @@ impl<W: Write> Recorder<W> {
     }
 
     /// The round as the tracker has it, but for what it was given.
-    fn view(&self, ports: &mut Ports<'_>) -> Round {
+    fn view(&self, guest: &mut Guest<'_>) -> Round {
         // A frame past the machine can be no frame of a trace: it was never mapped either.
         let word = |mfn: &Mfn| if mfn.0 < self.meta.max_mfn { mfn.0 } else { NONE };
-        let leaf_mfns: Vec<u64> = self.tracker.leaf_frames().iter().map(word).collect();
+        let leaf_mfns: Vec<u64> = self.monitor.tracker().leaf_frames().iter().map(word).collect();
         let mut pfns = HashMap::new();
         let mut pfn_of = |mfn: u64| {
             // Asked once: the m2p of a live guest may change, a trace has one answer.
-            *pfns.entry(mfn).or_insert_with(|| ports.m2p.pfn(Mfn(mfn)).map_or(NONE, |pfn| pfn.0))
+            *pfns.entry(mfn).or_insert_with(|| guest.m2p.pfn(Mfn(mfn)).map_or(NONE, |pfn| pfn.0))
         };
         let held = |&mfn: &u64| if mfn == NONE { NONE } else { pfn_of(mfn) };
         let leaf_pfns = leaf_mfns.iter().map(held).collect();
         let upper = self.upper(|mfn| Some(pfn_of(mfn)).filter(|&pfn| pfn != NONE).map(Pfn));
-        let entries = self.entries(ports.p2m, &leaf_mfns);
-        let exceptions = self.exceptions(ports.m2p, &pfns, &entries);
-        let after = self.tracker.roots().unwrap_or_default();
+        let entries = self.entries(guest.p2m, &leaf_mfns);
+        let exceptions = self.exceptions(guest.m2p, &pfns, &entries);
+        let after = self.monitor.tracker().roots().unwrap_or_default();
         Round { after, upper, leaf_mfns, leaf_pfns, entries, exceptions, ..Round::default() }
     }
 
     /// Each upper frame once, from the root down.
     fn upper(&self, mut pfn_of: impl FnMut(u64) -> Option<Pfn>) -> Vec<UpperFrame> {
-        let linear = self.tracker.roots().is_some_and(|roots| roots.p2m_cr3 != 0);
+        let linear = self.monitor.tracker().roots().is_some_and(|roots| roots.p2m_cr3 != 0);
         // A tree's mid frames are level 1 of the walk, and level 2 in a trace.
         let (structure, raise) = if linear { (Structure::Table, 0) } else { (Structure::Tree, 1) };
-        let mut tables: Vec<_> = self.tracker.tables().collect();
+        let mut tables: Vec<_> = self.monitor.tracker().tables().collect();
         tables.sort_unstable_by_key(|&(level, mfn, _)| (std::cmp::Reverse(level), mfn));
         let mut seen = HashSet::new();
         tables.retain(|&(_, mfn, _)| mfn.0 < self.meta.max_mfn && seen.insert(mfn));
@@ -167,7 +166,7 @@ impl<W: Write> Recorder<W> {
     fn entries(&self, p2m: &mut dyn P2mSource, leaf_mfns: &[u64]) -> Vec<u64> {
         let width = self.meta.width;
         let length = width.entries();
-        let tracked = width.leaves(self.tracker.pfns());
+        let tracked = width.leaves(self.monitor.tracker().pfns());
         let mut entries = vec![NONE; leaf_mfns.len() * length];
         let mut first = HashMap::new();
         for (position, &mfn) in leaf_mfns.iter().enumerate() {
@@ -180,7 +179,7 @@ impl<W: Write> Recorder<W> {
                 entries.copy_within(from..from + length, at);
             } else if (position as u64) < tracked {
                 for (pfn, entry) in (at as u64..).zip(&mut entries[at..at + length]) {
-                    *entry = self.tracker.shadow_entry(Pfn(pfn)).0;
+                    *entry = self.monitor.tracker().shadow_entry(Pfn(pfn)).0;
                 }
             } else {
                 // Listed, but not tracked: a shared leaf without frames, which the shadow leaves out.

@@ -22,7 +22,7 @@ use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    LogDirty, LogRoom, M2p, MapFault, MapSlot, Observer, P2mSource, PortError, Ports, Roots,
+    Guest, LogDirty, LogRoom, M2p, MapFault, MapSlot, Observer, P2mSource, PortError, Roots,
 };
 
 use crate::error::{TraceError, TraceFault};
@@ -34,7 +34,7 @@ use crate::reader::Reader;
 use crate::round::{NONE, Round};
 use crate::rounds::Rounds;
 
-pub use crate::silent::{AcceptAll, AllData, NoneUnlogged};
+pub use crate::silent::{AllData, NoneUnlogged};
 
 /// What the ports have in common.
 #[derive(Debug)]
@@ -154,7 +154,6 @@ impl<'r> Replay<'r> {
             m2p: ReplayM2p { machine: machine() },
             types: AllData,
             unlogged: NoneUnlogged,
-            transport: AcceptAll,
         }
     }
 
@@ -224,22 +223,16 @@ pub struct ReplayPorts {
     pub types: AllData,
     /// Nobody writes beside the log.
     pub unlogged: NoneUnlogged,
-    /// Everything is accepted.
-    pub transport: AcceptAll,
 }
 
 impl ReplayPorts {
-    /// Lends the ports for one call of a tracker.
-    pub fn lend<'a>(&'a mut self, observer: &'a mut dyn Observer) -> Ports<'a> {
-        Ports {
-            log_dirty: &mut self.log_dirty,
-            p2m: &mut self.p2m,
-            m2p: &self.m2p,
-            types: &mut self.types,
-            unlogged: &mut self.unlogged,
-            transport: &mut self.transport,
-            observer,
-        }
+    /// Lends the recorded guest and its log for one call of a tracker.
+    pub fn lend<'a>(
+        &'a mut self,
+        observer: &'a mut dyn Observer,
+    ) -> (Guest<'a>, &'a mut ReplayLogDirty) {
+        let Self { log_dirty, p2m, m2p, types, unlogged } = self;
+        (Guest { p2m, m2p, types, unlogged, observer }, log_dirty)
     }
 }
 

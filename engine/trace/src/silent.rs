@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Ports for what a trace does not hold: types, unlogged writers, a destination. They say the simplest.
+//! Ports for what a trace does not hold: types, unlogged writers. They say the simplest.
 //! Not here: ports that show a recording (`replay`).
 //! Units: as in the tracker's `port`.
 //! Threads: plain values.
 //! Source: own.
 
 use p2mtrack::frame::{FrameType, Mfn, Pfn};
-use p2mtrack::port::{Answer, FrameList, FrameTypes, Page, PortError, Transport, Unlogged};
-use p2mtrack::table::TableView;
+use p2mtrack::port::{FrameTypes, PortError, Unlogged};
 
 /// Every frame is the domain's, and an ordinary page.
 #[derive(Clone, Copy, Debug)]
@@ -31,37 +30,5 @@ impl Unlogged for NoneUnlogged {
 
     fn accepts_transfer(&mut self) -> Result<bool, PortError> {
         Ok(false)
-    }
-}
-
-/// Accepts every page and does nothing with it.
-#[derive(Clone, Copy, Debug)]
-pub struct AcceptAll;
-
-impl Transport for AcceptAll {
-    fn send(
-        &mut self,
-        pages: &[Page],
-        _: &dyn TableView,
-        answers: &mut Vec<Answer>,
-    ) -> Result<(), PortError> {
-        answers.extend(pages.iter().map(|_| Answer::Accepted));
-        Ok(())
-    }
-
-    fn frame_list(&mut self, _: FrameList<'_>) -> Result<(), PortError> {
-        Ok(())
-    }
-
-    fn gone(&mut self, _: &[Pfn]) -> Result<(), PortError> {
-        Ok(())
-    }
-
-    fn returned(&mut self, _: &mut Vec<Pfn>) -> Result<(), PortError> {
-        Ok(())
-    }
-
-    fn consistent(&mut self) -> Result<(), PortError> {
-        Ok(())
     }
 }

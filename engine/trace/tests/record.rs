@@ -16,10 +16,10 @@ use p2mtrack::config::{Config, Rewalk};
 use p2mtrack::frame::{Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
+use p2mtrack::monitor::Monitor;
 use p2mtrack::port::{
-    LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, MapFault, MapSlot, P2mSource, PortError, Ports, Roots,
+    LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, MapFault, MapSlot, P2mSource, PortError, Roots,
 };
-use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::naive::{Totals, expected};
 use p2mtrack_trace::replay::ReplayP2m;
 use p2mtrack_trace::{Limits, Meta, Reader, Recorder, Replay, Round};
@@ -28,10 +28,15 @@ use proptest::prelude::*;
 /// What the tracker finds, in the oracle's words.
 fn found(reader: &Reader<'_>) -> Totals {
     let config = Config { rewalk: Rewalk::EveryRound, ..Config::default() };
-    let mut tracker = Tracker::new(config, reader.meta().width).expect("starts");
+    let mut monitor = Monitor::new(config, reader.meta().width).expect("starts");
     let mut replay = Replay::new(reader).expect("round 0");
     let mut ports = replay.ports();
-    tracker.observe(&mut ports.lend(&mut ()), |_, _| ()).expect("observes");
+    let mut observe = |monitor: &mut Monitor| {
+        let mut nobody = ();
+        let (mut guest, log_dirty) = ports.lend(&mut nobody);
+        monitor.observe(&mut guest, log_dirty, |_, _| ()).expect("observes")
+    };
+    observe(&mut monitor);
     let mut totals = Totals::default();
     let mut before = Vec::new();
     loop {
@@ -39,7 +44,7 @@ fn found(reader: &Reader<'_>) -> Totals {
         if !replay.advance().expect("decodes") {
             break;
         }
-        let report = tracker.observe(&mut ports.lend(&mut ()), |_, _| ()).expect("observes");
+        let report = observe(&mut monitor);
         totals.rounds += 1;
         totals.leaves_dirty += report.leaves.dirty;
         totals.leaves_new += report.leaves.fresh;
@@ -52,7 +57,7 @@ fn found(reader: &Reader<'_>) -> Totals {
     }
     let last = before.pop().expect("a round");
     for (pfn, &entry) in last.iter().enumerate() {
-        if tracker.shadow_entry(Pfn(pfn as u64)).0 != entry {
+        if monitor.tracker().shadow_entry(Pfn(pfn as u64)).0 != entry {
             let known = before.last().and_then(|entries| entries.get(pfn)) == Some(&entry);
             *if known { &mut totals.missed } else { &mut totals.pending } += 1;
         }
@@ -72,7 +77,7 @@ fn record(reader: &Reader<'_>) -> Vec<u8> {
         let mut log = PfnBitmap::new(span);
         ports.log_dirty.clean(LogRoom::over(&mut log)).expect("the log");
         let log = (replay.number() > 0).then_some(&log);
-        recorder.round(&mut ports.lend(&mut ()), before, log).expect("records");
+        recorder.round(&mut ports.lend(&mut ()).0, before, log).expect("records");
         if !replay.advance().expect("decodes") {
             break;
         }
@@ -156,23 +161,21 @@ fn a_recorder_keeps_the_log_of_a_round_that_failed() {
     let mut ports = replay.ports();
     let mut recorder = Recorder::new(Vec::new(), &meta(Width::W64)).expect("begins");
     let before = ports.p2m.roots().expect("roots");
-    recorder.round(&mut ports.lend(&mut ()), before, None).expect("records");
+    recorder.round(&mut ports.lend(&mut ()).0, before, None).expect("records");
     let mut log = PfnBitmap::new(LOG_DIRTY_LEAF_PFNS);
     log.set(Pfn(700));
     let mut gone = GoneRoots(ports.p2m, false);
-    let mut lent = Ports {
-        log_dirty: &mut ports.log_dirty,
+    let mut lent = p2mtrack::port::Guest {
         p2m: &mut gone,
         m2p: &ports.m2p,
         types: &mut ports.types,
         unlogged: &mut ports.unlogged,
-        transport: &mut ports.transport,
         observer: &mut (),
     };
     let error = recorder.round(&mut lent, before, Some(&log)).expect_err("no roots");
     assert_eq!(error.to_string(), "guest can't be recorded");
     ports.p2m = gone.0;
-    recorder.round(&mut ports.lend(&mut ()), before, None).expect("records");
+    recorder.round(&mut ports.lend(&mut ()).0, before, None).expect("records");
     let bytes = recorder.finish().expect("ends");
     let reader = Reader::new(&bytes, Limits::default()).expect("opens");
     assert_eq!(rounds(&reader)[1].log_dirty, Some(log));

@@ -14,11 +14,7 @@ use life::{MAX_MFN, life, write};
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{
-    Answer, FrameTypes, LogDirty, LogRoom, M2p, MapFault, P2mSource, Page, Roots, Transport,
-    Unlogged,
-};
-use p2mtrack::table::{Resolved, TableView};
+use p2mtrack::port::{FrameTypes, LogDirty, LogRoom, M2p, MapFault, P2mSource, Roots, Unlogged};
 use p2mtrack_trace::{Limits, NONE, Reader, Replay, Round};
 use proptest::prelude::*;
 
@@ -205,20 +201,6 @@ fn a_slot_is_not_used_after_it_was_given_back() {
     ports.p2m.live(slot);
 }
 
-struct NoView;
-
-impl TableView for NoView {
-    fn width(&self) -> Width {
-        Width::W64
-    }
-    fn resolve(&self, _: Pfn, _: Mfn) -> Resolved {
-        Resolved::Unresolved
-    }
-    fn is_compat_m2p(&self, _: Mfn) -> bool {
-        false
-    }
-}
-
 #[test]
 fn the_other_ports_say_the_simplest() {
     let bytes = three();
@@ -227,13 +209,8 @@ fn the_other_ports_say_the_simplest() {
     let mut types = [FrameType::Broken; 2];
     ports.types.query(&[Mfn(1), Mfn(2)], &mut types).expect("answers");
     assert_eq!(types, [FrameType::Data; 2]);
-    let page = Page { pfn: Pfn(0), mfn: Mfn(1), entry: Entry(1), kind: FrameType::Data };
-    let mut answers = Vec::new();
-    ports.transport.send(&[page; 3], &NoView, &mut answers).expect("sends");
-    assert!(answers.len() == 3 && answers.iter().all(|a| matches!(a, Answer::Accepted)));
     let mut pfns = Vec::new();
     ports.unlogged.pfns(&mut pfns).expect("lists");
-    ports.transport.returned(&mut pfns).expect("lists");
     assert!(pfns.is_empty() && !ports.unlogged.accepts_transfer().expect("answers"));
     assert_eq!(ports.m2p.frames(), MAX_MFN);
 }

@@ -3,7 +3,7 @@
 //! Not here: anything about the guest, which the ports tell.
 //! Units: threads, rounds.
 //! Threads: plain values.
-//! Source: policies of the outcome table, `docs/design.md`, section 3.
+//! Source: policies of the outcome table, `docs/design.md`, "Outcomes".
 
 use crate::diff::Kernel;
 use crate::shadow::Forms;

@@ -111,7 +111,7 @@ impl Doubts {
         for doubt in Doubt::ALL {
             let running = &mut self.running[doubt as usize];
             *running = if self.marked[doubt as usize] == 0 { 0 } else { *running + 1 };
-            // A table doubt that runs on is held back for the final round instead (`migration`). A vCPU that is not
+            // A table doubt that runs on is held back for the final round instead (`send::again`). A vCPU that is not
             // running may stay inside of a change for ever; a fresh walk of the suspended guest decides.
             if *running > rounds_max && ![Doubt::Tables, Doubt::Generation].contains(&doubt) {
                 persistent = persistent.or(Some(doubt));

@@ -6,18 +6,30 @@
 //! pfn without a frame means, and when a migration has to end with an error instead. It does no I/O, keeps no clock
 //! and knows no hypervisor: its caller steps it and lends it the [`port`]s.
 //!
+//! A pfn's way through a round, from top to bottom; `tracker.rs` calls one after the other, and does nothing else:
+//!
 //! ```text
-//! log-dirty --take--> bitmap --+--> dirty pfns --------------------------------------> resend bitmap
-//!                              +--> leaves --shards--> live leaf against shadow -----> resend bitmap (mask OR)
-//!                              +--> upper frames --> walk --> re-pointed leaves --> shards
-//! resend bitmap --take (debt)--> batches --> p2m, m2p, type --+--> transport --accepted--> shadow, debt paid
-//!                                                             +--> deferred --> next round
+//! intake/        roots, transfer offers, log-dirty: pfns written, frames of the p2m written
+//!    |                  |
+//!    |           structure/     a walk under the seqlock: leaves that are new or have another frame   (p2m/)
+//!    |                  |
+//!    |           compare/       live leaves against the shadow, by shards: entries that differ        (diff/)
+//!    |                  |
+//! ledger.rs      what is owed, and why: in the bitmap, in flight, postponed or deferred               (resend/)
+//!    |
+//! resolve.rs     p2m, m2p and type of an owed pfn: sent, without a frame, or deferred
+//!    |
+//! send/          a batch in flight, its page tables, its answers; frames that moved                   (table.rs)
+//!    |
+//! destination/   what the destination has: the shadow, tables, pfns gone                              (shadow/)
+//!    |
+//! settle.rs      what has to be true before a suspended round is settled
 //! ```
 //!
-//! A migration is a [`migration::Migration`]: `start`, `round` as often as wanted, `checkpoint` or `finish` once the
-//! guest is suspended, `cancel` at any point. Who keeps the loop takes the same rounds in steps: `attach`, then
-//! `begin`, `scan`, `take` and `answer` as long as there are batches, `end`. Who only wants to know what changes takes a
-//! [`tracker::Tracker`] and calls `observe`.
+//! [`tracker::Tracker`] is stepped: `begin`, `scan`, `take` and `answer` as long as there are batches, `end`.
+//! [`migration::Migration`] makes the same steps over log-dirty and a transport that are lent to it: `start`, `round` as
+//! often as wanted, `checkpoint` or `finish` once the guest is suspended, `cancel` at any point.
+//! [`monitor::Monitor`] sends nothing: it observes what changes.
 //!
 //! Units: frames of 4 KiB everywhere; pfns and mfns are [`frame::Pfn`] and [`frame::Mfn`] and can't be mixed.
 //! Unsafe code is confined to [`guest`] and to the vector kernels of [`diff`], which read live guest memory.
@@ -34,10 +46,8 @@ pub mod frame;
 pub mod guest;
 pub mod leaf;
 pub mod migration;
-mod offers;
-mod pfn_set;
+pub mod monitor;
 pub mod port;
-mod prefetch;
 pub mod report;
 pub mod resend;
 pub mod shadow;
@@ -46,20 +56,20 @@ pub mod sync;
 pub mod table;
 pub mod tracker;
 
-mod balance;
-mod batch;
 mod compare;
-mod evidence;
+mod destination;
 mod form;
-#[cfg(debug_assertions)]
-mod invariant;
-mod layout;
-mod log;
+mod intake;
+mod ledger;
 mod log_room;
-mod owners;
+mod log_source;
+mod p2m;
+mod pfn_set;
+mod prefetch;
 mod resolve;
 mod round;
-mod sent;
+mod send;
+mod settle;
 mod shard;
-mod sweep;
-mod view;
+mod structure;
+mod uncertain;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Room for the log of one round: what log-dirty is read into, by whoever reads it.
-//! Not here: what is made of it (`log`), or of what was not read (`tracker::intake`).
+//! Not here: what is made of it (`log`), or of what was not read (`intake`).
 //! Units: pfns; bits as in `bitmap`. The room of a round is whole leaves of Xen's log, or nothing.
 //! Threads: one writer.
 //! Source: law 4 of `docs/design.md`: bits that were read are in no other log, so that nothing may become of them but owed.

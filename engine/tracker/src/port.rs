@@ -63,6 +63,24 @@ pub struct Roots {
     pub generation: u64,
 }
 
+impl Roots {
+    /// Whether the p2m is a linear list.
+    #[must_use]
+    pub const fn is_linear(&self) -> bool {
+        self.p2m_cr3 != 0
+    }
+
+    /// Whether the p2m begins elsewhere than it did under `then`.
+    #[must_use]
+    pub(crate) fn moved_from(&self, then: &Self) -> bool {
+        if self.is_linear() {
+            (self.p2m_cr3, self.p2m_vaddr) != (then.p2m_cr3, then.p2m_vaddr)
+        } else {
+            self.frame_list_list != then.frame_list_list || then.is_linear()
+        }
+    }
+}
+
 /// A frame that could not be read or mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapFault {
@@ -311,12 +329,10 @@ impl Observer for () {
     fn end(&mut self, _: Phase) {}
 }
 
-/// All ports of one migration, lent for one call.
+/// The guest as whoever steps a tracker lends it for one call, and who is told of the phases meanwhile.
 #[expect(missing_debug_implementations, reason = "ports are trait objects of the outside")]
-pub struct Ports<'a> {
-    /// Xen's write log.
-    pub log_dirty: &'a mut dyn LogDirty,
-    /// The guest's p2m.
+pub struct Guest<'a> {
+    /// Its p2m.
     pub p2m: &'a mut dyn P2mSource,
     /// Xen's mfn to pfn table.
     pub m2p: &'a dyn M2p,
@@ -324,8 +340,37 @@ pub struct Ports<'a> {
     pub types: &'a mut dyn FrameTypes,
     /// Writers without a log.
     pub unlogged: &'a mut dyn Unlogged,
-    /// The way to the destination.
-    pub transport: &'a mut dyn Transport,
     /// Who keeps the time.
     pub observer: &'a mut dyn Observer,
+}
+
+impl Guest<'_> {
+    /// Tells the observer of a phase, also if it fails.
+    pub(crate) fn phase<T>(&mut self, phase: Phase, run: impl FnOnce(&mut Self) -> T) -> T {
+        self.observer.begin(phase);
+        let result = run(self);
+        self.observer.end(phase);
+        result
+    }
+}
+
+/// All ports of one migration, lent for one call.
+#[expect(missing_debug_implementations, reason = "ports are trait objects of the outside")]
+pub struct Ports<'a> {
+    /// The guest.
+    pub guest: Guest<'a>,
+    /// Xen's write log.
+    pub log_dirty: &'a mut dyn LogDirty,
+    /// The way to the destination.
+    pub transport: &'a mut dyn Transport,
+}
+
+impl Ports<'_> {
+    /// The same as [`Guest::phase`], for what needs more than the guest.
+    pub(crate) fn phase<T>(&mut self, phase: Phase, run: impl FnOnce(&mut Self) -> T) -> T {
+        self.guest.observer.begin(phase);
+        let result = run(self);
+        self.guest.observer.end(phase);
+        result
+    }
 }

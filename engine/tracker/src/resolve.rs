@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From an owed pfn to what is done about it: the checks of p2m, m2p and type, and the outcome table.
-//! Not here: sending (`migration`), page tables' contents (`table`, `view`).
+//! Not here: sending (`send`), page tables' contents (`table`, `send::view`).
 //! Units: pfns of one batch, at most `QUERY_FRAMES_MAX`.
 //! Threads: the caller's.
-//! Source: `docs/design.md`, section 3, "Outcomes": one test per row.
+//! Source: `docs/design.md`, "Outcomes": one test per row.
 
 use crate::config::{AliasPolicy, Config};
+use crate::destination::Footing;
 use crate::error::{EntryCause, Error};
 use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn};
-use crate::layout::Layout;
+use crate::p2m::Layout;
 use crate::port::{Deferral, FrameTypes, M2p, P2mSource, Page};
-use crate::sent::{Footing, Sent};
-use crate::shadow::Shadow;
 
 /// What is done about an owed pfn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,9 +133,4 @@ impl Resolver<'_> {
     fn names(&self, pfn: Pfn, mfn: Mfn) -> bool {
         self.layout.names(self.p2m, pfn, mfn)
     }
-}
-
-/// Whether a pfn was last settled with `mfn`, as the domain's own. That p2m and m2p name each other does not say so.
-pub(crate) fn is_settled_with(shadow: &Shadow, sent: &Sent, pfn: Pfn, mfn: Mfn) -> bool {
-    shadow.entry(pfn).claim(shadow.width()).names(mfn) && !sent.is_foreign(pfn)
 }

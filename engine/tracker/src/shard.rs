@@ -3,7 +3,7 @@
 //! Not here: what is done to a leaf (`compare`).
 //! Units: leaves; two shards never touch one line of the resend bitmap.
 //! Threads: one thread means the caller's own; no global pool (a toolstack forks, and a pool does not survive that).
-//! Source: `docs/design.md`, section 4.
+//! Source: `docs/decisions/0013-shards-have-their-lines-alone.md`.
 
 use std::error::Error as _;
 use std::io;

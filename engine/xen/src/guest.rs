@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use p2mtrack::port::{Observer, Ports, Transport};
+use p2mtrack::port::{Guest, Observer};
 
 use crate::domain::Domain;
 use crate::error::XenError;
@@ -19,7 +19,7 @@ use crate::unlogged::XenUnlogged;
 
 /// The hypervisor's side of a tracker's ports.
 #[derive(Debug)]
-pub struct Guest {
+pub struct XenGuest {
     /// Its write log.
     pub log_dirty: XenLogDirty,
     /// Its p2m.
@@ -32,7 +32,7 @@ pub struct Guest {
     pub unlogged: XenUnlogged,
 }
 
-impl Guest {
+impl XenGuest {
     /// Opens them all. Log-dirty is not switched.
     ///
     /// # Errors
@@ -48,20 +48,12 @@ impl Guest {
         })
     }
 
-    /// Lends them for one call, with a destination and whoever keeps the time.
+    /// Lends them, and log-dirty, for one call.
     pub fn lend<'a>(
         &'a mut self,
-        transport: &'a mut dyn Transport,
         observer: &'a mut dyn Observer,
-    ) -> Ports<'a> {
-        Ports {
-            log_dirty: &mut self.log_dirty,
-            p2m: &mut self.p2m,
-            m2p: &*self.m2p,
-            types: &mut self.types,
-            unlogged: &mut self.unlogged,
-            transport,
-            observer,
-        }
+    ) -> (Guest<'a>, &'a mut XenLogDirty) {
+        let Self { log_dirty, p2m, m2p, types, unlogged } = self;
+        (Guest { p2m, m2p: &**m2p, types, unlogged, observer }, log_dirty)
     }
 }

@@ -47,7 +47,7 @@ pub use domain::{Domain, DomainInfo, Uuid};
 pub use error::XenError;
 pub use frame_types::XenFrameTypes;
 pub use guard::{Guard, GuardError, stand_guard};
-pub use guest::Guest;
+pub use guest::XenGuest;
 pub use host::{Host, PhysicalInfo};
 pub use lock::{Left, Lock, LockError};
 pub use log_dirty::{IfOn, XenLogDirty};

@@ -51,7 +51,7 @@ unsafe fn at<'a>(user: *mut c_void) -> &'a mut Host<'a> {
 
 unsafe extern "C" fn domain_frames(user: *mut c_void, call: abi::DomainFramesCall) -> c_int {
     // SAFETY: as promised to the host.
-    let frames = unsafe { at(user) }.with(|ports| ports.p2m.domain_frames());
+    let frames = unsafe { at(user) }.with(|ports| ports.guest.p2m.domain_frames());
     // SAFETY: the header: a place for it.
     unsafe { call.frames.write(frames.unwrap_or(0)) };
     0
@@ -59,7 +59,7 @@ unsafe extern "C" fn domain_frames(user: *mut c_void, call: abi::DomainFramesCal
 
 unsafe extern "C" fn roots(user: *mut c_void, call: abi::RootsCall) -> c_int {
     // SAFETY: as promised to the host.
-    let roots = unsafe { at(user) }.with(|ports| ports.p2m.roots());
+    let roots = unsafe { at(user) }.with(|ports| ports.guest.p2m.roots());
     let Ok(r) = roots else { return -5 };
     let roots = abi::Roots {
         size: size_of::<abi::Roots>() as u32,
@@ -78,7 +78,7 @@ unsafe extern "C" fn roots(user: *mut c_void, call: abi::RootsCall) -> c_int {
 unsafe extern "C" fn read(user: *mut c_void, call: abi::ReadCall) -> c_int {
     let mut leaf = Leaf::default();
     // SAFETY: as promised to the host.
-    let read = unsafe { at(user) }.with(|ports| ports.p2m.read(Mfn(call.mfn), &mut leaf));
+    let read = unsafe { at(user) }.with(|ports| ports.guest.p2m.read(Mfn(call.mfn), &mut leaf));
     // SAFETY: the header: room for 512 words.
     unsafe { std::slice::from_raw_parts_mut(call.words, FRAME_WORDS) }.copy_from_slice(&leaf.words);
     read.map_or(abi::NOT_OWNED, |()| 0)
@@ -93,9 +93,9 @@ unsafe extern "C" fn map(user: *mut c_void, call: abi::MapCall) -> c_int {
     let mut slots = Vec::new();
     // SAFETY: as promised to the host.
     unsafe { at(user) }.with(|ports| {
-        ports.p2m.map(&frames, &mut slots);
+        ports.guest.p2m.map(&frames, &mut slots);
         for (address, slot) in addresses.iter_mut().zip(&slots) {
-            *address = slot.map_or(null(), |slot| ports.p2m.live(slot).as_ptr().cast());
+            *address = slot.map_or(null(), |slot| ports.guest.p2m.live(slot).as_ptr().cast());
         }
     });
     0
@@ -179,7 +179,7 @@ impl<'s> InC<'s> {
                 continue;
             }
             let mut table = Leaf::default();
-            let read = self.host.with(|ports| ports.p2m.read(Mfn(page.mfn), &mut table));
+            let read = self.host.with(|ports| ports.guest.p2m.read(Mfn(page.mfn), &mut table));
             assert_eq!(read, Ok(()));
             let words = table.words.as_mut_ptr();
             // SAFETY: it lives, and 512 words do.

@@ -8,10 +8,10 @@
 use p2mtrack::config::Config;
 use p2mtrack::frame::{FrameType, Mfn, Width};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::migration::Migration;
-use p2mtrack::port::{Answer, FrameTypes, PortError, Ports, QUERY_FRAMES_MAX};
+use p2mtrack::port::{Answer, FrameTypes, Guest, PortError, QUERY_FRAMES_MAX};
 use p2mtrack::report::Stage as Kind;
 use p2mtrack::table::normalise;
+use p2mtrack::tracker::Tracker;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 
 use crate::stage::Stage;
@@ -21,15 +21,15 @@ use crate::{Round, Side};
 pub(crate) struct InRust<'s> {
     stage: &'s Stage,
     ports: GuestPorts<'static>,
-    migration: Migration,
+    tracker: Tracker,
     second: bool,
 }
 
 impl<'s> InRust<'s> {
     /// With the first copy taken.
     pub(crate) fn new(stage: &'s Stage) -> Self {
-        let migration = Migration::attach(Config::default(), Width::W64).expect("no threads");
-        let mut side = Self { stage, ports: stage.ports(), migration, second: false };
+        let tracker = Tracker::new(Config::default(), Width::W64).expect("no threads");
+        let mut side = Self { stage, ports: stage.ports(), tracker, second: false };
         side.stage.change(false);
         side.stage.clean(&mut []); // the first round reads no log
         side.round();
@@ -50,45 +50,45 @@ impl Side for InRust<'_> {
     }
 
     fn round(&mut self) -> u64 {
-        let Self { stage, ports, migration, .. } = self;
+        let Self { stage, ports, tracker, .. } = self;
         let mut nobody = ();
-        let lent = ports.lend(&mut nobody);
+        let lent = ports.lend(&mut nobody).guest;
         let mut types = Types(stage);
-        let mut ports = Ports { m2p: stage, types: &mut types, ..lent };
-        let mut room = migration.begin(&mut ports, Kind::Live).expect("begins");
+        let mut guest = Guest { m2p: stage, types: &mut types, ..lent };
+        let mut room = tracker.begin(&mut guest, Kind::Live).expect("begins");
         let read = room.pfns();
         if read > 0 {
             stage.clean(room.words_mut());
         }
-        migration.scan(&mut ports, read).expect("scans");
+        tracker.scan(&mut guest, read).expect("scans");
         let mut pages = 0;
         loop {
-            let taken = migration.take(&mut ports).expect("takes").len();
-            if migration.frame_list_changed() {
-                std::hint::black_box(migration.frame_list());
-                migration.frame_list_told();
+            let taken = tracker.take(&mut guest).expect("takes").len();
+            if tracker.frame_list_changed() {
+                std::hint::black_box(tracker.frame_list());
+                tracker.frame_list_told();
             }
             if taken == 0 {
                 break;
             }
             pages += taken as u64;
-            normalise_tables(migration, &mut ports);
+            normalise_tables(tracker, &mut guest);
             let answers = (0..taken).map(|_| Answer::Accepted);
-            migration.answer(&mut ports, answers).expect("answers");
+            tracker.answer(&mut guest, answers).expect("answers");
         }
-        migration.end(&mut ports).expect("ends");
+        tracker.end(&mut guest).expect("ends");
         pages
     }
 }
 
 /// The page tables of the first copy; there are none later. Whoever sends pages looks at each.
-fn normalise_tables(migration: &Migration, ports: &mut Ports<'_>) {
-    for page in migration.batch() {
+fn normalise_tables(tracker: &Tracker, guest: &mut Guest<'_>) {
+    for page in tracker.batch() {
         let FrameType::Table { level, .. } = page.kind else { continue };
         let mut table = Leaf::default();
-        assert_eq!(ports.p2m.read(page.mfn, &mut table), Ok(()));
-        let view = migration.view(&*ports.p2m, ports.m2p, &mut *ports.types);
-        assert_eq!(normalise(page.pfn, level, &mut table, &view), Ok(()));
+        assert_eq!(guest.p2m.read(page.mfn, &mut table), Ok(()));
+        let done = normalise(page.pfn, level, &mut table, &tracker.view(guest));
+        assert_eq!(done, Ok(()));
     }
 }
 

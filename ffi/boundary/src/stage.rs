@@ -58,8 +58,8 @@ impl Stage {
         let (machine, mut m2p) = {
             let mut nobody = ();
             let lent = ports.lend(&mut nobody);
-            let frames = lent.m2p.frames();
-            let pfn = |mfn| lent.m2p.pfn(Mfn(mfn)).map_or(u64::MAX, |pfn| pfn.0);
+            let frames = lent.guest.m2p.frames();
+            let pfn = |mfn| lent.guest.m2p.pfn(Mfn(mfn)).map_or(u64::MAX, |pfn| pfn.0);
             (frames, (0..frames).map(|mfn| AtomicU64::new(pfn(mfn))).collect::<Vec<_>>())
         };
         let step = (leaves / CHANGING).max(1);

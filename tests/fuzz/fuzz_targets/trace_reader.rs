@@ -8,7 +8,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use p2mtrack::config::{Config, Rewalk};
-use p2mtrack::tracker::Tracker;
+use p2mtrack::monitor::Monitor;
 use p2mtrack_trace::format::{
     BLOCK_HEADER_BYTES, BlockHeader, BlockKind, Digest, FILE_HEADER_BYTES, file_header,
     padding_bytes,
@@ -113,9 +113,11 @@ fn replay(reader: &Reader<'_>) -> Result<(), TraceError> {
     let mut replay = Replay::new(reader)?;
     let mut ports = replay.ports();
     let config = Config { rewalk: Rewalk::EveryRound, ..Config::default() };
-    let mut tracker = Tracker::new(config, replay.meta().width).expect("no threads to start");
+    let mut monitor = Monitor::new(config, replay.meta().width).expect("no threads to start");
     loop {
-        if let Err(error) = tracker.observe(&mut ports.lend(&mut ()), |_, _| ()) {
+        let mut nobody = ();
+        let (mut guest, log_dirty) = ports.lend(&mut nobody);
+        if let Err(error) = monitor.observe(&mut guest, log_dirty, |_, _| ()) {
             assert!(!error.to_string().is_empty());
         }
         if !replay.advance()? {

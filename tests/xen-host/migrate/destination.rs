@@ -16,7 +16,7 @@ use p2mtrack::port::{
     QUERY_FRAMES_MAX, Transport,
 };
 use p2mtrack::table::{PTE_PRESENT, TableView, normalise, pte_mfn};
-use p2mtrack_xen::{Domain, Guest, XenP2m};
+use p2mtrack_xen::{Domain, XenGuest, XenP2m};
 
 /// What `guest/memory.c` adds from word to word.
 const STEP: u64 = 0x2545_f491_4f6c_dd1d;
@@ -59,7 +59,7 @@ impl Destination {
     /// Of a domain, whose frames it maps by itself.
     pub fn new(domain: &Domain) -> Result<Self, Box<dyn Error + Send + Sync>> {
         Ok(Self {
-            source: Guest::open(domain)?.p2m,
+            source: XenGuest::open(domain)?.p2m,
             pages: HashMap::new(),
             tables: HashMap::new(),
             upper: HashMap::new(),
@@ -129,7 +129,7 @@ impl Destination {
     /// many were looked at. An error names the first that is not.
     pub fn expect_all(
         &mut self,
-        guest: &mut Guest,
+        guest: &mut XenGuest,
         told: &BTreeMap<Mfn, Vec<Pfn>>,
     ) -> Result<usize, Box<dyn Error + Send + Sync>> {
         let (mut looked, pfns) = (0, 512 * self.leaves.len() as u64);

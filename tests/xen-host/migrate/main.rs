@@ -25,10 +25,10 @@ use p2mtrack::error::Error as Failure;
 use p2mtrack::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
-use p2mtrack::port::{FrameTypes, M2p, P2mSource, PortError, Ports};
+use p2mtrack::port::{FrameTypes, Guest, M2p, P2mSource, PortError, Ports};
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableCause;
-use p2mtrack_xen::{Domain, Guest, Suspender, Unknown, Xen};
+use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest};
 
 use crate::destination::{Content, Destination};
 use crate::pokes::Pokes;
@@ -69,7 +69,7 @@ fn main() -> Outcome {
 /// A guest, its other end, and who suspends it.
 struct Scene {
     domid: u16,
-    guest: Guest,
+    guest: XenGuest,
     destination: Destination,
     suspender: Suspender,
     stands_still: bool,
@@ -86,7 +86,7 @@ impl Scene {
     fn open(domain: &Domain) -> Outcome<Self> {
         Ok(Self {
             domid: domain.domid(),
-            guest: Guest::open(domain)?,
+            guest: XenGuest::open(domain)?,
             destination: Destination::new(domain)?,
             suspender: Suspender::new(domain)?,
             stands_still: false,
@@ -115,7 +115,9 @@ impl Scene {
 
     /// Lends the ports for one call.
     fn with<T>(&mut self, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
-        call(&mut self.guest.lend(&mut self.destination, &mut ()))
+        let mut nobody = ();
+        let (guest, log_dirty) = self.guest.lend(&mut nobody);
+        call(&mut Ports { guest, log_dirty, transport: &mut self.destination })
     }
 
     /// A migration, and three rounds of it while the guest runs.
@@ -206,7 +208,8 @@ impl Scene {
     fn victims(&self, migration: &Migration) -> Outcome<Victims> {
         let pages = self.destination.pages.iter().filter(|(_, content)| content.is_pattern);
         let width = self.guest.p2m.width();
-        let frame = |(&pfn, _)| Some((pfn, frame_of(migration.shadow_entry(pfn), width)?));
+        let frame =
+            |(&pfn, _)| Some((pfn, frame_of(migration.tracker().shadow_entry(pfn), width)?));
         let mut victims: Vec<_> = pages.filter_map(frame).collect();
         victims.sort_unstable();
         expect(victims.len() >= 8 * VICTIMS, "too few pages that the guest writes")?;
@@ -216,7 +219,8 @@ impl Scene {
     /// Pfns of the balloon: they have no frame, in leaves that are the guest's own.
     fn holes(&self, migration: &Migration) -> Vec<Pfn> {
         let width = self.guest.p2m.width();
-        let is_hole = |pfn: &Pfn| migration.shadow_entry(*pfn).claim(width) == Claim::Invalid;
+        let is_hole =
+            |pfn: &Pfn| migration.tracker().shadow_entry(*pfn).claim(width) == Claim::Invalid;
         let named = |leaf: u64| (leaf * 512..(leaf + 1) * 512).map(Pfn).any(|pfn| !is_hole(&pfn));
         let leaves = 0..self.destination.leaves.len() as u64;
         leaves
@@ -256,7 +260,7 @@ impl Scene {
     /// Writes an entry of the p2m.
     fn entry(&mut self, migration: &Migration, pfn: Pfn, entry: Entry) -> Outcome {
         let leaf = self.destination.leaves[pfn.0 as usize / 512].ok_or("a leaf without a pfn")?;
-        let mfn = frame_of(migration.shadow_entry(leaf), self.guest.p2m.width());
+        let mfn = frame_of(migration.tracker().shadow_entry(leaf), self.guest.p2m.width());
         let mfn = mfn.ok_or("a leaf without a frame")?;
         self.pokes.word(mfn, pfn.0 as usize % 512, entry.0)
     }
@@ -268,7 +272,7 @@ impl Scene {
         first?;
         let width = self.guest.p2m.width();
         let foreign: Victims = (0..512 * self.destination.leaves.len() as u64)
-            .filter_map(|pfn| match migration.shadow_entry(Pfn(pfn)).claim(width) {
+            .filter_map(|pfn| match migration.tracker().shadow_entry(Pfn(pfn)).claim(width) {
                 Claim::Foreign(mfn) => Some((Pfn(pfn), mfn)),
                 _ => None,
             })
@@ -300,7 +304,8 @@ impl Scene {
                     println!("SHOW {how}, refused: {error}");
                 }
                 (ForeignPtePolicy::Clear, Ok(_)) => {
-                    let cleared: usize = migration.cleared_ptes().map(|(_, mfns)| mfns.len()).sum();
+                    let cleared: usize =
+                        migration.tracker().cleared_ptes().map(|(_, mfns)| mfns.len()).sum();
                     println!(
                         "SHOW {how}, cleared: {cleared} PTEs, {} pfns with such a frame",
                         pfns.len()
@@ -330,7 +335,8 @@ impl Scene {
     fn page_of_zeros(&self, migration: &Migration) -> Outcome<Mfn> {
         let zeros = Content::of(&Leaf::default().words);
         let mut pages = self.destination.pages.iter().filter(|(_, content)| **content == zeros);
-        let frame = |(&pfn, _)| frame_of(migration.shadow_entry(pfn), self.guest.p2m.width());
+        let frame =
+            |(&pfn, _)| frame_of(migration.tracker().shadow_entry(pfn), self.guest.p2m.width());
         pages.find_map(frame).ok_or_else(|| "no page of zeros".into())
     }
 
@@ -347,8 +353,9 @@ impl Scene {
         for unaccounted in [UnaccountedPolicy::Refuse, UnaccountedPolicy::Report] {
             let config = Config { unaccounted, ..clear() };
             let (mut nobody, mut disowned) = ((), Disowned);
-            let mut ports = self.guest.lend(&mut self.destination, &mut nobody);
-            ports.types = &mut disowned;
+            let (guest, log_dirty) = self.guest.lend(&mut nobody);
+            let guest = Guest { types: &mut disowned, ..guest };
+            let mut ports = Ports { guest, log_dirty, transport: &mut self.destination };
             let mut migration = Migration::start(config, &mut ports)?;
             ends.push(migration.finish(&mut ports));
             migration.cancel(&mut ports)?;

@@ -92,7 +92,7 @@ pub(crate) fn round<W: Write>(
     let mut ports = simulation.ports();
     let recorded = (ports.p2m.roots())
         .map_err(|source| RecordError::Tracker(Error::Port { port: "p2m source", source }))
-        .and_then(|before| recorder.round(&mut ports.lend(&mut ()), before, log));
+        .and_then(|before| recorder.round(&mut ports.lend(&mut ()).guest, before, log));
     recorder.release(&mut ports.p2m); // a held mapping keeps a frame alive
     simulation.pause(false);
     recorded.map(|_| ())

@@ -152,11 +152,13 @@ fn entries(p2m: &mut dyn P2mSource, frames: &[u64]) -> Option<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p2mtrack::cause::CauseSet;
     use p2mtrack::config::Config;
     use p2mtrack::frame::Pfn;
+    use p2mtrack::monitor::Monitor;
     use p2mtrack::port::{LogDirty, M2p};
-    use p2mtrack::tracker::Tracker;
-    use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
+    use p2mtrack::report::RoundReport;
+    use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, SimPorts, Simulation};
 
     use crate::check::Check;
     use crate::findings::Owed;
@@ -170,16 +172,27 @@ mod tests {
                 simulation.pause(true);
                 let mut ports = simulation.ports();
                 let full = read(&mut ports.p2m, 0).expect("it stands still");
-                let mut tracker = Tracker::new(Config::default(), width).expect("a tracker");
-                tracker.observe(&mut ports.lend(&mut ()), |_, _| ()).expect("observed");
+                let mut monitor = Monitor::new(Config::default(), width).expect("a monitor");
+                observe(&mut monitor, &mut ports, |_, _| ());
+                let tracker = monitor.tracker();
                 assert!(tracker.pfns() > 0 && full.pfn_count >= tracker.pfns());
                 for pfn in 0..tracker.pfns() {
                     let engine = tracker.shadow_entry(Pfn(pfn)).0;
                     assert_eq!(full.entries[pfn as usize], engine, "{width:?} {kind:?} {pfn:#x}");
                 }
-                tracker.release(&mut ports.p2m);
+                monitor.release(&mut ports.p2m);
             }
         }
+    }
+
+    fn observe(
+        monitor: &mut Monitor,
+        ports: &mut SimPorts,
+        each: impl FnMut(Pfn, CauseSet),
+    ) -> RoundReport {
+        let mut nobody = ();
+        let mut lent = ports.lend(&mut nobody);
+        monitor.observe(&mut lent.guest, lent.log_dirty, each).expect("an honest guest")
     }
 
     /// What the judge counts as missed of a guest that runs on; whether it hears of each pfn, or of all but one in 16.
@@ -187,7 +200,7 @@ mod tests {
         let simulation = Simulation::new(config);
         let mut ports = simulation.ports();
         ports.log_dirty.enable().expect("on");
-        let mut tracker = Tracker::new(Config::default(), config.width).expect("a tracker");
+        let mut monitor = Monitor::new(Config::default(), config.width).expect("a monitor");
         let mut check = Check::new(config.width, ports.m2p.frames(), true);
         for _ in 0..ROUNDS {
             let mut owed = Owed::default();
@@ -196,14 +209,15 @@ mod tests {
                     owed.hear(pfn, causes);
                 }
             };
-            let report = tracker.observe(&mut ports.lend(&mut ()), hear).expect("an honest guest");
+            let report = observe(&mut monitor, &mut ports, hear);
+            let tracker = monitor.tracker();
             match read(&mut ports.p2m, tracker.pfns()).filter(|_| !report.blind) {
-                Some(full) => check.round(&full.entries, full.pfn_count, &owed.pfns, &tracker),
-                None => check.skip(&owed.pfns, &tracker),
+                Some(full) => check.round(&full.entries, full.pfn_count, &owed.pfns, tracker),
+                None => check.skip(&owed.pfns, tracker),
             }
             simulation.run_guest(100);
         }
-        tracker.release(&mut ports.p2m);
+        monitor.release(&mut ports.p2m);
         check.missed()
     }
 

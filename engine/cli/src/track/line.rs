@@ -55,7 +55,7 @@ impl Round {
         time: Duration,
     ) -> Self {
         let phases = session.stopwatch.phases().collect();
-        let shadow_bytes = session.tracker.shadow_bytes().bytes;
+        let shadow_bytes = session.monitor.tracker().shadow_bytes().bytes;
         Self { number, report, owed, phases, time, shadow_bytes }
     }
 
@@ -63,11 +63,13 @@ impl Round {
     /// is judged by the next one.
     pub(super) fn hold_against(&self, check: &mut Check, session: &mut Session) {
         let owed = &self.owed.pfns;
-        match full::read(&mut session.guest.p2m, session.tracker.pfns())
+        match full::read(&mut session.guest.p2m, session.monitor.tracker().pfns())
             .filter(|_| !self.report.blind)
         {
-            Some(full) => check.round(&full.entries, full.pfn_count, owed, &session.tracker),
-            None => check.skip(owed, &session.tracker),
+            Some(full) => {
+                check.round(&full.entries, full.pfn_count, owed, session.monitor.tracker());
+            }
+            None => check.skip(owed, session.monitor.tracker()),
         }
     }
 

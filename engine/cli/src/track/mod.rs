@@ -205,7 +205,7 @@ impl Following<'_> {
         if round.number == 0 {
             let (report, owed) = (&round.report, &round.owed);
             if !self.args.view {
-                print_first_copy(&mut self.out, report, owed, session.tracker.pfns())?;
+                print_first_copy(&mut self.out, report, owed, session.monitor.tracker().pfns())?;
             }
         } else {
             self.sums.add(round);
@@ -221,7 +221,7 @@ impl Following<'_> {
 
     /// The sums, and the status that they ask for.
     fn close(mut self, session: &Session) -> Result<ExitCode, Failure> {
-        let bytes = session.tracker.shadow_bytes().bytes;
+        let bytes = session.monitor.tracker().shadow_bytes().bytes;
         let totals = self.sums.totals(self.check.as_ref(), bytes);
         self.out.object(&totals)?;
         print_verdict(&mut self.out, &totals.found, self.check.as_ref())?;

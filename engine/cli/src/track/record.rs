@@ -8,8 +8,7 @@
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use p2mtrack::port::{M2p, P2mSource, Ports, Roots};
-use p2mtrack_trace::replay::AcceptAll;
+use p2mtrack::port::{M2p, P2mSource, Roots};
 use p2mtrack_trace::{Flavour, Meta, RecordError, Recorder, StagedFile};
 
 use super::session::Session;
@@ -62,16 +61,9 @@ impl Recording {
         number: u64,
     ) -> Result<(), Failure> {
         let log = session.tap.take();
-        let mut ports = Ports {
-            log_dirty: &mut session.guest.log_dirty,
-            p2m: &mut session.guest.p2m,
-            m2p: &*session.guest.m2p,
-            types: &mut session.guest.types,
-            unlogged: &mut session.guest.unlogged,
-            transport: &mut AcceptAll,
-            observer: &mut (),
-        };
-        let recorded = self.recorder.round(&mut ports, before, log.as_ref());
+        let mut nobody = ();
+        let (mut guest, _) = session.guest.lend(&mut nobody);
+        let recorded = self.recorder.round(&mut guest, before, log.as_ref());
         self.rounds += u64::from(recorded.is_ok());
         self.broken = matches!(recorded, Err(RecordError::Trace(_)));
         recorded.map(|_| ()).map_err(|error| match error {

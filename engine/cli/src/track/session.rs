@@ -12,12 +12,11 @@ use p2mtrack::cause::CauseSet;
 use p2mtrack::config::Config;
 use p2mtrack::error::Error;
 use p2mtrack::frame::Pfn;
-use p2mtrack::port::{LogDirty, Ports};
+use p2mtrack::monitor::Monitor;
+use p2mtrack::port::LogDirty;
 use p2mtrack::report::RoundReport;
-use p2mtrack::tracker::Tracker;
-use p2mtrack_trace::replay::AcceptAll;
 use p2mtrack_xen::{
-    Domain, Guard, GuardError, Guest, IfOn, Left, Lock, Unknown, Xen, XenError, XenLogDirty,
+    Domain, Guard, GuardError, IfOn, Left, Lock, Unknown, Xen, XenError, XenGuest, XenLogDirty,
 };
 
 use super::tap::Tap;
@@ -27,8 +26,8 @@ use crate::stopwatch::Stopwatch;
 /// A guest being tracked.
 pub(super) struct Session {
     pub(super) xen: Xen,
-    pub(super) guest: Guest,
-    pub(super) tracker: Tracker,
+    pub(super) guest: XenGuest,
+    pub(super) monitor: Monitor,
     /// What the last CLEAN said, for who records.
     pub(super) tap: Tap,
     pub(super) stopwatch: Stopwatch,
@@ -56,13 +55,13 @@ impl Session {
         let if_on = if take_over { IfOn::TakeOver } else { IfOn::Refuse };
         clean_up(&domain, left, &mut lock)?;
         let parts = || -> Result<_, Failure> {
-            let guest = Guest::open(&domain).map_err(|error| unusable(error.into()))?;
+            let guest = XenGuest::open(&domain).map_err(|error| unusable(error.into()))?;
             let guard = begin_guard(&domain, unknown_xen, &lock)?;
-            let tracker =
-                Tracker::new(config, domain.width()).map_err(|error| unusable(error.into()))?;
-            Ok((guest, guard, tracker))
+            let monitor =
+                Monitor::new(config, domain.width()).map_err(|error| unusable(error.into()))?;
+            Ok((guest, guard, monitor))
         };
-        let (mut guest, mut guard, tracker) = match parts() {
+        let (mut guest, mut guard, monitor) = match parts() {
             Ok(parts) => parts,
             Err(failure) => {
                 let _ = lock.release(); // nothing is on by us, and the failure is what there is to tell
@@ -81,7 +80,7 @@ impl Session {
         }
         let (tap, stopwatch) = (Tap::default(), Stopwatch::new());
         let mut session =
-            Self { xen, guest, tracker, tap, stopwatch, lock, guard, domain, unknown_xen };
+            Self { xen, guest, monitor, tap, stopwatch, lock, guard, domain, unknown_xen };
         match session.lock.note(true).map_err(|error| unusable(error.into())) {
             Ok(()) => Ok(session),
             Err(failure) => session.end().and(Err(failure)),
@@ -94,17 +93,9 @@ impl Session {
         each: impl FnMut(Pfn, CauseSet),
     ) -> Result<RoundReport, Error> {
         self.stopwatch.clear();
-        let mut log_dirty = self.tap.on(&mut self.guest.log_dirty);
-        let mut ports = Ports {
-            log_dirty: &mut log_dirty,
-            p2m: &mut self.guest.p2m,
-            m2p: &*self.guest.m2p,
-            types: &mut self.guest.types,
-            unlogged: &mut self.guest.unlogged,
-            transport: &mut AcceptAll,
-            observer: &mut self.stopwatch,
-        };
-        self.tracker.observe(&mut ports, each)
+        let (mut guest, log) = self.guest.lend(&mut self.stopwatch);
+        let mut log_dirty = self.tap.on(log);
+        self.monitor.observe(&mut guest, &mut log_dirty, each)
     }
 
     /// Between rounds, too: the guest is there, and so is a guard.
@@ -129,7 +120,7 @@ impl Session {
     /// Gives everything back: log-dirty is off when this returns well.
     pub(super) fn end(mut self) -> Result<(), Failure> {
         let unusable = unusable(self.domain.domid());
-        self.tracker.release(&mut self.guest.p2m);
+        self.monitor.release(&mut self.guest.p2m);
         // A domain that is gone has no log, and another may have its number. One that only does not answer has it still.
         if !self.domain.is_gone() {
             // If this fails, the guard tries again when we are gone, and the file says what is left.

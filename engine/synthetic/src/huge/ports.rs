@@ -11,9 +11,9 @@ use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapFault,
-    MapSlot, Observer, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer,
-    Transport, Unlogged,
+    Answer, Deferral, FrameList, FrameTypes, Guest as Lent, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom,
+    M2p, MapFault, MapSlot, Observer, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots,
+    Transfer, Transport, Unlogged,
 };
 use p2mtrack::table::{TableView, normalise};
 
@@ -50,13 +50,15 @@ impl<'g> GuestPorts<'g> {
     /// Lends the ports for one call of the engine.
     pub fn lend<'a>(&'a mut self, observer: &'a mut dyn Observer) -> Ports<'a> {
         Ports {
+            guest: Lent {
+                p2m: &mut self.p2m,
+                m2p: &self.m2p,
+                types: &mut self.types,
+                unlogged: &mut self.unlogged,
+                observer,
+            },
             log_dirty: &mut self.log_dirty,
-            p2m: &mut self.p2m,
-            m2p: &self.m2p,
-            types: &mut self.types,
-            unlogged: &mut self.unlogged,
             transport: &mut self.transport,
-            observer,
         }
     }
 }

@@ -90,7 +90,7 @@ pub fn migrate(
     let mut migration = None;
     let done = driver.steps(life, engine, rounds, &mut migration);
     driver.run.deeds = life.deeds();
-    driver.run.shadow = migration.as_ref().map(Migration::shadow_bytes);
+    driver.run.shadow = migration.as_ref().map(|migration| migration.tracker().shadow_bytes());
     match done {
         Ok(()) => {
             drop(migration); // its memory is not needed any more

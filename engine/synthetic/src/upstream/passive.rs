@@ -12,10 +12,10 @@ use p2mtrack::cause::Cause;
 use p2mtrack::config::{Config, Sender};
 use p2mtrack::frame::{FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::migration::Migration;
-use p2mtrack::port::{Answer, Deferral, FrameTypes, LogDirty, MapFault, Page, PortError, Ports};
+use p2mtrack::port::{Answer, Deferral, FrameTypes, Guest, LogDirty, MapFault, Page, PortError};
 use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack::table::{PTE_PRESENT, TableCause, TableFault, TableView, normalise, pte_mfn};
+use p2mtrack::tracker::Tracker;
 
 use super::Abort;
 use super::p2m::{P2m, View};
@@ -81,21 +81,21 @@ pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
     let engine = config.scenario.engine(config.seed, engine);
     let mut run = Run::default();
     let mut ports = simulation.ports();
-    let result = match Migration::attach(engine, config.width) {
-        Ok(migration) => {
+    let result = match Tracker::new(engine, config.width) {
+        Ok(tracker) => {
             let mut saver = Saver {
                 simulation: &simulation,
                 ports: &mut ports,
-                migration,
+                tracker,
                 p2m: None,
                 told_pfns: 0,
                 changes,
             };
             let result = saver.run(&mut run);
             saver.drop_p2m();
-            let Saver { migration, ports, .. } = &mut saver;
-            let cancelled = migration.cancel(&mut ports.lend(&mut ()));
-            result.and(cancelled.map_err(Abort::from))
+            let Saver { tracker, ports, .. } = &mut saver;
+            tracker.cancel(&mut ports.p2m);
+            result
         }
         Err(error) => Err(error.into()),
     };
@@ -107,7 +107,7 @@ pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
 struct Saver<'a> {
     simulation: &'a Simulation,
     ports: &'a mut SimPorts,
-    migration: Migration,
+    tracker: Tracker,
     /// Its own mapping; none while it can't be made.
     p2m: Option<P2m>,
     /// Pfns that the destination was told of: a table that names one past them is put off.
@@ -145,27 +145,27 @@ impl Saver<'_> {
         Ok(())
     }
 
-    fn with<T>(&mut self, call: impl FnOnce(&mut Migration, &mut Ports<'_>) -> T) -> T {
-        call(&mut self.migration, &mut self.ports.lend(&mut ()))
+    fn with<T>(&mut self, call: impl FnOnce(&mut Tracker, &mut Guest<'_>) -> T) -> T {
+        call(&mut self.tracker, &mut self.ports.lend(&mut ()).guest)
     }
 
     /// One pass: CLEAN, what the engine makes of it, and all of that sent.
     fn pass(&mut self, stage: Stage, run: &mut Run) -> Result<RoundReport, Abort> {
         let log_dirty = &mut self.ports.log_dirty.clone();
-        let (read, dirty) = self.with(|migration, ports| {
-            let mut room = migration.begin(ports, stage)?;
+        let (read, dirty) = self.with(|tracker, guest| {
+            let mut room = tracker.begin(guest, stage)?;
             // If CLEAN fails nothing was read, and the engine doubts all of it.
             let read = if room.pfns() > 0 { log_dirty.clean(room.lend()).unwrap_or(0) } else { 0 };
             Ok::<_, Abort>((read, room.copy()))
         })?;
-        self.with(|migration, ports| migration.scan(ports, read).map(drop))?;
+        self.with(|tracker, guest| tracker.scan(guest, read).map(drop))?;
         while self.batch(stage, &dirty)? {}
         if stage != Stage::Live {
-            let gone = self.migration.gone()?;
+            let gone = self.tracker.gone()?;
             self.simulation.shared().lock().receiver.take_gone(&gone);
         }
         run.rounds += 1;
-        let report = self.with(Migration::end)?;
+        let report = self.with(Tracker::end)?;
         run.gone += report.settled.gone;
         Ok(report)
     }
@@ -176,18 +176,18 @@ impl Saver<'_> {
         if self.simulation.cancel_flag().load(Ordering::Relaxed) {
             return Err(Abort::struck_by(Fault::Cancel, "cancelled"));
         }
-        let pages = self.with(|migration, ports| migration.take(ports).map(<[_]>::to_vec))?;
-        let causes: Vec<_> = self.migration.batch_causes().collect();
-        if self.migration.remap() && self.changes.remap || self.p2m.is_none() {
+        let pages = self.with(|tracker, guest| tracker.take(guest).map(<[_]>::to_vec))?;
+        let causes: Vec<_> = self.tracker.batch_causes().collect();
+        if self.tracker.remap() && self.changes.remap || self.p2m.is_none() {
             self.map_p2m(stage != Stage::Live)?;
         }
-        if self.migration.frame_list_changed() {
+        if self.tracker.frame_list_changed() {
             if self.changes.list || self.told_pfns == 0 {
-                let (pfns, list) = (self.migration.pfn_count(), self.migration.frame_list());
+                let (pfns, list) = (self.tracker.pfn_count(), self.tracker.frame_list());
                 self.simulation.shared().enter().receiver.take_list(pfns, &list);
                 self.told_pfns = pfns;
             }
-            self.migration.frame_list_told();
+            self.tracker.frame_list_told();
         }
         if pages.is_empty() {
             return Ok(false);
@@ -203,7 +203,7 @@ impl Saver<'_> {
                 Answer::Accepted // left out, as if there had been nothing to add
             });
         }
-        self.with(|migration, ports| migration.answer(ports, answers))?;
+        self.with(|tracker, guest| tracker.answer(guest, answers))?;
         Ok(true)
     }
 

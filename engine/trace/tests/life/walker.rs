@@ -8,8 +8,9 @@
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogRoom, M2p, P2mSource, Ports};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, P2mSource};
 use p2mtrack_trace::naive::Totals;
+use p2mtrack_trace::replay::ReplayPorts;
 use p2mtrack_trace::{NONE, Reader, Replay};
 
 /// Walks from a root over these index widths; all ones where the walk ends early.
@@ -76,12 +77,12 @@ struct Walker {
 }
 
 impl Walker {
-    fn round(&mut self, ports: &mut Ports<'_>) {
+    fn round(&mut self, ports: &mut ReplayPorts) {
         let pfns = ports.p2m.roots().expect("roots").pfn_count;
         let mut dirty = PfnBitmap::new(2 * pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
         let read = ports.log_dirty.clean(LogRoom::over(&mut dirty)).expect("clean");
         assert!(read >= pfns);
-        let mfns = leaves(ports.p2m);
+        let mfns = leaves(&mut ports.p2m);
         self.totals.rounds += 1;
         for (position, &mfn) in mfns.iter().enumerate() {
             let pfn = ports.m2p.pfn(Mfn(mfn)).expect("a leaf has a pfn");
@@ -89,7 +90,7 @@ impl Walker {
             self.totals.leaves_dirty += u64::from(dirty.get(pfn));
             self.totals.leaves_new += u64::from(is_new);
             if dirty.get(pfn) || is_new {
-                self.compare(ports.p2m, ports.m2p, &dirty, position, mfn);
+                self.compare(&mut ports.p2m, &ports.m2p, &dirty, position, mfn);
             }
         }
         self.mfns = mfns;
@@ -133,7 +134,7 @@ pub(crate) fn replay_totals(reader: &Reader<'_>) -> Totals {
     let mut walker = Walker { mfns, shadow, totals: Totals::default() };
     let mut before = Vec::new();
     while replay.advance().expect("decodes") {
-        walker.round(&mut handles.lend(&mut ()));
+        walker.round(&mut handles);
         assert_eq!(walker.mfns, replay.round().leaf_mfns, "the walk finds what was recorded");
         before.push(replay.round().entries.clone());
     }

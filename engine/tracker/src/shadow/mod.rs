@@ -5,6 +5,7 @@
 //! Threads: one writer a shard; any number of readers between writes.
 //! Source: law 5, `docs/design`. Not Xen's shadow paging.
 
+mod empty;
 mod encode;
 mod forms;
 mod pool;
@@ -13,6 +14,7 @@ mod shard;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+pub(crate) use empty::EmptyLeaves;
 pub use forms::{Forms, SHADOW_VARIABLE, UnknownForm};
 pub(crate) use shard::ShadowShard;
 

@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Comparison of live leaves with their shadow: marks what differs and counts it.
+//! Not here: which leaves are compared (`compare`), how two copies are compared (`diff`).
+//! Units: slots of a leaf; marks go to the leaf's own lines of the resend bitmap.
+//! Threads: shards run it at once on different leaves; each has its lines of the bitmap alone.
+//! Source: `docs/design.md`, law 2: report before remember; equal entries and the transfer exception.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::bitmap::PfnBitmap;
+use crate::cause::Cause;
+use crate::destination::Sent;
+use crate::diff::{Kernel, diff, diff_live, fetch};
+use crate::form::{Base, Likeness, Segment, Step, wrap};
+use crate::frame::{Claim, Entry, LeafIndex, Mfn, Pfn, Width};
+use crate::guest::GuestLeaf;
+use crate::intake::Offers;
+use crate::leaf::{Leaf, LeafMask};
+use crate::p2m::{Backing, Item, Layout};
+use crate::port::{M2p, P2mSource};
+use crate::report::EntryCounts;
+use crate::resend::ResendShard;
+use crate::shadow::{Shadow, ShadowShard};
+use crate::shard::Join;
+
+/// Positions at which a leaf that names frames may be listed.
+const ALIAS_POSITIONS_MAX: u64 = 4;
+
+/// Changes of what is owed for these were counted when it changed.
+const COUNTED: [Cause; 2] = [Cause::Deferred, Cause::Returned];
+
+/// What a shard found in its leaves.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    /// Leaves that were compared.
+    pub(super) leaves: u64,
+    /// Of these, dirty and found equal.
+    pub(super) unchanged: u64,
+    pub(super) counts: EntryCounts,
+    /// Leaves that could not be mapped: nothing was compared.
+    pub(super) unmapped: Vec<LeafIndex>,
+    /// A leaf that names frames and is listed at too many positions for an honest guest.
+    pub(super) aliased: Option<(LeafIndex, Mfn, u64)>,
+    /// Changed pfns that hold frames of the p2m.
+    pub(super) holders: Vec<Pfn>,
+    /// Copies of leaves that stand at several positions, to be remembered whole, each with some of those.
+    pub(super) adopt: Vec<(Vec<LeafIndex>, Arc<Leaf>)>,
+}
+
+impl Compared {
+    /// A leaf at one more of many positions.
+    fn repeat(&mut self, item: &Item, found: &Repeated) {
+        self.leaves += 1;
+        self.unchanged += u64::from(found.changed == 0 && item.cause == Cause::Entry);
+        self.counts.other += found.changed;
+        self.counts.beyond_log_dirty += found.changed;
+        if let Some(number) = found.adopted {
+            self.adopt[number].0.push(item.leaf);
+        }
+    }
+}
+
+/// What was found of a leaf without frames at one of many positions: the same is found at each where the shadow is alike.
+#[derive(Clone, Copy, Debug)]
+struct Repeated {
+    /// Entries that changed.
+    changed: u64,
+    /// Its number in [`Compared::adopt`].
+    adopted: Option<usize>,
+}
+
+/// A frame at many positions, and what it is compared with there.
+type Crowd = (Mfn, Likeness);
+
+impl Join for Compared {
+    fn join(mut self, mut next: Self) -> Self {
+        self.leaves += next.leaves;
+        self.unchanged += next.unchanged;
+        self.counts.add(&next.counts);
+        self.unmapped.append(&mut next.unmapped);
+        self.aliased = self.aliased.or(next.aliased);
+        self.holders.append(&mut next.holders);
+        self.adopt.append(&mut next.adopt);
+        self
+    }
+}
+
+/// What one shard writes.
+struct Notes<'a, 'b> {
+    resend: &'a mut ResendShard<'b>,
+    found: Compared,
+    /// What was read of the last leaf that needed more than a glance.
+    copy: Leaf,
+    /// Leaves without frames at many positions.
+    repeated: HashMap<Crowd, Repeated>,
+}
+
+impl<'a, 'b> Notes<'a, 'b> {
+    fn new(resend: &'a mut ResendShard<'b>) -> Self {
+        Self { resend, found: Compared::default(), copy: Leaf::HOLE, repeated: HashMap::new() }
+    }
+}
+
+/// What the look at one leaf leaves to be remembered by who sends nothing.
+enum Seen {
+    /// Nothing new.
+    Known,
+    /// A leaf that was a hole is one run.
+    Run(Segment),
+    /// The copy is the news.
+    Copy,
+}
+
+/// Everything that a comparison reads.
+pub(super) struct Comparison<'a> {
+    pub(super) kernel: Kernel,
+    pub(super) layout: &'a Layout,
+    pub(super) p2m: &'a dyn P2mSource,
+    pub(super) m2p: &'a dyn M2p,
+    pub(super) log: &'a PfnBitmap,
+    /// Equal entries of leaves in doubt are owed too: frames may have come back by transfer.
+    pub(super) offers: &'a Offers,
+    /// What the entries were settled as, and what was sent since every leaf was last compared: equal entries of that are owed
+    /// too, because it may have been sent under another one.
+    pub(super) sent: &'a Sent,
+    /// What tables named is not told: a pfn without a frame may have had one meanwhile, and a table may name it.
+    pub(super) untold: bool,
+    /// The guest is suspended: entries of dirty leaves are held against the m2p.
+    pub(super) check_m2p: bool,
+}
+
+impl Comparison<'_> {
+    /// Compares leaves and marks what is owed. All leaves lie in `resend`.
+    pub(super) fn run(
+        &self,
+        items: &[Item],
+        shadow: &Shadow,
+        resend: &mut ResendShard<'_>,
+    ) -> Compared {
+        let mut notes = Notes::new(resend);
+        for (index, item) in items.iter().enumerate() {
+            self.look(item, &shadow.base(item.leaf), items.get(index + 1), &mut notes);
+        }
+        notes.found
+    }
+
+    /// The same for who sends nothing: what was seen is remembered at once. All leaves lie in `shard`, too.
+    pub(super) fn observe(
+        &self,
+        items: &[Item],
+        shard: &mut ShadowShard,
+        first: LeafIndex,
+        resend: &mut ResendShard<'_>,
+    ) -> Compared {
+        let mut notes = Notes::new(resend);
+        for (index, item) in items.iter().enumerate() {
+            let place = (item.leaf.0 - first.0) as usize;
+            match self.look(item, &shard.base(place), items.get(index + 1), &mut notes) {
+                Seen::Known => {}
+                Seen::Run(run) => shard.put_run(place, run),
+                // What is past the guest's count is none of its entries yet.
+                Seen::Copy if !self.tracked_slots(item.leaf).is_full(self.layout.width()) => {
+                    shard.put(place, &self.tracked_part(item.leaf, &notes.copy));
+                }
+                Seen::Copy if self.layout.is_shared(item.leaf) => {
+                    notes.found.adopt.push((vec![item.leaf], Arc::new(notes.copy.clone())));
+                }
+                Seen::Copy => shard.put(place, &notes.copy),
+            }
+        }
+        notes.found
+    }
+
+    /// The live memory of a leaf that is mapped.
+    fn live(&self, leaf: LeafIndex) -> Option<GuestLeaf<'_>> {
+        match self.layout.backing(self.p2m, leaf) {
+            Backing::Live(live) => Some(live),
+            Backing::Hole | Backing::Unmapped => None,
+        }
+    }
+
+    /// What a leaf at many positions has in common with the others of them, unless something is noted of a pfn at this one.
+    fn crowd(&self, item: &Item, base: &Base<'_>, resend: &ResendShard<'_>) -> Option<Crowd> {
+        let (mfn, positions) = self.layout.sharing(item.leaf)?;
+        let likeness = base.likeness().filter(|_| positions > ALIAS_POSITIONS_MAX)?;
+        let width = self.layout.width();
+        let (first, entries) = (width.first_pfn(item.leaf), width.entries());
+        let noted = self.sent.since.has_any(first, entries)
+            || self.layout.holders.plane().has_any(first, entries)
+            || self.log.count_in(first, entries) > 0
+            || !resend.owed_for(&COUNTED, width, item.leaf).is_empty();
+        (!noted && self.tracked_slots(item.leaf).is_full(width)).then_some((mfn, likeness))
+    }
+
+    /// Compares one leaf. `next` is the one that comes after it.
+    fn look(
+        &self,
+        item: &Item,
+        base: &Base<'_>,
+        next: Option<&Item>,
+        notes: &mut Notes<'_, '_>,
+    ) -> Seen {
+        let crowd = self.crowd(item, base, notes.resend);
+        if let Some(found) = crowd.and_then(|crowd| notes.repeated.get(&crowd)) {
+            notes.found.repeat(item, found);
+            return Seen::Known;
+        }
+        match self.layout.backing(self.p2m, item.leaf) {
+            Backing::Unmapped => {
+                notes.found.unmapped.push(item.leaf);
+                return Seen::Known;
+            }
+            Backing::Hole if self.is_still_nothing(item, base) => {
+                notes.found.leaves += 1;
+                return Seen::Known;
+            }
+            Backing::Hole => notes.copy = Leaf::HOLE,
+            Backing::Live(live) => {
+                if let Some(seen) = self.glance(item, base, live, next, notes) {
+                    return seen;
+                }
+                fetch(self.kernel, live, &mut notes.copy);
+            }
+        }
+        self.compare(item, base, crowd, notes)
+    }
+
+    /// What needs no copy: a leaf that is as it was, and a new one that is a run. A leaf that is more than
+    /// that is read again, once, and only that copy counts: it is of a later moment after the same CLEAN.
+    fn glance(
+        &self,
+        item: &Item,
+        base: &Base<'_>,
+        live: GuestLeaf<'_>,
+        next: Option<&Item>,
+        notes: &mut Notes<'_, '_>,
+    ) -> Option<Seen> {
+        let width = self.layout.width();
+        let handed = || self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
+        if self.check_m2p
+            || self.offers.doubt(item.leaf)
+            || self.layout.is_shared(item.leaf)
+            || self.untold && !item.is_first_look()
+            || handed()
+        {
+            return None; // equal entries and other positions matter, too
+        }
+        let ahead = next.and_then(|next| self.live(next.leaf));
+        let tracked = self.tracked_slots(item.leaf);
+        if matches!(base, Base::Hole) && item.is_first_look() && tracked.is_full(width) {
+            let run = likely_run(width, live)?;
+            let nothing_owed = notes.resend.owed_for(&Cause::ALL, width, item.leaf).is_empty();
+            let runs = || diff_live(self.kernel, width, live, &Base::Affine(run), ahead).is_empty();
+            return (nothing_owed && runs()).then(|| self.first_run(item, run, notes));
+        }
+        let changed = diff_live(self.kernel, width, live, base, ahead).and(&tracked);
+        changed.is_empty().then(|| {
+            notes.found.leaves += 1;
+            notes.found.unchanged += u64::from(item.cause == Cause::Entry);
+            Seen::Known
+        })
+    }
+
+    /// Whether a new position has no leaf, and nobody knows of anything that was there.
+    fn is_still_nothing(&self, item: &Item, base: &Base<'_>) -> bool {
+        let width = self.layout.width();
+        matches!(base, Base::Hole)
+            && item.is_first_look()
+            && !self.sent.since.has_any(width.first_pfn(item.leaf), width.entries())
+    }
+
+    /// Counts and marks a leaf that is new and one run: its entries need no look one by one.
+    fn first_run(&self, item: &Item, run: Segment, notes: &mut Notes<'_, '_>) -> Seen {
+        let width = self.layout.width();
+        let found = &mut notes.found;
+        found.leaves += 1;
+        if run.is_hole(width) {
+            return Seen::Known;
+        }
+        let ends = [0, width.entries() - 1].map(|slot| run.entry_at(width, slot));
+        // The words between two frames of a run are frames; other words are asked one by one.
+        let frames = self.m2p.frames();
+        let changed = width.entries() as u64;
+        let mapped = if ends.iter().all(|end| end.names_frame(width, frames)) {
+            changed
+        } else {
+            let names = |&slot: &usize| run.entry_at(width, slot).names_frame(width, frames);
+            (0..width.entries()).filter(names).count() as u64
+        };
+        found.counts.mapped += mapped;
+        found.counts.other += changed - mapped;
+        let first = width.first_pfn(item.leaf);
+        found.counts.beyond_log_dirty += changed - self.log.count_in(first, width.entries());
+        let all = LeafMask::first(width.entries());
+        notes.resend.mark_leaf(width, item.leaf, &all, item.cause);
+        Seen::Run(run)
+    }
+
+    /// Compares the private copy.
+    fn compare(
+        &self,
+        item: &Item,
+        base: &Base<'_>,
+        crowd: Option<Crowd>,
+        notes: &mut Notes<'_, '_>,
+    ) -> Seen {
+        let width = self.layout.width();
+        let Notes { resend, found, copy, repeated } = notes;
+        if let Some((mfn, positions)) = self.aliased(item.leaf, copy) {
+            found.aliased = found.aliased.or(Some((item.leaf, mfn, positions)));
+            return Seen::Known;
+        }
+        let tracked = self.tracked_slots(item.leaf);
+        let changed = diff(self.kernel, width, copy, base).and(&tracked);
+        let equal = changed.is_empty();
+        found.leaves += 1;
+        found.unchanged += u64::from(equal && item.cause == Cause::Entry);
+        if !equal {
+            let mut before = Leaf::default();
+            base.decode(width, &mut before);
+            self.count(item, [&before, copy], &changed, resend, found);
+            if self.is_barren_everywhere(item.leaf, copy, &before, &changed) {
+                let changed = u64::from(changed.count());
+                let adopted = Some(found.adopt.len());
+                repeated.extend(crowd.map(|crowd| (crowd, Repeated { changed, adopted })));
+                found.adopt.push((vec![item.leaf], Arc::new(copy.clone())));
+                return Seen::Known;
+            }
+        } else if let Some(crowd) = crowd {
+            repeated.insert(crowd, Repeated { changed: 0, adopted: None });
+        }
+        let owed = self.owed(item, copy, changed, &tracked);
+        resend.mark_leaf(width, item.leaf, &owed, item.cause);
+        if equal { Seen::Known } else { Seen::Copy }
+    }
+
+    /// Slots of the leaf that are pfns of the guest: the last leaf may end early.
+    fn tracked_slots(&self, leaf: LeafIndex) -> LeafMask {
+        let width = self.layout.width();
+        let left = self.layout.pfns().saturating_sub(width.first_pfn(leaf).0);
+        LeafMask::first(left.min(width.entries() as u64) as usize)
+    }
+
+    /// A leaf without the slots that are no pfns of the guest.
+    fn tracked_part(&self, leaf: LeafIndex, copy: &Leaf) -> Leaf {
+        let (width, mut part) = (self.layout.width(), Leaf::HOLE);
+        for slot in self.tracked_slots(leaf).slots() {
+            part.set_entry(width, slot, copy.entry(width, slot));
+        }
+        part
+    }
+
+    fn count(
+        &self,
+        item: &Item,
+        [before, live]: [&Leaf; 2],
+        changed: &LeafMask,
+        resend: &ResendShard<'_>,
+        found: &mut Compared,
+    ) {
+        let width = self.layout.width();
+        let frames = self.m2p.frames();
+        let first = width.first_pfn(item.leaf).0;
+        let counted = resend.owed_for(&COUNTED, width, item.leaf);
+        for slot in changed.slots() {
+            let pfn = Pfn(first + slot as u64);
+            if !item.is_first_look() && self.layout.holders.plane().get(pfn) {
+                found.holders.push(pfn);
+            }
+            if counted.get(slot) {
+                continue; // when it changed; the shadow of an owed pfn says nothing
+            }
+            let was = before.entry(width, slot).names_frame(width, frames);
+            let now = live.entry(width, slot).names_frame(width, frames);
+            match (was, now) {
+                (false, true) => found.counts.mapped += 1,
+                (true, false) => found.counts.unmapped += 1,
+                (true, true) => found.counts.remapped += 1,
+                (false, false) => found.counts.other += 1,
+            }
+            found.counts.beyond_log_dirty += u64::from(!self.log.get(pfn));
+        }
+    }
+
+    /// Two positions share a leaf that names frames while a guest swaps two leaves; more are an attack
+    /// on the host's memory, because each would need a shadow of its own.
+    fn aliased(&self, leaf: LeafIndex, live: &Leaf) -> Option<(Mfn, u64)> {
+        let (mfn, positions) = self.layout.sharing(leaf)?;
+        let crowded = positions > ALIAS_POSITIONS_MAX && !self.is_barren(live);
+        crowded.then_some((mfn, positions))
+    }
+
+    fn is_barren(&self, live: &Leaf) -> bool {
+        live.entries(self.layout.width()).all(|entry| self.names_nothing(entry))
+    }
+
+    fn names_nothing(&self, entry: Entry) -> bool {
+        entry.claim(self.layout.width()).names_nothing(self.m2p.frames())
+    }
+
+    /// A leaf listed at several positions that names no frame, over a shadow that named none either:
+    /// Linux's missing and identity leaves. One copy serves all positions, nothing is owed.
+    fn is_barren_everywhere(
+        &self,
+        leaf: LeafIndex,
+        live: &Leaf,
+        before: &Leaf,
+        changed: &LeafMask,
+    ) -> bool {
+        let width = self.layout.width();
+        self.layout.is_shared(leaf)
+            && self.is_barren(live)
+            && changed.slots().all(|slot| self.names_nothing(before.entry(width, slot)))
+    }
+
+    fn owed(&self, item: &Item, live: &Leaf, changed: LeafMask, tracked: &LeafMask) -> LeafMask {
+        let mut owed = changed;
+        let equal_owed = self.offers.doubt(item.leaf);
+        let width = self.layout.width();
+        let handed = self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
+        // Not where one frame stands at many positions: each of them would cost what none of them can hold.
+        let untold = self.untold && !item.is_first_look() && !self.layout.is_shared(item.leaf);
+        if !equal_owed && !handed && !untold && !self.check_m2p {
+            return owed;
+        }
+        let frames = self.m2p.frames();
+        let first = width.first_pfn(item.leaf).0;
+        for slot in tracked.and_not(&changed).slots() {
+            if handed && self.sent.since.get(Pfn(first + slot as u64)) {
+                owed.set(slot);
+                continue;
+            }
+            let entry = live.entry(width, slot);
+            if untold && self.names_nothing(entry) {
+                owed.set(slot);
+            }
+            let Some(mfn) = entry.claim(width).named().filter(|mfn| mfn.0 < frames) else {
+                continue;
+            };
+            let pfn = Pfn(first + slot as u64);
+            let agrees = || self.m2p.pfn(mfn) == Some(pfn);
+            let owe = match entry.claim(width) {
+                // A frame under a tag is the pfn's own only if the m2p says so.
+                Claim::Foreign(_) if equal_owed => agrees(),
+                Claim::Foreign(_) => self.check_m2p && agrees() == self.sent.is_foreign(pfn),
+                _ => equal_owed || self.check_m2p && !agrees(),
+            };
+            if owe {
+                owed.set(slot);
+            }
+        }
+        owed
+    }
+}
+
+/// The run that the first two entries of a leaf would make.
+fn likely_run(width: Width, live: GuestLeaf<'_>) -> Option<Segment> {
+    let [first, second] = [0, 1].map(|slot| wrap(width, live.entry(width, slot).0));
+    Segment::new(width, 0, Step::between(width, first, second)?, first)
+}

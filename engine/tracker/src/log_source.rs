@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Log-dirty as the engine drives it by its port: on, read, on again after it failed, off.
+//! Not here: what is made of it (`intake`); a caller that reads it by itself (`Tracker::begin`).
+//! Units: pfns.
+//! Threads: one owner.
+//! Source: Xen `paging_log_dirty_op`: a CLEAN that fails may have wiped what it did not give.
+
+use crate::doubt::Doubt;
+use crate::error::Error;
+use crate::intake::Read;
+use crate::port::{LogDirty, LogRoom, PortError};
+
+/// What is known of it.
+#[derive(Debug, Default)]
+pub(crate) struct LogSource {
+    /// Switched on by us.
+    on: bool,
+    /// It failed and is not yet on again.
+    broken: bool,
+    /// Why it was lost the last time.
+    error: Option<PortError>,
+}
+
+impl LogSource {
+    /// Switches it on.
+    pub(crate) fn enable(&mut self, log_dirty: &mut dyn LogDirty) -> Result<(), Error> {
+        log_dirty.enable().map_err(Error::port("log-dirty"))?;
+        self.on = true;
+        Ok(())
+    }
+
+    /// Switches it off, if that was not done yet.
+    pub(crate) fn disable(&mut self, log_dirty: &mut dyn LogDirty) -> Result<(), Error> {
+        if self.on {
+            log_dirty.disable().map_err(Error::port("log-dirty"))?;
+            self.on = false;
+        }
+        Ok(())
+    }
+
+    /// Reads and clears it. What fails is switched off and on; what it had is lost.
+    pub(crate) fn read(&mut self, log_dirty: &mut dyn LogDirty, room: LogRoom<'_>) -> Read {
+        if !self.broken {
+            match log_dirty.clean(room) {
+                Ok(pfns) => return Read { pfns, lost: None },
+                Err(error) => (self.error, self.broken) = (Some(error), true),
+            }
+        }
+        // Broken until it is on again, in whatever round that works; off may have worked before.
+        let off = log_dirty.disable();
+        let on = log_dirty.enable();
+        self.broken = on.is_err();
+        Read { pfns: 0, lost: Some(on.map_err(|on| off.err().unwrap_or(on))) }
+    }
+
+    /// Adds why it was lost to an error that is about that.
+    pub(crate) fn explain(&mut self, error: Error) -> Error {
+        match error {
+            Error::Doubt { doubt: Doubt::LogLost, rounds, source: None } => {
+                Error::Doubt { doubt: Doubt::LogLost, rounds, source: self.error.take() }
+            }
+            error => error,
+        }
+    }
+}

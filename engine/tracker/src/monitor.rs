@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Observing without sending: a tracker for which everything that is found counts as sent at once.
+//! Not here: the steps of a round (`tracker`).
+//! Units: rounds.
+//! Threads: one owner, stepped by its caller; no clock.
+//! Source: `docs/decisions/0005-observing.md`.
+
+use crate::cause::CauseSet;
+use crate::config::Config;
+use crate::error::Error;
+use crate::frame::{Pfn, Width};
+use crate::log_source::LogSource;
+use crate::port::{Guest, LogDirty, P2mSource};
+use crate::report::RoundReport;
+use crate::tracker::Tracker;
+
+/// One guest that is observed.
+#[derive(Debug)]
+pub struct Monitor {
+    tracker: Tracker,
+    log: LogSource,
+}
+
+impl Monitor {
+    /// Prepares for a guest of this width. Nothing is read yet; log-dirty is the caller's: on, and empty when it was switched on,
+    /// before the first round.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a kernel or a form is asked for that
+    /// is not there.
+    pub fn new(config: Config, width: Width) -> Result<Self, Error> {
+        Ok(Self { tracker: Tracker::new(config, width)?, log: LogSource::default() })
+    }
+
+    /// One round. `each` hears of every pfn that would have to be sent, with its causes.
+    ///
+    /// # Errors
+    /// Any of [`Error`]; the round may be repeated.
+    pub fn observe(
+        &mut self,
+        guest: &mut Guest<'_>,
+        log_dirty: &mut dyn LogDirty,
+        each: impl FnMut(Pfn, CauseSet),
+    ) -> Result<RoundReport, Error> {
+        let log = &mut self.log;
+        let observed = self.tracker.observe(guest, |room| log.read(log_dirty, room), each);
+        observed.map_err(|error| self.log.explain(error))
+    }
+
+    /// All that is known of it.
+    #[must_use]
+    pub const fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    /// The p2m may have been rebuilt without a sign (the guest resumed): it is walked anew in the next round.
+    pub fn distrust_structure(&mut self) {
+        self.tracker.distrust_structure();
+    }
+
+    /// Gives all mappings back.
+    pub fn release(&mut self, p2m: &mut dyn P2mSource) {
+        self.tracker.release(p2m);
+    }
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How many frames the domain and the machine have: the bounds of all that a guest can make the engine keep.
+//! Not here: which frames those are.
+//! Units: frames of 4 KiB.
+//! Threads: plain values.
+//! Source: `docs/decisions/0001-memory-is-bounded-by-reach.md`.
+
+/// Pfns that any guest may reach, however small it is: 512 GiB, a log-dirty bitmap of 16 MiB.
+const REACH_PFNS_MIN: u64 = 1 << 27;
+/// Pfns of reach for each frame that the domain holds: a guest ballooned down to a sixteenth.
+const FRAME_REACH: u64 = 16;
+
+/// The numbers of frames.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DomainFrames {
+    /// What the domain held when this round began.
+    pub(crate) held: u64,
+    /// What it held when it held most.
+    pub(crate) most: u64,
+    /// Frames of the machine.
+    pub(crate) machine: u64,
+}
+
+impl DomainFrames {
+    /// Notes what the ports answered. Whatever that is, no domain holds more frames than the machine has.
+    pub(crate) fn count(&mut self, held: u64, machine: u64) {
+        self.machine = machine;
+        self.held = held.min(machine);
+        self.most = self.most.max(self.held);
+    }
+
+    /// Pfns that the domain's size justifies.
+    pub(crate) fn reach_pfns(&self) -> u64 {
+        REACH_PFNS_MIN.max(FRAME_REACH.saturating_mul(self.most))
+    }
+}

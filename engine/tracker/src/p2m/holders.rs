@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which pfns hold the p2m's own frames: the link from a log-dirty bit to a leaf or an upper frame.
+//! Not here: the frames themselves (`layout`).
+//! Units: pfns; a part is known by its number in the order of all parts, leaves first.
+//! Threads: one owner.
+//! Source: Xen marks a write under `m2p[frame]` of that moment (`paging_mark_dirty`), so the m2p, not the p2m, is asked.
+//!
+//! All of it is plain arrays, made when a walk is taken over, because a p2m of 4 TiB has two million leaves. Few
+//! parts get another pfn in between: those are kept apart, and with them all that have a pfn which one of them left. So
+//! whatever parts do, each move costs a search, and a pfn's parts what there are of them.
+
+use std::collections::BTreeSet;
+
+use crate::bitmap::{LINE_PFNS, bits_of, words_of};
+use crate::frame::{Mfn, Pfn};
+use crate::intake::Log;
+use crate::pfn_set::PfnSet;
+
+/// One frame that the p2m is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Part {
+    /// A leaf.
+    Leaf(Mfn),
+    /// An upper frame of this level.
+    Table(u8, Mfn),
+}
+
+impl Part {
+    /// Its frame.
+    pub(crate) const fn mfn(self) -> Mfn {
+        match self {
+            Self::Leaf(mfn) | Self::Table(_, mfn) => mfn,
+        }
+    }
+}
+
+/// Counts a look at a part, for tests.
+#[cfg(test)]
+fn looked() {
+    tests::LOOKS.set(tests::LOOKS.get() + 1);
+}
+
+#[cfg(not(test))]
+const fn looked() {}
+
+/// No pfn: no log-dirty bit can announce the part.
+const BLIND: Pfn = Pfn(u64::MAX);
+
+/// Pfn of each part, and the parts of each pfn.
+#[derive(Debug, Default)]
+pub(crate) struct Holders {
+    /// In ascending order.
+    parts: Vec<Part>,
+    /// The pfn of each part.
+    pfns: Vec<Pfn>,
+    blind: BTreeSet<usize>,
+    /// The pfn that each part had when the walk was taken over, and the parts in the order of those.
+    settled: Vec<Pfn>,
+    by_pfn: Vec<u32>,
+    /// For each line of pfns the first of `by_pfn` that is not before it.
+    lines: Vec<u32>,
+    /// Pfns that parts left since, and the parts that such pfns have, or that pfns got since.
+    loose: BTreeSet<Pfn>,
+    moved: BTreeSet<(Pfn, u32)>,
+    /// The pfns that hold any.
+    plane: PfnSet,
+}
+
+impl Holders {
+    /// Takes over the parts of a walk, in ascending order. The pfns of new ones are asked for; the others keep
+    /// theirs. Returns whether a leaf is new.
+    pub(crate) fn install(&mut self, parts: Vec<Part>, ask: impl Fn(Mfn) -> Option<Pfn>) -> bool {
+        let (mut old, mut new_leaf) = (0, false);
+        let pfns = parts.iter().map(|part| {
+            while self.parts.get(old).is_some_and(|known| known < part) {
+                old += 1;
+            }
+            if self.parts.get(old) == Some(part) {
+                return self.pfns[old];
+            }
+            new_leaf |= matches!(part, Part::Leaf(_));
+            ask(part.mfn()).unwrap_or(BLIND)
+        });
+        self.pfns = pfns.collect();
+        self.settled.clone_from(&self.pfns);
+        self.parts = parts;
+        self.index();
+        new_leaf
+    }
+
+    /// Makes everything that follows from parts and pfns.
+    fn index(&mut self) {
+        let held = |index: &u32| self.pfns[*index as usize] != BLIND;
+        self.by_pfn = (0..self.parts.len() as u32).filter(held).collect();
+        self.by_pfn.sort_unstable_by_key(|&index| (self.pfns[index as usize], index));
+        self.blind = (0..self.parts.len()).filter(|&index| self.pfns[index] == BLIND).collect();
+        self.loose.clear();
+        self.moved.clear();
+        self.plane = PfnSet::default();
+        self.lines.clear();
+        let Some(&last) = self.by_pfn.last() else { return };
+        self.plane.cover((self.pfns[last as usize].0 + 1).next_multiple_of(64));
+        for (number, &index) in self.by_pfn.iter().enumerate() {
+            let pfn = self.pfns[index as usize];
+            self.plane.set(pfn);
+            let line = (pfn.0 / LINE_PFNS) as usize;
+            self.lines.resize(self.lines.len().max(line + 1), number as u32);
+        }
+    }
+
+    /// Sets the pfn under which writes to a part are marked. `None`, or a pfn from `limit` on, makes it
+    /// blind: it is taken for dirty in every round. Returns whether anything changed.
+    pub(crate) fn hold(&mut self, index: usize, pfn: Option<Pfn>, limit: u64) -> bool {
+        let pfn = pfn.filter(|pfn| pfn.0 < limit).unwrap_or(BLIND);
+        let before = std::mem::replace(&mut self.pfns[index], pfn);
+        if before == pfn {
+            return false;
+        }
+        self.leave(index, before);
+        self.enter(index, pfn);
+        true
+    }
+
+    fn leave(&mut self, index: usize, pfn: Pfn) {
+        if pfn == BLIND {
+            self.blind.remove(&index);
+            return;
+        }
+        if self.settled[index] == pfn {
+            self.loosen(pfn);
+        }
+        self.moved.remove(&(pfn, index as u32));
+        if self.at(pfn).next().is_none() {
+            self.plane.clear(pfn);
+        }
+    }
+
+    fn enter(&mut self, index: usize, pfn: Pfn) {
+        if pfn == BLIND {
+            self.blind.insert(index);
+            return;
+        }
+        self.moved.insert((pfn, index as u32));
+        self.plane.cover((pfn.0 + 1).next_multiple_of(64));
+        self.plane.set(pfn);
+    }
+
+    /// Before the first of a pfn's parts leaves it: none of them is found by its place any more. Once a walk.
+    fn loosen(&mut self, pfn: Pfn) {
+        if !self.loose.contains(&pfn) {
+            let settled: Vec<_> = self.settled_at(self.first_of(pfn), pfn).collect();
+            self.moved.extend(settled.into_iter().map(|index| (pfn, index)));
+            self.loose.insert(pfn);
+        }
+    }
+
+    /// Known parts.
+    pub(crate) const fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// A part.
+    pub(crate) fn part(&self, index: usize) -> Part {
+        self.parts[index]
+    }
+
+    /// The number of a part, if it is known.
+    pub(crate) fn find(&self, part: Part) -> Option<usize> {
+        self.parts.binary_search(&part).ok()
+    }
+
+    /// The pfn of a part, if it has one.
+    pub(crate) fn pfn(&self, index: usize) -> Option<Pfn> {
+        Some(self.pfns[index]).filter(|&pfn| pfn != BLIND)
+    }
+
+    /// Parts whose pfn has to be asked for anew in every round: upper frames, and blind ones.
+    pub(crate) fn to_ask(&self) -> Vec<usize> {
+        let tables = self.parts.partition_point(|part| matches!(part, Part::Leaf(_)));
+        let leaves = self.blind.iter().copied().filter(|&index| index < tables);
+        (tables..self.parts.len()).chain(leaves).collect()
+    }
+
+    /// The parts that `pfn` holds.
+    pub(crate) fn at(&self, pfn: Pfn) -> impl Iterator<Item = usize> + '_ {
+        self.from(self.first_of(pfn), pfn)
+    }
+
+    /// The same, if they are believed to begin at `guess` in `by_pfn`.
+    fn from(&self, guess: usize, pfn: Pfn) -> impl Iterator<Item = usize> + '_ {
+        let settled =
+            |number: usize| self.by_pfn.get(number).map(|&index| self.settled[index as usize]);
+        let before = guess.checked_sub(1).and_then(settled);
+        // Pfns that got parts since have bits, too, and no place in `by_pfn`.
+        let right = guess <= self.by_pfn.len()
+            && settled(guess).is_none_or(|at| at >= pfn)
+            && before.is_none_or(|before| before < pfn);
+        let first = if right { guess } else { self.first_of(pfn) };
+        let settled = if self.loose.contains(&pfn) { self.by_pfn.len() } else { first };
+        let moved = self.moved.range((pfn, 0)..=(pfn, u32::MAX)).map(|&(_, index)| index);
+        let found = self.settled_at(settled, pfn).chain(moved.inspect(|_| looked()));
+        found.map(|index| index as usize)
+    }
+
+    /// The parts that had `pfn` when the walk was taken over, if they begin at `first` in `by_pfn`.
+    fn settled_at(&self, first: usize, pfn: Pfn) -> impl Iterator<Item = u32> + '_ {
+        let parts = self.by_pfn[first..].iter().copied();
+        parts.take_while(move |&index| {
+            looked();
+            self.settled[index as usize] == pfn
+        })
+    }
+
+    /// Where in `by_pfn` the parts of a pfn begin that are there.
+    fn first_of(&self, pfn: Pfn) -> usize {
+        let line = (pfn.0 / LINE_PFNS) as usize;
+        let at =
+            |line: usize| self.lines.get(line).map_or(self.by_pfn.len(), |&first| first as usize);
+        let (first, end) = (at(line), at(line + 1));
+        // Mostly one part a pfn, and none moved: then the bits before it say where.
+        let words = words_of(line).start..(pfn.0 / 64) as usize;
+        let below = self.plane.word(words.end) & ((1 << (pfn.0 % 64)) - 1);
+        let ones =
+            words.map(|word| self.plane.word(word).count_ones()).sum::<u32>() + below.count_ones();
+        let guess = first + ones as usize;
+        let settled = |number: usize| self.settled[self.by_pfn[number] as usize];
+        if guess < end && settled(guess) == pfn && (guess == first || settled(guess - 1) < pfn) {
+            return guess;
+        }
+        let line = &self.by_pfn[first..end];
+        first + line.partition_point(|&index| self.settled[index as usize] < pfn)
+    }
+
+    /// The set of holding pfns.
+    pub(crate) const fn plane(&self) -> &PfnSet {
+        &self.plane
+    }
+
+    /// The parts whose pfn is in `dirty`, and the blind ones.
+    pub(crate) fn dirty(&self, dirty: &Log) -> Vec<usize> {
+        let mut found: Vec<_> = self.blind.iter().copied().collect();
+        found.extend(self.marked(dirty));
+        found
+    }
+
+    /// The parts whose pfn is in `dirty`.
+    pub(crate) fn marked<'a>(&'a self, dirty: &'a Log) -> impl Iterator<Item = usize> + 'a {
+        dirty.dirty_words(self.plane.lines()).flat_map(move |(index, word)| {
+            let held = self.plane.word(index);
+            let bits = bits_of(held & word);
+            // Parts of the same word follow each other.
+            let first = if held & word == 0 { 0 } else { self.first_of(Pfn(64 * index as u64)) };
+            bits.flat_map(move |bit| {
+                let below = held & ((1 << bit) - 1);
+                self.from(first + below.count_ones() as usize, Pfn(64 * index as u64 + bit))
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::resend::ResendBitmap;
+    use crate::shard::Shards;
+    use proptest::prelude::*;
+
+    const LIMIT: u64 = 5000;
+
+    thread_local! {
+        /// Looks at parts, all in all.
+        pub(super) static LOOKS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    fn log(pfns: &[u64]) -> Log {
+        let (mut log, shards) = (Log::default(), Shards::new(1).expect("the caller's thread"));
+        log.reset(1 << 15);
+        for &pfn in pfns {
+            log.fill().set(Pfn(pfn));
+        }
+        log.owe(&mut ResendBitmap::new(0), &shards);
+        log
+    }
+
+    #[test]
+    fn a_dirty_pfn_finds_its_parts_and_blind_ones_are_always_dirty() {
+        let (leaf, lost, table) = (Part::Leaf(Mfn(1)), Part::Leaf(Mfn(3)), Part::Table(1, Mfn(2)));
+        let mut holders = Holders::default();
+        let ask = |mfn: Mfn| Some(Pfn(100)).filter(|_| mfn != Mfn(3));
+        assert!(holders.install(vec![leaf, lost, table], ask));
+        assert_eq!(holders.dirty(&log(&[])), [1]);
+        assert_eq!(holders.dirty(&log(&[100])), [1, 0, 2]);
+        assert_eq!(holders.to_ask(), [2, 1]);
+        assert!(holders.hold(0, Some(Pfn(7)), LIMIT) && !holders.hold(0, Some(Pfn(7)), LIMIT));
+        assert_eq!((holders.dirty(&log(&[100])), holders.pfn(0)), (vec![1, 2], Some(Pfn(7))));
+        assert!(!holders.install(vec![leaf, table], |_| None), "both are known");
+        assert_eq!(holders.dirty(&log(&[7, 100])), [0, 1]);
+        assert_eq!((holders.find(table), holders.find(lost)), (Some(1), None));
+        assert!(holders.hold(1, Some(Pfn(LIMIT)), LIMIT));
+        assert!(!holders.plane().get(Pfn(100)) && holders.pfn(1).is_none());
+    }
+
+    #[test]
+    fn a_part_under_the_first_or_the_last_pfn_of_a_word_is_found() {
+        for pfn in [0, 63, 64, 511, 512] {
+            let mut holders = Holders::default();
+            holders.install(vec![Part::Leaf(Mfn(1))], |_| Some(Pfn(pfn)));
+            assert_eq!(holders.dirty(&log(&[pfn])), [0]);
+            let moved = pfn + 1024;
+            assert!(holders.hold(0, Some(Pfn(moved)), LIMIT));
+            assert_eq!(holders.dirty(&log(&[moved])), [0]);
+        }
+    }
+
+    #[test]
+    fn pfns_that_got_parts_after_the_walk_hide_no_others_of_their_word() {
+        for settled in [vec![10, 10, 20, 1000, 1001], vec![10, 20, 1000, 1001]] {
+            let parts = (0..settled.len() as u64).map(|index| Part::Leaf(Mfn(index)));
+            let mut holders = Holders::default();
+            holders.install(parts.collect(), |mfn| Some(Pfn(settled[mfn.0 as usize])));
+            let mut now = settled.clone();
+            for (index, pfn) in [(settled.len() - 2, 3), (settled.len() - 1, 4)] {
+                holders.hold(index, Some(Pfn(pfn)), LIMIT);
+                now[index] = pfn;
+                for pfn in [3, 4, 10, 20] {
+                    let expected: Vec<_> = (0..now.len()).filter(|&i| now[i] == pfn).collect();
+                    assert_eq!(holders.at(Pfn(pfn)).collect::<Vec<_>>(), expected);
+                    assert_eq!(holders.dirty(&log(&[pfn])), expected);
+                }
+            }
+        }
+    }
+
+    /// Parts that go where their guest says. Each move, and each part that is found, costs a look or two, however many
+    /// others are or were at the same pfn.
+    #[test]
+    fn many_parts_that_get_one_pfn_and_leave_it_cost_a_look_each() {
+        const PARTS: u64 = 2000;
+        let parts: Vec<_> = (0..PARTS).map(|index| Part::Leaf(Mfn(index))).collect();
+        type Hop = fn(u64, u64) -> Option<Pfn>;
+        let hops: [(&str, Hop); 6] = [
+            ("in and out", |part, turn| Some(Pfn(if turn % 2 == 1 { 7 } else { part }))),
+            ("blind and out", |_, turn| Some(Pfn(7)).filter(|_| turn % 2 == 1)),
+            ("between two", |_, turn| Some(Pfn(7 + turn % 2))),
+            ("a chain", |part, turn| Some(Pfn(part + turn))),
+            ("one by one", |part, turn| Some(Pfn(if part % 5 < turn { 3000 } else { 7 }))),
+            ("a part of a pfn", |part, turn| Some(Pfn(if part == turn { part } else { 4000 }))),
+        ];
+        for (name, hop) in hops {
+            let mut holders = Holders::default();
+            holders.install(parts.clone(), |mfn| hop(mfn.0, 0));
+            LOOKS.set(0);
+            for turn in 1..6 {
+                let mut found = 0;
+                for part in 0..PARTS {
+                    let here = holders.pfn(part as usize);
+                    holders.hold(part as usize, hop(part, turn), LIMIT);
+                    // The pfn that it left, and the one that it got: who asks for them wants to know whether there is one.
+                    for pfn in [here, hop(part, turn)].into_iter().flatten() {
+                        found += u64::from(holders.at(pfn).next().is_some());
+                    }
+                }
+                found += holders.at(Pfn(7)).count() as u64 + holders.at(Pfn(4000)).count() as u64;
+                let all: Vec<_> = (0..LIMIT).collect();
+                found += holders.marked(&log(&all)).count() as u64;
+                let looks = LOOKS.replace(0);
+                assert!(looks <= 4 * (PARTS + found), "{name}: {looks} looks, {found} found");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_list_of_pairs(
+            first in prop::collection::vec(prop::option::of(0_u64..2000), 1..60),
+            moves in prop::collection::vec((0_usize..60, prop::option::of(0_u64..2000)), 0..60),
+            again in any::<bool>(),
+        ) {
+            let mut model = first.clone();
+            let parts: Vec<_> = (0..first.len()).map(|i| Part::Leaf(Mfn(i as u64))).collect();
+            let mut holders = Holders::default();
+            holders.install(parts.clone(), |mfn| first[mfn.0 as usize].map(Pfn));
+            for (index, pfn) in moves {
+                let index = index % model.len();
+                let changed = holders.hold(index, pfn.map(Pfn), LIMIT);
+                prop_assert_eq!(changed, std::mem::replace(&mut model[index], pfn) != pfn);
+            }
+            if again {
+                prop_assert!(!holders.install(parts, |_| None));
+            }
+            let every: Vec<_> = (0..2010).collect();
+            let marked: BTreeSet<_> = holders.marked(&log(&every)).collect();
+            let held: BTreeSet<_> = (0..model.len()).filter(|&i| model[i].is_some()).collect();
+            prop_assert_eq!(marked, held);
+            for pfn in 0..2010 {
+                let mut found: Vec<_> = holders.at(Pfn(pfn)).collect();
+                found.sort_unstable();
+                let expected: Vec<_> = (0..model.len()).filter(|&i| model[i] == Some(pfn)).collect();
+                prop_assert_eq!(holders.plane().get(Pfn(pfn)), !expected.is_empty());
+                prop_assert_eq!(found, expected);
+            }
+            let blind: Vec<_> = (0..model.len()).filter(|&i| model[i].is_none()).collect();
+            prop_assert_eq!(holders.dirty(&log(&[])), blind);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The walk from the roots down to the leaves: which frame backs each position of the p2m.
+//! Not here: what to do about a change (`layout`), or the seqlock around a walk (`structure`).
+//! Units: positions are leaf indices; a node's slots cover `Shape::leaves_below` leaves each.
+//! Threads: the caller's.
+//! Source: every word is the guest's: loops end because levels fall, aliases are walked once (`docs/design.md`, law 6).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::shape::{Shape, Slot};
+use crate::error::{Error, StructureCause};
+use crate::frame::{LeafIndex, Mfn};
+use crate::leaf::Leaf;
+use crate::port::{M2p, P2mSource};
+
+/// Positions of reach for each distinct leaf: an honest p2m is dense but for holes that share leaves.
+pub(crate) const LEAF_REACH: u64 = 8;
+
+/// A position without a leaf.
+pub(crate) const NO_LEAF: Mfn = Mfn(u64::MAX);
+
+/// Private copies of the p2m's upper frames, by level and frame. A copy is good until its frame's
+/// pfn is dirty in log-dirty.
+pub(crate) type TableCopies = HashMap<(u8, Mfn), Arc<Leaf>>;
+
+/// What a walk found.
+#[derive(Debug)]
+pub(crate) struct Walked {
+    /// The geometry it was made with.
+    pub(crate) shape: Shape,
+    /// Frame of each leaf; `NO_LEAF` where there is none. Only positions within reach.
+    pub(crate) leaves: Vec<Mfn>,
+    /// Positions that can hold a frame; from here on every position is empty or lists a shared leaf
+    /// that names no frame (Linux's missing and identity leaves).
+    pub(crate) tracked: u64,
+    /// The upper frames on the way.
+    pub(crate) tables: BTreeSet<(u8, Mfn)>,
+    /// Leaves whose contents the walk relied on: a write to one calls for a new walk.
+    pub(crate) watched: BTreeSet<Mfn>,
+}
+
+/// One walk.
+pub(crate) struct Walk<'a> {
+    p2m: &'a mut dyn P2mSource,
+    m2p: &'a dyn M2p,
+    copies: &'a mut TableCopies,
+    shape: Shape,
+    pfn_count: u64,
+    domain_frames: u64,
+    reach: u64,
+    found: Walked,
+    /// Leaves listed so far, each once; and those listed more than once.
+    seen: HashSet<Mfn>,
+    shared: HashSet<Mfn>,
+    barren_tables: HashMap<(u8, Mfn), bool>,
+    barren_leaves: HashMap<Mfn, bool>,
+}
+
+impl<'a> Walk<'a> {
+    /// Prepares a walk of the first `pfn_count` pfns. `reach` bounds the positions it will list.
+    pub(crate) fn new(
+        p2m: &'a mut dyn P2mSource,
+        m2p: &'a dyn M2p,
+        copies: &'a mut TableCopies,
+        shape: Shape,
+        pfn_count: u64,
+        domain_frames: u64,
+        reach: u64,
+    ) -> Self {
+        let found = Walked {
+            shape,
+            leaves: Vec::new(),
+            tracked: 0,
+            tables: BTreeSet::new(),
+            watched: BTreeSet::new(),
+        };
+        Self {
+            p2m,
+            m2p,
+            copies,
+            shape,
+            pfn_count,
+            domain_frames,
+            reach,
+            found,
+            seen: HashSet::new(),
+            shared: HashSet::new(),
+            barren_tables: HashMap::new(),
+            barren_leaves: HashMap::new(),
+        }
+    }
+
+    /// Walks.
+    ///
+    /// # Errors
+    /// [`Error::Structure`] for an upper frame that can't be used, [`Error::Reach`] if a leaf that
+    /// names frames lies past what the domain's size can justify.
+    pub(crate) fn run(mut self) -> Result<Walked, Error> {
+        let leaves = self.shape.width.leaves(self.pfn_count);
+        let pages = self.shape.base..self.shape.base.saturating_add(leaves);
+        let top = self.shape.leaves_below(self.shape.levels + 1);
+        let first = pages.start / top * top;
+        self.descend(self.shape.levels, self.shape.root, first, &pages)?;
+        self.trim()?;
+        Ok(self.found)
+    }
+
+    /// Lists the leaves of one upper frame whose first slot stands at page index `first`.
+    fn descend(
+        &mut self,
+        level: u8,
+        mfn: Mfn,
+        first: u64,
+        pages: &std::ops::Range<u64>,
+    ) -> Result<(), Error> {
+        let below = self.shape.leaves_below(level);
+        let table = self.table(level, mfn, first.max(pages.start))?;
+        let lo = pages.start.saturating_sub(first) / below;
+        let hi = pages.end.saturating_sub(first).div_ceil(below).min(self.shape.slots() as u64);
+        for slot in lo..hi {
+            let start = first + slot * below;
+            let position = start.max(pages.start) - self.shape.base;
+            match self.shape.slot(level, &table, slot as usize) {
+                Slot::Empty => {}
+                Slot::Superpage => {
+                    return Err(self.fault(level, mfn, position, StructureCause::Superpage));
+                }
+                Slot::Frame(leaf) if level == 1 => self.list(position, leaf)?,
+                Slot::Frame(table) => {
+                    if position < self.reach() || !self.is_barren(level - 1, table, position)? {
+                        self.descend(level - 1, table, start, pages)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the leaf at a position.
+    fn list(&mut self, position: u64, leaf: Mfn) -> Result<(), Error> {
+        if position >= self.reach() {
+            if self.is_barren_leaf(leaf, position)? {
+                return Ok(());
+            }
+            return Err(Error::Reach {
+                pfn: self.shape.width.first_pfn(LeafIndex(position)),
+                limit: self.reach() << self.shape.width.entry_bits(),
+                domain_frames: self.domain_frames,
+            });
+        }
+        let leaves = &mut self.found.leaves;
+        leaves.resize(leaves.len().max(position as usize + 1), NO_LEAF);
+        leaves[position as usize] = leaf;
+        if !self.seen.insert(leaf) {
+            self.shared.insert(leaf);
+        }
+        Ok(())
+    }
+
+    /// Positions that may be listed: as many as the domain's size justifies, or in proportion to the
+    /// distinct leaves that were found below.
+    fn reach(&self) -> u64 {
+        self.reach.max(LEAF_REACH * self.seen.len() as u64)
+    }
+
+    /// Cuts the tail that lists nothing, or shared leaves without frames, off the tracked positions.
+    fn trim(&mut self) -> Result<(), Error> {
+        let leaves = std::mem::take(&mut self.found.leaves);
+        let mut tracked = leaves.len();
+        while tracked > 0 {
+            let leaf = leaves[tracked - 1];
+            let cut = leaf == NO_LEAF
+                || self.shared.contains(&leaf) && self.is_barren_leaf(leaf, tracked as u64 - 1)?;
+            if !cut {
+                break;
+            }
+            tracked -= 1;
+        }
+        self.found.leaves = leaves;
+        self.found.tracked = tracked as u64;
+        Ok(())
+    }
+
+    /// The private copy of an upper frame, read if there is none.
+    fn table(&mut self, level: u8, mfn: Mfn, page: u64) -> Result<Arc<Leaf>, Error> {
+        self.found.tables.insert((level, mfn));
+        if let Some(copy) = self.copies.get(&(level, mfn)) {
+            return Ok(Arc::clone(copy));
+        }
+        let mut copy = Leaf::default();
+        self.p2m.read(mfn, &mut copy).map_err(|fault| {
+            let position = page.saturating_sub(self.shape.base);
+            self.fault(level, mfn, position, StructureCause::Unreadable(fault))
+        })?;
+        let copy = Arc::new(copy);
+        self.copies.insert((level, mfn), Arc::clone(&copy));
+        Ok(copy)
+    }
+
+    /// Whether nothing below an upper frame names a frame. Each distinct frame is looked at once.
+    fn is_barren(&mut self, level: u8, mfn: Mfn, position: u64) -> Result<bool, Error> {
+        if let Some(&barren) = self.barren_tables.get(&(level, mfn)) {
+            return Ok(barren);
+        }
+        let table = self.table(level, mfn, position + self.shape.base)?;
+        let mut barren = true;
+        for slot in 0..self.shape.slots() {
+            barren = match self.shape.slot(level, &table, slot) {
+                Slot::Empty => true,
+                Slot::Superpage => false,
+                Slot::Frame(leaf) if level == 1 => self.is_barren_leaf(leaf, position)?,
+                Slot::Frame(table) => self.is_barren(level - 1, table, position)?,
+            };
+            if !barren {
+                break;
+            }
+        }
+        self.barren_tables.insert((level, mfn), barren);
+        Ok(barren)
+    }
+
+    /// Whether no entry of a leaf names a frame.
+    fn is_barren_leaf(&mut self, mfn: Mfn, position: u64) -> Result<bool, Error> {
+        if let Some(&barren) = self.barren_leaves.get(&mfn) {
+            return Ok(barren);
+        }
+        let mut copy = Leaf::default();
+        self.p2m
+            .read(mfn, &mut copy)
+            .map_err(|fault| self.fault(0, mfn, position, StructureCause::Unreadable(fault)))?;
+        let width = self.shape.width;
+        let frames = self.m2p.frames();
+        let barren = copy.entries(width).all(|entry| entry.claim(width).names_nothing(frames));
+        self.barren_leaves.insert(mfn, barren);
+        self.found.watched.insert(mfn);
+        Ok(barren)
+    }
+
+    fn fault(&self, level: u8, mfn: Mfn, position: u64, cause: StructureCause) -> Error {
+        let pfn = self.shape.width.first_pfn(LeafIndex(position));
+        Error::Structure { level, mfn, pfn, cause }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sending: one batch, taken from what is owed and decided; in flight until it is answered; its answers written down.
+//! Not here: the order of batches (`tracker`), the bytes (the transport's).
+//! Units: at most `QUERY_FRAMES_MAX` pfns; they are a debt until each is paid or put down elsewhere.
+//! Threads: the caller's.
+//! Source: `docs/design.md`, laws 3 (debt) and 5 (the shadow is what was sent).
+
+pub(crate) mod again;
+pub(crate) mod moves;
+mod view;
+
+pub(crate) use view::{Notes, View};
+
+use crate::cause::{Cause, CauseSet};
+use crate::config::Sender;
+use crate::destination::Destination;
+use crate::doubt::Doubt;
+use crate::error::Error;
+use crate::ledger::{Ledger, Out};
+use crate::p2m::P2m;
+use crate::port::{Answer, Deferral, Guest, QUERY_FRAMES_MAX};
+use crate::report::PageCounts;
+use crate::resend::Taken;
+use crate::resolve::{Outcome, Resolver};
+use crate::round::Round;
+
+/// Causes of a pfn that was never sent.
+const NEVER_SENT: [CauseSet; 2] = [CauseSet::of(Cause::First), CauseSet::of(Cause::Growth)];
+
+/// Where a sweep over all that is owed stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sweep {
+    /// The next pfn.
+    pub(crate) from: u64,
+    /// Pages first: tables are postponed.
+    pub(crate) holds_tables: bool,
+}
+
+impl Sweep {
+    /// The first half.
+    pub(crate) const PAGES: Self = Self { from: 0, holds_tables: true };
+    /// The second one.
+    pub(crate) const TABLES: Self = Self { from: 0, holds_tables: false };
+}
+
+/// Takes and decides the next batch of a sweep. What has to be sent is in flight then, which may be nothing. Returns where to go
+/// on, or `None` if nothing was left.
+pub(crate) fn take(
+    round: &mut Round,
+    p2m: &P2m,
+    ledger: &mut Ledger,
+    destination: &mut Destination,
+    guest: &mut Guest<'_>,
+    sweep: Sweep,
+) -> Result<Option<u64>, Error> {
+    let (mut taken, out) = ledger.take(QUERY_FRAMES_MAX, sweep.from);
+    if taken.pfns().is_empty() {
+        return Ok(None);
+    }
+    let mut outcomes = Vec::with_capacity(taken.pfns().len());
+    let resolver = Resolver {
+        config: &round.config,
+        layout: &p2m.layout,
+        p2m: guest.p2m,
+        m2p: guest.m2p,
+        suspended: round.is_suspended(),
+    };
+    if !resolver.run(guest.types, taken.pfns(), &mut outcomes)? {
+        round.doubt(Doubt::QueryFailed);
+    }
+    sort(&mut taken, &outcomes, out, round, destination, sweep.holds_tables);
+    // Before anybody looks at the shadow again: a table of this batch may name one of these pfns.
+    destination.remember();
+    Ok(Some(taken.next()))
+}
+
+/// Settles what needs no transport, and puts what does in flight.
+fn sort(
+    taken: &mut Taken<'_>,
+    outcomes: &[Outcome],
+    out: &mut Out,
+    round: &mut Round,
+    destination: &mut Destination,
+    holds_tables: bool,
+) {
+    let (sender, suspended) = (round.config.sender, round.is_suspended());
+    for (index, outcome) in outcomes.iter().enumerate() {
+        let (pfn, causes) = (taken.pfns()[index], taken.causes()[index]);
+        match *outcome {
+            // The whole leaf waits, holes and all: it stays in the bitmap, which costs nothing.
+            Outcome::Wait(Deferral::LeafUnmapped) => {
+                round.report.pages.deferred_doubt += u64::from(holds_tables);
+                continue;
+            }
+            Outcome::Wait(reason) => {
+                round.report.pages.defer(reason);
+                out.defer(pfn, reason, causes);
+            }
+            Outcome::WaitBeside(other) => {
+                destination.sent.contest(pfn, other);
+                round.report.pages.defer(Deferral::M2pMismatch);
+                out.defer(pfn, Deferral::M2pMismatch, causes);
+            }
+            Outcome::Frameless { entry, foreign } => {
+                if sender != Sender::Told && !NEVER_SENT.contains(&causes) {
+                    destination.sent.hold(pfn); // a table that was sent may name it
+                }
+                destination.settle_frameless(pfn, entry, foreign);
+                round.report.pages.frameless += 1;
+            }
+            Outcome::Send { page, .. } if holds_tables && page.kind.is_table() => {
+                out.postpone(pfn, causes);
+            }
+            Outcome::Send { page, footing } => {
+                // Whatever the answer will be, the receiver may have it from now on.
+                destination.sent.hold(pfn);
+                // Of a guest that stands still everybody reads the same.
+                if sender == Sender::Reads && !suspended {
+                    destination.sent.since.set(pfn);
+                }
+                out.send(page, causes, footing);
+            }
+        }
+        taken.pay(index);
+    }
+}
+
+/// Writes down the answers for the batch, one per page in order. Who says too little has said nothing about the rest. Returns
+/// the error of a page that can't be sent; it is owed as before.
+pub(crate) fn answer(
+    round: &mut Round,
+    ledger: &mut Ledger,
+    destination: &mut Destination,
+    notes: &mut Notes,
+    answers: impl IntoIterator<Item = Answer>,
+) -> Result<(), Error> {
+    let mut failed = Ok(());
+    destination.tables_named(notes.take_named());
+    let unsure = notes.take_unsure();
+    let silence = || Answer::Deferred(Deferral::Unacknowledged);
+    let mut answers = answers.into_iter();
+    for index in 0..ledger.pages().len() {
+        let (page, causes, footing) = ledger.page(index);
+        match answers.next().unwrap_or_else(silence) {
+            Answer::Accepted => {
+                destination.accept(&page, footing, notes.take_cleared_in(page.pfn));
+                round.report.pages.accepted += 1;
+                round.report.pages.tables += u64::from(page.kind.is_table());
+            }
+            Answer::Deferred(reason) => {
+                let is_verdict = !(unsure && matches!(reason, Deferral::Table(_)));
+                let reason = if is_verdict { reason } else { Deferral::QueryFailed };
+                round.report.pages.defer(reason);
+                ledger.out.defer(page.pfn, reason, causes);
+            }
+            Answer::Failed(source) => {
+                ledger.bitmap.mark_all(page.pfn, causes);
+                failed = Err(Error::Page { pfn: page.pfn, mfn: page.mfn, source });
+            }
+        }
+    }
+    destination.remember(); // before the debt is forgotten
+    ledger.landed();
+    notes.end();
+    failed
+}
+
+/// The batch was not sent, or nobody knows: all of it is owed as before.
+pub(crate) fn turn_back(ledger: &mut Ledger, destination: &mut Destination, notes: &mut Notes) {
+    destination.tables_named(notes.take_named());
+    notes.take_unsure();
+    ledger.turn_back();
+    notes.end();
+}
+
+impl PageCounts {
+    fn defer(&mut self, reason: Deferral) {
+        match reason {
+            Deferral::M2pMismatch => self.deferred_m2p += 1,
+            Deferral::NotOwned | Deferral::MapFailed(_) => {
+                self.deferred_frame += 1;
+            }
+            Deferral::Table(_) => self.deferred_table += 1,
+            Deferral::LeafUnmapped | Deferral::QueryFailed | Deferral::Unacknowledged => {
+                self.deferred_doubt += 1;
+            }
+        }
+    }
+}
