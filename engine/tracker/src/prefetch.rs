@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Brings a cache line near that will be written soon, so that the misses of scattered lines overlap.
-//! Not here: live guest memory, whose kernels fetch for themselves (`diff`).
+//! Brings a cache line near that will be wanted soon, so that the misses of scattered lines overlap.
+//! Not here: which lines those are.
 //! Units: lines of 64 bytes.
 //! Threads: any; nothing is read or written.
 //! Source: x86's `prefetcht0`; elsewhere nothing is done, and nothing depends on it.
@@ -10,17 +10,15 @@
     expect(unsafe_code, reason = "the intrinsic is unsafe to name; docs/safety.md")
 )]
 
-use crate::sync::AtomicU64;
-
-/// Asks for the line of a word.
+/// Asks for the line that an address is in, whatever is there.
 #[inline(always)]
-pub(crate) fn prefetch(word: &AtomicU64) {
+pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing and faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
-    let _ = word;
+    let _ = at;
 }
