@@ -20,6 +20,7 @@
 //!   read after everything that the marker saw, also when the bit was up already.
 //! - *No cause is lost*, because a cause is the plane that the bit is in: each is told with the take of its bit.
 
+mod aligned;
 mod plane;
 mod shard;
 mod summary;

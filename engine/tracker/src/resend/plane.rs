@@ -5,35 +5,10 @@
 //! Threads: markers on any number of threads beside one taker; what wants a plane alone says `&mut`.
 //! Source: the protocol is told in `resend`.
 
+use super::aligned::Aligned;
 use super::summary::Summary;
-use crate::bitmap::{LINE_PFNS, LINE_WORDS, words_of};
-use crate::sync::{AtomicU64, Ordering, keep_bits, set_bits, zeroed_words};
-
-/// Words that may go unused so that the first one stands at the begin of a cache line.
-const SLACK: usize = if cfg!(loom) { 0 } else { 7 };
-
-/// Zeroed words, of which two shards never write to one cache line. What is never written costs no memory.
-pub(super) struct Aligned {
-    words: Box<[AtomicU64]>,
-    skip: usize,
-}
-
-impl Aligned {
-    pub(super) fn zeroed(words: usize) -> Self {
-        let words = zeroed_words(words + SLACK);
-        let skip = words.as_ptr().align_offset(64).min(SLACK);
-        Self { words, skip }
-    }
-
-    pub(super) fn all(&self) -> &[AtomicU64] {
-        &self.words[self.skip..self.words.len() - (SLACK - self.skip)]
-    }
-
-    fn all_mut(&mut self) -> &mut [AtomicU64] {
-        let end = self.words.len() - (SLACK - self.skip);
-        &mut self.words[self.skip..end]
-    }
-}
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_within, words_of};
+use crate::sync::{AtomicU64, Ordering, keep_bits, set_bits};
 
 /// The pfns owed for one cause.
 pub(super) struct Plane {
@@ -108,7 +83,7 @@ impl Plane {
         let first = (pfns / LINE_PFNS) as usize;
         let raised: Vec<_> = self.summary.raised().filter(|&line| line >= first).collect();
         for index in raised.into_iter().flat_map(words_of) {
-            let kept = super::bits_within(&(0..pfns), index);
+            let kept = bits_within(&(0..pfns), index);
             keep_bits(&mut self.words.all_mut()[index], kept);
         }
     }

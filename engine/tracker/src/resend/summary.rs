@@ -5,7 +5,7 @@
 //! Threads: markers on any number of threads raise, beside one taker, who clears.
 //! Source: the protocol is told in `resend`.
 
-use super::plane::Aligned;
+use super::aligned::Aligned;
 use crate::bitmap::bits_at;
 use crate::sync::{AtomicU64, Ordering, set_bits, zeroed_words};
 
