@@ -7,22 +7,24 @@
 //!
 //! [`Entry`]: crate::frame::Entry
 
+#![cfg_attr(
+    any(miri, not(target_arch = "x86_64")),
+    allow(unused, reason = "not every processor has kernels of vectors")
+)]
+
+mod lines;
 mod scalar;
+mod scratch;
+mod vectors;
 mod wide;
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-mod x86_64;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-use x86_64 as processor;
-
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-mod elsewhere;
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-use elsewhere as processor;
-
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::OnceLock;
+
+use lines::Frames;
+use vectors::Vectors;
 
 use crate::form::Base;
 use crate::frame::Width;
@@ -32,50 +34,94 @@ use crate::leaf::{Leaf, LeafMask};
 /// The environment variable that forces a kernel where no option does.
 pub const KERNEL_VARIABLE: &str = "P2MTRACK_KERNEL";
 
-/// A way to compare leaves that this processor has.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Kernel(Kind);
+/// A way to compare leaves that this processor has: one of [`BUILT`]. Those are private, so that nobody
+/// can name a kernel that the processor lacks.
+#[derive(Clone, Copy)]
+pub struct Kernel(&'static Built);
 
-/// Private, so that nobody can name a kernel that the processor lacks.
-#[cfg_attr(
-    any(miri, not(target_arch = "x86_64")),
-    expect(dead_code, reason = "kernels of x86-64 are made there")
-)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
-    Scalar,
-    Wide,
-    Avx2,
-    Avx512,
+// By name: a constant of another crate may have a copy of its own.
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Kernel {}
+
+impl Hash for Kernel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name().hash(state);
+    }
+}
+
+/// A kernel of this build, which the processor may lack.
+struct Built {
+    name: &'static str,
+    code: Code,
+}
+
+enum Code {
+    /// For any processor. It compares private copies; a live frame is copied first.
+    Portable(fn(Width, &Leaf, &Base<'_>) -> LeafMask),
+    /// For processors that have the instructions.
+    Vectors(Vectors),
+}
+
+/// All that follows from the list: modules, names, and what this build has, the best one last.
+macro_rules! kernels {
+    ($($name:ident on $processor:literal,)*) => {
+        $(
+            #[cfg(all(target_arch = $processor, not(miri)))]
+            mod $name;
+        )*
+
+        impl Kernel {
+            /// The names of all kernels, those of other processors too.
+            pub const NAMES: [&str; 2 + [$(stringify!($name)),*].len()] =
+                ["scalar", "wide", $(stringify!($name)),*];
+        }
+
+        static BUILT: &[Built] = &[
+            Built { name: "scalar", code: Code::Portable(scalar::diff) },
+            Built { name: "wide", code: Code::Portable(wide::diff) },
+            $(
+                #[cfg(all(target_arch = $processor, not(miri)))]
+                Built { name: stringify!($name), code: Code::Vectors($name::VECTORS) },
+            )*
+        ];
+    };
+}
+
+// The kernels of vectors: the file, which has the kernel's name and makes its `vectors!`, and the
+// processors that it is built for. Nothing else names one. Miri has no such instructions.
+kernels! {
+    avx2 on "x86_64",
+    avx512 on "x86_64",
 }
 
 impl Kernel {
     /// One entry after the other; the oracle.
-    pub const SCALAR: Self = Self(Kind::Scalar);
+    pub const SCALAR: Self = Self(&BUILT[0]);
     /// Portable vectors, in whatever registers the target was built for.
-    pub const WIDE: Self = Self(Kind::Wide);
-    /// The names of all kernels, those of other processors too.
-    pub const NAMES: [&str; 4] = ["scalar", "wide", "avx2", "avx512"];
+    pub const WIDE: Self = Self(&BUILT[1]);
 
     /// Every kernel that this build and this processor can run, the best one last.
     #[must_use]
     pub fn available() -> &'static [Self] {
         static AVAILABLE: OnceLock<Vec<Kernel>> = OnceLock::new();
         AVAILABLE.get_or_init(|| {
-            let portable = [Self::SCALAR, Self::WIDE];
-            portable.into_iter().chain(processor::available()).collect()
+            let has = |built: &Built| match &built.code {
+                Code::Portable(_) => true,
+                Code::Vectors(vectors) => (vectors.is_available)(),
+            };
+            BUILT.iter().filter(|built| has(built)).map(Self).collect()
         })
     }
 
     /// The name in options and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self.0 {
-            Kind::Scalar => "scalar",
-            Kind::Wide => "wide",
-            Kind::Avx2 => "avx2",
-            Kind::Avx512 => "avx512",
-        }
+        self.0.name
     }
 
     /// The kernel of choice on this machine.
@@ -138,17 +184,19 @@ impl FromStr for Kernel {
 }
 
 /// The slots of a private copy whose entries differ from what a form predicts.
+#[expect(unsafe_code, reason = "a call of code with target features; docs/safety.md")]
 pub(crate) fn diff(kernel: Kernel, width: Width, copy: &Leaf, base: &Base<'_>) -> LeafMask {
-    match kernel.0 {
-        Kind::Scalar => scalar::diff(width, copy, base),
-        Kind::Wide => wide::diff(width, copy, base),
-        Kind::Avx2 | Kind::Avx512 => processor::diff(kernel, width, copy, base),
+    match &kernel.0.code {
+        Code::Portable(diff) => diff(width, copy, base),
+        // SAFETY: the kernel exists, so the processor has its features.
+        Code::Vectors(vectors) => unsafe { (vectors.diff)(width, Frames::own(copy), base) },
     }
 }
 
-/// The slots of a live frame whose entries differ from what a form predicts, each word looked at once for
-/// every segment or patch that is about it; `ahead` is brought near meanwhile. A word that changes meanwhile
-/// is found equal or different, as of one of these looks.
+/// The slots of a live frame whose entries differ from what a form predicts, each word looked at once
+/// for every segment or patch that is about it; `ahead` is brought near meanwhile. A word that changes
+/// meanwhile is found equal or different, as of one of these looks.
+#[expect(unsafe_code, reason = "a call of code with target features; docs/safety.md")]
 pub(crate) fn diff_live(
     kernel: Kernel,
     width: Width,
@@ -156,21 +204,24 @@ pub(crate) fn diff_live(
     base: &Base<'_>,
     ahead: Option<GuestLeaf<'_>>,
 ) -> LeafMask {
-    match kernel.0 {
-        Kind::Scalar | Kind::Wide => {
+    match &kernel.0.code {
+        Code::Portable(diff) => {
             let mut copy = Leaf::default();
             live.fetch(&mut copy);
-            diff(kernel, width, &copy, base)
+            diff(width, &copy, base)
         }
-        Kind::Avx2 | Kind::Avx512 => processor::diff_live(kernel, width, live, base, ahead),
+        // SAFETY: the kernel exists, so the processor has its features.
+        Code::Vectors(vectors) => unsafe { (vectors.diff)(width, Frames::live(live, ahead), base) },
     }
 }
 
 /// Copies a live frame, each word read once.
+#[expect(unsafe_code, reason = "a call of code with target features; docs/safety.md")]
 pub(crate) fn fetch(kernel: Kernel, live: GuestLeaf<'_>, into: &mut Leaf) {
-    match kernel.0 {
-        Kind::Scalar | Kind::Wide => live.fetch(into),
-        Kind::Avx2 | Kind::Avx512 => processor::fetch(kernel, live, into),
+    match &kernel.0.code {
+        Code::Portable(_) => live.fetch(into),
+        // SAFETY: the kernel exists, so the processor has its features.
+        Code::Vectors(vectors) => unsafe { (vectors.fetch)(live, into) },
     }
 }
 
@@ -406,7 +457,16 @@ mod tests {
     }
 
     #[test]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    fn a_kernel_is_there_if_the_processor_has_what_it_needs() {
+        let has = |name: &str| Kernel::available().iter().any(|kernel| kernel.name() == name);
+        assert_eq!(has("avx2"), is_x86_feature_detected!("avx2"));
+        assert_eq!(has("avx512"), is_x86_feature_detected!("avx512f"));
+    }
+
+    #[test]
     fn kernels_are_found_by_name() {
+        assert_eq!([Kernel::SCALAR, Kernel::WIDE].map(Kernel::name), ["scalar", "wide"]);
         for &kernel in Kernel::available() {
             assert!(Kernel::NAMES.contains(&kernel.name()));
             assert_eq!(kernel.to_string().parse(), Ok(kernel));

@@ -15,31 +15,10 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::lines::{self, Frames, Lines, Predict};
-use crate::form::Base;
-use crate::frame::Width;
-use crate::guest::GuestLeaf;
-use crate::leaf::{Leaf, LeafMask};
+use super::vectors::vectors;
+use crate::leaf::LeafMask;
 
-/// Whether this processor, and the system on it, has what is used here.
-pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f")
-}
-
-/// # Safety
-/// [`is_available`].
-#[target_feature(enable = "avx512f")]
-pub(super) unsafe fn diff(width: Width, frames: Frames<'_>, base: &Base<'_>) -> LeafMask {
-    // SAFETY: the caller's.
-    unsafe { lines::diff::<Avx512>(width, frames, base) }
-}
-
-/// # Safety
-/// [`is_available`].
-#[target_feature(enable = "avx512f")]
-pub(super) unsafe fn fetch(live: GuestLeaf<'_>, into: &mut Leaf) {
-    // SAFETY: the caller's.
-    unsafe { lines::fetch::<Avx512>(live, into) };
-}
+vectors!(Avx512, is_x86_feature_detected, "avx512f");
 
 /// A line of live memory: eight loads of 64 bits, made by one instruction.
 ///
@@ -51,7 +30,8 @@ unsafe fn load(line: *const u8) -> __m512i {
     let words;
     // SAFETY: the caller's. The instruction writes one register and no flags.
     unsafe {
-        asm!("vmovdqu64 {words}, zmmword ptr [{line}]", words = out(zmm_reg) words, line = in(reg) line,
+        asm!("vmovdqu64 {words}, zmmword ptr [{line}]",
+            words = out(zmm_reg) words, line = in(reg) line,
             options(nostack, preserves_flags, readonly));
     }
     words

@@ -15,31 +15,10 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::lines::{self, Frames, Lines, Predict, Together};
-use crate::form::Base;
-use crate::frame::Width;
-use crate::guest::GuestLeaf;
-use crate::leaf::{Leaf, LeafMask};
+use super::vectors::vectors;
+use crate::leaf::LeafMask;
 
-/// Whether this processor, and the system on it, has what is used here.
-pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx2")
-}
-
-/// # Safety
-/// [`is_available`].
-#[target_feature(enable = "avx2")]
-pub(super) unsafe fn diff(width: Width, frames: Frames<'_>, base: &Base<'_>) -> LeafMask {
-    // SAFETY: the caller's.
-    unsafe { lines::diff::<Avx2>(width, frames, base) }
-}
-
-/// # Safety
-/// [`is_available`].
-#[target_feature(enable = "avx2")]
-pub(super) unsafe fn fetch(live: GuestLeaf<'_>, into: &mut Leaf) {
-    // SAFETY: the caller's.
-    unsafe { lines::fetch::<Avx2>(live, into) };
-}
+vectors!(Avx2, is_x86_feature_detected, "avx2");
 
 /// Half a line of live memory: four loads of 64 bits, made by one instruction.
 ///
@@ -51,7 +30,8 @@ unsafe fn load(half: *const u8) -> __m256i {
     let words;
     // SAFETY: the caller's. The instruction writes one register and no flags.
     unsafe {
-        asm!("vmovdqu {words}, ymmword ptr [{half}]", words = out(ymm_reg) words, half = in(reg) half,
+        asm!("vmovdqu {words}, ymmword ptr [{half}]",
+            words = out(ymm_reg) words, half = in(reg) half,
             options(nostack, preserves_flags, readonly));
     }
     words

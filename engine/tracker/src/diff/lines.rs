@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A leaf taken apart into lines of 64 bytes, each held against what its form predicts: the loops of all x86-64 kernels.
-//! Not here: instructions (`avx2`, `avx512`), or which kernel runs (`diff`).
+//! Lines of 64 bytes: what an instruction set does with one, and the loops over those of a frame.
+//! Not here: instructions (`avx2`, `avx512`), or what a form expects in the lines (`vectors`).
 //! Units: 64 lines a leaf, `SLOTS` of 8 or 16 a line; bit i of what a line answers is slot i of it.
 //! Threads: pure; the live frame may be written by others all along.
 //! Source: `docs/decisions/0011`: why live lines are read by `asm!`. Shape: memchr's `arch/generic`.
@@ -11,20 +11,18 @@
     reason = "vectors over live guest memory: one condition, the processor's features; docs/safety.md"
 )]
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::scratch::Scratch;
-use crate::form::{Base, PackedWords, Step};
-use crate::frame::{FRAME_BYTES, Width};
+use crate::form::Step;
 use crate::guest::GuestLeaf;
 use crate::leaf::{Leaf, LeafMask};
+use crate::prefetch::prefetch;
 
 /// Bytes in a line.
-const LINE_BYTES: usize = 64;
+pub(super) const LINE_BYTES: usize = 64;
 
-/// What one kind of processor does with lines.
+/// What an instruction set does with lines.
 ///
 /// # Safety
 /// Every function needs the processor's features of its kernel. Lines are readable for 64 bytes.
@@ -105,8 +103,7 @@ impl<'a> Frames<'a> {
     /// A line, for the first time.
     #[inline(always)]
     fn line(self, line: usize) -> *const u8 {
-        // SAFETY: a prefetch reads nothing and faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(self.ahead.wrapping_add(line * LINE_BYTES).cast()) };
+        prefetch(self.ahead.wrapping_add(line * LINE_BYTES));
         self.near(line)
     }
 
@@ -114,41 +111,6 @@ impl<'a> Frames<'a> {
     #[inline(always)]
     fn near(self, line: usize) -> *const u8 {
         self.live.wrapping_add(line * LINE_BYTES)
-    }
-}
-
-/// Compares a frame with its form.
-///
-/// # Safety
-/// The processor has the features of `L`.
-#[inline(always)]
-pub(super) unsafe fn diff<L: Lines>(width: Width, frames: Frames<'_>, base: &Base<'_>) -> LeafMask {
-    // SAFETY: handed on to each.
-    unsafe {
-        match *base {
-            Base::Hole => run::<L>(width, frames, u64::MAX, Step::Zero),
-            Base::Affine(all) => run::<L>(width, frames, all.word_at(width, 0), all.step()),
-            Base::Packed { high, low } => L::compare::<8>(frames, Packed { high, low }),
-            Base::Raw(copy) => raw::<L>(width, frames, &copy.words),
-            Base::Segments { segments, patches } => {
-                // Short runs, and where one ends, would be branches that nobody can predict.
-                let mut scratch = Scratch::new();
-                raw::<L>(width, frames, scratch.decode::<L>(width, segments, patches))
-            }
-        }
-    }
-}
-
-/// Copies a frame.
-///
-/// # Safety
-/// The processor has the features of `L`.
-#[inline(always)]
-pub(super) unsafe fn fetch<L: Lines>(live: GuestLeaf<'_>, into: &mut Leaf) {
-    let (live, into) = (live.as_ptr(), into.words.as_mut_ptr().cast::<u8>());
-    for at in (0..FRAME_BYTES).step_by(LINE_BYTES) {
-        // SAFETY: both are frames, and `at` is a line of them.
-        unsafe { L::store(L::load(live.wrapping_add(at)), into.wrapping_add(at)) };
     }
 }
 
@@ -170,8 +132,8 @@ pub(super) unsafe fn each<L: Lines, const SLOTS: usize>(
     mask
 }
 
-/// Asks the lines of each word of the mask together whether anything differs, and again which slots do only where
-/// something does.
+/// Asks the lines of each word of the mask together whether anything differs, and again which slots
+/// do only where something does.
 ///
 /// # Safety
 /// The processor has the features of `L`.
@@ -204,8 +166,8 @@ const fn lines_of<const SLOTS: usize>(word: usize) -> Range<usize> {
     word * lines..(word + 1) * lines
 }
 
-/// The slots that differ in the lines of one word of the mask. It has a byte or two for each, which are written where they
-/// are: to put them together in a register takes as long as the comparison.
+/// The slots that differ in the lines of one word of the mask. It has a byte or two for each, which
+/// are written where they are: to put them together in a register takes as long as the comparison.
 #[inline(always)]
 unsafe fn unequal<L: Lines, const SLOTS: usize>(
     lines: Range<usize>,
@@ -222,29 +184,6 @@ unsafe fn unequal<L: Lines, const SLOTS: usize>(
         };
         let at = line * (SLOTS / 8) % 8;
         bytes[at..at + SLOTS / 8].copy_from_slice(&slots.to_le_bytes()[..SLOTS / 8]);
-    }
-}
-
-/// One segment over the whole leaf.
-#[inline(always)]
-unsafe fn run<L: Lines>(width: Width, frames: Frames<'_>, first: u64, step: Step) -> LeafMask {
-    // SAFETY: the caller's.
-    unsafe {
-        match width {
-            Width::W64 => L::compare::<8>(frames, Run::<L, 8>::new(first, step)),
-            Width::W32 => L::compare::<16>(frames, Run::<L, 16>::new(first, step)),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn raw<L: Lines>(width: Width, frames: Frames<'_>, words: &[u64; 512]) -> LeafMask {
-    // SAFETY: the caller's.
-    unsafe {
-        match width {
-            Width::W64 => L::compare::<8>(frames, Raw(words)),
-            Width::W32 => L::compare::<16>(frames, Raw(words)),
-        }
     }
 }
 
@@ -326,32 +265,5 @@ impl<L: Lines, const SLOTS: usize> Predict<L> for Run<L, SLOTS> {
     unsafe fn next(&mut self, _: usize) -> L::Line {
         // SAFETY: the caller's.
         unsafe { self.advance() }
-    }
-}
-
-/// Words in half of their size.
-#[derive(Clone, Copy)]
-struct Packed<'a> {
-    high: u32,
-    low: &'a PackedWords,
-}
-
-impl<L: Lines> Predict<L> for Packed<'_> {
-    #[inline(always)]
-    unsafe fn next(&mut self, line: usize) -> L::Line {
-        // SAFETY: the caller's; 64 lines of 8 words are all 512.
-        unsafe { L::unpack(self.low.as_ptr().wrapping_add(8 * line), self.high) }
-    }
-}
-
-/// Words as they are.
-#[derive(Clone, Copy)]
-struct Raw<'a>(&'a [u64; 512]);
-
-impl<L: Lines> Predict<L> for Raw<'_> {
-    #[inline(always)]
-    unsafe fn next(&mut self, line: usize) -> L::Line {
-        // SAFETY: the caller's; 64 lines of 8 words are all 512.
-        unsafe { L::own(self.0.as_ptr().cast::<u8>().wrapping_add(line * LINE_BYTES)) }
     }
 }

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What each kernel of vectors is compiled from: the lines of a frame, held against those of its form.
+//! Not here: instructions (`avx2`, `avx512`), or which kernel runs (`diff`).
+//! Units: as in `lines`.
+//! Threads: as in `lines`.
+//! Source: the forms are those of `form`.
+
+#![expect(
+    unsafe_code,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "vectors over live guest memory: one condition, the processor's features; docs/safety.md"
+)]
+
+use super::lines::{Frames, LINE_BYTES, Lines, Predict, Run};
+use super::scratch::Scratch;
+use crate::form::{Base, PackedWords, Step};
+use crate::frame::{FRAME_BYTES, Width};
+use crate::guest::GuestLeaf;
+use crate::leaf::{FRAME_WORDS, Leaf, LeafMask};
+
+/// What an instruction set's file hands over. All calls need what `is_available` asks for.
+pub(super) struct Vectors {
+    /// Whether this processor, and the system on it, has the instructions.
+    pub(super) is_available: fn() -> bool,
+    /// [`diff`].
+    pub(super) diff: unsafe fn(Width, Frames<'_>, &Base<'_>) -> LeafMask,
+    /// [`fetch`].
+    pub(super) fetch: unsafe fn(GuestLeaf<'_>, &mut Leaf),
+}
+
+/// The `VECTORS` of a file: the loops, compiled with the very features that the processor is asked
+/// for, by the macro of `std` that asks it.
+macro_rules! vectors {
+    ($lines:ty, $asks:ident, $($feature:tt),+) => {
+        pub(super) const VECTORS: $crate::diff::vectors::Vectors = {
+            use $crate::{diff::vectors, form::Base, frame::Width, guest::GuestLeaf, leaf};
+
+            $(#[target_feature(enable = $feature)])+
+            unsafe fn diff(
+                width: Width,
+                frames: $crate::diff::lines::Frames<'_>,
+                base: &Base<'_>,
+            ) -> leaf::LeafMask {
+                // SAFETY: the caller's.
+                unsafe { vectors::diff::<$lines>(width, frames, base) }
+            }
+
+            $(#[target_feature(enable = $feature)])+
+            unsafe fn fetch(live: GuestLeaf<'_>, into: &mut leaf::Leaf) {
+                // SAFETY: the caller's.
+                unsafe { vectors::fetch::<$lines>(live, into) };
+            }
+
+            vectors::Vectors { is_available: || $($asks!($feature))&&+, diff, fetch }
+        };
+    };
+}
+pub(super) use vectors;
+
+/// Compares a frame with its form.
+///
+/// # Safety
+/// The processor has the features of `L`.
+#[inline(always)]
+pub(super) unsafe fn diff<L: Lines>(width: Width, frames: Frames<'_>, base: &Base<'_>) -> LeafMask {
+    // SAFETY: handed on to each.
+    unsafe {
+        match *base {
+            Base::Hole => run::<L>(width, frames, u64::MAX, Step::Zero),
+            Base::Affine(all) => run::<L>(width, frames, all.word_at(width, 0), all.step()),
+            Base::Packed { high, low } => L::compare::<8>(frames, Packed { high, low }),
+            Base::Raw(copy) => raw::<L>(width, frames, &copy.words),
+            Base::Segments { segments, patches } => {
+                // Short runs, and where one ends, would be branches that nobody can predict.
+                let mut scratch = Scratch::new();
+                raw::<L>(width, frames, scratch.decode::<L>(width, segments, patches))
+            }
+        }
+    }
+}
+
+/// Copies a frame.
+///
+/// # Safety
+/// The processor has the features of `L`.
+#[inline(always)]
+pub(super) unsafe fn fetch<L: Lines>(live: GuestLeaf<'_>, into: &mut Leaf) {
+    let (live, into) = (live.as_ptr(), into.words.as_mut_ptr().cast::<u8>());
+    for at in (0..FRAME_BYTES).step_by(LINE_BYTES) {
+        // SAFETY: both are frames, and `at` is a line of them.
+        unsafe { L::store(L::load(live.wrapping_add(at)), into.wrapping_add(at)) };
+    }
+}
+
+/// One segment over the whole leaf.
+#[inline(always)]
+unsafe fn run<L: Lines>(width: Width, frames: Frames<'_>, first: u64, step: Step) -> LeafMask {
+    // SAFETY: the caller's.
+    unsafe {
+        match width {
+            Width::W64 => L::compare::<8>(frames, Run::<L, 8>::new(first, step)),
+            Width::W32 => L::compare::<16>(frames, Run::<L, 16>::new(first, step)),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn raw<L: Lines>(width: Width, frames: Frames<'_>, words: &[u64; FRAME_WORDS]) -> LeafMask {
+    // SAFETY: the caller's.
+    unsafe {
+        match width {
+            Width::W64 => L::compare::<8>(frames, Raw(words)),
+            Width::W32 => L::compare::<16>(frames, Raw(words)),
+        }
+    }
+}
+
+/// Words in half of their size.
+#[derive(Clone, Copy)]
+struct Packed<'a> {
+    high: u32,
+    low: &'a PackedWords,
+}
+
+impl<L: Lines> Predict<L> for Packed<'_> {
+    #[inline(always)]
+    unsafe fn next(&mut self, line: usize) -> L::Line {
+        // SAFETY: the caller's; 64 lines of 8 words are all 512.
+        unsafe { L::unpack(self.low.as_ptr().wrapping_add(8 * line), self.high) }
+    }
+}
+
+/// Words as they are.
+#[derive(Clone, Copy)]
+struct Raw<'a>(&'a [u64; FRAME_WORDS]);
+
+impl<L: Lines> Predict<L> for Raw<'_> {
+    #[inline(always)]
+    unsafe fn next(&mut self, line: usize) -> L::Line {
+        // SAFETY: the caller's; 64 lines of 8 words are all 512.
+        unsafe { L::own(self.0.as_ptr().cast::<u8>().wrapping_add(line * LINE_BYTES)) }
+    }
+}
