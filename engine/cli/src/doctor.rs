@@ -127,7 +127,7 @@ fn look(args: &DoctorArgs) -> Vec<Finding> {
 
 fn kernel() -> Finding {
     match Kernel::choose() {
-        Ok(kernel) if kernel.name().starts_with("avx") => {
+        Ok(kernel) if ![Kernel::SCALAR, Kernel::WIDE].contains(&kernel) => {
             finding("simd", State::Good, format!("kernel {kernel}"))
         }
         Ok(kernel) => finding("simd", State::Poor, format!("kernel {kernel}"))
