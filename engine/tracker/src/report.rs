@@ -6,6 +6,7 @@
 //! Source: counting rules of entries and leaves: `docs/design.md`, "Counts".
 
 use crate::doubt::Doubt;
+use crate::port::Deferral;
 
 /// Which kind of round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,6 +146,22 @@ pub struct PageCounts {
     pub returned: u64,
     /// Owed when the round ended.
     pub left: u64,
+}
+
+impl PageCounts {
+    /// Counts a pfn that is deferred.
+    pub(crate) const fn defer(&mut self, reason: Deferral) {
+        match reason {
+            Deferral::M2pMismatch => self.deferred_m2p += 1,
+            Deferral::NotOwned | Deferral::MapFailed(_) => {
+                self.deferred_frame += 1;
+            }
+            Deferral::Table(_) => self.deferred_table += 1,
+            Deferral::LeafUnmapped | Deferral::QueryFailed | Deferral::Unacknowledged => {
+                self.deferred_doubt += 1;
+            }
+        }
+    }
 }
 
 /// What a consistent point settled.

@@ -257,7 +257,9 @@ fn a_debt_that_returns_beside_the_next_take() {
             scene.write(slot, |bitmap| known(bitmap.mark(Pfn(5), causes[slot])));
         }
         let pages = scene.bitmap.take(9, 0).forget();
-        let dropper = beside(&scene, move |scene| drop(Taken::of(&scene.bitmap, pages)));
+        let dropper = beside(&scene, move |scene| {
+            drop(Taken::of(&scene.bitmap.planes, &scene.bitmap.spare, pages))
+        });
         received.pay_all(&scene, scene.bitmap.take(9, 0));
         settle();
         join([dropper]);

@@ -28,13 +28,13 @@ mod take;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Mutex, TryLockError};
 
-use plane::Plane;
+use plane::{PLANES, Plane};
 pub(crate) use shard::GROUP_PFNS;
 pub use shard::ResendShard;
 use summary::Summary;
 pub(crate) use summary::{GROUP_LINES, GROUP_WORDS, summary_of};
+use take::Spare;
 pub use take::Taken;
 
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_within};
@@ -42,29 +42,12 @@ use crate::cause::{Cause, CauseSet};
 use crate::frame::{LeafIndex, Pfn, Width};
 use crate::leaf::LeafMask;
 
-/// Planes.
-const PLANES: usize = Cause::ALL.len();
-
-/// Pfns of a take whose memory is kept for the next one, at most: 1.3 MiB.
-const SPARE_PFNS_MAX: usize = 1 << 17;
-
 /// The set of owed pfns below a length, with the causes of each.
 pub struct ResendBitmap {
     pfns: u64,
     planes: [Plane; PLANES],
     /// The memory of the last take that ended.
-    spare: Mutex<Pages>,
-}
-
-/// Pfns that left the bitmap, in ascending order, and what became of each.
-#[derive(Debug, Default)]
-struct Pages {
-    /// How many. The memory past them has any content.
-    len: usize,
-    pfns: Vec<Pfn>,
-    causes: Vec<CauseSet>,
-    /// Bit `i % 64` of word `i / 64`: page `i` is still a debt.
-    unpaid: Vec<u64>,
+    spare: Spare,
 }
 
 impl ResendBitmap {
@@ -75,7 +58,7 @@ impl ResendBitmap {
     #[must_use]
     pub fn new(pfns: u64) -> Self {
         let lines = pfns.div_ceil(LINE_PFNS) as usize;
-        Self { pfns, planes: std::array::from_fn(|_| Plane::new(lines)), spare: Mutex::default() }
+        Self { pfns, planes: std::array::from_fn(|_| Plane::new(lines)), spare: Spare::default() }
     }
 
     /// Length in pfns.
@@ -209,6 +192,18 @@ impl ResendBitmap {
         self.raised().flatten().map(|word| u64::from(word.count_ones())).sum()
     }
 
+    /// Cuts the bitmap into shards that begin at these pfns, which are multiples of 512 in ascending order; each ends where the
+    /// next one begins, the last one with the bitmap.
+    ///
+    /// # Panics
+    /// When a shard is asked for that ends before it begins.
+    pub fn shards_mut<'a>(
+        &'a mut self,
+        firsts: impl IntoIterator<Item = u64>,
+    ) -> impl Iterator<Item = ResendShard<'a>> {
+        shard::cut(self.pfns, &mut self.planes, firsts)
+    }
+
     /// Whether nothing is owed now. Exact while nobody marks or takes; costs the summary.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -221,25 +216,7 @@ impl ResendBitmap {
     /// Costs the upper summary from `from` on, and what is taken; it uses the memory of the take before. Only one
     /// thread takes at a time.
     pub fn take(&self, limit: usize, from: u64) -> Taken<'_> {
-        Taken::new(self, self.spare_pages(), limit, from)
-    }
-
-    fn spare_pages(&self) -> Pages {
-        match self.spare.try_lock() {
-            Ok(mut spare) => std::mem::take(&mut *spare),
-            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => Pages::default(),
-        }
-    }
-
-    fn keep_pages(&self, mut pages: Pages) {
-        if pages.pfns.len() > SPARE_PFNS_MAX {
-            return; // who takes all at once does not do so each time
-        }
-        if let Ok(mut spare) = self.spare.try_lock() {
-            pages.len = 0;
-            pages.unpaid.clear();
-            *spare = pages;
-        }
+        Taken::new(&self.planes, &self.spare, self.pfns, limit, from)
     }
 }
 

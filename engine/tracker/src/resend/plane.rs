@@ -8,7 +8,11 @@
 use super::aligned::Aligned;
 use super::summary::Summary;
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_within, words_of};
+use crate::cause::Cause;
 use crate::sync::{AtomicU64, Ordering, keep_bits, set_bits};
+
+/// Planes of a bitmap.
+pub(super) const PLANES: usize = Cause::ALL.len();
 
 /// The pfns owed for one cause.
 pub(super) struct Plane {

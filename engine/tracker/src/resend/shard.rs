@@ -7,9 +7,9 @@
 
 use std::ops::RangeFrom;
 
+use super::plane::{PLANES, Plane};
 use super::summary::{GROUP_LINES, Summary};
-use super::{PLANES, ResendBitmap, bits_within};
-use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_of, words_of};
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_of, bits_within, words_of};
 use crate::cause::Cause;
 use crate::frame::{LeafIndex, Width};
 use crate::leaf::LeafMask;
@@ -38,32 +38,27 @@ struct Part<'a> {
     summary: &'a Summary,
 }
 
-impl ResendBitmap {
-    /// Cuts the bitmap into shards that begin at these pfns, which are multiples of 512 in ascending order; each ends where the
-    /// next one begins, the last one with the bitmap.
-    ///
-    /// # Panics
-    /// When a shard is asked for that ends before it begins.
-    pub fn shards_mut<'a>(
-        &'a mut self,
-        firsts: impl IntoIterator<Item = u64>,
-    ) -> impl Iterator<Item = ResendShard<'a>> {
-        let (pfns, end) = (self.pfns, self.words() / LINE_WORDS);
-        let line = move |first: u64| (first / LINE_PFNS).min(end as u64) as usize;
-        let mut firsts = firsts.into_iter().map(line).peekable();
-        let first = firsts.peek().copied().unwrap_or(end);
-        let mut rest = self.planes.each_mut().map(|plane| {
-            let (words, summary) = plane.parts_mut();
-            Part { lines: &mut words.as_chunks_mut().0[first..], summary }
-        });
-        std::iter::from_fn(move || {
-            let first_line = firsts.next()?;
-            let next = firsts.peek().copied().unwrap_or(end);
-            assert!(first_line <= next, "shards in order");
-            let planes = rest.each_mut().map(|part| part.split_off(next - first_line));
-            Some(ResendShard { pfns, first_line, planes })
-        })
-    }
+/// Cuts planes of `pfns` pfns into shards: [`ResendBitmap::shards_mut`](super::ResendBitmap::shards_mut).
+pub(super) fn cut<'a>(
+    pfns: u64,
+    planes: &'a mut [Plane; PLANES],
+    firsts: impl IntoIterator<Item = u64>,
+) -> impl Iterator<Item = ResendShard<'a>> {
+    let end = planes[0].words().len() / LINE_WORDS;
+    let line = move |first: u64| (first / LINE_PFNS).min(end as u64) as usize;
+    let mut firsts = firsts.into_iter().map(line).peekable();
+    let first = firsts.peek().copied().unwrap_or(end);
+    let mut rest = planes.each_mut().map(|plane| {
+        let (words, summary) = plane.parts_mut();
+        Part { lines: &mut words.as_chunks_mut().0[first..], summary }
+    });
+    std::iter::from_fn(move || {
+        let first_line = firsts.next()?;
+        let next = firsts.peek().copied().unwrap_or(end);
+        assert!(first_line <= next, "shards in order");
+        let planes = rest.each_mut().map(|part| part.split_off(next - first_line));
+        Some(ResendShard { pfns, first_line, planes })
+    })
 }
 
 impl Part<'_> {
@@ -94,6 +89,7 @@ impl ResendShard<'_> {
     ///
     /// # Panics
     /// If the leaf is another shard's.
+    #[inline]
     pub fn mark_leaf(&mut self, width: Width, leaf: LeafIndex, mask: &LeafMask, cause: Cause) {
         let (bits, _) = mask.used(width).as_chunks();
         for (line, bits) in lines_from(width, leaf).zip(bits) {

@@ -5,10 +5,12 @@
 //! Threads: one taker; a [`Taken`] may be dropped by another thread.
 //! Source: the protocol is told in `resend`; law 3.
 
-use super::plane::Plane;
+use std::fmt;
+use std::sync::{Mutex, TryLockError};
+
+use super::plane::{PLANES, Plane};
 use super::summary::{GROUP_LINES, GROUP_WORDS};
-use super::{PLANES, Pages, ResendBitmap, bits_within};
-use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_of, words_of};
+use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_of, bits_within, words_of};
 use crate::cause::CauseSet;
 use crate::frame::Pfn;
 use crate::prefetch::prefetch;
@@ -17,25 +19,68 @@ use crate::sync::{AtomicU64, Ordering, clear_bits};
 /// Words of the lower summary, and lines, that are looked at before anything is taken from the first.
 const AHEAD: usize = 32;
 
+/// Pfns of a take whose memory is kept for the next one, at most: 1.3 MiB.
+pub(super) const SPARE_PFNS_MAX: usize = 1 << 17;
+
+/// Pfns that left the bitmap, in ascending order, and what became of each.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    /// How many. The memory past them has any content.
+    len: usize,
+    pub(super) pfns: Vec<Pfn>,
+    causes: Vec<CauseSet>,
+    /// Bit `i % 64` of word `i / 64`: page `i` is still a debt.
+    unpaid: Vec<u64>,
+}
+
+/// The memory of the last take that ended.
+#[derive(Debug, Default)]
+pub(super) struct Spare(pub(super) Mutex<Pages>);
+
+impl Spare {
+    fn take(&self) -> Pages {
+        match self.0.try_lock() {
+            Ok(mut spare) => std::mem::take(&mut *spare),
+            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => Pages::default(),
+        }
+    }
+
+    fn keep(&self, mut pages: Pages) {
+        if pages.pfns.len() > SPARE_PFNS_MAX {
+            return; // who takes all at once does not do so each time
+        }
+        if let Ok(mut spare) = self.0.try_lock() {
+            pages.len = 0;
+            pages.unpaid.clear();
+            *spare = pages;
+        }
+    }
+}
+
 /// Pfns that left the bitmap. Each is a debt: what is not paid when this is dropped is owed again.
-#[derive(Debug)]
 #[must_use = "pfns that are dropped unpaid are owed again"]
 pub struct Taken<'a> {
-    bitmap: &'a ResendBitmap,
+    planes: &'a [Plane; PLANES],
+    spare: &'a Spare,
     pages: Pages,
     next: u64,
 }
 
 impl<'a> Taken<'a> {
-    pub(super) fn new(bitmap: &'a ResendBitmap, pages: Pages, limit: usize, from: u64) -> Self {
-        let taker = Taker { planes: &bitmap.planes, limit, from, pages };
-        let pages = taker.run();
+    pub(super) fn new(
+        planes: &'a [Plane; PLANES],
+        spare: &'a Spare,
+        pfns: u64,
+        limit: usize,
+        from: u64,
+    ) -> Self {
+        let pages = Taker { planes, limit, from, pages: spare.take() }.run();
         let next = match pages.pfns[..pages.len].last() {
             Some(last) if pages.len == limit => last.0 + 1,
             None if limit == 0 => from,
-            _ => from.max(bitmap.pfns),
+            _ => from.max(pfns),
         };
-        Self { bitmap, pages, next }
+        Self { planes, spare, pages, next }
     }
 
     /// What was taken, in ascending order.
@@ -88,7 +133,7 @@ impl<'a> Taken<'a> {
     }
 
     fn owe(&self, word: usize, owed: &[u64; PLANES]) {
-        for (plane, &bits) in self.bitmap.planes.iter().zip(owed) {
+        for (plane, &bits) in self.planes.iter().zip(owed) {
             if bits != 0 {
                 plane.mark(word, [bits]);
             }
@@ -103,15 +148,24 @@ impl<'a> Taken<'a> {
         std::mem::take(&mut self.pages)
     }
 
-    pub(super) fn of(bitmap: &'a ResendBitmap, pages: Pages) -> Self {
-        Self { bitmap, pages, next: 0 }
+    pub(super) fn of(planes: &'a [Plane; PLANES], spare: &'a Spare, pages: Pages) -> Self {
+        Self { planes, spare, pages, next: 0 }
+    }
+}
+
+impl fmt::Debug for Taken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taken")
+            .field("pages", &self.pages)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.restore();
-        self.bitmap.keep_pages(std::mem::take(&mut self.pages));
+        self.spare.keep(std::mem::take(&mut self.pages));
     }
 }
 

@@ -5,6 +5,7 @@
 //! Threads: three markers beside one taker.
 //! Source: the protocol in `resend`.
 
+use super::take::SPARE_PFNS_MAX;
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -285,7 +286,7 @@ fn a_take_of_everything_leaves_no_summary_up() {
 #[test]
 fn the_memory_of_a_take_is_used_again_unless_it_took_everything() {
     let bitmap = ResendBitmap::new(4 * SPARE_PFNS_MAX as u64);
-    let kept = || bitmap.spare.lock().expect("nobody panicked").pfns.len();
+    let kept = || bitmap.spare.0.lock().expect("nobody panicked").pfns.len();
     for (pfns, keeps) in [(1_000, true), (4 * SPARE_PFNS_MAX as u64, false), (1_000, true)] {
         bitmap.mark_range(0..pfns, Cause::First);
         let mut taken = bitmap.take(usize::MAX, 0);

@@ -19,7 +19,6 @@ use crate::error::Error;
 use crate::ledger::{Ledger, Out};
 use crate::p2m::P2m;
 use crate::port::{Answer, Deferral, Guest, QUERY_FRAMES_MAX};
-use crate::report::PageCounts;
 use crate::resend::Taken;
 use crate::resolve::{Outcome, Resolver};
 use crate::round::Round;
@@ -171,19 +170,4 @@ pub(crate) fn turn_back(ledger: &mut Ledger, destination: &mut Destination, note
     notes.take_unsure();
     ledger.turn_back();
     notes.end();
-}
-
-impl PageCounts {
-    fn defer(&mut self, reason: Deferral) {
-        match reason {
-            Deferral::M2pMismatch => self.deferred_m2p += 1,
-            Deferral::NotOwned | Deferral::MapFailed(_) => {
-                self.deferred_frame += 1;
-            }
-            Deferral::Table(_) => self.deferred_table += 1,
-            Deferral::LeafUnmapped | Deferral::QueryFailed | Deferral::Unacknowledged => {
-                self.deferred_doubt += 1;
-            }
-        }
-    }
 }

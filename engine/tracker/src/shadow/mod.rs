@@ -5,6 +5,7 @@
 //! Threads: one writer a shard; any number of readers between writes.
 //! Source: law 5, `docs/design`. Not Xen's shadow paging.
 
+mod bytes;
 mod empty;
 mod encode;
 mod forms;
@@ -14,6 +15,7 @@ mod shard;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+pub use bytes::ShadowBytes;
 pub(crate) use empty::EmptyLeaves;
 pub use forms::{Forms, SHADOW_VARIABLE, UnknownForm};
 pub(crate) use shard::ShadowShard;
@@ -34,29 +36,6 @@ pub struct Shadow {
     forms: Forms,
     leaves: u64,
     shards: Vec<ShadowShard>,
-}
-
-/// What a shadow holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ShadowBytes {
-    /// Positions; the sum of all that follow but `bytes`.
-    pub leaves: u64,
-    /// Positions without any valid entry.
-    pub hole: u64,
-    /// Positions that are one run.
-    pub affine: u64,
-    /// Positions that are one run with patches.
-    pub patched: u64,
-    /// Positions that are several runs, with patches or without.
-    pub segments: u64,
-    /// Positions held in half their size.
-    pub packed: u64,
-    /// Positions held as read.
-    pub raw: u64,
-    /// Positions held as read in a copy that others share.
-    pub shared: u64,
-    /// All that the allocator gave: index, blocks used or not, and each shared copy once.
-    pub bytes: u64,
 }
 
 impl Shadow {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::ShadowBytes;
+use super::bytes::ShadowBytes;
 use super::encode::{Form, Runs, choose, pack};
 use super::forms::Forms;
 use super::pool::{Handle, Pool};
