@@ -8,14 +8,11 @@
 use std::num::ParseIntError;
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use p2mtrack::config::Config;
-use p2mtrack::diff::{KERNEL_VARIABLE, Kernel};
 use p2mtrack::frame::Pfn;
-use p2mtrack::shadow::{Forms, SHADOW_VARIABLE};
 
 use crate::bench::BenchArgs;
+use crate::compare::CompareArgs;
 use crate::doctor::DoctorArgs;
 use crate::guard::GuardArgs;
 use crate::simulate::SimulateArgs;
@@ -78,31 +75,6 @@ pub(crate) struct ReplayArgs {
     pub(crate) threads: u16,
 }
 
-/// How leaves are compared and remembered
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub(crate) struct CompareArgs {
-    /// The kernel that compares leaves [default: the best one for this machine]
-    #[arg(long, value_name = "NAME", env = KERNEL_VARIABLE, value_parser = kernels())]
-    pub(crate) kernel: Option<Kernel>,
-    /// The form in which the shadow holds leaves [default: for each leaf the smallest one]
-    #[arg(long, value_name = "FORM", env = SHADOW_VARIABLE, value_parser = forms())]
-    pub(crate) shadow: Option<Forms>,
-}
-
-impl CompareArgs {
-    /// An engine's configuration with these choices.
-    pub(crate) fn config(&self) -> Config {
-        Config { kernel: self.kernel, shadow: self.shadow, ..Config::default() }
-    }
-
-    /// The options that make these choices again, each after a space.
-    pub(crate) fn options(&self) -> String {
-        let kernel = self.kernel.map(|kernel| format!(" --kernel {kernel}"));
-        let shadow = self.shadow.map(|forms| format!(" --shadow {forms}"));
-        [kernel, shadow].into_iter().flatten().collect()
-    }
-}
-
 /// Show what is in a recording, or the life of one pfn
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
@@ -114,14 +86,6 @@ pub(crate) struct InspectArgs {
     /// Print JSON, one object a line
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-fn kernels() -> impl TypedValueParser<Value = Kernel> {
-    PossibleValuesParser::new(Kernel::NAMES).try_map(|name| name.parse::<Kernel>())
-}
-
-fn forms() -> impl TypedValueParser<Value = Forms> {
-    PossibleValuesParser::new(Forms::ALL.map(Forms::name)).try_map(|name| name.parse::<Forms>())
 }
 
 fn parse_pfn(text: &str) -> Result<Pfn, ParseIntError> {

@@ -10,6 +10,7 @@
 mod args;
 mod bench;
 mod check;
+mod compare;
 mod doctor;
 mod failure;
 mod findings;

@@ -21,7 +21,7 @@ use p2mtrack_bench::machine::Machine;
 use p2mtrack_bench::setup::{PASS_BYTES, Setup};
 use p2mtrack_bench::team::Team;
 
-use crate::args::CompareArgs;
+use crate::compare::CompareArgs;
 use crate::failure::{Failure, VERDICT};
 use crate::output::{BAD, GOOD, HEAD, Output, counted};
 use crate::size::{in_words, parse_size};

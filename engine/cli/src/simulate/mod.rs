@@ -28,7 +28,7 @@ use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig
 
 use huge::HugeArgs;
 
-use crate::args::CompareArgs;
+use crate::compare::CompareArgs;
 use crate::failure::{Failure, VERDICT};
 use crate::output::counted;
 use crate::size::parse_size;

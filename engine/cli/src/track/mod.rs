@@ -22,8 +22,8 @@ use p2mtrack::config::Config;
 use p2mtrack::port::{M2p, P2mSource};
 use p2mtrack_trace::StagedFile;
 
-use crate::args::CompareArgs;
 use crate::check::Check;
+use crate::compare::CompareArgs;
 use crate::failure::{Failure, VERDICT};
 use crate::findings::{Owed, print_first_copy, print_round, print_verdict};
 use crate::output::Output;
