@@ -13,10 +13,9 @@ use p2mtrack_synthetic::huge::Guest;
 use p2mtrack_synthetic::huge::run::Run;
 use serde::Serialize;
 
-use super::huge::Plan;
+use super::huge_plan::Plan;
 use super::line::grouped;
-use super::result::{self, P2MTRACK};
-use super::{EXIT_ABORTED, EXIT_WRONG};
+use super::result::{self, EXIT_ABORTED, EXIT_WRONG, P2MTRACK};
 use crate::size::in_words;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();

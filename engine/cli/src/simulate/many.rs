@@ -12,10 +12,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use p2mtrack_synthetic::run::{Ending, Run, migrate, side_by_side};
 use p2mtrack_synthetic::{SimConfig, upstream};
 
-use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status};
+use super::args::{SimulateArgs, failed};
+use super::result::{EXIT_ABORTED, EXIT_WRONG, Outcome, P2MTRACK, UPSTREAM, exit_status};
 use super::table::Table;
-use super::{CHUNK, EXIT_ABORTED, EXIT_WRONG, SimulateArgs, failed};
 use crate::failure::Failure;
+
+/// Runs that are under way at once, or waiting to be printed.
+pub(super) const CHUNK: usize = 64;
 
 fn progress(runs: usize, json: bool) -> ProgressBar {
     let bar = ProgressBar::new(runs as u64);

@@ -12,13 +12,18 @@ use p2mtrack_synthetic::{Begun, Fault, SimConfig};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{EXIT_ABORTED, EXIT_WRONG};
+use crate::failure::VERDICT;
 use crate::stopwatch::Stopwatch;
 
 /// Who migrated, in `tracker`.
 pub(super) const P2MTRACK: &str = "p2mtrack";
 /// The model of Xen's own toolstack.
 pub(super) const UPSTREAM: &str = "upstream";
+
+/// A run was corrupt or leaked, or harmed its source.
+pub(super) const EXIT_WRONG: u8 = VERDICT;
+/// A run ended with an error.
+pub(super) const EXIT_ABORTED: u8 = 3;
 
 /// The end of a run: what it says of any guest.
 #[derive(Debug, Serialize)]

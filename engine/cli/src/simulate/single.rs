@@ -19,9 +19,10 @@ use p2mtrack_synthetic::{P2mKind, SimConfig, Simulation, upstream};
 use p2mtrack_trace::StagedFile;
 use serde::Serialize;
 
+use super::args::SimulateArgs;
+use super::line;
 use super::record::Recording;
 use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, program, round};
-use super::{SimulateArgs, line};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::stopwatch::{Stopwatch, phase_name};

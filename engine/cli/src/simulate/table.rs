@@ -12,7 +12,7 @@ use std::io::Write;
 use p2mtrack_synthetic::run::{Ending, Run};
 use p2mtrack_synthetic::{Scenario, Verdict};
 
-use super::TrackerName;
+use super::args::TrackerName;
 use super::line::grouped;
 
 /// Counts of one tracker in one scenario.
