@@ -18,6 +18,7 @@ mod container;
 mod cursor;
 mod frames;
 mod names;
+mod payloads;
 mod rounds;
 mod runs;
 mod silent;

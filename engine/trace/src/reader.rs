@@ -9,23 +9,20 @@ use std::path::Path;
 
 use crate::bytes::Bytes;
 use crate::container::Container;
-use crate::cursor::Cursor;
 use crate::error::{TraceError, TraceFault};
 use crate::format::{BlockKind, META_BYTES_MAX, round_blocks};
 use crate::limits::Limits;
 use crate::meta::Meta;
+use crate::payloads::Payloads;
 use crate::rounds::Rounds;
 use crate::staged::StagedFile;
 
 /// A trace whose container is sound: every block is there, in order, and has its checksum.
 #[derive(Debug)]
 pub struct Reader<'b> {
-    bytes: Bytes<'b>,
+    payloads: Payloads<'b>,
     meta: Meta,
     limits: Limits,
-    /// First payload byte and payload length of each round's blocks, ROOTS first.
-    payloads: Vec<(usize, usize)>,
-    rounds: u64,
 }
 
 impl Reader<'static> {
@@ -80,18 +77,18 @@ impl<'b> Reader<'b> {
         let start = json.offset();
         let meta: Meta = serde_json::from_slice(json.take("meta", json.left() as u64)?)
             .map_err(|cause| TraceFault::Json(cause).at(start).within(BlockKind::Meta.of(0)))?;
-        let mut payloads = Vec::new();
+        let mut places = Vec::new();
         let mut rounds = 0;
         while rounds == 0 || !container.at_end_block() {
             for &kind in round_blocks(rounds) {
                 let block = container.block(kind, rounds, u64::MAX);
                 let block = block.map_err(|error| error.within(kind.of(rounds)))?;
-                payloads.push((block.offset() as usize, block.left()));
+                places.push((block.offset() as usize, block.left()));
             }
             rounds += 1;
         }
         container.end(rounds)?;
-        Ok(Self { bytes, meta, limits, payloads, rounds })
+        Ok(Self { payloads: Payloads { bytes, places, rounds }, meta, limits })
     }
 
     /// What the trace is of.
@@ -103,13 +100,13 @@ impl<'b> Reader<'b> {
     /// Rounds, the first copy counted: at least 1.
     #[must_use]
     pub const fn len(&self) -> u64 {
-        self.rounds
+        self.payloads.rounds
     }
 
     /// Whether there is no round: never.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.rounds == 0
+        self.payloads.rounds == 0
     }
 
     /// The limits that it was opened with.
@@ -121,19 +118,13 @@ impl<'b> Reader<'b> {
     /// Bytes of the file.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.bytes.len() as u64
+        self.payloads.bytes.len() as u64
     }
 
     /// A cursor before the first copy.
     #[must_use]
     pub fn rounds(&self) -> Rounds<'_> {
-        Rounds::new(self)
-    }
-
-    /// The payload with this number, counted from round 0's ROOTS.
-    pub(crate) fn payload(&self, number: usize) -> Cursor<'_> {
-        let (start, length) = self.payloads[number];
-        Cursor::new(&self.bytes[start..start + length], start as u64)
+        Rounds::new(&self.payloads, &self.meta, &self.limits)
     }
 
     /// Decodes every round.

@@ -14,8 +14,9 @@ use p2mtrack::port::Roots;
 use crate::cursor::Cursor;
 use crate::error::{TraceError, TraceFault};
 use crate::format::{BlockKind, ROOTS_BYTES, round_blocks};
+use crate::limits::Limits;
 use crate::meta::Meta;
-use crate::reader::Reader;
+use crate::payloads::Payloads;
 use crate::round::{Broken, Column, NONE, Round, Structure, UpperFrame, fits, lanes, set_lane};
 use crate::runs::{Budget, take_bitmap, take_runs};
 use crate::writer::{TREE_PLACE, upper_columns};
@@ -23,7 +24,9 @@ use crate::writer::{TREE_PLACE, upper_columns};
 /// A cursor over a trace's rounds. Holds one round and changes it into the next.
 #[derive(Debug)]
 pub struct Rounds<'r> {
-    reader: &'r Reader<'r>,
+    payloads: &'r Payloads<'r>,
+    meta: &'r Meta,
+    limits: &'r Limits,
     next: u64,
     payload: usize,
     round: Round,
@@ -34,14 +37,16 @@ pub struct Rounds<'r> {
 
 impl<'r> Rounds<'r> {
     /// Before the first copy.
-    pub(crate) fn new(reader: &'r Reader<'r>) -> Self {
+    pub(crate) fn new(payloads: &'r Payloads<'r>, meta: &'r Meta, limits: &'r Limits) -> Self {
         Self {
-            reader,
+            payloads,
+            meta,
+            limits,
             next: 0,
             payload: 0,
             round: Round::default(),
             touched: Vec::new(),
-            budget: Budget::new(reader.limits().work),
+            budget: Budget::new(limits.work),
             failed: false,
         }
     }
@@ -61,7 +66,7 @@ impl<'r> Rounds<'r> {
     /// What the trace is of.
     #[must_use]
     pub const fn meta(&self) -> &'r Meta {
-        self.reader.meta()
+        self.meta
     }
 
     /// Goes on to the next round. `false` after the last one, which stays.
@@ -78,7 +83,7 @@ impl<'r> Rounds<'r> {
         &mut self,
         mut changed: impl FnMut(u64, u64, u64),
     ) -> Result<bool, TraceError> {
-        if self.next == self.reader.len() {
+        if self.next == self.payloads.rounds {
             return Ok(false);
         }
         let first = self.payload;
@@ -97,7 +102,7 @@ impl<'r> Rounds<'r> {
             self.entries(&mut changed).map_err(within(BlockKind::Entries))?,
             self.m2p().map_err(within(BlockKind::M2p))?,
         ];
-        let checked = self.round.check(self.reader.meta(), Some(&self.touched));
+        let checked = self.round.check(self.meta, Some(&self.touched));
         checked.map_err(|Broken { column, fault, .. }| {
             let start = match column {
                 Column::Upper => 0,
@@ -120,8 +125,7 @@ impl<'r> Rounds<'r> {
 
     /// A cursor over the next payload.
     fn next_payload(&mut self) -> Cursor<'r> {
-        let reader: &'r Reader<'r> = self.reader;
-        let cursor = reader.payload(self.payload);
+        let cursor = self.payloads.cursor(self.payload);
         self.payload += 1;
         cursor
     }
@@ -144,7 +148,7 @@ impl<'r> Rounds<'r> {
 
     fn log_dirty(&mut self) -> Result<(), TraceError> {
         let mut cursor = self.next_payload();
-        let limit = self.reader.limits().log_dirty_pfns;
+        let limit = self.limits.log_dirty_pfns;
         self.round.log_dirty = Some(take_bitmap(&mut cursor, &mut self.budget, limit)?);
         cursor.end()
     }
@@ -154,7 +158,7 @@ impl<'r> Rounds<'r> {
         let mut cursor = self.next_payload();
         let start = cursor.offset();
         let count = cursor.varint("upper frames")?;
-        let limit = self.reader.limits().upper_frames;
+        let limit = self.limits.upper_frames;
         cursor.check(TraceFault::limit("upper frames", count, limit))?;
         cursor.check(self.budget.spend(count))?;
         let old = std::mem::take(&mut self.round.upper);
@@ -179,7 +183,7 @@ impl<'r> Rounds<'r> {
     }
 
     fn upper_contents(&mut self, cursor: &mut Cursor<'_>) -> Result<(), TraceError> {
-        let width = self.reader.meta().width;
+        let width = self.meta.width;
         let changed = cursor.varint("changed frames")?;
         let mut next = 0;
         for _ in 0..changed {
@@ -203,8 +207,8 @@ impl<'r> Rounds<'r> {
         let mut cursor = self.next_payload();
         let start = cursor.offset();
         let positions = cursor.varint("leaf positions")?;
-        let width = self.reader.meta().width;
-        let limit = self.reader.limits().entries / width.entries() as u64;
+        let width = self.meta.width;
+        let limit = self.limits.entries / width.entries() as u64;
         cursor.check(TraceFault::limit("leaf positions", positions, limit))?;
         cursor.check(self.budget.spend(positions))?;
         self.touched.clear();
@@ -243,7 +247,7 @@ impl<'r> Rounds<'r> {
     fn entries(&mut self, changed: &mut impl FnMut(u64, u64, u64)) -> Result<u64, TraceError> {
         let mut cursor = self.next_payload();
         let start = cursor.offset();
-        let width = self.reader.meta().width;
+        let width = self.meta.width;
         let length = self.round.entries.len() as u64;
         let (entries, touched) = (&mut self.round.entries, &mut self.touched);
         take_column(&mut cursor, &mut self.budget, entries, length, |pfn, old, new| {
