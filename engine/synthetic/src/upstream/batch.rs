@@ -11,7 +11,7 @@ use p2mtrack::leaf::Leaf;
 use p2mtrack::port::FrameTypes;
 use p2mtrack::table::{TableCause, normalise};
 
-use super::Abort;
+use super::abort::Abort;
 use super::p2m::{P2m, View};
 use crate::fault::Fault;
 use crate::ports::{Shared, map_check};

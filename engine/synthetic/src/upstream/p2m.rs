@@ -9,7 +9,7 @@ use p2mtrack::frame::{Claim, Entry, Mfn, Pfn, Width};
 use p2mtrack::port::{M2p, MapSlot, P2mSource, Roots};
 use p2mtrack::table::{Resolved, TableView};
 
-use super::Abort;
+use super::abort::Abort;
 use crate::ports::{Shared, SimM2p, SimP2m};
 use crate::simulation::{SimPorts, Simulation};
 use crate::walk::walk;

@@ -11,8 +11,9 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::Pfn;
 use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, QUERY_FRAMES_MAX};
 
+use super::abort::Abort;
+use super::batch;
 use super::p2m::P2m;
-use super::{Abort, batch};
 use crate::fault::Fault;
 use crate::oracle::Verdict;
 use crate::run::{Ending, Run};

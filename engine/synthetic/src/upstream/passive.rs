@@ -17,7 +17,7 @@ use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack::table::{PTE_PRESENT, TableCause, TableFault, TableView, normalise, pte_mfn};
 use p2mtrack::tracker::Tracker;
 
-use super::Abort;
+use super::abort::Abort;
 use super::p2m::{P2m, View};
 use super::passes::{enable, settle};
 use crate::fault::Fault;
