@@ -13,9 +13,10 @@ use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, Roots};
 
 use crate::dice::Dice;
 use crate::guest::blocks::Mfns;
-use crate::guest::layout::levels;
+use crate::guest::claims::{Claimed, Claims};
+use crate::guest::kernel::Guest;
+use crate::guest::layout::{Empty, Layout, Linear, NONE, P2mKind, Tree, cr3_of, levels};
 use crate::guest::tables::make_tables;
-use crate::guest::{Claims, Empty, Guest, Layout, Linear, NONE, P2mKind, Tree, cr3_of};
 use crate::log_dirty::Log;
 use crate::machine::{Machine, Owner};
 use crate::page_table::pte;
@@ -284,7 +285,7 @@ impl Builder<'_> {
         }
         let pfn_of = |mfn: &u64| self.machine.m2p.pfn(*mfn).unwrap_or(0);
         guest.reserved_pfns = reserved.iter().map(pfn_of).collect();
-        let mut held = crate::guest::Claimed::default();
+        let mut held = Claimed::default();
         for &pfn in &guest.reserved_pfns {
             guest.claims.take_pfn(guest.width, pfn, &mut held);
         }

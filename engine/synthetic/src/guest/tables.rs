@@ -8,7 +8,7 @@
 use p2mtrack::leaf::FRAME_WORDS;
 
 use crate::dice::Dice;
-use crate::guest::Guest;
+use crate::guest::kernel::Guest;
 use crate::page_table::pte;
 use crate::xen::Xen;
 
