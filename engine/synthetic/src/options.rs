@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The options of `p2mtrack simulate` that make a run again: a failure is told as one command.
-//! Not here: how they are read (the command line), or what they mean (`simulation`, `limits`).
+//! What a run is made from, and the options of `p2mtrack simulate` that make it again.
+//! Not here: how they are read (the command line), or what comes of them (`simulation`).
 //! Units: sizes in bytes, written with binary suffixes.
 //! Threads: pure.
 //! Source: options are an interface: `p2mtrack simulate --help`.
 
 use p2mtrack::frame::Width;
 
+use crate::fault::FaultSet;
 use crate::guest::P2mKind;
-use crate::simulation::SimConfig;
+use crate::limits::Limits;
+use crate::scenario::Scenario;
 
 /// Suffixes of sizes and the bits that they stand for, largest first (IEC 80000-13).
 pub const SIZE_SUFFIXES: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -22,7 +24,46 @@ pub fn size_in_words(bytes: u64) -> String {
         .map_or_else(|| format!("{bytes}"), |(suffix, bits)| format!("{} {suffix}", bytes >> bits))
 }
 
+/// What a run is made from. Equal configurations give equal runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimConfig {
+    /// The seed of everything.
+    pub seed: u64,
+    /// The guest's memory, rounded up to whole leaves.
+    pub guest_bytes: u64,
+    /// The guest's width.
+    pub width: Width,
+    /// How it keeps its p2m; the scenario's kind, or the seed's choice, if open.
+    pub p2m: Option<P2mKind>,
+    /// What it does.
+    pub scenario: Scenario,
+    /// What may go wrong.
+    pub faults: FaultSet,
+    /// Checkpoints before the last suspend; the scenario remus has some of its own.
+    pub checkpoints: u32,
+    /// Threads of the tracker. With more than one the guest runs only between parallel sections.
+    pub threads: usize,
+    /// What is left out of what the guest would do.
+    pub limits: Limits,
+}
+
 impl SimConfig {
+    /// A 64-bit guest of a scenario, its whole schedule, one thread, and nothing that goes wrong.
+    #[must_use]
+    pub fn plain(scenario: Scenario, seed: u64, guest_bytes: u64) -> Self {
+        Self {
+            seed,
+            guest_bytes,
+            width: Width::W64,
+            p2m: None,
+            scenario,
+            faults: FaultSet::default(),
+            checkpoints: 0,
+            threads: 1,
+            limits: Limits::default(),
+        }
+    }
+
     /// The options that make this run again.
     #[must_use]
     pub fn options(&self) -> String {
@@ -58,7 +99,7 @@ impl SimConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Fault, FaultSet, Limits, Scenario};
+    use crate::fault::Fault;
 
     #[test]
     fn what_is_as_usual_is_not_said() {

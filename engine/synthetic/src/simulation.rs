@@ -8,64 +8,23 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use p2mtrack::frame::Width;
 use p2mtrack::port::{Guest, Observer, Ports};
 
 use crate::dice::Dice;
-use crate::fault::{Fault, FaultSet, Faults};
+use crate::fault::{Fault, Faults};
 use crate::guest::{P2mKind, Shape};
-use crate::limits::{Begun, Limits};
+use crate::limits::Begun;
 use crate::oracle::{Judgement, judge};
 use crate::ports::{Shared, SimFrameTypes, SimLogDirty, SimM2p, SimP2m, SimUnlogged};
 use crate::premise;
-use crate::scenario::Scenario;
 use crate::snapshot::{Snapshot, SourceFrame, frames};
 use crate::transport::SimTransport;
 use crate::world::World;
 
+pub use crate::options::SimConfig;
+
 /// Purpose of the streams of suspends that are taken back; the number of the checkpoint is added.
 const TAKEN_BACK: u64 = 6 << 60;
-
-/// What a run is made from. Equal configurations give equal runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SimConfig {
-    /// The seed of everything.
-    pub seed: u64,
-    /// The guest's memory, rounded up to whole leaves.
-    pub guest_bytes: u64,
-    /// The guest's width.
-    pub width: Width,
-    /// How it keeps its p2m; the scenario's kind, or the seed's choice, if open.
-    pub p2m: Option<P2mKind>,
-    /// What it does.
-    pub scenario: Scenario,
-    /// What may go wrong.
-    pub faults: FaultSet,
-    /// Checkpoints before the last suspend; the scenario remus has some of its own.
-    pub checkpoints: u32,
-    /// Threads of the tracker. With more than one the guest runs only between parallel sections.
-    pub threads: usize,
-    /// What is left out of what the guest would do.
-    pub limits: Limits,
-}
-
-impl SimConfig {
-    /// A 64-bit guest of a scenario, its whole schedule, one thread, and nothing that goes wrong.
-    #[must_use]
-    pub fn plain(scenario: Scenario, seed: u64, guest_bytes: u64) -> Self {
-        Self {
-            seed,
-            guest_bytes,
-            width: Width::W64,
-            p2m: None,
-            scenario,
-            faults: FaultSet::default(),
-            checkpoints: 0,
-            threads: 1,
-            limits: Limits::default(),
-        }
-    }
-}
 
 /// Handles of all ports of one run.
 #[derive(Debug)]
