@@ -1,19 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Carries out one step of a program on guest, hypervisor and other domains.
-//! Not here: when (`scheduler`), or why (`behaviour`).
+//! Not here: when (`world`), or why (`behaviour`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
 //! Source: see `program` and `xen`.
 
 use p2mtrack::frame::{Entry, Mfn, Width};
 
-use crate::guest::NONE;
+use crate::dice::Dice;
+use crate::guest::{Guest, NONE};
 use crate::machine::Owner;
 use crate::program::{Name, Program, Step, Val};
 use crate::walk::owned_frame;
-use crate::world::World;
+use crate::xen::Xen;
 
-impl World {
+/// All that a step can reach.
+pub(crate) struct Executor<'w> {
+    pub(crate) xen: &'w mut Xen,
+    pub(crate) guest: &'w mut Guest,
+    /// Frames of other domains.
+    pub(crate) others: &'w mut Vec<u64>,
+    pub(crate) dice: &'w mut Dice,
+    /// Times that log-dirty was taken.
+    pub(crate) rounds: u64,
+    /// Looks at the grant table.
+    pub(crate) looks: u64,
+}
+
+impl Executor<'_> {
     /// Takes the next step of a program, and the markers before it. Returns whether anything was done.
     pub(crate) fn advance(&mut self, program: &mut Program) -> bool {
         while let Some(step) = program.steps.pop_front() {
@@ -100,7 +114,7 @@ impl World {
     }
 
     fn perform_on_kernel(&mut self, program: &mut Program, step: Step) {
-        let (xen, guest) = (&mut self.xen, &mut self.guest);
+        let (xen, guest) = (&mut *self.xen, &mut *self.guest);
         match step {
             Step::Hang { level, key, mfn } => guest.set_slot(xen, level, key, program.value(mfn)),
             Step::Adopt { level, key, mfn } => guest.note_slot(level, key, mfn),

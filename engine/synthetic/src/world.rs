@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::behaviour;
 use crate::dice::Dice;
+use crate::exec::Executor;
 use crate::fault::{Fault, Faults};
 use crate::guest::{Guest, Shape, build};
 use crate::limits::{Begun, Limits};
@@ -253,7 +254,15 @@ impl World {
     /// One step of a program; a finished one gives back what it had in hand.
     fn run_program(&mut self, at: usize) {
         let mut program = std::mem::take(&mut self.programs[at]);
-        self.advance(&mut program);
+        let mut executor = Executor {
+            xen: &mut self.xen,
+            guest: &mut self.guest,
+            others: &mut self.others,
+            dice: &mut self.dice,
+            rounds: self.rounds,
+            looks: self.looks,
+        };
+        executor.advance(&mut program);
         if program.steps.is_empty() {
             self.programs.swap_remove(at);
             let adds = program.adds.clone();
