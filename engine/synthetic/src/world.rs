@@ -243,7 +243,9 @@ impl World {
         let number = self.planned;
         self.dice = Dice::new(self.seed, PROGRAMS | number);
         let Some(behaviour) = self.mix.draw(&mut self.dice) else { return };
-        let Some(mut program) = behaviour::plan(self, behaviour) else { return };
+        let (guest, xen, others) = (&mut self.guest, &mut self.xen, &mut self.others);
+        let program = behaviour::plan(behaviour, guest, xen, others, &mut self.dice);
+        let Some(mut program) = program else { return };
         program.idle = !self.limits.runs(number);
         if !program.idle {
             self.begun.push(Begun { number, step: self.steps, behaviour: behaviour.name() });

@@ -5,152 +5,149 @@
 //! Threads: under the world's lock.
 //! Source: Linux `drivers/xen/mem-reservation.c`, `xen_create_contiguous_region`; mini-os the other way round.
 
-use crate::behaviour::Plan;
+use crate::behaviour::plan::Plan;
 use crate::program::{Name, Step, Val};
-use crate::world::World;
 
-impl Plan<'_> {
-    /// A run of pages or some from anywhere.
-    pub(super) fn balloon_out(&mut self) -> Option<()> {
-        self.has_frames_to_spare()?;
-        let pages = self.dice().magnitude(12);
-        let (mut pfn, mfn) = self.data()?;
-        let mut sequences = vec![self.page_out(pfn, mfn)?];
-        let run = self.chance(2, 3);
-        for _ in 1..pages {
-            pfn += 1;
-            let World { guest, xen, .. } = &*self.world;
-            let next =
-                (run && guest.is_plain(&xen.machine, pfn)).then(|| guest.frame(&xen.machine, pfn));
-            let next = match next.flatten() {
-                Some(mfn) => self.claim(pfn).map(|()| (pfn, mfn)),
-                None => self.data(),
-            };
-            let Some((pfn, mfn)) = next else { break };
-            let Some(steps) = self.page_out(pfn, mfn) else { break };
-            sequences.push(steps);
-        }
-        self.play(sequences);
-        Some(())
-    }
-
-    /// Several pages one after the other, or all mixed up.
-    pub(super) fn play(&mut self, sequences: Vec<Vec<Step>>) {
-        if self.chance(1, 2) {
-            self.extend(sequences.into_iter().flatten());
-        } else {
-            let steps = self.dice().riffle(sequences);
-            self.extend(steps);
-        }
-    }
-
-    /// One page out: scrubbed or not, the entry before or after the hypercall.
-    pub(super) fn page_out(&mut self, pfn: u64, mfn: u64) -> Option<Vec<Step>> {
-        let ptes = self.clear_ptes(mfn)?;
-        let entry = Step::Entry { pfn, name: Name::Nothing };
-        let decrease = Step::Decrease(Val::Is(mfn));
-        let mut steps = Vec::new();
-        if self.chance(1, 2) {
-            steps.push(Step::Write(Val::Is(mfn)));
-        }
-        let p2m_first = self.chance(2, 3);
-        if p2m_first && ptes.is_empty() {
-            // Between the two the frame is the guest's and nobody's: a suspend may come.
-            steps.push(entry);
-            steps.extend(self.maybe_wait());
-            steps.push(decrease);
-            return Some(steps);
-        }
-        steps.push(Step::Open);
-        if p2m_first {
-            let mixed = self.dice().riffle(vec![ptes, vec![entry]]);
-            steps.extend(mixed);
-            steps.extend([Step::Close, decrease]);
-        } else {
-            steps.extend(ptes);
-            steps.push(decrease);
-            steps.extend(self.maybe_wait());
-            steps.extend([entry, Step::Close]);
-        }
-        Some(steps)
-    }
-
-    /// Pages come in, some are written, some get a PTE.
-    pub(super) fn balloon_in(&mut self) -> Option<()> {
-        self.has_free_frames()?;
-        let pages = self.dice().magnitude(12);
-        let mut sequences = Vec::new();
-        for _ in 0..pages {
-            let Some(pfn) = self.hole() else { break };
-            let Some(reg) = self.register() else { break };
-            let steps = self.page_in(pfn, reg, None);
-            sequences.push(steps);
-        }
-        self.play(sequences);
-        Some(())
-    }
-
-    /// One page in; its contents may be written before the entry or never.
-    pub(super) fn page_in(&mut self, pfn: u64, reg: usize, prefer: Option<u64>) -> Vec<Step> {
-        let mut entry = self.maybe_wait();
-        entry.push(Step::Entry { pfn, name: Name::Frame(Val::Reg(reg)) });
-        let writes = match self.dice().below(4) {
-            0 => vec![],
-            1 => vec![Step::AwaitRounds(1), Step::Write(Val::Reg(reg))],
-            _ => vec![Step::Write(Val::Reg(reg))],
+/// A run of pages or some from anywhere.
+pub(super) fn balloon_out(plan: &mut Plan<'_>) -> Option<()> {
+    plan.has_frames_to_spare()?;
+    let pages = plan.dice.magnitude(12);
+    let (mut pfn, mfn) = plan.data()?;
+    let mut sequences = vec![page_out(plan, pfn, mfn)?];
+    let run = plan.chance(2, 3);
+    for _ in 1..pages {
+        pfn += 1;
+        let Plan { guest, xen, .. } = &*plan;
+        let next =
+            (run && guest.is_plain(&xen.machine, pfn)).then(|| guest.frame(&xen.machine, pfn));
+        let next = match next.flatten() {
+            Some(mfn) => plan.claim(pfn).map(|()| (pfn, mfn)),
+            None => plan.data(),
         };
-        let mut steps = vec![Step::Populate { pfn, reg, prefer }];
-        let mixed = self.dice().riffle(vec![entry, writes]);
+        let Some((pfn, mfn)) = next else { break };
+        let Some(steps) = page_out(plan, pfn, mfn) else { break };
+        sequences.push(steps);
+    }
+    play(plan, sequences);
+    Some(())
+}
+
+/// Several pages one after the other, or all mixed up.
+pub(super) fn play(plan: &mut Plan<'_>, sequences: Vec<Vec<Step>>) {
+    if plan.chance(1, 2) {
+        plan.extend(sequences.into_iter().flatten());
+    } else {
+        let steps = plan.dice.riffle(sequences);
+        plan.extend(steps);
+    }
+}
+
+/// One page out: scrubbed or not, the entry before or after the hypercall.
+pub(super) fn page_out(plan: &mut Plan<'_>, pfn: u64, mfn: u64) -> Option<Vec<Step>> {
+    let ptes = plan.clear_ptes(mfn)?;
+    let entry = Step::Entry { pfn, name: Name::Nothing };
+    let decrease = Step::Decrease(Val::Is(mfn));
+    let mut steps = Vec::new();
+    if plan.chance(1, 2) {
+        steps.push(Step::Write(Val::Is(mfn)));
+    }
+    let p2m_first = plan.chance(2, 3);
+    if p2m_first && ptes.is_empty() {
+        // Between the two the frame is the guest's and nobody's: a suspend may come.
+        steps.push(entry);
+        steps.extend(plan.maybe_wait());
+        steps.push(decrease);
+        return Some(steps);
+    }
+    steps.push(Step::Open);
+    if p2m_first {
+        let mixed = plan.dice.riffle(vec![ptes, vec![entry]]);
         steps.extend(mixed);
-        steps
+        steps.extend([Step::Close, decrease]);
+    } else {
+        steps.extend(ptes);
+        steps.push(decrease);
+        steps.extend(plan.maybe_wait());
+        steps.extend([entry, Step::Close]);
     }
+    Some(steps)
+}
 
-    /// Out, and in again with the very same frame, perhaps rounds later.
-    pub(super) fn same_frame(&mut self) -> Option<()> {
-        self.has_free_frames()?;
-        let (pfn, mfn) = self.data()?;
-        let mut steps = self.page_out(pfn, mfn)?;
-        let reg = self.register()?;
-        steps.extend(self.maybe_wait());
-        steps.extend(self.page_in(pfn, reg, Some(mfn)));
-        self.extend(steps);
-        Some(())
+/// Pages come in, some are written, some get a PTE.
+pub(super) fn balloon_in(plan: &mut Plan<'_>) -> Option<()> {
+    plan.has_free_frames()?;
+    let pages = plan.dice.magnitude(12);
+    let mut sequences = Vec::new();
+    for _ in 0..pages {
+        let Some(pfn) = plan.hole() else { break };
+        let Some(reg) = plan.register() else { break };
+        let steps = page_in(plan, pfn, reg, None);
+        sequences.push(steps);
     }
+    play(plan, sequences);
+    Some(())
+}
 
-    /// `XENMEM_exchange`, with PTEs taken away and put back.
-    pub(super) fn exchange(&mut self) -> Option<()> {
-        self.has_free_frames()?;
-        let pages = self.dice().magnitude(16);
-        let mut sequences = Vec::new();
-        for _ in 0..pages {
-            let Some((pfn, old)) = self.data() else { break };
-            let Some(ptes) = self.clear_ptes(old) else { break };
-            let reg = self.register()?;
-            let nothing = Step::Entry { pfn, name: Name::Nothing };
-            let new = Val::Reg(reg);
-            let mut steps = vec![Step::Open];
-            if self.chance(1, 2) {
-                steps.insert(0, Step::Write(Val::Is(old)));
-            }
-            if self.chance(2, 3) {
-                let mixed = self.dice().riffle(vec![ptes.clone(), vec![nothing]]);
-                steps.extend(mixed);
-            } else {
-                steps.extend(ptes.clone());
-            }
-            steps.push(Step::Exchange { old, pfn, reg });
-            steps.extend(self.maybe_wait());
-            let mut after = vec![Step::Entry { pfn, name: Name::Frame(new) }];
-            after.extend(Self::restore_ptes(&ptes, new));
-            self.dice().shuffle(&mut after);
-            steps.extend(after);
-            steps.push(Step::Close);
-            if self.chance(1, 2) {
-                steps.push(Step::Write(new));
-            }
-            sequences.push(steps);
+/// One page in; its contents may be written before the entry or never.
+pub(super) fn page_in(plan: &mut Plan<'_>, pfn: u64, reg: usize, prefer: Option<u64>) -> Vec<Step> {
+    let mut entry = plan.maybe_wait();
+    entry.push(Step::Entry { pfn, name: Name::Frame(Val::Reg(reg)) });
+    let writes = match plan.dice.below(4) {
+        0 => vec![],
+        1 => vec![Step::AwaitRounds(1), Step::Write(Val::Reg(reg))],
+        _ => vec![Step::Write(Val::Reg(reg))],
+    };
+    let mut steps = vec![Step::Populate { pfn, reg, prefer }];
+    let mixed = plan.dice.riffle(vec![entry, writes]);
+    steps.extend(mixed);
+    steps
+}
+
+/// Out, and in again with the very same frame, perhaps rounds later.
+pub(super) fn same_frame(plan: &mut Plan<'_>) -> Option<()> {
+    plan.has_free_frames()?;
+    let (pfn, mfn) = plan.data()?;
+    let mut steps = page_out(plan, pfn, mfn)?;
+    let reg = plan.register()?;
+    steps.extend(plan.maybe_wait());
+    steps.extend(page_in(plan, pfn, reg, Some(mfn)));
+    plan.extend(steps);
+    Some(())
+}
+
+/// `XENMEM_exchange`, with PTEs taken away and put back.
+pub(super) fn exchange(plan: &mut Plan<'_>) -> Option<()> {
+    plan.has_free_frames()?;
+    let pages = plan.dice.magnitude(16);
+    let mut sequences = Vec::new();
+    for _ in 0..pages {
+        let Some((pfn, old)) = plan.data() else { break };
+        let Some(ptes) = plan.clear_ptes(old) else { break };
+        let reg = plan.register()?;
+        let nothing = Step::Entry { pfn, name: Name::Nothing };
+        let new = Val::Reg(reg);
+        let mut steps = vec![Step::Open];
+        if plan.chance(1, 2) {
+            steps.insert(0, Step::Write(Val::Is(old)));
         }
-        self.play(sequences);
-        Some(())
+        if plan.chance(2, 3) {
+            let mixed = plan.dice.riffle(vec![ptes.clone(), vec![nothing]]);
+            steps.extend(mixed);
+        } else {
+            steps.extend(ptes.clone());
+        }
+        steps.push(Step::Exchange { old, pfn, reg });
+        steps.extend(plan.maybe_wait());
+        let mut after = vec![Step::Entry { pfn, name: Name::Frame(new) }];
+        after.extend(Plan::restore_ptes(&ptes, new));
+        plan.dice.shuffle(&mut after);
+        steps.extend(after);
+        steps.push(Step::Close);
+        if plan.chance(1, 2) {
+            steps.push(Step::Write(new));
+        }
+        sequences.push(steps);
     }
+    play(plan, sequences);
+    Some(())
 }

@@ -5,98 +5,100 @@
 //! Threads: under the world's lock.
 //! Source: the outcome table: what is not ours has no frame, whatever the entry's tag; Xen hands out any free frame.
 
-use crate::behaviour::Plan;
+use crate::behaviour::balloon::page_out;
+use crate::behaviour::grant::foreign_name;
+use crate::behaviour::plan::Plan;
+use crate::behaviour::table::{own_table, unused_slot};
+use crate::behaviour::transfer::take_foreign;
 use crate::program::{Name, Step, Val};
 
-impl Plan<'_> {
-    /// A foreign frame without a tag, at a ballooned pfn or over a page that has a frame.
-    pub(super) fn untagged(&mut self) -> Option<()> {
-        let over = self.chance(1, 2);
-        let (pfn, after) = if over {
-            let (pfn, own) = self.unmapped_data()?;
-            (pfn, Name::Frame(Val::Is(own)))
-        } else {
-            (self.hole()?, Name::Nothing)
-        };
-        let mfn = self.foreign()?;
-        if self.chance(1, 2) {
-            self.push(Step::TheirPfn { mfn, pfn });
-        }
-        self.push(Step::Entry { pfn, name: Name::Frame(Val::Is(mfn)) });
-        let wait = self.dice().between(1, 9);
-        self.extend([
-            Step::AwaitRounds(wait),
-            Step::Entry { pfn, name: after },
-            Step::UnmapForeign(Val::Is(mfn)),
-        ]);
-        Some(())
+/// A foreign frame without a tag, at a ballooned pfn or over a page that has a frame.
+pub(super) fn untagged(plan: &mut Plan<'_>) -> Option<()> {
+    let over = plan.chance(1, 2);
+    let (pfn, after) = if over {
+        let (pfn, own) = plan.unmapped_data()?;
+        (pfn, Name::Frame(Val::Is(own)))
+    } else {
+        (plan.hole()?, Name::Nothing)
+    };
+    let mfn = plan.foreign()?;
+    if plan.chance(1, 2) {
+        plan.push(Step::TheirPfn { mfn, pfn });
     }
+    plan.push(Step::Entry { pfn, name: Name::Frame(Val::Is(mfn)) });
+    let wait = plan.dice.between(1, 9);
+    plan.extend([
+        Step::AwaitRounds(wait),
+        Step::Entry { pfn, name: after },
+        Step::UnmapForeign(Val::Is(mfn)),
+    ]);
+    Some(())
+}
 
-    /// A page goes out, another domain gets its frame, at the same pfn, and the guest maps that: the entry is as it was
-    /// or differs in its tag, and perhaps a PTE names the frame, too. Then the frame comes back the same way.
-    pub(super) fn given_and_mapped(&mut self, pte: bool) -> Option<()> {
-        self.has_free_frames()?;
-        let slot = if pte {
-            let table = self.own_table()?;
-            Some((table, self.unused_slot(table)?))
-        } else {
-            None
-        };
-        let (pfn, own) = self.data()?;
-        let out = self.page_out(pfn, own)?;
-        let reg = self.register()?;
-        let name = self.foreign_name(Val::Reg(reg));
-        self.extend(out);
-        self.push(Step::TheyTake { pfn, reg, prefer: Some(own) });
-        let mut mapped = vec![Step::Entry { pfn, name }];
-        if let Some((table, slot)) = slot {
-            mapped.push(Step::Pte { table, slot, to: Some(Val::Reg(reg)) });
-        }
-        self.dice().shuffle(&mut mapped);
-        self.extend(mapped);
-        let wait = self.dice().between(1, 9);
-        self.push(Step::AwaitRounds(wait));
-        self.extend(slot.map(|(table, slot)| Step::Pte { table, slot, to: None }));
-        self.comes_to(pfn, Val::Reg(reg), own)
+/// A page goes out, another domain gets its frame, at the same pfn, and the guest maps that: the entry is as it was
+/// or differs in its tag, and perhaps a PTE names the frame, too. Then the frame comes back the same way.
+pub(super) fn given_and_mapped(plan: &mut Plan<'_>, pte: bool) -> Option<()> {
+    plan.has_free_frames()?;
+    let slot = if pte {
+        let table = own_table(plan)?;
+        Some((table, unused_slot(plan, table)?))
+    } else {
+        None
+    };
+    let (pfn, own) = plan.data()?;
+    let out = page_out(plan, pfn, own)?;
+    let reg = plan.register()?;
+    let name = foreign_name(plan, Val::Reg(reg));
+    plan.extend(out);
+    plan.push(Step::TheyTake { pfn, reg, prefer: Some(own) });
+    let mut mapped = vec![Step::Entry { pfn, name }];
+    if let Some((table, slot)) = slot {
+        mapped.push(Step::Pte { table, slot, to: Some(Val::Reg(reg)) });
     }
+    plan.dice.shuffle(&mut mapped);
+    plan.extend(mapped);
+    let wait = plan.dice.between(1, 9);
+    plan.push(Step::AwaitRounds(wait));
+    plan.extend(slot.map(|(table, slot)| Step::Pte { table, slot, to: None }));
+    comes_to(plan, pfn, Val::Reg(reg), own)
+}
 
-    /// A frame of another domain is mapped, given up there, and handed to the guest at the very pfn that names it.
-    pub(super) fn frame_comes(&mut self) -> Option<()> {
-        self.has_free_frames()?;
-        let pfn = self.hole()?;
-        let mfn = self.take_foreign()?;
-        let name = self.foreign_name(Val::Is(mfn));
-        self.world.xen.map_foreign(mfn);
-        self.push(Step::Entry { pfn, name });
-        let wait = self.dice().between(1, 9);
-        self.push(Step::AwaitRounds(wait));
-        self.comes_to(pfn, Val::Is(mfn), mfn)
-    }
+/// A frame of another domain is mapped, given up there, and handed to the guest at the very pfn that names it.
+pub(super) fn frame_comes(plan: &mut Plan<'_>) -> Option<()> {
+    plan.has_free_frames()?;
+    let pfn = plan.hole()?;
+    let mfn = take_foreign(plan)?;
+    let name = foreign_name(plan, Val::Is(mfn));
+    plan.xen.map_foreign(mfn);
+    plan.push(Step::Entry { pfn, name });
+    let wait = plan.dice.between(1, 9);
+    plan.push(Step::AwaitRounds(wait));
+    comes_to(plan, pfn, Val::Is(mfn), mfn)
+}
 
-    /// A mapped frame is freed by its owner and populated at the pfn whose entry names it: the entry is taken out and
-    /// written again, or stays as it is.
-    fn comes_to(&mut self, pfn: u64, frame: Val, wanted: u64) -> Option<()> {
-        let reg = self.register()?;
-        let gone = [Step::UnmapForeign(frame), Step::TheyFree(frame)];
-        let come = Step::Populate { pfn, reg, prefer: Some(wanted) };
-        let settle = Step::Settle { pfn, reg };
-        if self.chance(1, 2) {
-            self.push(Step::Entry { pfn, name: Name::Nothing });
-            self.extend(gone);
-            let wait = self.maybe_wait();
-            self.extend(wait);
-            self.extend([come, settle]);
-        } else {
-            // Whoever else gets the frame has it under its own entry, too, until this one is written.
-            self.section(gone.into_iter().chain([come, settle]));
-        }
-        if self.chance(1, 3) {
-            self.push(Step::Write(Val::Reg(reg)));
-        }
-        let wait = self.maybe_wait();
-        self.extend(wait);
-        // Linux tags no frame of its own for good.
-        self.push(Step::Entry { pfn, name: Name::Frame(Val::Reg(reg)) });
-        Some(())
+/// A mapped frame is freed by its owner and populated at the pfn whose entry names it: the entry is taken out and
+/// written again, or stays as it is.
+fn comes_to(plan: &mut Plan<'_>, pfn: u64, frame: Val, wanted: u64) -> Option<()> {
+    let reg = plan.register()?;
+    let gone = [Step::UnmapForeign(frame), Step::TheyFree(frame)];
+    let come = Step::Populate { pfn, reg, prefer: Some(wanted) };
+    let settle = Step::Settle { pfn, reg };
+    if plan.chance(1, 2) {
+        plan.push(Step::Entry { pfn, name: Name::Nothing });
+        plan.extend(gone);
+        let wait = plan.maybe_wait();
+        plan.extend(wait);
+        plan.extend([come, settle]);
+    } else {
+        // Whoever else gets the frame has it under its own entry, too, until this one is written.
+        plan.section(gone.into_iter().chain([come, settle]));
     }
+    if plan.chance(1, 3) {
+        plan.push(Step::Write(Val::Reg(reg)));
+    }
+    let wait = plan.maybe_wait();
+    plan.extend(wait);
+    // Linux tags no frame of its own for good.
+    plan.push(Step::Entry { pfn, name: Name::Frame(Val::Reg(reg)) });
+    Some(())
 }
