@@ -13,6 +13,7 @@ use crate::machine::Owner;
 use crate::program::{Name, Program, Step, Val};
 use crate::walk::owned_frame;
 use crate::xen::Xen;
+use crate::{grant, page_table};
 
 /// All that a step can reach.
 pub(crate) struct Executor<'w> {
@@ -77,24 +78,26 @@ impl Executor<'_> {
                 Self::receive(program, reg, mfn);
             }
             Step::Pte { table, slot, to } => {
-                self.xen.write_pte(table, slot, to.map(|val| program.value(val)));
+                page_table::write_pte(self.xen, table, slot, to.map(|val| program.value(val)));
             }
             Step::Fill { mfn, word } => self.xen.guest_fills(mfn, word),
             Step::Word { mfn, index, word } => self.xen.guest_stores_word(mfn, index, word),
             Step::Slot { mfn, slot, word } => self.xen.guest_stores_entry(mfn, slot, Entry(word)),
             Step::Copy { from, to } => self.xen.guest_copies(from, program.value(to)),
-            Step::Pin { mfn, level } => self.xen.pin(mfn, level),
-            Step::Unpin(mfn) => self.xen.unpin(mfn),
-            Step::PinPiece { mfn, level, slots } => self.xen.pin_piece(mfn, level, slots),
-            Step::UnpinPiece { mfn, slots } => self.xen.unpin_piece(mfn, slots),
-            Step::UnmapForeign(val) => self.xen.unmap_foreign(program.value(val)),
+            Step::Pin { mfn, level } => page_table::pin(self.xen, mfn, level),
+            Step::Unpin(mfn) => page_table::unpin(self.xen, mfn),
+            Step::PinPiece { mfn, level, slots } => {
+                page_table::pin_piece(self.xen, mfn, level, slots);
+            }
+            Step::UnpinPiece { mfn, slots } => page_table::unpin_piece(self.xen, mfn, slots),
+            Step::UnmapForeign(val) => grant::unmap_foreign(self.xen, program.value(val)),
             Step::TheyTake { pfn, reg, prefer } => {
                 let mfn = self.they_take(pfn, prefer);
                 Self::receive(program, reg, mfn);
             }
             Step::TheyFree(val) => self.they_free(program.value(val)),
             Step::Settle { pfn, reg } => self.settle_entry(program, pfn, reg),
-            Step::TheirPfn { mfn, pfn } => self.xen.their_pfn(mfn, pfn),
+            Step::TheirPfn { mfn, pfn } => grant::their_pfn(self.xen, mfn, pfn),
             Step::OtherTakes | Step::OtherFrees => {
                 self.others_act(matches!(step, Step::OtherTakes));
             }
@@ -130,10 +133,10 @@ impl Executor<'_> {
             }
             Step::ListTable { mfn, level, listed: true } => guest.tables.push((mfn, level)),
             Step::ListTable { mfn, .. } => guest.tables.retain(|table| table.0 != mfn),
-            Step::BackendMaps(mfn) => xen.backend_maps(&mut guest.grants, mfn),
-            Step::BackendUnmaps(mfn) => xen.backend_unmaps(&mut guest.grants, mfn),
-            Step::CopyBegins(mfn) => xen.copy_begins(mfn),
-            Step::CopyEnds(mfn) => xen.copy_ends(mfn),
+            Step::BackendMaps(mfn) => guest.grants.backend_maps(xen, mfn),
+            Step::BackendUnmaps(mfn) => guest.grants.backend_unmaps(xen, mfn),
+            Step::CopyBegins(mfn) => grant::copy_begins(xen, mfn),
+            Step::CopyEnds(mfn) => grant::copy_ends(xen, mfn),
             step => self.perform_transfer(program, step),
         }
     }
@@ -145,12 +148,12 @@ impl Executor<'_> {
             (Step::Withdraw, Some(entry)) => grants.withdraw(entry),
             (Step::Offer(offer), Some(entry)) => grants.note(entry, offer),
             (Step::TransferIn { mfn, pfn }, Some(entry)) => {
-                self.xen.transfer_in(mfn, pfn);
+                grant::transfer_in(self.xen, mfn, pfn);
                 self.others.retain(|&other| other != mfn);
                 grants.came(entry, mfn);
             }
             (Step::TransferOut { mfn, pfn, there, touched }, offer) => {
-                if self.xen.transfer_out(mfn, there) {
+                if grant::transfer_out(self.xen, mfn, there) {
                     return;
                 }
                 if let Some(entry) = offer {
@@ -195,9 +198,9 @@ impl Executor<'_> {
 
     fn they_take(&mut self, pfn: u64, prefer: Option<u64>) -> Option<u64> {
         let mfn = self.xen.machine.allocate(prefer, Owner::Other)?;
-        self.xen.their_pfn(mfn, pfn);
+        grant::their_pfn(self.xen, mfn, pfn);
         self.xen.machine.write(mfn);
-        self.xen.map_foreign(mfn);
+        grant::map_foreign(self.xen, mfn);
         self.others.push(mfn);
         Some(mfn)
     }

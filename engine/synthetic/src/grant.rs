@@ -85,68 +85,65 @@ impl Grants {
             into.into_iter().chain(mfn.map(|mfn| Transfer::Came(Mfn(mfn))))
         })
     }
-}
-
-impl Xen {
-    /// The guest, as a backend, maps a frame of another domain.
-    pub(crate) fn map_foreign(&mut self, mfn: u64) {
-        self.machine.hold(mfn);
-    }
-
-    /// The guest unmaps it.
-    pub(crate) fn unmap_foreign(&mut self, mfn: u64) {
-        self.machine.drop_hold(mfn);
-    }
-
-    /// Another domain gives a frame of its own a pfn, by what means it likes; no mark in the guest's log.
-    pub(crate) fn their_pfn(&mut self, mfn: u64, pfn: u64) {
-        if self.machine.owner(mfn) == Owner::Other {
-            self.machine.m2p.set(mfn, Some(pfn));
-        }
-    }
 
     /// A backend maps a frame of the guest for writing.
-    pub(crate) fn backend_maps(&mut self, grants: &mut Grants, mfn: u64) {
-        if grants.mapped.insert(mfn) {
-            self.machine.hold(mfn);
+    pub(crate) fn backend_maps(&mut self, xen: &mut Xen, mfn: u64) {
+        if self.mapped.insert(mfn) {
+            xen.machine.hold(mfn);
         }
     }
 
     /// The backend unmaps it: the one moment at which its writes are marked.
-    pub(crate) fn backend_unmaps(&mut self, grants: &mut Grants, mfn: u64) {
-        if grants.mapped.remove(&mfn) {
-            self.mark(mfn);
-            self.machine.drop_hold(mfn);
+    pub(crate) fn backend_unmaps(&mut self, xen: &mut Xen, mfn: u64) {
+        if self.mapped.remove(&mfn) {
+            xen.mark(mfn);
+            xen.machine.drop_hold(mfn);
         }
     }
+}
 
-    /// `GNTTABOP_copy` into a page of the guest: written while Xen holds it, and marked after. The log may be taken between.
-    pub(crate) fn copy_begins(&mut self, mfn: u64) {
-        self.machine.hold(mfn);
-        self.machine.write(mfn);
-    }
+/// The guest, as a backend, maps a frame of another domain.
+pub(crate) fn map_foreign(xen: &mut Xen, mfn: u64) {
+    xen.machine.hold(mfn);
+}
 
-    /// The copy is done.
-    pub(crate) fn copy_ends(&mut self, mfn: u64) {
-        self.mark(mfn);
-        self.machine.drop_hold(mfn);
-    }
+/// The guest unmaps it.
+pub(crate) fn unmap_foreign(xen: &mut Xen, mfn: u64) {
+    xen.machine.drop_hold(mfn);
+}
 
-    /// `GNTTABOP_transfer` by the guest; refused while anybody else holds the frame.
-    pub(crate) fn transfer_out(&mut self, mfn: u64, pfn_there: u64) -> bool {
-        let free = self.machine.is_guest(mfn)
-            && self.machine.refs(mfn) == 0
-            && !self.machine.is_given_back(mfn);
-        if free {
-            self.machine.hand_over(mfn, Owner::Other, Some(pfn_there));
-        }
-        free
+/// Another domain gives a frame of its own a pfn, by what means it likes; no mark in the guest's log.
+pub(crate) fn their_pfn(xen: &mut Xen, mfn: u64, pfn: u64) {
+    if xen.machine.owner(mfn) == Owner::Other {
+        xen.machine.m2p.set(mfn, Some(pfn));
     }
+}
 
-    /// `GNTTABOP_transfer` by another domain: the frame comes with its contents, unmarked.
-    pub(crate) fn transfer_in(&mut self, mfn: u64, pfn: u64) {
-        self.machine.hand_over(mfn, Owner::Guest, Some(pfn));
+/// `GNTTABOP_copy` into a page of the guest: written while Xen holds it, and marked after. The log may be taken between.
+pub(crate) fn copy_begins(xen: &mut Xen, mfn: u64) {
+    xen.machine.hold(mfn);
+    xen.machine.write(mfn);
+}
+
+/// The copy is done.
+pub(crate) fn copy_ends(xen: &mut Xen, mfn: u64) {
+    xen.mark(mfn);
+    xen.machine.drop_hold(mfn);
+}
+
+/// `GNTTABOP_transfer` by the guest; refused while anybody else holds the frame.
+pub(crate) fn transfer_out(xen: &mut Xen, mfn: u64, pfn_there: u64) -> bool {
+    let free =
+        xen.machine.is_guest(mfn) && xen.machine.refs(mfn) == 0 && !xen.machine.is_given_back(mfn);
+    if free {
+        xen.machine.hand_over(mfn, Owner::Other, Some(pfn_there));
     }
+    free
+}
+
+/// `GNTTABOP_transfer` by another domain: the frame comes with its contents, unmarked.
+pub(crate) fn transfer_in(xen: &mut Xen, mfn: u64, pfn: u64) {
+    xen.machine.hand_over(mfn, Owner::Guest, Some(pfn));
 }
 
 #[cfg(test)]
@@ -157,10 +154,10 @@ mod tests {
     #[test]
     fn a_backend_marks_only_when_it_unmaps() {
         let (mut xen, mut grants) = (xen(), Grants::default());
-        xen.backend_maps(&mut grants, 1);
+        grants.backend_maps(&mut xen, 1);
         xen.writes_unlogged(1);
         assert!(marks(&xen).is_empty());
-        xen.backend_unmaps(&mut grants, 1);
+        grants.backend_unmaps(&mut xen, 1);
         assert_eq!(marks(&xen), [11]);
         assert_eq!(xen.machine.refs(1), 0);
     }
@@ -169,10 +166,10 @@ mod tests {
     fn a_copy_marks_after_it_wrote() {
         let mut xen = xen();
         let before = xen.machine.content(1);
-        xen.copy_begins(1);
+        copy_begins(&mut xen, 1);
         assert_ne!(xen.machine.content(1), before);
         assert!(marks(&xen).is_empty() && xen.machine.refs(1) == 1);
-        xen.copy_ends(1);
+        copy_ends(&mut xen, 1);
         assert_eq!((marks(&xen), xen.machine.refs(1)), (vec![11], 0));
     }
 
@@ -180,7 +177,7 @@ mod tests {
     fn a_transfer_in_marks_nothing_and_brings_defined_contents() {
         let mut xen = xen();
         let there = xen.machine.content(9);
-        xen.transfer_in(9, 33);
+        transfer_in(&mut xen, 9, 33);
         assert!(marks(&xen).is_empty());
         assert_eq!(xen.machine.m2p.pfn(9), Some(33));
         assert_eq!(xen.machine.content(9), there);
@@ -189,8 +186,8 @@ mod tests {
     #[test]
     fn the_pfns_of_other_domains_are_theirs_to_choose() {
         let mut xen = xen();
-        xen.their_pfn(9, 11);
-        xen.their_pfn(1, 40);
+        their_pfn(&mut xen, 9, 11);
+        their_pfn(&mut xen, 1, 40);
         assert_eq!((xen.machine.m2p.pfn(9), xen.machine.m2p.pfn(1)), (Some(11), Some(11)));
         assert!(marks(&xen).is_empty());
     }
@@ -218,9 +215,9 @@ mod tests {
     fn a_held_frame_cannot_be_transferred() {
         let mut xen = xen();
         xen.machine.hold(1);
-        assert!(!xen.transfer_out(1, 5));
+        assert!(!transfer_out(&mut xen, 1, 5));
         xen.machine.drop_hold(1);
-        assert!(xen.transfer_out(1, 5));
+        assert!(transfer_out(&mut xen, 1, 5));
         assert!(!xen.machine.is_guest(1));
         assert!(marks(&xen).is_empty());
     }

@@ -29,158 +29,155 @@ pub(crate) fn is_xen_slot(width: Width, level: u8, slot: usize) -> bool {
     }
 }
 
-impl Xen {
-    /// The present PTEs of a table that are the guest's own, as (slot, frame).
-    pub(crate) fn guest_ptes(&self, table: u64, level: u8) -> Vec<(u16, u64)> {
-        (0..FRAME_WORDS)
-            .filter(|&slot| !is_xen_slot(self.width, level, slot))
-            .map(|slot| (slot as u16, self.machine.word(table, slot)))
-            .filter(|&(_, word)| word & PTE_PRESENT != 0)
-            .map(|(slot, word)| (slot, pte_mfn(word).0))
-            .collect()
-    }
+/// The present PTEs of a table that are the guest's own, as (slot, frame).
+pub(crate) fn guest_ptes(xen: &Xen, table: u64, level: u8) -> Vec<(u16, u64)> {
+    (0..FRAME_WORDS)
+        .filter(|&slot| !is_xen_slot(xen.width, level, slot))
+        .map(|slot| (slot as u16, xen.machine.word(table, slot)))
+        .filter(|&(_, word)| word & PTE_PRESENT != 0)
+        .map(|(slot, word)| (slot, pte_mfn(word).0))
+        .collect()
+}
 
-    /// Makes a page a page table of this level, and what it names the tables below.
-    fn validate(&mut self, table: u64, level: u8) {
-        if self.machine.level(table) != 0 {
-            return;
-        }
-        self.machine.words_to_write(table);
-        self.machine.set_level(table, level);
-        for (slot, mfn) in self.guest_ptes(table, level) {
-            self.take_pte(table, slot, mfn, level);
-        }
-        self.mark(table);
+/// Makes a page a page table of this level, and what it names the tables below.
+fn validate(xen: &mut Xen, table: u64, level: u8) {
+    if xen.machine.level(table) != 0 {
+        return;
     }
-
-    /// A piece of a validation that Xen interrupts: marks the table, then takes the PTEs of some more slots. Returns
-    /// whether it was the last one.
-    pub(crate) fn promote_piece(&mut self, table: u64, level: u8, slots: usize) -> bool {
-        if self.machine.level(table) == 0 {
-            self.machine.words_to_write(table);
-            self.machine.set_level(table, level);
-            self.partial.insert(table, 0);
-        }
-        let Some(&first) = self.partial.get(&table) else { return true };
-        self.mark(table);
-        let end = (first + slots).min(FRAME_WORDS);
-        for (slot, mfn) in self.guest_ptes(table, level) {
-            if (first..end).contains(&slot.into()) {
-                self.take_pte(table, slot, mfn, level);
-            }
-        }
-        self.partial.insert(table, end);
-        if end == FRAME_WORDS {
-            self.partial.remove(&table);
-        }
-        end == FRAME_WORDS
+    xen.machine.words_to_write(table);
+    xen.machine.set_level(table, level);
+    for (slot, mfn) in guest_ptes(xen, table, level) {
+        take_pte(xen, table, slot, mfn, level);
     }
+    xen.mark(table);
+}
 
-    /// The same the other way round: the last piece lets it go.
-    pub(crate) fn demote_piece(&mut self, table: u64, slots: usize) {
-        let level = self.machine.level(table);
-        if level == 0 {
-            return;
-        }
-        let end = self.partial.remove(&table).unwrap_or(FRAME_WORDS);
-        self.mark(table);
-        let first = end.saturating_sub(slots);
-        for (slot, mfn) in self.guest_ptes(table, level) {
-            if (first..end).contains(&slot.into()) {
-                self.drop_pte(table, slot, mfn, level);
-            }
-        }
-        if first == 0 {
-            self.machine.set_level(table, 0);
-        } else {
-            self.partial.insert(table, first);
+/// A piece of a validation that Xen interrupts: marks the table, then takes the PTEs of some more slots. Returns
+/// whether it was the last one.
+pub(crate) fn promote_piece(xen: &mut Xen, table: u64, level: u8, slots: usize) -> bool {
+    if xen.machine.level(table) == 0 {
+        xen.machine.words_to_write(table);
+        xen.machine.set_level(table, level);
+        xen.partial.insert(table, 0);
+    }
+    let Some(&first) = xen.partial.get(&table) else { return true };
+    xen.mark(table);
+    let end = (first + slots).min(FRAME_WORDS);
+    for (slot, mfn) in guest_ptes(xen, table, level) {
+        if (first..end).contains(&slot.into()) {
+            take_pte(xen, table, slot, mfn, level);
         }
     }
-
-    fn invalidate(&mut self, table: u64) {
-        let level = self.machine.level(table);
-        for (slot, mfn) in self.guest_ptes(table, level) {
-            self.drop_pte(table, slot, mfn, level);
-        }
-        self.mark(table);
-        self.machine.set_level(table, 0);
+    xen.partial.insert(table, end);
+    if end == FRAME_WORDS {
+        xen.partial.remove(&table);
     }
+    end == FRAME_WORDS
+}
 
-    fn take_pte(&mut self, table: u64, slot: u16, mfn: u64, level: u8) {
-        self.machine.note_pte(mfn, table, slot, true);
-        if level > 1 {
-            self.validate(mfn, level - 1);
-        }
+/// The same the other way round: the last piece lets it go.
+pub(crate) fn demote_piece(xen: &mut Xen, table: u64, slots: usize) {
+    let level = xen.machine.level(table);
+    if level == 0 {
+        return;
     }
-
-    fn drop_pte(&mut self, table: u64, slot: u16, mfn: u64, level: u8) {
-        // The reference goes last: the table below must still exist while it is taken apart.
-        if level > 1 {
-            let held = self
-                .machine
-                .ptes_to(mfn)
-                .any(|holder| holder != (table, slot) && self.machine.level(holder.0) == level);
-            if !held && !self.machine.is_pinned(mfn) && self.machine.level(mfn) == level - 1 {
-                self.invalidate(mfn);
-            }
-        }
-        self.machine.note_pte(mfn, table, slot, false);
-    }
-
-    /// `MMU_NORMAL_PT_UPDATE`, or a trapped write: marks the table's pfn.
-    pub(crate) fn write_pte(&mut self, table: u64, slot: u16, to: Option<u64>) {
-        let level = self.machine.level(table);
-        let old = self.machine.word(table, usize::from(slot));
-        if let Some(mfn) = to.filter(|_| level > 1) {
-            self.validate(mfn, level - 1);
-        }
-        self.machine.words_to_write(table).store(usize::from(slot), to.map_or(0, pte));
-        let replaced = (old & PTE_PRESENT != 0).then(|| pte_mfn(old).0);
-        if level > 0 && replaced != to {
-            if let Some(mfn) = to {
-                self.take_pte(table, slot, mfn, level);
-            }
-            if let Some(mfn) = replaced {
-                self.drop_pte(table, slot, mfn, level);
-            }
-        }
-        self.mark(table);
-    }
-
-    /// `MMUEXT_PIN_Ln_TABLE`.
-    pub(crate) fn pin(&mut self, table: u64, level: u8) {
-        self.validate(table, level);
-        self.machine.set_pinned(table, true);
-        self.mark(table);
-    }
-
-    /// A piece of `MMUEXT_PIN_Ln_TABLE`; the pin is there once all of the table is validated, and marks it once more.
-    pub(crate) fn pin_piece(&mut self, table: u64, level: u8, slots: usize) {
-        if !self.machine.is_pinned(table) && self.promote_piece(table, level, slots) {
-            self.machine.set_pinned(table, true);
-            self.mark(table);
+    let end = xen.partial.remove(&table).unwrap_or(FRAME_WORDS);
+    xen.mark(table);
+    let first = end.saturating_sub(slots);
+    for (slot, mfn) in guest_ptes(xen, table, level) {
+        if (first..end).contains(&slot.into()) {
+            drop_pte(xen, table, slot, mfn, level);
         }
     }
-
-    /// A piece of `MMUEXT_UNPIN_TABLE` of a table that nothing else holds; the pin goes first.
-    pub(crate) fn unpin_piece(&mut self, table: u64, slots: usize) {
-        if self.machine.is_pinned(table) {
-            self.machine.set_pinned(table, false);
-            self.mark(table);
-        }
-        self.demote_piece(table, slots);
+    if first == 0 {
+        xen.machine.set_level(table, 0);
+    } else {
+        xen.partial.insert(table, first);
     }
+}
 
-    /// `MMUEXT_UNPIN_TABLE`: without another table that names it, the page is data again.
-    pub(crate) fn unpin(&mut self, table: u64) {
-        self.machine.set_pinned(table, false);
-        self.mark(table);
-        let level = self.machine.level(table);
-        let held =
-            self.machine.ptes_to(table).any(|(holder, _)| self.machine.level(holder) == level + 1);
-        if level > 0 && !held {
-            self.invalidate(table);
+fn invalidate(xen: &mut Xen, table: u64) {
+    let level = xen.machine.level(table);
+    for (slot, mfn) in guest_ptes(xen, table, level) {
+        drop_pte(xen, table, slot, mfn, level);
+    }
+    xen.mark(table);
+    xen.machine.set_level(table, 0);
+}
+
+fn take_pte(xen: &mut Xen, table: u64, slot: u16, mfn: u64, level: u8) {
+    xen.machine.note_pte(mfn, table, slot, true);
+    if level > 1 {
+        validate(xen, mfn, level - 1);
+    }
+}
+
+fn drop_pte(xen: &mut Xen, table: u64, slot: u16, mfn: u64, level: u8) {
+    // The reference goes last: the table below must still exist while it is taken apart.
+    if level > 1 {
+        let held = xen
+            .machine
+            .ptes_to(mfn)
+            .any(|holder| holder != (table, slot) && xen.machine.level(holder.0) == level);
+        if !held && !xen.machine.is_pinned(mfn) && xen.machine.level(mfn) == level - 1 {
+            invalidate(xen, mfn);
         }
+    }
+    xen.machine.note_pte(mfn, table, slot, false);
+}
+
+/// `MMU_NORMAL_PT_UPDATE`, or a trapped write: marks the table's pfn.
+pub(crate) fn write_pte(xen: &mut Xen, table: u64, slot: u16, to: Option<u64>) {
+    let level = xen.machine.level(table);
+    let old = xen.machine.word(table, usize::from(slot));
+    if let Some(mfn) = to.filter(|_| level > 1) {
+        validate(xen, mfn, level - 1);
+    }
+    xen.machine.words_to_write(table).store(usize::from(slot), to.map_or(0, pte));
+    let replaced = (old & PTE_PRESENT != 0).then(|| pte_mfn(old).0);
+    if level > 0 && replaced != to {
+        if let Some(mfn) = to {
+            take_pte(xen, table, slot, mfn, level);
+        }
+        if let Some(mfn) = replaced {
+            drop_pte(xen, table, slot, mfn, level);
+        }
+    }
+    xen.mark(table);
+}
+
+/// `MMUEXT_PIN_Ln_TABLE`.
+pub(crate) fn pin(xen: &mut Xen, table: u64, level: u8) {
+    validate(xen, table, level);
+    xen.machine.set_pinned(table, true);
+    xen.mark(table);
+}
+
+/// A piece of `MMUEXT_PIN_Ln_TABLE`; the pin is there once all of the table is validated, and marks it once more.
+pub(crate) fn pin_piece(xen: &mut Xen, table: u64, level: u8, slots: usize) {
+    if !xen.machine.is_pinned(table) && promote_piece(xen, table, level, slots) {
+        xen.machine.set_pinned(table, true);
+        xen.mark(table);
+    }
+}
+
+/// A piece of `MMUEXT_UNPIN_TABLE` of a table that nothing else holds; the pin goes first.
+pub(crate) fn unpin_piece(xen: &mut Xen, table: u64, slots: usize) {
+    if xen.machine.is_pinned(table) {
+        xen.machine.set_pinned(table, false);
+        xen.mark(table);
+    }
+    demote_piece(xen, table, slots);
+}
+
+/// `MMUEXT_UNPIN_TABLE`: without another table that names it, the page is data again.
+pub(crate) fn unpin(xen: &mut Xen, table: u64) {
+    xen.machine.set_pinned(table, false);
+    xen.mark(table);
+    let level = xen.machine.level(table);
+    let held = xen.machine.ptes_to(table).any(|(holder, _)| xen.machine.level(holder) == level + 1);
+    if level > 0 && !held {
+        invalidate(xen, table);
     }
 }
 
@@ -196,12 +193,12 @@ mod tests {
         xen.guest_fills(1, 0);
         xen.guest_stores_word(1, 3, pte(2));
         clear(&mut xen);
-        xen.pin(1, 1);
+        pin(&mut xen, 1, 1);
         assert_eq!(marks(&xen), [11]);
         assert_eq!(xen.machine.refs(2), 1);
         assert_eq!(xen.machine.frame_type(1), FrameType::Table { level: 1, pinned: true });
         clear(&mut xen);
-        xen.unpin(1);
+        unpin(&mut xen, 1);
         assert_eq!(marks(&xen), [11]);
         assert_eq!(xen.machine.frame_type(1), FrameType::Data);
         assert_eq!(xen.machine.refs(2), 0);
@@ -218,10 +215,10 @@ mod tests {
         type Piece = fn(&mut Xen);
         let table = |pinned| FrameType::Table { level: 2, pinned };
         let steps: [(Piece, [u8; 2], FrameType); 4] = [
-            (|xen| xen.pin_piece(1, 2, 256), [1, 0], table(false)),
-            (|xen| xen.pin_piece(1, 2, 256), [1, 1], table(true)),
-            (|xen| xen.unpin_piece(1, 400), [1, 0], table(false)),
-            (|xen| xen.unpin_piece(1, 400), [0, 0], FrameType::Data),
+            (|xen| pin_piece(xen, 1, 2, 256), [1, 0], table(false)),
+            (|xen| pin_piece(xen, 1, 2, 256), [1, 1], table(true)),
+            (|xen| unpin_piece(xen, 1, 400), [1, 0], table(false)),
+            (|xen| unpin_piece(xen, 1, 400), [0, 0], FrameType::Data),
         ];
         for (step, levels, kind) in steps {
             clear(&mut xen);
@@ -238,12 +235,12 @@ mod tests {
     fn a_pte_write_marks_the_table_and_not_the_target() {
         let mut xen = xen();
         xen.guest_fills(1, 0);
-        xen.pin(1, 1);
+        pin(&mut xen, 1, 1);
         clear(&mut xen);
-        xen.write_pte(1, 4, Some(2));
+        write_pte(&mut xen, 1, 4, Some(2));
         assert_eq!(marks(&xen), [11]);
         assert_eq!(xen.machine.ptes_to(2).collect::<Vec<_>>(), [(1, 4)]);
-        xen.write_pte(1, 4, None);
+        write_pte(&mut xen, 1, 4, None);
         assert_eq!(xen.machine.refs(2), 0);
     }
 
@@ -253,14 +250,14 @@ mod tests {
         xen.guest_fills(1, 0);
         xen.guest_fills(2, 0);
         xen.guest_stores_word(2, 0, pte(3));
-        xen.pin(1, 2);
+        pin(&mut xen, 1, 2);
         clear(&mut xen);
-        xen.write_pte(1, 0, Some(2));
+        write_pte(&mut xen, 1, 0, Some(2));
         assert_eq!(marks(&xen), [11, 12]);
         assert_eq!(xen.machine.level(2), 1);
         assert_eq!(xen.machine.refs(3), 1);
         clear(&mut xen);
-        xen.write_pte(1, 0, None);
+        write_pte(&mut xen, 1, 0, None);
         assert_eq!(marks(&xen), [11, 12]);
         assert_eq!((xen.machine.level(2), xen.machine.refs(3), xen.machine.refs(2)), (0, 0, 0));
     }

@@ -8,6 +8,7 @@
 use p2mtrack::frame::{Claim, Entry, FrameType, Mfn};
 
 use crate::guest::NONE;
+use crate::page_table::guest_ptes;
 use crate::walk::{resolve, walk};
 use crate::world::World;
 
@@ -65,7 +66,7 @@ fn check_entry(
         return Err(format!("pfn {pfn:#x} names mfn {mfn:#x}, whose m2p is {back:x?}"));
     }
     let FrameType::Table { level, .. } = machine.frame_type(mfn) else { return Ok(()) };
-    for (slot, target) in world.xen.guest_ptes(mfn, level) {
+    for (slot, target) in guest_ptes(&world.xen, mfn, level) {
         if world.mix.foreign_ptes && !machine.is_guest(target) {
             continue;
         }

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::behaviour;
 use crate::dice::Dice;
 use crate::exec::Executor;
 use crate::fault::{Fault, Faults};
@@ -19,6 +18,7 @@ use crate::program::Program;
 use crate::receiver::Receiver;
 use crate::scenario::Mix;
 use crate::xen::Xen;
+use crate::{behaviour, page_table};
 
 /// Programs that may be under way, most of them waiting.
 const PROGRAMS_MAX: usize = 48;
@@ -296,7 +296,7 @@ impl World {
         if self.guest.pins_all {
             for (table, level) in self.guest.tables.clone() {
                 if self.xen.machine.level(table) == level && !self.xen.machine.is_pinned(table) {
-                    self.xen.pin(table, level);
+                    page_table::pin(&mut self.xen, table, level);
                 }
             }
         }
@@ -349,7 +349,7 @@ impl World {
             let machine = &self.xen.machine;
             let held = machine.ptes_to(table).any(|(holder, _)| machine.level(holder) == level + 1);
             if held && machine.is_pinned(table) {
-                self.xen.unpin(table);
+                page_table::unpin(&mut self.xen, table);
             }
         }
     }
@@ -427,7 +427,7 @@ mod tests {
             world.suspend();
             let World { xen, guest, .. } = &world;
             for &(table, level) in &guest.tables {
-                for (_, mfn) in xen.guest_ptes(table, level) {
+                for (_, mfn) in page_table::guest_ptes(xen, table, level) {
                     let Some(pfn) = xen.machine.m2p.pfn(mfn) else { continue };
                     if xen.machine.is_guest(mfn) {
                         continue;

@@ -10,6 +10,7 @@ use crate::behaviour::grant::foreign_name;
 use crate::behaviour::plan::Plan;
 use crate::behaviour::table::{own_table, unused_slot};
 use crate::behaviour::transfer::take_foreign;
+use crate::grant::map_foreign;
 use crate::program::{Name, Step, Val};
 
 /// A foreign frame without a tag, at a ballooned pfn or over a page that has a frame.
@@ -69,7 +70,7 @@ pub(super) fn frame_comes(plan: &mut Plan<'_>) -> Option<()> {
     let pfn = plan.hole()?;
     let mfn = take_foreign(plan)?;
     let name = foreign_name(plan, Val::Is(mfn));
-    plan.xen.map_foreign(mfn);
+    map_foreign(plan.xen, mfn);
     plan.push(Step::Entry { pfn, name });
     let wait = plan.dice.between(1, 9);
     plan.push(Step::AwaitRounds(wait));

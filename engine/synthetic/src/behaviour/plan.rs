@@ -6,6 +6,7 @@
 //! Source: own.
 
 use crate::dice::Dice;
+use crate::grant::map_foreign;
 use crate::guest::{Guest, Layout};
 use crate::program::{Program, REGISTERS, Step, Val};
 use crate::xen::Xen;
@@ -106,7 +107,7 @@ impl Plan<'_> {
     pub(super) fn foreign(&mut self) -> Option<u64> {
         let Self { others, dice, xen, .. } = self;
         let mfn = (!others.is_empty()).then(|| dice.pick(others))?;
-        xen.map_foreign(mfn);
+        map_foreign(xen, mfn);
         Some(mfn)
     }
 

@@ -19,7 +19,7 @@ use crate::guest::layout::{Empty, Layout, Linear, NONE, P2mKind, Tree, cr3_of, l
 use crate::guest::tables::make_tables;
 use crate::log_dirty::Log;
 use crate::machine::{Machine, Owner};
-use crate::page_table::pte;
+use crate::page_table::{pin, pte};
 use crate::words::FrameWords;
 use crate::xen::Xen;
 
@@ -297,7 +297,7 @@ impl Builder<'_> {
             partial: BTreeMap::new(),
         };
         if guest.kind() == P2mKind::Linear {
-            xen.pin(guest.root(), levels(guest.width));
+            pin(&mut xen, guest.root(), levels(guest.width));
         }
         make_tables(&mut xen, &mut guest, &pages, self.dice);
         (xen, guest)

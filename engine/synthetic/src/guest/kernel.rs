@@ -13,6 +13,7 @@ use crate::grant::Grants;
 use crate::guest::claims::{Claimed, Claims};
 use crate::guest::layout::{Layout, NONE, P2mKind, cr3_of};
 use crate::machine::Machine;
+use crate::page_table::write_pte;
 use crate::xen::Xen;
 
 /// The guest's kernel.
@@ -194,7 +195,7 @@ impl Guest {
             Layout::Linear(list) => {
                 let page = if level == 0 { base + key } else { key };
                 let parent = list.tables[usize::from(level)][&(page >> 9)];
-                xen.write_pte(parent, (page & 511) as u16, Some(mfn));
+                write_pte(xen, parent, (page & 511) as u16, Some(mfn));
             }
             Layout::Tree(tree) => {
                 let word = if mfn == NONE { tree.empty_word() } else { Entry(mfn) };

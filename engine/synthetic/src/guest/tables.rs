@@ -9,7 +9,7 @@ use p2mtrack::leaf::FRAME_WORDS;
 
 use crate::dice::Dice;
 use crate::guest::kernel::Guest;
-use crate::page_table::pte;
+use crate::page_table::{pin, pte};
 use crate::xen::Xen;
 
 /// Tables of the guest's processes: level 1 tables over data, half of them under a level 2 table.
@@ -30,13 +30,13 @@ pub(crate) fn make_tables(xen: &mut Xen, guest: &mut Guest, pages: &[u64], dice:
     }
     for (index, &table) in lower.iter().enumerate() {
         if index % 2 == 0 {
-            xen.pin(table, 1);
+            pin(xen, table, 1);
         } else {
             xen.guest_stores_word(upper[index / 2 % 2], 3 * index, pte(table));
         }
     }
     for &table in upper {
-        xen.pin(table, 2);
+        pin(xen, table, 2);
         guest.tables.push((table, 2));
     }
 }
