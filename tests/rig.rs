@@ -76,6 +76,8 @@ pub struct Machine {
     pub log: BTreeSet<u64>,
     pub received: BTreeMap<u64, Got>,
     pub said_gone: Vec<u64>,
+    /// The same of a guest that ran.
+    pub noted_gone: Vec<u64>,
     pub list: Vec<Option<Pfn>>,
     pub lists: u64,
     pub consistent: u64,
@@ -617,6 +619,15 @@ impl Transport for Rig {
         machine.fails(At::Gone)?;
         for pfn in pfns {
             machine.said_gone.push(pfn.0);
+            machine.received.remove(&pfn.0);
+        }
+        Ok(())
+    }
+
+    fn note_gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        let mut machine = self.machine();
+        for pfn in pfns {
+            machine.noted_gone.push(pfn.0);
             machine.received.remove(&pfn.0);
         }
         Ok(())

@@ -180,3 +180,82 @@ fn leaves_that_name_nothing_behind_the_last_one_need_no_pfn() {
     assert_eq!(round(&rig, &mut migration).leaves.tracked, 3);
     finish(&rig, &mut migration);
 }
+
+/// What the transport was told of pfns without a frame while the guest ran.
+fn noted(rig: &Rig) -> Vec<u64> {
+    std::mem::take(&mut rig.machine().noted_gone)
+}
+
+#[test]
+fn a_pfn_that_lost_its_frame_is_noted_while_the_guest_runs_and_gone_at_the_end() {
+    for (rig, mut migration) in both() {
+        assert_eq!(noted(&rig), [], "a hole was never anything");
+        rig.machine().balloon_out(3);
+        rig.machine().balloon_out(700);
+        round(&rig, &mut migration);
+        assert_eq!(noted(&rig), [3, 700]);
+        assert!(!rig.machine().received.contains_key(&3), "who takes notes has given it back");
+        round(&rig, &mut migration);
+        assert_eq!(noted(&rig), [], "once");
+        // It comes back, another one goes; the count of pfns falls.
+        rig.machine().balloon_in(3, 77);
+        rig.machine().balloon_out(701);
+        round(&rig, &mut migration);
+        assert_eq!(noted(&rig), [701]);
+        rig.machine().balloon_out(702);
+        finish(&rig, &mut migration);
+        assert_eq!(noted(&rig), [], "all are said at once");
+        assert_eq!(rig.machine().said_gone, [700, 701, 702]);
+        rig.machine().assert_identical();
+    }
+}
+
+#[test]
+fn what_falls_away_is_noted() {
+    let rig = Rig::tree();
+    let mut migration = rig.start(Config::default());
+    round(&rig, &mut migration);
+    rig.machine().roots.pfn_count = HOLES - 2;
+    round(&rig, &mut migration);
+    assert_eq!(noted(&rig), [HOLES - 2, HOLES - 1]);
+}
+
+#[test]
+fn a_digest_is_kept_as_long_as_its_bytes_are_what_the_destination_has() {
+    let copy = |digest| Answer::AcceptedCopy { digest };
+    for (rig, mut migration) in both() {
+        let digest = |migration: &Migration, pfn| migration.tracker().digest(Pfn(pfn));
+        let answer = |pfn: u64, answer| {
+            rig.machine().answers.entry(pfn).or_default().push_back(answer);
+        };
+        assert_eq!(digest(&migration, 9), None, "nobody said one");
+        for pfn in 9..14 {
+            rig.machine().write(pfn, 1);
+            answer(pfn, copy(100 + pfn));
+        }
+        assert_eq!(round(&rig, &mut migration).pages.accepted, 5);
+        let all: Vec<_> = (9..14).map(|pfn| digest(&migration, pfn)).collect();
+        assert_eq!(all, [109, 110, 111, 112, 113].map(Some));
+        // Sent again without one, deferred, given back, without a frame, and left alone.
+        for pfn in 9..11 {
+            rig.machine().write(pfn, 2);
+        }
+        answer(9, Answer::Accepted);
+        answer(10, Answer::Deferred(Deferral::Unacknowledged));
+        rig.machine().balloon_out(12);
+        round(&rig, &mut migration);
+        rig.machine().returned.push(11);
+        let all: Vec<_> = (9..14).map(|pfn| digest(&migration, pfn)).collect();
+        assert_eq!(all, [None, None, Some(111), None, Some(113)]);
+        answer(10, copy(7));
+        answer(11, Answer::Deferred(Deferral::Unacknowledged));
+        round(&rig, &mut migration);
+        assert_eq!([10, 11].map(|pfn| digest(&migration, pfn)), [Some(7), None]);
+        // A batch that fails as a whole may have come through.
+        rig.machine().write(13, 3);
+        rig.machine().errors.push(At::Send);
+        rig.with(|ports| migration.round(ports)).expect_err("planted");
+        assert_eq!(digest(&migration, 13), None);
+        finish(&rig, &mut migration);
+    }
+}

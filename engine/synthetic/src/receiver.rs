@@ -169,6 +169,13 @@ impl Receiver {
         }
     }
 
+    /// Pfns that have no frame just now: as libxc's, an eager one takes no notes; another gives their frames back.
+    pub(crate) fn take_note(&mut self, pfns: &[Pfn]) {
+        if !self.eager {
+            self.take_gone(pfns);
+        }
+    }
+
     /// What is there for a pfn.
     pub(crate) fn get(&self, pfn: u64) -> Option<Received> {
         let at = pfn as usize;

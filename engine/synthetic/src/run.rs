@@ -506,6 +506,10 @@ impl Transport for Cancellable<'_> {
         self.inner.gone(pfns)
     }
 
+    fn note_gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        self.inner.note_gone(pfns)
+    }
+
     fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
         self.inner.returned(into)
     }

@@ -170,6 +170,15 @@ impl Transport for SimTransport {
         Ok(())
     }
 
+    fn note_gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        let mut world = self.shared.lock();
+        if world.suspended {
+            world.breach("note_gone: said while the guest stands still");
+        }
+        world.receiver.take_note(pfns);
+        Ok(())
+    }
+
     fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
         let mut world = self.shared.enter();
         if world.suspended || world.faults.dice(Fault::Returned).chance(1, 2) {

@@ -114,15 +114,28 @@ impl Migration {
         loop {
             match self.tracker.next(&mut ports.guest)? {
                 Next::Batch => {
+                    self.note_gone(ports)?;
                     if let Err(error) = self.send_batch(ports) {
                         self.tracker.turn_back(&mut ports.guest);
                         return Err(error);
                     }
                 }
                 Next::SweepEnds => self.take_back(ports)?,
-                Next::Nothing => return self.tell_frame_list(ports),
+                Next::Nothing => {
+                    self.note_gone(ports)?;
+                    return self.tell_frame_list(ports);
+                }
             }
         }
+    }
+
+    /// Tells what lost its frame while the guest runs; of one that stands still it is told all at once.
+    fn note_gone(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        let noted = self.tracker.take_noted_gone();
+        if noted.is_empty() || self.tracker.report().stage.is_suspended() {
+            return Ok(());
+        }
+        ports.transport.note_gone(&noted).map_err(Error::port("transport"))
     }
 
     fn send_batch(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {

@@ -212,7 +212,7 @@ pub struct Page {
     pub mfn: Mfn,
     /// The p2m entry that named it; what the shadow will remember.
     pub entry: Entry,
-    /// `Data` or `Table`.
+    /// `Data` or `Table`; as Xen's word, pin bit included: [`FrameType::pfinfo`].
     pub kind: FrameType,
 }
 
@@ -240,6 +240,12 @@ pub enum Deferral {
 pub enum Answer {
     /// The transport has it.
     Accepted,
+    /// The transport has it, from a private copy of these bytes: the digest is of what is sent, not of another read. It is
+    /// kept until the pfn is deferred, given back, gone, or accepted again ([`Tracker::digest`](crate::tracker::Tracker::digest)).
+    AcceptedCopy {
+        /// Of the page as read: of a page table before it was normalised.
+        digest: u64,
+    },
     /// Not now.
     Deferred(Deferral),
     /// Never: the migration ends with an error that names the pfn.
@@ -285,7 +291,19 @@ pub trait Transport {
     /// The transport failed.
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError>;
 
-    /// Appends pfns that were accepted and then lost on the way; they are owed again.
+    /// These pfns had frames and have none just now, of a guest that runs: a note, which a receiver may use to give
+    /// frames back early. They may have frames again in a moment, and are then sent. What is gone for good is said by
+    /// [`Transport::gone`], whether it was noted or not. By default nobody takes notes.
+    ///
+    /// # Errors
+    /// The transport failed.
+    fn note_gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        let _ = pfns;
+        Ok(())
+    }
+
+    /// Appends pfns that were accepted and then lost on the way; they are owed again. Asked before each round, and after
+    /// each sweep over a guest that stands still.
     ///
     /// # Errors
     /// The transport failed.

@@ -260,7 +260,21 @@ impl Tracker {
     /// These pfns were accepted, and lost on the way: they are owed again from the next round on, of a guest that stands still
     /// from the next sweep on.
     pub fn give_back(&mut self, pfns: &[Pfn]) {
+        pfns.iter().for_each(|&pfn| self.destination.distrust(pfn));
         self.ledger.give_back(pfns);
+    }
+
+    /// Pfns that the destination may hold a frame for, and that had none when they were last looked at: a note, since this was
+    /// last asked, for a receiver that gives frames back while the guest runs. Of very many some are left out.
+    pub fn take_noted_gone(&mut self) -> Vec<Pfn> {
+        self.destination.take_noted()
+    }
+
+    /// The digest of the bytes that the destination has for a pfn, if that page was answered for with
+    /// [`Answer::AcceptedCopy`].
+    #[must_use]
+    pub fn digest(&self, pfn: Pfn) -> Option<u64> {
+        self.destination.digest(pfn)
     }
 
     /// Ends the round: the destination has what was accepted, of a suspended guest also the frame list and the pfns

@@ -71,7 +71,7 @@ impl Mapping {
 
     /// Why a frame is not mapped.
     pub(crate) fn fault(&self, index: usize) -> Option<MapFault> {
-        match self.faults[index].saturating_neg() {
+        match self.faults.get(index)?.saturating_neg() {
             0 => None,
             // Xen's answers for a frame that is nobody's, somebody else's, or the hypervisor's own.
             libc::EBUSY | libc::EINVAL | libc::EPERM => Some(MapFault::NotOwned),

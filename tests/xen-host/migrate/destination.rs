@@ -12,11 +12,11 @@ use std::sync::Arc;
 use p2mtrack::frame::{FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, M2p, MapFault, MapSlot, P2mSource, Page, PortError,
-    QUERY_FRAMES_MAX, Transport,
+    Answer, Deferral, FrameList, FrameTypes, M2p, MapFault, Page, PortError, QUERY_FRAMES_MAX,
+    Transport,
 };
 use p2mtrack::table::{PTE_PRESENT, TableView, normalise, pte_mfn};
-use p2mtrack_xen::{Domain, XenGuest, XenP2m};
+use p2mtrack_xen::{Domain, XenGuest, XenPages};
 
 /// What `guest/memory.c` adds from word to word.
 const STEP: u64 = 0x2545_f491_4f6c_dd1d;
@@ -44,7 +44,7 @@ impl Content {
 
 /// The other end.
 pub struct Destination {
-    source: XenP2m,
+    source: XenPages,
     /// Data pages.
     pub pages: HashMap<Pfn, Content>,
     /// Page tables of level 1, as pfns.
@@ -59,7 +59,7 @@ impl Destination {
     /// Of a domain, whose frames it maps by itself.
     pub fn new(domain: &Domain) -> Result<Self, Box<dyn Error + Send + Sync>> {
         Ok(Self {
-            source: XenGuest::open(domain)?.p2m,
+            source: XenPages::new(domain)?,
             pages: HashMap::new(),
             tables: HashMap::new(),
             upper: HashMap::new(),
@@ -75,17 +75,16 @@ impl Destination {
 
     /// What frames hold now, or why they can't be mapped.
     fn read(&mut self, mfns: &[Mfn]) -> Vec<Result<Leaf, MapFault>> {
-        let mut mapped = Vec::new();
-        self.source.map(mfns, &mut mapped);
-        let fetch = |slot: Result<MapSlot, MapFault>| {
+        let batch = match self.source.map(mfns) {
+            Ok(batch) => batch,
+            Err(error) => return vec![Err(MapFault::Errno(error.errno())); mfns.len()],
+        };
+        let fetch = |index| {
             let mut leaf = Leaf::default();
-            self.source.live(slot?).fetch(&mut leaf);
+            batch.page(index)?.fetch(&mut leaf);
             Ok(leaf)
         };
-        let leaves = mapped.iter().copied().map(fetch).collect();
-        let slots: Vec<_> = mapped.into_iter().flatten().collect();
-        self.source.unmap(&slots);
-        leaves
+        (0..mfns.len()).map(fetch).collect()
     }
 
     fn take(&mut self, page: &Page, leaf: Result<Leaf, MapFault>, view: &dyn TableView) -> Answer {

@@ -7,11 +7,13 @@
 
 #[cfg(debug_assertions)]
 mod accepted;
+mod digests;
 mod sent;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use digests::Digests;
 pub(crate) use sent::{Footing, Sent};
 
 use crate::error::Error;
@@ -21,6 +23,9 @@ use crate::port::Page;
 use crate::report::SettledCounts;
 use crate::shadow::{EmptyLeaves, Forms, Shadow};
 
+/// Pfns that are noted to be gone between two looks at them.
+const NOTED_PFNS_MAX: usize = 65_536;
+
 /// What the destination has.
 #[derive(Debug)]
 pub(crate) struct Destination {
@@ -29,6 +34,9 @@ pub(crate) struct Destination {
     pub(crate) sent: Sent,
     /// PTEs made not present by policy, by table.
     pub(crate) cleared: BTreeMap<Pfn, Vec<Mfn>>,
+    digests: Digests,
+    /// Pfns that it may hold, and that lost their frames since this was last taken.
+    noted: Vec<Pfn>,
     /// What is to be followed up.
     moves: Moves,
     /// Entries under which pfns were accepted and which the shadow does not show yet, in ascending order.
@@ -65,6 +73,8 @@ impl Destination {
             shadow: Shadow::with_forms(width, forms),
             sent: Sent::default(),
             cleared: BTreeMap::new(),
+            digests: Digests::default(),
+            noted: Vec::new(),
             moves: Moves::default(),
             remembered: Vec::new(),
             observed_frames: 0,
@@ -79,9 +89,17 @@ impl Destination {
         self.machine_frames = frames;
     }
 
-    /// It has a page. `cleared`: frames of its PTEs that were made not present.
-    pub(crate) fn accept(&mut self, page: &Page, footing: Footing, cleared: Option<Vec<Mfn>>) {
+    /// It has a page, with bytes of this digest, if the transport said so. `cleared`: frames of its PTEs that were made not
+    /// present.
+    pub(crate) fn accept(
+        &mut self,
+        page: &Page,
+        footing: Footing,
+        cleared: Option<Vec<Mfn>>,
+        digest: Option<u64>,
+    ) {
         let Page { pfn, mfn, entry, kind } = *page;
+        self.digests.put(pfn, digest);
         self.moves.arrived.push((pfn, mfn));
         let before = self.settle(pfn, entry);
         // The m2p may have gone over to a pfn that was a copy, or waited: then the other one is the copy now.
@@ -104,8 +122,32 @@ impl Destination {
             self.sent.doubt_tables();
         }
         let before = self.settle(pfn, entry);
+        self.note_gone(pfn);
         self.sent.frameless(pfn, before, foreign);
         self.cleared.remove(&pfn);
+    }
+
+    /// What it has of the pfn may not be what was digested.
+    pub(crate) fn distrust(&mut self, pfn: Pfn) {
+        self.digests.clear(pfn);
+    }
+
+    /// The digest of the bytes that it has for the pfn, if the transport said one.
+    pub(crate) fn digest(&self, pfn: Pfn) -> Option<u64> {
+        self.digests.get(pfn)
+    }
+
+    /// Notes that a pfn lost its frame. Nothing depends on a note: of very many some are left out.
+    fn note_gone(&mut self, pfn: Pfn) {
+        self.digests.clear(pfn);
+        if self.sent.is_held(pfn) && self.noted.len() < NOTED_PFNS_MAX {
+            self.noted.push(pfn);
+        }
+    }
+
+    /// Takes the notes.
+    pub(crate) fn take_noted(&mut self) -> Vec<Pfn> {
+        std::mem::take(&mut self.noted)
     }
 
     /// The pfn is settled under this entry: law 5. Returns whether the entry before named a frame of the machine.
@@ -205,6 +247,7 @@ impl Destination {
                 looks += 1;
                 let entry = copy.entry(width, (pfn - first) as usize);
                 if !entry.claim(width).names_nothing(machine_frames) {
+                    self.note_gone(Pfn(pfn));
                     self.moves.removed.push((Pfn(pfn), entry));
                     populated += u64::from(!self.sent.is_foreign(Pfn(pfn)));
                 }
@@ -215,6 +258,7 @@ impl Destination {
         looks += empty.looks();
         // Who only observes has settled nothing.
         looks += self.sent.fall_away(&pfns, populated.min(self.sent.populated()));
+        self.digests.clear_range(pfns.clone());
         self.cut_shadow(pfns, tracked);
         looks
     }

@@ -74,6 +74,11 @@ impl Sent {
         self.held.set(pfn);
     }
 
+    /// Whether the receiver may hold a frame for this pfn.
+    pub(crate) fn is_held(&self, pfn: Pfn) -> bool {
+        self.held.get(pfn)
+    }
+
     /// The transport has the pfn's page. `before`: its entry named a frame when it was last settled.
     pub(crate) fn accepted(&mut self, pfn: Pfn, before: bool, table: bool, footing: Footing) {
         self.gone.clear(pfn);

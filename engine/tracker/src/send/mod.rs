@@ -140,9 +140,15 @@ pub(crate) fn answer(
     let mut answers = answers.into_iter();
     for index in 0..ledger.pages().len() {
         let (page, causes, footing) = ledger.page(index);
-        match answers.next().unwrap_or_else(silence) {
-            Answer::Accepted => {
-                destination.accept(&page, footing, notes.take_cleared_in(page.pfn));
+        let answer = answers.next().unwrap_or_else(silence);
+        let digest = match answer {
+            Answer::AcceptedCopy { digest } => Some(digest),
+            _ => None,
+        };
+        match answer {
+            Answer::Accepted | Answer::AcceptedCopy { .. } => {
+                let cleared = notes.take_cleared_in(page.pfn);
+                destination.accept(&page, footing, cleared, digest);
                 round.report.pages.accepted += 1;
                 round.report.pages.tables += u64::from(page.kind.is_table());
             }
@@ -150,9 +156,11 @@ pub(crate) fn answer(
                 let is_verdict = !(unsure && matches!(reason, Deferral::Table(_)));
                 let reason = if is_verdict { reason } else { Deferral::QueryFailed };
                 round.report.pages.defer(reason);
+                destination.distrust(page.pfn); // it may have been sent all the same
                 ledger.out.defer(page.pfn, reason, causes);
             }
             Answer::Failed(source) => {
+                destination.distrust(page.pfn);
                 ledger.bitmap.mark_all(page.pfn, causes);
                 failed = Err(Error::Page { pfn: page.pfn, mfn: page.mfn, source });
             }
@@ -168,6 +176,7 @@ pub(crate) fn answer(
 pub(crate) fn turn_back(ledger: &mut Ledger, destination: &mut Destination, notes: &mut Notes) {
     destination.tables_named(notes.take_named());
     notes.take_unsure();
+    ledger.pages().iter().for_each(|page| destination.distrust(page.pfn));
     ledger.turn_back();
     notes.end();
 }
