@@ -34,8 +34,8 @@ use crate::leaf::{Leaf, LeafMask};
 /// The environment variable that forces a kernel where no option does.
 pub const KERNEL_VARIABLE: &str = "P2MTRACK_KERNEL";
 
-/// A way to compare leaves that this processor has: one of [`BUILT`]. Those are private, so that nobody
-/// can name a kernel that the processor lacks.
+/// A way to compare leaves that this processor has. The inside is private, so that nobody can name a
+/// kernel that the processor lacks.
 #[derive(Clone, Copy)]
 pub struct Kernel(&'static Built);
 
