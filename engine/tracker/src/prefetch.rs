@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Brings a cache line near that will be wanted soon, so that the misses of scattered lines overlap.
+//! Brings a cache line near that is wanted soon, so that the misses of scattered lines overlap.
 //! Not here: which lines those are.
 //! Units: lines of 64 bytes.
 //! Threads: any; nothing is read or written.

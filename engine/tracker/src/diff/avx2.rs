@@ -8,7 +8,7 @@
 #![expect(
     unsafe_code,
     clippy::multiple_unsafe_ops_per_block,
-    reason = "vectors over live guest memory: one condition, the processor's features; docs/safety.md"
+    reason = "vectors over live memory: one condition, the processor's features; docs/safety.md"
 )]
 
 use std::arch::asm;

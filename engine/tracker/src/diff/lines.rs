@@ -3,12 +3,12 @@
 //! Not here: instructions (`avx2`, `avx512`), or what a form expects in the lines (`vectors`).
 //! Units: 64 lines a leaf, `SLOTS` of 8 or 16 a line; bit i of what a line answers is slot i of it.
 //! Threads: pure; the live frame may be written by others all along.
-//! Source: `docs/decisions/0011`: why live lines are read by `asm!`. Shape: memchr's `arch/generic`.
+//! Source: `docs/decisions/0011`: why live lines are read by `asm!`; memchr's `arch/generic`.
 
 #![expect(
     unsafe_code,
     clippy::multiple_unsafe_ops_per_block,
-    reason = "vectors over live guest memory: one condition, the processor's features; docs/safety.md"
+    reason = "vectors over live memory: one condition, the processor's features; docs/safety.md"
 )]
 
 use std::marker::PhantomData;

@@ -193,9 +193,9 @@ pub(crate) fn diff(kernel: Kernel, width: Width, copy: &Leaf, base: &Base<'_>) -
     }
 }
 
-/// The slots of a live frame whose entries differ from what a form predicts, each word looked at once
-/// for every segment or patch that is about it; `ahead` is brought near meanwhile. A word that changes
-/// meanwhile is found equal or different, as of one of these looks.
+/// The slots of a live frame whose entries differ from what a form predicts, each word looked at
+/// once for every segment or patch that is about it; `ahead` is brought near meanwhile. A word that
+/// changes meanwhile is found equal or different, as of one of these looks.
 #[expect(unsafe_code, reason = "a call of code with target features; docs/safety.md")]
 pub(crate) fn diff_live(
     kernel: Kernel,

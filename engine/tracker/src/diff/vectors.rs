@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each kernel of vectors is compiled from: the lines of a frame, held against those of its form.
+//! What each kernel of vectors is compiled from: a frame's lines, held against those of its form.
 //! Not here: instructions (`avx2`, `avx512`), or which kernel runs (`diff`).
 //! Units: as in `lines`.
 //! Threads: as in `lines`.
@@ -8,7 +8,7 @@
 #![expect(
     unsafe_code,
     clippy::multiple_unsafe_ops_per_block,
-    reason = "vectors over live guest memory: one condition, the processor's features; docs/safety.md"
+    reason = "vectors over live memory: one condition, the processor's features; docs/safety.md"
 )]
 
 use super::lines::{Frames, LINE_BYTES, Lines, Predict, Run};

@@ -10,7 +10,8 @@ use crate::sync::{AtomicU64, zeroed_words};
 /// Words that may go unused so that the first one stands at the begin of a cache line.
 const SLACK: usize = if cfg!(loom) { 0 } else { 7 };
 
-/// Zeroed words, of which two shards never write to one cache line. What is never written costs no memory.
+/// Zeroed words, of which two shards never write to one cache line. What is never written costs no
+/// memory.
 pub(super) struct Aligned {
     words: Box<[AtomicU64]>,
     skip: usize,
