@@ -12,7 +12,9 @@ use p2mtrack::config::Config;
 use p2mtrack::frame::{Claim, FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::monitor::Monitor;
-use p2mtrack::port::{FrameTypes, LogDirty, M2p, MapFault, P2mSource, QUERY_FRAMES_MAX, Unlogged};
+use p2mtrack::port::{
+    FrameTypes, LogDirty, M2p, MapFault, P2mSource, QUERY_FRAMES_MAX, Unlogged, conformance,
+};
 use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -62,10 +64,21 @@ fn look(domain: &Domain) -> Outcome {
     let mut suspender = Suspender::new(domain)?;
     // What a guest that stands still shows does not change between two looks.
     suspender.suspend(Duration::from_secs(20))?;
-    let looked = look_at_rest(&mut guest);
+    let looked = conforms(&mut guest).and_then(|()| look_at_rest(&mut guest));
     suspender.resume()?;
     looked?;
     expect(guest.unlogged.pfns(&mut Vec::new()).is_err(), "the rings of a running guest")
+}
+
+/// The rules that every back end keeps.
+fn conforms(guest: &mut XenGuest) -> Outcome {
+    let pfns = guest.p2m.roots()?.pfn_count;
+    let mut nobody = ();
+    let (mut lent, log_dirty) = guest.lend(&mut nobody);
+    conformance::guest(&mut lent)?;
+    conformance::log_dirty(log_dirty, pfns, None)?;
+    println!("SHOW ports of a real Xen conform: guest, log-dirty");
+    Ok(())
 }
 
 fn look_at_rest(guest: &mut XenGuest) -> Outcome {

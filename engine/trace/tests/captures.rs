@@ -7,15 +7,18 @@
 
 mod life;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 
 use life::walker::replay_totals;
+use p2mtrack::frame::Mfn;
+use p2mtrack::port::conformance;
 use p2mtrack_trace::import::{ImportError, import, meta_of};
 use p2mtrack_trace::naive::{Totals, expected, expected_of_capture};
 use p2mtrack_trace::raw::{Capture, CaptureReader};
-use p2mtrack_trace::{Limits, NONE, Reader, TraceFault, Writer};
+use p2mtrack_trace::{Limits, NONE, Reader, Replay, TraceFault, Writer};
 
 const NAMES: [&str; 5] =
     ["idle-256", "balloon-256", "growth-192", "tree-balloon-256", "growth-burst"];
@@ -123,6 +126,27 @@ fn nothing_of_a_capture_is_lost() {
             assert!(round.exceptions.is_empty(), "m2p and p2m agree in every capture");
         }
         assert!(!rounds.advance().expect("the end"));
+    }
+}
+
+/// A recording has leaves and what leads to them, and of a frame's owner and type it says the simplest.
+#[test]
+fn replayed_ports_conform_as_far_as_a_recording_goes() {
+    for name in NAMES.into_iter().chain(LIVE) {
+        let reader = trace(name);
+        let mut replay = Replay::new(&reader).expect("round 0");
+        let mut ports = replay.ports();
+        loop {
+            let leaves = replay.round().leaf_mfns.iter().copied().filter(|&mfn| mfn != NONE);
+            let leaves: BTreeSet<_> = leaves.map(Mfn).collect();
+            let leaves: Vec<_> = leaves.into_iter().collect();
+            conformance::m2p(&ports.m2p).expect("the m2p");
+            conformance::p2m(&mut ports.p2m, &ports.m2p, &leaves).expect("the p2m");
+            conformance::unlogged(&mut ports.unlogged).expect("who writes beside the log");
+            if !replay.advance().expect("decodes") {
+                break;
+            }
+        }
     }
 }
 

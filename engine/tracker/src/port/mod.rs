@@ -5,6 +5,9 @@
 //! Threads: `P2mSource::live` and `M2p` are called by all shards at once; everything else by the caller's thread.
 //! Source: the operations exist in Xen's public headers (`domctl.h` shadow_op and getpageframeinfo3, `memory.h`).
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+
 use std::fmt;
 
 use crate::frame::{Entry, FrameType, Mfn, Pfn, Width};

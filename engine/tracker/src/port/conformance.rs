@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What every back end keeps: rules of the ports as checks, in parts. The author of a new back end runs them first.
+//! Not here: what the engine makes of a port's answers, or of one that breaks a rule.
+//! Units: as in `port`.
+//! Threads: the caller's, and two that read a mapping at once.
+//! Source: the contracts of the traits in `port`; a rule is named in the error of its check.
+//!
+//! A guest has to stand still while its parts are checked: [`guest`] runs all of them. [`log_dirty`] and [`transport`] are
+//! for who has those, too.
+//!
+//! ```
+//! use p2mtrack::port::{Guest, conformance};
+//! fn my_back_end_conforms(guest: &mut Guest<'_>) {
+//!     conformance::guest(guest).unwrap_or_else(|broken| panic!("{broken}"));
+//! }
+//! ```
+
+use std::fmt;
+use std::thread;
+
+use super::{
+    Answer, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapSlot,
+    P2mSource, Page, PortError, QUERY_FRAMES_MAX, Transport, Unlogged,
+};
+use crate::bitmap::PfnBitmap;
+use crate::config::Config;
+use crate::error::Error;
+use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
+use crate::guest::GuestLeaf;
+use crate::leaf::Leaf;
+use crate::monitor::Monitor;
+use crate::table::TableView;
+
+/// A rule that does not hold.
+#[derive(Debug)]
+pub struct Broken {
+    /// The trait's name.
+    pub port: &'static str,
+    /// What it has to keep.
+    pub rule: &'static str,
+    /// What was seen instead.
+    pub seen: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; but {}", self.port, self.rule, self.seen)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// The outcome of a part.
+pub type Outcome = Result<(), Broken>;
+
+/// A rule of one port.
+fn rule(
+    port: &'static str,
+    rule: &'static str,
+    holds: bool,
+    seen: impl FnOnce() -> String,
+) -> Outcome {
+    if holds { Ok(()) } else { Err(Broken { port, rule, seen: seen() }) }
+}
+
+/// A call that has to succeed.
+fn works<T>(
+    port: &'static str,
+    call: &'static str,
+    result: Result<T, PortError>,
+) -> Result<T, Broken> {
+    result.map_err(|error| Broken { port, rule: call, seen: error.to_string() })
+}
+
+/// All parts of a guest that stands still: p2m, m2p, types, unlogged writers, and that the engine can follow its p2m.
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn guest(guest: &mut Guest<'_>) -> Outcome {
+    m2p(guest.m2p)?;
+    let frames = frames(guest)?;
+    p2m(guest.p2m, guest.m2p, &frames)?;
+    types(guest.types, guest.m2p, &frames)?;
+    unlogged(guest.unlogged)
+}
+
+/// No log: the first round reads none.
+struct NoLog;
+
+impl LogDirty for NoLog {
+    fn enable(&mut self) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn disable(&mut self) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn clean(&mut self, _: LogRoom<'_>) -> Result<u64, PortError> {
+        Err("the first round reads no log".into())
+    }
+}
+
+/// The frames of the guest's pfns and of its leaves, as the engine finds them, of distinct contents where there are any.
+fn frames(guest: &mut Guest<'_>) -> Result<Vec<Mfn>, Broken> {
+    const PORT: &str = "P2mSource";
+    let width = guest.p2m.width();
+    let found = |error: Error| Broken {
+        port: PORT,
+        rule: "the engine can follow the p2m of a guest that stands still",
+        seen: error.to_string(),
+    };
+    let mut monitor = Monitor::new(Config::default(), width).map_err(found)?;
+    let seen = monitor.observe(guest, &mut NoLog, |_, _| ());
+    let tracker = monitor.tracker();
+    let leaves = tracker.leaf_frames().iter().copied();
+    let entries = (0..tracker.pfns()).map(|pfn| tracker.shadow_entry(Pfn(pfn)));
+    let named = entries.filter_map(|entry| match entry.claim(width) {
+        Claim::Frame(mfn) if mfn.0 < guest.m2p.frames() => Some(mfn),
+        _ => None,
+    });
+    let mut frames: Vec<_> =
+        leaves.filter(|mfn| mfn.0 < guest.m2p.frames()).take(8).chain(named.take(64)).collect();
+    monitor.release(guest.p2m);
+    let report = seen.map_err(found)?;
+    rule(PORT, "the roots of a guest that stands still can be followed", !report.blind, || {
+        "the walk failed".into()
+    })?;
+    frames.sort_unstable();
+    frames.dedup();
+    rule(PORT, "a guest has frames", frames.len() > 1, || format!("{} were found", frames.len()))?;
+    Ok(frames)
+}
+
+/// The m2p.
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn m2p(m2p: &dyn M2p) -> Outcome {
+    const PORT: &str = "M2p";
+    let frames = m2p.frames();
+    rule(
+        PORT,
+        "`frames` is the same at every call, and not 0",
+        frames > 0 && frames == m2p.frames(),
+        || format!("{frames}, then {}", m2p.frames()),
+    )?;
+    for mfn in [frames, frames + 1, 1 << 52, u64::MAX] {
+        let pfn = m2p.pfn(Mfn(mfn));
+        rule(PORT, "a frame past the end has no pfn", pfn.is_none(), || {
+            format!("{mfn:#x} has {pfn:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// The p2m source of a guest that stands still and has these frames, all of them the domain's own.
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn p2m(p2m: &mut dyn P2mSource, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
+    const PORT: &str = "P2mSource";
+    let [first, second] = [p2m.roots(), p2m.roots()];
+    let first = works(PORT, "`roots` can be read at any time", first)?;
+    let second = works(PORT, "`roots` can be read at any time", second)?;
+    rule(PORT, "the roots of a guest that stands still stay", first == second, || {
+        format!("{first:?}, then {second:?}")
+    })?;
+    let held = works(PORT, "`domain_frames` can be asked for", p2m.domain_frames())?;
+    rule(PORT, "a domain holds no more frames than the machine has", held <= m2p.frames(), || {
+        format!("{held} of {}", m2p.frames())
+    })?;
+    let mut leaf = Leaf::default();
+    for mfn in [m2p.frames(), u64::MAX >> 12, u64::MAX] {
+        let read = p2m.read(Mfn(mfn), &mut leaf);
+        rule(PORT, "a frame past the machine's end can't be read", read.is_err(), || {
+            format!("{mfn:#x} was")
+        })?;
+    }
+    maps(p2m, m2p, frames)
+}
+
+/// Mappings: one answer for each frame, in order, whose words are those that `read` gives.
+fn maps(p2m: &mut dyn P2mSource, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
+    const PORT: &str = "P2mSource";
+    let mut answers = Vec::new();
+    p2m.map(&[], &mut answers);
+    rule(PORT, "`map` of nothing answers nothing", answers.is_empty(), || format!("{answers:?}"))?;
+    // One that is not there among those that are.
+    let mut asked = frames.to_vec();
+    asked.insert(1, Mfn(m2p.frames()));
+    p2m.map(&asked, &mut answers);
+    rule(PORT, "`map` answers once for each frame", answers.len() == asked.len(), || {
+        format!("{} answers for {} frames", answers.len(), asked.len())
+    })?;
+    let mapped: Vec<_> = asked.iter().copied().zip(&answers).collect();
+    for &(mfn, answer) in &mapped {
+        let there = mfn.0 < m2p.frames();
+        rule(
+            PORT,
+            "`map` maps the domain's frames and no others, in their order",
+            answer.is_ok() == there,
+            || format!("{mfn}: {answer:?}"),
+        )?;
+    }
+    let held: Vec<(Mfn, MapSlot)> =
+        mapped.iter().filter_map(|&(mfn, answer)| Some((mfn, (*answer).ok()?))).collect();
+    show(p2m, &held)?;
+    // Some are given back; the others stay, and so do those that come in their place.
+    let (given_back, kept): (Vec<_>, Vec<_>) = (0..).zip(&held).partition(|(n, _)| n % 2 == 0);
+    let slots =
+        |part: &[(i32, &(Mfn, MapSlot))]| part.iter().map(|(_, held)| held.1).collect::<Vec<_>>();
+    p2m.unmap(&slots(&given_back));
+    p2m.unmap(&[]);
+    let again: Vec<Mfn> = given_back.iter().map(|(_, held)| held.0).collect();
+    let mut answers = Vec::new();
+    p2m.map(&again, &mut answers);
+    let anew: Vec<_> = again.into_iter().zip(answers.into_iter().flatten()).collect();
+    rule(PORT, "what was given back can be mapped again", anew.len() == given_back.len(), || {
+        format!("{} of {} frames", anew.len(), given_back.len())
+    })?;
+    let all: Vec<_> = kept.iter().map(|(_, held)| **held).chain(anew).collect();
+    let shown = show(p2m, &all);
+    p2m.unmap(&all.iter().map(|held| held.1).collect::<Vec<_>>());
+    shown
+}
+
+/// What mappings show is what `read` gives, to more than one thread at once.
+fn show(p2m: &mut dyn P2mSource, held: &[(Mfn, MapSlot)]) -> Outcome {
+    const PORT: &str = "P2mSource";
+    let copy = |live: GuestLeaf<'_>| {
+        let mut copy = Leaf::default();
+        live.fetch(&mut copy);
+        copy
+    };
+    let mut copies = Vec::with_capacity(held.len());
+    for &(mfn, _) in held {
+        let mut read = Leaf::default();
+        let fault = p2m.read(mfn, &mut read).err();
+        rule(PORT, "a frame that can be mapped can be read", fault.is_none(), || {
+            format!("{mfn}: {fault:?}")
+        })?;
+        copies.push(read);
+    }
+    let p2m: &dyn P2mSource = p2m;
+    let look =
+        || held.iter().zip(&copies).find(|((_, slot), read)| copy(p2m.live(*slot)) != **read);
+    let wrong = thread::scope(|scope| {
+        let beside = scope.spawn(look);
+        look().or(beside.join().unwrap_or_default())
+    });
+    rule(PORT, "`live` is the frame that was mapped, for all threads", wrong.is_none(), || {
+        format!("{:?} shows something else", wrong.map(|(held, _)| *held))
+    })
+}
+
+/// Frame types, for a guest that has these frames, all of them the domain's own.
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn types(types: &mut dyn FrameTypes, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
+    const PORT: &str = "FrameTypes";
+    let mut query = |frames: &[Mfn]| {
+        // Of what is filled in, no word may be left from before.
+        let mut kinds = vec![FrameType::Broken; frames.len()];
+        works(PORT, "up to 1,024 frames can be asked about", types.query(frames, &mut kinds))?;
+        Ok(kinds)
+    };
+    query(&[])?;
+    let stranger = Mfn(m2p.frames());
+    let mut asked: Vec<Mfn> = frames.iter().copied().cycle().take(QUERY_FRAMES_MAX).collect();
+    asked[QUERY_FRAMES_MAX / 2] = stranger;
+    let kinds = query(&asked)?;
+    for (&mfn, &kind) in asked.iter().zip(&kinds) {
+        let ours = matches!(kind, FrameType::Data | FrameType::Table { level: 1..=4, .. });
+        rule(
+            PORT,
+            "a frame of the domain's own is data or a table of level 1 to 4, and no other is",
+            ours == (mfn != stranger),
+            || format!("{mfn} is {kind:?}"),
+        )?;
+    }
+    asked.reverse();
+    let mut again = query(&asked)?;
+    again.reverse();
+    rule(PORT, "answers are in the order of the frames", kinds == again, || {
+        "the frames asked the other way round have other types".into()
+    })
+}
+
+/// Unlogged writers of a guest that stands still.
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn unlogged(unlogged: &mut dyn Unlogged) -> Outcome {
+    const PORT: &str = "Unlogged";
+    let mut pfns = vec![Pfn(u64::MAX)];
+    works(PORT, "`pfns` lists them", unlogged.pfns(&mut pfns))?;
+    rule(PORT, "`pfns` appends", pfns.first() == Some(&Pfn(u64::MAX)), || {
+        "it replaced what was there".into()
+    })?;
+    works(PORT, "`accepts_transfer` answers", unlogged.accepts_transfer())?;
+    let mut entries = Vec::new();
+    let known = works(PORT, "`transfers` answers", unlogged.transfers(&mut entries))?;
+    rule(
+        PORT,
+        "who does not know the transfer entries names none",
+        known || entries.is_empty(),
+        || format!("{} were named", entries.len()),
+    )
+}
+
+/// Log-dirty, off so far, of a guest that stands still and has `pfns` pfns. `write` makes somebody write a page with a mark,
+/// and says whose; without one that part is left out. It is off again at the end.
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn log_dirty(
+    log_dirty: &mut dyn LogDirty,
+    pfns: u64,
+    write: Option<&mut dyn FnMut() -> Pfn>,
+) -> Outcome {
+    const PORT: &str = "LogDirty";
+    let span = pfns.max(1).next_multiple_of(LOG_DIRTY_LEAF_PFNS);
+    let clean = |log_dirty: &mut dyn LogDirty| {
+        let mut bits = PfnBitmap::new(span);
+        let read = works(PORT, "`clean` reads the log", log_dirty.clean(LogRoom::over(&mut bits)))?;
+        rule(PORT, "`clean` reads no more than it was asked for", read <= span, || {
+            format!("{read} of {span}")
+        })?;
+        rule(PORT, "`clean` reads something", read > 0, || "nothing was read".into())?;
+        Ok((bits, read))
+    };
+    works(PORT, "`enable` switches on what is off", log_dirty.enable())?;
+    clean(log_dirty)?;
+    let (bits, _) = clean(log_dirty)?;
+    rule(PORT, "`clean` clears what it read", bits.count() == 0, || {
+        format!("a guest that stands still has {} dirty pfns", bits.count())
+    })?;
+    if let Some(write) = write {
+        let pfn = write();
+        let (bits, read) = clean(log_dirty)?;
+        rule(PORT, "a page that was written is dirty", pfn.0 >= read || bits.get(pfn), || {
+            format!("{pfn} is not")
+        })?;
+        let (bits, _) = clean(log_dirty)?;
+        rule(PORT, "it is dirty once", !bits.get(pfn), || format!("{pfn} still is"))?;
+    }
+    works(PORT, "`disable` switches off what is on", log_dirty.disable())?;
+    works(PORT, "what was on can be switched on again", log_dirty.enable())?;
+    works(PORT, "`disable` switches off what is on", log_dirty.disable())
+}
+
+/// A transport, for pages of a guest that stands still; `view` resolves their tables. The destination is as good as any after
+/// it: nothing that was sent has to be true.
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn transport(
+    transport: &mut dyn Transport,
+    width: Width,
+    pages: &[Page],
+    view: &dyn TableView,
+    m2p: &dyn M2p,
+) -> Outcome {
+    const PORT: &str = "Transport";
+    let last = pages.iter().map(|page| page.pfn.0 + 1).max().unwrap_or(1);
+    let leaves = vec![pages.first().map(|page| page.pfn); width.leaves(last) as usize];
+    let list = FrameList { width, pfn_count: last, leaves: &leaves };
+    works(PORT, "`frame_list` takes a list", transport.frame_list(list))?;
+    let mut asked: Vec<Page> = pages.to_vec();
+    let stranger = Mfn(m2p.frames());
+    let gone =
+        Page { pfn: Pfn(0), mfn: stranger, entry: Entry::frame(stranger), kind: FrameType::Data };
+    asked.push(gone);
+    for batch in asked.chunks(QUERY_FRAMES_MAX) {
+        let mut answers = Vec::new();
+        works(PORT, "`send` takes up to 1,024 pages", transport.send(batch, view, &mut answers))?;
+        rule(PORT, "`send` answers once for each page", answers.len() == batch.len(), || {
+            format!("{} answers for {} pages", answers.len(), batch.len())
+        })?;
+        let accepts =
+            |answer: &Answer| matches!(answer, Answer::Accepted | Answer::AcceptedCopy { .. });
+        let wrong = batch.iter().zip(&answers).find(|(page, answer)| {
+            page.mfn == stranger && !matches!(answer, Answer::Deferred(_))
+                || page.kind == FrameType::Data && page.mfn != stranger && !accepts(answer)
+        });
+        rule(
+            PORT,
+            "a page that can be read is accepted, one whose frame is not there is deferred",
+            wrong.is_none(),
+            || format!("{wrong:?}"),
+        )?;
+    }
+    let mut returned = vec![Pfn(u64::MAX)];
+    works(PORT, "`returned` lists what was lost", transport.returned(&mut returned))?;
+    rule(PORT, "`returned` appends", returned.first() == Some(&Pfn(u64::MAX)), || {
+        "it replaced what was there".into()
+    })?;
+    works(PORT, "`gone` takes pfns of a guest that stands still", transport.gone(&[Pfn(0)]))?;
+    works(PORT, "`consistent` is confirmed", transport.consistent())
+}
