@@ -551,3 +551,15 @@ fn simulated_guests_arrive_identical_in_steps() {
         }
     }
 }
+
+#[test]
+fn who_keeps_the_loop_can_ask_which_pfns_lost_their_frames() {
+    let rig = Rig::tree();
+    let mut tracker = attach(&rig);
+    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+    assert_eq!(tracker.take_noted_gone(), []);
+    rig.machine().balloon_out(3);
+    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
+    assert_eq!(tracker.take_noted_gone(), [Pfn(3)]);
+    assert_eq!(tracker.take_noted_gone(), [], "since it was last asked");
+}

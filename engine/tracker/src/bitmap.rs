@@ -130,7 +130,7 @@ impl PfnBitmap {
 
     /// Pfns in the set among the `pfns` from `first` on, both multiples of 64.
     #[must_use]
-    pub fn count_in(&self, first: Pfn, pfns: usize) -> u64 {
+    pub(crate) fn count_in(&self, first: Pfn, pfns: usize) -> u64 {
         let words = self.words.iter().skip((first.0 / 64) as usize).take(pfns / 64);
         words.map(|word| u64::from(word.count_ones())).sum()
     }

@@ -69,44 +69,44 @@ impl fmt::Display for Doubt {
 
 /// Counts of doubts in this round, and how long each kind has been running.
 #[derive(Clone, Debug, Default)]
-pub struct Doubts {
+pub(crate) struct Doubts {
     marked: [u64; Doubt::ALL.len()],
     running: [u32; Doubt::ALL.len()],
 }
 
 impl Doubts {
     /// Forgets what a round noted that did not end.
-    pub fn begin_round(&mut self) {
+    pub(crate) fn begin_round(&mut self) {
         self.marked = Default::default();
     }
 
     /// Notes one doubt in this round.
-    pub fn mark(&mut self, doubt: Doubt) {
+    pub(crate) fn mark(&mut self, doubt: Doubt) {
         self.marked[doubt as usize] += 1;
     }
 
     /// Rounds running, before this one, in which the kind was marked.
     #[must_use]
-    pub const fn running(&self, doubt: Doubt) -> u32 {
+    pub(crate) const fn running(&self, doubt: Doubt) -> u32 {
         self.running[doubt as usize]
     }
 
     /// Counts of this round by kind.
     #[must_use]
-    pub const fn counts(&self) -> [u64; Doubt::ALL.len()] {
+    pub(crate) const fn counts(&self) -> [u64; Doubt::ALL.len()] {
         self.marked
     }
 
     /// Doubts of this round for which whole ranges are owed, whatever was in them.
     #[must_use]
-    pub fn of_ranges(&self) -> u64 {
+    pub(crate) fn of_ranges(&self) -> u64 {
         let single = [Doubt::QueryFailed, Doubt::Tables, Doubt::Generation];
         let ranges = Doubt::ALL.into_iter().filter(|doubt| !single.contains(doubt));
         ranges.map(|doubt| self.marked[doubt as usize]).sum()
     }
 
     /// Ends the round. Returns a kind that has now run for more than `rounds_max` rounds.
-    pub fn end_round(&mut self, rounds_max: u32) -> Option<Doubt> {
+    pub(crate) fn end_round(&mut self, rounds_max: u32) -> Option<Doubt> {
         let mut persistent = None;
         for doubt in Doubt::ALL {
             let running = &mut self.running[doubt as usize];

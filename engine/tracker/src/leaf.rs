@@ -77,7 +77,7 @@ impl std::fmt::Debug for Leaf {
 }
 
 /// Words of a mask: 16 for 1,024 slots; a 64-bit leaf uses the first 8.
-pub const MASK_WORDS: usize = 16;
+pub(crate) const MASK_WORDS: usize = 16;
 
 /// A set of slots of one leaf. For a 64-bit leaf it is one cache line of a pfn bitmap, for a 32-bit leaf two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl LeafMask {
 
     /// Whether every slot of a leaf of this width is in the set.
     #[must_use]
-    pub fn is_full(&self, width: Width) -> bool {
+    pub(crate) fn is_full(&self, width: Width) -> bool {
         self.used(width).iter().all(|&word| word == u64::MAX)
     }
 
@@ -145,7 +145,7 @@ impl LeafMask {
 
     /// Slots of this set that are not in the other.
     #[must_use]
-    pub fn and_not(&self, other: &Self) -> Self {
+    pub(crate) fn and_not(&self, other: &Self) -> Self {
         Self { words: std::array::from_fn(|i| self.words[i] & !other.words[i]) }
     }
 

@@ -52,7 +52,6 @@ pub mod report;
 pub mod resend;
 pub mod shadow;
 pub mod shared_info;
-pub mod sync;
 pub mod table;
 pub mod tracker;
 
@@ -72,4 +71,5 @@ mod send;
 mod settle;
 mod shard;
 mod structure;
+mod sync;
 mod uncertain;

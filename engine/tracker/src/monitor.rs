@@ -53,11 +53,6 @@ impl Monitor {
         &self.tracker
     }
 
-    /// The p2m may have been rebuilt without a sign (the guest resumed): it is walked anew in the next round.
-    pub fn distrust_structure(&mut self) {
-        self.tracker.distrust_structure();
-    }
-
     /// Gives all mappings back.
     pub fn release(&mut self, p2m: &mut dyn P2mSource) {
         self.tracker.release(p2m);

@@ -25,7 +25,7 @@ pub struct Offsets {
 }
 
 /// A 64-bit guest's page.
-pub const OFFSETS_64: Offsets = Offsets {
+pub(crate) const OFFSETS_64: Offsets = Offsets {
     pfn_count: 0xc10,
     frame_list_list: 0xc18,
     p2m_cr3: 0xc28,
@@ -34,7 +34,7 @@ pub const OFFSETS_64: Offsets = Offsets {
 };
 
 /// A 32-bit guest's page.
-pub const OFFSETS_32: Offsets = Offsets {
+pub(crate) const OFFSETS_32: Offsets = Offsets {
     pfn_count: 0x90c,
     frame_list_list: 0x910,
     p2m_cr3: 0x918,

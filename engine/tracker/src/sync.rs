@@ -9,13 +9,13 @@
 pub(crate) mod late;
 
 #[cfg(loom)]
-pub use late::AtomicU64;
+pub(crate) use late::AtomicU64;
 #[cfg(loom)]
 pub(crate) use late::{add_bits, clear_bits, keep_bits, set_bits};
 #[cfg(loom)]
-pub use loom::sync::atomic::Ordering;
+pub(crate) use loom::sync::atomic::Ordering;
 #[cfg(not(loom))]
-pub use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
 /// `words` zeroed words. Large arrays come from `calloc`: what is never written costs no memory.
 ///
@@ -23,14 +23,14 @@ pub use std::sync::atomic::{AtomicU64, Ordering};
 /// If there is no address space for them.
 #[cfg(not(loom))]
 #[must_use]
-pub fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
+pub(crate) fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
     bytemuck::zeroed_slice_box(words)
 }
 
 /// `words` zeroed words, each made by loom, which has to know it.
 #[cfg(loom)]
 #[must_use]
-pub fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
+pub(crate) fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
     (0..words).map(|_| AtomicU64::new(0)).collect()
 }
 

@@ -670,11 +670,6 @@ impl Tracker {
         self.round.config.verify = verify;
     }
 
-    /// The p2m may have been rebuilt without a sign (the guest resumed): walk anew in the next round.
-    pub fn distrust_structure(&mut self) {
-        self.p2m.distrust();
-    }
-
     /// Gives all mappings back.
     pub fn release(&mut self, p2m: &mut dyn P2mSource) {
         self.p2m.layout.release(p2m);

@@ -69,7 +69,7 @@ pub struct Roots {
 impl Roots {
     /// Whether the p2m is a linear list.
     #[must_use]
-    pub const fn is_linear(&self) -> bool {
+    pub(crate) const fn is_linear(&self) -> bool {
         self.p2m_cr3 != 0
     }
 

@@ -105,7 +105,7 @@ impl<'a> Taken<'a> {
     ///
     /// # Panics
     /// If `index` is not below the number of pfns.
-    pub fn pay(&mut self, index: usize) {
+    pub(crate) fn pay(&mut self, index: usize) {
         assert!(index < self.pages.len, "page {index} was not taken");
         self.pages.unpaid[index / 64] &= !(1 << (index % 64));
     }

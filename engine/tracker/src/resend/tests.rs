@@ -2,17 +2,18 @@
 //! Tests of the resend bitmap: against a plain map, and with real threads.
 //! Not here: every interleaving (`loom`).
 //! Units: as in `resend`.
-//! Threads: three markers beside one taker.
+//! Threads: three markers, or three senders, beside one taker.
 //! Source: the protocol in `resend`.
 
 use super::take::SPARE_PFNS_MAX;
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
 use crate::bitmap::bits_of;
-use crate::sync::{Ordering, zeroed_words};
+use crate::sync::{AtomicU64, Ordering, zeroed_words};
 
 type Model = BTreeMap<u64, CauseSet>;
 
@@ -457,4 +458,65 @@ fn markers_beside_a_taker_lose_nothing() {
         let expected = (0..3).filter(|m| marked(3 * pfn + m)).map(|m| causes[m]).collect();
         assert_eq!(told, expected, "causes of pfn {pfn}");
     }
+}
+
+/// The owner takes the next batch while threads send the ones before it and hand back what was lost: each pfn is taken once
+/// for the first copy, and once for each time that it was handed back.
+#[test]
+fn senders_hand_pfns_back_while_the_next_batch_is_taken() {
+    const LENGTH: u64 = if cfg!(miri) { 300 } else { 100_000 };
+    const SENDERS: u64 = 3;
+    let bitmap = ResendBitmap::new(LENGTH);
+    bitmap.mark_range(0..LENGTH, Cause::First);
+    let [sent, lost] = [(); 2].map(|()| zeroed_words(LENGTH as usize));
+    let on_the_way = AtomicUsize::new(0);
+    let (hand_out, batches) = std::sync::mpsc::sync_channel::<Vec<(Pfn, CauseSet)>>(2);
+    let batches = Mutex::new(batches);
+    std::thread::scope(|scope| {
+        for sender in 0..SENDERS {
+            let (bitmap, sent, lost) = (&bitmap, &sent, &lost);
+            let (batches, on_the_way) = (&batches, &on_the_way);
+            scope.spawn(move || {
+                let next = || batches.lock().expect("nobody panicked").recv();
+                while let Ok(batch) = next() {
+                    for (pfn, causes) in batch {
+                        let at = pfn.0 as usize;
+                        // ORDER: who hands the pfn out again has taken it after the mark below.
+                        let before = sent[at].fetch_add(1, Ordering::Relaxed);
+                        let why = if before == 0 { Cause::First } else { Cause::Returned };
+                        assert_eq!(causes, CauseSet::of(why), "{pfn}");
+                        if (pfn.0 + before + sender) % 8 < 7 && before < 30 {
+                            lost[at].fetch_add(1, Ordering::Relaxed); // ORDER: read when all have joined
+                            bitmap.mark(pfn, Cause::Returned);
+                        }
+                    }
+                    on_the_way.fetch_sub(1, Ordering::Release); // ORDER: for the Acquire below
+                }
+            });
+        }
+        let mut from = 0;
+        loop {
+            let done = on_the_way.load(Ordering::Acquire) == 0; // ORDER: for the Release above
+            let mut taken = bitmap.take(61, from);
+            from = if taken.next() < LENGTH { taken.next() } else { 0 };
+            let batch: Vec<_> =
+                taken.pfns().iter().copied().zip(taken.causes().iter().copied()).collect();
+            taken.pay_all(); // in flight: whoever sends it has the debt
+            drop(taken);
+            if !batch.is_empty() {
+                on_the_way.fetch_add(1, Ordering::Relaxed); // ORDER: the channel's
+                hand_out.send(batch).expect("somebody sends");
+            } else if done && bitmap.is_empty() {
+                break;
+            }
+        }
+        drop(hand_out);
+    });
+    // ORDER: all have joined
+    let counts = |words: &[AtomicU64]| -> Vec<u64> {
+        words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    };
+    let expected: Vec<_> = counts(&lost).iter().map(|lost| lost + 1).collect();
+    assert_eq!(counts(&sent), expected);
+    assert!(counts(&lost).iter().sum::<u64>() > LENGTH / 4, "many were handed back");
 }

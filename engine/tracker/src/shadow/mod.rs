@@ -185,7 +185,7 @@ impl Shadow {
     ///
     /// # Panics
     /// If the shadow has no such leaf.
-    pub fn install_shared(&mut self, leaves: &[LeafIndex], copy: &Arc<Leaf>) {
+    pub(crate) fn install_shared(&mut self, leaves: &[LeafIndex], copy: &Arc<Leaf>) {
         for same in leaves.chunk_by(|a, b| a.0 / SHARD_LEAVES == b.0 / SHARD_LEAVES) {
             let places: Vec<_> = same.iter().map(|&leaf| self.place_mut(leaf).1).collect();
             self.place_mut(same[0]).0.put_shared(&places, copy);
