@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The scenarios of `diff.*`, each side a benchmark; a side that finds something else than there is panics.
+//! The scenarios of `diff.*`, each side a benchmark; a side that finds something else than there is
+//! panics.
 //! Not here: the scenarios (`p2mtrack_bench::figures`).
 //! Units: bytes of live p2m a second.
 //! Threads: two; of scattered leaves one.

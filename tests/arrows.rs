@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Arrows point one way: no circle among the files of a crate, and a type has its methods where it is defined.
+//! Arrows point one way: no circle among the files of a crate, and a type has its methods where it
+//! is defined.
 //! Not here: which arrows there are (`docs/design.md`, "Shape").
 //! Units: files; an arrow is a path of one file that names what another one defines.
 //! Threads: one.
-//! Source: the sources of this workspace as they lie on disk; `docs/decisions/0023-one-downward-path.md`.
+//! Source: the sources of this workspace as they lie on disk;
+//! `docs/decisions/0023-one-downward-path.md`.
 #![cfg(not(miri))] // reads the disk
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +27,8 @@ type Names = Vec<String>;
 /// The files of a crate, tests left out.
 struct Crate {
     files: BTreeMap<Module, syn::File>,
-    /// What each file takes from elsewhere and gives on: by its name here, the path that it has there.
+    /// What each file takes from elsewhere and gives on: by its name here, the path that it has
+    /// there.
     given_on: BTreeMap<Module, BTreeMap<String, Names>>,
 }
 
@@ -108,7 +111,8 @@ impl Crate {
         Self { given_on: given_on.collect(), files }
     }
 
-    /// A path of a file, from the crate's root; `None` if it leads out of the crate, or is a name of the file's own.
+    /// A path of a file, from the crate's root; `None` if it leads out of the crate, or is a name
+    /// of the file's own.
     fn absolute(&self, module: &[String], path: &[String]) -> Option<Names> {
         match path.first()?.as_str() {
             "crate" => Some(path[1..].to_vec()),

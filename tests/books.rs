@@ -161,7 +161,8 @@ fn law_9_each_frame_is_counted_once_on_whatever_footing() {
             machine.frame(BASE + 10).m2p = Some(HOLES + 7); // two pfns against the m2p
             machine.set_entry(10, Entry(BASE + 10));
             machine.set_entry(HOLES + 6, Entry(BASE + 10));
-            machine.set_entry(11, Entry::foreign(Width::W64, Mfn(BASE + 11))); // an own frame under a tag
+            // an own frame under a tag
+            machine.set_entry(11, Entry::foreign(Width::W64, Mfn(BASE + 11)));
             machine.balloon_out(12);
             machine.balloon_in(HOLES + 8, 0x88);
             machine.set_entry(13, Entry::INVALID); // on its way to Xen

@@ -118,7 +118,8 @@ fn a_reshape_with_equal_entries_owes_only_the_frame_list() {
             let new = machine.copy_words(machine.leaf(512), HOLES + 1);
             machine.set_entry(HOLES + 1, Entry(new));
             machine.set_leaf(1, new);
-            machine.log.retain(|&pfn| pfn >= OWN + 3 || pfn == OWN + 2); // the copy itself is no news
+            // the copy itself is no news
+            machine.log.retain(|&pfn| pfn >= OWN + 3 || pfn == OWN + 2);
         }
         let lists = rig.machine().lists;
         let report = round(&rig, &mut migration);
@@ -360,8 +361,9 @@ fn a_frame_that_moves_in_the_final_round_reaches_the_tables() {
 
 #[test]
 fn a_frame_that_moves_on_before_it_was_accepted_where_a_table_named_it() {
-    // The table is normalised while frame F is at pfn 600; 600 itself is not sent under F, because the
-    // transport has no answer for it. Then F moves on to a pfn that had none. No shadow entry ever held F.
+    // The table is normalised while frame F is at pfn 600; 600 itself is not sent under F, because
+    // the transport has no answer for it. Then F moves on to a pfn that had none. No shadow entry
+    // ever held F.
     for (rig, mut migration) in both() {
         let frame = {
             let machine = &mut *rig.machine();
@@ -389,7 +391,8 @@ fn a_frame_that_moves_on_before_it_was_accepted_where_a_table_named_it() {
 
 #[test]
 fn a_pfn_that_only_a_table_named_is_given_back() {
-    // A receiver that localises tables on arrival has made a frame for pfn 1300, which never was sent.
+    // A receiver that localises tables on arrival has made a frame for pfn 1300, which never was
+    // sent.
     for (rig, mut migration) in both() {
         {
             let machine = &mut *rig.machine();

@@ -3,8 +3,8 @@
 //! Not here: what is chosen (`hostile_guest`).
 //! Units: bytes; a choice takes as few as hold it.
 //! Threads: one owner.
-//! Source: own. Zero is the tamest answer to each question, and what an exhausted string answers, so that a
-//! shorter or smaller string is a simpler case: proptest shrinks it, a fuzzer mutates it.
+//! Source: own. Zero is the tamest answer to each question, and what an exhausted string answers,
+//! so that a shorter or smaller string is a simpler case: proptest shrinks it, a fuzzer mutates it.
 
 /// Choices read out of a byte string.
 #[derive(Clone, Debug)]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a round's report says, to the last count: one change of the guest, and all the numbers that follow from it.
-//! Not here: whether the destination is right (`laws`, `changes`), doubts (`walks`), rates (`laws`).
+//! What a round's report says, to the last count: one change of the guest, and all the numbers that
+//! follow from it.
+//! Not here: whether the destination is right (`laws`, `changes`), doubts (`walks`), rates
+//! (`laws`).
 //! Units: as in the reports.
 //! Threads: one.
 //! Source: `docs/design.md`, "Counts", and the fields of `report`.
@@ -196,7 +198,8 @@ fn a_table_under_another_pfn() {
 fn a_leaf_that_the_last_walk_relied_on_under_another_pfn() {
     let rig = Rig::tree();
     {
-        // A leaf without frames at position 3, before one with frames, and behind it, where nothing is tracked.
+        // A leaf without frames at position 3, before one with frames, and behind it, where nothing
+        // is tracked.
         let guest = &mut *rig.machine();
         guest.roots.pfn_count = 7 * 512;
         let [empty, last] = [1, 2].map(|n| {
@@ -256,7 +259,8 @@ fn growth_by_a_run_that_leads_out_of_the_machine() {
             ..Default::default()
         };
         assert_eq!(report.structure, structure);
-        // The new leaf's own page, that of the leaf that names it, and the table; frames that are not ours.
+        // The new leaf's own page, that of the leaf that names it, and the table; frames that are
+        // not ours.
         let pages = PageCounts {
             owed: 515,
             tables: tables / 4,
@@ -369,7 +373,8 @@ fn a_leaf_with_frames_may_stand_at_four_positions() {
     }
 }
 
-/// A guest whose leaf without frames stands at some positions before the last. Its words are no run.
+/// A guest whose leaf without frames stands at some positions before the last. Its words are no
+/// run.
 fn barren(positions: usize) -> (Rig, Migration) {
     let rig = Rig::tree();
     {

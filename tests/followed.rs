@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is followed up though nothing of this round asks for it: each test is the only one that an engine without it fails.
+//! What is followed up though nothing of this round asks for it: each test is the only one that an
+//! engine without it fails.
 //! Not here: the changes themselves (`changes`), the owners of frames (`owners`).
 //! Units: pfns of the hand-driven guest in `rig`.
 //! Threads: one.
@@ -193,7 +194,8 @@ fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
 #[test]
 fn the_pfn_that_the_m2p_has_for_a_frame_that_left_another_is_owed() {
     for (rig, mut migration) in copied(Config::default()) {
-        // The guest granted the frame to itself: another pfn names it under a tag, and is settled as foreign.
+        // The guest granted the frame to itself: another pfn names it under a tag, and is settled
+        // as foreign.
         let tagged = Entry::foreign(Width::W64, Mfn(BASE + 9));
         rig.machine().set_entry(HOLES + 5, tagged);
         round(&rig, &mut migration);
@@ -213,7 +215,8 @@ fn a_table_is_normalised_by_the_p2m_of_now() {
         round(&rig, &mut migration);
         let table = rig.machine().entry(5).0;
         rig.machine().poke(table, 4, (BASE + 21) << 12 | 0x67);
-        // When the table is about to be normalised the frame is at no pfn any more, whatever was sent of it.
+        // When the table is about to be normalised the frame is at no pfn any more, whatever was
+        // sent of it.
         rig.machine().on(At::Send, |machine| machine.set_entry(21, Entry::INVALID));
         let report = round(&rig, &mut migration);
         assert_eq!(report.pages.deferred_table, 1);

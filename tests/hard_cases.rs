@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hard cases: sequences that a hostile reading of the engine found, each once a loss, a leak or a lie.
-//! Not here: the rows and branches that the design names (`changes`, `outcomes`), the laws (`laws`).
+//! Hard cases: sequences that a hostile reading of the engine found, each once a loss, a leak or a
+//! lie.
+//! Not here: the rows and branches that the design names (`changes`, `outcomes`), the laws
+//! (`laws`).
 //! Units: pfns of the hand-driven guest in `rig`.
 //! Threads: one.
 //! Source: a review against `docs/design.md`; ports that fail on demand are in `Bent`.
@@ -581,7 +583,8 @@ fn what_a_table_named_in_a_failed_send_is_given_back() {
         let t = g.entry(20).0;
         let f = g.entry(HOLES + 4).0;
         g.poke(t, 3, f << 12 | 0x67);
-        // The new page itself waits: its m2p is amid an update when it is looked at, not when the table is.
+        // The new page itself waits: its m2p is amid an update when it is looked at, not when the
+        // table is.
         g.frame(f).m2p = None;
         g.log = [20, OWN + 2].into();
         let x = HOLES + 4;
@@ -762,7 +765,8 @@ fn shrink_and_regrowth_in_one_round() {
     {
         let g = &mut *rig.machine();
         g.roots.pfn_count = 1100;
-        // The page of leaf 1 moves: an entry of the p2m's own pfn changes, which calls for a second walk.
+        // The page of leaf 1 moves: an entry of the p2m's own pfn changes, which calls for a second
+        // walk.
         let old = g.leaf(512);
         let new = g.copy_words(old, OWN + 1);
         g.set_leaf(1, new);

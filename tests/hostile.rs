@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hostile guests and hosts: drawn machines, each of which ends in a named error or a completed migration within bounds.
-//! Not here: the machine and its checks (`hostile_guest`), memory (`hostile_memory`), guided search (`fuzz`).
-//! Units: `P2MTRACK_HOSTILE_CASES` cases over all tests here (default 2,000); `P2MTRACK_HOSTILE_CASE` is one, in hex.
+//! Hostile guests and hosts: drawn machines, each of which ends in a named error or a completed
+//! migration within bounds.
+//! Not here: the machine and its checks (`hostile_guest`), memory (`hostile_memory`), guided search
+//! (`fuzz`).
+//! Units: `P2MTRACK_HOSTILE_CASES` cases over all tests here (default 2,000);
+//! `P2MTRACK_HOSTILE_CASE` is one, in hex.
 //! Threads: the test harness's; each case is one thread's and deterministic.
 //! Source: law 6 of `docs/design.md`.
 

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A small machine with one guest that lies and, if asked to, a host that breaks its contracts: all drawn from `Choices`.
-//! Not here: its ports (`ports`), one migration of it (`drive`), what must have arrived (`judge`), shapes (`families`).
+//! A small machine with one guest that lies and, if asked to, a host that breaks its contracts: all
+//! drawn from `Choices`.
+//! Not here: its ports (`ports`), one migration of it (`drive`), what must have arrived (`judge`),
+//! shapes (`families`).
 //! Units: pfns, mfns; a machine of 320 frames; page contents are version numbers.
-//! Threads: one a machine; the traits ask for `Sync`, so the state stands behind a mutex and live words are atomics.
-//! Source: law 6 of `docs/design.md`; marking as in Xen: through the m2p at the time of the write, owned frames only.
+//! Threads: one a machine; the traits ask for `Sync`, so the state stands behind a mutex and live
+//! words are atomics.
+//! Source: law 6 of `docs/design.md`; marking as in Xen: through the m2p at the time of the write,
+//! owned frames only.
 
 mod drive;
 pub mod families;
@@ -94,7 +98,8 @@ pub(crate) struct Temper {
     repents: Repentance,
 }
 
-/// Something that happens now and then: after a drawn number of chances, never once nothing is left to draw.
+/// Something that happens now and then: after a drawn number of chances, never once nothing is left
+/// to draw.
 #[derive(Clone, Copy, Debug)]
 struct Beat {
     /// Chances from one time to the next, on average; 0 = never.
@@ -172,7 +177,8 @@ pub(crate) struct State<'c> {
     /// A port said that log-dirty can't be switched off.
     pub(crate) off_refused: bool,
     pub(crate) received: HashMap<u64, Received>,
-    /// Port calls in the engine's current call: those that may change something, and looks (`live`, `pfn`).
+    /// Port calls in the engine's current call: those that may change something, and looks (`live`,
+    /// `pfn`).
     pub(crate) calls: u64,
     pub(crate) looks: u64,
 }
@@ -215,7 +221,8 @@ impl<'c> Machine<'c> {
         Self::with(choices, temper)
     }
 
-    /// The machine that a fuzzer's string stands for: its first choices say who is hostile, and how.
+    /// The machine that a fuzzer's string stands for: its first choices say who is hostile, and
+    /// how.
     #[must_use]
     pub fn of_string(bytes: &'c [u8]) -> Self {
         let mut choices = Choices::new(bytes);
@@ -383,7 +390,8 @@ impl<'c> Machine<'c> {
         self.state().farthest
     }
 
-    /// Frames whose words anybody looked at or wrote: what the p2m, its leaves or a table can be made of.
+    /// Frames whose words anybody looked at or wrote: what the p2m, its leaves or a table can be
+    /// made of.
     #[must_use]
     pub fn frames_touched(&self) -> u64 {
         self.words.iter().filter(|words| words.get().is_some()).count() as u64

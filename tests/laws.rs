@@ -448,7 +448,8 @@ fn law_6_the_log_is_never_asked_for_nothing() {
     let list = std::mem::replace(&mut rig.machine().roots.frame_list_list, BASE - 1);
     let mut migration = rig.start(Config::default());
     assert!(round(&rig, &mut migration).blind, "its top frame can't be read");
-    // Nothing is tracked, and the guest says that it has no pfns: Xen takes an empty request for all of them.
+    // Nothing is tracked, and the guest says that it has no pfns: Xen takes an empty request for
+    // all of them.
     let count = std::mem::take(&mut rig.machine().roots.pfn_count);
     assert!(rig.with(|ports| migration.round(ports)).is_err(), "no pfns");
     (rig.machine().roots.frame_list_list, rig.machine().roots.pfn_count) = (list, count);
@@ -552,7 +553,8 @@ fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
         let other_entries = if tag == 1 << 62 { 508 * 512 } else { 0 };
         assert_eq!(report.entries.other, other_entries);
         let grown = looks(&rig);
-        // A pfn that somebody marked, and a position that ends before the entry, are counted by themselves.
+        // A pfn that somebody marked, and a position that ends before the entry, are counted by
+        // themselves.
         rig.machine().roots.pfn_count = 100 * 512 + 5;
         rig.machine().log.insert(50 * 512 + 5);
         for leaf in [shared, other] {

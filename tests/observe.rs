@@ -157,8 +157,8 @@ fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
     }
 }
 
-/// Gives the guest 4,103 leaves: all but a few are one that names no frame. Returns a leaf with a patched
-/// run at position 3 of the second shard, and one without runs at its positions 5 and 6.
+/// Gives the guest 4,103 leaves: all but a few are one that names no frame. Returns a leaf with a
+/// patched run at position 3 of the second shard, and one without runs at its positions 5 and 6.
 fn reach_into_the_second_shard(rig: &Rig) -> [u64; 2] {
     let guest = &mut *rig.machine();
     let top = guest.roots.frame_list_list;

@@ -206,7 +206,8 @@ fn a_pte_to_a_frame_past_the_machine_is_foreign_and_nobody_is_asked() {
     }
 }
 
-/// A guest whose table at pfn 20 names another domain's frame in slot 7, and an engine that clears such.
+/// A guest whose table at pfn 20 names another domain's frame in slot 7, and an engine that clears
+/// such.
 fn with_a_foreign_pte() -> (Rig, Migration) {
     let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
     guest(config, |machine| {
@@ -221,7 +222,8 @@ fn listed(migration: &Migration) -> Vec<(Pfn, Vec<Mfn>)> {
     migration.tracker().cleared_ptes().map(|(table, frames)| (table, frames.to_vec())).collect()
 }
 
-/// The destination still has the table as it was accepted: a later version that is put off changes nothing in the list.
+/// The destination still has the table as it was accepted: a later version that is put off changes
+/// nothing in the list.
 #[test]
 fn cleared_ptes_are_those_of_tables_as_they_were_accepted() {
     let (rig, mut migration) = with_a_foreign_pte();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames of which p2m and m2p do not say all: two pfns with one frame, another domain's frame that matches, frames that
-//! leave the domain or come back without a write of their entry. Not here: the rows of the outcome table (`outcomes`).
+//! Frames of which p2m and m2p do not say all: two pfns with one frame, another domain's frame that
+//! matches, frames that leave the domain or come back without a write of their entry. Not here: the
+//! rows of the outcome table (`outcomes`).
 //! Units: pfns of the hand-driven guest in `rig`.
 //! Threads: one.
 //! Source: `docs/design.md`, "Outcomes" and "Completeness".
@@ -56,7 +57,8 @@ fn entries(mfn: u64) -> [Entry; 2] {
 
 // --- two pfns, one frame; a frame whose m2p names another pfn ------------------------------------
 
-/// What is written into the frame of pfn 9, which another pfn names, too, is at both after each checkpoint.
+/// What is written into the frame of pfn 9, which another pfn names, too, is at both after each
+/// checkpoint.
 fn expect_sent_to_both(rig: &Rig, migration: &mut Migration) {
     for content in [0x11, 0x22] {
         rig.machine().write_frame(BASE + 9, content);
@@ -257,9 +259,11 @@ fn an_own_frame_under_a_foreign_tag_is_asked_about_and_not_owed() {
     }
 }
 
-// --- PTEs to another domain's frame that matches --------------------------------------------------
+// --- PTEs to another domain's frame that matches
+// --------------------------------------------------
 
-/// A table with a PTE to another domain's frame, whose pfn there is the one under which it is mapped here.
+/// A table with a PTE to another domain's frame, whose pfn there is the one under which it is
+/// mapped here.
 fn with_a_matching_pte(config: Config, entry: usize) -> [(Rig, Migration, u64); 2] {
     copied(config).map(|(rig, migration)| {
         let mut machine = rig.machine();
@@ -310,7 +314,8 @@ fn a_pte_to_a_foreign_frame_that_matches_is_cleared_and_listed() {
     }
 }
 
-/// The pfn's own frame goes to another domain, which has it at the same pfn, and stays in its entry; a table names it.
+/// The pfn's own frame goes to another domain, which has it at the same pfn, and stays in its
+/// entry; a table names it.
 fn with_a_frame_that_was_ours(config: Config, entry: usize) -> [(Rig, Migration); 2] {
     copied(config).map(|(rig, migration)| {
         let mut machine = rig.machine();
@@ -348,7 +353,8 @@ fn a_pte_to_a_frame_that_was_the_pfn_s_own_is_cleared_and_listed() {
                 if live {
                     round(&rig, &mut migration);
                 }
-                rig.machine().errors = vec![At::Query; failing]; // owners and types are asked too late
+                // owners and types are asked too late
+                rig.machine().errors = vec![At::Query; failing];
                 finish(&rig, &mut migration);
                 assert_eq!(migration.tracker().cleared_ptes().count(), 1);
                 let Some(Got::Table(words)) = arrived(&rig, 5) else { panic!("no table") };
@@ -375,7 +381,8 @@ fn a_failed_query_does_not_make_a_foreign_frame_ours() {
     }
 }
 
-// --- entries that stay, frames that do not --------------------------------------------------------
+// --- entries that stay, frames that do not
+// --------------------------------------------------------
 
 #[test]
 fn a_frame_that_comes_back_under_an_entry_that_stayed_is_sent() {
@@ -471,9 +478,11 @@ fn a_question_for_owners_that_fails_is_asked_again() {
     }
 }
 
-// --- transfers ------------------------------------------------------------------------------------
+// --- transfers
+// ------------------------------------------------------------------------------------
 
-/// A frame given to another domain and got back, with that one's contents; its entry is not written.
+/// A frame given to another domain and got back, with that one's contents; its entry is not
+/// written.
 fn there_and_back(rig: &Rig, pfn: u64, content: u64) {
     rig.machine().hand_out(BASE + pfn, Some(3));
     rig.machine().hand_in(BASE + pfn, pfn, content);

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The parallel round: shards compare live leaves while other threads, the guest's vCPUs, write them.
+//! The parallel round: shards compare live leaves while other threads, the guest's vCPUs, write
+//! them.
 //! Not here: reshaped p2ms (`simulation`, `hard_cases`); the structure of this guest stands still.
 //! Units: leaves of 512 entries, of which a few name frames; contents are numbers.
-//! Threads: two writers beside 1, 2, 4 or 8 of the engine's; no lock anywhere, so that a checker for races sees all.
-//! Source: `docs/design.md`, "Completeness". Also run by Miri and by ThreadSanitizer, see `tests/run`.
+//! Threads: two writers beside 1, 2, 4 or 8 of the engine's; no lock anywhere, so that a checker
+//! for races sees all.
+//! Source: `docs/design.md`, "Completeness". Also run by Miri and by ThreadSanitizer, see
+//! `tests/run`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,7 +25,8 @@ use p2mtrack::port::{
 };
 use p2mtrack::table::TableView;
 
-/// Eight shards of the fewest leaves that one may have; under Miri a shard may be that much smaller.
+/// Eight shards of the fewest leaves that one may have; under Miri a shard may be that much
+/// smaller.
 const LEAVES: u64 = if cfg!(miri) { 4 } else { 512 };
 /// Slots of each leaf that the writers use.
 const SLOTS: u64 = if cfg!(miri) { 2 } else { 16 };
@@ -100,8 +104,8 @@ impl Machine {
         self.m2p[mfn as usize].load(Ordering::Relaxed) // ORDER: as the guest's words
     }
 
-    /// Marks the pfn of a frame that was written. After the write: a log that is taken between the two
-    /// tells of the write next time.
+    /// Marks the pfn of a frame that was written. After the write: a log that is taken between the
+    /// two tells of the write next time.
     fn mark(&self, mfn: u64) {
         let pfn = self.pfn_of(mfn);
         // ORDER: Release for the Acquire in `clean`: who finds the mark finds the write.
@@ -110,7 +114,8 @@ impl Machine {
 
     fn set_entry(&self, pfn: u64, entry: Entry) {
         let words = &self.words[(pfn / 512) as usize];
-        words[(pfn % 512) as usize].store(entry.0, Ordering::Relaxed); // ORDER: published by the mark
+        // ORDER: published by the mark
+        words[(pfn % 512) as usize].store(entry.0, Ordering::Relaxed);
         self.mark(leaf_mfn(pfn / 512));
         // ORDER: Relaxed, so that these two order nothing: they only count.
         let comparing = self.comparing.load(Ordering::Relaxed);
@@ -119,12 +124,14 @@ impl Machine {
 
     /// Xen hands a frame out.
     fn give(&self, mfn: u64, pfn: u64) {
-        self.m2p[mfn as usize].store(pfn, Ordering::Relaxed); // ORDER: published by the entry's mark
+        // ORDER: published by the entry's mark
+        self.m2p[mfn as usize].store(pfn, Ordering::Relaxed);
         self.owned[mfn as usize].store(true, Ordering::Relaxed); // ORDER: the same
     }
 
     fn write(&self, mfn: u64, content: u64) {
-        self.content[mfn as usize].store(content, Ordering::Relaxed); // ORDER: published by the mark
+        // ORDER: published by the mark
+        self.content[mfn as usize].store(content, Ordering::Relaxed);
         self.mark(mfn);
     }
 
@@ -242,7 +249,8 @@ impl P2mSource for Port<'_> {
     }
 
     fn domain_frames(&mut self) -> Result<u64, PortError> {
-        let owned = self.0.owned.iter().filter(|owned| owned.load(Ordering::Relaxed)); // ORDER: as the m2p
+        // ORDER: as the m2p
+        let owned = self.0.owned.iter().filter(|owned| owned.load(Ordering::Relaxed));
         Ok(owned.count() as u64)
     }
 
@@ -365,8 +373,8 @@ fn with<T>(received: &mut Received<'_>, call: impl FnOnce(&mut Ports<'_>) -> T) 
     })
 }
 
-/// Repeats `round` beside the writers until enough was written while leaves were compared, and twice more.
-/// Then the guest stands still.
+/// Repeats `round` beside the writers until enough was written while leaves were compared, and
+/// twice more. Then the guest stands still.
 fn beside_writers(machine: &Machine, mut round: impl FnMut()) {
     thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -383,7 +391,8 @@ fn beside_writers(machine: &Machine, mut round: impl FnMut()) {
         drop(stop);
     });
     round();
-    // The writers come by every page in every round, so that its own mark tells of it. Now only entries do.
+    // The writers come by every page in every round, so that its own mark tells of it. Now only
+    // entries do.
     thread::scope(|scope| {
         scope.spawn(|| machine.balloon_out_some());
         round();

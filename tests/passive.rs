@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Passive mode: upstream's loop with the engine in front, and only what a saver has to change, is right; without any of it, it is not.
+//! Passive mode: upstream's loop with the engine in front, and only what a saver has to change, is
+//! right; without any of it, it is not.
 //! Not here: the engine with a loop of its own (`simulation`), a saver in C (`ffi`).
 //! Units: seeds of simulated guests.
 //! Threads: one guest a thread.
@@ -33,7 +34,8 @@ fn told(run: &Run) -> String {
     format!("{}: {}", run.ending.name(), why.unwrap_or_default())
 }
 
-/// What nobody hears of the transport can't strike: the saver's own way to the destination is not the model's.
+/// What nobody hears of the transport can't strike: the saver's own way to the destination is not
+/// the model's.
 const FAULTS: [Fault; 5] = [
     Fault::MapFailure,
     Fault::ShortBitmap,
@@ -42,8 +44,8 @@ const FAULTS: [Fault; 5] = [
     Fault::Cancel,
 ];
 
-/// Every guest arrives identical; a hostile one, or one that a fault struck, may end in an error. Returns how many did not
-/// end in one.
+/// Every guest arrives identical; a hostile one, or one that a fault struck, may end in an error.
+/// Returns how many did not end in one.
 fn expect_right(changes: Changes, width: Width, faults: &[Fault]) -> usize {
     let of = |config| SimConfig { width, faults: FaultSet(faults.to_vec()), ..config };
     let configs: Vec<_> = configs(&Scenario::ALL, seeds()).into_iter().map(of).collect();

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest driven by hand: a few leaves, every write and hypercall the test's own, hooks at every port call.
+//! A guest driven by hand: a few leaves, every write and hypercall the test's own, hooks at every
+//! port call.
 //! Not here: random guests (`p2mtrack-synthetic`); this machine does nothing by itself.
 //! Units: pfns, mfns; page contents are numbers.
 //! Threads: one; ports share the machine behind a mutex because the traits ask for it.
-//! Source: marking rules as in Xen: by pfn through the m2p at the time of the write, owned frames only.
+//! Source: marking rules as in Xen: by pfn through the m2p at the time of the write, owned frames
+//! only.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -233,7 +235,8 @@ impl Machine {
         (frame.owned, frame.m2p, frame.content) = (false, m2p, 0xbad);
     }
 
-    /// A frame comes to a pfn, from Xen or by transfer, with what is in it: m2p set, nothing marked, no entry written.
+    /// A frame comes to a pfn, from Xen or by transfer, with what is in it: m2p set, nothing
+    /// marked, no entry written.
     pub fn hand_in(&mut self, mfn: u64, pfn: u64, content: u64) {
         let frame = self.frame(mfn);
         (frame.owned, frame.m2p, frame.content) = (true, Some(pfn), content);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The runner of schedules as a user runs it: interrupted and gone on with, its totals, its refusals.
+//! The runner of schedules as a user runs it: interrupted and gone on with, its totals, its
+//! refusals.
 //! Not here: what a schedule is, or how a failure is told (unit tests beside them).
 //! Units: schedules.
 //! Threads: each run is a process.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How rounds end: what the final one bears and for how long, what it looks at again, and how a live one gives up.
+//! How rounds end: what the final one bears and for how long, what it looks at again, and how a
+//! live one gives up.
 //! Not here: the outcome of one pfn (`outcomes`), sequences that were once a loss (`hard_cases`).
 //! Units: pfns of the hand-driven guest in `rig`.
 //! Threads: one.
@@ -160,7 +161,8 @@ fn a_pfn_that_a_table_names_is_owed_if_it_was_not_accepted_so() {
         let guest = &mut *rig.machine();
         let table = guest.entry(20).0;
         guest.poke(table, 3, frame << 12 | 0x67);
-        guest.on(At::Send, move |guest| guest.frame(frame).m2p = Some(tagged)); // not a word in the log
+        // not a word in the log
+        guest.on(At::Send, move |guest| guest.frame(frame).m2p = Some(tagged));
     }
     assert_eq!(round(&rig, &mut migration).pages.left, 1);
     assert!(migration.tracker().why(Pfn(tagged)).contains(Cause::Table));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The engine on simulated guests: every scenario, both widths, with and without faults, judged by the oracle.
+//! The engine on simulated guests: every scenario, both widths, with and without faults, judged by
+//! the oracle.
 //! Not here: single situations (`changes`, `outcomes`).
 //! Units: `P2MTRACK_SEEDS` seeds of each scenario (default 6), printed; guests of 32 and 64 MiB.
 //! Threads: runs side by side; each is deterministic.

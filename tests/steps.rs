@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rounds in steps: whoever keeps the loop gets what a lent transport gets, and can't lose anything by a wrong order of calls.
+//! Rounds in steps: whoever keeps the loop gets what a lent transport gets, and can't lose anything
+//! by a wrong order of calls.
 //! Not here: what a round finds (`laws`, `changes`, `outcomes`): both ways make the same steps.
 //! Units: pfns of the hand-driven guest in `rig`; runs of simulated guests.
 //! Threads: one.
@@ -221,7 +222,8 @@ fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
     rig.machine().assert_identical();
 }
 
-/// However little of it was read: what lies past that is owed, and what was marked there all the same is marked.
+/// However little of it was read: what lies past that is owed, and what was marked there all the
+/// same is marked.
 #[test]
 fn law_4_a_short_log_puts_what_it_lacks_in_doubt() {
     let whole = 3 * 512;
@@ -280,7 +282,8 @@ fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
     }
 }
 
-/// A slot of the p2m's structure points elsewhere and back between two looks: whoever maps the p2m itself may have read from there.
+/// A slot of the p2m's structure points elsewhere and back between two looks: whoever maps the p2m
+/// itself may have read from there.
 #[test]
 fn what_was_handed_out_is_owed_again_after_a_walk_to_who_reads_its_own_p2m() {
     for (sender, again) in [(Sender::Told, 0), (Sender::Reads, HOLES)] {
@@ -467,7 +470,8 @@ fn a_table_that_is_normalised_again_is_cleared_once() {
     });
 }
 
-/// A frame list may change after the last look at it: a live round ends all the same, and the next one is told.
+/// A frame list may change after the last look at it: a live round ends all the same, and the next
+/// one is told.
 #[test]
 fn a_live_round_ends_with_a_frame_list_that_was_not_told() {
     let rig = Rig::tree();

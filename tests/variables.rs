@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The environment's variables that force a kernel and a form, each asked once for a process: one process a case.
+//! The environment's variables that force a kernel and a form, each asked once for a process: one
+//! process a case.
 //! Not here: what is done with them (`config`), options of the command line (`engine/cli/tests`).
 //! Units: none.
 //! Threads: one a process.

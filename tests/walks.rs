@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Walks of the structure under a guest that does not hold still: tries, reads, doubts, and what comes of them.
+//! Walks of the structure under a guest that does not hold still: tries, reads, doubts, and what
+//! comes of them.
 //! Not here: which change calls for a walk (`changes`), walks of hostile structures (`hostile`).
 //! Units: pfns of the hand-driven guest in `rig`.
 //! Threads: one.
@@ -19,7 +20,8 @@ fn reads_of_the_roots(rig: &Rig) -> usize {
 
 #[test]
 fn a_generation_is_read_until_it_is_even_and_only_where_there_is_one() {
-    // Two reads around the log; then one before the walk, and one after it unless the guest stands still.
+    // Two reads around the log; then one before the walk, and one after it unless the guest stands
+    // still.
     for (rig, generation, live, last) in
         [(Rig::tree(), 7, 4, 2), (Rig::linear(), 8, 4, 2), (Rig::linear(), 7, 2 + 64 + 1, 2 + 2)]
     {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Guests that are attached with the width of others: each is told so in the first round, and no guest of its own width ever is.
+//! Guests that are attached with the width of others: each is told so in the first round, and no
+//! guest of its own width ever is.
 //! Not here: whole migrations of both widths (`simulation`), roots that lead nowhere (`laws`).
 //! Units: runs of simulated guests; pfns of the hand-driven guest in `rig`.
 //! Threads: one.
@@ -136,7 +137,8 @@ fn a_guest_that_has_few_frames_or_whose_m2p_lags_is_believed() {
     }
 }
 
-/// A tree whose first leaf is one of a 32-bit guest, so many of whose entries are named back; and of entries of 64 bits as many.
+/// A tree whose first leaf is one of a 32-bit guest, so many of whose entries are named back; and
+/// of entries of 64 bits as many.
 fn like_another(narrow: u64, wide: u64) -> Rig {
     let rig = Rig::tree();
     become_another(&rig, narrow, wide);

@@ -3,7 +3,8 @@
 //! Not here: what they mean; `include/p2mtrack.h` says that, field by field.
 //! Units: those of the header.
 //! Threads: plain values; a host's pointers are only ever used on its calls.
-//! Source: `include/p2mtrack.h`; `tests/header.rs` compiles it and compares sizes, offsets and numbers.
+//! Source: `include/p2mtrack.h`; `tests/header.rs` compiles it and compares sizes, offsets and
+//! numbers.
 
 #![expect(missing_docs, reason = "the header says it, and only once")]
 

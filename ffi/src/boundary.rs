@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The boundary that every call crosses: whose pointer, which process, which thread, panics, the last error.
+//! The boundary that every call crosses: whose pointer, which process, which thread, panics, the
+//! last error.
 //! Not here: what the calls do (`functions`, `handle`).
 //! Units: none.
-//! Threads: one call at a time on a handle, on any thread; a second one is refused, also from inside a callback.
-//! Source: `docs/abi.md`. A pool of threads does not survive a fork, and a panic must not cross into C.
+//! Threads: one call at a time on a handle, on any thread; a second one is refused, also from
+//! inside a callback.
+//! Source: `docs/abi.md`. A pool of threads does not survive a fork, and a panic must not cross
+//! into C.
 
 #![expect(unsafe_code, reason = "a host's pointers; docs/safety.md")]
 
@@ -61,16 +64,19 @@ impl Handle {
     unsafe fn occupy<'a>(
         handle: *const Self,
     ) -> Result<(Entered<'a>, &'a mut ManuallyDrop<Kept>), c_int> {
-        // SAFETY: the caller's contract: what is not null lives. Nothing but its atomic and its origin is looked at yet.
+        // SAFETY: the caller's contract: what is not null lives. Nothing but its atomic and its
+        // origin is looked at yet.
         let handle = unsafe { handle.as_ref() }.ok_or(abi::E_ARGUMENT)?;
         if !handle.origin.is_here() {
             return Err(abi::E_FORKED);
         }
-        // ORDER: Acquire: what the last call wrote before its Release in `Entered::drop` is seen by this one.
+        // ORDER: Acquire: what the last call wrote before its Release in `Entered::drop` is seen by
+        // this one.
         if handle.busy.swap(true, Ordering::Acquire) {
             return Err(abi::E_BUSY);
         }
-        // SAFETY: `busy` was down and is up: nobody else has a reference, and nobody gets one before `Entered` is dropped.
+        // SAFETY: `busy` was down and is up: nobody else has a reference, and nobody gets one
+        // before `Entered` is dropped.
         let kept = unsafe { &mut *handle.kept.get() };
         Ok((Entered(handle), kept))
     }
@@ -130,8 +136,8 @@ pub(crate) fn create(make: impl FnOnce() -> Result<Session, Fault>) -> Result<*m
     Ok(Box::into_raw(Box::new(Handle::new(session))))
 }
 
-/// Starts threads that inherit a mask with everything in it: signals are the host's, and none of its handlers is to run on
-/// a thread of ours.
+/// Starts threads that inherit a mask with everything in it: signals are the host's, and none of
+/// its handlers is to run on a thread of ours.
 fn without_signals<T>(work: impl FnOnce() -> T) -> T {
     let mut masks = [MaybeUninit::<libc::sigset_t>::uninit(), MaybeUninit::uninit()];
     let [all, before] = &mut masks;
@@ -190,7 +196,8 @@ pub(crate) unsafe fn last_error(handle: *const Handle) -> Result<abi::Error, c_i
 /// A host's array for reading.
 ///
 /// # Safety
-/// If `at` is neither null nor out of line, it is readable for `count` values during `'a`, and nobody writes them.
+/// If `at` is neither null nor out of line, it is readable for `count` values during `'a`, and
+/// nobody writes them.
 pub(crate) unsafe fn array<'a, T: Copy>(
     at: *const T,
     count: usize,
@@ -207,7 +214,8 @@ pub(crate) unsafe fn array<'a, T: Copy>(
 /// A host's array for writing. What is there is not read.
 ///
 /// # Safety
-/// If `at` is neither null nor out of line, it is writable for `count` values during `'a`, and nobody else uses them.
+/// If `at` is neither null nor out of line, it is writable for `count` values during `'a`, and
+/// nobody else uses them.
 pub(crate) unsafe fn array_mut<'a, T: Copy>(
     at: *mut T,
     count: usize,

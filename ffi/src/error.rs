@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a host is told when a call fails: a code, an errno, where, and a text with the causes behind it.
+//! What a host is told when a call fails: a code, an errno, where, and a text with the causes
+//! behind it.
 //! Not here: who keeps it (`boundary`).
 //! Units: frame numbers as in the header; `abi::NONE` and -1 where there is none.
 //! Threads: plain values.

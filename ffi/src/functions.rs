@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The functions of `p2mtrack.h`, one for each, in its order.
-//! Not here: what they do (`handle`). Each looks at its pointers, crosses the boundary, and writes what it is to write.
+//! Not here: what they do (`handle`). Each looks at its pointers, crosses the boundary, and writes
+//! what it is to write.
 //! Units: those of the header.
 //! Threads: as the header says.
-//! Source: `include/p2mtrack.h`, which is their documentation and their contract. A pointer that is neither null nor out of
-//! line is believed.
+//! Source: `include/p2mtrack.h`, which is their documentation and their contract. A pointer that is
+//! neither null nor out of line is believed.
 
 #![expect(unsafe_code, reason = "a host's pointers; docs/safety.md")]
 #![expect(
@@ -63,7 +64,8 @@ pub unsafe extern "C" fn p2mt_create(
         Err(fault) => fault,
     };
     if !error.is_null() {
-        // SAFETY: the header's contract. If it is the size that is wrong, there is nowhere to say so.
+        // SAFETY: the header's contract. If it is the size that is wrong, there is nowhere to say
+        // so.
         let _ = unsafe { write(error, fault.told()) };
     }
     fault.code()
@@ -123,7 +125,8 @@ pub unsafe extern "C" fn p2mt_feed(
         let left = room.pfns.saturating_sub(first) / 64;
         for (index, &word) in words.iter().take(left as usize).enumerate() {
             let to = room.words.wrapping_add((first / 64) as usize + index);
-            // SAFETY: the room is the engine's, `pfns` bits long, until the log is scanned, and this one is below.
+            // SAFETY: the room is the engine's, `pfns` bits long, until the log is scanned, and
+            // this one is below.
             let to = unsafe { &mut *to };
             *to |= word;
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A migration behind a handle: the engine, the host's ports, and what has to be kept between two calls.
+//! A migration behind a handle: the engine, the host's ports, and what has to be kept between two
+//! calls.
 //! Not here: pointers and threads (`boundary`), the exported functions (`functions`).
 //! Units: those of the header.
 //! Threads: one call at a time.
@@ -219,7 +220,8 @@ impl Session {
         Ok((self.tracker.frame_list(), self.tracker.pfn_count()))
     }
 
-    /// The host has the list. Until it says that the destination has it too, nobody may think so. Returns its number.
+    /// The host has the list. Until it says that the destination has it too, nobody may think so.
+    /// Returns its number.
     pub(crate) fn frame_list_was_read(&mut self) -> u64 {
         if self.tracker.frame_list_changed() {
             self.tracker.frame_list_told();

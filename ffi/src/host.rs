@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The host's callbacks as the engine's ports.
-//! Not here: what the engine does with them; log-dirty and the way to the destination, which stay the host's.
+//! Not here: what the engine does with them; log-dirty and the way to the destination, which stay
+//! the host's.
 //! Units: those of the header.
-//! Threads: callbacks are called on the calling thread only; mapped frames and the m2p are read by all of the engine's.
+//! Threads: callbacks are called on the calling thread only; mapped frames and the m2p are read by
+//! all of the engine's.
 //! Source: `include/p2mtrack.h`, `struct p2mt_host`; `p2mtrack::port`.
 
 #![expect(unsafe_code, reason = "a host's callbacks and memory; docs/safety.md")]
@@ -35,8 +37,8 @@ const LIST_ROOM: usize = 256;
 #[derive(Clone, Copy, Debug)]
 struct Callbacks(abi::Host);
 
-// SAFETY: the host's `user` and its functions are used on the thread of the call that needs them, and by the contract of
-// the header a handle may be called on any thread.
+// SAFETY: the host's `user` and its functions are used on the thread of the call that needs them,
+// and by the contract of the header a handle may be called on any thread.
 unsafe impl Send for Callbacks {}
 // SAFETY: nothing is called through a shared reference but `log`, on the calling thread.
 unsafe impl Sync for Callbacks {}
@@ -45,8 +47,8 @@ unsafe impl Sync for Callbacks {}
 macro_rules! call {
     ($callbacks:expr, $name:ident, $call:expr) => {{
         let Callbacks(host) = &$callbacks;
-        // SAFETY: the header's contract: the callback takes `user` and this structure, whose pointers lead to as many
-        // values as it says, and live until it returns.
+        // SAFETY: the header's contract: the callback takes `user` and this structure, whose
+        // pointers lead to as many values as it says, and live until it returns.
         match host.$name.map(|callback| unsafe { callback(host.user, $call) }) {
             Some(0) => Ok(()),
             Some(word) => Err(word),
@@ -68,7 +70,8 @@ fn map_fault(word: i32) -> MapFault {
     }
 }
 
-/// What a callback failed with last in a round, whose failure is no error of the call: an errno, and in words.
+/// What a callback failed with last in a round, whose failure is no error of the call: an errno,
+/// and in words.
 type Known = Option<(i32, String)>;
 
 /// All ports of a handle.
@@ -139,7 +142,8 @@ impl Host {
         }
     }
 
-    /// The last failure of a type query in this round: the engine defers then, and knows no more of it.
+    /// The last failure of a type query in this round: the engine defers then, and knows no more of
+    /// it.
     pub(crate) const fn failed_query(&self) -> Option<&(i32, String)> {
         self.types.failed.as_ref()
     }
@@ -199,7 +203,8 @@ struct HostP2m {
 
 // SAFETY: the addresses are the host's mappings, which belong to no thread.
 unsafe impl Send for HostP2m {}
-// SAFETY: through a shared reference the addresses are only read, and `live` makes nothing else of them.
+// SAFETY: through a shared reference the addresses are only read, and `live` makes nothing else of
+// them.
 unsafe impl Sync for HostP2m {}
 
 impl HostP2m {
@@ -334,8 +339,9 @@ impl P2mSource for HostP2m {
     fn live(&self, slot: MapSlot) -> GuestLeaf<'_> {
         let address = self.slots.get(slot.0 as usize).copied().unwrap_or(null());
         assert!(!address.is_null(), "live: slot {} is not mapped", slot.0);
-        // SAFETY: the host mapped a frame there for reading, aligned as was checked, and keeps it until `unmap` is called,
-        // which takes the address out of `slots` before. Nobody but the guest writes it.
+        // SAFETY: the host mapped a frame there for reading, aligned as was checked, and keeps it
+        // until `unmap` is called, which takes the address out of `slots` before. Nobody but the
+        // guest writes it.
         unsafe { GuestLeaf::from_ptr(address.cast()) }
     }
 }
@@ -354,10 +360,11 @@ impl M2p for HostM2p {
             return None;
         }
         let at = self.0.0.m2p.cast::<AtomicU64>().wrapping_add(mfn.0 as usize);
-        // SAFETY: the header's contract: `m2p_frames` aligned words, readable for the life of the handle. Xen writes them at
-        // any time, which an atomic allows.
+        // SAFETY: the header's contract: `m2p_frames` aligned words, readable for the life of the
+        // handle. Xen writes them at any time, which an atomic allows.
         let word = unsafe { &*at };
-        // ORDER: Relaxed: each word is looked at by itself; the one order that read-only memory allows.
+        // ORDER: Relaxed: each word is looked at by itself; the one order that read-only memory
+        // allows.
         let pfn = word.load(Ordering::Relaxed);
         (pfn != abi::NONE).then_some(Pfn(pfn))
     }
@@ -451,8 +458,8 @@ const fn transfer(name: u64) -> Transfer {
     }
 }
 
-/// Asks for a list, again with more room as long as there is too little. `ask` takes a place for the elements, how many fit
-/// there, and a place for how many there are.
+/// Asks for a list, again with more room as long as there is too little. `ask` takes a place for
+/// the elements, how many fit there, and a place for how many there are.
 fn list_of<'r>(
     what: &str,
     room: &'r mut Vec<u64>,

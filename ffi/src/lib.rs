@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! libp2mtrack: the engine as a C library. What a host sees is `include/p2mtrack.h`; its conventions are `docs/abi.md`.
+//! libp2mtrack: the engine as a C library. What a host sees is `include/p2mtrack.h`; its
+//! conventions are `docs/abi.md`.
 //!
 //! ```text
-//! functions --boundary--> Handle { Migration, HostP2m, ... } --ports--> host --callbacks--> the host's C
+//! functions --boundary--> Handle { Tracker, HostP2m, ... } --ports--> host --callbacks--> host's C
 //! ```
 //!
-//! [`functions`] has what is exported, one function for each of the header, and nothing but that. `boundary` is what all
-//! of them go through: pointers, processes, threads, panics, the last error. [`abi`] mirrors the header's structures and
-//! numbers; a test holds the two against each other. `host` makes ports of callbacks.
+//! [`functions`] has what is exported, one function for each of the header, and nothing but that.
+//! `boundary` is what all of them go through: pointers, processes, threads, panics, the last error.
+//! [`abi`] mirrors the header's structures and numbers; a test holds the two against each other.
+//! `host` makes ports of callbacks.
 //!
-//! Units: those of the header. Unsafe code is confined to `boundary`, [`functions`], `sized`, `host` and `origin`.
+//! Units: those of the header. Unsafe code is confined to `boundary`, [`functions`], `sized`,
+//! `host` and `origin`.
 
 #![deny(unsafe_code)]
 

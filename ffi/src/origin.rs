@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which process made a handle: a word of memory that the kernel hands to no child.
 //! Not here: what a child is told (`boundary`).
-//! Units: one page, or a process id where the kernel is older than Linux 4.14. A child that shares its parent's memory
-//! (vfork) is its parent.
+//! Units: one page, or a process id where the kernel is older than Linux 4.14. A child that shares
+//! its parent's memory (vfork) is its parent.
 //! Threads: written before anybody else has it, then only read.
-//! Source: madvise(2), `MADV_WIPEONFORK`. A process id is a system call each time it is asked for, and a child in a
-//! namespace of its own may have its parent's.
+//! Source: madvise(2), `MADV_WIPEONFORK`. A process id is a system call each time it is asked for,
+//! and a child in a namespace of its own may have its parent's.
 
 #![expect(unsafe_code, reason = "memory by page, and how it is inherited; docs/safety.md")]
 
@@ -49,14 +49,16 @@ impl Origin {
         }
         // Before the word is advised: whatever comes next, it is unmapped.
         let origin = Self::Word(NonNull::new(at.cast())?);
-        // SAFETY: the page that was just mapped. There is no such advice: who takes it takes any, and follows none (emulators).
+        // SAFETY: the page that was just mapped. There is no such advice: who takes it takes any,
+        // and follows none (emulators).
         let takes_any = unsafe { libc::madvise(at, BYTES, NO_ADVICE) } == 0;
         // SAFETY: as above.
         if takes_any || unsafe { libc::madvise(at, BYTES, libc::MADV_WIPEONFORK) } != 0 {
             return None;
         }
         if let Self::Word(word) = &origin {
-            // SAFETY: a page of zeroes is there, which is an atomic word, until the value is dropped.
+            // SAFETY: a page of zeroes is there, which is an atomic word, until the value is
+            // dropped.
             let word = unsafe { word.as_ref() };
             word.store(HERE, Ordering::Relaxed); // ORDER: nobody else has it yet
         }
@@ -67,9 +69,11 @@ impl Origin {
     pub(crate) fn is_here(&self) -> bool {
         match self {
             Self::Word(word) => {
-                // SAFETY: as above: it is mapped until the value is dropped; a child has a page of zeroes there.
+                // SAFETY: as above: it is mapped until the value is dropped; a child has a page of
+                // zeroes there.
                 let word = unsafe { word.as_ref() };
-                word.load(Ordering::Relaxed) == HERE // ORDER: written once, before the handle was handed out
+                // ORDER: written once, before the handle was handed out
+                word.load(Ordering::Relaxed) == HERE
             }
             Self::Process(process) => *process == std::process::id(),
         }
@@ -89,7 +93,8 @@ impl Drop for Origin {
 mod tests {
     use super::*;
 
-    /// That a child is found out is shown by `tests/misuse.rs`, for the word; this is what an old kernel is left with.
+    /// That a child is found out is shown by `tests/misuse.rs`, for the word; this is what an old
+    /// kernel is left with.
     #[test]
     fn another_process_is_not_here() {
         assert!(Origin::here().is_here());

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A panic behind the boundary prints nothing to the host's stderr: its text becomes the handle's last error.
+//! A panic behind the boundary prints nothing to the host's stderr: its text becomes the handle's
+//! last error.
 //! Not here: catching it (`boundary`).
 //! Units: none.
-//! Threads: a mark on the calling thread while a call runs; the engine's own threads are known by their names.
-//! Source: std's panic hook is one for each copy of std; the shared library has its own. Others' panics go the old way.
+//! Threads: a mark on the calling thread while a call runs; the engine's own threads are known by
+//! their names.
+//! Source: std's panic hook is one for each copy of std; the shared library has its own. Others'
+//! panics go the old way.
 
 use std::cell::Cell;
 use std::panic::{PanicHookInfo, set_hook, take_hook};

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Structures that may grow: the caller says how long it knows them, in their first word or, of an array, beside it.
+//! Structures that may grow: the caller says how long it knows them, in their first word or, of an
+//! array, beside it.
 //! Not here: what is in them (`abi`).
 //! Units: bytes.
 //! Threads: the caller's.
-//! Source: the rule of Linux's `copy_struct_from_user`: what one side does not know must be zero, or is zero.
+//! Source: the rule of Linux's `copy_struct_from_user`: what one side does not know must be zero,
+//! or is zero.
 
 #![expect(unsafe_code, reason = "a host's structures are raw bytes; docs/safety.md")]
 
@@ -18,8 +20,8 @@ const SIZE_MAX: usize = 4096;
 /// A structure that may grow, and of which any bytes are a value.
 ///
 /// # Safety
-/// `repr(C)`; no padding; all bit patterns are values (pointers are only numbers, until they are used; callbacks are
-/// `Option`s).
+/// `repr(C)`; no padding; all bit patterns are values (pointers are only numbers, until they are
+/// used; callbacks are `Option`s).
 pub(crate) unsafe trait Grows: Copy {
     /// Bytes of the structure in the first version that had it.
     const FIRST: usize;
@@ -35,8 +37,8 @@ pub(crate) unsafe trait Sized32: Grows {}
 macro_rules! grows {
     ($($type:ty, $first:expr, $name:expr;)*) => {$(
         const _: () = assert!(size_of::<$type>() >= $first && size_of::<$type>() <= SIZE_MAX);
-        // SAFETY: `repr(C)` structures of `abi`, made of integers, a float, pointers and optional functions;
-        // `tests/header.rs` shows that they have no padding.
+        // SAFETY: `repr(C)` structures of `abi`, made of integers, a float, pointers and optional
+        // functions; `tests/header.rs` shows that they have no padding.
         unsafe impl Grows for $type {
             const FIRST: usize = $first;
             const NAME: &'static str = $name;
@@ -48,7 +50,8 @@ macro_rules! sized {
     ($($type:ty, $first:expr, $name:expr;)*) => {$(
         grows! { $type, $first, $name; }
         const _: () = assert!(std::mem::offset_of!($type, size) == 0);
-        // SAFETY: its first field is `size: u32`, as was just asserted; `tests/header.rs` has its length.
+        // SAFETY: its first field is `size: u32`, as was just asserted; `tests/header.rs` has its
+        // length.
         unsafe impl Sized32 for $type {}
     )*};
 }
@@ -70,8 +73,8 @@ grows! {
     abi::ClearedPte, 16, "p2mt_cleared_pte";
 }
 
-/// Sizes of elements are multiples of it. Arrays may lie anywhere: an element that grows may come to need more alignment
-/// than those who know it shorter give it.
+/// Sizes of elements are multiples of it. Arrays may lie anywhere: an element that grows may come
+/// to need more alignment than those who know it shorter give it.
 const STEP: usize = 8;
 
 /// That a structure can have so many bytes.
@@ -142,17 +145,20 @@ pub(crate) unsafe fn check<T: Sized32>(at: *mut T) -> Result<(), Fault> {
     unsafe { size_of_theirs(at.cast_const()) }.map(|_| ())
 }
 
-/// Writes a structure as far as the caller knows it. What this library does not know becomes zero, the size stays.
+/// Writes a structure as far as the caller knows it. What this library does not know becomes zero,
+/// the size stays.
 ///
 /// # Safety
-/// `at` is null, or readable and writable for as many bytes as its first word says, but at least for that word.
+/// `at` is null, or readable and writable for as many bytes as its first word says, but at least
+/// for that word.
 pub(crate) unsafe fn write<T: Sized32>(at: *mut T, value: T) -> Result<(), Fault> {
     // SAFETY: the caller's contract.
     let size = unsafe { size_of_theirs(at.cast_const()) }?;
     let known = size.min(size_of::<T>());
     let word = size_of::<u32>();
     let (to, from) = (at.cast::<u8>(), (&raw const value).cast::<u8>());
-    // SAFETY: past the first word there are `known - word` bytes of the value, and as many of the caller's.
+    // SAFETY: past the first word there are `known - word` bytes of the value, and as many of the
+    // caller's.
     unsafe {
         std::ptr::copy_nonoverlapping(from.wrapping_add(word), to.wrapping_add(word), known - word);
     };
@@ -210,8 +216,8 @@ impl<T: Grows> Rows<T> {
         Ok(unsafe { value.assume_init() })
     }
 
-    /// Writes elements as far as the caller knows them, and returns how many there were. What this library does not know
-    /// becomes zero.
+    /// Writes elements as far as the caller knows them, and returns how many there were. What this
+    /// library does not know becomes zero.
     ///
     /// # Safety
     /// Where the array was said to be, as many elements of that size are writable.
@@ -223,7 +229,8 @@ impl<T: Grows> Rows<T> {
                 .map(|(row, value)| unsafe { self.put(row, value) })
                 .count();
         }
-        // SAFETY: the caller's contract, for elements as they are here; not null, and aligned, as was just seen.
+        // SAFETY: the caller's contract, for elements as they are here; not null, and aligned, as
+        // was just seen.
         let to =
             unsafe { std::slice::from_raw_parts_mut(self.at.cast::<MaybeUninit<T>>(), self.count) };
         to.iter_mut().zip(values).map(|(to, value)| to.write(value)).count()
@@ -235,7 +242,8 @@ impl<T: Grows> Rows<T> {
     /// As of [`Rows::fill`].
     unsafe fn put(&mut self, index: usize, value: T) {
         let (row, known) = (self.row(index), self.size.min(size_of::<T>()));
-        // SAFETY: the caller's contract gives `size` bytes there, of which `known` are of the value.
+        // SAFETY: the caller's contract gives `size` bytes there, of which `known` are of the
+        // value.
         unsafe { std::ptr::copy_nonoverlapping((&raw const value).cast(), row, known) };
         // SAFETY: as above.
         unsafe { std::ptr::write_bytes(row.wrapping_add(known), 0, self.size - known) };

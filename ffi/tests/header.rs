@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The header is the code: sizes, offsets and numbers as a C compiler sees them, and each function's types.
+//! The header is the code: sizes, offsets and numbers as a C compiler sees them, and each
+//! function's types.
 //! Not here: what is exported, and under which version (`ffi/tests/package`).
 //! Units: bytes.
 //! Threads: one.
@@ -229,7 +230,8 @@ fn structures_are_laid_out_alike() {
             expected.push(format!("{name}.{field} {offset} {bytes}"));
         }
         let sum: usize = fields.iter().map(|(_, _, bytes)| bytes).sum();
-        let padded = matches!(name, "p2mt_log_call"); // the only one, and never read by this library
+        // the only one, and never read by this library
+        let padded = matches!(name, "p2mt_log_call");
         assert!(sum == size || padded, "struct {name} has padding, or a field that is not listed");
     }
     assert_eq!(said_in_c(&body), expected);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Mistakes of a host, one by one: the code that each is answered with, and that nothing else happened.
-//! Not here: mistakes in any order (`sequences`); what the engine makes of a guest (`ffi/examples`).
+//! Mistakes of a host, one by one: the code that each is answered with, and that nothing else
+//! happened.
+//! Not here: mistakes in any order (`sequences`); what the engine makes of a guest
+//! (`ffi/examples`).
 //! Units: one tiny guest, whose p2m has no frame but its own leaf.
 //! Threads: one, and a second one that is refused; a child process.
 //! Source: `docs/abi.md`.
@@ -579,7 +581,8 @@ fn a_p2m_that_cannot_be_read_is_an_error_of_the_suspended_round_with_level_and_m
     destroy(handle);
 }
 
-/// A failure that the engine bears: the host's log hears of it once a round, and the error that comes of it names it.
+/// A failure that the engine bears: the host's log hears of it once a round, and the error that
+/// comes of it names it.
 #[test]
 fn a_type_query_that_fails_is_a_warning_and_then_the_cause() {
     let mut state = fresh();
@@ -601,7 +604,8 @@ fn a_type_query_that_fails_is_a_warning_and_then_the_cause() {
     destroy(handle);
 }
 
-/// What the log was not read for is in doubt: a report says so from the scan on, the log once the round is ended.
+/// What the log was not read for is in doubt: a report says so from the scan on, the log once the
+/// round is ended.
 #[test]
 fn doubts_are_counted_by_the_scan_and_named_at_the_end() {
     let mut state = fresh();
@@ -662,8 +666,8 @@ fn a_leaf_that_is_not_mapped_for_too_long_is_named() {
     destroy(handle);
 }
 
-/// What a callback says of a single frame, and what makes no sense: each errno once a round; that a frame is not the domain's
-/// is no failure. The last word is the one that an error names.
+/// What a callback says of a single frame, and what makes no sense: each errno once a round; that a
+/// frame is not the domain's is no failure. The last word is the one that an error names.
 #[test]
 fn failures_of_single_frames_are_told_once() {
     unsafe extern "C" fn map(user: *mut c_void, call: abi::MapCall) -> c_int {
@@ -726,7 +730,8 @@ fn a_frame_list_that_was_read_and_not_told_is_asked_for_again() {
     destroy(handle);
 }
 
-/// Answers are for what was taken: one too few or too many, of another size or of another time is a mistake.
+/// Answers are for what was taken: one too few or too many, of another size or of another time is a
+/// mistake.
 #[test]
 fn answers_are_for_the_pages_taken_and_a_mistake_changes_nothing() {
     let mut state = fresh();

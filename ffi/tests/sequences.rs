@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Random sequences of calls by a host that makes mistakes, of a guest that lies, over callbacks that fail: codes, never a
-//! crash, a leak or a hang. And what the calls say of single pages is kept: an entry handed out is one that the guest wrote,
-//! an accepted page is remembered under it (law 5), any other stays owed (law 3).
-//! Not here: whether a migration is right (`ffi/examples` over the theatre; `owners` of cases that have no simulated guest).
+//! Random sequences of calls by a host that makes mistakes, of a guest that lies, over callbacks
+//! that fail: codes, never a crash, a leak or a hang. And what the calls say of single pages is
+//! kept: an entry handed out is one that the guest wrote, an accepted page is remembered under it
+//! (law 5), any other stays owed (law 3).
+//! Not here: whether a migration is right (`ffi/examples` over the theatre; `owners` of cases that
+//! have no simulated guest).
 //! Units: a sequence is one handle's life; `P2MTRACK_SEQUENCES` of them, each from its number.
 //! Threads: the engine's, one or two.
-//! Source: `docs/abi.md`. Natively, and under AddressSanitizer, ThreadSanitizer and memcheck by `ffi/tests/sanitize`.
+//! Source: `docs/abi.md`. Natively, and under AddressSanitizer, ThreadSanitizer and memcheck by
+//! `ffi/tests/sanitize`.
 
 #[path = "sequences/owners.rs"]
 mod owners;
@@ -149,7 +152,8 @@ impl Machine {
         if self.lie == HIDDEN { self.m2p.len() as u64 } else { self.frames.len() as u64 }
     }
 
-    /// Whether some frame has that entry for a pfn: the leaf may have been moved, and not been looked at since.
+    /// Whether some frame has that entry for a pfn: the leaf may have been moved, and not been
+    /// looked at since.
     fn wrote(&self, pfn: u64, entry: u64) -> bool {
         let word = |frame: &[AtomicU64; WORDS], index: usize| frame[index].load(Ordering::Relaxed);
         let (wide, half) = (pfn as usize % WORDS, pfn as usize % (2 * WORDS));
@@ -201,7 +205,8 @@ impl Machine {
 /// # Safety
 /// It is the one that the host was made with, which outlives the handle.
 unsafe fn at<'a>(user: *mut c_void) -> &'a mut Machine {
-    // SAFETY: the caller's contract; callbacks come one at a time, and the test does not look meanwhile.
+    // SAFETY: the caller's contract; callbacks come one at a time, and the test does not look
+    // meanwhile.
     unsafe { &mut *user.cast::<Machine>() }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The gate, second half: figures of `p2mtrack bench`, held against floors that any quiet or busy machine reaches.
+//! The gate, second half: figures of `p2mtrack bench`, held against floors that any quiet or busy
+//! machine reaches.
 //! Not here: the figures (`p2mtrack-bench`), or their goals, which are for a quiet machine.
 //! Units: as the figures; all are ratios of things that are run in turn.
 //! Threads: two, as the goals are set for.
@@ -73,7 +74,8 @@ impl Floors {
         Ok(serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?)
     }
 
-    /// Measures every figure that has a floor and whose name contains `only`, and says whether all floors are kept.
+    /// Measures every figure that has a floor and whose name contains `only`, and says whether all
+    /// floors are kept.
     ///
     /// # Errors
     /// No figure is called so, or the machine can't measure it.
@@ -107,8 +109,8 @@ fn setup(guest_bytes: u64) -> Result<Setup, Box<dyn Error>> {
     })
 }
 
-/// Measures figures, and once more if one is below its floor: a busy machine may have been in the way.
-/// Takes those that were measured out of `wanted`.
+/// Measures figures, and once more if one is below its floor: a busy machine may have been in the
+/// way. Takes those that were measured out of `wanted`.
 fn hold_twice(entry: &Entry, setup: &Setup, wanted: &mut BTreeMap<&str, Floor>) -> bool {
     let below = judge(&(entry.run)(setup), wanted);
     for (name, floor) in &below {
@@ -153,7 +155,8 @@ mod tests {
     /// A figure that is slow the first time.
     fn slow_once(setup: &Setup) -> Vec<Figure> {
         static LOOKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let again = LOOKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0; // ORDER: one thread
+        // ORDER: one thread
+        let again = LOOKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0;
         let value = if again { 2.0 } else { 0.5 };
         assert_eq!(setup.guest_bytes, 1 << 28);
         vec![figure("a", value), figure("b", 1.0), figure("beside", 0.0)]

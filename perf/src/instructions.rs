@@ -15,8 +15,8 @@ use crate::scenario::Scenario;
 /// Turns of the shorter run.
 const FEW: u32 = 2;
 
-/// Turns between the two runs: enough for a per cent of planted work to show. The scalar kernel costs twenty times the
-/// others' instructions, and what start costs more or less drowns in them.
+/// Turns between the two runs: enough for a per cent of planted work to show. The scalar kernel
+/// costs twenty times the others' instructions, and what start costs more or less drowns in them.
 fn between(scenario: Scenario, kernel: Kernel) -> u32 {
     if scenario.has_kernel() && kernel == Kernel::SCALAR { 100 } else { 200 }
 }

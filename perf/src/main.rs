@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The gate: counts of instructions and allocations, held against a record in the repository; ratios against floors.
+//! The gate: counts of instructions and allocations, held against a record in the repository;
+//! ratios against floors.
 //! Not here: times; what is counted (`scenario`), or how ratios are measured (`p2mtrack-bench`).
 //! Units: instructions and allocations for one unit of a scenario's work; ratios.
 //! Threads: one for a count, as many counts at once as there are processors; two for ratios.

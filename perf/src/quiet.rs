@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rounds of a guest that does nothing, after the first: what is left is the pass over the log.
-//! Not here: the pass of a hypervisor that copies the log; here it is all zeros, and nobody writes it.
+//! Not here: the pass of a hypervisor that copies the log; here it is all zeros, and nobody writes
+//! it.
 //! Units: rounds; leaves of the guest.
 //! Threads: the caller's.
 //! Source: law 8; `docs/perf.md`, "The gate".
@@ -14,7 +15,8 @@ use p2mtrack_bench::p2m::pattern;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 use p2mtrack_synthetic::huge::{Guest, Shape};
 
-/// Leaves of the guest: 4 GiB. One instruction more for each of them is a twentieth of what a round costs.
+/// Leaves of the guest: 4 GiB. One instruction more for each of them is a twentieth of what a round
+/// costs.
 pub(crate) const LEAVES: u64 = 2048;
 
 /// A log in which nothing is ever written.

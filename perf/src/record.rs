@@ -3,7 +3,8 @@
 //! Not here: the counting.
 //! Units: as the counts; margins in parts of the recorded count.
 //! Threads: plain values.
-//! Source: `perf/record.json`; written by `p2mtrack-perf record`, which only ever lowers a ceiling: it is raised by hand.
+//! Source: `perf/record.json`; written by `p2mtrack-perf record`, which only ever lowers a ceiling:
+//! it is raised by hand.
 
 use std::collections::BTreeMap;
 use std::error::Error;

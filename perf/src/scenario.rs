@@ -3,7 +3,8 @@
 //! Not here: the counting.
 //! Units: a turn does [`Scenario::units`] units of work: leaves, entries or pfns.
 //! Threads: one.
-//! Source: the interfaces that a round uses: `Shadow`, `ResendBitmap`; for a whole one, `Tracker` (`quiet`).
+//! Source: the interfaces that a round uses: `Shadow`, `ResendBitmap`; for a whole one, `Tracker`
+//! (`quiet`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -97,8 +98,8 @@ impl Scenario {
         }
     }
 
-    /// Allocations that a unit may cost in the steady state: a round lists its pieces of the log, and the page tables that
-    /// it asks the m2p about.
+    /// Allocations that a unit may cost in the steady state: a round lists its pieces of the log,
+    /// and the page tables that it asks the m2p about.
     pub(crate) fn allocations_max(self) -> f64 {
         match self {
             Self::QuietLeaf => 2.0 / quiet::LEAVES as f64,

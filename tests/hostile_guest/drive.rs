@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One hostile case: a migration of a drawn machine, stepped to its end, and everything that must be true then.
+//! One hostile case: a migration of a drawn machine, stepped to its end, and everything that must
+//! be true then.
 //! Not here: what the engine may ask of a port (`ports`), what must have arrived (`judge`).
 //! Units: port calls in one call of the engine.
 //! Threads: one.
@@ -19,13 +20,14 @@ use p2mtrack::shadow::Forms;
 
 use super::{Hostility, Machine, State};
 
-/// Port calls in one call of the engine, looks at live leaves and at the m2p apart. A live round looks at most 3
-/// times, walks at most 8 times a look, reads the roots at most 65 times and each of 320 frames at most 5 times (4
-/// levels, leaf) a walk: 40,000. A suspended guest rests after a few looks, whatever it wrote, unless the host
-/// lets it run: then 64 sweeps of 16 rests end it.
+/// Port calls in one call of the engine, looks at live leaves and at the m2p apart. A live round
+/// looks at most 3 times, walks at most 8 times a look, reads the roots at most 65 times and each
+/// of 320 frames at most 5 times (4 levels, leaf) a walk: 40,000. A suspended guest rests after a
+/// few looks, whatever it wrote, unless the host lets it run: then 64 sweeps of 16 rests end it.
 pub(crate) const CALLS_MAX: u64 = 40_000;
-/// Looks in one call: entries that are compared, decided or asked for in the m2p. Each position that is listed costs
-/// its entries a few times over. Not counted: entries of page tables, at which the transport looks.
+/// Looks in one call: entries that are compared, decided or asked for in the m2p. Each position
+/// that is listed costs its entries a few times over. Not counted: entries of page tables, at which
+/// the transport looks.
 pub(crate) const LOOKS_MAX: u64 = 1_000_000;
 
 /// How a case ended.

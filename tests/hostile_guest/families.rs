@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The shapes of hostility that have a name, each a family of machines: by construction, not by luck.
+//! The shapes of hostility that have a name, each a family of machines: by construction, not by
+//! luck.
 //! Not here: what a guest does at random (`hostile_guest`).
 //! Units: pfns, mfns.
 //! Threads: one a machine.
@@ -78,8 +79,9 @@ impl Family {
 }
 
 impl Machine<'_> {
-    /// A 64-bit guest whose tree lists one leaf without frames up to the end of 2^27 pfns, where a leaf of its own is
-    /// that names one. It repents before it is suspended: its p2m is short again.
+    /// A 64-bit guest whose tree lists one leaf without frames up to the end of 2^27 pfns, where a
+    /// leaf of its own is that names one. It repents before it is suspended: its p2m is short
+    /// again.
     #[must_use]
     pub fn with_a_long_tail() -> Self {
         let machine = Machine::of(Choices::new(&[]), Hostility::Guest, Width::W64, Kind::Tree);
@@ -121,8 +123,8 @@ impl Machine<'_> {
         }
     }
 
-    /// A count that makes a walk go round: once in `rarity` times all that the structure can hold, which takes
-    /// milliseconds.
+    /// A count that makes a walk go round: once in `rarity` times all that the structure can hold,
+    /// which takes milliseconds.
     fn long_count(&self, st: &mut State<'_>, rarity: u64) -> u64 {
         let entries = self.temper.width.entries() as u64;
         match st.choices.below(rarity) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the p2m says by the machine alone, and whether the destination has it: knows no tracker.
-//! Not here: page tables as the destination sees them, undefined contents (`p2mtrack-synthetic` has the whole oracle).
+//! Not here: page tables as the destination sees them, undefined contents (`p2mtrack-synthetic` has
+//! the whole oracle).
 //! Units: pfns, mfns, versions of contents.
 //! Threads: one.
 //! Source: `docs/design.md`, "The promise" and "Completeness".
@@ -16,8 +17,8 @@ use super::{Machine, Owner, State};
 const POSITIONS_MAX: u64 = 4096;
 
 impl Machine<'_> {
-    /// The frames on the way to the leaf at a position, the leaf last, as the roots of now have it. `None` if there is
-    /// no leaf or a frame above it is not the domain's.
+    /// The frames on the way to the leaf at a position, the leaf last, as the roots of now have it.
+    /// `None` if there is no leaf or a frame above it is not the domain's.
     fn path(&self, st: &State<'_>, position: u64) -> Option<Vec<u64>> {
         let width = self.temper.width;
         let linear = st.roots.p2m_cr3 != 0;
@@ -84,8 +85,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Whether p2m and m2p agree on each frame that the p2m is made of: without that no mark of a write to it can
-    /// be understood, and nothing is promised.
+    /// Whether p2m and m2p agree on each frame that the p2m is made of: without that no mark of a
+    /// write to it can be understood, and nothing is promised.
     fn is_sound(&self, st: &State<'_>) -> bool {
         let leaves = self.temper.width.leaves(st.roots.pfn_count);
         if leaves > POSITIONS_MAX {
@@ -99,11 +100,12 @@ impl Machine<'_> {
         })
     }
 
-    /// Holds the destination of a completed migration against the guest. Returns the number of pfns that were judged.
+    /// Holds the destination of a completed migration against the guest. Returns the number of pfns
+    /// that were judged.
     ///
     /// # Panics
-    /// If a pfn on which p2m and m2p agree did not arrive as it is, or the destination has a frame for a pfn
-    /// that has none.
+    /// If a pfn on which p2m and m2p agree did not arrive as it is, or the destination has a frame
+    /// for a pfn that has none.
     pub(crate) fn judge(&self, st: &State<'_>) -> u64 {
         if !self.is_sound(st) {
             return 0;
@@ -128,7 +130,8 @@ impl Machine<'_> {
         }
         for (&pfn, there) in &st.received {
             let entry = self.entry(st, pfn);
-            // A frame that was given back under an entry that still names it: only the m2p could tell.
+            // A frame that was given back under an entry that still names it: only the m2p could
+            // tell.
             let there_is_one = self.own_frame(st, entry).is_some() || entry == there.entry;
             assert!(
                 there_is_one,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ports of a hostile machine: they hold the engine to its side of each contract, and break their own if asked to.
+//! The ports of a hostile machine: they hold the engine to its side of each contract, and break
+//! their own if asked to.
 //! Not here: the machine (`hostile_guest`), or what a migration must end with (`drive`).
 //! Units: as in `p2mtrack::port`; calls are counted.
 //! Threads: one a machine.
@@ -342,8 +343,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Looks of the transport are none of the engine's. An entry costs it two at most: one at the m2p, and one at the live
-    /// entry of the pfn that this names.
+    /// Looks of the transport are none of the engine's. An entry costs it two at most: one at the
+    /// m2p, and one at the live entry of the pfn that this names.
     fn normalise(
         &self,
         pfn: Pfn,

@@ -33,8 +33,9 @@ impl Machine<'_> {
         self
     }
 
-    /// Pfns that the engine can follow end at `pfns` (below 2^40): a p2m of 2^27 pfns is rightly followed, but takes
-    /// milliseconds, and an observer owes each of them once, which takes seconds. A fuzzer would do nothing else.
+    /// Pfns that the engine can follow end at `pfns` (below 2^40): a p2m of 2^27 pfns is rightly
+    /// followed, but takes milliseconds, and an observer owes each of them once, which takes
+    /// seconds. A fuzzer would do nothing else.
     #[must_use]
     pub fn no_farther_than(self, pfns: u64) -> Self {
         self.state().reach = pfns;
@@ -54,8 +55,8 @@ impl Machine<'_> {
     }
 }
 
-/// Walks a still machine some times, its structure twisted before each. Returns the kind of the error that ended it, if
-/// one did.
+/// Walks a still machine some times, its structure twisted before each. Returns the kind of the
+/// error that ended it, if one did.
 ///
 /// # Panics
 /// If the walk found another leaf than the machine has, or left something mapped.
@@ -85,7 +86,8 @@ fn name(error: &Error, machine: &Machine<'_>) -> &'static str {
     name
 }
 
-/// Each listed position has the leaf that the machine's own walk finds there, and tracked ones end where they may.
+/// Each listed position has the leaf that the machine's own walk finds there, and tracked ones end
+/// where they may.
 fn expect_leaves(machine: &Machine<'_>, tracker: &Tracker) {
     let st = &*machine.state();
     let width = machine.temper.width;

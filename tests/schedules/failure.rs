@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A failure as it is told: what went wrong, the command that replays it, and the shortest one found.
+//! A failure as it is told: what went wrong, the command that replays it, and the shortest one
+//! found.
 //! Not here: how a schedule gets shorter (`p2mtrack_synthetic::shrink`).
 //! Units: tries are runs.
 //! Threads: the caller's.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs a range of schedules over all scenarios and faults, side by side, and tells every failure as one command.
-//! Not here: what a schedule is (`schedule`), a run (`p2mtrack_synthetic::outcome`), the totals (`tally`).
+//! Runs a range of schedules over all scenarios and faults, side by side, and tells every failure
+//! as one command.
+//! Not here: what a schedule is (`schedule`), a run (`p2mtrack_synthetic::outcome`), the totals
+//! (`tally`).
 //! Units: schedules.
 //! Threads: as many as the machine has; each run is deterministic whatever runs beside it.
 //! Source: `docs/verification.md`, "A million schedules".
@@ -135,7 +137,8 @@ fn run(first: u64, end: u64, threads: usize) -> Vec<(Schedule, Attempt)> {
     let work = || {
         let mut done = Vec::new();
         loop {
-            let number = next.fetch_add(1, Ordering::Relaxed); // ORDER: only the number itself is shared
+            // ORDER: only the number itself is shared
+            let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= end {
                 return done;
             }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Schedule number n: everything about one run by arithmetic, so that a number is enough to make it again.
+//! Schedule number n: everything about one run by arithmetic, so that a number is enough to make it
+//! again.
 //! Not here: making it (`main`), or counting what came of it (`tally`).
 //! Units: schedules are counted from 1; guest sizes in bytes.
 //! Threads: pure.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How far the runner is, in a file: an interrupted run goes on where it was and ends with the same totals.
+//! How far the runner is, in a file: an interrupted run goes on where it was and ends with the same
+//! totals.
 //! Not here: what is counted (`tally`).
 //! Units: schedules; seconds of all sittings together.
 //! Threads: one owner; two runners must not share a file.

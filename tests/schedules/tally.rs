@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What came of the schedules so far: counts by scenario and by fault, and a checksum over all of them in order.
+//! What came of the schedules so far: counts by scenario and by fault, and a checksum over all of
+//! them in order.
 //! Not here: one schedule (`schedule`), or how the counts outlive the process (`state`).
 //! Units: runs.
 //! Threads: plain values.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xen-ports DOMID look|suspend|on|state`: the ports of a real Xen, each held against what is known of a running guest.
+//! `xen-ports DOMID look|suspend|on|state`: the ports of a real Xen, each held against what is
+//! known of a running guest.
 //! Not here: rounds of the engine (`p2mtrack track`), verdicts of cases (`dom0/cases`).
 //! Units: frames of 4 KiB.
 //! Threads: one.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! p2mtrack-allocator: an allocator for a program, not for a library, that ends well when there is no memory.
+//! p2mtrack-allocator: an allocator for a program, not for a library, that ends well when there is
+//! no memory.
 //! Not here: memory itself; another allocator has it.
 //! Units: bytes.
 //! Threads: as the other allocator.
-//! Source: without it the standard library aborts, and no stable hook comes before that. `docs/decisions/0010`.
+//! Source: without it the standard library aborts, and no stable hook comes before that.
+//! `docs/decisions/0010`.
 
 #![deny(unsafe_code)]
 #![expect(unsafe_code, reason = "an allocator is unsafe to be; docs/safety.md")]
@@ -11,10 +13,12 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::io::Write;
 
-/// The status of a program that ended for want of memory: that of an argument which asks for too much.
+/// The status of a program that ended for want of memory: that of an argument which asks for too
+/// much.
 pub const STATUS: i32 = 2;
 
-/// An allocator that never answers with nothing: it says so on standard error, and ends the program.
+/// An allocator that never answers with nothing: it says so on standard error, and ends the
+/// program.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OrEnd<A>(pub A);
 
@@ -53,7 +57,8 @@ fn or_end(block: *mut u8, bytes: usize) -> *mut u8 {
 fn end(bytes: usize) -> ! {
     let mut line = [0; 128];
     let length = write(&mut line, bytes);
-    // SAFETY: so many bytes of `line` were written; with nobody to read them there is nothing left to do.
+    // SAFETY: so many bytes of `line` were written; with nobody to read them there is nothing left
+    // to do.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length) };
     // SAFETY: it only ends the process.
     unsafe { libc::_exit(STATUS) }

@@ -18,8 +18,8 @@ pub struct Entry {
     pub run: fn(&Setup) -> Vec<Figure>,
 }
 
-/// All of them, in the order in which they are measured: first what needs most memory (two mappings of the p2m in huge
-/// pages), before an allocator keeps anything of what others gave back.
+/// All of them, in the order in which they are measured: first what needs most memory (two mappings
+/// of the p2m in huge pages), before an allocator keeps anything of what others gave back.
 pub const ENTRIES: [Entry; 8] = [
     Entry { names: &["diff.scattered"], run: scattered::run },
     Entry { names: &["snapshot.first", "round", "intake", "memory.peak"], run: huge::run },
@@ -59,7 +59,8 @@ impl std::fmt::Display for UnknownFigure {
 impl std::error::Error for UnknownFigure {}
 
 impl Selection {
-    /// Figures of these names, and all whose names begin with one of them and a dot; all if there is no name.
+    /// Figures of these names, and all whose names begin with one of them and a dot; all if there
+    /// is no name.
     ///
     /// # Errors
     /// No entry has anything to do with a name.

@@ -3,7 +3,8 @@
 //! Not here: what the jobs are, or which ratio is a figure.
 //! Units: seconds, of which only ratios leave this module, rates for plots apart.
 //! Threads: the caller's; a side may use a team.
-//! Source: ABBA cancels a drift of the machine that is linear over a block; a median drops blocks that were disturbed.
+//! Source: ABBA cancels a drift of the machine that is linear over a block; a median drops blocks
+//! that were disturbed.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};

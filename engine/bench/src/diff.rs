@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The scenario of all `diff.*` figures: live leaves are compared with the shadow, differences OR-ed into the
-//! resend bitmap; beside it `memcmp` over two full copies, our portable kernels, and reading.
+//! The scenario of all `diff.*` figures: live leaves are compared with the shadow, differences
+//! OR-ed into the resend bitmap; beside it `memcmp` over two full copies, our portable kernels, and
+//! reading.
 //! Not here: which p2m, which leaves, which goal (`figures`).
 //! Units: a pass looks at all listed leaves, several times if they are few; it finds changed pfns.
 //! Threads: a team; every side cuts the list in the same way.
@@ -159,16 +160,16 @@ impl<'a> Diff<'a> {
         })
     }
 
-    /// All sides, if these changes are there. The whole can only be asked of a p2m that is listed whole and has
-    /// no changes, or the answer would depend on where threads cut.
+    /// All sides, if these changes are there. The whole can only be asked of a p2m that is listed
+    /// whole and has no changes, or the answer would depend on where threads cut.
     #[must_use]
     pub fn contest(&self, there: Planted) -> Contest<'_> {
         let Planted { pfns, leaves } = there;
         let (looks, kernel) = (self.repeats as u64, self.kernel);
         let checksum = self.p2m.checksum().wrapping_mul(looks);
         let read = |ahead| move || self.pass(|piece| self.p2m.read(piece, ahead));
-        // Who stands at an end runs twice in a row and may find something in a cache: reading, so that this
-        // makes the floor only harder to reach.
+        // Who stands at an end runs twice in a row and may find something in a cache: reading, so
+        // that this makes the floor only harder to reach.
         let mut contest = Contest::default()
             .side(READ[0], checksum, read(false))
             .side(OURS, pfns * looks, move || self.compare(kernel))
@@ -205,7 +206,8 @@ impl<'a> Diff<'a> {
         self.figure(name, &times, detail)
     }
 
-    /// Bytes that must be read for a pass: the live leaves and their forms; of forms in runs only the heads.
+    /// Bytes that must be read for a pass: the live leaves and their forms; of forms in runs only
+    /// the heads.
     fn needed_bytes(&self) -> f64 {
         let held = self.held();
         let listed = self.p2m.listed().len() as u64;
@@ -213,7 +215,8 @@ impl<'a> Diff<'a> {
         (listed * (FRAME_BYTES + size_of::<u64>()) as u64 + blocks) as f64
     }
 
-    /// A figure of what a contest took: as many times as fast as the faster `memcmp`, and the share of the floor.
+    /// A figure of what a contest took: as many times as fast as the faster `memcmp`, and the share
+    /// of the floor.
     fn figure(&self, name: &str, times: &Times, detail: &str) -> Figure {
         let whole = self.p2m.is_whole();
         let memcmp = if whole { &[MEMCMP, MEMCMP_WHOLE][..] } else { &[MEMCMP] };

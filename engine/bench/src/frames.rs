@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that stands for mapped frames of a guest: anonymous, with the page size that was asked for.
+//! Memory that stands for mapped frames of a guest: anonymous, with the page size that was asked
+//! for.
 //! Not here: what the frames say.
 //! Units: frames of 4,096 bytes; pages of 4 KiB or 2 MiB of this machine.
 //! Threads: words are atomics: any number of writers and readers.
-//! Source: a foreign map has 4 KiB pages, each with its own translation; that costs as much as the memory does.
+//! Source: a foreign map has 4 KiB pages, each with its own translation; that costs as much as the
+//! memory does.
 
 use std::fs;
 use std::io;
@@ -89,7 +91,8 @@ impl Frames {
         }
     }
 
-    /// The part of what is resident here that is in huge pages; `None` where the system does not tell.
+    /// The part of what is resident here that is in huge pages; `None` where the system does not
+    /// tell.
     #[must_use]
     pub fn huge_share(&self) -> Option<f64> {
         let maps = fs::read_to_string("/proc/self/smaps").ok()?;
@@ -97,7 +100,8 @@ impl Frames {
     }
 }
 
-/// The same of the mapping that holds an address. Neighbours of the same kind are one mapping to the system.
+/// The same of the mapping that holds an address. Neighbours of the same kind are one mapping to
+/// the system.
 fn huge_share_at(maps: &str, address: u64) -> Option<f64> {
     let holds = |line: &&str| {
         let range = line.split(' ').next().and_then(|range| range.split_once('-'));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A p2m in memory, live and as the full copy that `memcmp` needs, and the leaves of it that are looked at.
+//! A p2m in memory, live and as the full copy that `memcmp` needs, and the leaves of it that are
+//! looked at.
 //! Not here: its shape, the shadow.
 //! Units: leaves by position, 512 entries each.
 //! Threads: written by the team that will read it, so that each thread's memory is near to it.
@@ -52,7 +53,8 @@ pub struct LiveP2m {
 }
 
 impl LiveP2m {
-    /// A p2m of so many leaves. Those that are listed are written, live and copied; the others stay untouched.
+    /// A p2m of so many leaves. Those that are listed are written, live and copied; the others stay
+    /// untouched.
     ///
     /// # Panics
     /// If there is no address space.
@@ -145,7 +147,8 @@ impl LiveP2m {
             // The first and the last entry, and one that wanders.
             for slot in BTreeSet::from([0, index as usize % FRAME_WORDS, FRAME_WORDS - 1]) {
                 planted.pfns += 1;
-                self.live(index)[slot].fetch_xor(1 << 20, Ordering::Relaxed); // ORDER: before threads
+                // ORDER: before threads
+                self.live(index)[slot].fetch_xor(1 << 20, Ordering::Relaxed);
             }
         }
         planted
@@ -161,7 +164,8 @@ impl LiveP2m {
             // An odd stride comes by each slot once.
             let slots = (0..entries).map(|turn| (turn * 167 + index as usize * 31) % FRAME_WORDS);
             for slot in slots {
-                self.live(index)[slot].fetch_xor(1 << 20, Ordering::Relaxed); // ORDER: before threads
+                // ORDER: before threads
+                self.live(index)[slot].fetch_xor(1 << 20, Ordering::Relaxed);
             }
         }
     }
@@ -203,7 +207,8 @@ impl LiveP2m {
         })
     }
 
-    /// Reads all listed leaves; with `ahead`, the next one is fetched beside. The answer depends on each word.
+    /// Reads all listed leaves; with `ahead`, the next one is fetched beside. The answer depends on
+    /// each word.
     #[must_use]
     pub fn read(&self, piece: &[u32], ahead: bool) -> u64 {
         let leaves = piece.iter().enumerate().map(|(at, &index)| {

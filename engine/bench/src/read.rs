@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reading, and nothing else: the floor under everything that must look at each byte.
 //! Not here: comparing.
-//! Units: frames of 512 words; the answer of a frame is the XOR of its words, so that no read can be left out.
+//! Units: frames of 512 words; the answer of a frame is the XOR of its words, so that no read can
+//! be left out.
 //! Threads: pure reads; nobody writes meanwhile.
-//! Source: the widest loads of this processor. Fetching the next frame beside is faster on some machines and slower
-//! on others: both are measured, and the faster one is the floor.
+//! Source: the widest loads of this processor. Fetching the next frame beside is faster on some
+//! machines and slower on others: both are measured, and the faster one is the floor.
 
 #![expect(unsafe_code, reason = "loops that are built for wider registers; docs/safety.md")]
 

@@ -11,14 +11,15 @@ use p2mtrack::shadow::Forms;
 
 use crate::team::Team;
 
-/// Bytes of live p2m that one measured pass looks at, at least: less is looked at several times, up to 64.
+/// Bytes of live p2m that one measured pass looks at, at least: less is looked at several times, up
+/// to 64.
 pub const PASS_BYTES: usize = 256 << 20;
 
 /// Looks of a pass, at most: guests that small are for trying things out.
 const LOOKS_MAX: usize = 64;
 
-/// Bytes of live p2m that are compared from end to end, at most: many times what any cache holds, and
-/// with copies and shadow beside it still a part of the machine.
+/// Bytes of live p2m that are compared from end to end, at most: many times what any cache holds,
+/// and with copies and shadow beside it still a part of the machine.
 const WHOLE_BYTES_MAX: usize = 2 << 30;
 
 /// One run of some figures.

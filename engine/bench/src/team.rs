@@ -2,7 +2,8 @@
 //! Threads that split a list of leaves in the same way each time.
 //! Not here: the engine's own shards, which hand out more pieces than threads.
 //! Units: items of a list.
-//! Threads: a pool of its own; each thread takes the same piece in every pass, whichever side it runs for.
+//! Threads: a pool of its own; each thread takes the same piece in every pass, whichever side it
+//! runs for.
 //! Source: none.
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};

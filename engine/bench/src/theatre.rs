@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A huge guest with a migration of it, stepped and timed phase by phase.
 //! Not here: which rounds are figures (`figures`).
-//! Units: seconds of the engine's own work; what the ports take before the end of CLEAN is left out by who asks.
+//! Units: seconds of the engine's own work; what the ports take before the end of CLEAN is left out
+//! by who asks.
 //! Threads: the engine's, as many as the setup's team has.
 //! Source: phases are the engine's (`port::Observer`).
 
@@ -162,8 +163,8 @@ impl<'g> Theatre<'g> {
         (report.expect("a round"), took)
     }
 
-    /// A round that ends when something is to be sent, after a log with these bits: what the intake took, from
-    /// the moment when the log was there.
+    /// A round that ends when something is to be sent, after a log with these bits: what the intake
+    /// took, from the moment when the log was there.
     ///
     /// # Panics
     /// If it ends in no error: then nothing was owed.
@@ -207,7 +208,8 @@ pub struct Watched<'g> {
 }
 
 impl<'g> Watched<'g> {
-    /// Takes the first snapshot of a guest's p2m. Returns also the time in which leaves were read, and how many.
+    /// Takes the first snapshot of a guest's p2m. Returns also the time in which leaves were read,
+    /// and how many.
     ///
     /// # Panics
     /// If the engine refuses.

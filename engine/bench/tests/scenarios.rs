@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Every scenario finds the changes that were planted in it, with each kernel, form and number of threads.
+//! Every scenario finds the changes that were planted in it, with each kernel, form and number of
+//! threads.
 //! Not here: how fast; nothing here looks at a clock's answer.
 //! Units: changed pfns.
 //! Threads: one and three, which cut the list unevenly.

@@ -55,14 +55,14 @@ pub(crate) struct ImportArgs {
 
 /// Run the engine over a recorded guest and show what each round finds
 ///
-/// Exit status: 0 done, 1 --check found a missed change, or looked at fewer than two rounds, 2 usage or unusable file, 3 the
-/// engine gave up.
+/// Exit status: 0 done, 1 --check found a missed change, or looked at fewer than two rounds, 2
+/// usage or unusable file, 3 the engine gave up.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReplayArgs {
     /// A trace, or a capture (.p2mraw, .p2mraw.xz)
     pub(crate) file: PathBuf,
-    /// Compare with a naive full comparison: what did neither a round nor the next one find? A miss takes two looks, one of
-    /// them at the first copy
+    /// Compare with a naive full comparison: what did neither a round nor the next one find? A miss
+    /// takes two looks, one of them at the first copy
     #[arg(long)]
     pub(crate) check: bool,
     /// Print JSON, one object a line

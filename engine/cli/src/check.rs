@@ -5,15 +5,18 @@
 //! Threads: one.
 //! Source: own. Looks at every entry of every round; follows no root and no dirty bit.
 //!
-//! *Missed* is a difference of round N that neither round N nor N+1 owed: the leaf may have been written after
-//! round N's CLEAN, so that only round N+1's log says so. Of a live guest it is one that round N+2 did not owe either.
-//! *Pending* is what differs after the last round and did not in the round before: nothing follows that could judge it.
+//! *Missed* is a difference of round N that neither round N nor N+1 owed: the leaf may have been
+//! written after round N's CLEAN, so that only round N+1's log says so. Of a live guest it is one
+//! that round N+2 did not owe either. *Pending* is what differs after the last round and did not in
+//! the round before: nothing follows that could judge it.
 //!
 //! Two things are no differences, and nothing else:
-//! - *A leaf without frames at several positions* (Linux's missing and identity leaves), where none was told: there is
-//!   nothing to send, so that the engine owes nothing. It has to know it: what its shadow has is taken for told.
-//! - *What fell away*: it is told no longer, so that it is owed if it comes back. A p2m that is hidden for a round has
-//!   not fallen away; that round is not judged, and the next one is held against what was told before.
+//! - *A leaf without frames at several positions* (Linux's missing and identity leaves), where none
+//!   was told: there is nothing to send, so that the engine owes nothing. It has to know it: what
+//!   its shadow has is taken for told.
+//! - *What fell away*: it is told no longer, so that it is owed if it comes back. A p2m that is
+//!   hidden for a round has not fallen away; that round is not judged, and the next one is held
+//!   against what was told before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -22,18 +25,20 @@ use p2mtrack::frame::{Claim, Entry, LeafIndex, Mfn, Pfn, Width};
 use p2mtrack::tracker::Tracker;
 use p2mtrack_trace::NONE;
 
-/// Looks that find a difference which no round owes, before it is a miss: its own round's, and the next one's.
+/// Looks that find a difference which no round owes, before it is a miss: its own round's, and the
+/// next one's.
 const LOOKS: u64 = 2;
 const LOOKS_LIVE: u64 = 3;
 
 /// What was known of a pfn when it was owed.
 #[derive(Clone, Copy)]
 struct Told {
-    /// The entry that we read: what a destination would have. Of a live guest the one that the engine had, because what
-    /// we read came later.
+    /// The entry that we read: what a destination would have. Of a live guest the one that the
+    /// engine had, because what we read came later.
     read: u64,
-    /// The entry that the engine had. It owes a page that was written without a look at the entry, which may be another
-    /// for a moment, and what that one was nobody can ask of who sends nothing.
+    /// The entry that the engine had. It owes a page that was written without a look at the entry,
+    /// which may be another for a moment, and what that one was nobody can ask of who sends
+    /// nothing.
     had: u64,
 }
 
@@ -53,7 +58,8 @@ pub(crate) struct Check {
     told: Vec<Told>,
     /// The guest runs on between the engine's look and ours.
     live: bool,
-    /// Differences that no round has owed yet: how many looks found each, and the entry that the last one found.
+    /// Differences that no round has owed yet: how many looks found each, and the entry that the
+    /// last one found.
     open: BTreeMap<u64, (u64, u64)>,
     /// Of these, the ones that were counted as missed.
     lost: BTreeSet<u64>,
@@ -67,8 +73,8 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    /// Before the first copy. Of a guest that is `live` the engine may have seen an entry as it was before, between two
-    /// of our looks: a look more has to find a difference before it is a miss.
+    /// Before the first copy. Of a guest that is `live` the engine may have seen an entry as it was
+    /// before, between two of our looks: a look more has to find a difference before it is a miss.
     pub(crate) const fn new(width: Width, max_mfn: u64, live: bool) -> Self {
         Self {
             width,
@@ -109,8 +115,9 @@ impl Check {
             let unknown = matters && !self.told[pfn as usize].has(entry);
             if unknown {
                 let before = open.remove(&pfn).filter(|&(_, seen)| {
-                    // What is owed now was found in time, and is judged as it is now. Unless the engine owes the
-                    // page, and knows no better what its entry is than at our last look.
+                    // What is owed now was found in time, and is judged as it is now. Unless the
+                    // engine owes the page, and knows no better what its entry is than at our last
+                    // look.
                     !owed.get(Pfn(pfn)) || self.live && seen == entry
                 });
                 let looks = before.map_or(1, |(looks, _)| looks + 1);
@@ -122,15 +129,16 @@ impl Check {
             }
         }
         self.lost.retain(|pfn| self.open.contains_key(pfn));
-        // Of a live guest, all that is left and was not judged: it may be a change of a moment ago, or no change at all.
+        // Of a live guest, all that is left and was not judged: it may be a change of a moment ago,
+        // or no change at all.
         self.pending = match self.live {
             true => self.left.difference(&self.lost).count() as u64,
             false => self.left.difference(&left).count() as u64,
         };
     }
 
-    /// A round at whose end nobody could read the entries, or whose p2m the engine could not follow: they are judged by
-    /// the next.
+    /// A round at whose end nobody could read the entries, or whose p2m the engine could not
+    /// follow: they are judged by the next.
     pub(crate) fn skip(&mut self, owed: &PfnBitmap, tracker: &Tracker) {
         self.unchecked += 1;
         self.forget(tracker);
@@ -138,7 +146,8 @@ impl Check {
         self.adopt(tracker);
     }
 
-    /// What the engine does not track any more fell away. While it can't follow the p2m it tracks what it did before.
+    /// What the engine does not track any more fell away. While it can't follow the p2m it tracks
+    /// what it did before.
     fn forget(&mut self, tracker: &Tracker) {
         let tracked = usize::try_from(tracker.pfns()).unwrap_or(usize::MAX);
         self.told.resize(tracked, Told::NOTHING);
@@ -153,7 +162,8 @@ impl Check {
         }
     }
 
-    /// Takes what the engine knows of leaves without frames that are listed at several positions for told.
+    /// Takes what the engine knows of leaves without frames that are listed at several positions
+    /// for told.
     fn adopt(&mut self, tracker: &Tracker) {
         let tracked = self.width.leaves(tracker.pfns()) as usize;
         let frames = tracker.leaf_frames();
@@ -219,7 +229,8 @@ impl Check {
         self.looks
     }
 
-    /// Whether nothing was missed, and a miss would have been found: who could not look has not passed.
+    /// Whether nothing was missed, and a miss would have been found: who could not look has not
+    /// passed.
     pub(crate) const fn is_passed(&self) -> bool {
         self.missed == 0 && self.looks >= self.needed()
     }

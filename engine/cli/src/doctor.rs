@@ -3,7 +3,8 @@
 //! Not here: doing it.
 //! Units: bytes.
 //! Threads: one.
-//! Source: what log-dirty takes of Xen: `xen-save-path.md` 6.1; what the engine takes: `docs/perf.md`.
+//! Source: what log-dirty takes of Xen: `xen-save-path.md` 6.1; what the engine takes:
+//! `docs/perf.md`.
 
 use std::error::Error;
 use std::fs;
@@ -136,8 +137,9 @@ fn kernel() -> Finding {
     }
 }
 
-/// What the engine takes at most: the shadow of a p2m without any order, 2 bitmaps of the log, ten causes with their
-/// summaries, the notes of what was sent, and for each leaf its frame, holder, position and mapping.
+/// What the engine takes at most: the shadow of a p2m without any order, 2 bitmaps of the log, ten
+/// causes with their summaries, the notes of what was sent, and for each leaf its frame, holder,
+/// position and mapping.
 fn engine_bytes(guest_bytes: u64) -> u64 {
     let pfns = guest_bytes / 4096;
     let p2m = 8 * pfns;
@@ -233,7 +235,8 @@ fn m2p(xen: &Xen) -> Finding {
     }
 }
 
-/// Pages of the paging pool that the log of a guest takes, all of it dirty: one for 32,768 pfns, and their tree.
+/// Pages of the paging pool that the log of a guest takes, all of it dirty: one for 32,768 pfns,
+/// and their tree.
 fn log_pages(guest_bytes: u64) -> u64 {
     let leaves = (guest_bytes / 4096).div_ceil(32_768);
     let middle = leaves.div_ceil(512);
@@ -322,7 +325,8 @@ mod tests {
 
     #[test]
     fn what_the_engine_takes_is_more_than_was_ever_measured() {
-        // docs/perf.md: 4 TiB in random order took 16,878 MiB, of them 8 GiB the guest and 2.8 GiB the rest of the world.
+        // docs/perf.md: 4 TiB in random order took 16,878 MiB, of them 8 GiB the guest and 2.8 GiB
+        // the rest of the world.
         let most = engine_bytes(4 << 40);
         assert!((6 << 30..9 << 30).contains(&most), "{most}");
     }

@@ -3,7 +3,8 @@
 //! Not here: a verdict such as "missed", which is an answer and no failure (`replay`).
 //! Units: exit status 1 verdict, 2 usage or unusable file, 3 the engine ended in an error.
 //! Threads: plain values.
-//! Source: own; what the parser of the command line tells (help, usage errors) is only printed here.
+//! Source: own; what the parser of the command line tells (help, usage errors) is only printed
+//! here.
 
 use std::error::Error;
 use std::fmt::Write as _;

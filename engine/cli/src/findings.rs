@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What observed rounds found, as lines: of a recorded guest (`replay`) and of a live one (`track`).
+//! What observed rounds found, as lines: of a recorded guest (`replay`) and of a live one
+//! (`track`).
 //! Not here: finding it, or judging it (`check`).
 //! Units: leaves are positions, entries are pfns; sums are over the rounds after the first copy.
 //! Threads: plain values.
-//! Source: rule of each count: the head of `p2mtrack_trace::naive`. Keys and their order are an interface.
+//! Source: rule of each count: the head of `p2mtrack_trace::naive`. Keys and their order are an
+//! interface.
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::cause::{Cause, CauseSet};
@@ -87,7 +89,8 @@ pub(crate) struct Owed {
     pub(crate) beyond: u64,
 }
 
-/// For people: frames of the domain against entries that name frames. The guest runs: they are of two moments.
+/// For people: frames of the domain against entries that name frames. The guest runs: they are of
+/// two moments.
 pub(crate) fn unaccounted(frames: i64) -> String {
     let count = counted(frames.unsigned_abs(), "frame", "frames");
     match frames {

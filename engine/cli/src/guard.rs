@@ -28,7 +28,8 @@ pub(crate) struct GuardArgs {
 }
 
 pub(crate) fn run(args: &GuardArgs) -> Result<ExitCode, Failure> {
-    // A service that is stopped is told so with all its processes; the tracker ends well then, and sends its guard home.
+    // A service that is stopped is told so with all its processes; the tracker ends well then, and
+    // sends its guard home.
     let _ = signals::hold();
     let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
     let acted = stand_guard((args.domid, &args.uuid), &args.lock, unknown).map_err(|source| {

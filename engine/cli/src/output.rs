@@ -36,8 +36,8 @@ impl Output {
         Self { stream: anstream::stdout(), json, is_aside: false, failed: None }
     }
 
-    /// For a command that writes a file: that is not given up with the output. What became of the output, [`Output::finish`]
-    /// says.
+    /// For a command that writes a file: that is not given up with the output. What became of the
+    /// output, [`Output::finish`] says.
     pub(crate) fn beside_a_file(self, is_aside: bool) -> Self {
         Self { is_aside, ..self }
     }

@@ -61,8 +61,8 @@ pub(crate) fn observe(follower: &mut Follower<'_>) -> Result<(RoundReport, Owed)
     Ok((report, owed))
 }
 
-/// Compares all of the current round's p2m with what the engine knows of it. A round that could not follow the structure
-/// says so: it is judged by the next one.
+/// Compares all of the current round's p2m with what the engine knows of it. A round that could not
+/// follow the structure says so: it is judged by the next one.
 pub(crate) fn hold_against(
     check: &mut Check,
     follower: &Follower<'_>,

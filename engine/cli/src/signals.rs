@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Signals: what ends the program waits while a file gets its name, and a file that grows too large is an error.
+//! Signals: what ends the program waits while a file gets its name, and a file that grows too large
+//! is an error.
 //! Not here: what is to be done when the program is told to end (`track`).
 //! Units: signals by their numbers.
 //! Threads: one of its own waits for signals, from the first call that asks for it.
-//! Source: Linux `signal(7)`. What the program was begun without, such as HUP below `nohup`, stays so.
+//! Source: Linux `signal(7)`. What the program was begun without, such as HUP below `nohup`, stays
+//! so.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,8 +46,9 @@ pub(crate) fn uninterrupted<T>(act: impl FnOnce() -> T) -> Result<T, Failure> {
     Ok(act())
 }
 
-/// From now on no ending signal ends the program: each is told to the receiver. INT and TERM also to a program that was begun
-/// without them, as shells begin those in the background: who sends one of them means this program.
+/// From now on no ending signal ends the program: each is told to the receiver. INT and TERM also
+/// to a program that was begun without them, as shells begin those in the background: who sends one
+/// of them means this program.
 pub(crate) fn hold() -> Result<Receiver<()>, Failure> {
     let (send, receive) = channel();
     TAKEN.store(true, Ordering::Relaxed); // ORDER: as above

@@ -302,7 +302,8 @@ fn threads_that_there_is_no_room_for_are_told_once() {
         (&[&guest[..], &json].concat(), 3),
         (&[&huge[..], &json].concat(), 3),
     ] {
-        // Where a thread begins and there is no room for its second stack, the standard library aborts: another limit.
+        // Where a thread begins and there is no room for its second stack, the standard library
+        // aborts: another limit.
         let mut ends =
             ["1500000", "1400000", "1300000", "1200000"].into_iter().filter_map(|limit| {
                 let output =

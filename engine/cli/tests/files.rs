@@ -186,7 +186,8 @@ fn a_new_file_has_the_mode_of_any_and_a_file_that_was_there_is_replaced_whole() 
     }
 }
 
-/// Who neither is root nor has a file here, and the program as that user; none for who may not become another.
+/// Who neither is root nor has a file here, and the program as that user; none for who may not
+/// become another.
 fn nobody(words: &[String], file: &Path) -> Option<Ended> {
     let other = || {
         let mut other = Command::new("setpriv");
@@ -394,7 +395,8 @@ fn a_migration_that_ends_before_its_first_copy_has_its_own_status() {
     assert!(early > 0, "no seed ends before the first copy");
 }
 
-/// Begins a long recording below a shell that was told something first; it is under way when this returns.
+/// Begins a long recording below a shell that was told something first; it is under way when this
+/// returns.
 fn long(first: &str, dir: &Path) -> Child {
     let guest = ["simulate", "--guest-size", "4GiB", "--tracker", "p2mtrack", "--record"];
     let mut shell = shell(first);

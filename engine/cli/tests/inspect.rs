@@ -12,7 +12,8 @@ use p2mtrack_trace::{NONE, Round};
 use run::{NAMES, objects, path, rounds, run, trace, write};
 use serde_json::{Value, json};
 
-/// Leaves at first and at last, new, dirty, upper dirty, rounds with another generation, the last one, pfns dirty.
+/// Leaves at first and at last, new, dirty, upper dirty, rounds with another generation, the last
+/// one, pfns dirty.
 const SUMS: [[u64; 8]; 5] = [
     [128, 128, 0, 0, 0, 0, 0, 4625],
     [128, 128, 0, 263, 0, 0, 0, 41921],

@@ -107,7 +107,8 @@ fn text_ends_with_what_a_person_wants_to_know() {
 /// A pfn of an idle guest, and the pfn of its leaf.
 const PFN: usize = 5 * 512 + 7;
 
-/// An idle guest, but for one pfn: its entry in each of the first rounds, and the rounds whose log names its leaf.
+/// An idle guest, but for one pfn: its entry in each of the first rounds, and the rounds whose log
+/// names its leaf.
 fn one_change(dir: &Path, lives: &[Option<u64>], dirty: &[usize]) -> PathBuf {
     let (meta, mut rounds) = rounds(&trace("idle-256"));
     let was = rounds[0].entries[PFN];

@@ -29,7 +29,8 @@ pub(crate) struct Executor<'w> {
 }
 
 impl Executor<'_> {
-    /// Takes the next step of a program, and the markers before it. Returns whether anything was done.
+    /// Takes the next step of a program, and the markers before it. Returns whether anything was
+    /// done.
     pub(crate) fn advance(&mut self, program: &mut Program) -> bool {
         while let Some(step) = program.steps.pop_front() {
             match step {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Faults that a run may meet, sampled from its seed: which, when, how often; and the record of those that struck.
+//! Faults that a run may meet, sampled from its seed: which, when, how often; and the record of
+//! those that struck.
 //! Not here: what each one does (`ports`, `transport`, `log_dirty`).
 //! Units: an opportunity is one call, page or mark that the fault could hit.
 //! Threads: under the world's lock.

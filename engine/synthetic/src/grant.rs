@@ -3,8 +3,8 @@
 //! Not here: which of the guest's programs do it (`behaviour`).
 //! Units: mfn and pfn as plain numbers.
 //! Threads: one owner.
-//! Source: `xen/common/grant_table.c`: a writable mapping marks at unmap, a copy when it is done; a transfer in sets the
-//!   m2p, unmarked.
+//! Source: `xen/common/grant_table.c`: a writable mapping marks at unmap, a copy when it is done; a
+//! transfer in sets the m2p, unmarked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,7 +54,8 @@ impl Grants {
         }
     }
 
-    /// A frame came by an entry. Unless its flags are written one after the other, all is done at once.
+    /// A frame came by an entry. Unless its flags are written one after the other, all is done at
+    /// once.
     pub(crate) fn came(&mut self, entry: u64, mfn: u64) {
         if let Some(there @ &mut Offer::Made(_)) = self.offers.get_mut(&entry) {
             *there = Offer::Completed(mfn);
@@ -66,7 +67,8 @@ impl Grants {
         self.offers.remove(&entry);
     }
 
-    /// Whether there is a transfer entry, or was one since this was last asked by somebody who is `felt`.
+    /// Whether there is a transfer entry, or was one since this was last asked by somebody who is
+    /// `felt`.
     pub(crate) fn accepts_transfer(&mut self, felt: bool) -> bool {
         let accepts = self.young || !self.offers.is_empty();
         self.young &= !felt;
@@ -112,14 +114,16 @@ pub(crate) fn unmap_foreign(xen: &mut Xen, mfn: u64) {
     xen.machine.drop_hold(mfn);
 }
 
-/// Another domain gives a frame of its own a pfn, by what means it likes; no mark in the guest's log.
+/// Another domain gives a frame of its own a pfn, by what means it likes; no mark in the guest's
+/// log.
 pub(crate) fn their_pfn(xen: &mut Xen, mfn: u64, pfn: u64) {
     if xen.machine.owner(mfn) == Owner::Other {
         xen.machine.m2p.set(mfn, Some(pfn));
     }
 }
 
-/// `GNTTABOP_copy` into a page of the guest: written while Xen holds it, and marked after. The log may be taken between.
+/// `GNTTABOP_copy` into a page of the guest: written while Xen holds it, and marked after. The log
+/// may be taken between.
 pub(crate) fn copy_begins(xen: &mut Xen, mfn: u64) {
     xen.machine.hold(mfn);
     xen.machine.write(mfn);

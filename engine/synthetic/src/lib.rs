@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! p2mtrack-synthetic: a simulated Xen, guests that change their p2m while they run, a receiver and an oracle.
+//! p2mtrack-synthetic: a simulated Xen, guests that change their p2m while they run, a receiver and
+//! an oracle.
 //!
-//! Everything comes from one seed. A [`Simulation`] is built from a [`SimConfig`]; its [`SimPorts`] are the ports that
-//! the engine asks for; each call through them is a point at which the guest may take some steps first. At the end
-//! [`Simulation::judge`] compares the suspended source with what the receiver holds. The oracle knows no tracker.
+//! Everything comes from one seed. A [`Simulation`] is built from a [`SimConfig`]; its [`SimPorts`]
+//! are the ports that the engine asks for; each call through them is a point at which the guest may
+//! take some steps first. At the end [`Simulation::judge`] compares the suspended source with what
+//! the receiver holds. The oracle knows no tracker.
 #![deny(unsafe_code)]
 
 mod behaviour;

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is left out of a schedule: steps past a number, programs by their numbers, plain stores.
-//! Not here: which of it can be left out of a failure (`shrink`), how it is left out (`world`, `exec`).
-//! Units: steps and programs are counted from 1, in the order in which the guest takes and plans them.
+//! Not here: which of it can be left out of a failure (`shrink`), how it is left out (`world`,
+//! `exec`).
+//! Units: steps and programs are counted from 1, in the order in which the guest takes and plans
+//! them.
 //! Threads: plain values.
-//! Source: none; the smallest set of handles by which a schedule gets shorter and stays the same otherwise.
+//! Source: none; the smallest set of handles by which a schedule gets shorter and stays the same
+//! otherwise.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -14,7 +17,8 @@ use std::str::FromStr;
 pub struct Limits {
     /// Steps after which the guest stands still; when it is suspended it ends what it has in hand.
     pub steps: Option<u64>,
-    /// The only programs that do anything; others take their time and what they need, and do nothing.
+    /// The only programs that do anything; others take their time and what they need, and do
+    /// nothing.
     pub programs: Option<Numbers>,
     /// Plain stores into data pages are left out.
     pub no_writes: bool,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's frames: owner, m2p, contents, type bits, references; and Xen's allocator.
 //! Not here: what marks log-dirty (`xen`), or the guest's own view (`guest`).
-//! Units: indexed by mfn; about 26 bytes a frame, so that a 64 GiB guest fits well under a gigabyte.
+//! Units: indexed by mfn; about 26 bytes a frame, so that a 64 GiB guest fits well under a
+//! gigabyte.
 //! Threads: one owner, except the m2p, which is read by everybody at any time.
-//! Source: Xen `xen/arch/x86/mm.c`, `xen/common/page_alloc.c`: a frame is free when its last reference goes.
+//! Source: Xen `xen/arch/x86/mm.c`, `xen/common/page_alloc.c`: a frame is free when its last
+//! reference goes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -34,7 +36,8 @@ const PINNED: u8 = 1 << 3;
 const WORDS: u8 = 1 << 4;
 const GIVEN_BACK: u8 = 1 << 5;
 
-/// Xen's mfn to pfn table: a word for each frame, all ones if it has no pfn. Reading it needs no lock.
+/// Xen's mfn to pfn table: a word for each frame, all ones if it has no pfn. Reading it needs no
+/// lock.
 #[derive(Clone, Debug)]
 pub(crate) struct M2pTable(Arc<[AtomicU64]>);
 
@@ -226,8 +229,9 @@ impl Machine {
         *bits = *bits & !PINNED | if pinned { PINNED } else { 0 };
     }
 
-    /// What `XEN_DOMCTL_getpageframeinfo3` says of a frame (`xen/arch/x86/domctl.c`): it looks at `PGT_type_mask` and
-    /// `PGT_pinned`, and not at `PGT_partial`, so that a partly validated table is one of its level.
+    /// What `XEN_DOMCTL_getpageframeinfo3` says of a frame (`xen/arch/x86/domctl.c`): it looks at
+    /// `PGT_type_mask` and `PGT_pinned`, and not at `PGT_partial`, so that a partly validated table
+    /// is one of its level.
     pub(crate) fn frame_type(&self, mfn: u64) -> FrameType {
         match self.owner(mfn) {
             Owner::Guest if self.level(mfn) == 0 => FrameType::Data,

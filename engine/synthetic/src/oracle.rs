@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The oracle: compares what the receiver holds with what the source was, and knows nothing of any tracker.
+//! The oracle: compares what the receiver holds with what the source was, and knows nothing of any
+//! tracker.
 //! Not here: how either came about.
 //! Units: pfns.
 //! Threads: plain values.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One run with its panics caught, and what it counts as: well, ended for a reason that it names, or a failure.
+//! One run with its panics caught, and what it counts as: well, ended for a reason that it names,
+//! or a failure.
 //! Not here: how a run goes (`run`), or what a failure can do without (`shrink`).
 //! Units: runs.
 //! Threads: the caller's; the engine starts its own.
-//! Source: `docs/design.md`, the promise: never a silent wrong page, never a harmed source, never a panic.
+//! Source: `docs/design.md`, the promise: never a silent wrong page, never a harmed source, never a
+//! panic.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

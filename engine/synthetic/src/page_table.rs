@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hypervisor's page tables: validation, pins, PTE writes; each marks the table that it touches.
+//! The hypervisor's page tables: validation, pins, PTE writes; each marks the table that it
+//! touches.
 //! Not here: normalisation, which is the engine's.
 //! Units: 512 PTEs of 8 bytes in both guest widths; levels 1 to 4.
 //! Threads: one owner.
-//! Source: `xen/arch/x86/mm.c`: `alloc_page_type`, `free_page_type` (both mark first, and again when they go on after an
-//!   interruption), `do_mmu_update`, `MMUEXT_PIN_*`; marks in `mm/shadow`. CLEAN pauses the guest: it falls between pieces.
+//! Source: `xen/arch/x86/mm.c`: `alloc_page_type`, `free_page_type` (both mark first, and again
+//! when they go on after an interruption), `do_mmu_update`, `MMUEXT_PIN_*`; marks in `mm/shadow`.
+//! CLEAN pauses the guest: it falls between pieces.
 
 use p2mtrack::frame::Width;
 use p2mtrack::leaf::FRAME_WORDS;
@@ -52,8 +54,8 @@ fn validate(xen: &mut Xen, table: u64, level: u8) {
     xen.mark(table);
 }
 
-/// A piece of a validation that Xen interrupts: marks the table, then takes the PTEs of some more slots. Returns
-/// whether it was the last one.
+/// A piece of a validation that Xen interrupts: marks the table, then takes the PTEs of some more
+/// slots. Returns whether it was the last one.
 pub(crate) fn promote_piece(xen: &mut Xen, table: u64, level: u8, slots: usize) -> bool {
     if xen.machine.level(table) == 0 {
         xen.machine.words_to_write(table);
@@ -153,7 +155,8 @@ pub(crate) fn pin(xen: &mut Xen, table: u64, level: u8) {
     xen.mark(table);
 }
 
-/// A piece of `MMUEXT_PIN_Ln_TABLE`; the pin is there once all of the table is validated, and marks it once more.
+/// A piece of `MMUEXT_PIN_Ln_TABLE`; the pin is there once all of the table is validated, and marks
+/// it once more.
 pub(crate) fn pin_piece(xen: &mut Xen, table: u64, level: u8, slots: usize) {
     if !xen.machine.is_pinned(table) && promote_piece(xen, table, level, slots) {
         xen.machine.set_pinned(table, true);

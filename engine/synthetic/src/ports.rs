@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The simulated Xen behind the engine's ports. Each call is a point at which the guest may run first.
+//! The simulated Xen behind the engine's ports. Each call is a point at which the guest may run
+//! first.
 //! Not here: the transport (`transport`).
 //! Units: as in the engine's `port`.
 //! Threads: one lock over the world; `live` and `pfn` take it only when the guest is to run.
@@ -216,7 +217,8 @@ impl P2mSource for SimP2m {
 pub struct SimM2p(pub(crate) Arc<Shared>);
 
 impl SimM2p {
-    /// The table itself, as a toolstack has it mapped: a word for each frame, all ones if it has no pfn.
+    /// The table itself, as a toolstack has it mapped: a word for each frame, all ones if it has no
+    /// pfn.
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {
         self.0.m2p.words()

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Checks that an honest guest keeps the premises of the completeness argument whenever it could be suspended.
+//! Checks that an honest guest keeps the premises of the completeness argument whenever it could be
+//! suspended.
 //! Not here: anything about the receiver.
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: the project's design, section 3: at suspend `m2p[p2m[pfn]] = pfn` for each pfn with a frame.
+//! Source: the project's design, section 3: at suspend `m2p[p2m[pfn]] = pfn` for each pfn with a
+//! frame.
 
 use p2mtrack::frame::{Claim, Entry, FrameType, Mfn};
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a vCPU does: a list of micro-steps, each one store or one hypercall, with registers for run-time frames.
+//! What a vCPU does: a list of micro-steps, each one store or one hypercall, with registers for
+//! run-time frames.
 //! Not here: how a step is carried out (`exec`), or which lists are legal (`behaviour`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: plain values.
@@ -50,7 +51,8 @@ pub(crate) enum Step {
     Decrease(Val),
     /// `XENMEM_populate_physmap`.
     Populate { pfn: u64, reg: usize, prefer: Option<u64> },
-    /// `XENMEM_exchange`; Xen may refuse, and the register has the old frame then. Nothing if it was exchanged before.
+    /// `XENMEM_exchange`; Xen may refuse, and the register has the old frame then. Nothing if it
+    /// was exchanged before.
     Exchange { old: u64, pfn: u64, reg: usize },
     /// Writes a PTE.
     Pte { table: u64, slot: u16, to: Option<Val> },
@@ -86,7 +88,8 @@ pub(crate) enum Step {
     UnpinPiece { mfn: u64, slots: usize },
     /// The kernel lists a table of a process, or forgets it.
     ListTable { mfn: u64, level: u8, listed: bool },
-    /// Unmaps a frame of another domain, mapped when the program was planned or by [`Step::TheyTake`].
+    /// Unmaps a frame of another domain, mapped when the program was planned or by
+    /// [`Step::TheyTake`].
     UnmapForeign(Val),
     /// A backend maps a frame of the guest for writing.
     BackendMaps(u64),
@@ -96,8 +99,8 @@ pub(crate) enum Step {
     CopyBegins(u64),
     /// And marks it.
     CopyEnds(u64),
-    /// Gives a frame to another domain; if Xen refuses, the entry is written again, unless it is untouched, and the program
-    /// ends.
+    /// Gives a frame to another domain; if Xen refuses, the entry is written again, unless it is
+    /// untouched, and the program ends.
     TransferOut { mfn: u64, pfn: u64, there: u64, touched: bool },
     /// Another domain gives a frame by the program's transfer entry.
     TransferIn { mfn: u64, pfn: u64 },
@@ -109,12 +112,13 @@ pub(crate) enum Step {
     Withdraw,
     /// Another domain gives one of its frames this pfn of its own.
     TheirPfn { mfn: u64, pfn: u64 },
-    /// Another domain takes a free frame, `prefer` if it is one, has it at this pfn of its own and writes it; the guest
-    /// maps it.
+    /// Another domain takes a free frame, `prefer` if it is one, has it at this pfn of its own and
+    /// writes it; the guest maps it.
     TheyTake { pfn: u64, reg: usize, prefer: Option<u64> },
     /// Another domain frees a frame of its own that nobody maps.
     TheyFree(Val),
-    /// The frame that came is to be the pfn's: its entry is written, unless it names the frame already.
+    /// The frame that came is to be the pfn's: its entry is written, unless it names the frame
+    /// already.
     Settle { pfn: u64, reg: usize },
     /// Another domain takes a free frame and writes it.
     OtherTakes,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The destination: what arrived for each pfn. It knows no tracker, only what a stream could tell it.
+//! The destination: what arrived for each pfn. It knows no tracker, only what a stream could tell
+//! it.
 //! Not here: whether that is right (`oracle`).
 //! Units: indexed by pfn; page tables hold pfns where the source's hold mfns.
 //! Threads: under the world's lock.
-//! Source: libxc `xg_sr_restore*.c`: growth is announced by the frame list; tables may allocate what they name.
+//! Source: libxc `xg_sr_restore*.c`: growth is announced by the frame list; tables may allocate
+//! what they name.
 
 use std::collections::BTreeMap;
 
@@ -142,8 +144,8 @@ impl Receiver {
         Ok(())
     }
 
-    /// A type without a page (XTAB). The stream can't take a frame back: one that is there stays, and is
-    /// no page table any more.
+    /// A type without a page (XTAB). The stream can't take a frame back: one that is there stays,
+    /// and is no page table any more.
     pub(crate) fn take_absent(&mut self, pfn: u64) {
         if let Some(kind) = self.kinds.get_mut(pfn as usize).filter(|kind| **kind > 1) {
             *kind = kind_byte(FrameType::Data);
@@ -169,7 +171,8 @@ impl Receiver {
         }
     }
 
-    /// Pfns that have no frame just now: as libxc's, an eager one takes no notes; another gives their frames back.
+    /// Pfns that have no frame just now: as libxc's, an eager one takes no notes; another gives
+    /// their frames back.
     pub(crate) fn take_note(&mut self, pfns: &[Pfn]) {
         if !self.eager {
             self.take_gone(pfns);

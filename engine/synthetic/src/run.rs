@@ -3,7 +3,8 @@
 //! Not here: the engine, the oracle; this only calls them in the order that a toolstack would.
 //! Units: rounds.
 //! Threads: the caller's; the engine starts its own.
-//! Source: the loop of a toolstack: live rounds, checkpoints, suspend, final round; on an error, cancel.
+//! Source: the loop of a toolstack: live rounds, checkpoints, suspend, final round; on an error,
+//! cancel.
 
 use std::error::Error as StdError;
 use std::panic::resume_unwind;
@@ -35,7 +36,8 @@ const ROUNDS_BETWEEN_CHECKPOINTS: u32 = 2;
 
 /// Who looks on while a migration runs.
 pub trait Watch: Observer {
-    /// A round ended. `log` is what log-dirty was read for since the round before, what was not read of it marked.
+    /// A round ended. `log` is what log-dirty was read for since the round before, what was not
+    /// read of it marked.
     ///
     /// # Errors
     /// The migration is cancelled with this error.
@@ -137,7 +139,8 @@ pub fn migrate_all(
     side_by_side(configs, |config| migrate(config, engine(config), &mut ()))
 }
 
-/// Does something with every configuration, on as many threads as the machine has. Results are in order.
+/// Does something with every configuration, on as many threads as the machine has. Results are in
+/// order.
 ///
 /// The threads are plain ones: a worker of a pool that waits for an engine's own pool would begin
 /// another run on the same stack, and another.
@@ -191,8 +194,8 @@ struct Driver<'a> {
     handles: SimPorts,
     watch: &'a mut dyn Watch,
     cancelled: Arc<AtomicBool>,
-    /// What calls read from log-dirty since the last round that ended, if anybody wants to know: those that failed
-    /// took it, too.
+    /// What calls read from log-dirty since the last round that ended, if anybody wants to know:
+    /// those that failed took it, too.
     log: Option<PfnBitmap>,
     /// Pages after which the transport of the next call breaks.
     breaks_after: Option<u64>,

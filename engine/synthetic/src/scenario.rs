@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The named scenarios: which behaviours a guest mixes, how much and how fast. Names are an interface.
+//! The named scenarios: which behaviours a guest mixes, how much and how fast. Names are an
+//! interface.
 //! Not here: the behaviours themselves (`behaviour`).
 //! Units: steps per round; weights are relative.
 //! Threads: plain values.
@@ -203,15 +204,15 @@ impl Scenario {
         self.row().1
     }
 
-    /// Whether a run may end in a named error without any fault under some policies: the guest lies, or does what one
-    /// refuses.
+    /// Whether a run may end in a named error without any fault under some policies: the guest
+    /// lies, or does what one refuses.
     #[must_use]
     pub const fn is_hostile(self) -> bool {
         matches!(self, Self::Hostile | Self::ForeignPte | Self::Alias)
     }
 
-    /// Whether a run with this configuration may end in a named error without any fault: the guest lies, or a policy refuses
-    /// what it does.
+    /// Whether a run with this configuration may end in a named error without any fault: the guest
+    /// lies, or a policy refuses what it does.
     #[must_use]
     pub const fn may_be_refused(self, engine: &Config) -> bool {
         match self {
@@ -222,8 +223,8 @@ impl Scenario {
         }
     }
 
-    /// The engine's configuration with the policies under which the scenario is played. Where two are of interest the
-    /// seed chooses.
+    /// The engine's configuration with the policies under which the scenario is played. Where two
+    /// are of interest the seed chooses.
     #[must_use]
     pub fn engine(self, seed: u64, config: Config) -> Config {
         match self {
@@ -237,14 +238,15 @@ impl Scenario {
         }
     }
 
-    /// Whether the guest may arrive wrong, and nobody be told, without the policies of [`Scenario::engine`]: it breaks the
-    /// premise that who gives a frame away writes its entry.
+    /// Whether the guest may arrive wrong, and nobody be told, without the policies of
+    /// [`Scenario::engine`]: it breaks the premise that who gives a frame away writes its entry.
     #[must_use]
     pub const fn needs_policies(self) -> bool {
         matches!(self, Self::GivenAway)
     }
 
-    /// Pfns of a gap between the frames, so that the guest spans several leaves of Xen's log; 0 for none.
+    /// Pfns of a gap between the frames, so that the guest spans several leaves of Xen's log; 0 for
+    /// none.
     pub(crate) fn gap(self, seed: u64) -> u64 {
         let mut dice = Dice::new(seed, GAP);
         let pfns = dice.between(LOG_DIRTY_LEAF_PFNS, 3 * LOG_DIRTY_LEAF_PFNS);

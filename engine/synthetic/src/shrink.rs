@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Finds a short schedule that still fails: a plainer configuration, then fewer steps, programs and stores.
+//! Finds a short schedule that still fails: a plainer configuration, then fewer steps, programs and
+//! stores.
 //! Not here: what counts as the same failure; whoever asks decides.
 //! Units: a try is one run; their number is bounded.
 //! Threads: the caller's; the same tries in the same order for the same answers.
-//! Source: delta debugging (Zeller and Hildebrandt, 2002), greedily: what can be left out stays out.
+//! Source: delta debugging (Zeller and Hildebrandt, 2002), greedily: what can be left out stays
+//! out.
 
 use p2mtrack::frame::Width;
 
@@ -27,7 +29,8 @@ pub struct Shrunk {
     pub tries: u64,
 }
 
-/// Shortens a schedule as long as `fails` says what the guest did in a run that failed in the same way.
+/// Shortens a schedule as long as `fails` says what the guest did in a run that failed in the same
+/// way.
 ///
 /// `None` if the schedule as it is does not fail.
 pub fn shrink(
@@ -105,7 +108,8 @@ impl Search<'_> {
         }
     }
 
-    /// The fewest programs: halves are left out, then quarters, at last one at a time until none can go.
+    /// The fewest programs: halves are left out, then quarters, at last one at a time until none
+    /// can go.
     fn fewer_programs(&mut self) {
         if self.without(|_| true) {
             return;

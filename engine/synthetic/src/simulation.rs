@@ -141,8 +141,8 @@ impl Simulation {
         self.checkpoints
     }
 
-    /// Pages after which the round of a checkpoint fails, at the latest when it is to be confirmed: its suspend is taken
-    /// back then. `None` if it ends well.
+    /// Pages after which the round of a checkpoint fails, at the latest when it is to be confirmed:
+    /// its suspend is taken back then. `None` if it ends well.
     #[must_use]
     pub fn checkpoint_fails_after(&self, checkpoint: u32) -> Option<u64> {
         let mut dice = Dice::new(self.taken_back?, TAKEN_BACK | u64::from(checkpoint));
@@ -167,8 +167,8 @@ impl Simulation {
         self.shared.lock().suspend();
     }
 
-    /// Holds the guest where it is, amid whatever it does, or lets it go on: for drivers that look at
-    /// one moment.
+    /// Holds the guest where it is, amid whatever it does, or lets it go on: for drivers that look
+    /// at one moment.
     pub fn pause(&self, paused: bool) {
         self.shared.lock().paused = paused;
     }
@@ -231,7 +231,8 @@ impl Simulation {
         }
     }
 
-    /// Whether the guest keeps the premise `m2p[p2m[pfn]] = pfn`, as an honest one does when suspended.
+    /// Whether the guest keeps the premise `m2p[p2m[pfn]] = pfn`, as an honest one does when
+    /// suspended.
     ///
     /// # Errors
     /// What is wrong.

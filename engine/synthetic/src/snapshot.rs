@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the source is at suspend: for each pfn whether it has a frame, of which type, with which contents.
+//! What the source is at suspend: for each pfn whether it has a frame, of which type, with which
+//! contents.
 //! Not here: the comparison with the receiver (`oracle`).
 //! Units: indexed by pfn; 9 bytes a pfn.
 //! Threads: plain values.
-//! Source: the project's design, section 3: a pfn has a frame if its entry names one that is ours and whose m2p is it, or,
-//!   of an alias and of a stale m2p, if its entry says so without a tag.
+//! Source: the project's design, section 3: a pfn has a frame if its entry names one that is ours
+//! and whose m2p is it, or, of an alias and of a stale m2p, if its entry says so without a tag.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,8 @@ use crate::walk::{NoP2m, owned_frame, resolve, walk};
 use crate::words::Content;
 use crate::world::World;
 
-/// A page table as it should arrive, and the PTEs that name another domain's frame or none of a pfn.
+/// A page table as it should arrive, and the PTEs that name another domain's frame or none of a
+/// pfn.
 #[derive(Clone, Debug)]
 pub(crate) struct TableTruth {
     pub(crate) words: TableWords,
@@ -41,7 +43,8 @@ struct Seen {
 /// A frame of the suspended source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceFrame {
-    /// Its pfn, by p2m and m2p; by the p2m alone if the guest has frames that are shared or whose m2p is stale.
+    /// Its pfn, by p2m and m2p; by the p2m alone if the guest has frames that are shared or whose
+    /// m2p is stale.
     pub pfn: Pfn,
     /// The frame.
     pub mfn: Mfn,
@@ -60,7 +63,8 @@ pub struct Snapshot {
     kinds: Vec<u8>,
     contents: Vec<Content>,
     pub(crate) tables: BTreeMap<u64, TableTruth>,
-    /// Pfns whose entry names a frame of the guest that the m2p gives to another pfn: no honest guest.
+    /// Pfns whose entry names a frame of the guest that the m2p gives to another pfn: no honest
+    /// guest.
     pub(crate) ambiguous: BTreeSet<u64>,
     /// Why the roots name no p2m at all.
     pub(crate) broken: Option<NoP2m>,
@@ -166,8 +170,8 @@ impl Snapshot {
         self.kinds.iter().filter(|&&kind| kind != 0).count() as u64
     }
 
-    /// Frames that the guest holds and those that its p2m gives a pfn, if most of them have none: no guest lives like that,
-    /// its p2m leads elsewhere.
+    /// Frames that the guest holds and those that its p2m gives a pfn, if most of them have none:
+    /// no guest lives like that, its p2m leads elsewhere.
     pub(crate) fn lost(&self) -> Option<(u64, u64)> {
         let named = self.frames() + self.ambiguous.len() as u64;
         (named < self.held / 2).then_some((self.held, named))

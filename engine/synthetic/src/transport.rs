@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The simulated way to the destination: reads each page at the moment of sending, normalises, delivers, or fails.
+//! The simulated way to the destination: reads each page at the moment of sending, normalises,
+//! delivers, or fails.
 //! Not here: the receiver.
 //! Units: as in the engine's `port`.
 //! Threads: the lock is released while the engine's view is asked, for that asks the m2p.

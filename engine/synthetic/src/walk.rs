@@ -68,7 +68,8 @@ pub(crate) fn walk(
     Ok(found)
 }
 
-/// The leaf behind a page of the address space, or the level at which nothing of the guest is named.
+/// The leaf behind a page of the address space, or the level at which nothing of the guest is
+/// named.
 fn descend(machine: &Machine, root: u64, levels: u32, page: u64) -> Result<u64, u32> {
     (1..=levels).rev().try_fold(root, |table, level| {
         let pte = machine.word(table, (page >> (9 * (level - 1)) & 511) as usize);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a frame holds: a version number, or real words where somebody follows them (p2m, page tables).
+//! What a frame holds: a version number, or real words where somebody follows them (p2m, page
+//! tables).
 //! Not here: who owns the frame (`machine`).
 //! Units: a frame is 512 little-endian words of 64 bits.
 //! Threads: words are atomics, for the tracker reads them while the guest writes.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The whole simulated world, and its step-wise scheduler: at each port call the guest may take some steps.
+//! The whole simulated world, and its step-wise scheduler: at each port call the guest may take
+//! some steps.
 //! Not here: the ports (`ports`, `transport`), what the steps do (`exec`).
 //! Units: a step is one store or one hypercall; a round ends when log-dirty is taken.
 //! Threads: behind one mutex; never a sleep, never a clock.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The simulated hypervisor: every way in which a frame of the guest changes, and what each one marks.
+//! The simulated hypervisor: every way in which a frame of the guest changes, and what each one
+//! marks.
 //! Not here: page tables (`page_table`), grants and transfers (`grant`).
 //! Units: mfn and pfn as plain numbers; the types of the engine begin at the ports.
 //! Threads: one owner.
-//! Source: `xen/arch/x86/mm/paging.c`, `mm/physmap.c`, `common/memory.c`; marks by pfn through the m2p.
+//! Source: `xen/arch/x86/mm/paging.c`, `mm/physmap.c`, `common/memory.c`; marks by pfn through the
+//! m2p.
 
 use std::collections::BTreeMap;
 
@@ -85,8 +87,9 @@ impl Xen {
         Some(mfn)
     }
 
-    /// `XENMEM_exchange` of one frame: the old one goes, a new one comes, nothing is marked. A frame that somebody else
-    /// refers to stays (`steal_page`). Returns the frame that the guest has then.
+    /// `XENMEM_exchange` of one frame: the old one goes, a new one comes, nothing is marked. A
+    /// frame that somebody else refers to stays (`steal_page`). Returns the frame that the guest
+    /// has then.
     pub(crate) fn exchange(&mut self, old: u64, pfn: u64) -> Option<u64> {
         if self.machine.refs(old) > 0 {
             return Some(old);

@@ -131,7 +131,8 @@ struct BadM2p<'a>(&'a SimM2p, Wrong, AtomicU64);
 impl M2p for BadM2p<'_> {
     fn frames(&self) -> u64 {
         let grow = u64::from(self.1 == Wrong::FramesGrow);
-        self.0.frames() + grow * self.2.fetch_add(1, Ordering::Relaxed) // ORDER: a number of its own
+        // ORDER: a number of its own
+        self.0.frames() + grow * self.2.fetch_add(1, Ordering::Relaxed)
     }
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         let past = mfn.0 >= self.0.frames() && self.1 == Wrong::PfnPastTheEnd;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ports keep the engine's contracts: faults strike and are recorded, breaches are noticed, hostile guests
-//! are survived, and nothing of it depends on anything but the seed.
+//! The ports keep the engine's contracts: faults strike and are recorded, breaches are noticed,
+//! hostile guests are survived, and nothing of it depends on anything but the seed.
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A naive live migration, each of its rounds at one moment: it shows that the marks which the simulated Xen
-//! makes suffice for a tracker that keeps all the rules, and that each rule is needed in some scenario.
+//! A naive live migration, each of its rounds at one moment: it shows that the marks which the
+//! simulated Xen makes suffice for a tracker that keeps all the rules, and that each rule is needed
+//! in some scenario.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -146,8 +147,8 @@ impl Naive {
         }
     }
 
-    /// The pfns that transfer entries name, by themselves or by a frame, and those that they named before: a frame may
-    /// have come since.
+    /// The pfns that transfer entries name, by themselves or by a frame, and those that they named
+    /// before: a frame may have come since.
     fn named_by_transfers(&mut self) -> BTreeSet<Pfn> {
         let mut transfers = Vec::new();
         self.ports.unlogged.transfers(&mut transfers).expect("no faults");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The reference driver: stop the guest, send every pfn that has a frame, by the truth. It has to be
-//! identical on every honest scenario; each way of breaking it has to get its verdict.
+//! The reference driver: stop the guest, send every pfn that has a frame, by the truth. It has to
+//! be identical on every honest scenario; each way of breaking it has to get its verdict.
 
 use std::collections::BTreeMap;
 

@@ -3,8 +3,8 @@
 //! Not here: what blocks hold (`raw`), decompression itself.
 //! Units: bytes; offsets in errors are of the decompressed file.
 //! Threads: one.
-//! Source: own. A few bytes of a compressed file can stand for gigabytes: a length is believed only as far as what was read
-//! before justifies it, and no memory is taken before the bytes are there.
+//! Source: own. A few bytes of a compressed file can stand for gigabytes: a length is believed only
+//! as far as what was read before justifies it, and no memory is taken before the bytes are there.
 
 use std::io::{self, Read};
 
@@ -169,8 +169,8 @@ impl<R: Read> Blocks<R> {
         Ok(Payload { start, bytes })
     }
 
-    /// The payload of the block, which has this much room in whole words, each decoded as it comes: no second copy of them is
-    /// ever there.
+    /// The payload of the block, which has this much room in whole words, each decoded as it comes:
+    /// no second copy of them is ever there.
     pub(crate) fn words(
         &mut self,
         header: &Header,
@@ -280,13 +280,14 @@ impl Room {
         TraceFault::limit("block length", header.length, META_BYTES_MAX)
     }
 
-    /// The guest had this many pfns, too. It may claim any number: no more count than the limit has entries.
+    /// The guest had this many pfns, too. It may claim any number: no more count than the limit has
+    /// entries.
     pub(crate) fn grow(&mut self, pfn_count: u64) {
         self.pfns = self.pfns.max(pfn_count.min(self.limits.entries));
     }
 
-    /// The round has so many leaves. Returns the bytes that its other blocks have at least: a pfn for each, and an entry and an
-    /// m2p value for each pfn.
+    /// The round has so many leaves. Returns the bytes that its other blocks have at least: a pfn
+    /// for each, and an entry and an m2p value for each pfn.
     pub(crate) const fn list(&mut self, leaves: u64) -> u64 {
         self.leaves = leaves;
         leaves.saturating_mul(8 + 16 * self.width.entries() as u64)
@@ -313,7 +314,8 @@ impl Room {
         }
     }
 
-    /// A CLEAN covers the count of pfns in whole leaves of Xen's log; twice as many, whatever the recorder saw meanwhile.
+    /// A CLEAN covers the count of pfns in whole leaves of Xen's log; twice as many, whatever the
+    /// recorder saw meanwhile.
     fn check_log(&self, length: u64) -> Result<(), TraceFault> {
         let leaves = self.pfns.saturating_mul(2).div_ceil(LOG_DIRTY_LEAF_PFNS);
         let pfns = leaves.saturating_mul(LOG_DIRTY_LEAF_PFNS).min(self.limits.log_dirty_pfns);

@@ -5,9 +5,10 @@
 //! Threads: plain reads may be shared.
 //! Source: own.
 //!
-//! A mapped file must not be written or truncated while it is in use: a page that a truncation takes away
-//! answers with SIGBUS, and no check can come before that. Files below [`MAP_BYTES_MIN`] are copied
-//! and do not have the hazard. Traces are made whole and renamed, so that only a foreign hand can do it.
+//! A mapped file must not be written or truncated while it is in use: a page that a truncation
+//! takes away answers with SIGBUS, and no check can come before that. Files below [`MAP_BYTES_MIN`]
+//! are copied and do not have the hazard. Traces are made whole and renamed, so that only a foreign
+//! hand can do it.
 
 #![expect(unsafe_code, reason = "a file is mapped; docs/safety.md")]
 
@@ -44,9 +45,10 @@ impl Bytes<'static> {
             file.rewind()?;
             return Ok(Self::Owned(read_at_most(file, MAP_BYTES_MIN)?));
         }
-        // SAFETY: the file is mapped read-only, and what others write to it shows. That nobody writes or
-        // truncates it meanwhile is asked of the caller (`Reader::open`); every read of it is bounds-checked
-        // at the time of the read, so that changed bytes can't lead out of the map.
+        // SAFETY: the file is mapped read-only, and what others write to it shows. That nobody
+        // writes or truncates it meanwhile is asked of the caller (`Reader::open`); every read of
+        // it is bounds-checked at the time of the read, so that changed bytes can't lead out of the
+        // map.
         let map = unsafe { Mmap::map(file)? };
         Ok(Self::Mapped(map))
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can be wrong with a trace or a capture, and where.
 //! Not here: what can be wrong with a capture's story (`import`).
-//! Units: offsets in bytes from the start of the file; in a compressed capture, of the decompressed file.
+//! Units: offsets in bytes from the start of the file; in a compressed capture, of the decompressed
+//! file.
 //! Threads: plain values.
 //! Source: own.
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The trace file, version 1: its layout, and the numbers that name its parts.
-//! Not here: how blocks are written (`writer`), read (`reader`), or how numbers are packed (`runs`).
+//! Not here: how blocks are written (`writer`), read (`reader`), or how numbers are packed
+//! (`runs`).
 //! Units: little endian throughout; lengths in bytes; blocks begin at multiples of 8.
 //! Threads: plain values.
 //! Source: own.
@@ -30,19 +31,22 @@
 //! | 7 | M2P | number of changed exceptions; (mfns to skip, 0 = withdrawn, 1 = none, pfn + 2) each |
 //! | 8 | END | u64 rounds, u64 blocks before this one, u64 digest |
 //!
-//! Numbers in blocks 3 to 7 are varints: seven bits a byte, low first, in their shortest form. A *place* is the level of
-//! a page table (1 to 4), or 16 + the level of a tree frame (2 = mid, 3 = top).
-//! *Runs* say how a sequence differs from the one of the round before, position by position; positions
-//! that are new count as all ones before: number of runs, then for each run the positions to skip, (length - 1) * 4 +
-//! step (0 same, 1 up, 2 down by one a position), and the first value as a zigzag distance from the last value of
-//! the run before. A frame's content is coded against its own of the round before, or zeros: page tables as
-//! 512 words rotated right by 12 bits (the frame number comes first), tree frames as guest words.
+//! Numbers in blocks 3 to 7 are varints: seven bits a byte, low first, in their shortest form. A
+//! *place* is the level of a page table (1 to 4), or 16 + the level of a tree frame (2 = mid, 3 =
+//! top). *Runs* say how a sequence differs from the one of the round before, position by position;
+//! positions that are new count as all ones before: number of runs, then for each run the positions
+//! to skip, (length - 1) * 4 + step (0 same, 1 up, 2 down by one a position), and the first value
+//! as a zigzag distance from the last value of the run before. A frame's content is coded against
+//! its own of the round before, or zeros: page tables as 512 words rotated right by 12 bits (the
+//! frame number comes first), tree frames as guest words.
 //!
-//! All ones is "none" for an mfn or pfn, and an invalid entry in either width. *m2p*: a listed frame (LEAVES, UPPER)
-//! has the pfn beside it; any other has its exception if there is one; else the lowest pfn whose entry names it.
+//! All ones is "none" for an mfn or pfn, and an invalid entry in either width. *m2p*: a listed
+//! frame (LEAVES, UPPER) has the pfn beside it; any other has its exception if there is one; else
+//! the lowest pfn whose entry names it.
 //!
-//! The digest is FNV-1a (64 bits) over the file header and every block header before END: each of those holds
-//! the crc of its payload, so that no block can be lost, doubled or exchanged for one of another file.
+//! The digest is FNV-1a (64 bits) over the file header and every block header before END: each of
+//! those holds the crc of its payload, so that no block can be lost, doubled or exchanged for one
+//! of another file.
 
 use crate::error::Place;
 

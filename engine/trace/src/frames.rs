@@ -58,9 +58,9 @@ impl Frames {
         self.listed.get(&mfn).and_then(|mfn| self.frames.get(mfn))
     }
 
-    /// Writes what this round's leaves hold, where `touched` says that it can differ. Memory is bounded by the
-    /// leaves of this round and what readers hold: a frame that left the list is kept only while
-    /// somebody maps it, so that it is the same memory if it comes back.
+    /// Writes what this round's leaves hold, where `touched` says that it can differ. Memory is
+    /// bounded by the leaves of this round and what readers hold: a frame that left the list is
+    /// kept only while somebody maps it, so that it is the same memory if it comes back.
     pub(crate) fn publish(&mut self, width: Width, round: &Round, touched: &[bool]) {
         self.listed.clear();
         self.listed.extend(round.leaf_mfns.iter().copied().filter(|&mfn| mfn != NONE));

@@ -6,12 +6,14 @@
 //! Source: own; what captures hold is in `tests/traces/README.md`.
 //!
 //! What a capture does not say is added, so that a replay is consistent:
-//! - *Contents of upper frames* are made by the rule of `upper`. The trace's flavour is the structure that was walked.
-//! - *Roots after CLEAN* become those that the walk was made under: generation and count of the walk; where that
-//!   count does not give the number of leaves, all entries of the leaves. If a root does not name the frame on top of the
-//!   walk, it is made to, also before CLEAN where it was the same there. A tree walk presents no `p2m_cr3`.
-//! - *m2p exceptions*: m2p values that neither the lists nor the entries give. Where one frame was looked up
-//!   twice in a round with two answers, the later one is kept.
+//! - *Contents of upper frames* are made by the rule of `upper`. The trace's flavour is the
+//!   structure that was walked.
+//! - *Roots after CLEAN* become those that the walk was made under: generation and count of the
+//!   walk; where that count does not give the number of leaves, all entries of the leaves. If a
+//!   root does not name the frame on top of the walk, it is made to, also before CLEAN where it was
+//!   the same there. A tree walk presents no `p2m_cr3`.
+//! - *m2p exceptions*: m2p values that neither the lists nor the entries give. Where one frame was
+//!   looked up twice in a round with two answers, the later one is kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Write};
@@ -60,7 +62,8 @@ impl error::Error for ImportError {
     }
 }
 
-/// Makes a trace of the capture file `from` in memory, of which it takes at most a quarter of what a capture may have.
+/// Makes a trace of the capture file `from` in memory, of which it takes at most a quarter of what
+/// a capture may have.
 ///
 /// # Errors
 /// See [`ImportError`].
@@ -232,7 +235,8 @@ const fn cr3_of(width: Width, mfn: u64) -> u64 {
     }
 }
 
-/// m2p values that are not what a trace without exceptions says; or the pfn with a value that can't be.
+/// m2p values that are not what a trace without exceptions says; or the pfn with a value that can't
+/// be.
 fn exceptions_of(
     meta: &CaptureMeta,
     from: &CaptureRound<'_>,

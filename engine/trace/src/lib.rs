@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! p2mtrack-trace: a guest's p2m life on disk. Recorded, checked, and replayed through the tracker's ports.
+//! p2mtrack-trace: a guest's p2m life on disk. Recorded, checked, and replayed through the
+//! tracker's ports.
 //!
 //! ```text
-//! capture (.p2mraw, .p2mraw.xz) --import--> Writer --> .p2mtrace --> Reader --> Rounds --> naive checkers
-//! live guest --ports--> Recorder -------------^                        |
-//!                                                                      +--> Replay --> ports of the tracker
+//! .p2mraw, .p2mraw.xz --import--> Writer --> .p2mtrace --> Reader --> Rounds --> naive checkers
+//! live guest --ports--> Recorder ---^                        |
+//!                                                            +--> Replay --> ports of the tracker
 //! ```
 //!
-//! Frame numbers in plain arrays are `u64` as in the file; [`NONE`] (all ones) stands for "no frame".
-//! Files are untrusted: a reader checks every length before it is used and keeps to [`Limits`].
+//! Frame numbers in plain arrays are `u64` as in the file; [`NONE`] (all ones) stands for "no
+//! frame". Files are untrusted: a reader checks every length before it is used and keeps to
+//! [`Limits`].
 
 #![deny(unsafe_code)]
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How far a file may expand: a few bytes of runs can stand for gigabytes, so that file size is no bound.
+//! How far a file may expand: a few bytes of runs can stand for gigabytes, so that file size is no
+//! bound.
 //! Not here: rules of the format itself (`format`, `round`).
 //! Units: entries, pfns and frames as in `p2mtrack::frame`; bytes where the name says so.
 //! Threads: plain values.
@@ -7,8 +8,8 @@
 
 /// Bounds that a reader and a replay keep to; beyond them is an error that names the number.
 ///
-/// By default the worst file costs a replay 4 GiB of entries, 4 GiB of live frames, 8 GiB of m2p, 1 GiB of
-/// log-dirty and 256 MiB of upper frames; a reader alone 5.3 GiB.
+/// By default the worst file costs a replay 4 GiB of entries, 4 GiB of live frames, 8 GiB of m2p, 1
+/// GiB of log-dirty and 256 MiB of upper frames; a reader alone 5.3 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Entries of the p2m in one round (8 bytes each; 2^29 = a guest of 2 TiB).
@@ -21,8 +22,8 @@ pub struct Limits {
     pub machine_frames: u64,
     /// Positions that decoding a whole file may look at: bounds time where many rounds expand far.
     pub work: u64,
-    /// Bytes of a capture after decompression. One round of them is in memory at a time; a trace that is made of them in
-    /// memory may have a quarter of it.
+    /// Bytes of a capture after decompression. One round of them is in memory at a time; a trace
+    /// that is made of them in memory may have a quarter of it.
     pub capture_bytes: u64,
 }
 

@@ -43,7 +43,8 @@ pub struct Meta {
     /// What the guest was doing.
     #[serde(default)]
     pub load: String,
-    /// Rounds after the first copy that the recorder meant to make. The last block says how many there are.
+    /// Rounds after the first copy that the recorder meant to make. The last block says how many
+    /// there are.
     #[serde(default)]
     pub rounds: u64,
     /// The program that recorded.

@@ -3,19 +3,21 @@
 //! Not here: anything of a tracker: no walk, no generation, no bitmap tricks, no shards.
 //! Units: entries and leaf positions; `rounds` counts those after the first copy.
 //! Threads: one.
-//! Source: the rule below, written once more from its words; `expected.py` of the captures is the other telling.
+//! Source: the rule below, written once more from its words; `expected.py` of the captures is the
+//! other telling.
 //!
 //! The shadow starts as round 0's entries. In each later round:
-//! 1. a leaf position is *dirty* if its leaf's pfn has its bit in this round's log-dirty bitmap, and *new* if it did
-//!    not exist in the round before or is backed by another frame;
-//! 2. every entry of each dirty or new position is compared with the shadow (a position that the shadow
-//!    lacks counts as invalid); a difference is mapped, unmapped, remapped or other; it is *beyond log-dirty*
-//!    if the pfn's own bit is not set; then the shadow takes this round's value.
+//! 1. a leaf position is *dirty* if its leaf's pfn has its bit in this round's log-dirty bitmap,
+//!    and *new* if it did not exist in the round before or is backed by another frame;
+//! 2. every entry of each dirty or new position is compared with the shadow (a position that the
+//!    shadow lacks counts as invalid); a difference is mapped, unmapped, remapped or other; it is
+//!    *beyond log-dirty* if the pfn's own bit is not set; then the shadow takes this round's value.
 //!
-//! A round without a leaf has its p2m hidden: it is counted, and everything else stays as the round before had it.
+//! A round without a leaf has its p2m hidden: it is counted, and everything else stays as the round
+//! before had it.
 //!
-//! A change in the last round's entries whose leaf is not dirty yet would be found in the next: *pending*.
-//! *Missed* is what differs from the shadow after the last round, pending ones apart.
+//! A change in the last round's entries whose leaf is not dirty yet would be found in the next:
+//! *pending*. *Missed* is what differs from the shadow after the last round, pending ones apart.
 
 use p2mtrack::frame::{Pfn, Width};
 use serde::{Deserialize, Serialize};

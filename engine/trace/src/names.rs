@@ -9,7 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// For each frame the lowest pfn that names it, plus one; 0 = none, so that untouched memory is free.
+/// For each frame the lowest pfn that names it, plus one; 0 = none, so that untouched memory is
+/// free.
 #[derive(Debug)]
 pub(crate) struct FirstNames(Box<[AtomicU64]>);
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads captures of a real guest, format 'p2mraw 1', plain or compressed with xz.
 //! Not here: their blocks (`blocks`), what becomes of them (`import`).
-//! Units: little endian; entries of a 32-bit guest widened; offsets in errors are of the decompressed file.
+//! Units: little endian; entries of a 32-bit guest widened; offsets in errors are of the
+//! decompressed file.
 //! Threads: plain reads may be shared.
 //! Source: the format's table in `tests/traces/README.md`.
 //!
-//! 8 bytes of magic, then blocks: u32 type, u32 round, u64 payload bytes, payload, zeros to a multiple of 8. No
-//! checksums: what is checked is that every block is there, in order, whole, and that lengths agree.
+//! 8 bytes of magic, then blocks: u32 type, u32 round, u64 payload bytes, payload, zeros to a
+//! multiple of 8. No checksums: what is checked is that every block is there, in order, whole, and
+//! that lengths agree.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -30,7 +32,8 @@ const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
 /// Memory that decompression may take; `xz -9` needs 65 MiB.
 const XZ_BYTES_MAX: u64 = 256 << 20;
 
-/// Whether a file that begins with these bytes (8 suffice) is meant to be a capture, plain or compressed.
+/// Whether a file that begins with these bytes (8 suffice) is meant to be a capture, plain or
+/// compressed.
 #[must_use]
 pub fn is_capture(start: &[u8]) -> bool {
     start.starts_with(MAGIC) || start.starts_with(XZ_MAGIC)
@@ -183,7 +186,8 @@ impl CaptureReader<Box<dyn Read>> {
     /// Opens a `.p2mraw` or `.p2mraw.xz` file.
     ///
     /// # Errors
-    /// The file can't be read or decompressed, exceeds the limits, or does not begin as a capture does.
+    /// The file can't be read or decompressed, exceeds the limits, or does not begin as a capture
+    /// does.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, TraceError> {
         let io_fault = |cause| TraceFault::Io(cause).at(0);
         let (mut file, length) = open_regular(path).map_err(io_fault)?;
@@ -233,7 +237,8 @@ impl<R: Read> CaptureReader<R> {
     /// The next round; none after the last one, when the whole file was read.
     ///
     /// # Errors
-    /// A block is missing, in a wrong place, or not as long as it has to be. The reader is of no use then.
+    /// A block is missing, in a wrong place, or not as long as it has to be. The reader is of no
+    /// use then.
     pub fn next_round(&mut self) -> Result<Option<RoundBlocks>, TraceError> {
         let Some(mut blocks) = self.blocks.take() else { return Ok(None) };
         let first = Kind::RootsBefore.of(self.rounds);

@@ -26,8 +26,8 @@ pub struct Reader<'b> {
 }
 
 impl Reader<'static> {
-    /// Opens a trace file with the default limits. Files of 64 MiB and more are mapped: nobody may write or
-    /// truncate them while the reader lives (SIGBUS). Smaller ones are read.
+    /// Opens a trace file with the default limits. Files of 64 MiB and more are mapped: nobody may
+    /// write or truncate them while the reader lives (SIGBUS). Smaller ones are read.
     ///
     /// # Errors
     /// The file can't be read, or is not a whole trace of this version.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Records a live guest: an observing tracker beside whoever migrates it, and a round of the trace for each of its own.
-//! Not here: taking log-dirty. It can be taken once, so that the recorder is handed what somebody else took.
+//! Records a live guest: an observing tracker beside whoever migrates it, and a round of the trace
+//! for each of its own.
+//! Not here: taking log-dirty. It can be taken once, so that the recorder is handed what somebody
+//! else took.
 //! Units: as in `round`; entries are what the tracker saw, late writes come with the next round.
 //! Threads: one; the tracker compares on the caller's.
 //! Source: own.
@@ -77,13 +79,14 @@ impl<W: Write> Recorder<W> {
         Ok(Self { writer, meta: meta.clone(), monitor, log: GivenLog::default() })
     }
 
-    /// Observes one round and writes it. `before` are the roots as read before the CLEAN that returned `log`;
-    /// the tracker looks at the guest now, so that this is to be called right after that CLEAN. A `log` in the
-    /// first round is of no use: all that it could name is read after it.
+    /// Observes one round and writes it. `before` are the roots as read before the CLEAN that
+    /// returned `log`; the tracker looks at the guest now, so that this is to be called right after
+    /// that CLEAN. A `log` in the first round is of no use: all that it could name is read after
+    /// it.
     ///
     /// # Errors
-    /// See [`RecordError`]. After an error of the tracker's nothing was written, and the round may be repeated
-    /// without a log: what it named is kept.
+    /// See [`RecordError`]. After an error of the tracker's nothing was written, and the round may
+    /// be repeated without a log: what it named is kept.
     pub fn round(
         &mut self,
         guest: &mut Guest<'_>,
@@ -111,7 +114,8 @@ impl<W: Write> Recorder<W> {
         Ok(report)
     }
 
-    /// Gives the recorder's mappings back: before [`Recorder::finish`], while there still is a guest.
+    /// Gives the recorder's mappings back: before [`Recorder::finish`], while there still is a
+    /// guest.
     pub fn release(&mut self, p2m: &mut dyn P2mSource) {
         self.monitor.release(p2m);
     }
@@ -182,7 +186,8 @@ impl<W: Write> Recorder<W> {
                     *entry = self.monitor.tracker().shadow_entry(Pfn(pfn)).0;
                 }
             } else {
-                // Listed, but not tracked: a shared leaf without frames, which the shadow leaves out.
+                // Listed, but not tracked: a shared leaf without frames, which the shadow leaves
+                // out.
                 let mut copy = Leaf::HOLE;
                 if p2m.read(Mfn(mfn), &mut copy).is_ok() {
                     let words = copy.entries(width).map(|entry| entry.0);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A recorded life behind the tracker's ports: each round's roots, log, frames and m2p as they were.
+//! A recorded life behind the tracker's ports: each round's roots, log, frames and m2p as they
+//! were.
 //! Not here: page contents, types or a destination: a trace has none (`silent`).
 //! Units: as in the tracker's `port`.
 //! Threads: ports as their traits say; [`Replay::advance`] while no port is inside a call.
@@ -10,8 +11,9 @@
 //!    roots() -> before | clean() | roots() -> after | read, map, live, m2p: round N
 //! ```
 //!
-//! The log is Xen's: bits that a CLEAN did not ask for stay for the next one, and so do those of a round without
-//! CLEAN. A mapping that is held stays readable when its frame leaves the list, with the contents of then.
+//! The log is Xen's: bits that a CLEAN did not ask for stay for the next one, and so do those of a
+//! round without CLEAN. A mapping that is held stays readable when its frame leaves the list, with
+//! the contents of then.
 
 use std::collections::HashMap;
 use std::io;
@@ -324,7 +326,8 @@ impl P2mSource for ReplayP2m {
     }
 }
 
-/// The recorded m2p: of listed frames and exceptions as stated, of others the lowest pfn that names them.
+/// The recorded m2p: of listed frames and exceptions as stated, of others the lowest pfn that names
+/// them.
 #[derive(Debug)]
 pub struct ReplayM2p {
     machine: Arc<Machine>,

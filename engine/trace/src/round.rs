@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One round of a life in plain arrays: what a recorder saw, and all that a checker needs.
 //! Not here: files (`writer`, `reader`), or anything that a tracker would conclude.
-//! Units: arrays by leaf position or pfn; [`NONE`] = no frame; entries widened as in `p2mtrack::frame::Entry`.
+//! Units: arrays by leaf position or pfn; [`NONE`] = no frame; entries widened as in
+//! `p2mtrack::frame::Entry`.
 //! Threads: plain values.
 //! Source: own.
 
@@ -61,7 +62,8 @@ pub struct Round {
     pub leaf_pfns: Vec<u64>,
     /// All entries in pfn order: [`Width::entries`] for each leaf position.
     pub entries: Vec<u64>,
-    /// m2p of frames that are not listed above and are not what the entries say: mfn -> pfn or none.
+    /// m2p of frames that are not listed above and are not what the entries say: mfn -> pfn or
+    /// none.
     pub exceptions: BTreeMap<u64, Option<u64>>,
 }
 
@@ -75,8 +77,9 @@ impl Round {
         &self.entries[position * width.entries()..][..width.entries()]
     }
 
-    /// Whether this round says one thing of each frame. `touched` names the leaf positions whose frame
-    /// or entries may differ from a round that was checked before; without it all are looked at.
+    /// Whether this round says one thing of each frame. `touched` names the leaf positions whose
+    /// frame or entries may differ from a round that was checked before; without it all are looked
+    /// at.
     pub(crate) fn check(&self, meta: &Meta, touched: Option<&[bool]>) -> Result<(), Broken> {
         let mut pfns = HashMap::with_capacity(self.upper.len());
         for (index, frame) in self.upper.iter().enumerate() {
@@ -259,7 +262,8 @@ pub(crate) const fn fits(width: Width, entry: u64) -> bool {
     }
 }
 
-/// Numbers in a frame's content, as runs see them: guest words of a tree, PTEs with the frame number in front.
+/// Numbers in a frame's content, as runs see them: guest words of a tree, PTEs with the frame
+/// number in front.
 pub(crate) const fn lanes(structure: Structure, width: Width) -> usize {
     match structure {
         Structure::Table => 512,

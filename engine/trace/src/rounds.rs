@@ -77,8 +77,8 @@ impl<'r> Rounds<'r> {
         self.advance_with(|_, _, _| ())
     }
 
-    /// The same, telling of each entry that was written: pfn, old and new value. Entries that fall away are
-    /// told as turned invalid.
+    /// The same, telling of each entry that was written: pfn, old and new value. Entries that fall
+    /// away are told as turned invalid.
     pub(crate) fn advance_with(
         &mut self,
         mut changed: impl FnMut(u64, u64, u64),

@@ -39,7 +39,8 @@ impl Budget {
     }
 }
 
-/// Length and step code of the run that begins at `start`: as long as values differ from the old ones.
+/// Length and step code of the run that begins at `start`: as long as values differ from the old
+/// ones.
 fn measure(
     start: usize,
     length: usize,

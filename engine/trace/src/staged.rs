@@ -3,10 +3,12 @@
 //! Not here: what is in it.
 //! Units: bytes.
 //! Threads: one owner.
-//! Source: Linux `open(2)`, O_TMPFILE: what has no name is gone with its program, whatever ended that.
+//! Source: Linux `open(2)`, O_TMPFILE: what has no name is gone with its program, whatever ended
+//! that.
 //!
-//! A name besides the target's is there only while it replaces a file, between `linkat` and `rename`. A system that
-//! knows no files without a name (and some file systems) gets a copy for that time, made at the end.
+//! A name besides the target's is there only while it replaces a file, between `linkat` and
+//! `rename`. A system that knows no files without a name (and some file systems) gets a copy for
+//! that time, made at the end.
 
 use std::error::Error;
 use std::fmt;
@@ -35,10 +37,12 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// Begins a file in the directory of its target, once it is sure that the target may be replaced.
+    /// Begins a file in the directory of its target, once it is sure that the target may be
+    /// replaced.
     ///
     /// # Errors
-    /// The target is there and may not be replaced, or its name is none of a file's; or the directory's.
+    /// The target is there and may not be replaced, or its name is none of a file's; or the
+    /// directory's.
     pub fn create(path: &Path) -> io::Result<Self> {
         let (there, directory) = (may_replace(path)?, directory_of(path));
         let file = tempfile::tempfile_in(directory)?;
@@ -59,12 +63,13 @@ impl StagedFile {
         &self.file
     }
 
-    /// Gives it the target's name, replacing what is there, whose mode and, if that may be, owner it gets; contents and name
-    /// are on the disk after.
+    /// Gives it the target's name, replacing what is there, whose mode and, if that may be, owner
+    /// it gets; contents and name are on the disk after.
     ///
     /// # Errors
-    /// Sync or link failed, and there is no new file; the rename failed, and it is there under the name that the error tells;
-    /// or the directory can't be synced, and it is there, but perhaps not after a crash. But for the last the target is as it was.
+    /// Sync or link failed, and there is no new file; the rename failed, and it is there under the
+    /// name that the error tells; or the directory can't be synced, and it is there, but perhaps
+    /// not after a crash. But for the last the target is as it was.
     pub fn commit(self) -> io::Result<()> {
         self.file.sync_all()?;
         if let Err((named, cause)) = self.give_name()? {
@@ -76,7 +81,8 @@ impl StagedFile {
         }
     }
 
-    /// The same, without waiting for the disk: for what is written again in a moment. What can't be renamed is not kept.
+    /// The same, without waiting for the disk: for what is written again in a moment. What can't be
+    /// renamed is not kept.
     ///
     /// # Errors
     /// As [`StagedFile::commit`].
@@ -100,7 +106,8 @@ impl StagedFile {
         };
         let named = match linked {
             Ok(named) => named.into_temp_path(),
-            Err(_) => copied(&self.file, directory)?, // whatever is wrong with the link: the copy tells
+            // whatever is wrong with the link: the copy tells
+            Err(_) => copied(&self.file, directory)?,
         };
         Ok(match replaces {
             Err(cause) => Err((named, cause)),
@@ -171,8 +178,8 @@ fn copied(mut file: &File, directory: &Path) -> io::Result<TempPath> {
     Ok(copy.into_temp_path())
 }
 
-/// Gives a file the mode of another, and its owner and group as far as the system lets us: who could not read the one is not to
-/// read the other.
+/// Gives a file the mode of another, and its owner and group as far as the system lets us: who
+/// could not read the one is not to read the other.
 fn resemble(file: &File, there: &Metadata) -> io::Result<()> {
     let now = file.metadata()?;
     if (now.uid(), now.gid()) != (there.uid(), there.gid()) {
@@ -201,7 +208,8 @@ fn may_replace(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// In a directory with the sticky bit, as `/tmp`, only who owns it or the file may give the file's name to another.
+/// In a directory with the sticky bit, as `/tmp`, only who owns it or the file may give the file's
+/// name to another.
 fn may_rename(
     there: u32,
     (directory, mode): (u32, u32),
@@ -216,7 +224,8 @@ fn may_rename(
     Ok(())
 }
 
-/// Whether the owner of files is no matter to us: CAP_FOWNER, which root may lack; root has it if the system does not say.
+/// Whether the owner of files is no matter to us: CAP_FOWNER, which root may lack; root has it if
+/// the system does not say.
 fn may_all(user: u32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

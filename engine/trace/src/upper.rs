@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Contents for the frames above the leaves that a capture only lists: made so that a walk finds its leaves.
+//! Contents for the frames above the leaves that a capture only lists: made so that a walk finds
+//! its leaves.
 //! Not here: contents that a recorder has read; those are written as they are.
 //! Units: page = virtual frame of the linear list; slots of 8 bytes, in a 32-bit tree 4.
 //! Threads: pure.
 //! Source: walk order and geometry of the captures; `xen-save-path.md` 2.3.
 //!
-//! The rule: the tables that are needed at a level, in the order of what they cover, get the frames that are
-//! listed for it, in the order of the list. Are there fewer frames than tables, then tables of equal contents
-//! share one (Linux backs holes by one shared table), and if that does not suffice it is an error: no frame is
-//! invented. Frames that are left over stay listed, without contents. What nothing is known of is not
-//! present (page tables) or all ones (tree).
+//! The rule: the tables that are needed at a level, in the order of what they cover, get the frames
+//! that are listed for it, in the order of the list. Are there fewer frames than tables, then
+//! tables of equal contents share one (Linux backs holes by one shared table), and if that does not
+//! suffice it is an error: no frame is invented. Frames that are left over stay listed, without
+//! contents. What nothing is known of is not present (page tables) or all ones (tree).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writes a trace round by round to anything that takes bytes; a file appears only when it is whole.
+//! Writes a trace round by round to anything that takes bytes; a file appears only when it is
+//! whole.
 //! Not here: where rounds come from (`import`, a recorder).
 //! Units: as in `round`; the layout is in `format`.
 //! Threads: one writer.
@@ -69,8 +70,9 @@ impl<W: Write> Writer<W> {
     /// Appends a round.
     ///
     /// # Errors
-    /// `out` failed, after which the writer is of no use; or the round contradicts itself or the META, and
-    /// nothing was written. A reader with the default [`Limits`](crate::Limits) may refuse what is larger than they are.
+    /// `out` failed, after which the writer is of no use; or the round contradicts itself or the
+    /// META, and nothing was written. A reader with the default [`Limits`](crate::Limits) may
+    /// refuse what is larger than they are.
     pub fn round(&mut self, round: &Round) -> Result<(), TraceError> {
         self.check(round).map_err(|fault| fault.at(self.offset))?;
         self.append(round.clone())

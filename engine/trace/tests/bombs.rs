@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Small files that stand for gigabytes: they are refused as soon as a block is longer than it can be, and cost nothing.
-//! Not here: other faults of captures (`contradictions`), traces (`hostile`). One test, alone in its process, as it looks at
-//! the process's memory.
+//! Small files that stand for gigabytes: they are refused as soon as a block is longer than it can
+//! be, and cost nothing.
+//! Not here: other faults of captures (`contradictions`), traces (`hostile`). One test, alone in
+//! its process, as it looks at the process's memory.
 //! Units: bytes.
 //! Threads: one.
 //! Source: own; `VmHWM` of proc(5).
@@ -156,7 +157,8 @@ fn before(round: &[u8], kind: u32) -> &[u8] {
     &round[..at]
 }
 
-/// Each block in turn claims more than it can hold, and so do the bytes after the last one; they have no end.
+/// Each block in turn claims more than it can hold, and so do the bytes after the last one; they
+/// have no end.
 fn endless_blocks() {
     let (first, second) = (round(0), round(1));
     let huge = |kind| header(kind, 1, 6 << 30);
@@ -178,7 +180,8 @@ fn endless_blocks() {
     }
     let (rounds, _) = read_all(with(&[&first, &second, &header(10, 2, 0)]).as_slice());
     assert_eq!(rounds.expect("whole"), 2);
-    // Blocks that the leaves ask for, and that are more than a capture may have: nothing of them is read.
+    // Blocks that the leaves ask for, and that are more than a capture may have: nothing of them is
+    // read.
     let roots = round(0);
     let leaves = vec![0xff; 8 << 19];
     let start = [&begun(1 << 28)[..], before(&roots, 5), &block(5, 0, &leaves)].concat();

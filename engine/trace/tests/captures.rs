@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The five captures of a real guest: imported, replayed, and compared with what another program found in them.
+//! The five captures of a real guest: imported, replayed, and compared with what another program
+//! found in them.
 //! Not here: made-up lives (`format`, `replay`).
 //! Units: as in the crate.
 //! Threads: one a test.
@@ -129,7 +130,8 @@ fn nothing_of_a_capture_is_lost() {
     }
 }
 
-/// A recording has leaves and what leads to them, and of a frame's owner and type it says the simplest.
+/// A recording has leaves and what leads to them, and of a frame's owner and type it says the
+/// simplest.
 #[test]
 fn replayed_ports_conform_as_far_as_a_recording_goes() {
     for name in NAMES.into_iter().chain(LIVE) {

@@ -412,8 +412,8 @@ fn apply(blocks: &mut Vec<Block>, change: &Change) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 256 } else { 4096 }))]
 
-    /// Whatever was done to a capture: a trace, or a fault of the capture in a block of it. Read round by round it says
-    /// the same as read at once.
+    /// Whatever was done to a capture: a trace, or a fault of the capture in a block of it. Read
+    /// round by round it says the same as read at once.
     #[test]
     fn a_broken_capture_is_told_by_its_block(wide: bool, changes in changes()) {
         let mut blocks = sound(if wide { 64 } else { 32 });

@@ -306,7 +306,8 @@ fn a_reader_finds_contradictions_behind_sound_checksums() {
     all[3].1 = vec![2, 1, 0, 1 << 2, 6, 1, 0, 1 << 2, 60];
     let error = read_all(&seal(&bytes[..FILE_HEADER_BYTES], &all)).expect_err("aliased");
     assert!(error.to_string().contains("the same entries wherever"), "{error}");
-    // Round 1 writes an entry of a shared frame at one of its two positions only, the first or the second.
+    // Round 1 writes an entry of a shared frame at one of its two positions only, the first or the
+    // second.
     let mut rounds = small();
     for round in &mut rounds {
         (round.leaf_mfns, round.leaf_pfns) = (vec![3, 3], vec![30, 30]);

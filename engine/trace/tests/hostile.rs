@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lengths that promise more than a file holds, and what they cost: an error, and no memory.
-//! Not here: other faults (`format`). One test, alone in its process, as it looks at the process's memory.
+//! Not here: other faults (`format`). One test, alone in its process, as it looks at the process's
+//! memory.
 //! Units: bytes.
 //! Threads: one.
 //! Source: own; `VmPeak` of proc(5).

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tracker over recorded guests against the oracle, and recordings of replays against what they were made of.
+//! The tracker over recorded guests against the oracle, and recordings of replays against what they
+//! were made of.
 //! Not here: ports (`replay`), files (`format`).
 //! Units: sums as in `naive`.
 //! Threads: one.

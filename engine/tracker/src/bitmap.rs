@@ -3,7 +3,8 @@
 //! Not here: the resend bitmap, which many threads mark (`resend`).
 //! Units: length in pfns; bit `pfn % 64` of word `pfn / 64`; bits past the length are zero.
 //! Threads: one writer; plain reads may be shared.
-//! Source: bit order of Xen's log-dirty bitmap (`xen/arch/x86/mm/paging.c`): bit `pfn & 7` of byte `pfn >> 3`.
+//! Source: bit order of Xen's log-dirty bitmap (`xen/arch/x86/mm/paging.c`): bit `pfn & 7` of byte
+//! `pfn >> 3`.
 
 use crate::frame::Pfn;
 

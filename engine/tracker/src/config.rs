@@ -24,9 +24,9 @@ pub enum Verify {
     /// While the guest runs what changed, when it stands still every entry of a dirty leaf.
     #[default]
     Dirty,
-    /// Every entry, in every round, against the m2p and against the owner of its frame: finds a guest whose m2p lies about
-    /// leaves that it never writes, or that gives frames away without a write of their entries. Costs a read of the whole
-    /// p2m and a question for each frame a round.
+    /// Every entry, in every round, against the m2p and against the owner of its frame: finds a
+    /// guest whose m2p lies about leaves that it never writes, or that gives frames away without a
+    /// write of their entries. Costs a read of the whole p2m and a question for each frame a round.
     Full,
 }
 
@@ -50,12 +50,13 @@ pub enum ForeignPtePolicy {
     Clear,
 }
 
-/// Frames of a domain that may be no pfn's, or pfns' and not the domain's, before it is an error: 4 MiB. Linux has at most
-/// 512 at a time on their way between Xen and a pfn (`docs/decisions/0021-the-books-balance.md`).
+/// Frames of a domain that may be no pfn's, or pfns' and not the domain's, before it is an error: 4
+/// MiB. Linux has at most 512 at a time on their way between Xen and a pfn
+/// (`docs/decisions/0021-the-books-balance.md`).
 pub const UNACCOUNTED_FRAMES_MAX: u64 = 1024;
 
-/// The frames that the domain holds, and those that were sent or are known otherwise, differ by more than real guests'
-/// ever do.
+/// The frames that the domain holds, and those that were sent or are known otherwise, differ by
+/// more than real guests' ever do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnaccountedPolicy {
     /// The migration ends with an error that says by how many.
@@ -68,26 +69,31 @@ pub enum UnaccountedPolicy {
 /// What whoever sends goes by: how far what was sent is what was handed out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sender {
-    /// Each page is sent by the entry that it was handed out under, and page tables are normalised by the engine's view.
+    /// Each page is sent by the entry that it was handed out under, and page tables are normalised
+    /// by the engine's view.
     #[default]
     Told,
-    /// Sent by the entry handed out; page tables are normalised by the sender's own mapping of p2m and m2p. What they
-    /// name is not known: all of them are in doubt whenever the p2m was written.
+    /// Sent by the entry handed out; page tables are normalised by the sender's own mapping of p2m
+    /// and m2p. What they name is not known: all of them are in doubt whenever the p2m was written.
     Normalises,
-    /// As before, and the entries are the sender's own, too, from its live mapping of the p2m. What was handed out in the
-    /// last round, and lies in a leaf that was written since, may have been sent under another entry: it is owed again.
+    /// As before, and the entries are the sender's own, too, from its live mapping of the p2m. What
+    /// was handed out in the last round, and lies in a leaf that was written since, may have been
+    /// sent under another entry: it is owed again.
     Reads,
 }
 
 /// The caller's choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Threads that compare leaves; 0 and 1 mean the caller's own. A caller that is a worker of another
-    /// rayon pool takes 1: while it waits for this one it would begin other work on the same stack.
+    /// Threads that compare leaves; 0 and 1 mean the caller's own. A caller that is a worker of
+    /// another rayon pool takes 1: while it waits for this one it would begin other work on the
+    /// same stack.
     pub threads: usize,
-    /// The diff kernel; `None` is what `P2MTRACK_KERNEL` says, or else the best one for this machine.
+    /// The diff kernel; `None` is what `P2MTRACK_KERNEL` says, or else the best one for this
+    /// machine.
     pub kernel: Option<Kernel>,
-    /// Forms of the shadow's leaves; `None` is what `P2MTRACK_SHADOW` says, or else the smallest ones.
+    /// Forms of the shadow's leaves; `None` is what `P2MTRACK_SHADOW` says, or else the smallest
+    /// ones.
     pub shadow: Option<Forms>,
     /// When the structure is walked.
     pub rewalk: Rewalk,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Doubt: what the engine could not find out, by kind, and for how many rounds running.
-//! Not here: what a doubt owes (the caller marks the range), or the causes of single pfns (`cause`).
+//! Not here: what a doubt owes (the caller marks the range), or the causes of single pfns
+//! (`cause`).
 //! Units: rounds, and pfns put in doubt.
 //! Threads: one owner.
 //! Source: `docs/design.md`, law 4 (doubt sets the bit).
@@ -14,7 +15,8 @@ pub enum Doubt {
     ShortBitmap,
     /// Log-dirty failed and was switched off and on: its marks are lost.
     LogLost,
-    /// The generation was odd, or moved during every walk. Owes nothing by itself, and ends nothing.
+    /// The generation was odd, or moved during every walk. Owes nothing by itself, and ends
+    /// nothing.
     Generation,
     /// The roots make no sense.
     Roots,
@@ -111,8 +113,9 @@ impl Doubts {
         for doubt in Doubt::ALL {
             let running = &mut self.running[doubt as usize];
             *running = if self.marked[doubt as usize] == 0 { 0 } else { *running + 1 };
-            // A table doubt that runs on is held back for the final round instead (`send::again`). A vCPU that is not
-            // running may stay inside of a change for ever; a fresh walk of the suspended guest decides.
+            // A table doubt that runs on is held back for the final round instead (`send::again`).
+            // A vCPU that is not running may stay inside of a change for ever; a fresh walk of the
+            // suspended guest decides.
             if *running > rounds_max && ![Doubt::Tables, Doubt::Generation].contains(&doubt) {
                 persistent = persistent.or(Some(doubt));
             }

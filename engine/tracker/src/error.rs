@@ -46,7 +46,8 @@ pub enum WidthCause {
     Port,
     /// A root that no guest of the given width can write.
     Root(u64),
-    /// Read in the other width, entries of the p2m name frames whose m2p names them back; read in the given one, none does.
+    /// Read in the other width, entries of the p2m name frames whose m2p names them back; read in
+    /// the given one, none does.
     Entries {
         /// The first of them.
         pfn: Pfn,
@@ -159,8 +160,8 @@ pub enum Error {
         /// Frames that the domain holds.
         domain_frames: u64,
     },
-    /// More pfns wait to be sent, or were sent against the m2p, than the domain holds frames: the p2m names frames over and
-    /// over.
+    /// More pfns wait to be sent, or were sent against the m2p, than the domain holds frames: the
+    /// p2m names frames over and over.
     Crowd {
         /// One of them.
         pfn: Pfn,
@@ -169,7 +170,8 @@ pub enum Error {
         /// Frames that the domain holds.
         domain_frames: u64,
     },
-    /// The domain holds frames that no pfn has, or fewer than its pfns have: its p2m does not say where they are.
+    /// The domain holds frames that no pfn has, or fewer than its pfns have: its p2m does not say
+    /// where they are.
     Unaccounted {
         /// Frames held that are not accounted for; negative if more are accounted for than held.
         unaccounted_frames: i64,

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Forms of a leaf: what a compressed leaf predicts for each of its slots.
-//! Not here: which form a leaf gets (`shadow::encode`), where it is kept (`shadow`), how it is compared (`diff`).
-//! Units: words as in the leaf, 64 bits or 32; slots from 0; a segment ends where the next one begins.
+//! Not here: which form a leaf gets (`shadow::encode`), where it is kept (`shadow`), how it is
+//! compared (`diff`).
+//! Units: words as in the leaf, 64 bits or 32; slots from 0; a segment ends where the next one
+//! begins.
 //! Threads: plain values.
-//! Source: real p2ms are runs: patched frame of reference (Zukowski et al., ICDE 2006), steps +1, -1 and 0.
+//! Source: real p2ms are runs: patched frame of reference (Zukowski et al., ICDE 2006), steps +1,
+//! -1 and 0.
 
 use crate::frame::{Entry, Width};
 use crate::leaf::Leaf;
@@ -51,8 +54,8 @@ pub(crate) const fn wrap(width: Width, word: u64) -> u64 {
 
 /// A word of the leaf, its slot and a step, in 64 bits: a run of words, or the patch of one.
 ///
-/// Bits 0..10 the slot, 10..12 the step, 12..64 the word. Of a 64-bit word its lower 50 bits and the two tag bits
-/// are kept; a word with other bits can't be written so.
+/// Bits 0..10 the slot, 10..12 the step, 12..64 the word. Of a 64-bit word its lower 50 bits and
+/// the two tag bits are kept; a word with other bits can't be written so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment(pub(crate) u64);
 
@@ -129,7 +132,8 @@ pub(crate) enum Base<'a> {
     Hole,
     /// One segment from the first slot to the last.
     Affine(Segment),
-    /// Segments in slot order, the first from slot 0; and patches in slot order, which go before them.
+    /// Segments in slot order, the first from slot 0; and patches in slot order, which go before
+    /// them.
     Segments { segments: &'a [u64], patches: &'a [u64] },
     /// 64-bit words whose upper halves are `high`, or which are invalid.
     Packed { high: u32, low: &'a PackedWords },
@@ -137,7 +141,8 @@ pub(crate) enum Base<'a> {
     Raw(&'a Leaf),
 }
 
-/// What tells two bases that predict the same words, as long as nobody writes what they are made of.
+/// What tells two bases that predict the same words, as long as nobody writes what they are made
+/// of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Likeness {
     Hole,
@@ -147,7 +152,8 @@ pub(crate) enum Likeness {
 }
 
 impl Base<'_> {
-    /// What it has in common with the bases of other positions of the same leaf, if that can be told at once.
+    /// What it has in common with the bases of other positions of the same leaf, if that can be
+    /// told at once.
     pub(crate) fn likeness(&self) -> Option<Likeness> {
         match *self {
             Self::Hole => Some(Likeness::Hole),
@@ -157,7 +163,8 @@ impl Base<'_> {
         }
     }
 
-    /// The entry in `slot`. Inlined, lest its count change with the way in which the crate is cut for the compiler.
+    /// The entry in `slot`. Inlined, lest its count change with the way in which the crate is cut
+    /// for the compiler.
     #[inline(always)]
     pub(crate) fn entry(&self, width: Width, slot: usize) -> Entry {
         match *self {

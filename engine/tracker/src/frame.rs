@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frame numbers and p2m entries: the words of the whole engine, boxed so that they cannot be mixed.
+//! Frame numbers and p2m entries: the words of the whole engine, boxed so that they cannot be
+//! mixed.
 //! Not here: memory, tables, or any opinion about what a guest should have written.
 //! Units: every number counts 4 KiB frames; a count is one past the last index.
 //! Threads: plain values.
-//! Source: Xen `xen/include/public/arch-x86/xen.h` (p2m, m2p), Linux `arch/x86/xen/p2m.c` (tag bits).
+//! Source: Xen `xen/include/public/arch-x86/xen.h` (p2m, m2p), Linux `arch/x86/xen/p2m.c` (tag
+//! bits).
 
 use std::fmt;
 
@@ -117,8 +119,8 @@ impl Width {
 
 /// One word of the p2m, as the guest wrote it, widened to 64 bits.
 ///
-/// `INVALID` of a 32-bit guest (0xffff_ffff) is widened to all ones; every other 32-bit word keeps its
-/// value, tag bits (30, 31) included, so that the shadow can hold exactly what was read.
+/// `INVALID` of a 32-bit guest (0xffff_ffff) is widened to all ones; every other 32-bit word keeps
+/// its value, tag bits (30, 31) included, so that the shadow can hold exactly what was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry(pub u64);
 
@@ -127,7 +129,8 @@ pub struct Entry(pub u64);
 pub enum Claim {
     /// No frame here.
     Invalid,
-    /// Linux's identity tag: the pfn is mapped one to one to the machine; it has no frame of its own.
+    /// Linux's identity tag: the pfn is mapped one to one to the machine; it has no frame of its
+    /// own.
     Identity,
     /// Linux's foreign tag over this frame: a grant mapping.
     Foreign(Mfn),
@@ -151,7 +154,8 @@ impl Claim {
         self.named() == Some(mfn)
     }
 
-    /// Whether this can't be a frame of the domain, whoever is asked: nothing on a machine of so many frames.
+    /// Whether this can't be a frame of the domain, whoever is asked: nothing on a machine of so
+    /// many frames.
     #[must_use]
     pub const fn names_nothing(self, machine_frames: u64) -> bool {
         match self.named() {
@@ -233,8 +237,8 @@ pub enum FrameType {
 }
 
 impl FrameType {
-    /// What a word of Xen's answer says (`XEN_DOMCTL_PFINFO_*`: four bits from bit 28 on); `None` for what no Xen is
-    /// known to say.
+    /// What a word of Xen's answer says (`XEN_DOMCTL_PFINFO_*`: four bits from bit 28 on); `None`
+    /// for what no Xen is known to say.
     #[must_use]
     pub const fn from_pfinfo(word: u32) -> Option<Self> {
         Some(match word >> 28 {

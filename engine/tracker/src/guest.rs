@@ -2,7 +2,8 @@
 //! Live guest memory: the one door to words that another domain may write at any moment.
 //! Not here: what the words mean. Nothing in this engine holds a `&u64` into guest memory.
 //! Units: one frame of 4,096 bytes, 8-byte aligned, little endian.
-//! Threads: any number of readers; the writer is outside of the program, or a thread that stores atomically.
+//! Threads: any number of readers; the writer is outside of the program, or a thread that stores
+//! atomically.
 //! Source: `core::sync::atomic`, "Atomic accesses to read-only memory"; `docs/decisions/0008`.
 
 #![expect(unsafe_code, reason = "foreign mappings are raw pointers; docs/safety.md")]
@@ -28,8 +29,9 @@ impl<'map> GuestLeaf<'map> {
     ///
     /// # Safety
     /// - `words` is 8-byte aligned and readable for 4,096 bytes during `'map`.
-    /// - No Rust reference to these bytes, other than to atomics, exists during `'map`, and this program
-    ///   writes them only by atomics of 64 bits, if at all. What another domain writes is its own affair.
+    /// - No Rust reference to these bytes, other than to atomics, exists during `'map`, and this
+    ///   program writes them only by atomics of 64 bits, if at all. What another domain writes is
+    ///   its own affair.
     #[must_use]
     pub const unsafe fn from_ptr(words: *const u64) -> Self {
         Self { words: words.cast(), map: PhantomData }
@@ -52,9 +54,10 @@ impl<'map> GuestLeaf<'map> {
         // SAFETY: the constructor's contract gives 512 aligned, readable words during 'map, and the
         // index was checked above. An atomic may be written by others while it is borrowed.
         let word = unsafe { &*self.words.wrapping_add(index) };
-        // ORDER: Relaxed: each word is looked at by itself, and what the guest wrote before it is not
-        // relied on; that the log was cleared before (law 1) the port's call has ordered. It is one load
-        // that is neither split nor repeated, and the one order that read-only memory allows.
+        // ORDER: Relaxed: each word is looked at by itself, and what the guest wrote before it is
+        // not relied on; that the log was cleared before (law 1) the port's call has ordered. It is
+        // one load that is neither split nor repeated, and the one order that read-only memory
+        // allows.
         word.load(Ordering::Relaxed)
     }
 
@@ -104,8 +107,8 @@ mod tests {
         let _ = GuestLeaf::from_atomics(&live).entry(Width::W32, 1024);
     }
 
-    /// Each word is written while it is read: a reader finds one of the writer's values, in their order.
-    /// Miri and ThreadSanitizer call a read that is not atomic a data race.
+    /// Each word is written while it is read: a reader finds one of the writer's values, in their
+    /// order. Miri and ThreadSanitizer call a read that is not atomic a data race.
     #[test]
     fn reads_beside_a_writer() {
         const TURNS: u64 = if cfg!(miri) { 20 } else { 20_000 };

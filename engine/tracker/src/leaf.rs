@@ -79,7 +79,8 @@ impl std::fmt::Debug for Leaf {
 /// Words of a mask: 16 for 1,024 slots; a 64-bit leaf uses the first 8.
 pub(crate) const MASK_WORDS: usize = 16;
 
-/// A set of slots of one leaf. For a 64-bit leaf it is one cache line of a pfn bitmap, for a 32-bit leaf two.
+/// A set of slots of one leaf. For a 64-bit leaf it is one cache line of a pfn bitmap, for a 32-bit
+/// leaf two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct LeafMask {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ledger: every pfn that is owed to the destination, and why. It is in the bitmap, in flight, postponed or deferred.
-//! Not here: who finds it out (`intake`, `structure`, `compare`), what becomes of it (`resolve`, `send`).
+//! The ledger: every pfn that is owed to the destination, and why. It is in the bitmap, in flight,
+//! postponed or deferred.
+//! Not here: who finds it out (`intake`, `structure`, `compare`), what becomes of it (`resolve`,
+//! `send`).
 //! Units: pfns.
 //! Threads: one owner; the bitmap is lent to shards.
 //! Source: `docs/design.md`, law 3: what was taken is owed until it is paid.
@@ -128,8 +130,8 @@ impl Ledger {
         !self.returned.is_empty()
     }
 
-    /// Deferred, postponed and returned pfns are owed in the bitmap again. Marked first, forgotten second. Returns how many were
-    /// returned.
+    /// Deferred, postponed and returned pfns are owed in the bitmap again. Marked first, forgotten
+    /// second. Returns how many were returned.
     pub(crate) fn wake(&mut self) -> u64 {
         for (&pfn, deferred) in &self.out.deferred {
             self.bitmap.mark_all(pfn, deferred.causes);

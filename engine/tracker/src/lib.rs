@@ -1,38 +1,43 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! p2mtrack: dirty tracking for the live migration of Xen PV guests that change their p2m while they run.
+//! p2mtrack: dirty tracking for the live migration of Xen PV guests that change their p2m while
+//! they run.
 //!
-//! A guest's p2m (pfn -> mfn) is its own: it balloons, exchanges and maps frames, grows, and reshapes the p2m itself
-//! while it is migrated. This crate says which pfns must be sent again, under which entry, and why; it decides what a
-//! pfn without a frame means, and when a migration has to end with an error instead. It does no I/O, keeps no clock
-//! and knows no hypervisor: its caller steps it and lends it the [`port`]s.
+//! A guest's p2m (pfn -> mfn) is its own: it balloons, exchanges and maps frames, grows, and
+//! reshapes the p2m itself while it is migrated. This crate says which pfns must be sent again,
+//! under which entry, and why; it decides what a pfn without a frame means, and when a migration
+//! has to end with an error instead. It does no I/O, keeps no clock and knows no hypervisor: its
+//! caller steps it and lends it the [`port`]s.
 //!
-//! A pfn's way through a round, from top to bottom; `tracker.rs` calls one after the other, and does nothing else:
+//! A pfn's way through a round, from top to bottom; `tracker.rs` calls one after the other, and
+//! does nothing else:
 //!
 //! ```text
-//! intake/        roots, transfer offers, log-dirty: pfns written, frames of the p2m written
-//!    |                  |
-//!    |           structure/     a walk under the seqlock: leaves that are new or have another frame   (p2m/)
-//!    |                  |
-//!    |           compare/       live leaves against the shadow, by shards: entries that differ        (diff/)
-//!    |                  |
-//! ledger.rs      what is owed, and why: in the bitmap, in flight, postponed or deferred               (resend/)
+//! intake/       roots, transfer offers, log-dirty: pfns written, frames of the p2m written
+//!    |                 |
+//!    |          structure/   a walk under the seqlock: leaves that are new or moved       p2m/
+//!    |                 |
+//!    |          compare/     live leaves against the shadow: entries that differ          diff/
+//!    |                 |
+//! ledger.rs     what is owed, and why: in the bitmap, in flight, postponed, deferred     resend/
 //!    |
-//! resolve.rs     p2m, m2p and type of an owed pfn: sent, without a frame, or deferred
+//! resolve.rs    p2m, m2p and type of an owed pfn: sent, without a frame, or deferred
 //!    |
-//! send/          a batch in flight, its page tables, its answers; frames that moved                   (table.rs)
+//! send/         a batch in flight, its page tables, its answers; frames that moved     table.rs
 //!    |
-//! destination/   what the destination has: the shadow, tables, pfns gone                              (shadow/)
+//! destination/  what the destination has: the shadow, tables, pfns gone                 shadow/
 //!    |
-//! settle.rs      what has to be true before a suspended round is settled
+//! settle.rs     what has to be true before a suspended round is settled
 //! ```
 //!
-//! [`tracker::Tracker`] is stepped: `begin`, `scan`, `take` and `answer` as long as there are batches, `end`.
-//! [`migration::Migration`] makes the same steps over log-dirty and a transport that are lent to it: `start`, `round` as
-//! often as wanted, `checkpoint` or `finish` once the guest is suspended, `cancel` at any point.
-//! [`monitor::Monitor`] sends nothing: it observes what changes.
+//! [`tracker::Tracker`] is stepped: `begin`, `scan`, `take` and `answer` as long as there are
+//! batches, `end`. [`migration::Migration`] makes the same steps over log-dirty and a transport
+//! that are lent to it: `start`, `round` as often as wanted, `checkpoint` or `finish` once the
+//! guest is suspended, `cancel` at any point. [`monitor::Monitor`] sends nothing: it observes what
+//! changes.
 //!
-//! Units: frames of 4 KiB everywhere; pfns and mfns are [`frame::Pfn`] and [`frame::Mfn`] and can't be mixed.
-//! Unsafe code is confined to [`guest`] and to the vector kernels of [`diff`], which read live guest memory.
+//! Units: frames of 4 KiB everywhere; pfns and mfns are [`frame::Pfn`] and [`frame::Mfn`] and can't
+//! be mixed. Unsafe code is confined to [`guest`] and to the vector kernels of [`diff`], which read
+//! live guest memory.
 
 #![deny(unsafe_code)]
 

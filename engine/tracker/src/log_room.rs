@@ -3,12 +3,14 @@
 //! Not here: what is made of it (`log`), or of what was not read (`intake`).
 //! Units: pfns; bits as in `bitmap`. The room of a round is whole leaves of Xen's log, or nothing.
 //! Threads: one writer.
-//! Source: law 4 of `docs/design.md`: bits that were read are in no other log, so that nothing may become of them but owed.
+//! Source: law 4 of `docs/design.md`: bits that were read are in no other log, so that nothing may
+//! become of them but owed.
 
 use crate::bitmap::{PfnBitmap, bits_within};
 use crate::frame::Pfn;
 
-/// Room for a log. It can be filled, and nothing else: whoever is lent it can't make it another one, or another length.
+/// Room for a log. It can be filled, and nothing else: whoever is lent it can't make it another
+/// one, or another length.
 ///
 /// ```
 /// # use p2mtrack::{bitmap::PfnBitmap, frame::Pfn, port::LogRoom};
@@ -57,7 +59,8 @@ impl<'a> LogRoom<'a> {
         self.bits.set(pfn);
     }
 
-    /// Adds the bits of a piece of a log that begins at pfn `64 * first_word`; past the end they are dropped.
+    /// Adds the bits of a piece of a log that begins at pfn `64 * first_word`; past the end they
+    /// are dropped.
     pub fn add(&mut self, first_word: usize, words: &[u64]) {
         let (pfns, room) = (self.pfns(), self.bits.words_mut().iter_mut().enumerate());
         for ((index, word), &bits) in room.skip(first_word).zip(words) {
@@ -77,7 +80,8 @@ impl<'a> LogRoom<'a> {
         self.bits.clone()
     }
 
-    /// The same after `read` pfns of the log were read: what was not may be marked, and counts as marked, as for the engine.
+    /// The same after `read` pfns of the log were read: what was not may be marked, and counts as
+    /// marked, as for the engine.
     #[must_use]
     pub fn marks(&self, read: u64) -> PfnBitmap {
         let (mut marks, pfns) = (self.copy(), self.pfns());

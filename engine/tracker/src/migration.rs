@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A migration: a tracker whose log is read and whose batches are sent by ports that are lent for each call.
+//! A migration: a tracker whose log is read and whose batches are sent by ports that are lent for
+//! each call.
 //! Not here: the steps of a round (`tracker`).
 //! Units: rounds.
 //! Threads: one owner, stepped by its caller; no clock.
@@ -23,8 +24,8 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// Switches log-dirty on and prepares a migration. The first call of [`Migration::round`] takes the
-    /// first copy.
+    /// Switches log-dirty on and prepares a migration. The first call of [`Migration::round`] takes
+    /// the first copy.
     ///
     /// # Errors
     /// Log-dirty refused, or the pool can't be started; log-dirty is then off.
@@ -55,7 +56,8 @@ impl Migration {
     }
 
     /// The final round of a suspended guest. Every mapping is given back when it returns well, and
-    /// log-dirty is off, unless the report says that it could not be: then [`Migration::cancel`] tries again.
+    /// log-dirty is off, unless the report says that it could not be: then [`Migration::cancel`]
+    /// tries again.
     ///
     /// # Errors
     /// Any of [`Error`]; call [`Migration::cancel`] then, and let the source guest run on.
@@ -67,7 +69,8 @@ impl Migration {
         Ok(report)
     }
 
-    /// Ends the migration at any point and leaves the guest as it was: log-dirty off, nothing mapped.
+    /// Ends the migration at any point and leaves the guest as it was: log-dirty off, nothing
+    /// mapped.
     ///
     /// # Errors
     /// Log-dirty can't be switched off; everything else is given back all the same.
@@ -129,7 +132,8 @@ impl Migration {
         }
     }
 
-    /// Tells what lost its frame while the guest runs; of one that stands still it is told all at once.
+    /// Tells what lost its frame while the guest runs; of one that stands still it is told all at
+    /// once.
     fn note_gone(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let noted = self.tracker.take_noted_gone();
         if noted.is_empty() || self.tracker.report().stage.is_suspended() {

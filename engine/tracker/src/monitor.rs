@@ -22,12 +22,12 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Prepares for a guest of this width. Nothing is read yet; log-dirty is the caller's: on, and empty when it was switched on,
-    /// before the first round.
+    /// Prepares for a guest of this width. Nothing is read yet; log-dirty is the caller's: on, and
+    /// empty when it was switched on, before the first round.
     ///
     /// # Errors
-    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a kernel or a form is asked for that
-    /// is not there.
+    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a kernel or a
+    /// form is asked for that is not there.
     pub fn new(config: Config, width: Width) -> Result<Self, Error> {
         Ok(Self { tracker: Tracker::new(config, width)?, log: LogSource::default() })
     }

@@ -93,8 +93,8 @@ impl PfnSet {
         lines.len() as u64
     }
 
-    /// Adds the members of another set in a range; this one is as long. Returns how many lines were looked at: those in
-    /// which that one has any.
+    /// Adds the members of another set in a range; this one is as long. Returns how many lines were
+    /// looked at: those in which that one has any.
     pub(crate) fn add_range(&mut self, other: &Self, pfns: &Range<u64>) -> u64 {
         let lines = other.lines_in(pfns);
         for &line in &lines {
@@ -124,7 +124,8 @@ impl PfnSet {
         let words = self.bits.words_mut();
         for (index, lines) in self.lines.iter_mut().enumerate() {
             for line in bits_at(index, std::mem::take(lines)) {
-                let rest = words.iter_mut().skip(words_of(line).start); // the last line may be short
+                // the last line may be short
+                let rest = words.iter_mut().skip(words_of(line).start);
                 rest.take(LINE_WORDS).for_each(|word| *word = 0);
             }
         }

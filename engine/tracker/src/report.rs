@@ -68,7 +68,8 @@ pub struct EntryCounts {
     pub remapped: u64,
     /// Two words that name no frame.
     pub other: u64,
-    /// Changed entries whose own pfn is not in log-dirty: what a tracker without a shadow never sends.
+    /// Changed entries whose own pfn is not in log-dirty: what a tracker without a shadow never
+    /// sends.
     pub beyond_log_dirty: u64,
 }
 
@@ -215,8 +216,9 @@ pub struct RoundReport {
     /// Pfns newly owed in this round for each page accepted in the round before: the dirty rate in
     /// the engine's own unit of time. Below 1 the migration converges. `None` in the first round.
     pub dirty_rate: Option<f64>,
-    /// Frames that the domain holds and that are no pfn's as far as is known, in a suspended or observed round. Negative if
-    /// more pfns have frames than the domain holds. `None` in the rounds of a guest that runs.
+    /// Frames that the domain holds and that are no pfn's as far as is known, in a suspended or
+    /// observed round. Negative if more pfns have frames than the domain holds. `None` in the
+    /// rounds of a guest that runs.
     pub unaccounted_frames: Option<i64>,
     /// Fewer pfns are owed than a round ago. `None` in the first round.
     pub shrinking: Option<bool>,

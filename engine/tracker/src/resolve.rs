@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From an owed pfn to what is done about it: the checks of p2m, m2p and type, and the outcome table.
+//! From an owed pfn to what is done about it: the checks of p2m, m2p and type, and the outcome
+//! table.
 //! Not here: sending (`send`), page tables' contents (`table`, `send::view`).
 //! Units: pfns of one batch, at most `QUERY_FRAMES_MAX`.
 //! Threads: the caller's.

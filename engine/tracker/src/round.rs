@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The round under way: its rules and means, what it has found so far, and what rounds before it leave to be known.
+//! The round under way: its rules and means, what it has found so far, and what rounds before it
+//! leave to be known.
 //! Not here: the order of its steps (`tracker`).
 //! Units: rounds; pfns owed.
 //! Threads: one owner; the shards are lent to a comparison.
@@ -88,8 +89,8 @@ impl Round {
         self.estimate();
     }
 
-    /// Whether it converges, as far as the round has come. Nobody knows if ranges are owed because something could not be
-    /// known of them: how much of that is new can't be told.
+    /// Whether it converges, as far as the round has come. Nobody knows if ranges are owed because
+    /// something could not be known of them: how much of that is new can't be told.
     fn estimate(&mut self) {
         let report = &mut self.report;
         (report.dirty_rate, report.shrinking) = (None, None);
@@ -109,7 +110,8 @@ impl Round {
         self.estimate();
     }
 
-    /// The round ends. Returns its report, or the kind of a doubt that ran for too long in a guest that runs.
+    /// The round ends. Returns its report, or the kind of a doubt that ran for too long in a guest
+    /// that runs.
     pub(crate) fn end(&mut self) -> Result<RoundReport, Doubt> {
         self.ended += 1;
         self.report.doubts = self.doubts.counts();

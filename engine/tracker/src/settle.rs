@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What has to be true before a suspended round is settled, and the errors that say why it can't be.
+//! What has to be true before a suspended round is settled, and the errors that say why it can't
+//! be.
 //! Not here: what is done until it is (`tracker`).
 //! Units: pfns, frames.
 //! Threads: one owner.
-//! Source: `docs/design.md`, laws 6, 7 and 9; the limit: `docs/decisions/0021-the-books-balance.md`.
+//! Source: `docs/design.md`, laws 6, 7 and 9; the limit:
+//! `docs/decisions/0021-the-books-balance.md`.
 
 use crate::config::{UNACCOUNTED_FRAMES_MAX, UnaccountedPolicy};
 use crate::destination::Destination;
@@ -17,8 +19,8 @@ use crate::round::Round;
 /// Pfns that may wait beyond the number of frames that the domain holds.
 const WAITING_SLACK: u64 = 65_536;
 
-/// The host's memory for pfns that wait, and for those that were sent against the m2p, is bounded by the domain's frames: each
-/// frame has one pfn.
+/// The host's memory for pfns that wait, and for those that were sent against the m2p, is bounded
+/// by the domain's frames: each frame has one pfn.
 ///
 /// # Errors
 /// [`Error::Crowd`].
@@ -64,11 +66,12 @@ pub(crate) fn unsettled(p2m: &mut P2m, ledger: &Ledger, guest: &Guest<'_>) -> Er
     Error::Entry { pfn, mfn, cause }
 }
 
-/// The books: the distinct frames that were sent are held against those that the domain holds. All but a few, on their way
-/// between Xen and a pfn, are some pfn's.
+/// The books: the distinct frames that were sent are held against those that the domain holds. All
+/// but a few, on their way between Xen and a pfn, are some pfn's.
 ///
 /// # Errors
-/// [`Error::Unaccounted`] if that is wrong by more than a real guest's ever is, and the policy does not allow it.
+/// [`Error::Unaccounted`] if that is wrong by more than a real guest's ever is, and the policy does
+/// not allow it.
 pub(crate) fn balance(
     round: &mut Round,
     destination: &Destination,

@@ -2,7 +2,8 @@
 //! Shards: work cut on leaf borders and run on a pool of the engine's own.
 //! Not here: what is done to a leaf (`compare`).
 //! Units: leaves; two shards never touch one line of the resend bitmap.
-//! Threads: one thread means the caller's own; no global pool (a toolstack forks, and a pool does not survive that).
+//! Threads: one thread means the caller's own; no global pool (a toolstack forks, and a pool does
+//! not survive that).
 //! Source: `docs/decisions/0013-shards-have-their-lines-alone.md`.
 
 use std::error::Error as _;
@@ -13,8 +14,8 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 
-/// Leaves that one task takes at least: 64 leaves are the 4 KiB of log-dirty of 128 MiB of guest. Miri,
-/// which needs a tenth of a second for a leaf, is to see shards of a small guest.
+/// Leaves that one task takes at least: 64 leaves are the 4 KiB of log-dirty of 128 MiB of guest.
+/// Miri, which needs a tenth of a second for a leaf, is to see shards of a small guest.
 const LEAVES_MIN: usize = if cfg!(miri) { 2 } else { 64 };
 
 /// Pieces of work for each thread.
@@ -35,7 +36,8 @@ pub(crate) struct Shards {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Waits for the threads: whoever drops the engine may unload its code, or count its threads, right after.
+/// Waits for the threads: whoever drops the engine may unload its code, or count its threads, right
+/// after.
 impl Drop for Shards {
     fn drop(&mut self) {
         self.pool = None;
@@ -80,7 +82,8 @@ impl Shards {
         self.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads)
     }
 
-    /// Cuts `items` into a piece for each shard. Several a thread, so that one that was held up does not hold up all.
+    /// Cuts `items` into a piece for each shard. Several a thread, so that one that was held up
+    /// does not hold up all.
     pub(crate) fn pieces<'a, T>(&self, items: &'a [T]) -> Vec<&'a [T]> {
         let piece = match self.threads() {
             1 => items.len(),
@@ -125,8 +128,9 @@ mod tests {
         }
     }
 
-    /// The parallel round in small, for Miri: shards copy live leaves while the guest writes them, and mark
-    /// what differs. An entry that stood before the round is found; one that came beside it may be.
+    /// The parallel round in small, for Miri: shards copy live leaves while the guest writes them,
+    /// and mark what differs. An entry that stood before the round is found; one that came beside
+    /// it may be.
     #[test]
     fn shards_compare_leaves_that_the_guest_writes() {
         const LEAVES: u64 = 4;

@@ -3,8 +3,9 @@
 //! Not here: getting at the page (`P2mSource`), or believing what it says (`layout`).
 //! Units: byte offsets from the start of the page, little-endian guest words.
 //! Threads: pure.
-//! Source: Xen `public/arch-x86/xen.h`; 64-bit offsets are held against `xen-sys` at compile time, the
-//! 32-bit ones against the table in `xen-save-path.md` 2.1, which a compiler made of Xen's own headers.
+//! Source: Xen `public/arch-x86/xen.h`; 64-bit offsets are held against `xen-sys` at compile time,
+//! the 32-bit ones against the table in `xen-save-path.md` 2.1, which a compiler made of Xen's own
+//! headers.
 
 use crate::frame::{FRAME_BYTES, Width};
 use crate::port::Roots;

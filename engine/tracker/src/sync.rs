@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The one door to atomics that are modified by several threads: std's, or loom's under `cfg(loom)`.
+//! The one door to atomics that are modified by several threads: std's, or loom's under
+//! `cfg(loom)`.
 //! Not here: any protocol; each user states its own, with an `ORDER:` comment at every `Ordering`.
 //! Units: words of 64 bits.
 //! Threads: the words may be shared by all.

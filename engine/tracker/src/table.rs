@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Normalisation of a page table: frame numbers of the machine replaced by pfns, written once for all transports.
+//! Normalisation of a page table: frame numbers of the machine replaced by pfns, written once for
+//! all transports.
 //! Not here: which frames are page tables (`FrameTypes`), or when a failure is fatal (`migration`).
-//! Units: a page table is 512 little-endian PTEs of 8 bytes in both guest widths (PAE); frame = bits 12..51.
+//! Units: a page table is 512 little-endian PTEs of 8 bytes in both guest widths (PAE); frame =
+//! bits 12..51.
 //! Threads: pure.
-//! Source: AMD64 manual vol. 2, 5.3; Xen's own slots: `xen/include/asm-x86/config.h`, `xen-save-path.md` 1.6.
+//! Source: AMD64 manual vol. 2, 5.3; Xen's own slots: `xen/include/asm-x86/config.h`,
+//! `xen-save-path.md` 1.6.
 
 use std::fmt;
 
@@ -44,7 +47,8 @@ pub trait TableView {
     fn begin(&self, _table: Pfn) {}
     /// The pfn of the frame that a PTE in `table` (a pfn) names.
     fn resolve(&self, table: Pfn, mfn: Mfn) -> Resolved;
-    /// Whether `mfn` is the first frame of Xen's compat m2p: marks Xen's slots of a 32-bit level 2 table.
+    /// Whether `mfn` is the first frame of Xen's compat m2p: marks Xen's slots of a 32-bit level 2
+    /// table.
     fn is_compat_m2p(&self, mfn: Mfn) -> bool;
 }
 
@@ -105,7 +109,8 @@ const XEN_COMPAT_SLOT: usize = (0xf580_0000_u64 >> 21 & 511) as usize;
 /// Replaces each present PTE's frame by its pfn, in place. Xen's own slots become zero.
 ///
 /// # Errors
-/// The first PTE that resolves to no pfn, or a superpage; `words` is then half done and not to be sent.
+/// The first PTE that resolves to no pfn, or a superpage; `words` is then half done and not to be
+/// sent.
 pub fn normalise(
     pfn: Pfn,
     level: u8,

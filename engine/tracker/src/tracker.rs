@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tracker: the steps of a round in their order, and nothing else. Each step is done by the file of its name.
+//! The tracker: the steps of a round in their order, and nothing else. Each step is done by the
+//! file of its name.
 //! Not here: reading the log and sending pages, which is the caller's, or the work of `migration`.
 //! Units: rounds; at most `QUERY_FRAMES_MAX` pages a batch.
 //! Threads: one owner, stepped by its caller; no clock.
@@ -57,7 +58,8 @@ enum Step {
     Swept,
 }
 
-/// Sweeps over all that is owed: pages first, then the tables that name them; of a guest that stands still until all is settled.
+/// Sweeps over all that is owed: pages first, then the tables that name them; of a guest that
+/// stands still until all is settled.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sweeps {
     under_way: Option<Sweep>,
@@ -75,13 +77,15 @@ struct Sweeps {
 pub(crate) enum Next {
     /// There are pages in flight.
     Batch,
-    /// All that was owed was taken once; of a guest that stands still it is decided now what is owed still.
+    /// All that was owed was taken once; of a guest that stands still it is decided now what is
+    /// owed still.
     SweepEnds,
     /// Nothing is left to be taken.
     Nothing,
 }
 
-/// Follows one guest's p2m, step by step: begin, scan, take and answer as long as there are batches, end.
+/// Follows one guest's p2m, step by step: begin, scan, take and answer as long as there are
+/// batches, end.
 #[derive(Debug)]
 pub struct Tracker {
     round: Round,
@@ -98,12 +102,12 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Makes a tracker for a guest of this width. Nothing is read yet; log-dirty is the caller's: on, and empty when it was
-    /// switched on, before the first round.
+    /// Makes a tracker for a guest of this width. Nothing is read yet; log-dirty is the caller's:
+    /// on, and empty when it was switched on, before the first round.
     ///
     /// # Errors
-    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a kernel or a form is asked for that
-    /// is not there.
+    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a kernel or a
+    /// form is asked for that is not there.
     pub fn new(config: Config, width: Width) -> Result<Self, Error> {
         Ok(Self {
             destination: Destination::new(width, config.shadow)?,
@@ -118,10 +122,11 @@ impl Tracker {
         })
     }
 
-    /// Begins a round, and lends room for the log: the caller reads and clears log-dirty into it, as
-    /// [`LogDirty::clean`](crate::port::LogDirty::clean) would, for all of its pfns, and hands it over by
-    /// [`Tracker::scan`]. No pfns if log-dirty has not to be read. A round that was not ended is given up:
-    /// what it did not settle is owed, and of a log that was not handed over everything.
+    /// Begins a round, and lends room for the log: the caller reads and clears log-dirty into it,
+    /// as [`LogDirty::clean`](crate::port::LogDirty::clean) would, for all of its pfns, and hands
+    /// it over by [`Tracker::scan`]. No pfns if log-dirty has not to be read. A round that was not
+    /// ended is given up: what it did not settle is owed, and of a log that was not handed over
+    /// everything.
     ///
     /// # Errors
     /// A port's.
@@ -133,8 +138,8 @@ impl Tracker {
         self.step = Step::Closed;
         self.turn_back(guest);
         if std::mem::replace(&mut self.was_suspended, stage.is_suspended()) {
-            // A guest that resumes rewrites its lists and resets its generation: equal numbers prove
-            // nothing. It may have resumed after an error, too.
+            // A guest that resumes rewrites its lists and resets its generation: equal numbers
+            // prove nothing. It may have resumed after an error, too.
             self.p2m.distrust();
         }
         self.open(guest, stage);
@@ -148,8 +153,8 @@ impl Tracker {
         Ok(self.intake.room())
     }
 
-    /// Takes the log, of which the first `read` pfns were read, and finds what is owed. What was not read is in doubt, to the
-    /// pfn; bits past `read` are owed as what they are.
+    /// Takes the log, of which the first `read` pfns were read, and finds what is owed. What was
+    /// not read is in doubt, to the pfn; bits past `read` are owed as what they are.
     ///
     /// # Errors
     /// Any of [`Error`]; the round may be begun again.
@@ -180,13 +185,13 @@ impl Tracker {
         Ok(())
     }
 
-    /// Takes the next pages, at most [`QUERY_FRAMES_MAX`](crate::port::QUERY_FRAMES_MAX), to be sent and answered; page
-    /// tables are normalised with [`Tracker::view`]. None is left if there are none: of a guest that stands still
-    /// everything is settled then.
+    /// Takes the next pages, at most [`QUERY_FRAMES_MAX`](crate::port::QUERY_FRAMES_MAX), to be
+    /// sent and answered; page tables are normalised with [`Tracker::view`]. None is left if there
+    /// are none: of a guest that stands still everything is settled then.
     ///
     /// # Errors
-    /// [`Error::Order`] if the last batch has no answer, or nothing was scanned. Otherwise any of [`Error`]; the
-    /// round may be begun again.
+    /// [`Error::Order`] if the last batch has no answer, or nothing was scanned. Otherwise any of
+    /// [`Error`]; the round may be begun again.
     pub fn take(&mut self, guest: &mut Guest<'_>) -> Result<&[Page], Error> {
         self.expect_answered("take")?;
         guest.phase(Phase::Send, |guest| {
@@ -208,7 +213,8 @@ impl Tracker {
         Ok(next)
     }
 
-    /// The view that the page tables of the batch are normalised with: what it resolves is noted for the batch.
+    /// The view that the page tables of the batch are normalised with: what it resolves is noted
+    /// for the batch.
     pub fn view<'a>(&'a self, guest: &'a mut Guest<'_>) -> impl TableView + use<'a> {
         View::new(&self.round, &self.p2m.layout, &self.destination, guest, &self.notes)
     }
@@ -216,8 +222,8 @@ impl Tracker {
     /// Answers the batch, one answer per page in order; the rest counts as not acknowledged.
     ///
     /// # Errors
-    /// [`Error::Order`] if there is no batch, or if the frame list was not told before: nothing is written down then.
-    /// [`Error::Page`] if a page can't be sent.
+    /// [`Error::Order`] if there is no batch, or if the frame list was not told before: nothing is
+    /// written down then. [`Error::Page`] if a page can't be sent.
     pub fn answer(
         &mut self,
         guest: &mut Guest<'_>,
@@ -257,33 +263,35 @@ impl Tracker {
         }
     }
 
-    /// These pfns were accepted, and lost on the way: they are owed again from the next round on, of a guest that stands still
-    /// from the next sweep on.
+    /// These pfns were accepted, and lost on the way: they are owed again from the next round on,
+    /// of a guest that stands still from the next sweep on.
     pub fn give_back(&mut self, pfns: &[Pfn]) {
         pfns.iter().for_each(|&pfn| self.destination.distrust(pfn));
         self.ledger.give_back(pfns);
     }
 
-    /// Pfns that the destination may hold a frame for, and that had none when they were last looked at: a note, since this was
-    /// last asked, for a receiver that gives frames back while the guest runs. Of very many some are left out.
+    /// Pfns that the destination may hold a frame for, and that had none when they were last looked
+    /// at: a note, since this was last asked, for a receiver that gives frames back while the guest
+    /// runs. Of very many some are left out.
     pub fn take_noted_gone(&mut self) -> Vec<Pfn> {
         self.destination.take_noted()
     }
 
-    /// The digest of the bytes that the destination has for a pfn, if that page was answered for with
-    /// [`Answer::AcceptedCopy`].
+    /// The digest of the bytes that the destination has for a pfn, if that page was answered for
+    /// with [`Answer::AcceptedCopy`].
     #[must_use]
     pub fn digest(&self, pfn: Pfn) -> Option<u64> {
         self.destination.digest(pfn)
     }
 
-    /// Ends the round: the destination has what was accepted, of a suspended guest also the frame list and the pfns
-    /// gone, as one consistent state. A round of a guest that runs may be ended early. After the final round every
-    /// mapping was given back.
+    /// Ends the round: the destination has what was accepted, of a suspended guest also the frame
+    /// list and the pfns gone, as one consistent state. A round of a guest that runs may be ended
+    /// early. After the final round every mapping was given back.
     ///
     /// # Errors
-    /// [`Error::Order`] if a batch has no answer, or of a guest that stands still the frame list was not told or not
-    /// everything is settled: the round goes on. [`Error::Doubt`] if a doubt ran for too long.
+    /// [`Error::Order`] if a batch has no answer, or of a guest that stands still the frame list
+    /// was not told or not everything is settled: the round goes on. [`Error::Doubt`] if a doubt
+    /// ran for too long.
     pub fn end(&mut self, guest: &mut Guest<'_>) -> Result<RoundReport, Error> {
         self.expect_answered("end")?;
         let stage = self.round.report.stage;
@@ -446,8 +454,9 @@ impl Tracker {
         if at_rest || !suspended { Ok(()) } else { Err(p2m.unstable()) }
     }
 
-    /// Walks and compares, of a guest that stands still, until the structure is at rest. A leaf's frame may have got another
-    /// pfn without a write to any table: that pfn is owed then, and names it.
+    /// Walks and compares, of a guest that stands still, until the structure is at rest. A leaf's
+    /// frame may have got another pfn without a write to any table: that pfn is owed then, and
+    /// names it.
     fn rest(&mut self, guest: &mut Guest<'_>) -> Result<(), Error> {
         for _ in 0..FOLLOWS_SUSPENDED {
             structure::find_moved_parts(&mut self.round, &mut self.p2m, &self.ledger, guest);
@@ -494,7 +503,8 @@ impl Tracker {
         let Self { round, p2m, ledger, destination, .. } = self;
         let next = send::take(round, p2m, ledger, destination, guest, sweep);
         if self.ledger.pages().is_empty() {
-            self.follow_moves(guest); // also after an error: what was settled before it stays settled
+            // also after an error: what was settled before it stays settled
+            self.follow_moves(guest);
         }
         next
     }
@@ -525,8 +535,8 @@ impl Tracker {
         Ok(true)
     }
 
-    /// A sweep over a guest that stands still ends. Returns whether all is settled: nothing is owed, nothing waits and the
-    /// structure is at rest.
+    /// A sweep over a guest that stands still ends. Returns whether all is settled: nothing is
+    /// owed, nothing waits and the structure is at rest.
     fn end_sweep(&mut self, guest: &mut Guest<'_>, sweeps: &mut Sweeps) -> Result<bool, Error> {
         if self.p2m.is_open() {
             self.owe_again(); // what was put off under it is decided again
@@ -556,7 +566,8 @@ impl Tracker {
         self.round.report.pages.accepted + self.round.report.pages.frameless
     }
 
-    /// Marks what earlier rounds or sweeps left: deferred, postponed and returned pfns, doubtful tables.
+    /// Marks what earlier rounds or sweeps left: deferred, postponed and returned pfns, doubtful
+    /// tables.
     fn owe_again(&mut self) {
         self.round.report.pages.returned += self.ledger.wake();
         again::owe_tables(&mut self.round, &self.ledger, &mut self.destination);
@@ -584,7 +595,8 @@ impl Tracker {
         self.p2m.layout.list_changed
     }
 
-    /// The leaves of the frame list: for each the pfn of its frame, as in [`FrameList`](crate::port::FrameList).
+    /// The leaves of the frame list: for each the pfn of its frame, as in
+    /// [`FrameList`](crate::port::FrameList).
     #[must_use]
     pub fn frame_list(&self) -> Vec<Option<Pfn>> {
         self.p2m.layout.frame_list()
@@ -602,14 +614,14 @@ impl Tracker {
         self.round.report.structure.frame_lists += 1;
     }
 
-    /// Whether the p2m's structure was looked at anew since this was last asked: whoever holds a mapping of it by
-    /// another walk has to drop it.
+    /// Whether the p2m's structure was looked at anew since this was last asked: whoever holds a
+    /// mapping of it by another walk has to drop it.
     pub fn remap(&mut self) -> bool {
         std::mem::take(&mut self.p2m.walked)
     }
 
-    /// The pfns that have no frame at the source, and one at the destination, to be given back there before the round
-    /// is ended.
+    /// The pfns that have no frame at the source, and one at the destination, to be given back
+    /// there before the round is ended.
     ///
     /// # Errors
     /// [`Error::Order`] unless the guest is suspended and everything is settled.

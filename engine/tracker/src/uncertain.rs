@@ -14,8 +14,8 @@ use crate::ledger::Ledger;
 use crate::p2m::P2m;
 use crate::shadow::EmptyLeaves;
 
-/// Owes a range. Where the shadow has no frame there is no page to send again, and entries are compared whatever else is
-/// known.
+/// Owes a range. Where the shadow has no frame there is no page to send again, and entries are
+/// compared whatever else is known.
 pub(crate) fn owe(pfns: Range<u64>, p2m: &P2m, ledger: &Ledger, destination: &Destination) {
     let width = p2m.width();
     let leaves = width.leaf_of(Pfn(pfns.start)).0..width.leaves(pfns.end);

@@ -3,11 +3,12 @@
 //! Not here: which frames (`p2m_source`).
 //! Units: frames of 4 KiB; a block is at most 2 MiB of address space.
 //! Threads: one owner who maps; any number of readers in between.
-//! Source: own. A mapping can't be given back in part (privcmd's pages belong to the whole of it in a PVH control
-//! domain), and one for each frame would be more than a process may have: `docs/decisions/0015`.
+//! Source: own. A mapping can't be given back in part (privcmd's pages belong to the whole of it in
+//! a PVH control domain), and one for each frame would be more than a process may have:
+//! `docs/decisions/0015`.
 //!
-//! A block that loses slots is mapped anew with the rest, so that a frame that is given back is free at once. Small ones
-//! are put together when there are many.
+//! A block that loses slots is mapped anew with the rest, so that a frame that is given back is
+//! free at once. Small ones are put together when there are many.
 
 use p2mtrack::frame::Mfn;
 use p2mtrack::guest::GuestLeaf;
@@ -18,7 +19,8 @@ use crate::mapping::Mapping;
 
 /// Frames of a block.
 const BLOCK_FRAMES: usize = 512;
-/// Blocks that there may be beside twice as many as would hold everything: a process has 65,530 mappings.
+/// Blocks that there may be beside twice as many as would hold everything: a process has 65,530
+/// mappings.
 const SPARE_BLOCKS: usize = 64;
 
 /// Maps frames of one domain: the hypervisor, or a test.
@@ -92,7 +94,8 @@ impl<M: Frames> Blocks<M> {
         self.merge(map);
     }
 
-    /// Puts small blocks together if there are many. Where a frame can't be mapped any more they stay as they are.
+    /// Puts small blocks together if there are many. Where a frame can't be mapped any more they
+    /// stay as they are.
     fn merge(&mut self, map: Map<'_, M>) {
         let held = self.places.len() - self.unused_places.len();
         let blocks = self.blocks.len() - self.unused_blocks.len();
@@ -195,8 +198,9 @@ impl<M: Frames> Blocks<M> {
         }
     }
 
-    /// Maps what is left of a block by itself. Where that fails (one of its frames is not the domain's any more, and
-    /// the walk that finds out is still to come), the block stays as it is until the next slot is given back.
+    /// Maps what is left of a block by itself. Where that fails (one of its frames is not the
+    /// domain's any more, and the walk that finds out is still to come), the block stays as it is
+    /// until the next slot is given back.
     fn shrink(&mut self, number: u32, map: Map<'_, M>) {
         let Some(block) = self.blocks[number as usize].take() else { return };
         let held = |index: &usize| block.slots[*index].is_some();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that a hypercall reads and writes: page-aligned, always present, never shared with a child.
+//! Memory that a hypercall reads and writes: page-aligned, always present, never shared with a
+//! child.
 //! Not here: what is in it.
 //! Units: bytes; words of 64 bits, as the hypervisor wrote them.
 //! Threads: one owner. The hypervisor writes only while a call of the owner's is under way.
@@ -48,7 +49,8 @@ impl Buffer {
     }
 
     pub(crate) const fn words(&self) -> &[u64] {
-        // SAFETY: `pages` pages are mapped from `base` on, and no call is under way, which would borrow mutably.
+        // SAFETY: `pages` pages are mapped from `base` on, and no call is under way, which would
+        // borrow mutably.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.pages * 512) }
     }
 

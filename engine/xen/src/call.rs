@@ -64,8 +64,8 @@ impl Caller {
     /// Its errno.
     ///
     /// # Safety
-    /// `T` is the structure that this call takes, and no longer than a page; every address in it is of a [`Buffer`]
-    /// borrowed mutably for the call, and as long as the call takes it to be.
+    /// `T` is the structure that this call takes, and no longer than a page; every address in it is
+    /// of a [`Buffer`] borrowed mutably for the call, and as long as the call takes it to be.
     pub(crate) unsafe fn call<T: Pod>(&mut self, op: Op, argument: &mut T) -> Result<u64, i32> {
         const { assert!(size_of::<T>() <= 4096) };
         let length = size_of::<T>();

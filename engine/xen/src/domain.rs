@@ -3,7 +3,8 @@
 //! Not here: its memory.
 //! Units: frames of 4 KiB.
 //! Threads: one owner.
-//! Source: Xen `XEN_DOMCTL_getdomaininfo`; numbers of domains are used again, so that the UUID decides.
+//! Source: Xen `XEN_DOMCTL_getdomaininfo`; numbers of domains are used again, so that the UUID
+//! decides.
 
 use std::fmt;
 
@@ -146,8 +147,8 @@ impl Domain {
         &mut self.calls
     }
 
-    /// What Xen says of it now. A toolstack that preserves a crashed domain gives it another UUID: it is the same one as
-    /// long as its shared_info is.
+    /// What Xen says of it now. A toolstack that preserves a crashed domain gives it another UUID:
+    /// it is the same one as long as its shared_info is.
     ///
     /// # Errors
     /// ESRCH if it is gone or dying, or another domain has its number; else the question failed.
@@ -159,7 +160,8 @@ impl Domain {
         Ok(info)
     }
 
-    /// Whether Xen says that there is no such domain any more. That it does not answer says nothing.
+    /// Whether Xen says that there is no such domain any more. That it does not answer says
+    /// nothing.
     #[must_use]
     pub fn is_gone(&mut self) -> bool {
         self.info().is_err_and(|error| error.errno() == libc::ESRCH)

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The few operations of Xen's tools' interface that a tracker needs, each a safe function.
 //! Not here: what they are used for. An operation that is not needed is not here either.
-//! Units: frames of 4 KiB; sizes and offsets of the structures as in Xen 4.12 and later, up to 4.22.
+//! Units: frames of 4 KiB; sizes and offsets of the structures as in Xen 4.12 and later, up to
+//! 4.22.
 //! Threads: one owner for each `Domctl`.
-//! Source: facts of Xen `public/domctl.h`; held against the header of the installed version by `tests/xen-host`.
+//! Source: facts of Xen `public/domctl.h`; held against the header of the installed version by
+//! `tests/xen-host`.
 
 #![expect(unsafe_code, reason = "addresses of buffers go into hypercalls; docs/safety.md")]
 
@@ -160,7 +162,8 @@ impl Domctl {
         self.get(GET_ADDRESS_SIZE, domid)
     }
 
-    /// Bytes of the pool that a domain's shadow page tables and its log come from. Xen 4.17 and later.
+    /// Bytes of the pool that a domain's shadow page tables and its log come from. Xen 4.17 and
+    /// later.
     pub(crate) fn paging_pool_bytes(&mut self, domid: u16) -> Result<u64, i32> {
         self.get(GET_PAGING_MEMPOOL_SIZE, domid)
     }
@@ -172,8 +175,8 @@ impl Domctl {
         unsafe { self.call(SHADOW_OP, domid, &mut shadow) }
     }
 
-    /// Reads the bitmap of the prefix `0..pfns` into `bitmap`, bit `pfn % 64` of word `pfn / 64`. Returns how many pfns
-    /// of it were read.
+    /// Reads the bitmap of the prefix `0..pfns` into `bitmap`, bit `pfn % 64` of word `pfn / 64`.
+    /// Returns how many pfns of it were read.
     pub(crate) fn shadow_bitmap(
         &mut self,
         domid: u16,

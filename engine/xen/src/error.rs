@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the hypervisor or the kernel answered instead of doing it: call, domain, errno, and what may be done about it.
+//! What the hypervisor or the kernel answered instead of doing it: call, domain, errno, and what
+//! may be done about it.
 //! Not here: what the engine makes of it (`p2mtrack::error`).
 //! Units: errno as Linux numbers it; Xen's own numbers are the same ones.
 //! Threads: plain values.

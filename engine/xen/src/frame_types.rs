@@ -40,7 +40,8 @@ impl FrameTypes for XenFrameTypes {
         if frames.len() > QUERY_FRAMES_MAX || frames.len() != types.len() {
             return Err(error(libc::E2BIG).into());
         }
-        // Xen reads type and pin one after the other: a frame in between the two looks like none that there is.
+        // Xen reads type and pin one after the other: a frame in between the two looks like none
+        // that there is.
         for _ in 0..TRIES {
             self.ask(frames).map_err(error)?;
             let answers = types.iter_mut().zip(self.frames.words());

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A domain's grant table: which of its frames others write now, and whether it takes frames by transfer.
+//! A domain's grant table: which of its frames others write now, and whether it takes frames by
+//! transfer.
 //! Not here: mapping a grant.
-//! Units: entries of 8 bytes (version 1) or 16 (version 2, whose states are in frames of their own).
+//! Units: entries of 8 bytes (version 1) or 16 (version 2, whose states are in frames of their
+//! own).
 //! Threads: one owner. The guest and Xen write while it is read.
-//! Source: facts of Xen `public/grant_table.h`. Asking for a frame that the table does not have would make it grow.
+//! Source: facts of Xen `public/grant_table.h`. Asking for a frame that the table does not have
+//! would make it grow.
 
 #![expect(unsafe_code, reason = "hypercalls; docs/safety.md")]
 
@@ -85,7 +88,8 @@ struct Grant {
 }
 
 impl Grant {
-    /// What an entry that takes a frame names. Xen replaces the pfn by the mfn before it says that it did.
+    /// What an entry that takes a frame names. Xen replaces the pfn by the mfn before it says that
+    /// it did.
     fn transfers(self) -> impl Iterator<Item = Transfer> {
         let takes = self.kind == ACCEPT_TRANSFER;
         let came = takes && (self.committed || self.completed);
@@ -143,8 +147,8 @@ impl GrantTable {
         Ok(())
     }
 
-    /// Maps the table anew if it grew or changed its form. Returns the states of version 2, which are never held: a
-    /// guest whose states are mapped can't go back to version 1.
+    /// Maps the table anew if it grew or changed its form. Returns the states of version 2, which
+    /// are never held: a guest whose states are mapped can't go back to version 1.
     fn map(&mut self) -> Result<Vec<Mapping>, XenError> {
         let form = self.form()?;
         let (privcmd, domid) = (self.caller.privcmd(), self.domid);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A process of its own that switches log-dirty off when its tracker dies, by whatever signal.
 //! Not here: a tracker that ends well, which does it itself and sends the guard home.
-//! Units: words of one byte from the tracker: switch on, armed, disarmed, go home; the end of the line is its death.
+//! Units: words of one byte from the tracker: switch on, armed, disarmed, go home; the end of the
+//! line is its death.
 //! Threads: one in the guard; one owner in the tracker.
-//! Source: own. It is begun before log-dirty is on and switches it on itself, so that no kill can fall in between; holds the lock of the domain through its standard output,
-//! and stands in a process group of its own, so that Ctrl-C in a terminal leaves it alone.
+//! Source: own. It is begun before log-dirty is on and switches it on itself, so that no kill can
+//! fall in between; holds the lock of the domain through its standard output, and stands in a
+//! process group of its own, so that Ctrl-C in a terminal leaves it alone.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -74,8 +76,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Begins a guard and waits until it is ready. `command` runs [`stand_guard`] with the lock's path as its last
-    /// argument, which is added here.
+    /// Begins a guard and waits until it is ready. `command` runs [`stand_guard`] with the lock's
+    /// path as its last argument, which is added here.
     ///
     /// # Errors
     /// See [`GuardError`].
@@ -114,7 +116,8 @@ impl Guard {
         }
     }
 
-    /// For a guard in another's place: log-dirty is on already, and by its tracker. Or off again, and by it.
+    /// For a guard in another's place: log-dirty is on already, and by its tracker. Or off again,
+    /// and by it.
     ///
     /// # Errors
     /// It is not there any more.
@@ -154,7 +157,8 @@ impl Guard {
     }
 }
 
-/// What a guard does: stands by until its tracker sends it home or dies. Returns whether it had to act.
+/// What a guard does: stands by until its tracker sends it home or dies. Returns whether it had to
+/// act.
 ///
 /// # Errors
 /// See [`GuardError`].
@@ -186,7 +190,8 @@ pub fn stand_guard(
     if !domain.is_gone() {
         log.switch_off_after().map_err(GuardError::Xen)?;
     }
-    let _ = fs::remove_file(path); // held by us; if it stays it says what is not so, and the next run puts it right
+    // held by us; if it stays it says what is not so, and the next run puts it right
+    let _ = fs::remove_file(path);
     Ok(true)
 }
 
@@ -217,7 +222,8 @@ fn watch(line: &mut (impl Read + Write), mut enable: impl FnMut(IfOn) -> i32) ->
 mod tests {
     use super::*;
 
-    /// What a guard does whose tracker says these words and dies; what Xen answers; what the tracker heard.
+    /// What a guard does whose tracker says these words and dies; what Xen answers; what the
+    /// tracker heard.
     fn guard(words: &[u8], errno: i32) -> (bool, Vec<IfOn>, Vec<u8>) {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         ours.write_all(words).expect("heard");

@@ -3,7 +3,8 @@
 //! Not here: a single domain.
 //! Units: none.
 //! Threads: the caller's.
-//! Source: facts of Xen `public/sysctl.h`, whose version runs beside that of domctl but is not the same number.
+//! Source: facts of Xen `public/sysctl.h`, whose version runs beside that of domctl but is not the
+//! same number.
 
 #![expect(unsafe_code, reason = "a hypercall; docs/safety.md")]
 
@@ -14,7 +15,8 @@ use crate::error::{XenError, failed};
 use crate::version::Xen;
 
 const PHYSINFO: u32 = 3;
-/// Versions of the interface whose structure is the one below: Xen 4.13 (0x13) to 4.22, and what may follow.
+/// Versions of the interface whose structure is the one below: Xen 4.13 (0x13) to 4.22, and what
+/// may follow.
 const VERSIONS: std::ops::RangeInclusive<u32> = 0x13..=0x28;
 /// `XEN_SYSCTL_PHYSCAP_pv`, `_shadow`.
 const PV: u32 = 1 << 1;

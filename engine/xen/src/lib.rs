@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A real Xen behind the tracker's ports: the PV guest of a host whose control domain this program runs in.
+//! A real Xen behind the tracker's ports: the PV guest of a host whose control domain this program
+//! runs in.
 //!
-//! Nothing is linked and no library of Xen's is loaded: hypercalls and foreign maps go through Linux's
-//! `/dev/xen/privcmd`, so that one binary runs beside any toolstack (`docs/decisions/0015`). The tools' interface
-//! (domctl) has a version that the hypervisor insists on; it is found by asking ([`Xen::open`]).
+//! Nothing is linked and no library of Xen's is loaded: hypercalls and foreign maps go through
+//! Linux's `/dev/xen/privcmd`, so that one binary runs beside any toolstack
+//! (`docs/decisions/0015`). The tools' interface (domctl) has a version that the hypervisor insists
+//! on; it is found by asking ([`Xen::open`]).
 //!
 //! ```text
-//! Xen::open --> Domain::open --> Guest::open: log-dirty, p2m, m2p, types, unlogged writers: the tracker's ports
+//! Xen::open --> Domain::open --> XenGuest::open: log-dirty, p2m, m2p, types, unlogged writers
 //!                  |
-//!                  +--> Lock (one tracker a domain) --> Guard (has log-dirty on; off when its tracker dies)
+//!                  +--> XenPages: pages to be sent, a batch at a time
+//!                  +--> Lock (one tracker a domain) --> Guard (log-dirty is off when it dies)
 //!                  +--> Suspender: suspend and resume through xenstore
 //! ```
 //!
-//! Units: frames of 4 KiB. Runs on hosts of 64 bits with a control domain under Linux; guests of both widths.
-//! Unsafe code is confined to the files that talk to the kernel (`privcmd`, `buffer`, `mapping`) and to those that make
-//! hypercalls (`call`, `domctl`, `memory`, `grant_table`, `host`): `docs/safety.md`.
+//! Units: frames of 4 KiB. Runs on hosts of 64 bits with a control domain under Linux; guests of
+//! both widths. Unsafe code is confined to the files that talk to the kernel (`privcmd`, `buffer`,
+//! `mapping`) and to those that make hypercalls (`call`, `domctl`, `memory`, `grant_table`,
+//! `host`): `docs/safety.md`.
 
 #![deny(unsafe_code)]
 

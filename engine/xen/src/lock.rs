@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One tracker a domain: a file that its tracker holds locked, and what a dead one left behind.
 //! Not here: whether anybody else's program has log-dirty on (Xen refuses to switch it on twice).
-//! Units: a file for each domain, named by number and UUID; in it the tracker's pid, and `log-dirty` while it is on.
-//! Threads: one owner. The lock is the kernel's (flock), shared with the guard that inherits the file.
-//! Source: own. The file is taken away by whoever holds it, so that a lock is of use only on the file of that name.
+//! Units: a file for each domain, named by number and UUID; in it the tracker's pid, and
+//! `log-dirty` while it is on.
+//! Threads: one owner. The lock is the kernel's (flock), shared with the guard that inherits the
+//! file.
+//! Source: own. The file is taken away by whoever holds it, so that a lock is of use only on the
+//! file of that name.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -119,7 +122,8 @@ impl Lock {
         }
     }
 
-    /// Writes down whether log-dirty is on by us. Until the first note the file says what was left behind.
+    /// Writes down whether log-dirty is on by us. Until the first note the file says what was left
+    /// behind.
     ///
     /// # Errors
     /// The file can't be written.

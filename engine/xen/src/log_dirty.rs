@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's write log of a domain: on, off, read and clear.
-//! Not here: recovery (the tracker: after a failed CLEAN it switches off and on and owes everything).
+//! Not here: recovery (the tracker: after a failed CLEAN it switches off and on and owes
+//! everything).
 //! Units: pfns; bit `pfn & 7` of byte `pfn >> 3`.
 //! Threads: one owner.
-//! Source: `xen-save-path.md` 6: one call for the whole prefix, ENOMEM sticks until OFF, EBUSY is somebody else's call.
+//! Source: `xen-save-path.md` 6: one call for the whole prefix, ENOMEM sticks until OFF, EBUSY is
+//! somebody else's call.
 
 use std::thread;
 use std::time::Duration;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Xen's m2p, the whole machine's, mapped once.
 //! Not here: what a disagreement with the p2m means (the tracker).
-//! Units: mfns; an extent is 2 MiB of the m2p (262,144 frames of the machine), a page of it 512 frames.
+//! Units: mfns; an extent is 2 MiB of the m2p (262,144 frames of the machine), a page of it 512
+//! frames.
 //! Threads: any number of readers; Xen writes.
-//! Source: `xen-save-path.md` 2.4: the list repeats the extent before a gap, although the header says 0.
+//! Source: `xen-save-path.md` 2.4: the list repeats the extent before a gap, although the header
+//! says 0.
 
 use p2mtrack::frame::{Mfn, Pfn, Width};
 use p2mtrack::port::{M2p, MapFault};

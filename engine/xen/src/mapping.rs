@@ -3,7 +3,8 @@
 //! Not here: which frames, and what they hold.
 //! Units: frames of 4 KiB in the order in which they were asked for.
 //! Threads: any number of readers. The writers are other domains.
-//! Source: as `privcmd`. A mapping keeps its frames alive: the domain that gave one away has it all the same.
+//! Source: as `privcmd`. A mapping keeps its frames alive: the domain that gave one away has it all
+//! the same.
 
 #![expect(unsafe_code, reason = "foreign memory; docs/safety.md")]
 
@@ -90,8 +91,8 @@ impl Mapping {
             return None;
         }
         let words = self.base.as_ptr().wrapping_add(index * 512);
-        // SAFETY: the frame is mapped until this is dropped, which the lifetime forbids meanwhile; it is read
-        // through `GuestLeaf` only, and this program can't write it.
+        // SAFETY: the frame is mapped until this is dropped, which the lifetime forbids meanwhile;
+        // it is read through `GuestLeaf` only, and this program can't write it.
         Some(unsafe { GuestLeaf::from_ptr(words) })
     }
 }

@@ -3,7 +3,8 @@
 //! Not here: what the frames say (the tracker walks them).
 //! Units: frames of 4 KiB.
 //! Threads: `live` by any number of them; the rest by the owner.
-//! Source: the port's contract; `xen-save-path.md` 2.1: shared_info is never in log-dirty, so that it is read each time.
+//! Source: the port's contract; `xen-save-path.md` 2.1: shared_info is never in log-dirty, so that
+//! it is read each time.
 
 use p2mtrack::frame::{FRAME_BYTES, Mfn, Width};
 use p2mtrack::guest::GuestLeaf;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pages of a guest for whoever sends them: mapped a batch at a time, read by raw pointers, given back with the batch.
+//! Pages of a guest for whoever sends them: mapped a batch at a time, read by raw pointers, given
+//! back with the batch.
 //! Not here: leaves of the p2m, whose mappings are held (`p2m_source`).
 //! Units: frames of 4 KiB in the order in which they were asked for.
 //! Threads: any number of readers of a batch. The writers are the guest and who it lets write.
-//! Source: as `mapping`. Nothing here makes a Rust reference to a page: its bytes may change while they are read.
+//! Source: as `mapping`. Nothing here makes a Rust reference to a page: its bytes may change while
+//! they are read.
 
 use p2mtrack::frame::Mfn;
 use p2mtrack::guest::GuestLeaf;
@@ -34,11 +36,12 @@ impl XenPages {
         Ok(Self { domain: domain.another()? })
     }
 
-    /// Maps frames for reading, in one call. A frame that the domain gives away meanwhile is kept alive by the batch.
+    /// Maps frames for reading, in one call. A frame that the domain gives away meanwhile is kept
+    /// alive by the batch.
     ///
     /// # Errors
-    /// None of them can be mapped, whichever they are: no memory, or no such domain. What is wrong with a single frame is
-    /// asked of the batch.
+    /// None of them can be mapped, whichever they are: no memory, or no such domain. What is wrong
+    /// with a single frame is asked of the batch.
     pub fn map(&self, frames: &[Mfn]) -> Result<PageBatch, XenError> {
         let frames: Vec<u64> = frames.iter().map(|mfn| mfn.0).collect();
         let privcmd = &self.domain.xen().privcmd;
@@ -56,8 +59,8 @@ impl PageBatch {
         self.mapping.live(index).ok_or_else(fault)
     }
 
-    /// Its address: readable for 4,096 bytes as long as the batch lives, never through a reference. For `writev` and the
-    /// like.
+    /// Its address: readable for 4,096 bytes as long as the batch lives, never through a reference.
+    /// For `writev` and the like.
     ///
     /// # Errors
     /// As [`PageBatch::page`].

@@ -77,8 +77,9 @@ impl Privcmd {
     /// Its errno, or the kernel's.
     ///
     /// # Safety
-    /// Every address among the arguments, and in what they point to, is of memory that lives as long as the call, that
-    /// nothing else refers to meanwhile, and that is as large as the hypercall takes it to be.
+    /// Every address among the arguments, and in what they point to, is of memory that lives as
+    /// long as the call, that nothing else refers to meanwhile, and that is as large as the
+    /// hypercall takes it to be.
     pub(crate) unsafe fn hypercall(&self, op: u64, arg: [u64; 5]) -> Result<u64, i32> {
         let call = Hypercall { op, arg };
         // The function `ioctl` of the C library cuts the answer to 32 bits.
@@ -108,8 +109,8 @@ impl Privcmd {
         {
             return Ok(memory);
         }
-        // As good as it gets: in memory and staying there, though the kernel may still move it. Whoever calls
-        // has to live with EFAULT.
+        // As good as it gets: in memory and staying there, though the kernel may still move it.
+        // Whoever calls has to live with EFAULT.
         let locked =
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED | libc::MAP_POPULATE;
         let memory = map(None, pages, writable, locked)?;
@@ -118,8 +119,8 @@ impl Privcmd {
         Ok(memory)
     }
 
-    /// Maps frames of a domain into room that was made for as many. `errors` gets an errno for each frame, 0 for those
-    /// that are mapped.
+    /// Maps frames of a domain into room that was made for as many. `errors` gets an errno for each
+    /// frame, 0 for those that are mapped.
     ///
     /// # Errors
     /// Nothing is mapped.
@@ -182,7 +183,8 @@ fn map(file: Option<&File>, pages: usize, access: i32, flags: i32) -> Result<*mu
 /// Gives pages back to the kernel.
 ///
 /// # Safety
-/// `at` comes from [`Privcmd::room`] or [`Privcmd::memory`] for `pages` pages, and nobody uses them any more.
+/// `at` comes from [`Privcmd::room`] or [`Privcmd::memory`] for `pages` pages, and nobody uses them
+/// any more.
 pub(crate) unsafe fn unmap(at: *mut u64, pages: usize) {
     // SAFETY: the caller's promise. It can only fail for a range that is none.
     unsafe { libc::munmap(at.cast(), pages * 4096) };

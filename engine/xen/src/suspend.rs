@@ -3,8 +3,9 @@
 //! Not here: what is done meanwhile.
 //! Units: the wall clock.
 //! Threads: one owner.
-//! Source: what toolstacks do: `control/shutdown` in xenstore, then the guest shuts itself down with reason 2; it goes on
-//! with the answer 1 (cancelled) from its call, which rewrites its lists and sets its generation to 0.
+//! Source: what toolstacks do: `control/shutdown` in xenstore, then the guest shuts itself down
+//! with reason 2; it goes on with the answer 1 (cancelled) from its call, which rewrites its lists
+//! and sets its generation to 0.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,16 +83,16 @@ impl Suspender {
     /// Asks the guest to suspend and waits until it stands still, at most twice `patience`.
     ///
     /// # Errors
-    /// See [`SuspendError`]. The guest is told that it need not any more; one that obeys all the same after
-    /// [`SuspendError::Late`] stands still until [`Suspender::resume`].
+    /// See [`SuspendError`]. The guest is told that it need not any more; one that obeys all the
+    /// same after [`SuspendError::Late`] stands still until [`Suspender::resume`].
     pub fn suspend(&mut self, patience: Duration) -> Result<(), SuspendError> {
         let path = format!("/local/domain/{}/control/shutdown", self.domain.domid());
         self.store.write(&path, "suspend").map_err(SuspendError::Xenstore)?;
         if self.stands_still(patience)? {
             return Ok(());
         }
-        // The guest takes the word away when it obeys: one that still stands there is taken back. It may have
-        // obeyed in between, so that it is looked at for as long again.
+        // The guest takes the word away when it obeys: one that still stands there is taken back.
+        // It may have obeyed in between, so that it is looked at for as long again.
         let word = self.store.read(&path).map_err(SuspendError::Xenstore)?;
         if word == b"suspend" {
             self.store.write(&path, "").map_err(SuspendError::Xenstore)?;

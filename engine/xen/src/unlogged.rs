@@ -72,7 +72,8 @@ impl Unlogged for XenUnlogged {
     }
 
     fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
-        into.append(&mut self.transfers); // of one look: an entry that is used meanwhile names its pfn all the same
+        // of one look: an entry that is used meanwhile names its pfn all the same
+        into.append(&mut self.transfers);
         Ok(true)
     }
 }

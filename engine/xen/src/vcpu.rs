@@ -3,7 +3,8 @@
 //! Not here: any other register, or any other vcpu.
 //! Units: byte offsets into `vcpu_guest_context` of the guest's width.
 //! Threads: one owner. The guest stands still.
-//! Source: `xen-save-path.md` 2.1; that edx holds the mfn of start_info, and eax the answer of the suspend call.
+//! Source: `xen-save-path.md` 2.1; that edx holds the mfn of start_info, and eax the answer of the
+//! suspend call.
 
 use p2mtrack::frame::{Mfn, Width};
 

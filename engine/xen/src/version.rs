@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hypervisor that is there: its version, and the version of the tools' interface that it insists on.
+//! The hypervisor that is there: its version, and the version of the tools' interface that it
+//! insists on.
 //! Not here: any operation on a domain (`domctl`).
 //! Units: versions as Xen numbers them.
 //! Threads: a handle is shared; each port makes its own calls.

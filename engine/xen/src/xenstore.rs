@@ -3,7 +3,8 @@
 //! Not here: watches, transactions, permissions.
 //! Units: paths and values in bytes, at most 4,096 of both together.
 //! Threads: one owner; one question at a time.
-//! Source: facts of Xen `public/io/xs_wire.h`. The library for it speaks a licence that we can't link.
+//! Source: facts of Xen `public/io/xs_wire.h`. The library for it speaks a licence that we can't
+//! link.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Valgrind's callgrind, asked from inside of the program that it runs: what is counted, and under which name.
+//! Valgrind's callgrind, asked from inside of the program that it runs: what is counted, and under
+//! which name.
 //! Not here: who starts it, and reads what it wrote (`main`). Without valgrind nothing happens.
 //! Units: instructions of the calling thread.
 //! Threads: any.
-//! Source: valgrind's manual, "The Client Request mechanism"; `valgrind.h` and `callgrind.h`, of which these are three lines.
+//! Source: valgrind's manual, "The Client Request mechanism"; `valgrind.h` and `callgrind.h`, of
+//! which these are three lines.
 
 #![expect(unsafe_code, reason = "instructions that only valgrind understands; docs/safety.md")]
 
@@ -33,8 +35,9 @@ pub(crate) fn write_down(name: &str) {
 #[cfg(target_arch = "x86_64")]
 fn request(number: u64, argument: u64) {
     let request: [u64; 6] = [number, argument, 0, 0, 0, 0];
-    // SAFETY: four rotations by 128 bits in all, and an exchange of a register with itself: nothing but flags is changed.
-    // Valgrind, which knows the sequence, reads the six words, and what the argument leads to: a string, or nothing.
+    // SAFETY: four rotations by 128 bits in all, and an exchange of a register with itself: nothing
+    // but flags is changed. Valgrind, which knows the sequence, reads the six words, and what the
+    // argument leads to: a string, or nothing.
     unsafe {
         asm!(
             "rol rdi, 3",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the boundary costs: a round through C beside the same round in Rust, on one guest, in turn.
-//! Not here: what a round costs (`p2mtrack bench`). Pages are taken and answered; nobody reads or sends them.
+//! Not here: what a round costs (`p2mtrack bench`). Pages are taken and answered; nobody reads or
+//! sends them.
 //! Units: ratios of times and of instructions, C to Rust.
 //! Threads: the caller's.
 //! Source: `docs/perf.md`, "The boundary".
@@ -43,8 +44,8 @@ enum Cmd {
         #[arg(long, value_enum, default_value_t = Which::Rust)]
         first: Which,
     },
-    /// Instructions, counted by callgrind: exit status 1 if C takes more than this per cent more, more than 2,500, and more
-    /// than 40 a page that is sent
+    /// Instructions, counted by callgrind: exit status 1 if C takes more than this per cent more,
+    /// more than 2,500, and more than 40 a page that is sent
     Count {
         /// The guest's memory in GiB
         #[arg(long, default_value_t = 64)]
@@ -76,8 +77,8 @@ enum Round {
 }
 
 const ROUNDS: [Round; 3] = [Round::Quiet, Round::Written, Round::Busy];
-/// Instructions that the calls and callbacks of a round may cost whatever the guest's size: little of a quiet round of
-/// 64 GiB, and much of one of 1 GiB.
+/// Instructions that the calls and callbacks of a round may cost whatever the guest's size: little
+/// of a quiet round of 64 GiB, and much of one of 1 GiB.
 const CALLS_MOST: f64 = 2_500.0;
 /// Instructions that a page may cost: made into the header's structure, looked at and accepted.
 const PAGE_MOST: f64 = 40.0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest of both sides: its p2m as a simulated guest has it, its m2p as a table, and the changes of a round.
+//! The guest of both sides: its p2m as a simulated guest has it, its m2p as a table, and the
+//! changes of a round.
 //! Not here: who makes the round (`in_rust`, `in_c`).
 //! Units: pfns, mfns; a change gives a pfn one of two frames.
 //! Threads: one.
@@ -122,7 +123,8 @@ impl Stage {
         }
     }
 
-    /// Each pfn that changes gets its first or its second frame; its page and its leaf's are in the log.
+    /// Each pfn that changes gets its first or its second frame; its page and its leaf's are in the
+    /// log.
     pub(crate) fn change(&self, second: bool) {
         let mut log = self.log();
         log.reset(self.guest.pfns().next_multiple_of(32_768));
@@ -142,7 +144,8 @@ impl Stage {
     /// Types as Xen says them. A frame that is no pfn's is another domain's.
     pub(crate) fn type_words(&self, mfns: &[u64], words: &mut [u32]) {
         for (word, &mfn) in words.iter_mut().zip(mfns) {
-            let pfn = self.m2p.get(mfn as usize).map(|pfn| pfn.load(Ordering::Relaxed)); // ORDER: as in `pfn`
+            // ORDER: as in `pfn`
+            let pfn = self.m2p.get(mfn as usize).map(|pfn| pfn.load(Ordering::Relaxed));
             let kind = match pfn {
                 None | Some(u64::MAX) => FrameType::NotOwned,
                 Some(pfn) => match self.guest.table_level(pfn) {

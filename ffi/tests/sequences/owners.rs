@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames of which p2m and m2p do not say all, through the calls: two pfns with one frame, another domain's frame that
-//! matches, frames that leave the domain or come back under an entry that stays, a p2m that leads nowhere.
-//! Not here: rows of outcomes, one by one (`tests/owners.rs`, `tests/books.rs`); hosts that make mistakes (`sequences.rs`).
-//! Units: a guest of 1,500 pages and its migration, for each width, with `transfers` and without, and some orders of rounds.
+//! Frames of which p2m and m2p do not say all, through the calls: two pfns with one frame, another
+//! domain's frame that matches, frames that leave the domain or come back under an entry that
+//! stays, a p2m that leads nowhere.
+//! Not here: rows of outcomes, one by one (`tests/owners.rs`, `tests/books.rs`); hosts that make
+//! mistakes (`sequences.rs`).
+//! Units: a guest of 1,500 pages and its migration, for each width, with `transfers` and without,
+//! and some orders of rounds.
 //! Threads: one.
-//! Source: `docs/design.md`, "Completeness". After each suspended round the destination has what the source has.
+//! Source: `docs/design.md`, "Completeness". After each suspended round the destination has what
+//! the source has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_void};
@@ -165,7 +169,8 @@ impl Guest {
         self.mark(frame);
     }
 
-    /// A frame goes to another domain, which writes it, and has it at a pfn of its own. Nobody writes the entry.
+    /// A frame goes to another domain, which writes it, and has it at a pfn of its own. Nobody
+    /// writes the entry.
     fn hand_out(&mut self, frame: u64, their_pfn: u64) {
         self.owned[frame as usize] = false;
         self.set_m2p(frame, their_pfn);
@@ -208,7 +213,8 @@ impl Guest {
         named.filter(|&named| entry == frame || named == pfn).map(|_| frame)
     }
 
-    /// What has to be there for a frame: of a page table pfns, and nothing of other domains' frames.
+    /// What has to be there for a frame: of a page table pfns, and nothing of other domains'
+    /// frames.
     fn expected(&self, frame: u64) -> Got {
         if self.kind(frame) != TABLE {
             return Got::Content(self.content[frame as usize]);
@@ -559,7 +565,8 @@ fn what_a_suspend_that_was_taken_back_settled_is_sent_again() {
     });
 }
 
-/// A page table at the first pfn names a frame of another domain, which has it at the second; so do we.
+/// A page table at the first pfn names a frame of another domain, which has it at the second; so do
+/// we.
 fn map_a_frame_that_matches(guest: &mut Guest) -> (u64, u64) {
     let (table, pfn) = (guest.some_pfn(), 14);
     let (other, frame) = (guest.entry(15), MACHINE as u64 - 1);

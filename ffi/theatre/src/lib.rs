@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A simulated Xen with one guest, and a receiver with an oracle, as C functions: what the tests of libp2mtrack migrate.
-//! Not here: libp2mtrack. What a host knows of the guest it knows through these calls, and they know no tracker.
+//! A simulated Xen with one guest, and a receiver with an oracle, as C functions: what the tests of
+//! libp2mtrack migrate.
+//! Not here: libp2mtrack. What a host knows of the guest it knows through these calls, and they
+//! know no tracker.
 //! Units: those of `theatre.h`.
 //! Threads: one, the m2p and mapped frames apart, which anybody may read.
 //! Source: `p2mtrack_synthetic`; `theatre.h` is the contract of every function here.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files from anywhere: traces, read, written again and replayed through a tracker; captures, read and imported.
+//! Files from anywhere: traces, read, written again and replayed through a tracker; captures, read
+//! and imported.
 //! Not here: decompression (liblzma's), mapped files (`Reader::open`).
-//! Units: the first byte of an input says what the rest is; limits are small, so that an input is fast.
+//! Units: the first byte of an input says what the rest is; limits are small, so that an input is
+//! fast.
 //! Threads: one.
 //! Source: rules of `p2mtrack_trace::format` and `raw`.
 #![no_main]

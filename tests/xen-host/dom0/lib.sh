@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# What the cases have in common. `sh -e lib.sh CASE` runs one in the present directory: it passes if it ends well.
-# A line that begins with SHOW is evidence and goes into the summary.
+# What the cases have in common. `sh -e lib.sh CASE` runs one in the present directory: it passes if
+# it ends well. A line that begins with SHOW is evidence and goes into the summary.
 export PATH=/usr/sbin:/usr/bin:/bin:/sbin
 
 guest() { # NAME MIB MAX_MIB "WORDS FOR ITS COMMAND LINE" [XL-CREATE OPTIONS]: makes it, and waits until it is up

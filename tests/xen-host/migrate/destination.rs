@@ -3,7 +3,8 @@
 //! Not here: a stream, or a restored guest: pages are kept as checksums, tables as their words.
 //! Units: frames of 4 KiB; pfns.
 //! Threads: one.
-//! Source: own. It asks Xen, frame by frame, which ones are the domain's and what the m2p says of them: no p2m.
+//! Source: own. It asks Xen, frame by frame, which ones are the domain's and what the m2p says of
+//! them: no p2m.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -124,8 +125,8 @@ impl Destination {
         self.tables.values().filter(|words| words.iter().any(names)).count()
     }
 
-    /// Every frame of a guest that stands still is here under its pfn, which is the m2p's, or what `told` says instead: how
-    /// many were looked at. An error names the first that is not.
+    /// Every frame of a guest that stands still is here under its pfn, which is the m2p's, or what
+    /// `told` says instead: how many were looked at. An error names the first that is not.
     pub fn expect_all(
         &mut self,
         guest: &mut XenGuest,

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xen-migrate DOMID CASE`: whole migrations of a real guest into a destination that is compared with it, page by page.
+//! `xen-migrate DOMID CASE`: whole migrations of a real guest into a destination that is compared
+//! with it, page by page.
 //! Not here: `p2mtrack track`, which sends nothing (`dom0/cases`).
 //! Units: frames of 4 KiB.
 //! Threads: one.
-//! Source: own. Runs in the control domain of `tests/xen-host`; what it writes for the guest, the guest could have written.
+//! Source: own. Runs in the control domain of `tests/xen-host`; what it writes for the guest, the
+//! guest could have written.
 //!
 //! Cases:
 //! * `plain`: three live rounds, then the end.
-//! * `stale`: the m2p says something else of frames that the guest writes. Linux maps every frame in its direct map, so that a
-//!   table can't be normalised: an error that names it. With the m2p as it was the migration ends well.
-//! * `alias`: pfns of the balloon get entries with frames that the guest writes; a checkpoint, the guest goes on, then the end.
-//! * `foreign`: PTEs name frames of the control domain, of which the m2p says the very pfn of the guest's that has them.
+//! * `stale`: the m2p says something else of frames that the guest writes. Linux maps every frame
+//!   in its direct map, so that a table can't be normalised: an error that names it. With the m2p
+//!   as it was the migration ends well.
+//! * `alias`: pfns of the balloon get entries with frames that the guest writes; a checkpoint, the
+//!   guest goes on, then the end.
+//! * `foreign`: PTEs name frames of the control domain, of which the m2p says the very pfn of the
+//!   guest's that has them.
 //! * `nowhere`: a p2m that leads nowhere, and a Xen that says that nothing is the domain's.
 
 mod destination;
@@ -130,7 +135,8 @@ impl Scene {
         Ok(migration)
     }
 
-    /// A migration of a guest that stands still, all in one round. The guest goes on with another one.
+    /// A migration of a guest that stands still, all in one round. The guest goes on with another
+    /// one.
     fn at_once(&mut self, config: Config) -> Outcome<(Migration, End)> {
         let mut migration = self.with(|ports| Migration::start(config, ports))?;
         let result = self.with(|ports| migration.finish(ports));
@@ -170,7 +176,8 @@ impl Scene {
         Ok(())
     }
 
-    /// A checkpoint, the guest goes on and writes, the end: after both the destination has what the source has.
+    /// A checkpoint, the guest goes on and writes, the end: after both the destination has what the
+    /// source has.
     fn alias(&mut self) -> Outcome {
         let copy = Config { alias: AliasPolicy::Copy, ..Config::default() };
         self.suspend()?; // while it runs, a pfn that waits looks like one without a frame
@@ -238,7 +245,8 @@ impl Scene {
             let says = match number % 3 {
                 0 => u64::MAX,
                 1 => hole.0,
-                _ => pages[4 * number + 1].0.0, // which has a frame of its own, and is none of the victims
+                // which has a frame of its own, and is none of the victims
+                _ => pages[4 * number + 1].0.0,
             };
             self.pokes.m2p(self.domid, mfn, says, pfn)?;
         }
@@ -265,7 +273,8 @@ impl Scene {
         self.pokes.word(mfn, pfn.0 as usize % 512, entry.0)
     }
 
-    /// Tagged or not, refused or cleared: a PTE never names the guest's pfn. The guest stands still all the time.
+    /// Tagged or not, refused or cleared: a PTE never names the guest's pfn. The guest stands still
+    /// all the time.
     fn foreign(&mut self) -> Outcome {
         self.suspend()?;
         let (migration, first) = self.at_once(clear())?;

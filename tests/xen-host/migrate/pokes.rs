@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a guest may write at any moment, written for it, and taken back at the end: entries of its p2m and m2p, its roots.
+//! What a guest may write at any moment, written for it, and taken back at the end: entries of its
+//! p2m and m2p, its roots.
 //! Not here: what the engine makes of it.
 //! Units: frames of 4 KiB; words of 8 bytes.
 //! Threads: one.

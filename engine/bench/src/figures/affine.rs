@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `diff.affine`: a full diff of an unchanged p2m of runs, from memory; `diff.affine.superpage` beside it.
+//! `diff.affine`: a full diff of an unchanged p2m of runs, from memory; `diff.affine.superpage`
+//! beside it.
 //! Not here: leaves that are no runs (`packed`, `raw`).
 //! Units: times as fast as `memcmp` over two full copies; share of the read floor.
 //! Threads: the setup's team.

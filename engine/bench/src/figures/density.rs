@@ -3,8 +3,8 @@
 //! Not here: memory.
 //! Units: times as fast as the same leaves unchanged; at most 1 or so.
 //! Threads: the setup's team, so many leaves each.
-//! Source: a kernel may be quick where nothing changed and slow where much did; the figure is the worst density of
-//! the worst shadow.
+//! Source: a kernel may be quick where nothing changed and slow where much did; the figure is the
+//! worst density of the worst shadow.
 
 use p2mtrack::frame::FRAME_BYTES;
 use p2mtrack::shadow::Forms;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `snapshot.first`, `round.quiet`, `round.scattered`, `intake`, `memory.peak`: one huge guest under migration.
+//! `snapshot.first`, `round.quiet`, `round.scattered`, `intake`, `memory.peak`: one huge guest
+//! under migration.
 //! Not here: how it is stepped (`theatre`).
 //! Units: times the time of a guest of 64 GiB; share of the read floor; bytes.
 //! Threads: the engine's, as many as the setup's team has.
@@ -141,7 +142,8 @@ fn latencies(times: &[Duration]) -> String {
     format!("p50 {:.1} us, p99 {:.1}, p99.9 {:.1}, max {max:.1}", at(0.5), at(0.99), at(0.999))
 }
 
-/// The log with so many bits in a million: what the intake reads and writes, against reading as many bytes.
+/// The log with so many bits in a million: what the intake reads and writes, against reading as
+/// many bytes.
 fn intake(setup: &Setup, theatre: &mut Theatre<'_>) -> Vec<Figure> {
     let shares = [("sparse", 100), ("dense", 50_000)];
     let figures: Vec<_> = shares.map(|(name, ppm)| intake_of(setup, theatre, name, ppm)).into();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The figures, a file each: `run` measures, what else is public is the scenario for who measures by other means.
+//! The figures, a file each: `run` measures, what else is public is the scenario for who measures
+//! by other means.
 //! Not here: which of them were asked for (`catalog`).
 //! Units: as each figure says.
 //! Threads: the setup's team, where a figure does not say one.

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `diff.scattered.affine`, `diff.scattered.raw`: a few leaves here and there, as a live round has them.
+//! `diff.scattered.affine`, `diff.scattered.raw`: a few leaves here and there, as a live round has
+//! them.
 //! Not here: whole p2ms.
 //! Units: times as fast as `memcmp` of the same leaves; share of the floor of reading them.
 //! Threads: one.
-//! Source: 1 % and 5 % of all leaves; 4 KiB mappings, as a foreign map has, and huge ones. The figure is the worst of
-//! the four. What is private to a side, shadow or copy, is held alike: next to nothing beside an affine shadow, so that
-//! the copy has the mapping's pages; as much as the copy beside a raw one, which an allocator gives in small pages.
+//! Source: 1 % and 5 % of all leaves; 4 KiB mappings, as a foreign map has, and huge ones. The
+//! figure is the worst of the four. What is private to a side, shadow or copy, is held alike: next
+//! to nothing beside an affine shadow, so that the copy has the mapping's pages; as much as the
+//! copy beside a raw one, which an allocator gives in small pages.
 
 use p2mtrack::frame::FRAME_BYTES;
 use p2mtrack::shadow::Forms;
@@ -24,8 +26,8 @@ pub const PERCENTS: [u64; 2] = [1, 5];
 /// The most of them.
 const MOST: u64 = PERCENTS[PERCENTS.len() - 1];
 
-/// Bytes of live p2m of a pass, at least. Few are looked at once only, so that no look finds its leaves
-/// in a cache because it has just been there.
+/// Bytes of live p2m of a pass, at least. Few are looked at once only, so that no look finds its
+/// leaves in a cache because it has just been there.
 const PASS_BYTES: usize = 8 << 20;
 
 /// A form of the shadow.
@@ -45,8 +47,8 @@ pub const VARIANTS: [Variant; 2] = [
     Variant { name: "diff.scattered.raw", goal: 1.0, is_raw: true },
 ];
 
-/// So many percent of the leaves, one at least, scattered by dice that roll the same each time; fewer percent are some
-/// of those of more.
+/// So many percent of the leaves, one at least, scattered by dice that roll the same each time;
+/// fewer percent are some of those of more.
 #[must_use]
 pub fn listed(leaves: usize, percent: u64) -> Vec<u32> {
     let mut listed: Vec<_> = (0..leaves as u32).filter(|&index| roll(index) < percent).collect();

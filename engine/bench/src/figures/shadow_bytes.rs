@@ -3,8 +3,8 @@
 //! Not here: how it is compared.
 //! Units: share of the p2m's bytes.
 //! Threads: one.
-//! Source: the larger of what the shadow counts for itself (index, pools, slack) and of what the process has
-//! grown by, which has what the allocator adds.
+//! Source: the larger of what the shadow counts for itself (index, pools, slack) and of what the
+//! process has grown by, which has what the allocator adds.
 
 use p2mtrack::frame::{FRAME_BYTES, LeafIndex, Width};
 use p2mtrack::leaf::Leaf;
@@ -47,7 +47,8 @@ pub fn shadow(setup: &Setup, pattern: &Pattern) -> Shadow {
 /// Measures.
 #[must_use]
 pub fn run(setup: &Setup) -> Vec<Figure> {
-    // Each shadow stays until all are measured: what it gave back would serve for the next one, uncounted.
+    // Each shadow stays until all are measured: what it gave back would serve for the next one,
+    // uncounted.
     let measured = SHAPES.map(|(shape, most)| measure(setup, shape, most));
     measured.map(|(figure, _)| figure).into()
 }

@@ -3,7 +3,8 @@
 //! Not here: marking it.
 //! Units: times as fast as a flat bitmap that is asked word by word.
 //! Threads: one; marks could come beside.
-//! Source: a sweep takes batches of 1,024; who asks for all that a quiet guest owes takes it at once.
+//! Source: a sweep takes batches of 1,024; who asks for all that a quiet guest owes takes it at
+//! once.
 
 use std::cell::RefCell;
 

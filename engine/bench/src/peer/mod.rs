@@ -3,7 +3,8 @@
 //! Not here: our own kernels, which are peers of one another (`diff`).
 //! Units: pfns; leaves.
 //! Threads: each set says whether marks may come beside a take.
-//! Source: glibc; Xen's `tools/libs/guest`; vm-memory, roaring, hi_sparse_bitset behind the feature `peers`.
+//! Source: glibc; Xen's `tools/libs/guest`; vm-memory, roaring, hi_sparse_bitset behind the feature
+//! `peers`.
 
 #[cfg(feature = "peers")]
 pub mod atomic_bitmap;

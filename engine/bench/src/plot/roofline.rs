@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The roofline: leaves a second over the bytes that must be read for a leaf, below what the memory gives.
+//! The roofline: leaves a second over the bytes that must be read for a leaf, below what the memory
+//! gives.
 //! Not here: figures without a rate.
 //! Units: bytes a leaf, leaves a second; the latter are drawn by their logarithm.
 //! Threads: plain values.
-//! Source: Williams, Waterman, Patterson, CACM 2009. There is one roof for each number of threads: the widest
-//! bandwidth that any contest with so many measured.
+//! Source: Williams, Waterman, Patterson, CACM 2009. There is one roof for each number of threads:
+//! the widest bandwidth that any contest with so many measured.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

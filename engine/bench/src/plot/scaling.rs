@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Scaling: leaves of runs compared in a second by one thread, two, and so on; `memcmp` and reading beside.
+//! Scaling: leaves of runs compared in a second by one thread, two, and so on; `memcmp` and reading
+//! beside.
 //! Not here: figures; a curve has no goal.
 //! Units: leaves a second.
 //! Threads: one to those of the setup; from 16 on only powers of two, and the last.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `bench`: measures the engine against its peers and the machine, and says which goals are reached.
+//! `bench`: measures the engine against its peers and the machine, and says which goals are
+//! reached.
 //! Not here: the figures (`p2mtrack-bench`), how they are printed (`object`, `table`).
 //! Units: ratios; no figure is a time.
 //! Threads: the team of each figure.
@@ -34,8 +35,9 @@ const GUEST_BYTES_MAX: u64 = 4 << 40;
 
 /// Measure the engine against its peers and against what the memory of this machine allows
 ///
-/// All figures are ratios of things that are run in turn on the same data. Ten minutes and 20 GiB at most.
-/// Exit status: 0 measured, whatever came out; 1 a goal is missed (only with --strict); 2 usage.
+/// All figures are ratios of things that are run in turn on the same data. Ten minutes and 20 GiB
+/// at most. Exit status: 0 measured, whatever came out; 1 a goal is missed (only with --strict); 2
+/// usage.
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     /// Figures, or what their names begin with, such as diff or diff.affine [default: all]
@@ -44,7 +46,8 @@ pub(crate) struct BenchArgs {
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
-    /// Write a roofline of the figures, and a scaling curve from one thread on, as SVG into this directory
+    /// Write a roofline of the figures, and a scaling curve from one thread on, as SVG into this
+    /// directory
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
     /// The guest's memory: 4TiB is the size that goals are set for

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The judge over recordings of simulated guests: of honest ones nothing is missed, and one planted miss is found.
+//! The judge over recordings of simulated guests: of honest ones nothing is missed, and one planted
+//! miss is found.
 //! Not here: when a difference is a miss (`check`), recordings of real guests (`tests/replay.rs`).
 //! Units: rounds of a recording; round 0 is the first copy.
 //! Threads: one for each of several guests.
@@ -120,8 +121,8 @@ impl Life {
         judged(&Reader::new(&bytes, Limits::default()).expect("opens"), deaf).0.missed()
     }
 
-    /// A pfn with a frame in a leaf that stands still, alone and under the same pfn, from round `number - 1` to the one
-    /// after it; and the pfn of its leaf.
+    /// A pfn with a frame in a leaf that stands still, alone and under the same pfn, from round
+    /// `number - 1` to the one after it; and the pfn of its leaf.
     fn steady(&self, number: usize, wanted: impl Fn(usize) -> bool) -> Option<(usize, u64)> {
         let [before, now, after] = self.rounds.get(number - 1..=number + 1)? else { return None };
         let alone = |position: &usize| {
@@ -190,7 +191,8 @@ impl Life {
         Some(life)
     }
 
-    /// A round at whose end there was no p2m, after round `number`. Its frames are still where they were.
+    /// A round at whose end there was no p2m, after round `number`. Its frames are still where they
+    /// were.
     fn hide_after(&mut self, number: usize) {
         let last = &self.rounds[number];
         let roots = Roots { pfn_count: 0, ..last.after };
@@ -205,8 +207,8 @@ impl Life {
         self.rounds.insert(number + 1, hidden);
     }
 
-    /// The pfn and the positions of a leaf without frames that stands at several positions, two of them before a leaf
-    /// with frames; in the round before this one, and in all that follow.
+    /// The pfn and the positions of a leaf without frames that stands at several positions, two of
+    /// them before a leaf with frames; in the round before this one, and in all that follow.
     fn barren(&self, number: usize) -> Option<(u64, Vec<usize>)> {
         let [before, now] = [number - 1, number].map(|at| &self.rounds[at]);
         let any_frame = |round: &Round, at: usize| {
@@ -363,7 +365,8 @@ fn honest() -> Vec<SimConfig> {
     configs
 }
 
-/// The guest with seeds whose policies refuse nothing, and which take a suspend back if the scenario ever does.
+/// The guest with seeds whose policies refuse nothing, and which take a suspend back if the
+/// scenario ever does.
 fn seeded(config: &SimConfig) -> impl Iterator<Item = SimConfig> {
     let config = config.clone();
     let wanted = |config: &SimConfig| {
@@ -430,7 +433,8 @@ const MADE_FRAMES: u64 = 1 << 16;
 const TOP: u64 = 1;
 const MID: u64 = 2;
 
-/// A 64-bit guest with a tree: in each round the frame of each leaf, and what it says. No log names anything.
+/// A 64-bit guest with a tree: in each round the frame of each leaf, and what it says. No log names
+/// anything.
 fn made(rounds: &[&[(u64, Says)]]) -> Life {
     let meta = Meta {
         name: "made".to_owned(),

@@ -72,8 +72,8 @@ pub(super) enum P2mName {
 /// Migrate a synthetic guest that changes its p2m while it runs, and judge the result.
 ///
 /// Exit status, by the runs of p2mtrack: 0 all identical, 1 a run was corrupt or leaked, 2 unusable
-/// arguments, a file that can't be written, or no memory, 3 a run ended with an error. What upstream
-/// does changes no exit status.
+/// arguments, a file that can't be written, or no memory, 3 a run ended with an error. What
+/// upstream does changes no exit status.
 #[derive(Args, Debug)]
 pub(crate) struct SimulateArgs {
     /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]. Above
@@ -116,8 +116,9 @@ pub(crate) struct SimulateArgs {
     /// The guest stands still after N steps; up to there the run is the same
     #[arg(long, value_name = "N")]
     pub(super) steps: Option<u64>,
-    /// Of the guest's programs only these do anything (numbers from 1 and ranges, such as 3,7,12-14,
-    /// or `none`); the others take their time and do nothing. `--story` tells the numbers
+    /// Of the guest's programs only these do anything (numbers from 1 and ranges, such as
+    /// 3,7,12-14, or `none`); the others take their time and do nothing. `--story` tells the
+    /// numbers
     #[arg(long, value_name = "LIST", value_parser = parse_programs)]
     pub(super) programs: Option<Numbers>,
     /// The guest's plain stores into data pages are left out
@@ -244,8 +245,8 @@ impl SimulateArgs {
 /// Options of huge guests.
 #[derive(Args, Debug)]
 pub(super) struct HugeArgs {
-    /// Migrate a huge guest: all of its p2m is in memory, its pages are only numbers. How its frames
-    /// lie [default above 256GiB: superpage]
+    /// Migrate a huge guest: all of its p2m is in memory, its pages are only numbers. How its
+    /// frames lie [default above 256GiB: superpage]
     #[arg(long, value_name = "SHAPE", value_parser = shapes())]
     pub(super) shape: Option<Shape>,
     /// With --shape real: the trace or capture whose last p2m is laid out again and again

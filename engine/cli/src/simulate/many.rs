@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Many runs side by side, reported in order: one line for each as JSON, a table by scenario for people.
+//! Many runs side by side, reported in order: one line for each as JSON, a table by scenario for
+//! people.
 //! Not here: a single run's rounds (`single`), the table's layout (`table`).
 //! Units: runs.
 //! Threads: as many as the machine has; each run is deterministic whatever runs beside it.
@@ -69,8 +70,8 @@ pub(super) fn run(args: &SimulateArgs, runs: &[SimConfig]) -> Result<u8, Failure
     Ok(worst.unwrap_or(0))
 }
 
-/// As JSON every run, the engine's after the other; for people those of the engine that did not come
-/// out identical, with the command for each.
+/// As JSON every run, the engine's after the other; for people those of the engine that did not
+/// come out identical, with the command for each.
 fn print(args: &SimulateArgs, config: &SimConfig, pair: &Pair) -> Result<(), Box<dyn Error>> {
     let mut out = anstream::stdout().lock();
     if args.json {

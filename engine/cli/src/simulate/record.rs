@@ -3,7 +3,8 @@
 //! Not here: the format, the recorder (`p2mtrack_trace::record`).
 //! Units: a round of the trace for each round of the migration.
 //! Threads: the caller's.
-//! Source: the guest stands still while it is recorded, so that a recorded run goes as one that is not.
+//! Source: the guest stands still while it is recorded, so that a recorded run goes as one that is
+//! not.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

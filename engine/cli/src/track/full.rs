@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! All of a live guest's p2m, read by code that knows no tracker: every table, every leaf, every entry.
+//! All of a live guest's p2m, read by code that knows no tracker: every table, every leaf, every
+//! entry.
 //! Not here: comparing it (`check`).
 //! Units: entries are pfns' words, widened; all ones where there is none.
 //! Threads: one.
-//! Source: own; geometry of list and tree: `xen-save-path.md` 2.3. Frames come through the same foreign maps.
+//! Source: own; geometry of list and tree: `xen-save-path.md` 2.3. Frames come through the same
+//! foreign maps.
 
 use std::collections::HashMap;
 
@@ -27,8 +29,9 @@ pub(super) struct FullCopy {
     pub(super) entries: Vec<u64>,
 }
 
-/// Reads it; `None` if the guest does not hold still long enough. A guest may claim any count of pfns: beyond what the
-/// engine tracks, and 16 for each of its frames (Linux makes room for ten), nothing is read.
+/// Reads it; `None` if the guest does not hold still long enough. A guest may claim any count of
+/// pfns: beyond what the engine tracks, and 16 for each of its frames (Linux makes room for ten),
+/// nothing is read.
 pub(super) fn read(p2m: &mut dyn P2mSource, tracked: u64) -> Option<FullCopy> {
     let frames = p2m.domain_frames().ok()?;
     let bound = frames.saturating_mul(16).clamp(PFNS.start, PFNS.end).max(tracked);
@@ -195,7 +198,8 @@ mod tests {
         monitor.observe(&mut lent.guest, lent.log_dirty, each).expect("an honest guest")
     }
 
-    /// What the judge counts as missed of a guest that runs on; whether it hears of each pfn, or of all but one in 16.
+    /// What the judge counts as missed of a guest that runs on; whether it hears of each pfn, or of
+    /// all but one in 16.
     fn missed(config: &SimConfig, hears: bool) -> u64 {
         let simulation = Simulation::new(config);
         let mut ports = simulation.ports();

@@ -59,8 +59,8 @@ impl Round {
         Self { number, report, owed, phases, time, shadow_bytes }
     }
 
-    /// Compares all of the p2m with what the engine knows of it. A round that could not follow the structure says so: it
-    /// is judged by the next one.
+    /// Compares all of the p2m with what the engine knows of it. A round that could not follow the
+    /// structure says so: it is judged by the next one.
     pub(super) fn hold_against(&self, check: &mut Check, session: &mut Session) {
         let owed = &self.owed.pfns;
         match full::read(&mut session.guest.p2m, session.monitor.tracker().pfns())

@@ -37,11 +37,12 @@ use view::View;
 
 /// Follow the p2m of a running PV guest, without sending anything
 ///
-/// Log-dirty is switched on for the time, and off again whatever happens: a guard process sees to it if this one is
-/// killed. Ends after --rounds, after --seconds, or by Ctrl-C.
+/// Log-dirty is switched on for the time, and off again whatever happens: a guard process sees to
+/// it if this one is killed. Ends after --rounds, after --seconds, or by Ctrl-C.
 ///
-/// Exit status: 0 done, 1 --check found a missed change, or looked at fewer than three rounds, 2 usage, no such guest, somebody else
-/// tracks it, or a file can't be written, 3 the engine or the guest gave up.
+/// Exit status: 0 done, 1 --check found a missed change, or looked at fewer than three rounds, 2
+/// usage, no such guest, somebody else tracks it, or a file can't be written, 3 the engine or the
+/// guest gave up.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrackArgs {
     /// The guest's number
@@ -56,12 +57,12 @@ pub(crate) struct TrackArgs {
     /// Time from the end of a round to the beginning of the next
     #[arg(long, value_name = "MS", default_value_t = 500)]
     interval: u64,
-    /// Write a trace of what the guest does, for `replay` and `inspect`; it appears at the end, also if
-    /// the guest goes away, and replaces a file of that name
+    /// Write a trace of what the guest does, for `replay` and `inspect`; it appears at the end,
+    /// also if the guest goes away, and replaces a file of that name
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Compare each round with all of the p2m, read by other code: what did neither it nor the next one find? A miss takes
-    /// three looks, one of them at the first copy
+    /// Compare each round with all of the p2m, read by other code: what did neither it nor the next
+    /// one find? A miss takes three looks, one of them at the first copy
     #[arg(long)]
     check: bool,
     /// Print JSON, one object a line
@@ -232,7 +233,8 @@ impl Following<'_> {
     }
 }
 
-/// Waits for the next round; `false` if there is to be none. A guest that goes away meanwhile is not held.
+/// Waits for the next round; `false` if there is to be none. A guest that goes away meanwhile is
+/// not held.
 fn wait(
     args: &TrackArgs,
     begun: Instant,

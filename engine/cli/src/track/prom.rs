@@ -3,7 +3,8 @@
 //! Not here: a server.
 //! Units: base units of Prometheus: seconds, bytes, counts.
 //! Threads: one owner.
-//! Source: the collector reads whole files only: each is written without a name, and then has its name at once.
+//! Source: the collector reads whole files only: each is written without a name, and then has its
+//! name at once.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

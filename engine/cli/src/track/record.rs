@@ -3,7 +3,8 @@
 //! Not here: the format, the recorder (`p2mtrack_trace::record`).
 //! Units: a round of the trace for each round of the engine.
 //! Threads: the caller's.
-//! Source: the guest runs on between the two looks: what it writes then is in the trace's next round too.
+//! Source: the guest runs on between the two looks: what it writes then is in the trace's next
+//! round too.
 
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,8 @@ impl Recording {
         })
     }
 
-    /// Gives the file its name, if there is anything in it: also when the guest or the engine gave up.
+    /// Gives the file its name, if there is anything in it: also when the guest or the engine gave
+    /// up.
     pub(super) fn finish(mut self, session: &mut Session) -> Result<(), Failure> {
         self.recorder.release(&mut session.guest.p2m);
         if self.broken {

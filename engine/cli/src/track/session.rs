@@ -38,8 +38,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Log-dirty is on when this returns well, and as it was when it does not, unless the guard does not answer: it has
-    /// the lock then, and sees to it.
+    /// Log-dirty is on when this returns well, and as it was when it does not, unless the guard
+    /// does not answer: it has the lock then, and sees to it.
     pub(super) fn begin(
         domid: u16,
         take_over: bool,
@@ -64,12 +64,14 @@ impl Session {
         let (mut guest, mut guard, monitor) = match parts() {
             Ok(parts) => parts,
             Err(failure) => {
-                let _ = lock.release(); // nothing is on by us, and the failure is what there is to tell
+                // nothing is on by us, and the failure is what there is to tell
+                let _ = lock.release();
                 return Err(failure);
             }
         };
         if let Err(error) = guard.enable(&mut guest.log_dirty, if_on) {
-            // A guard that does not answer may be at it: the lock is its own then, until it has seen to it.
+            // A guard that does not answer may be at it: the lock is its own then, until it has
+            // seen to it.
             if let GuardError::Xen(refused) = &error {
                 let _ = lock.release();
                 if refused.is_on_already() {
@@ -121,9 +123,11 @@ impl Session {
     pub(super) fn end(mut self) -> Result<(), Failure> {
         let unusable = unusable(self.domain.domid());
         self.monitor.release(&mut self.guest.p2m);
-        // A domain that is gone has no log, and another may have its number. One that only does not answer has it still.
+        // A domain that is gone has no log, and another may have its number. One that only does not
+        // answer has it still.
         if !self.domain.is_gone() {
-            // If this fails, the guard tries again when we are gone, and the file says what is left.
+            // If this fails, the guard tries again when we are gone, and the file says what is
+            // left.
             self.guest.log_dirty.disable().map_err(unusable)?;
         }
         let _ = self.guard.arm(false); // one that is not there needs no word

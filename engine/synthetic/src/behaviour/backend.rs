@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writers that log-dirty does not see, or sees late: backends with writable grants or copies, daemons, Xen itself.
+//! Writers that log-dirty does not see, or sees late: backends with writable grants or copies,
+//! daemons, Xen itself.
 //! Not here: the port that names them (`ports`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: `xen-save-path.md` 6.4: a grant marks at unmap, a copy at its end; foreign mappings of dom0 and vcpu_info never.
+//! Source: `xen-save-path.md` 6.4: a grant marks at unmap, a copy at its end; foreign mappings of
+//! dom0 and vcpu_info never.
 
 use crate::behaviour::balloon::play;
 use crate::behaviour::plan::Plan;

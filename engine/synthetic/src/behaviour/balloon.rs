@@ -3,7 +3,8 @@
 //! Not here: growth past the pfn count (`growth`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: Linux `drivers/xen/mem-reservation.c`, `xen_create_contiguous_region`; mini-os the other way round.
+//! Source: Linux `drivers/xen/mem-reservation.c`, `xen_create_contiguous_region`; mini-os the other
+//! way round.
 
 use crate::behaviour::plan::Plan;
 use crate::program::{Name, Step, Val};

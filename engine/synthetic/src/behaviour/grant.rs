@@ -49,7 +49,8 @@ pub(super) fn overlay(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// The same with a frame granted to oneself, for a moment: the entry is as it was before anybody looks again.
+/// The same with a frame granted to oneself, for a moment: the entry is as it was before anybody
+/// looks again.
 pub(super) fn self_overlay(plan: &mut Plan<'_>) -> Option<()> {
     let ((pfn, own), (_, other)) = (plan.unmapped_data()?, plan.data()?);
     let wait = plan.maybe_wait();
@@ -95,8 +96,8 @@ pub(super) fn foreign_pte(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A foreign frame at a ballooned pfn which is also the one that its own domain has it at, so that p2m and m2p agree
-/// on a frame of somebody else; perhaps with a PTE.
+/// A foreign frame at a ballooned pfn which is also the one that its own domain has it at, so that
+/// p2m and m2p agree on a frame of somebody else; perhaps with a PTE.
 pub(super) fn same_pfn(plan: &mut Plan<'_>, pte: Pte) -> Option<()> {
     let pfn = plan.hole()?;
     let slot = if pte == Pte::Stays || plan.chance(1, 2) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Growth and shrink: new leaves and tables, the pfn count raised outside the bracket; the tail given away.
+//! Growth and shrink: new leaves and tables, the pfn count raised outside the bracket; the tail
+//! given away.
 //! Not here: the frames that come into new leaves (`balloon`).
 //! Units: pfns, positions of leaves.
 //! Threads: under the world's lock.

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames that somebody else holds: Xen exchanges none of them, and the guest tries again or lets it be.
+//! Frames that somebody else holds: Xen exchanges none of them, and the guest tries again or lets
+//! it be.
 //! Not here: frames that nobody holds (`balloon`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: `steal_page` in `xen/arch/x86/mm.c`; Linux `xen_create_contiguous_region` puts the old frames back.
+//! Source: `steal_page` in `xen/arch/x86/mm.c`; Linux `xen_create_contiguous_region` puts the old
+//! frames back.
 
 use crate::behaviour::balloon::{page_in, page_out};
 use crate::behaviour::plan::Plan;
 use crate::behaviour::reshape::own_leaf;
 use crate::program::{Name, Step, Val};
 
-/// A page in a backend's hands, or in a page table, is to be exchanged: once in vain, and perhaps once more when it
-/// was let go.
+/// A page in a backend's hands, or in a page table, is to be exchanged: once in vain, and perhaps
+/// once more when it was let go.
 pub(super) fn held(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_free_frames()?;
     let (pfn, old) = plan.data()?;
@@ -36,8 +38,8 @@ pub(super) fn held(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A page is ballooned out while a backend has it mapped: it is the guest's until the backend lets go, and its pfn
-/// may have another frame by then.
+/// A page is ballooned out while a backend has it mapped: it is the guest's until the backend lets
+/// go, and its pfn may have another frame by then.
 pub(super) fn out_while_mapped(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_frames_to_spare()?;
     plan.has_free_frames()?;
@@ -55,7 +57,8 @@ pub(super) fn out_while_mapped(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A leaf is copied and its slot re-pointed; its old frame is to be exchanged as soon as nobody has it mapped.
+/// A leaf is copied and its slot re-pointed; its old frame is to be exchanged as soon as nobody has
+/// it mapped.
 pub(super) fn old_leaf_exchanged(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_free_frames()?;
     plan.lock_structure()?;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m's own frames change beneath it: another frame for a leaf's pfn, or another pfn for its frame.
+//! The p2m's own frames change beneath it: another frame for a leaf's pfn, or another pfn for its
+//! frame.
 //! Not here: copies under another pfn and slot (`reshape`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What guests do: each behaviour plans a program, choosing at random among the legal orders of its steps.
+//! What guests do: each behaviour plans a program, choosing at random among the legal orders of its
+//! steps.
 //! Not here: which guest does which (`scenario`), or when (`world`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.

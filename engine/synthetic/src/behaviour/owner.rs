@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames that change their owner under an entry that stays, or that is equal when it is back; tagged or not.
+//! Frames that change their owner under an entry that stays, or that is equal when it is back;
+//! tagged or not.
 //! Not here: transfers (`transfer`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: the outcome table: what is not ours has no frame, whatever the entry's tag; Xen hands out any free frame.
+//! Source: the outcome table: what is not ours has no frame, whatever the entry's tag; Xen hands
+//! out any free frame.
 
 use crate::behaviour::balloon::page_out;
 use crate::behaviour::grant::foreign_name;
@@ -36,8 +38,9 @@ pub(super) fn untagged(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A page goes out, another domain gets its frame, at the same pfn, and the guest maps that: the entry is as it was
-/// or differs in its tag, and perhaps a PTE names the frame, too. Then the frame comes back the same way.
+/// A page goes out, another domain gets its frame, at the same pfn, and the guest maps that: the
+/// entry is as it was or differs in its tag, and perhaps a PTE names the frame, too. Then the frame
+/// comes back the same way.
 pub(super) fn given_and_mapped(plan: &mut Plan<'_>, pte: bool) -> Option<()> {
     plan.has_free_frames()?;
     let slot = if pte {
@@ -64,7 +67,8 @@ pub(super) fn given_and_mapped(plan: &mut Plan<'_>, pte: bool) -> Option<()> {
     comes_to(plan, pfn, Val::Reg(reg), own)
 }
 
-/// A frame of another domain is mapped, given up there, and handed to the guest at the very pfn that names it.
+/// A frame of another domain is mapped, given up there, and handed to the guest at the very pfn
+/// that names it.
 pub(super) fn frame_comes(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_free_frames()?;
     let pfn = plan.hole()?;
@@ -77,8 +81,8 @@ pub(super) fn frame_comes(plan: &mut Plan<'_>) -> Option<()> {
     comes_to(plan, pfn, Val::Is(mfn), mfn)
 }
 
-/// A mapped frame is freed by its owner and populated at the pfn whose entry names it: the entry is taken out and
-/// written again, or stays as it is.
+/// A mapped frame is freed by its owner and populated at the pfn whose entry names it: the entry is
+/// taken out and written again, or stays as it is.
 fn comes_to(plan: &mut Plan<'_>, pfn: u64, frame: Val, wanted: u64) -> Option<()> {
     let reg = plan.register()?;
     let gone = [Step::UnmapForeign(frame), Step::TheyFree(frame)];

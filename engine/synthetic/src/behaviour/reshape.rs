@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m's structure moves: leaves, mids and page tables are re-pointed to copies, roots are swapped.
+//! The p2m's structure moves: leaves, mids and page tables are re-pointed to copies, roots are
+//! swapped.
 //! Not here: structure that grows (`growth`), frames that change beneath their slot (`leaf`).
 //! Units: positions of leaves, levels and keys of structure frames.
 //! Threads: under the world's lock.
-//! Source: the p2m proposal's parts 3 and 4; Linux brackets by the generation, a tree has no counter.
+//! Source: the p2m proposal's parts 3 and 4; Linux brackets by the generation, a tree has no
+//! counter.
 
 use crate::behaviour::plan::Plan;
 use crate::guest::{Layout, NONE};

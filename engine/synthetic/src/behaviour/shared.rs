@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames that two pfns name, or one pfn whose m2p is another: what is written there marks the m2p's pfn alone.
+//! Frames that two pfns name, or one pfn whose m2p is another: what is written there marks the
+//! m2p's pfn alone.
 //! Not here: guests that lie about it in clean leaves (`hostile`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
@@ -25,7 +26,8 @@ pub(super) fn shared_alias(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A frame moves in the p2m, and its m2p stays behind or is a third pfn; then it follows, or the frame moves back.
+/// A frame moves in the p2m, and its m2p stays behind or is a third pfn; then it follows, or the
+/// frame moves back.
 pub(super) fn stale_m2p(plan: &mut Plan<'_>) -> Option<()> {
     let (pfn, mfn) = plan.unmapped_data()?;
     let (other, before) = room(plan)?;

@@ -3,7 +3,8 @@
 //! Not here: the page tables of the linear list (`reshape`).
 //! Units: pfn and mfn as plain numbers; slots below 512.
 //! Threads: under the world's lock.
-//! Source: Linux `xen_pgd_pin`, `xen_alloc_pte`; a table is filled as data, then pinned or hung below another.
+//! Source: Linux `xen_pgd_pin`, `xen_alloc_pte`; a table is filled as data, then pinned or hung
+//! below another.
 
 use p2mtrack::leaf::FRAME_WORDS;
 use p2mtrack::table::PTE_PRESENT;
@@ -61,8 +62,8 @@ pub(super) fn table_made(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A level 2 table over new level 1 tables is pinned in pieces, is a table for a while, and is taken apart in pieces;
-/// the guest may be suspended between any two of them.
+/// A level 2 table over new level 1 tables is pinned in pieces, is a table for a while, and is
+/// taken apart in pieces; the guest may be suspended between any two of them.
 pub(super) fn table_in_pieces(plan: &mut Plan<'_>) -> Option<()> {
     let (_, upper) = plan.unmapped_data()?;
     let mut pages = vec![upper];

@@ -3,15 +3,16 @@
 //! Not here: grants (`grant`, `backend`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: `xen/common/grant_table.c` gnttab_transfer; an entry meets a look unless the p2m is written while it stands.
+//! Source: `xen/common/grant_table.c` gnttab_transfer; an entry meets a look unless the p2m is
+//! written while it stands.
 
 use crate::behaviour::grant::foreign_name;
 use crate::behaviour::plan::Plan;
 use crate::grant::Offer;
 use crate::program::{Name, Step, Val};
 
-/// Looks at the grant table between the last transfer and the withdrawal of its entry: without any the
-/// offer is one that nobody can see.
+/// Looks at the grant table between the last transfer and the withdrawal of its entry: without any
+/// the offer is one that nobody can see.
 const LOOKS: u64 = 1;
 
 /// When a look at the grant table meets a transfer entry.
@@ -80,7 +81,8 @@ pub(super) fn transfer_back(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// Transfers whose entry of the p2m is written at no other moment than it has to be, and offers that stand no longer.
+/// Transfers whose entry of the p2m is written at no other moment than it has to be, and offers
+/// that stand no longer.
 pub(super) fn transfers(plan: &mut Plan<'_>) -> Option<()> {
     match plan.dice.below(8) {
         0..3 => given_and_got_back(plan),
@@ -90,8 +92,8 @@ pub(super) fn transfers(plan: &mut Plan<'_>) -> Option<()> {
     }
 }
 
-/// A frame goes out and comes back with the contents of another domain. Its entry stays all the while, or is written
-/// again afterwards: as it was, or with another tag.
+/// A frame goes out and comes back with the contents of another domain. Its entry stays all the
+/// while, or is written again afterwards: as it was, or with another tag.
 fn given_and_got_back(plan: &mut Plan<'_>) -> Option<()> {
     let (pfn, mfn) = plan.unmapped_data()?;
     let own = Val::Is(mfn);
@@ -123,8 +125,8 @@ fn given_and_got_back(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A frame goes out for good, and only much later its entry: whoever looks at entries alone finds nothing. The other
-/// domain may have it at the same pfn.
+/// A frame goes out for good, and only much later its entry: whoever looks at entries alone finds
+/// nothing. The other domain may have it at the same pfn.
 pub(super) fn given_away(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_frames_to_spare()?;
     let (pfn, mfn) = plan.unmapped_data()?;
@@ -139,7 +141,8 @@ pub(super) fn given_away(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A pfn names a frame of another domain, and that frame comes to it: nobody writes the entry any more.
+/// A pfn names a frame of another domain, and that frame comes to it: nobody writes the entry any
+/// more.
 fn comes_by_transfer(plan: &mut Plan<'_>) -> Option<()> {
     let pfn = plan.hole()?;
     let mfn = take_foreign(plan)?;
@@ -190,7 +193,8 @@ fn in_vain(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// Another domain writes a frame and gives it: Xen writes the entry of the grant table at once, or word by word.
+/// Another domain writes a frame and gives it: Xen writes the entry of the grant table at once, or
+/// word by word.
 fn come(plan: &mut Plan<'_>, pfn: u64, mfn: u64) {
     plan.push(Step::WriteUnlogged(mfn));
     if plan.chance(1, 2) {

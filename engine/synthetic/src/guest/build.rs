@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest at the moment at which its migration begins: frames as a buddy allocator left them, a p2m over them.
+//! A guest at the moment at which its migration begins: frames as a buddy allocator left them, a
+//! p2m over them.
 //! Not here: anything that happens later.
 //! Units: pfns, mfns, positions of leaves.
 //! Threads: one owner.
-//! Source: captures of real guests: mostly runs of step +1, some descending, some shuffled, holes by ballooning.
+//! Source: captures of real guests: mostly runs of step +1, some descending, some shuffled, holes
+//! by ballooning.
 
 use std::collections::BTreeMap;
 
@@ -75,7 +77,8 @@ pub(crate) fn build(shape: Shape, dice: &mut Dice) -> (Xen, Guest) {
     builder.finish(&plans)
 }
 
-/// Leaves of the guest's start: frames, perhaps a hole of identity entries, a tail of missing leaves.
+/// Leaves of the guest's start: frames, perhaps a hole of identity entries, a tail of missing
+/// leaves.
 fn plan_leaves(shape: Shape, frames: u64, dice: &mut Dice) -> Vec<Plan> {
     let entries = shape.width.entries();
     let ballooned = dice.pick(&[2, 4, 8, 32]);
@@ -88,7 +91,8 @@ fn plan_leaves(shape: Shape, frames: u64, dice: &mut Dice) -> Vec<Plan> {
         })
         .collect();
     if shape.gap > 0 {
-        // The kernel's own pages are in the first half; what follows begins with a leaf of Xen's log, or anywhere.
+        // The kernel's own pages are in the first half; what follows begins with a leaf of Xen's
+        // log, or anywhere.
         let at = plans.len() / 2 + dice.index(plans.len() / 4 + 1);
         let of_log = LOG_DIRTY_LEAF_PFNS as usize / entries;
         let mut end = at + (shape.gap as usize).div_ceil(entries);
@@ -252,7 +256,8 @@ impl Builder<'_> {
         self.attach(guest)
     }
 
-    /// Where most work begins, and the pfns of the gap: of a guest with one it begins behind it, or with the first pfn.
+    /// Where most work begins, and the pfns of the gap: of a guest with one it begins behind it, or
+    /// with the first pfn.
     fn hot_pfn(&mut self, plans: &[Plan], pfn_count: u64) -> (u64, u64) {
         if self.shape.gap == 0 {
             return (pfn_count / 3, 0);

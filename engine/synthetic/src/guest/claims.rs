@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest's locks: which pfns, leaves and structures its running programs have in hand.
-//! Not here: the programs. A pfn in hand is changed by its holder only; a locked leaf gets no entry from others.
+//! Not here: the programs. A pfn in hand is changed by its holder only; a locked leaf gets no entry
+//! from others.
 //! Units: pfns and positions of leaves.
 //! Threads: one owner.
 //! Source: stands for Linux's page ownership and `p2m_update_lock`.

@@ -97,7 +97,8 @@ impl Guest {
         })
     }
 
-    /// A pfn with an ordinary data page that nobody has in hand, chosen near the hot end or anywhere.
+    /// A pfn with an ordinary data page that nobody has in hand, chosen near the hot end or
+    /// anywhere.
     pub(crate) fn pick_data(&self, machine: &Machine, dice: &mut Dice) -> Option<u64> {
         let count =
             self.roots.pfn_count.min(self.leaves.len() as u64 * self.width.entries() as u64);

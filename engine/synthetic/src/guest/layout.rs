@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where the p2m's leaves hang: page tables of a linear list, or top and mid frames of a tree.
 //! Not here: the leaves' entries.
-//! Units: level 0 is a leaf; a linear list has levels 1 to 3 or 4 above it, a tree 1 (mid) and 2 (top).
-//!   A key counts tables of its level through the address space (linear) or mids (tree).
+//! Units: level 0 is a leaf; a linear list has levels 1 to 3 or 4 above it, a tree 1 (mid) and 2
+//! (top). A key counts tables of its level through the address space (linear) or mids (tree).
 //! Source: `xen-save-path.md` 2.2 and 2.3; page-table geometry of PAE and of long mode.
 
 use std::collections::BTreeMap;

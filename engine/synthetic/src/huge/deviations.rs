@@ -3,7 +3,8 @@
 //! Not here: what it was at the start (the callers know: a `Pattern`, or zero).
 //! Units: indices below a limit that is given once.
 //! Threads: many readers and writers; a reader of what never deviated takes no lock.
-//! Source: own. Changes of a huge guest lie scattered: in a plain table each would cost a page of memory.
+//! Source: own. Changes of a huge guest lie scattered: in a plain table each would cost a page of
+//! memory.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -67,7 +68,8 @@ impl Deviations {
     /// The number of an index, if it deviates.
     pub(crate) fn get(&self, index: u64) -> Option<u32> {
         assert!(index < self.limit, "{index} is past the end");
-        // ORDER: Acquire: a bit that is seen has its number in the shard, whose lock orders the rest.
+        // ORDER: Acquire: a bit that is seen has its number in the shard, whose lock orders the
+        // rest.
         let word = self.deviant[(index / 64) as usize].load(Ordering::Acquire);
         if word >> (index % 64) & 1 == 0 {
             return None;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A huge guest: its p2m in memory, and every way in which it changes, with the marks that Xen makes for each.
+//! A huge guest: its p2m in memory, and every way in which it changes, with the marks that Xen
+//! makes for each.
 //! Not here: when it changes what (`life`), what the engine sees of it (`ports`).
 //! Units: pfns and mfns as plain numbers.
 //! Threads: everything behind a shared borrow; the guest runs only between calls of the engine.
@@ -225,13 +226,15 @@ impl Guest {
         }
     }
 
-    /// The guest stores a p2m entry: a write to the leaf that holds it, marked under the leaf's pfn.
+    /// The guest stores a p2m entry: a write to the leaf that holds it, marked under the leaf's
+    /// pfn.
     fn store_entry(&self, pfn: u64, entry: u64) {
         self.entries[pfn as usize].store(entry, Ordering::Relaxed); // ORDER: a word by itself
         self.write_page(self.leaf_pfn(pfn / FRAME_WORDS as u64));
     }
 
-    /// `XENMEM_decrease_reservation`: the frame goes, which marks nothing. `false` if there is none.
+    /// `XENMEM_decrease_reservation`: the frame goes, which marks nothing. `false` if there is
+    /// none.
     pub fn balloon_out(&self, pfn: u64) -> bool {
         let Some(mfn) = self.frame(pfn) else { return false };
         self.store_entry(pfn, NO_FRAME);
@@ -239,8 +242,8 @@ impl Guest {
         true
     }
 
-    /// `XENMEM_populate_physmap`: a frame comes, which marks nothing; what is in it nobody says. `false`
-    /// if Xen has none, or the pfn has one.
+    /// `XENMEM_populate_physmap`: a frame comes, which marks nothing; what is in it nobody says.
+    /// `false` if Xen has none, or the pfn has one.
     pub fn balloon_in(&self, pfn: u64) -> bool {
         if self.frame(pfn).is_some() {
             return false;
@@ -250,7 +253,8 @@ impl Guest {
         true
     }
 
-    /// `XENMEM_exchange` of one frame: another one comes, the old one goes. `false` if there is none.
+    /// `XENMEM_exchange` of one frame: another one comes, the old one goes. `false` if there is
+    /// none.
     pub fn exchange(&self, pfn: u64) -> bool {
         let Some(old) = self.frame(pfn) else { return false };
         let Some(new) = self.machine.populate(pfn) else { return false };
@@ -259,7 +263,8 @@ impl Guest {
         true
     }
 
-    /// Two pfns change frames: two entries, and `MMU_MACHPHYS_UPDATE` for each, which marks the new pfn.
+    /// Two pfns change frames: two entries, and `MMU_MACHPHYS_UPDATE` for each, which marks the new
+    /// pfn.
     pub fn swap(&self, pfn: u64, other: u64) {
         for (pfn, mfn) in [(pfn, self.entry(other)), (other, self.entry(pfn))] {
             self.store_entry(pfn, mfn);
@@ -270,7 +275,8 @@ impl Guest {
         }
     }
 
-    /// Whether the m2p has each pfn's frame back: `m2p[p2m[pfn]] = pfn`, and no other frame has a pfn.
+    /// Whether the m2p has each pfn's frame back: `m2p[p2m[pfn]] = pfn`, and no other frame has a
+    /// pfn.
     ///
     /// # Errors
     /// The first pfn that is wrong, or how many frames are lost or found.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a huge guest does between two rounds: writes, balloons, exchanges and swaps, in proportion to its size.
+//! What a huge guest does between two rounds: writes, balloons, exchanges and swaps, in proportion
+//! to its size.
 //! Not here: how each of it is done and marked (`guest`).
 //! Units: pages; a share of 2^16 pfns is 256 MiB of guest.
 //! Threads: one owner.
@@ -131,8 +132,8 @@ impl Life {
         }
     }
 
-    /// Pages come back: the last ones that went, each of which has its old frame again if Xen gave none
-    /// to others, or any.
+    /// Pages come back: the last ones that went, each of which has its old frame again if Xen gave
+    /// none to others, or any.
     fn balloon_in(&mut self, guest: &Guest) {
         let any = self.dice.chance(1, 2);
         for _ in 0..self.dice.magnitude(PIECE_MAX).min(self.holes.len() as u64) {

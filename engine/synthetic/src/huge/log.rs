@@ -50,8 +50,8 @@ impl Log {
         }
     }
 
-    /// Reads and clears the prefix `0..into.pfns()`; every word of `into` is overwritten. `false` if
-    /// the log is off.
+    /// Reads and clears the prefix `0..into.pfns()`; every word of `into` is overwritten. `false`
+    /// if the log is off.
     pub(crate) fn clean(&mut self, mut into: LogRoom<'_>) -> bool {
         if !self.enabled {
             return false;

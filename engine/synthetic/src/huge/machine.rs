@@ -97,7 +97,8 @@ impl Machine {
         self.stamps.set(mfn, Some(stamp.into()));
     }
 
-    /// Hands out a frame for a pfn: one that was given back, or a fresh one. `None` if there is none.
+    /// Hands out a frame for a pfn: one that was given back, or a fresh one. `None` if there is
+    /// none.
     pub(crate) fn populate(&self, pfn: u64) -> Option<u64> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let mfn = free.back.pop().map(u64::from).or_else(|| free.fresh.next())?;

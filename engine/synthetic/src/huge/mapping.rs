@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Anonymous memory for a value for each pfn or frame: zero, and not there at all until it is written.
+//! Anonymous memory for a value for each pfn or frame: zero, and not there at all until it is
+//! written.
 //! Not here: what the values mean.
 //! Units: values; memory comes in pages of the system, or in large ones where that was asked for.
 //! Threads: as the values: atomics are shared freely.
@@ -57,8 +58,9 @@ impl<T: Zeroable> Deref for Mapping<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the map begins on a page, is `length` values long and lives as long as `self`. It began
-        // as zeros, which is a value (`Zeroable`), and is written by nobody but through this slice.
+        // SAFETY: the map begins on a page, is `length` values long and lives as long as `self`. It
+        // began as zeros, which is a value (`Zeroable`), and is written by nobody but through this
+        // slice.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.length) }
     }
 }

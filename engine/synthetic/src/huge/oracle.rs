@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The judge of a huge guest: every pfn of the suspended source against what the destination has for it.
+//! The judge of a huge guest: every pfn of the suspended source against what the destination has
+//! for it.
 //! Not here: the migration. The oracle never looks at a tracker.
 //! Units: pfns; positions of the frame list.
 //! Threads: leaf by leaf on rayon's pool.
-//! Source: the promise (`docs/design.md`): exactly the pfns with a frame, each with what was in it at suspend.
+//! Source: the promise (`docs/design.md`): exactly the pfns with a frame, each with what was in it
+//! at suspend.
 
 use std::cmp::Ordering as Order;
 use std::fmt;

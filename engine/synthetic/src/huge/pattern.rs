@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A whole p2m as a function: the entry of any pfn and the pfn of any frame, without a table of the guest's size.
+//! A whole p2m as a function: the entry of any pfn and the pfn of any frame, without a table of the
+//! guest's size.
 //! Not here: memory that holds it (`guest`), or what a guest does to it (`life`).
-//! Units: pfns and mfns as plain numbers; entries as a 64-bit guest has them, all ones where there is no frame.
+//! Units: pfns and mfns as plain numbers; entries as a 64-bit guest has them, all ones where there
+//! is no frame.
 //! Threads: plain values; leaves are filled side by side.
-//! Source: one file for each shape; a pattern is decided by shape, pfns, seed and, of `Real`, the tile.
+//! Source: one file for each shape; a pattern is decided by shape, pfns, seed and, of `Real`, the
+//! tile.
 
 use p2mtrack::frame::Entry;
 use p2mtrack::leaf::FRAME_WORDS;
@@ -16,7 +19,8 @@ use super::superpage::Superpages;
 use super::swaps::{CELL_BITS, Swaps};
 use super::tile::{Tile, TileFault};
 
-/// The first frame that a guest may have: below are others, so that no small number is a frame by chance.
+/// The first frame that a guest may have: below are others, so that no small number is a frame by
+/// chance.
 pub const FIRST_MFN: u64 = 1 << 18;
 /// Pfns of the largest p2m: frames have to fit 32 bits.
 pub const PFNS_MAX: u64 = 1 << 31;
@@ -39,8 +43,8 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// The p2m of a shape over `pfns` pfns, which belongs to a seed. `tile` is for [`Shape::Real`]: the
-    /// entries of a captured p2m, whole leaves.
+    /// The p2m of a shape over `pfns` pfns, which belongs to a seed. `tile` is for [`Shape::Real`]:
+    /// the entries of a captured p2m, whole leaves.
     ///
     /// # Errors
     /// [`Shape::Real`] and the tile is of no use.
@@ -214,7 +218,8 @@ mod tests {
         entries
     }
 
-    /// Lengths of the maximal runs of steps +1 and -1: upwards, downwards. Single pages count as upwards.
+    /// Lengths of the maximal runs of steps +1 and -1: upwards, downwards. Single pages count as
+    /// upwards.
     fn run_lengths(entries: &[u64]) -> (Vec<u64>, Vec<u64>) {
         let (mut up, mut down) = (Vec::new(), Vec::new());
         let mut at = 0;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A shuffle without a table: number by number, forwards and back, and choices that belong to a place.
+//! A shuffle without a table: number by number, forwards and back, and choices that belong to a
+//! place.
 //! Not here: streams of choices (`dice`).
 //! Units: plain numbers below a limit.
 //! Threads: plain values; each number by itself.
-//! Source: own. Each step (odd factor, sum, folding the upper half into the lower) can be undone in `bits` bits; what
-//!   lands past the limit goes round again ("cycle walking", Black and Rogaway 2002).
+//! Source: own. Each step (odd factor, sum, folding the upper half into the lower) can be undone in
+//! `bits` bits; what lands past the limit goes round again ("cycle walking", Black and Rogaway
+//! 2002).
 
 const ROUNDS: usize = 4;
 

@@ -49,7 +49,8 @@ pub(crate) struct Receiver {
     gone: AtomicU64,
 }
 
-// ORDER: everywhere below Relaxed: each word is looked at by itself; who judges has joined who wrote.
+// ORDER: everywhere below Relaxed: each word is looked at by itself; who judges has joined who
+// wrote.
 impl Receiver {
     /// A receiver for `pfns` pfns.
     pub(crate) fn new(pfns: u64) -> io::Result<Self> {

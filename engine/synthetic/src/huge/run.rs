@@ -3,7 +3,8 @@
 //! Not here: the engine, the oracle; this only calls them in the order that a toolstack would.
 //! Units: rounds.
 //! Threads: the caller's; the engine starts its own.
-//! Source: the loop of a toolstack: first copy, live rounds, suspend, final round; on an error, cancel.
+//! Source: the loop of a toolstack: first copy, live rounds, suspend, final round; on an error,
+//! cancel.
 
 use p2mtrack::config::Config;
 use p2mtrack::error::Error;
@@ -76,8 +77,8 @@ pub struct Run {
     pub last: Option<RoundReport>,
 }
 
-/// Migrates a guest: the first copy, `rounds` live rounds, suspend, the final round. The guest lives on
-/// before each of them but the first.
+/// Migrates a guest: the first copy, `rounds` live rounds, suspend, the final round. The guest
+/// lives on before each of them but the first.
 #[must_use]
 pub fn migrate(
     guest: &Guest,

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs as a buddy allocator leaves them: blocks of 2^0 to 2^10 pages, whole or halved again and again.
+//! Runs as a buddy allocator leaves them: blocks of 2^0 to 2^10 pages, whole or halved again and
+//! again.
 //! Not here: pairs that were swapped (`swaps`).
 //! Units: pages and frames from 0; arenas of 1,024; a block's order is the logarithm of its pages.
 //! Threads: plain values.
-//! Source: captures: `docs/perf.md`, "Runs of real guests"; Linux and Xen hand small blocks out downwards.
+//! Source: captures: `docs/perf.md`, "Runs of real guests"; Linux and Xen hand small blocks out
+//! downwards.
 //!
-//! Pages and frames of an arena are the same tree of halves. Whether a block is halved, whether its halves change
-//! places and which way a run goes are all said by the place of the block in its tree, so that no table is needed.
+//! Pages and frames of an arena are the same tree of halves. Whether a block is halved, whether its
+//! halves change places and which way a run goes are all said by the place of the block in its
+//! tree, so that no table is needed.
 
 use super::permutation::{Permutation, word_at};
 

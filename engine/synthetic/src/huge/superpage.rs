@@ -25,8 +25,8 @@ impl Superpages {
         Self { blocks, regions: Permutation::new(blocks >> REGION_BITS, seed) }
     }
 
-    /// The block of frames of a block of pages, or the other way round by `place`. What is left past
-    /// the last whole region is a small region of its own.
+    /// The block of frames of a block of pages, or the other way round by `place`. What is left
+    /// past the last whole region is a small region of its own.
     fn block(&self, block: u64, place: impl Fn(&Permutation, u64) -> u64) -> u64 {
         let region = block >> REGION_BITS;
         if region < self.regions.limit() {

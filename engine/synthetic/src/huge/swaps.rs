@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Scattered pairs of pages that have each other's frame: what single pages leave that were ballooned out and in again.
+//! Scattered pairs of pages that have each other's frame: what single pages leave that were
+//! ballooned out and in again.
 //! Not here: the runs that they are scattered over (`runs`).
-//! Units: pages; one candidate in each cell of 128 pages; a quarter of the pairs of cells are swapped, which makes one
-//!   swap for 1,024 pages: 2^20 (about a million) in 4 TiB.
+//! Units: pages; one candidate in each cell of 128 pages; a quarter of the pairs of cells are
+//! swapped, which makes one swap for 1,024 pages: 2^20 (about a million) in 4 TiB.
 //! Threads: plain values.
 //! Source: own. Two cells are a pair if they stand side by side once all cells are shuffled.
 

@@ -3,8 +3,8 @@
 //! Not here: captures (`p2mtrack-trace`).
 //! Units: pages and frames from 0; a tile is whole leaves.
 //! Threads: plain values.
-//! Source: own. Each stretch of frames that the capture does not name becomes a single frame, so that a tile needs few
-//!   more frames than pages and no two runs grow together.
+//! Source: own. Each stretch of frames that the capture does not name becomes a single frame, so
+//! that a tile needs few more frames than pages and no two runs grow together.
 
 use p2mtrack::leaf::FRAME_WORDS;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m's own frames: leaves and the page tables above them, each a page of the guest with a pfn of its own.
+//! The p2m's own frames: leaves and the page tables above them, each a page of the guest with a pfn
+//! of its own.
 //! Not here: what stands in a leaf (`guest`).
 //! Units: parts are numbered leaves first, then tables level by level; level 1 names leaves.
 //! Threads: plain values.
@@ -89,7 +90,8 @@ impl Zone {
         Some(if level == 0 { Part::Leaf(index) } else { Part::Table(level as u8, index) })
     }
 
-    /// What stands in a page table: `name` says what a PTE has for a pfn, its frame or the pfn itself.
+    /// What stands in a page table: `name` says what a PTE has for a pfn, its frame or the pfn
+    /// itself.
     pub(crate) fn table(&self, level: u8, index: u64, name: impl Fn(u64) -> u64) -> Leaf {
         let mut words = Leaf::default();
         let below = self.firsts[usize::from(level) - 1]..self.firsts[usize::from(level)];

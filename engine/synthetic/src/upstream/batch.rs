@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One batch on the wire: entries, types, one foreign map of all frames, contents; the live entry is believed.
+//! One batch on the wire: entries, types, one foreign map of all frames, contents; the live entry
+//! is believed.
 //! Not here: which pfns are sent when (`passes`).
 //! Units: at most 1,024 pfns.
 //! Threads: one; the guest runs between any two of the calls, and while contents are read.
@@ -24,7 +25,8 @@ struct Mapped {
     kind: FrameType,
 }
 
-/// Sends some pfns. What can't be sent now is noted in `deferred`, which the suspended pass looks at.
+/// Sends some pfns. What can't be sent now is noted in `deferred`, which the suspended pass looks
+/// at.
 pub(super) fn send(
     shared: &Shared,
     ports: &mut SimPorts,

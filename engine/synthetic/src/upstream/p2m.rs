@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m as upstream has it: found and mapped once, its extent and its generation remembered, never looked up again.
+//! The p2m as upstream has it: found and mapped once, its extent and its generation remembered,
+//! never looked up again.
 //! Not here: sending (`batch`).
 //! Units: pfns; the mapping is linear over the leaves in order.
 //! Threads: one.
-//! Source: libxc `map_p2m_tree`, `map_p2m_list`, `map_p2m_leaves`, `get_p2m_generation`, `mfn_in_pseudophysmap`.
+//! Source: libxc `map_p2m_tree`, `map_p2m_list`, `map_p2m_leaves`, `get_p2m_generation`,
+//! `mfn_in_pseudophysmap`.
 
 use p2mtrack::frame::{Claim, Entry, Mfn, Pfn, Width};
 use p2mtrack::port::{M2p, MapSlot, P2mSource, Roots};
@@ -25,10 +27,10 @@ pub(super) struct P2m {
 }
 
 impl P2m {
-    /// Finds and maps every leaf. Kinder than upstream in three ways, so that what is compared is the
-    /// tracking: all of it sees one moment, as if it took no time; an empty slot of the tree is a leaf
-    /// without frames, where upstream refuses the guest; and the count is not trimmed by table
-    /// borders, where upstream cuts off the end of some lists.
+    /// Finds and maps every leaf. Kinder than upstream in three ways, so that what is compared is
+    /// the tracking: all of it sees one moment, as if it took no time; an empty slot of the tree is
+    /// a leaf without frames, where upstream refuses the guest; and the count is not trimmed by
+    /// table borders, where upstream cuts off the end of some lists.
     pub(super) fn map(shared: &Shared, ports: &mut SimPorts) -> Result<Self, Abort> {
         shared.lock().paused = true;
         let p2m = Self::find(shared, ports);
@@ -36,7 +38,8 @@ impl P2m {
         p2m
     }
 
-    /// The same while the guest runs: leaves are mapped one after the other, and what was found before may be another by then.
+    /// The same while the guest runs: leaves are mapped one after the other, and what was found
+    /// before may be another by then.
     pub(super) fn map_meanwhile(shared: &Shared, ports: &mut SimPorts) -> Result<Self, Abort> {
         Self::find(shared, ports)
     }

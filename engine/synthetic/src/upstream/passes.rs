@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The passes: everything once, then what log-dirty names, then the rest while the guest is suspended; again for Remus.
+//! The passes: everything once, then what log-dirty names, then the rest while the guest is
+//! suspended; again for Remus.
 //! Not here: a batch (`batch`), the p2m (`p2m`).
 //! Units: pfns; a pass is one CLEAN and what it named.
 //! Threads: one.
-//! Source: libxc `send_domain_memory_live`, `suspend_and_send_dirty`, `simple_precopy_policy`, `save`.
+//! Source: libxc `send_domain_memory_live`, `suspend_and_send_dirty`, `simple_precopy_policy`,
+//! `save`.
 
 use std::sync::atomic::Ordering;
 
@@ -138,7 +140,8 @@ impl Passes<'_> {
         Ok(())
     }
 
-    /// CLEAN over the pfns that were mapped at the start. A bitmap that is short ends the migration.
+    /// CLEAN over the pfns that were mapped at the start. A bitmap that is short ends the
+    /// migration.
     fn clean(&mut self) -> Result<PfnBitmap, Abort> {
         let pfns = self.p2m.pfns();
         let mut dirty = PfnBitmap::new(pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
@@ -161,8 +164,8 @@ impl Passes<'_> {
                 return Err(Abort::struck_by(Fault::Cancel, "cancelled"));
             }
             batch::send(shared, self.ports, self.p2m, &some, &mut self.deferred)?;
-            // The simulated guest keeps its grant table as it is until it was looked at. Nobody looks
-            // here, so that it shall not wait for it.
+            // The simulated guest keeps its grant table as it is until it was looked at. Nobody
+            // looks here, so that it shall not wait for it.
             shared.lock().looks += LOOKS;
         }
         run.rounds += 1;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Upstream's loop with the engine in front of it in passive mode, and what a saver has to change for that; each can be left out.
+//! Upstream's loop with the engine in front of it in passive mode, and what a saver has to change
+//! for that; each can be left out.
 //! Not here: upstream as it is (`passes`, `batch`).
 //! Units: pfns; a pass is one CLEAN and what the engine made of it.
 //! Threads: one; the guest runs between any two of the calls, and while contents are read.
-//! Source: `docs/adopt.md`; libxc `send_domain_memory_live`, `suspend_and_send_dirty`, `write_batch`.
+//! Source: `docs/adopt.md`; libxc `send_domain_memory_live`, `suspend_and_send_dirty`,
+//! `write_batch`.
 
 use std::sync::atomic::Ordering;
 
@@ -28,7 +30,8 @@ use crate::receiver::Refusal;
 use crate::run::{Ending, Run};
 use crate::simulation::{SimConfig, SimPorts, Simulation};
 
-/// As upstream's, but counted in pages that the last pass sent: what is owed are pfns, of which many may have no frame.
+/// As upstream's, but counted in pages that the last pass sent: what is owed are pfns, of which
+/// many may have no frame.
 const TARGET_SENT: u64 = 50;
 const PASSES_MAX: u64 = 5;
 
@@ -43,7 +46,8 @@ pub struct Changes {
     pub said_it_reads: bool,
     /// The mapping of the p2m is dropped when the engine says so.
     pub remap: bool,
-    /// A page that can't be mapped or normalised is put off, not the end of the migration, nor left out.
+    /// A page that can't be mapped or normalised is put off, not the end of the migration, nor left
+    /// out.
     pub defer: bool,
     /// The frame list is told again when it changes.
     pub list: bool,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest that obeys Xen: random, but each write of its p2m is marked under the pfn that holds the frame.
+//! A guest that obeys Xen: random, but each write of its p2m is marked under the pfn that holds the
+//! frame.
 //! Not here: guests that break rules (`life`), page contents, a hypervisor (`p2mtrack-synthetic`).
 //! Units: few leaves; one table names them all.
 //! Threads: plain values.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Random lives for tests: rounds that obey the rules of `round` and are otherwise as wild as they come.
+//! Random lives for tests: rounds that obey the rules of `round` and are otherwise as wild as they
+//! come.
 //! Not here: anything that a real guest would do on purpose.
 //! Units: few leaves, so that hundreds of lives fit a test.
 //! Threads: plain values.
@@ -159,7 +160,8 @@ fn add_upper(round: &mut Round, tree: bool, level: u8, mfn: u64, word: u64) {
     }
 }
 
-/// Makes the round obey the rules: one pfn and one content for a frame, holes where there is no leaf, words that fit.
+/// Makes the round obey the rules: one pfn and one content for a frame, holes where there is no
+/// leaf, words that fit.
 fn agree(width: Width, round: &mut Round) {
     let entries = width.entries();
     if width == Width::W32 {

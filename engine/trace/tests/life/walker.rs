@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The least tracker that the ports allow: walks the p2m anew in every round and compares what is dirty or moved.
+//! The least tracker that the ports allow: walks the p2m anew in every round and compares what is
+//! dirty or moved.
 //! Not here: generations, shards, a shadow that is smaller than the p2m.
 //! Units: as in the tracker's `port`.
 //! Threads: one.

@@ -3,7 +3,8 @@
 //! Not here: which leaves are compared (`compare`), how two copies are compared (`diff`).
 //! Units: slots of a leaf; marks go to the leaf's own lines of the resend bitmap.
 //! Threads: shards run it at once on different leaves; each has its lines of the bitmap alone.
-//! Source: `docs/design.md`, law 2: report before remember; equal entries and the transfer exception.
+//! Source: `docs/design.md`, law 2: report before remember; equal entries and the transfer
+//! exception.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ pub(super) struct Compared {
     pub(super) aliased: Option<(LeafIndex, Mfn, u64)>,
     /// Changed pfns that hold frames of the p2m.
     pub(super) holders: Vec<Pfn>,
-    /// Copies of leaves that stand at several positions, to be remembered whole, each with some of those.
+    /// Copies of leaves that stand at several positions, to be remembered whole, each with some of
+    /// those.
     pub(super) adopt: Vec<(Vec<LeafIndex>, Arc<Leaf>)>,
 }
 
@@ -61,7 +63,8 @@ impl Compared {
     }
 }
 
-/// What was found of a leaf without frames at one of many positions: the same is found at each where the shadow is alike.
+/// What was found of a leaf without frames at one of many positions: the same is found at each
+/// where the shadow is alike.
 #[derive(Clone, Copy, Debug)]
 struct Repeated {
     /// Entries that changed.
@@ -121,10 +124,11 @@ pub(super) struct Comparison<'a> {
     pub(super) log: &'a PfnBitmap,
     /// Equal entries of leaves in doubt are owed too: frames may have come back by transfer.
     pub(super) offers: &'a Offers,
-    /// What the entries were settled as, and what was sent since every leaf was last compared: equal entries of that are owed
-    /// too, because it may have been sent under another one.
+    /// What the entries were settled as, and what was sent since every leaf was last compared:
+    /// equal entries of that are owed too, because it may have been sent under another one.
     pub(super) sent: &'a Sent,
-    /// What tables named is not told: a pfn without a frame may have had one meanwhile, and a table may name it.
+    /// What tables named is not told: a pfn without a frame may have had one meanwhile, and a table
+    /// may name it.
     pub(super) untold: bool,
     /// The guest is suspended: entries of dirty leaves are held against the m2p.
     pub(super) check_m2p: bool,
@@ -145,7 +149,8 @@ impl Comparison<'_> {
         notes.found
     }
 
-    /// The same for who sends nothing: what was seen is remembered at once. All leaves lie in `shard`, too.
+    /// The same for who sends nothing: what was seen is remembered at once. All leaves lie in
+    /// `shard`, too.
     pub(super) fn observe(
         &self,
         items: &[Item],
@@ -180,7 +185,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// What a leaf at many positions has in common with the others of them, unless something is noted of a pfn at this one.
+    /// What a leaf at many positions has in common with the others of them, unless something is
+    /// noted of a pfn at this one.
     fn crowd(&self, item: &Item, base: &Base<'_>, resend: &ResendShard<'_>) -> Option<Crowd> {
         let (mfn, positions) = self.layout.sharing(item.leaf)?;
         let likeness = base.likeness().filter(|_| positions > ALIAS_POSITIONS_MAX)?;
@@ -226,8 +232,9 @@ impl Comparison<'_> {
         self.compare(item, base, crowd, notes)
     }
 
-    /// What needs no copy: a leaf that is as it was, and a new one that is a run. A leaf that is more than
-    /// that is read again, once, and only that copy counts: it is of a later moment after the same CLEAN.
+    /// What needs no copy: a leaf that is as it was, and a new one that is a run. A leaf that is
+    /// more than that is read again, once, and only that copy counts: it is of a later moment after
+    /// the same CLEAN.
     fn glance(
         &self,
         item: &Item,
@@ -383,8 +390,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Two positions share a leaf that names frames while a guest swaps two leaves; more are an attack
-    /// on the host's memory, because each would need a shadow of its own.
+    /// Two positions share a leaf that names frames while a guest swaps two leaves; more are an
+    /// attack on the host's memory, because each would need a shadow of its own.
     fn aliased(&self, leaf: LeafIndex, live: &Leaf) -> Option<(Mfn, u64)> {
         let (mfn, positions) = self.layout.sharing(leaf)?;
         let crowded = positions > ALIAS_POSITIONS_MAX && !self.is_barren(live);
@@ -399,8 +406,8 @@ impl Comparison<'_> {
         entry.claim(self.layout.width()).names_nothing(self.m2p.frames())
     }
 
-    /// A leaf listed at several positions that names no frame, over a shadow that named none either:
-    /// Linux's missing and identity leaves. One copy serves all positions, nothing is owed.
+    /// A leaf listed at several positions that names no frame, over a shadow that named none
+    /// either: Linux's missing and identity leaves. One copy serves all positions, nothing is owed.
     fn is_barren_everywhere(
         &self,
         leaf: LeafIndex,
@@ -419,7 +426,8 @@ impl Comparison<'_> {
         let equal_owed = self.offers.doubt(item.leaf);
         let width = self.layout.width();
         let handed = self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
-        // Not where one frame stands at many positions: each of them would cost what none of them can hold.
+        // Not where one frame stands at many positions: each of them would cost what none of them
+        // can hold.
         let untold = self.untold && !item.is_first_look() && !self.layout.is_shared(item.leaf);
         if !equal_owed && !handed && !untold && !self.check_m2p {
             return owed;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Comparison: maps what is not mapped, compares the pending leaves with their shadow, gathers what the shards found.
+//! Comparison: maps what is not mapped, compares the pending leaves with their shadow, gathers what
+//! the shards found.
 //! Not here: one leaf's comparison (`leaf`), frames whose owners are asked for (`owners`).
 //! Units: leaves by position.
 //! Threads: leaves are compared by all shards; gathering is the owner's.
@@ -42,8 +43,8 @@ pub(crate) fn map(suspended: bool, p2m: &mut P2m, guest: &mut Guest<'_>) -> Resu
     p2m.unmapped_leaf().map_or(Ok(()), Err)
 }
 
-/// Compares all pending leaves. `adopt`: what is seen is remembered at once. Returns the changed pfns that hold frames of the
-/// p2m.
+/// Compares all pending leaves. `adopt`: what is seen is remembered at once. Returns the changed
+/// pfns that hold frames of the p2m.
 pub(crate) fn run(
     adopt: bool,
     round: &mut Round,

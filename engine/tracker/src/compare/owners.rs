@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Asks who owns the frames of entries that nobody changed, and owes the pfns of which something else is true now.
+//! Asks who owns the frames of entries that nobody changed, and owes the pfns of which something
+//! else is true now.
 //! Not here: which entries those are (`p2m::Recheck`), what becomes of an owed pfn (`resolve`).
 //! Units: at most `QUERY_FRAMES_MAX` frames a question.
 //! Threads: the owner's.
-//! Source: `docs/design.md`, "Completeness"; an entry settled as no frame is never equal to one that has a frame.
+//! Source: `docs/design.md`, "Completeness"; an entry settled as no frame is never equal to one
+//! that has a frame.
 
 use crate::cause::Cause;
 use crate::destination::Destination;
@@ -89,7 +91,8 @@ impl Questions<'_> {
         }
     }
 
-    /// Adds what has to be asked about a pfn, if anything: of one that is owed, everything is asked anyway.
+    /// Adds what has to be asked about a pfn, if anything: of one that is owed, everything is asked
+    /// anyway.
     fn add(&mut self, guest: &Guest<'_>, pfn: Pfn, entry: Entry) {
         let (mfn, tagged) = match entry.claim(self.destination.shadow.width()) {
             Claim::Frame(mfn) => (mfn, false),

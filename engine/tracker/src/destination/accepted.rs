@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The entry under which each pfn was last accepted, written down a second time: debug builds hold the shadow against it.
+//! The entry under which each pfn was last accepted, written down a second time: debug builds hold
+//! the shadow against it.
 //! Not here: anything that a release build does.
 //! Units: one word per pfn, kept apart from the shadow.
 //! Threads: one owner.

@@ -3,7 +3,8 @@
 //! Not here: what a digest is made of (the transport's), or what is compared with it.
 //! Units: one digest of 64 bits a pfn; 512 pfns a chunk, made when the first of them has one.
 //! Threads: one owner.
-//! Source: a digest is of the very bytes that were sent: whoever is deferred, given back or gone has none.
+//! Source: a digest is of the very bytes that were sent: whoever is deferred, given back or gone
+//! has none.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the destination has: the shadow, which is what was sent, and what follows from it once it changes.
+//! What the destination has: the shadow, which is what was sent, and what follows from it once it
+//! changes.
 //! Not here: what is owed to it (`ledger`).
 //! Units: pfns, mfns.
 //! Threads: one owner; shards read it, and write the shadow of an observed guest.
@@ -39,7 +40,8 @@ pub(crate) struct Destination {
     noted: Vec<Pfn>,
     /// What is to be followed up.
     moves: Moves,
-    /// Entries under which pfns were accepted and which the shadow does not show yet, in ascending order.
+    /// Entries under which pfns were accepted and which the shadow does not show yet, in ascending
+    /// order.
     remembered: Vec<(Pfn, Entry)>,
     /// Frames that entries named when they were last observed; of a migration nothing.
     observed_frames: u64,
@@ -89,8 +91,8 @@ impl Destination {
         self.machine_frames = frames;
     }
 
-    /// It has a page, with bytes of this digest, if the transport said so. `cleared`: frames of its PTEs that were made not
-    /// present.
+    /// It has a page, with bytes of this digest, if the transport said so. `cleared`: frames of its
+    /// PTEs that were made not present.
     pub(crate) fn accept(
         &mut self,
         page: &Page,
@@ -102,7 +104,8 @@ impl Destination {
         self.digests.put(pfn, digest);
         self.moves.arrived.push((pfn, mfn));
         let before = self.settle(pfn, entry);
-        // The m2p may have gone over to a pfn that was a copy, or waited: then the other one is the copy now.
+        // The m2p may have gone over to a pfn that was a copy, or waited: then the other one is the
+        // copy now.
         let copy = self.sent.beside(pfn).filter(|&other| self.frame_of(other) == Some(mfn));
         self.sent.accepted(pfn, before, kind.is_table(), footing);
         if let (Footing::Sound, Some(other)) = (footing, copy) {
@@ -114,11 +117,13 @@ impl Destination {
         };
     }
 
-    /// The pfn has no frame at the source. `foreign`: its entry names something, but nothing of the domain's.
+    /// The pfn has no frame at the source. `foreign`: its entry names something, but nothing of the
+    /// domain's.
     pub(crate) fn settle_frameless(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
         let named = entry.claim(self.shadow.width()).named();
         if foreign && !self.sent.is_foreign(pfn) && self.frame_of(pfn) == named {
-            // It was the pfn's own until somebody else got it under the same entry: a table may name it so.
+            // It was the pfn's own until somebody else got it under the same entry: a table may
+            // name it so.
             self.sent.doubt_tables();
         }
         let before = self.settle(pfn, entry);
@@ -150,7 +155,8 @@ impl Destination {
         std::mem::take(&mut self.noted)
     }
 
-    /// The pfn is settled under this entry: law 5. Returns whether the entry before named a frame of the machine.
+    /// The pfn is settled under this entry: law 5. Returns whether the entry before named a frame
+    /// of the machine.
     fn settle(&mut self, pfn: Pfn, entry: Entry) -> bool {
         let width = self.shadow.width();
         let before = self.shadow.entry(pfn).claim(width).named();
@@ -176,7 +182,8 @@ impl Destination {
         entry.claim(self.shadow.width()).named()
     }
 
-    /// Whether a pfn was last settled with `mfn`, as the domain's own. That p2m and m2p name each other does not say so.
+    /// Whether a pfn was last settled with `mfn`, as the domain's own. That p2m and m2p name each
+    /// other does not say so.
     pub(crate) fn is_settled_with(&self, pfn: Pfn, mfn: Mfn) -> bool {
         let claim = self.shadow.entry(pfn).claim(self.shadow.width());
         claim.names(mfn) && !self.sent.is_foreign(pfn)
@@ -217,15 +224,16 @@ impl Destination {
         removed.into_iter().filter_map(named).collect()
     }
 
-    /// Fits everything to `pfns`, of `before`, and to the leaves that are tracked. What falls away has no frame any more.
+    /// Fits everything to `pfns`, of `before`, and to the leaves that are tracked. What falls away
+    /// has no frame any more.
     pub(crate) fn resize(&mut self, before: u64, pfns: u64, tracked: u64, machine_frames: u64) {
         self.shrink(pfns..before, tracked, machine_frames);
         self.sent.cover(pfns);
         self.shadow.resize(tracked);
     }
 
-    /// These pfns have no frame any more. Returns how many entries and lines of sets were looked at: nothing of holes, and
-    /// once of a leaf without frames that stands at many positions.
+    /// These pfns have no frame any more. Returns how many entries and lines of sets were looked
+    /// at: nothing of holes, and once of a leaf without frames that stands at many positions.
     fn shrink(&mut self, pfns: Range<u64>, tracked: u64, machine_frames: u64) -> u64 {
         if pfns.is_empty() {
             return 0;
@@ -252,7 +260,8 @@ impl Destination {
                     populated += u64::from(!self.sent.is_foreign(Pfn(pfn)));
                 }
                 let observed = entry.names_frame(width, machine_frames);
-                self.observed_frames = self.observed_frames.saturating_sub(u64::from(observed)); // of a migration it is 0
+                // of a migration it is 0
+                self.observed_frames = self.observed_frames.saturating_sub(u64::from(observed));
             }
         }
         looks += empty.looks();
@@ -308,8 +317,8 @@ impl Destination {
         sent.populated() - sent.alias_pfns() - (pfns - stale.len()) as u64
     }
 
-    /// Checks law 5, and what law 9 counts with: each of so many pfns is owed, or the shadow has the entry under which it was last
-    /// accepted.
+    /// Checks law 5, and what law 9 counts with: each of so many pfns is owed, or the shadow has
+    /// the entry under which it was last accepted.
     ///
     /// # Panics
     /// If that does not hold: a bug of this engine, never of a guest.
@@ -340,8 +349,8 @@ mod tests {
 
     use super::*;
 
-    /// A leaf that no frame of a machine of `MACHINE` is named by, at every position of 2^27 pfns; at position 0, and at
-    /// the last one, what has to be noticed when it falls away.
+    /// A leaf that no frame of a machine of `MACHINE` is named by, at every position of 2^27 pfns;
+    /// at position 0, and at the last one, what has to be noticed when it falls away.
     #[test]
     fn what_falls_away_costs_what_was_there() {
         const MACHINE: u64 = 1 << 20;
@@ -366,7 +375,8 @@ mod tests {
             }
             destination.sent.frameless(Pfn(5 << 9), false, true);
             let looks = destination.shrink(511..positions << 9, 1, MACHINE);
-            // Leaves that are cut or have frames, twice at most; and once the one that stands everywhere.
+            // Leaves that are cut or have frames, twice at most; and once the one that stands
+            // everywhere.
             assert!(looks <= 7 * 512, "{looks} looks");
             let fallen: Vec<_> = destination.moves.removed.iter().map(|&(pfn, _)| pfn).collect();
             assert_eq!(fallen, [Pfn(511), Pfn(1024), last]);

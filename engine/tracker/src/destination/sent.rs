@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the destination has, as far as the source can know: frames held, tables, pfns gone, frames that moved.
-//! Not here: the entry under which a pfn was sent (`shadow`), what is done about a frame that moved (`send::moves`).
-//! Units: sets of pfns; they only grow in length, so that what fell away can still be said to be gone.
+//! What the destination has, as far as the source can know: frames held, tables, pfns gone, frames
+//! that moved.
+//! Not here: the entry under which a pfn was sent (`shadow`), what is done about a frame that moved
+//! (`send::moves`).
+//! Units: sets of pfns; they only grow in length, so that what fell away can still be said to be
+//! gone.
 //! Threads: one owner.
 //! Source: `docs/design.md`: rows "frame moves to another pfn" and law 7.
 
@@ -16,7 +19,8 @@ use crate::pfn_set::PfnSet;
 pub(crate) struct Sent {
     /// The receiver may hold a frame: something was sent, or a table that was sent names the pfn.
     held: PfnSet,
-    /// Held by the receiver, without a frame at the source: to be said at the next consistent point.
+    /// Held by the receiver, without a frame at the source: to be said at the next consistent
+    /// point.
     gone: PfnSet,
     /// Last sent as page tables.
     tables: PfnSet,
@@ -30,13 +34,13 @@ pub(crate) struct Sent {
     contested: BTreeMap<Pfn, Pfn>,
     /// Pfns that were last settled with a frame of the domain.
     populated: u64,
-    /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not yet)
-    /// shows it: the last pfn that the frame was known by.
+    /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not
+    /// yet) shows it: the last pfn that the frame was known by.
     witness: BTreeMap<Mfn, Witness>,
     /// A frame moved: every table is in doubt.
     tables_doubt: bool,
-    /// Pfns that were handed out since every leaf was last compared: whoever sends may have read another entry of its own
-    /// ([`Sender::Reads`](crate::config::Sender::Reads)).
+    /// Pfns that were handed out since every leaf was last compared: whoever sends may have read
+    /// another entry of its own ([`Sender::Reads`](crate::config::Sender::Reads)).
     pub(crate) since: PfnSet,
 }
 
@@ -45,7 +49,8 @@ pub(crate) struct Sent {
 pub(crate) enum Footing {
     /// The m2p names it.
     Sound,
-    /// The m2p names another pfn, which has another frame, or none: sent under the p2m all the same.
+    /// The m2p names another pfn, which has another frame, or none: sent under the p2m all the
+    /// same.
     Stale,
     /// The frame is also this pfn's, which the m2p names.
     Alias(Pfn),
@@ -79,7 +84,8 @@ impl Sent {
         self.held.get(pfn)
     }
 
-    /// The transport has the pfn's page. `before`: its entry named a frame when it was last settled.
+    /// The transport has the pfn's page. `before`: its entry named a frame when it was last
+    /// settled.
     pub(crate) fn accepted(&mut self, pfn: Pfn, before: bool, table: bool, footing: Footing) {
         self.gone.clear(pfn);
         let foreign = self.foreign.clear(pfn);
@@ -166,8 +172,8 @@ impl Sent {
         self.twins.iter().map(|(&pfn, &twin)| (pfn, twin))
     }
 
-    /// These pfns fell away: none of them has a frame at the source; `populated` of them had one. Returns how many lines of
-    /// sets were looked at.
+    /// These pfns fell away: none of them has a frame at the source; `populated` of them had one.
+    /// Returns how many lines of sets were looked at.
     pub(crate) fn fall_away(&mut self, pfns: &Range<u64>, populated: u64) -> u64 {
         self.populated -= populated;
         for map in [&mut self.twins, &mut self.contested] {
@@ -183,15 +189,15 @@ impl Sent {
         self.witness.remove(&frame).is_some_and(|before| before.pfn != pfn)
     }
 
-    /// `frame` is no longer (or not yet) what the shadow holds for `pfn`, but a table may name it so.
-    /// Returns whether it was known by another pfn before.
+    /// `frame` is no longer (or not yet) what the shadow holds for `pfn`, but a table may name it
+    /// so. Returns whether it was known by another pfn before.
     pub(crate) fn witness(&mut self, frame: Mfn, pfn: Pfn) -> bool {
         let witness = Witness { pfn, vouched: false };
         self.witness.insert(frame, witness).is_some_and(|before| before.pfn != pfn)
     }
 
-    /// The guest stands still, and some frames of the domain are no pfn's: a table that was sent before
-    /// they lost theirs may still name them. Returns whether that has to be looked at.
+    /// The guest stands still, and some frames of the domain are no pfn's: a table that was sent
+    /// before they lost theirs may still name them. Returns whether that has to be looked at.
     pub(crate) fn vouch(&mut self) -> bool {
         let unvouched = self.witness.values_mut().filter(|witness| !witness.vouched);
         unvouched.map(|witness| witness.vouched = true).count() > 0

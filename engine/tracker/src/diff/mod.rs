@@ -3,7 +3,8 @@
 //! Not here: pfns, live memory, or what a difference means.
 //! Units: bit i of the mask is slot i; 512 or 1,024 slots. Equal means equal as [`Entry`].
 //! Threads: pure.
-//! Source: `scalar` is the oracle; every other kernel is tested against it and against a naive count.
+//! Source: `scalar` is the oracle; every other kernel is tested against it and against a naive
+//! count.
 //!
 //! [`Entry`]: crate::frame::Entry
 
@@ -34,8 +35,8 @@ use crate::leaf::{Leaf, LeafMask};
 /// The environment variable that forces a kernel where no option does.
 pub const KERNEL_VARIABLE: &str = "P2MTRACK_KERNEL";
 
-/// A way to compare leaves that this processor has. The inside is private, so that nobody can name a
-/// kernel that the processor lacks.
+/// A way to compare leaves that this processor has. The inside is private, so that nobody can name
+/// a kernel that the processor lacks.
 #[derive(Clone, Copy)]
 pub struct Kernel(&'static Built);
 
@@ -130,7 +131,8 @@ impl Kernel {
         Self::available().last().copied().unwrap_or(Self::SCALAR)
     }
 
-    /// The kernel that [`KERNEL_VARIABLE`] forces, or else the one of choice. Asked once for the process.
+    /// The kernel that [`KERNEL_VARIABLE`] forces, or else the one of choice. Asked once for the
+    /// process.
     ///
     /// # Errors
     /// The variable names a kernel that is not there.
@@ -268,7 +270,8 @@ mod tests {
         }
     }
 
-    /// A base of each kind that is compressed, drawn from a few numbers; and the leaf that it stands for.
+    /// A base of each kind that is compressed, drawn from a few numbers; and the leaf that it
+    /// stands for.
     fn with_compressed(
         width: Width,
         words: &[u64],

@@ -3,7 +3,8 @@
 //! Not here: what a segment is, and how it is taken apart to be read (`form`).
 //! Units: words as in the leaf; of 32 bits two in one of 64, the lower one first.
 //! Threads: one owner.
-//! Source: `docs/perf.md`, "Segments": ends that no processor foresees cost more than words written twice.
+//! Source: `docs/perf.md`, "Segments": ends that no processor foresees cost more than words written
+//! twice.
 
 #![expect(
     unsafe_code,
@@ -18,13 +19,14 @@ use crate::form::{Segment, spans};
 use crate::frame::Width;
 use crate::leaf::FRAME_WORDS;
 
-/// Lines that are written at once where a segment begins, past its end too: what follows is written later.
-/// A loop to the end of each segment would end at another turn each time.
+/// Lines that are written at once where a segment begins, past its end too: what follows is written
+/// later. A loop to the end of each segment would end at another turn each time.
 const STRIDE_LINES: usize = 4;
 /// Words of 64 bits in a line.
 const LINE_WORDS: usize = 8;
 
-/// Room for a leaf, and for what is written past its end. Zeroing it would cost a tenth of a comparison.
+/// Room for a leaf, and for what is written past its end. Zeroing it would cost a tenth of a
+/// comparison.
 #[repr(C, align(64))]
 pub(super) struct Scratch(MaybeUninit<[u64; FRAME_WORDS + STRIDE_LINES * LINE_WORDS]>);
 
@@ -57,7 +59,8 @@ impl Scratch {
                 Width::W32 => self.write::<L, 16>(width, segments),
             }
         }
-        // SAFETY: segments follow each other from slot 0 to the leaf's end (`spans`): all its words are written.
+        // SAFETY: segments follow each other from slot 0 to the leaf's end (`spans`): all its words
+        // are written.
         let words = unsafe { &mut *self.0.as_mut_ptr().cast::<[u64; FRAME_WORDS]>() };
         for patch in patches.iter().map(|&patch| Segment(patch)) {
             let (slot, word) = (patch.slot(), patch.word(width));
@@ -82,8 +85,8 @@ impl Scratch {
             for at in slots.step_by(STRIDE_LINES * SLOTS) {
                 for line in 0..STRIDE_LINES {
                     let byte = (at + line * SLOTS) * (LINE_WORDS * 8 / SLOTS);
-                    // SAFETY: the caller's. `at` is a slot of the leaf, and behind the leaf there is room
-                    // for as many lines as are written from any slot on.
+                    // SAFETY: the caller's. `at` is a slot of the leaf, and behind the leaf there
+                    // is room for as many lines as are written from any slot on.
                     unsafe { L::store(run.advance(), room.wrapping_add(byte)) };
                 }
             }

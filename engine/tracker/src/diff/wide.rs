@@ -15,8 +15,9 @@ use crate::leaf::{Leaf, LeafMask, MASK_WORDS};
 /// Vectors of 64 bytes in a leaf.
 const LINES: usize = FRAME_BYTES / 64;
 
-/// In memory the 32-bit lane 2k is the low half of word k, which is slot 2k, only on a little-endian
-/// host; elsewhere it is slot 2k + 1. A 64-bit entry does not care which half is first.
+/// In memory the 32-bit lane 2k is the low half of word k, which is slot 2k, only on a
+/// little-endian host; elsewhere it is slot 2k + 1. A 64-bit entry does not care which half is
+/// first.
 const LANES_ARE_SLOTS: bool = cfg!(target_endian = "little");
 
 pub(super) fn diff(width: Width, live: &Leaf, base: &Base<'_>) -> LeafMask {
@@ -60,8 +61,8 @@ fn unequal_lanes(equal: impl Fn(usize) -> u32x16) -> LeafMask {
     mask
 }
 
-/// One bit per entry of 64 bits, from the bits of its halves. Lanes of 32 bits also for these leaves,
-/// because SSE2 compares no wider ones.
+/// One bit per entry of 64 bits, from the bits of its halves. Lanes of 32 bits also for these
+/// leaves, because SSE2 compares no wider ones.
 fn fold_pairs(lanes: &LeafMask) -> LeafMask {
     let mut mask = LeafMask::NONE;
     for index in 0..MASK_WORDS {

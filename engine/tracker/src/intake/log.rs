@@ -11,7 +11,8 @@ use crate::log_room::LogRoom;
 use crate::resend::{GROUP_LINES, GROUP_PFNS, GROUP_WORDS, ResendBitmap, ResendShard, summary_of};
 use crate::shard::{Join, Shards};
 
-/// Lines that are looked at before the first of them is owed: what they go into fits the nearest cache.
+/// Lines that are looked at before the first of them is owed: what they go into fits the nearest
+/// cache.
 const BATCH_LINES: usize = 256;
 /// Words of a chunk.
 const CHUNK_WORDS: usize = GROUP_LINES * LINE_WORDS;
@@ -55,8 +56,8 @@ impl Log {
         &self.bits
     }
 
-    /// Makes the log empty and its length `pfns`, which ends with a word of `lines`, as Xen's log does. Costs what was
-    /// dirty, unless the length changes.
+    /// Makes the log empty and its length `pfns`, which ends with a word of `lines`, as Xen's log
+    /// does. Costs what was dirty, unless the length changes.
     pub(crate) fn reset(&mut self, pfns: u64) {
         assert!(pfns.is_multiple_of(64 * LINE_PFNS), "whole leaves of the log");
         if pfns == self.bits.pfns() {
@@ -129,8 +130,8 @@ impl Chunk<'_> {
         Pfns(batches.map(|(lines, first)| self.owe_lines(first, lines)).sum())
     }
 
-    /// Lines from number `first` on: first which of them have bits, so that what they go into is on its way
-    /// when they come.
+    /// Lines from number `first` on: first which of them have bits, so that what they go into is on
+    /// its way when they come.
     fn owe_lines(&mut self, first: usize, lines: &[[u64; LINE_WORDS]]) -> u64 {
         let mut up = [0; BATCH_LINES / 64];
         for (number, words) in lines.iter().enumerate() {

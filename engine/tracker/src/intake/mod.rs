@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Intake: what is read of a guest each round, before anything is compared: roots, transfer offers, log-dirty.
-//! Not here: reading the log (`log_source`, or the caller), walking (`structure`), comparing (`compare`).
+//! Intake: what is read of a guest each round, before anything is compared: roots, transfer offers,
+//! log-dirty.
+//! Not here: reading the log (`log_source`, or the caller), walking (`structure`), comparing
+//! (`compare`).
 //! Units: pfns; a request for the log is rounded up to whole leaves of Xen's log.
 //! Threads: the owner's; the log is owed by all shards.
-//! Source: Xen `paging_log_dirty_op`: CLEAN covers a prefix and wipes whole leaves; law 1 and law 4.
+//! Source: Xen `paging_log_dirty_op`: CLEAN covers a prefix and wipes whole leaves; law 1 and law
+//! 4.
 
 mod log;
 mod offers;
@@ -80,13 +83,15 @@ impl Intake {
         Ok(())
     }
 
-    /// Room for the log: empty, as long as the log has to be read. No pfns if it has not to be read at all.
+    /// Room for the log: empty, as long as the log has to be read. No pfns if it has not to be read
+    /// at all.
     pub(crate) fn room(&mut self) -> LogRoom<'_> {
         self.log.reset(self.span);
         self.log.fill()
     }
 
-    /// Owes what the log names, and what it may name where it was not read; finds the parts of the p2m in it.
+    /// Owes what the log names, and what it may name where it was not read; finds the parts of the
+    /// p2m in it.
     pub(crate) fn take_log(
         &mut self,
         round: &mut Round,
@@ -139,8 +144,8 @@ impl Intake {
         round.report.log_dirty_pfns = self.log.owe(&mut ledger.bitmap, &round.shards);
         let doubt = if read.lost.is_some() { Doubt::LogLost } else { Doubt::ShortBitmap };
         read.lost.unwrap_or(Ok(())).map_err(Error::port("log-dirty"))?;
-        // Upper frames lead to everything else and are few: the m2p is asked for each. A blind part's
-        // writes were not marked anywhere so far.
+        // Upper frames lead to everything else and are few: the m2p is asked for each. A blind
+        // part's writes were not marked anywhere so far.
         for part in p2m.layout.holders.to_ask() {
             p2m.part_moved(part, guest.m2p, &mut round.report.structure);
         }
@@ -164,8 +169,9 @@ impl Intake {
         Ok(())
     }
 
-    /// Whether the guest takes frames by transfer, and for which pfns. Asked on both sides of CLEAN: a frame that came back
-    /// just before it has its leaf in this round's log and in no other, and the offer may be as young.
+    /// Whether the guest takes frames by transfer, and for which pfns. Asked on both sides of
+    /// CLEAN: a frame that came back just before it has its leaf in this round's log and in no
+    /// other, and the offer may be as young.
     fn look_for_offers(
         &mut self,
         round: &mut Round,
@@ -207,8 +213,9 @@ pub(crate) fn owe_unlogged(
     Ok(())
 }
 
-/// Pfns that a request for the log has to cover: the guest's own count as far as it is credible, everything tracked, and
-/// every pfn that holds a frame of the p2m. Never nothing: Xen takes a CLEAN without a bitmap for one of everything, unread.
+/// Pfns that a request for the log has to cover: the guest's own count as far as it is credible,
+/// everything tracked, and every pfn that holds a frame of the p2m. Never nothing: Xen takes a
+/// CLEAN without a bitmap for one of everything, unread.
 fn span(roots: &Roots, p2m: &P2m) -> u64 {
     roots
         .pfn_count

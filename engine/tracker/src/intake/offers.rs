@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Offers of the guest to take frames by transfer: when one was seen, what the entries name, which leaves were compared since.
+//! Offers of the guest to take frames by transfer: when one was seen, what the entries name, which
+//! leaves were compared since.
 //! Not here: asking for them (`intake`), or what is owed for them in a leaf (`compare`).
 //! Units: leaves by position; pfns that entries of the grant table name.
 //! Threads: plain values; shards only read.
@@ -15,8 +16,8 @@ pub(crate) struct Offers {
     now: bool,
     /// One was seen in that round.
     before: bool,
-    /// Leaves (a bit for each position) that wait for a comparison since one was last seen: the writes
-    /// of a leaf whose frame has another pfn for a while show only when it is back.
+    /// Leaves (a bit for each position) that wait for a comparison since one was last seen: the
+    /// writes of a leaf whose frame has another pfn for a while show only when it is back.
     waiting: PfnBitmap,
     /// The pfns that the entries named at the last look.
     named: Vec<Pfn>,
@@ -25,9 +26,10 @@ pub(crate) struct Offers {
 }
 
 impl Offers {
-    /// Notes a look at the grant table: whether anything is or was offered, and, if that is known, which pfns the entries
-    /// name. An offer that no entry names any more may have been used. Returns the pfns that may have got a frame: those, and
-    /// those of the look before, whose entries may have been used and withdrawn since.
+    /// Notes a look at the grant table: whether anything is or was offered, and, if that is known,
+    /// which pfns the entries name. An offer that no entry names any more may have been used.
+    /// Returns the pfns that may have got a frame: those, and those of the look before, whose
+    /// entries may have been used and withdrawn since.
     pub(crate) fn look(&mut self, offered: bool, named: Option<&[Pfn]>) -> Vec<Pfn> {
         let named = named.unwrap_or_default();
         if offered || !named.is_empty() {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many frames the domain and the machine have: the bounds of all that a guest can make the engine keep.
+//! How many frames the domain and the machine have: the bounds of all that a guest can make the
+//! engine keep.
 //! Not here: which frames those are.
 //! Units: frames of 4 KiB.
 //! Threads: plain values.
@@ -22,7 +23,8 @@ pub(crate) struct DomainFrames {
 }
 
 impl DomainFrames {
-    /// Notes what the ports answered. Whatever that is, no domain holds more frames than the machine has.
+    /// Notes what the ports answered. Whatever that is, no domain holds more frames than the
+    /// machine has.
     pub(crate) fn count(&mut self, held: u64, machine: u64) {
         self.machine = machine;
         self.held = held.min(machine);

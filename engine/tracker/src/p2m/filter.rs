@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A quick no to the question whether a frame is one of the p2m's own, which is asked for every page that is sent.
+//! A quick no to the question whether a frame is one of the p2m's own, which is asked for every
+//! page that is sent.
 //! Not here: the yes (`holders`).
 //! Units: one bit per frame in a line of 512 frames; lines share memory by a hash of their number.
 //! Threads: one owner.
-//! Source: the frames of a p2m lie close together, so that few lines are asked about; memory goes by how many they are.
+//! Source: the frames of a p2m lie close together, so that few lines are asked about; memory goes
+//! by how many they are.
 
 use crate::frame::Mfn;
 
@@ -38,7 +40,8 @@ impl Filter {
 
     fn place(&self, mfn: Mfn) -> (usize, u64) {
         let lines = (self.words.len() / LINE_WORDS).max(1);
-        // Multiplied by an odd number near 2^64 / 1.618 (Fibonacci hashing), of which the upper bits are good.
+        // Multiplied by an odd number near 2^64 / 1.618 (Fibonacci hashing), of which the upper
+        // bits are good.
         let hash = (mfn.0 / 512).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let line = hash as usize & (lines - 1);
         (line * LINE_WORDS + (mfn.0 % 512 / 64) as usize, 1 << (mfn.0 % 64))

@@ -3,11 +3,13 @@
 //! Not here: the frames themselves (`layout`).
 //! Units: pfns; a part is known by its number in the order of all parts, leaves first.
 //! Threads: one owner.
-//! Source: Xen marks a write under `m2p[frame]` of that moment (`paging_mark_dirty`), so the m2p, not the p2m, is asked.
+//! Source: Xen marks a write under `m2p[frame]` of that moment (`paging_mark_dirty`), so the m2p,
+//! not the p2m, is asked.
 //!
-//! All of it is plain arrays, made when a walk is taken over, because a p2m of 4 TiB has two million leaves. Few
-//! parts get another pfn in between: those are kept apart, and with them all that have a pfn which one of them left. So
-//! whatever parts do, each move costs a search, and a pfn's parts what there are of them.
+//! All of it is plain arrays, made when a walk is taken over, because a p2m of 4 TiB has two
+//! million leaves. Few parts get another pfn in between: those are kept apart, and with them all
+//! that have a pfn which one of them left. So whatever parts do, each move costs a search, and a
+//! pfn's parts what there are of them.
 
 use std::collections::BTreeSet;
 
@@ -54,7 +56,8 @@ pub(crate) struct Holders {
     /// The pfn of each part.
     pfns: Vec<Pfn>,
     blind: BTreeSet<usize>,
-    /// The pfn that each part had when the walk was taken over, and the parts in the order of those.
+    /// The pfn that each part had when the walk was taken over, and the parts in the order of
+    /// those.
     settled: Vec<Pfn>,
     by_pfn: Vec<u32>,
     /// For each line of pfns the first of `by_pfn` that is not before it.
@@ -67,8 +70,8 @@ pub(crate) struct Holders {
 }
 
 impl Holders {
-    /// Takes over the parts of a walk, in ascending order. The pfns of new ones are asked for; the others keep
-    /// theirs. Returns whether a leaf is new.
+    /// Takes over the parts of a walk, in ascending order. The pfns of new ones are asked for; the
+    /// others keep theirs. Returns whether a leaf is new.
     pub(crate) fn install(&mut self, parts: Vec<Part>, ask: impl Fn(Mfn) -> Option<Pfn>) -> bool {
         let (mut old, mut new_leaf) = (0, false);
         let pfns = parts.iter().map(|part| {
@@ -108,8 +111,8 @@ impl Holders {
         }
     }
 
-    /// Sets the pfn under which writes to a part are marked. `None`, or a pfn from `limit` on, makes it
-    /// blind: it is taken for dirty in every round. Returns whether anything changed.
+    /// Sets the pfn under which writes to a part are marked. `None`, or a pfn from `limit` on,
+    /// makes it blind: it is taken for dirty in every round. Returns whether anything changed.
     pub(crate) fn hold(&mut self, index: usize, pfn: Option<Pfn>, limit: u64) -> bool {
         let pfn = pfn.filter(|pfn| pfn.0 < limit).unwrap_or(BLIND);
         let before = std::mem::replace(&mut self.pfns[index], pfn);
@@ -145,7 +148,8 @@ impl Holders {
         self.plane.set(pfn);
     }
 
-    /// Before the first of a pfn's parts leaves it: none of them is found by its place any more. Once a walk.
+    /// Before the first of a pfn's parts leaves it: none of them is found by its place any more.
+    /// Once a walk.
     fn loosen(&mut self, pfn: Pfn) {
         if !self.loose.contains(&pfn) {
             let settled: Vec<_> = self.settled_at(self.first_of(pfn), pfn).collect();
@@ -333,8 +337,8 @@ mod tests {
         }
     }
 
-    /// Parts that go where their guest says. Each move, and each part that is found, costs a look or two, however many
-    /// others are or were at the same pfn.
+    /// Parts that go where their guest says. Each move, and each part that is found, costs a look
+    /// or two, however many others are or were at the same pfn.
     #[test]
     fn many_parts_that_get_one_pfn_and_leave_it_cost_a_look_each() {
         const PARTS: u64 = 2000;
@@ -357,7 +361,8 @@ mod tests {
                 for part in 0..PARTS {
                     let here = holders.pfn(part as usize);
                     holders.hold(part as usize, hop(part, turn), LIMIT);
-                    // The pfn that it left, and the one that it got: who asks for them wants to know whether there is one.
+                    // The pfn that it left, and the one that it got: who asks for them wants to
+                    // know whether there is one.
                     for pfn in [here, hop(part, turn)].into_iter().flatten() {
                         found += u64::from(holders.at(pfn).next().is_some());
                     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m's structure as the last walk found it: frame and mapping of each leaf, and who holds them.
+//! The p2m's structure as the last walk found it: frame and mapping of each leaf, and who holds
+//! them.
 //! Not here: entries (`shadow`), or when to walk (`structure`).
 //! Units: positions are leaf indices; a position from `tracked` on can hold no frame.
 //! Threads: changed by one owner between phases; read by all shards during one.
@@ -174,7 +175,8 @@ impl Layout {
         !self.shared.is_empty() && self.sharing(leaf).is_some()
     }
 
-    /// The frame at a position that is listed at others too, and the number of tracked positions that list it.
+    /// The frame at a position that is listed at others too, and the number of tracked positions
+    /// that list it.
     pub(crate) fn sharing(&self, leaf: LeafIndex) -> Option<(Mfn, u64)> {
         let number = self.numbers.get(leaf.0 as usize)?;
         Some((self.frame(leaf)?, self.shared.get(number)?.len() as u64))
@@ -252,7 +254,8 @@ impl Layout {
         m2p: &dyn M2p,
         holder_limit: u64,
     ) -> Changes {
-        // What was tracked stays so while it is listed: its entries may have to be given up one by one.
+        // What was tracked stays so while it is listed: its entries may have to be given up one by
+        // one.
         walked.tracked = walked.tracked.max(self.tracked.min(walked.leaves.len() as u64));
         let changes = self.compare(&walked);
         self.list_changed |= self.leaves != walked.leaves || self.pfn_count != pfn_count;
@@ -289,7 +292,8 @@ impl Layout {
         changes
     }
 
-    /// Lists the distinct frames anew, keeps what is known of the old ones, gives other mappings back.
+    /// Lists the distinct frames anew, keeps what is known of the old ones, gives other mappings
+    /// back.
     fn reframe(
         &mut self,
         tables: &BTreeSet<(u8, Mfn)>,
@@ -331,7 +335,8 @@ impl Layout {
         self.holders.part(number).mfn()
     }
 
-    /// Numbers the frames of all leaves, listed or watched. Returns the parts of the p2m in the order of numbers.
+    /// Numbers the frames of all leaves, listed or watched. Returns the parts of the p2m in the
+    /// order of numbers.
     fn list_frames(&mut self, tables: &BTreeSet<(u8, Mfn)>) -> Vec<Part> {
         let positions = (0..).zip(&self.leaves).filter(|&(_, &mfn)| mfn != NO_LEAF);
         let mut listed: Vec<(Mfn, u32)> =
@@ -421,8 +426,8 @@ impl Layout {
         self.unmapped.iter().filter_map(fault).min_by_key(|found| found.0)
     }
 
-    /// The first tracked position whose leaf is not that of the pfn which the frame list says. One look
-    /// for each distinct leaf.
+    /// The first tracked position whose leaf is not that of the pfn which the frame list says. One
+    /// look for each distinct leaf.
     pub(crate) fn first_unnamed(&self, p2m: &dyn P2mSource) -> Option<(LeafIndex, Mfn)> {
         let frames = self.frames.iter().enumerate().filter(|(_, frame)| frame.positions > 0);
         let unnamed = frames.filter_map(|(number, frame)| {

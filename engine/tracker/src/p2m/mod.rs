@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m as it was last walked, and what has to be looked at again: leaves to be compared, reasons to walk.
+//! The p2m as it was last walked, and what has to be looked at again: leaves to be compared,
+//! reasons to walk.
 //! Not here: when it is walked (`structure`), or its entries (`destination`).
 //! Units: positions are leaf indices; pfns.
 //! Threads: one owner; read by all shards during a comparison.
@@ -85,14 +86,15 @@ impl P2m {
         self.reasons.forced |= rewalk == Rewalk::EveryRound;
     }
 
-    /// Pfns that the p2m may reach: what any guest may, what the domain's size justifies, and what the leaves that it
-    /// was found to have justify.
+    /// Pfns that the p2m may reach: what any guest may, what the domain's size justifies, and what
+    /// the leaves that it was found to have justify.
     pub(crate) fn reach_pfns(&self) -> u64 {
         let by_leaves = (LEAF_REACH * self.layout.distinct()) << self.width().entry_bits();
         self.domain.reach_pfns().max(by_leaves)
     }
 
-    /// Takes dirty parts of the p2m apart: leaves are to be compared, upper frames to be read again.
+    /// Takes dirty parts of the p2m apart: leaves are to be compared, upper frames to be read
+    /// again.
     pub(crate) fn parts_written(&mut self, parts: &[usize]) {
         for &part in parts {
             match self.layout.holders.part(part) {
@@ -127,15 +129,16 @@ impl P2m {
         }
     }
 
-    /// An entry names `mfn`: if that is one of the p2m's own frames, its writes may be marked elsewhere than they were.
+    /// An entry names `mfn`: if that is one of the p2m's own frames, its writes may be marked
+    /// elsewhere than they were.
     pub(crate) fn frame_named(&mut self, mfn: Mfn, m2p: &dyn M2p, counts: &mut StructureCounts) {
         for part in self.layout.parts_of(mfn).collect::<Vec<_>>() {
             self.part_moved(part, m2p, counts);
         }
     }
 
-    /// Asks anew who holds a part. Writes that were marked under another pfn were not seen: what the part says is read
-    /// again.
+    /// Asks anew who holds a part. Writes that were marked under another pfn were not seen: what
+    /// the part says is read again.
     pub(crate) fn part_moved(&mut self, part: usize, m2p: &dyn M2p, counts: &mut StructureCounts) {
         if !self.layout.hold(part, m2p, self.reach_pfns()) {
             return;
@@ -169,7 +172,8 @@ impl P2m {
         Some(Error::Structure { level: 0, mfn, pfn, cause })
     }
 
-    /// The first leaf whose frame has no pfn that names it, as an error: the receiver fills in the leaves by their pfns.
+    /// The first leaf whose frame has no pfn that names it, as an error: the receiver fills in the
+    /// leaves by their pfns.
     pub(crate) fn unnamed_leaf(&self, p2m: &dyn P2mSource) -> Option<Error> {
         let (leaf, mfn) = self.layout.first_unnamed(p2m)?;
         let (pfn, cause) = (self.width().first_pfn(leaf), StructureCause::Unnamed);

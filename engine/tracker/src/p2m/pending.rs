@@ -42,7 +42,8 @@ impl Pending {
         self.list.retain(|leaf| leaf.0 < leaves);
     }
 
-    /// Adds a leaf below the length. A new or re-pointed leaf stays one, whatever else happens to it.
+    /// Adds a leaf below the length. A new or re-pointed leaf stays one, whatever else happens to
+    /// it.
     pub(crate) fn add(&mut self, leaf: LeafIndex, cause: Cause) {
         let Some(held) = self.causes.get_mut(leaf.0 as usize) else { return };
         match held {

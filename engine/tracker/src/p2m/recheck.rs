@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which entries have to be asked about again, though nobody changed them: their frames may have got another owner.
+//! Which entries have to be asked about again, though nobody changed them: their frames may have
+//! got another owner.
 //! Not here: asking (`compare::owners`).
 //! Units: leaves by position.
 //! Threads: one owner.
-//! Source: `docs/design.md`, "Completeness": who gives a frame away writes its entry; its leaf is dirty, and may be equal.
+//! Source: `docs/design.md`, "Completeness": who gives a frame away writes its entry; its leaf is
+//! dirty, and may be equal.
 
 use crate::frame::{LeafIndex, Pfn};
 use crate::pfn_set::PfnSet;
@@ -12,7 +14,8 @@ use crate::port::PortError;
 /// What is to be asked.
 #[derive(Debug, Default)]
 pub(crate) struct Recheck {
-    /// Leaves (a bit for each position) that were compared in this round: the guest is writing them.
+    /// Leaves (a bit for each position) that were compared in this round: the guest is writing
+    /// them.
     warm: PfnSet,
     /// Leaves that were compared in an earlier round, and not asked about since.
     cold: PfnSet,
@@ -31,7 +34,8 @@ impl Recheck {
         self.cold.cover(leaves);
     }
 
-    /// A round begins. `suspended`: what is not asked in it is asked too late. `full`: everything is to be asked.
+    /// A round begins. `suspended`: what is not asked in it is asked too late. `full`: everything
+    /// is to be asked.
     pub(crate) fn begin_round(&mut self, suspended: bool, full: bool) {
         for leaf in self.warm.iter() {
             self.cold.set(leaf);
@@ -47,7 +51,8 @@ impl Recheck {
         self.cold.clear(Pfn(leaf.0));
     }
 
-    /// Whether there is anything to be asked. While the guest runs, what it is writing now can wait.
+    /// Whether there is anything to be asked. While the guest runs, what it is writing now can
+    /// wait.
     pub(crate) const fn are_due(&self, suspended: bool) -> bool {
         self.foreign || self.all || self.cold.len() > 0 || suspended && self.warm.len() > 0
     }

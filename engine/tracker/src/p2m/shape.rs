@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The geometry of a p2m: a radix tree of frames whose last level names the leaves, in four variants.
+//! The geometry of a p2m: a radix tree of frames whose last level names the leaves, in four
+//! variants.
 //! Not here: reading any of these frames (`walk`).
-//! Units: a position is a leaf's index; a page index is a position plus the list's first page; levels from 1 up.
+//! Units: a position is a leaf's index; a page index is a position plus the list's first page;
+//! levels from 1 up.
 //! Threads: plain values.
-//! Source: Xen `public/arch-x86/xen.h` (p2m_cr3, p2m_vaddr, frame list list), `xen-save-path.md` 2.2 and 2.3.
+//! Source: Xen `public/arch-x86/xen.h` (p2m_cr3, p2m_vaddr, frame list list), `xen-save-path.md`
+//! 2.2 and 2.3.
 
 use crate::error::{Error, RootsFault};
 use crate::frame::{Mfn, Width};
@@ -116,7 +119,8 @@ impl Shape {
         Ok(Self { kind: Kind::Linear, width, root, base, levels })
     }
 
-    /// Whether a walk between these two looks at the roots lies within one even generation and one set of roots.
+    /// Whether a walk between these two looks at the roots lies within one even generation and one
+    /// set of roots.
     pub(crate) fn is_stable(&self, before: &Roots, after: &Roots) -> bool {
         match self.kind {
             Kind::Linear => {

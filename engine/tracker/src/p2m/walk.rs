@@ -3,7 +3,8 @@
 //! Not here: what to do about a change (`layout`), or the seqlock around a walk (`structure`).
 //! Units: positions are leaf indices; a node's slots cover `Shape::leaves_below` leaves each.
 //! Threads: the caller's.
-//! Source: every word is the guest's: loops end because levels fall, aliases are walked once (`docs/design.md`, law 6).
+//! Source: every word is the guest's: loops end because levels fall, aliases are walked once
+//! (`docs/design.md`, law 6).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use crate::frame::{LeafIndex, Mfn};
 use crate::leaf::Leaf;
 use crate::port::{M2p, P2mSource};
 
-/// Positions of reach for each distinct leaf: an honest p2m is dense but for holes that share leaves.
+/// Positions of reach for each distinct leaf: an honest p2m is dense but for holes that share
+/// leaves.
 pub(crate) const LEAF_REACH: u64 = 8;
 
 /// A position without a leaf.
@@ -158,13 +160,14 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Positions that may be listed: as many as the domain's size justifies, or in proportion to the
-    /// distinct leaves that were found below.
+    /// Positions that may be listed: as many as the domain's size justifies, or in proportion to
+    /// the distinct leaves that were found below.
     fn reach(&self) -> u64 {
         self.reach.max(LEAF_REACH * self.seen.len() as u64)
     }
 
-    /// Cuts the tail that lists nothing, or shared leaves without frames, off the tracked positions.
+    /// Cuts the tail that lists nothing, or shared leaves without frames, off the tracked
+    /// positions.
     fn trim(&mut self) -> Result<(), Error> {
         let leaves = std::mem::take(&mut self.found.leaves);
         let mut tracked = leaves.len();

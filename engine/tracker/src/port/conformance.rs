@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What every back end keeps: rules of the ports as checks, in parts. The author of a new back end runs them first.
+//! What every back end keeps: rules of the ports as checks, in parts. The author of a new back end
+//! runs them first.
 //! Not here: what the engine makes of a port's answers, or of one that breaks a rule.
 //! Units: as in `port`.
 //! Threads: the caller's, and two that read a mapping at once.
 //! Source: the contracts of the traits in `port`; a rule is named in the error of its check.
 //!
-//! A guest has to stand still while its parts are checked: [`guest`] runs all of them. [`log_dirty`] and [`transport`] are
-//! for who has those, too.
+//! A guest has to stand still while its parts are checked: [`guest`] runs all of them.
+//! [`log_dirty`] and [`transport`] are for who has those, too.
 //!
 //! ```
 //! use p2mtrack::port::{Guest, conformance};
@@ -72,7 +73,8 @@ fn works<T>(
     result.map_err(|error| Broken { port, rule: call, seen: error.to_string() })
 }
 
-/// All parts of a guest that stands still: p2m, m2p, types, unlogged writers, and that the engine can follow its p2m.
+/// All parts of a guest that stands still: p2m, m2p, types, unlogged writers, and that the engine
+/// can follow its p2m.
 ///
 /// # Errors
 /// The first rule that does not hold.
@@ -101,7 +103,8 @@ impl LogDirty for NoLog {
     }
 }
 
-/// The frames of the guest's pfns and of its leaves, as the engine finds them, of distinct contents where there are any.
+/// The frames of the guest's pfns and of its leaves, as the engine finds them, of distinct contents
+/// where there are any.
 fn frames(guest: &mut Guest<'_>) -> Result<Vec<Mfn>, Broken> {
     const PORT: &str = "P2mSource";
     let width = guest.p2m.width();
@@ -310,8 +313,9 @@ pub fn unlogged(unlogged: &mut dyn Unlogged) -> Outcome {
     )
 }
 
-/// Log-dirty, off so far, of a guest that stands still and has `pfns` pfns. `write` makes somebody write a page with a mark,
-/// and says whose; without one that part is left out. It is off again at the end.
+/// Log-dirty, off so far, of a guest that stands still and has `pfns` pfns. `write` makes somebody
+/// write a page with a mark, and says whose; without one that part is left out. It is off again at
+/// the end.
 ///
 /// # Errors
 /// The first rule that does not hold.
@@ -351,8 +355,8 @@ pub fn log_dirty(
     works(PORT, "`disable` switches off what is on", log_dirty.disable())
 }
 
-/// A transport, for pages of a guest that stands still; `view` resolves their tables. The destination is as good as any after
-/// it: nothing that was sent has to be true.
+/// A transport, for pages of a guest that stands still; `view` resolves their tables. The
+/// destination is as good as any after it: nothing that was sent has to be true.
 ///
 /// # Errors
 /// The first rule that does not hold.

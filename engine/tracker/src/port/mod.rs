@@ -2,8 +2,10 @@
 //! What the outside implements: a real Xen, a simulated one, a trace, or a host's callbacks.
 //! Not here: any implementation. The core has no other way to the world: no I/O, no clock.
 //! Units: frames of 4 KiB; bitmaps as in `bitmap`.
-//! Threads: `P2mSource::live` and `M2p` are called by all shards at once; everything else by the caller's thread.
-//! Source: the operations exist in Xen's public headers (`domctl.h` shadow_op and getpageframeinfo3, `memory.h`).
+//! Threads: `P2mSource::live` and `M2p` are called by all shards at once; everything else by the
+//! caller's thread.
+//! Source: the operations exist in Xen's public headers (`domctl.h` shadow_op and
+//! getpageframeinfo3, `memory.h`).
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -148,7 +150,8 @@ pub trait M2p: Sync {
     /// The pfn that Xen holds for a frame; `None` if there is none or `mfn` is past the end.
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
 
-    /// First frame of the compat m2p, which a 32-bit guest's last level 2 table maps; `None` without one.
+    /// First frame of the compat m2p, which a 32-bit guest's last level 2 table maps; `None`
+    /// without one.
     fn compat_frame(&self) -> Option<Mfn> {
         None
     }
@@ -166,25 +169,27 @@ pub trait FrameTypes {
 /// What log-dirty can't tell.
 pub trait Unlogged {
     /// Appends the pfns whose frames are written without a log-dirty mark: writable grants still
-    /// mapped, the store and console rings, and, where a caller knows them, registered vcpu_info, runstate and time areas,
-    /// pages of FIFO event channels (Xen tells nobody: `docs/decisions/0016`). Called after suspend.
+    /// mapped, the store and console rings, and, where a caller knows them, registered vcpu_info,
+    /// runstate and time areas, pages of FIFO event channels (Xen tells nobody:
+    /// `docs/decisions/0016`). Called after suspend.
     ///
     /// # Errors
     /// The list can't be made.
     fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError>;
 
-    /// Whether the guest's grant table offers to take a frame by transfer (`GTF_accept_transfer`), now or at any time since
-    /// this was last asked. Who can only look at the table says what stands there now: what is offered, used and withdrawn
-    /// between two looks is lost then.
+    /// Whether the guest's grant table offers to take a frame by transfer (`GTF_accept_transfer`),
+    /// now or at any time since this was last asked. Who can only look at the table says what
+    /// stands there now: what is offered, used and withdrawn between two looks is lost then.
     ///
     /// # Errors
     /// The grant table can't be read.
     fn accepts_transfer(&mut self) -> Result<bool, PortError>;
 
-    /// Appends what each transfer entry of the grant table names: offered, committed or completed. Asked after
-    /// [`Unlogged::accepts_transfer`]. Returns whether it is known: who does not know (the default) pays for every frame that
-    /// may have come by transfer, which is all of them in a suspended round, as long as there are offers. So does who says
-    /// that there is or was an offer, and names no entry.
+    /// Appends what each transfer entry of the grant table names: offered, committed or completed.
+    /// Asked after [`Unlogged::accepts_transfer`]. Returns whether it is known: who does not know
+    /// (the default) pays for every frame that may have come by transfer, which is all of them in a
+    /// suspended round, as long as there are offers. So does who says that there is or was an
+    /// offer, and names no entry.
     ///
     /// # Errors
     /// The grant table can't be read.
@@ -196,8 +201,9 @@ pub trait Unlogged {
 
 /// What a transfer entry of the grant table names. The guest writes the entry, and may lie.
 ///
-/// Source: Xen `gnttab_transfer`: the frame field is the pfn that the frame is to have; once the frame came
-/// (`GTF_transfer_completed`), its mfn. In between (`GTF_transfer_committed`) it may be either: both are named.
+/// Source: Xen `gnttab_transfer`: the frame field is the pfn that the frame is to have; once the
+/// frame came (`GTF_transfer_completed`), its mfn. In between (`GTF_transfer_committed`) it may be
+/// either: both are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// The pfn that a frame is to have, or had when it came.
@@ -243,8 +249,9 @@ pub enum Deferral {
 pub enum Answer {
     /// The transport has it.
     Accepted,
-    /// The transport has it, from a private copy of these bytes: the digest is of what is sent, not of another read. It is
-    /// kept until the pfn is deferred, given back, gone, or accepted again ([`Tracker::digest`](crate::tracker::Tracker::digest)).
+    /// The transport has it, from a private copy of these bytes: the digest is of what is sent, not
+    /// of another read. It is kept until the pfn is deferred, given back, gone, or accepted again
+    /// ([`Tracker::digest`](crate::tracker::Tracker::digest)).
     AcceptedCopy {
         /// Of the page as read: of a page table before it was normalised.
         digest: u64,
@@ -262,8 +269,8 @@ pub struct FrameList<'a> {
     pub width: Width,
     /// Pfns that the p2m covers.
     pub pfn_count: u64,
-    /// For each leaf in order the pfn of its frame; `None` where the p2m has no leaf, and, while the guest
-    /// runs, where its frame has no pfn just then.
+    /// For each leaf in order the pfn of its frame; `None` where the p2m has no leaf, and, while
+    /// the guest runs, where its frame has no pfn just then.
     pub leaves: &'a [Option<Pfn>],
 }
 
@@ -287,16 +294,17 @@ pub trait Transport {
     /// The transport failed.
     fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError>;
 
-    /// These pfns have no frame at the source: what the receiver holds for them is to be given back.
-    /// Only said at a consistent point, after every page table.
+    /// These pfns have no frame at the source: what the receiver holds for them is to be given
+    /// back. Only said at a consistent point, after every page table.
     ///
     /// # Errors
     /// The transport failed.
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError>;
 
-    /// These pfns had frames and have none just now, of a guest that runs: a note, which a receiver may use to give
-    /// frames back early. They may have frames again in a moment, and are then sent. What is gone for good is said by
-    /// [`Transport::gone`], whether it was noted or not. By default nobody takes notes.
+    /// These pfns had frames and have none just now, of a guest that runs: a note, which a receiver
+    /// may use to give frames back early. They may have frames again in a moment, and are then
+    /// sent. What is gone for good is said by [`Transport::gone`], whether it was noted or not. By
+    /// default nobody takes notes.
     ///
     /// # Errors
     /// The transport failed.
@@ -305,8 +313,8 @@ pub trait Transport {
         Ok(())
     }
 
-    /// Appends pfns that were accepted and then lost on the way; they are owed again. Asked before each round, and after
-    /// each sweep over a guest that stands still.
+    /// Appends pfns that were accepted and then lost on the way; they are owed again. Asked before
+    /// each round, and after each sweep over a guest that stands still.
     ///
     /// # Errors
     /// The transport failed.
@@ -350,7 +358,8 @@ impl Observer for () {
     fn end(&mut self, _: Phase) {}
 }
 
-/// The guest as whoever steps a tracker lends it for one call, and who is told of the phases meanwhile.
+/// The guest as whoever steps a tracker lends it for one call, and who is told of the phases
+/// meanwhile.
 #[expect(missing_debug_implementations, reason = "ports are trait objects of the outside")]
 pub struct Guest<'a> {
     /// Its p2m.

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The protocol of the resend bitmap in every interleaving and every allowed order of memory; each model prints how many.
+//! The protocol of the resend bitmap in every interleaving and every allowed order of memory; each
+//! model prints how many.
 //! Not here: sizes; a few words are enough for each race.
 //! Units: as in `resend`, but for lines of two words and groups of 64 lines.
-//! Threads: at most two markers beside one taker, or one marker beside a taker and whoever drops its debt.
-//! Source: run with `RUSTFLAGS="--cfg loom" cargo test -p p2mtrack --release --lib resend::loom -- --nocapture`.
+//! Threads: at most two markers beside one taker, or one marker beside a taker and whoever drops
+//! its debt.
+//! Source: run with
+//! `RUSTFLAGS="--cfg loom" cargo test -p p2mtrack --release --lib resend::loom -- --nocapture`.
 //!
-//! The bitmap is all that shards share and change: each has its own lines of it alone, and raises summaries beside the others
-//! by the marker's own code. What they read (layout, shadow, log) nobody changes between the fork and the join of
-//! `Shards::fold_mut`, results come back through the join, and live words are read once each, whatever the guest does. So
-//! there is nothing else to model.
+//! The bitmap is all that shards share and change: each has its own lines of it alone, and raises
+//! summaries beside the others by the marker's own code. What they read (layout, shadow, log)
+//! nobody changes between the fork and the join of `Shards::fold_mut`, results come back through
+//! the join, and live words are read once each, whatever the guest does. So there is nothing else
+//! to model.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -24,8 +28,8 @@ fn explore(name: &str, machines: &[Machine], model: impl Fn() + Clone + Send + S
     explore_within(None, name, machines, model);
 }
 
-/// Explores one of the models that have hundreds of thousands of interleavings: with as many preemptions as
-/// `LOOM_MAX_PREEMPTIONS` says, or without a bound.
+/// Explores one of the models that have hundreds of thousands of interleavings: with as many
+/// preemptions as `LOOM_MAX_PREEMPTIONS` says, or without a bound.
 fn explore_large(name: &str, model: impl Fn() + Clone + Send + Sync + 'static) {
     explore_within(Builder::new().preemption_bound, name, &LOOMS_OWN, model);
 }
@@ -117,7 +121,8 @@ impl Received {
         }
     }
 
-    /// What was read when a page was last paid must be what its marker wrote, and its cause was told.
+    /// What was read when a page was last paid must be what its marker wrote, and its cause was
+    /// told.
     fn finish(mut self, scene: &Scene) {
         self.pay_all(scene, scene.bitmap.take(9, 0));
         assert!(scene.bitmap.is_empty());
@@ -171,7 +176,8 @@ impl Race {
     }
 }
 
-/// The first pfn under the second word of the lower summary, which is the second bit of the upper one.
+/// The first pfn under the second word of the lower summary, which is the second bit of the upper
+/// one.
 const BORDER: u64 = 64 * LINE_PFNS;
 
 /// All pfns of the models are below the length.
@@ -204,8 +210,8 @@ fn a_mark_beside_a_take_that_begins_in_its_line() {
     }
 }
 
-/// Room for a word decides how it is taken, and so does a second cause: for each way a mark of the same pfn
-/// comes after the look at the word and before its bits are cleared.
+/// Room for a word decides how it is taken, and so does a second cause: for each way a mark of the
+/// same pfn comes after the look at the word and before its bits are cleared.
 #[test]
 fn a_mark_of_a_pfn_that_is_being_taken_in_each_way() {
     for (causes, limit) in [(SAME, 1), (SAME, 99), (APART, 1), (APART, 99)] {
@@ -275,7 +281,8 @@ fn mark_line(bitmap: &ResendBitmap, leaf: u64, slots: &[usize], cause: Cause) {
     bitmap.mark_leaf(Width::W64, LeafIndex(leaf), &mask, cause);
 }
 
-/// Two threads raise one word of the summary; who takes after the join finds exactly what they marked.
+/// Two threads raise one word of the summary; who takes after the join finds exactly what they
+/// marked.
 #[test]
 fn two_markers_on_neighbouring_lines_joined_before_a_take() {
     let model = || {
@@ -299,7 +306,8 @@ fn two_markers_on_neighbouring_lines_joined_before_a_take() {
     explore("two markers on neighbouring lines, joined before a take", &ALL, model);
 }
 
-/// A taker beside two markers: the public contract, though the engine's own taker waits for the join.
+/// A taker beside two markers: the public contract, though the engine's own taker waits for the
+/// join.
 #[test]
 fn two_markers_on_neighbouring_lines_beside_a_take() {
     let model = || {
@@ -319,8 +327,8 @@ fn two_markers_on_neighbouring_lines_beside_a_take() {
     explore("two markers on neighbouring lines beside a take", &LOOMS_OWN, model);
 }
 
-/// A mask raises the summary once, after all of its words: a take may find the first word before that. Its
-/// first bit is new, or up already.
+/// A mask raises the summary once, after all of its words: a take may find the first word before
+/// that. Its first bit is new, or up already.
 #[test]
 fn a_mask_of_two_words_beside_the_take_of_an_earlier_mark() {
     for (slot, pfns) in [(6, [5, 511]), (5, [5, 5])] {

@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The resend bitmap: every pfn that is owed to the destination, and why. Many mark, one takes, nothing is lost.
+//! The resend bitmap: every pfn that is owed to the destination, and why. Many mark, one takes,
+//! nothing is lost.
 //! Not here: what happens to a page that was taken; until it is paid it is a debt (law 3).
-//! Units: a plane per cause, bit `pfn % 64` of word `pfn / 64`; a pfn is owed if any plane has its bit.
-//! Threads: markers on any number of threads, at most one taker beside them; resizing stops all, and so do shards, which
-//! have their lines alone.
-//! Source: law 3, `docs/design`; bit order of `bitmap`, so that a 64-bit leaf's mask is one line of 64 bytes.
+//! Units: a plane per cause, bit `pfn % 64` of word `pfn / 64`; a pfn is owed if any plane has its
+//! bit.
+//! Threads: markers on any number of threads, at most one taker beside them; resizing stops all,
+//! and so do shards, which have their lines alone.
+//! Source: law 3, `docs/design`; bit order of `bitmap`, so that a 64-bit leaf's mask is one line of
+//! 64 bytes.
 //!
 //! # Protocol
-//! Each plane stands for itself. A marker ORs (1) the words, then sees to it that (2) the bit of their line and
-//! (3) the bit of its group of lines are up: it looks, and ORs what is missing. The taker goes down: it clears
-//! (4) the group's bit and looks at the lines, clears (5) the line's bit and looks at the words, clears (6) the
-//! bits that it takes from them, and raises again the summaries of what is left. Only the taker clears.
+//! Each plane stands for itself. A marker ORs (1) the words, then sees to it that (2) the bit of
+//! their line and (3) the bit of its group of lines are up: it looks, and ORs what is missing. The
+//! taker goes down: it clears (4) the group's bit and looks at the lines, clears (5) the line's bit
+//! and looks at the words, clears (6) the bits that it takes from them, and raises again the
+//! summaries of what is left. Only the taker clears.
 //!
-//! - *No bit is lost.* All of it is sequentially consistent. If a marker found the group up, or put it up, before
-//!   (4), it wrote (2) before, and the taker, who looks after (4), sees it. If after (4), the group is up when
-//!   the visit ends, and the next take comes by; at worst it finds nothing. The same holds one level down:
-//!   between (1) and the line's bit, (5) and the look at the words.
-//! - *What a marker knew, the taker knows.* (1) comes before (6) for each bit that (6) takes, so the page is
-//!   read after everything that the marker saw, also when the bit was up already.
-//! - *No cause is lost*, because a cause is the plane that the bit is in: each is told with the take of its bit.
+//! - *No bit is lost.* All of it is sequentially consistent. If a marker found the group up, or put
+//!   it up, before (4), it wrote (2) before, and the taker, who looks after (4), sees it. If after
+//!   (4), the group is up when the visit ends, and the next take comes by; at worst it finds
+//!   nothing. The same holds one level down: between (1) and the line's bit, (5) and the look at
+//!   the words.
+//! - *What a marker knew, the taker knows.* (1) comes before (6) for each bit that (6) takes, so
+//!   the page is read after everything that the marker saw, also when the bit was up already.
+//! - *No cause is lost*, because a cause is the plane that the bit is in: each is told with the
+//!   take of its bit.
 
 mod aligned;
 mod plane;
@@ -67,8 +73,8 @@ impl ResendBitmap {
         self.pfns
     }
 
-    /// Changes the length. Pfns below both lengths stay owed with their causes; those that fall away
-    /// are no longer owed. Costs what is owed, beside the summary.
+    /// Changes the length. Pfns below both lengths stay owed with their causes; those that fall
+    /// away are no longer owed. Costs what is owed, beside the summary.
     pub fn resize(&mut self, pfns: u64) {
         if pfns < self.pfns {
             self.planes.iter_mut().for_each(|plane| plane.cut(pfns));
@@ -106,7 +112,8 @@ impl ResendBitmap {
         known
     }
 
-    /// Owes slots of a leaf: 8 or 16 words, without a list of pfns. Slots past the length are dropped.
+    /// Owes slots of a leaf: 8 or 16 words, without a list of pfns. Slots past the length are
+    /// dropped.
     pub fn mark_leaf(&self, width: Width, leaf: LeafIndex, mask: &LeafMask, cause: Cause) {
         if leaf.0 >= width.leaves(self.pfns) {
             return;
@@ -121,8 +128,8 @@ impl ResendBitmap {
         }
     }
 
-    /// Owes all bits of a piece of a dirty bitmap that begins at pfn `64 * first_word`. Bits past the
-    /// length are dropped.
+    /// Owes all bits of a piece of a dirty bitmap that begins at pfn `64 * first_word`. Bits past
+    /// the length are dropped.
     pub fn mark_words(&self, first_word: usize, words: &[u64], cause: Cause) {
         let plane = &self.planes[cause as usize];
         if first_word.saturating_add(words.len()) as u64 <= self.pfns / 64 {
@@ -192,8 +199,8 @@ impl ResendBitmap {
         self.raised().flatten().map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// Cuts the bitmap into shards that begin at these pfns, which are multiples of 512 in ascending order; each ends where the
-    /// next one begins, the last one with the bitmap.
+    /// Cuts the bitmap into shards that begin at these pfns, which are multiples of 512 in
+    /// ascending order; each ends where the next one begins, the last one with the bitmap.
     ///
     /// # Panics
     /// When a shard is asked for that ends before it begins.
@@ -213,8 +220,8 @@ impl ResendBitmap {
     /// Takes up to `limit` owed pfns from pfn `from` on, in ascending order. A sweep goes on at
     /// [`Taken::next`] until that is [`ResendBitmap::pfns`], and then begins again with 0.
     ///
-    /// Costs the upper summary from `from` on, and what is taken; it uses the memory of the take before. Only one
-    /// thread takes at a time.
+    /// Costs the upper summary from `from` on, and what is taken; it uses the memory of the take
+    /// before. Only one thread takes at a time.
     pub fn take(&self, limit: usize, from: u64) -> Taken<'_> {
         Taken::new(&self.planes, &self.spare, self.pfns, limit, from)
     }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One plane of the resend bitmap: the pfns that are owed for one cause, under their summary.
-//! Not here: what leaves a plane (`take`), who has a part of it alone (`shard`), which planes there are (`resend`).
+//! Not here: what leaves a plane (`take`), who has a part of it alone (`shard`), which planes there
+//! are (`resend`).
 //! Units: words of 64 pfns, lines of 512.
-//! Threads: markers on any number of threads beside one taker; what wants a plane alone says `&mut`.
+//! Threads: markers on any number of threads beside one taker; what wants a plane alone says
+//! `&mut`.
 //! Source: the protocol is told in `resend`.
 
 use super::aligned::Aligned;
@@ -31,13 +33,14 @@ impl Plane {
         self.words.all()
     }
 
-    /// The words, to be written by who has them alone, and their summary, which others may raise meanwhile.
+    /// The words, to be written by who has them alone, and their summary, which others may raise
+    /// meanwhile.
     pub(super) fn parts_mut(&mut self) -> (&mut [AtomicU64], &Summary) {
         (self.words.all_mut(), &self.summary)
     }
 
-    /// The marker's side of the protocol, from word `first` on; words past the end are dropped. A summary is
-    /// raised once for what lies under one of its own words.
+    /// The marker's side of the protocol, from word `first` on; words past the end are dropped. A
+    /// summary is raised once for what lies under one of its own words.
     pub(super) fn mark(&self, first: usize, bits: impl IntoIterator<Item = u64>) {
         let words = self.words();
         let (mut under, mut raised) = (first / LINE_WORDS / 64, 0);
@@ -50,8 +53,9 @@ impl Plane {
                 self.summary.raise(under, raised);
                 (under, raised) = (line / 64, 0);
             }
-            // ORDER: releases all that the marker knew to the take of the bits; not skipped if they are up already,
-            // or that would not be published. Sequentially consistent for the look in `raise`.
+            // ORDER: releases all that the marker knew to the take of the bits; not skipped if they
+            // are up already, or that would not be published. Sequentially consistent for the look
+            // in `raise`.
             set_bits(&words[index], bits, Ordering::SeqCst);
             raised |= 1 << (line % 64);
         }
@@ -72,8 +76,9 @@ impl Plane {
 
     /// The bits of one word.
     pub(super) fn word(&self, index: usize) -> u64 {
-        // ORDER: who sees a pfn owed finds what its marker knew. A taker looks after it has cleared the line:
-        // sequentially consistent, so that it sees the bits of each marker that saw the line up.
+        // ORDER: who sees a pfn owed finds what its marker knew. A taker looks after it has cleared
+        // the line: sequentially consistent, so that it sees the bits of each marker that saw the
+        // line up.
         self.words()[index].load(Ordering::SeqCst)
     }
 

@@ -2,8 +2,10 @@
 //! Neighbouring lines of the resend bitmap, lent to one thread, which marks in them without a lock.
 //! Not here: marks of many threads on the same lines (`plane`).
 //! Units: lines by their number in the bitmap.
-//! Threads: one for a shard. The summaries are shared with other shards; nobody takes meanwhile: the bitmap is borrowed.
-//! Source: a locked OR costs some 20 cycles that nothing overtakes, and a leaf has eight or sixteen words.
+//! Threads: one for a shard. The summaries are shared with other shards; nobody takes meanwhile:
+//! the bitmap is borrowed.
+//! Source: a locked OR costs some 20 cycles that nothing overtakes, and a leaf has eight or sixteen
+//! words.
 
 use std::ops::RangeFrom;
 
@@ -27,7 +29,8 @@ pub struct ResendShard<'a> {
     planes: [Part<'a>; PLANES],
 }
 
-/// The lines of a leaf, and those after it. Of a leaf that no bitmap is long enough for they are past every length.
+/// The lines of a leaf, and those after it. Of a leaf that no bitmap is long enough for they are
+/// past every length.
 fn lines_from(width: Width, leaf: LeafIndex) -> RangeFrom<usize> {
     (leaf.0.saturating_mul(width.entries() as u64) / LINE_PFNS) as usize..
 }
@@ -38,7 +41,8 @@ struct Part<'a> {
     summary: &'a Summary,
 }
 
-/// Cuts planes of `pfns` pfns into shards: [`ResendBitmap::shards_mut`](super::ResendBitmap::shards_mut).
+/// Cuts planes of `pfns` pfns into shards:
+/// [`ResendBitmap::shards_mut`](super::ResendBitmap::shards_mut).
 pub(super) fn cut<'a>(
     pfns: u64,
     planes: &'a mut [Plane; PLANES],
@@ -98,7 +102,8 @@ impl ResendShard<'_> {
         }
     }
 
-    /// Owes those of 64 lines whose bits are in `up`; the first of them is a multiple of 64. Bits past the length are dropped.
+    /// Owes those of 64 lines whose bits are in `up`; the first of them is a multiple of 64. Bits
+    /// past the length are dropped.
     ///
     /// # Panics
     /// If one of them is another shard's, or `lines` ends before it.
@@ -117,7 +122,8 @@ impl ResendShard<'_> {
         self.planes[cause as usize].summary.raise(first / 64, raised);
     }
 
-    /// ORs bits into a line, those below the length. Returns whether there are any, so that its summary has to be raised.
+    /// ORs bits into a line, those below the length. Returns whether there are any, so that its
+    /// summary has to be raised.
     #[inline]
     fn put(&mut self, line: usize, bits: &[u64; LINE_WORDS], cause: Cause) -> bool {
         let Some(place) = self.place(line) else { return false };

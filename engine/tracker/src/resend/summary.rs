@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The summary of one plane: which of its lines may have bits, on two levels.
 //! Not here: the bits (`plane`).
-//! Units: a *line* is 512 pfns, one cache line; a bit of `lines` stands for a line, a bit of `groups` for 4,096 lines.
+//! Units: a *line* is 512 pfns, one cache line; a bit of `lines` stands for a line, a bit of
+//! `groups` for 4,096 lines.
 //! Threads: markers on any number of threads raise, beside one taker, who clears.
 //! Source: the protocol is told in `resend`.
 
@@ -45,15 +46,16 @@ impl Summary {
         &self.groups
     }
 
-    /// Raises both levels for lines under one word of the lower one, where they are not up: markers share
-    /// their words, and a look leaves a cache line where it is.
+    /// Raises both levels for lines under one word of the lower one, where they are not up: markers
+    /// share their words, and a look leaves a cache line where it is.
     pub(super) fn raise(&self, under: usize, lines: u64) {
         if lines == 0 {
             return;
         }
         let missing = lines & !self.lines_under(under);
         if missing != 0 {
-            // ORDER: sequentially consistent with the looks here and in `take`, and with what is cleared there.
+            // ORDER: sequentially consistent with the looks here and in `take`, and with what is
+            // cleared there.
             set_bits(&self.lines()[under], missing, Ordering::SeqCst);
         }
         let group = under / GROUP_WORDS;

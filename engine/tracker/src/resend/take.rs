@@ -16,7 +16,8 @@ use crate::frame::Pfn;
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering, clear_bits};
 
-/// Words of the lower summary, and lines, that are looked at before anything is taken from the first.
+/// Words of the lower summary, and lines, that are looked at before anything is taken from the
+/// first.
 const AHEAD: usize = 32;
 
 /// Pfns of a take whose memory is kept for the next one, at most: 1.3 MiB.
@@ -190,7 +191,8 @@ struct Cursor {
     word: usize,
 }
 
-/// Words of the lower summary that were up when they were looked at, before anything was taken from under them.
+/// Words of the lower summary that were up when they were looked at, before anything was taken from
+/// under them.
 struct Ahead {
     words: [(usize, u64); AHEAD],
     len: usize,
@@ -251,7 +253,8 @@ impl Taker<'_> {
         }
         let planes = (0..PLANES).fold(0, |set, plane| set | u16::from(up[plane] != 0) << plane);
         for plane in planes_in(planes) {
-            // ORDER: sequentially consistent with the looks at the lines that follow, and with `raise`.
+            // ORDER: sequentially consistent with the looks at the lines that follow, and with
+            // `raise`.
             clear_bits(&self.planes[plane].summary.groups()[top], up[plane], Ordering::SeqCst);
         }
         let mut left = [0; PLANES];
@@ -308,8 +311,8 @@ impl Taker<'_> {
         planes_in(planes).fold(0, |any, plane| any | self.planes[plane].summary.lines_under(index))
     }
 
-    /// Fetches the lines that were found. Nothing waits for anything here, so that the misses of scattered
-    /// pfns overlap.
+    /// Fetches the lines that were found. Nothing waits for anything here, so that the misses of
+    /// scattered pfns overlap.
     fn fetch(&self, ahead: &Ahead, planes: u16) {
         let words = ahead.words[..ahead.len].iter();
         let lines = words.flat_map(|&(index, lines)| bits_at(index, lines));
@@ -324,7 +327,8 @@ impl Taker<'_> {
         }
     }
 
-    /// Takes from the lines under one word of the lower summary. Returns the planes in which lines are left.
+    /// Takes from the lines under one word of the lower summary. Returns the planes in which lines
+    /// are left.
     fn take_lines(&mut self, index: usize, planes: u16) -> u16 {
         if planes.is_power_of_two() {
             let plane = &self.planes[planes.trailing_zeros() as usize];
@@ -368,13 +372,14 @@ impl Taker<'_> {
         more
     }
 
-    /// The lines that are up under one word of the lower summary and may be taken: they are cleared. And whether
-    /// there are others.
+    /// The lines that are up under one word of the lower summary and may be taken: they are
+    /// cleared. And whether there are others.
     fn open_lines(&self, plane: &Plane, index: usize) -> (u64, bool) {
         let open = if self.is_full() { 0 } else { from_on(self.first_line(), index) };
         let all = plane.summary.lines_under(index);
         if all & open != 0 {
-            // ORDER: sequentially consistent with the looks at the words that follow, and with `raise`.
+            // ORDER: sequentially consistent with the looks at the words that follow, and with
+            // `raise`.
             clear_bits(&plane.summary.lines()[index], all & open, Ordering::SeqCst);
         }
         (all & open, all & !open != 0)
@@ -396,7 +401,8 @@ impl Taker<'_> {
         let words = &plane.words()[words_of(line)];
         // Which words have bits is found without a branch that nobody could foresee.
         let any = words.iter().enumerate().fold(0, |any, (number, word)| {
-            any | u64::from(word.load(Ordering::SeqCst) != 0) << number // ORDER: as in `Plane::word`
+            // ORDER: as in `Plane::word`
+            any | u64::from(word.load(Ordering::SeqCst) != 0) << number
         });
         let words = bits_of(any).map(|number| (first + number as usize, &words[number as usize]));
         words.fold(0, |left, (index, word)| left | self.take_word(index, word, causes)) != 0
@@ -458,7 +464,8 @@ fn lowest(word: u64, limit: usize) -> u64 {
     word & !rest
 }
 
-/// Bits of a word from which on it is listed byte by byte: that costs the same for any word, and guesses no branch.
+/// Bits of a word from which on it is listed byte by byte: that costs the same for any word, and
+/// guesses no branch.
 const MANY: u32 = 12;
 
 /// The numbers of the bits of each byte, in ascending order; what follows them means nothing.

@@ -222,8 +222,8 @@ fn law_3_debt_dropped_without_commit_returns() {
     assert!(bitmap.is_empty());
 }
 
-/// Lines under several words of the lower summary, all in one group: what lies before the first pfn of a take, or
-/// after its last one, has to be found by the next.
+/// Lines under several words of the lower summary, all in one group: what lies before the first pfn
+/// of a take, or after its last one, has to be found by the next.
 #[test]
 fn what_a_take_does_not_come_to_stays_owed_under_however_many_words_of_the_summary() {
     for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
@@ -460,8 +460,8 @@ fn markers_beside_a_taker_lose_nothing() {
     }
 }
 
-/// The owner takes the next batch while threads send the ones before it and hand back what was lost: each pfn is taken once
-/// for the first copy, and once for each time that it was handed back.
+/// The owner takes the next batch while threads send the ones before it and hand back what was
+/// lost: each pfn is taken once for the first copy, and once for each time that it was handed back.
 #[test]
 fn senders_hand_pfns_back_while_the_next_batch_is_taken() {
     const LENGTH: u64 = if cfg!(miri) { 300 } else { 100_000 };
@@ -486,7 +486,8 @@ fn senders_hand_pfns_back_while_the_next_batch_is_taken() {
                         let why = if before == 0 { Cause::First } else { Cause::Returned };
                         assert_eq!(causes, CauseSet::of(why), "{pfn}");
                         if (pfn.0 + before + sender) % 8 < 7 && before < 30 {
-                            lost[at].fetch_add(1, Ordering::Relaxed); // ORDER: read when all have joined
+                            // ORDER: read when all have joined
+                            lost[at].fetch_add(1, Ordering::Relaxed);
                             bitmap.mark(pfn, Cause::Returned);
                         }
                     }

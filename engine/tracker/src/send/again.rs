@@ -12,8 +12,8 @@ use crate::ledger::Ledger;
 use crate::p2m::P2m;
 use crate::round::Round;
 
-/// A frame moved: whatever was sent as a page table may name its old pfn. While the guest runs, this is borne for so many
-/// rounds; then it is left to the final one.
+/// A frame moved: whatever was sent as a page table may name its old pfn. While the guest runs,
+/// this is borne for so many rounds; then it is left to the final one.
 pub(crate) fn owe_tables(round: &mut Round, ledger: &Ledger, destination: &mut Destination) {
     let patience = round.config.doubt_rounds_max;
     if !destination.sent.tables_in_doubt()
@@ -37,8 +37,8 @@ pub(crate) fn owe_unsound(ledger: &Ledger, destination: &Destination) {
     }
 }
 
-/// Whatever owes a pfn owes the other one that has its frame: the m2p may have gone over to either. While the guest runs the
-/// copy waits, and its twin does not.
+/// Whatever owes a pfn owes the other one that has its frame: the m2p may have gone over to either.
+/// While the guest runs the copy waits, and its twin does not.
 pub(crate) fn owe_twins(round: &Round, ledger: &Ledger, destination: &Destination) {
     for (pfn, twin) in destination.sent.twins() {
         let (first, second) = (ledger.is_owed(pfn), ledger.is_owed(twin));
@@ -50,8 +50,9 @@ pub(crate) fn owe_twins(round: &Round, ledger: &Ledger, destination: &Destinatio
     }
 }
 
-/// The structure may have been another one between two walks, there and back: whoever reads the p2m by a mapping of its own may
-/// have read that. What was handed out since is owed again, and forgotten once every leaf was compared.
+/// The structure may have been another one between two walks, there and back: whoever reads the p2m
+/// by a mapping of its own may have read that. What was handed out since is owed again, and
+/// forgotten once every leaf was compared.
 pub(crate) fn owe_what_was_read(
     round: &Round,
     p2m: &P2m,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sending: one batch, taken from what is owed and decided; in flight until it is answered; its answers written down.
+//! Sending: one batch, taken from what is owed and decided; in flight until it is answered; its
+//! answers written down.
 //! Not here: the order of batches (`tracker`), the bytes (the transport's).
-//! Units: at most `QUERY_FRAMES_MAX` pfns; they are a debt until each is paid or put down elsewhere.
+//! Units: at most `QUERY_FRAMES_MAX` pfns; they are a debt until each is paid or put down
+//! elsewhere.
 //! Threads: the caller's.
 //! Source: `docs/design.md`, laws 3 (debt) and 5 (the shadow is what was sent).
 
@@ -42,8 +44,8 @@ impl Sweep {
     pub(crate) const TABLES: Self = Self { from: 0, holds_tables: false };
 }
 
-/// Takes and decides the next batch of a sweep. What has to be sent is in flight then, which may be nothing. Returns where to go
-/// on, or `None` if nothing was left.
+/// Takes and decides the next batch of a sweep. What has to be sent is in flight then, which may be
+/// nothing. Returns where to go on, or `None` if nothing was left.
 pub(crate) fn take(
     round: &mut Round,
     p2m: &P2m,
@@ -124,8 +126,8 @@ fn sort(
     }
 }
 
-/// Writes down the answers for the batch, one per page in order. Who says too little has said nothing about the rest. Returns
-/// the error of a page that can't be sent; it is owed as before.
+/// Writes down the answers for the batch, one per page in order. Who says too little has said
+/// nothing about the rest. Returns the error of a page that can't be sent; it is owed as before.
 pub(crate) fn answer(
     round: &mut Round,
     ledger: &mut Ledger,

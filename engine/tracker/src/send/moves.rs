@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames that are under another pfn than they were: what was sent as a page table may name the old one.
+//! Frames that are under another pfn than they were: what was sent as a page table may name the old
+//! one.
 //! Not here: how that comes to light (`destination::Moves`).
 //! Units: at most `QUERY_FRAMES_MAX` frames a question.
 //! Threads: the owner's.
@@ -63,7 +64,8 @@ fn follow_named(mfn: Mfn, pfn: Pfn, ledger: &Ledger, destination: &mut Destinati
     }
 }
 
-/// Frames that pfns had and have no more: gone from the domain, under another pfn, or to be watched.
+/// Frames that pfns had and have no more: gone from the domain, under another pfn, or to be
+/// watched.
 fn follow_departed(
     departed: &[(Pfn, Mfn)],
     round: &mut Round,

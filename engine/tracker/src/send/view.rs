@@ -3,7 +3,8 @@
 //! Not here: the normalisation (`table`).
 //! Units: frames and pfns of single PTEs.
 //! Threads: the caller's; a view lives for one batch.
-//! Source: the round trip `p2m[m2p[mfn]] = mfn`, which proves nothing about the owner; libxc `x86_pv_normalise_page`.
+//! Source: the round trip `p2m[m2p[mfn]] = mfn`, which proves nothing about the owner; libxc
+//! `x86_pv_normalise_page`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -37,7 +38,8 @@ pub(crate) struct Notes {
     cleared: RefCell<BTreeMap<Pfn, Vec<Mfn>>>,
     /// A query failed: no table fault of this batch is a verdict.
     unsure: Cell<bool>,
-    /// Frames that were asked about: whether they are another domain's. A table may name one in each of its slots.
+    /// Frames that were asked about: whether they are another domain's. A table may name one in
+    /// each of its slots.
     foreign: RefCell<BTreeMap<Mfn, bool>>,
 }
 
@@ -135,7 +137,8 @@ impl TableView for View<'_> {
         let Some(pfn) = pfn.filter(|&pfn| self.layout.names(self.p2m, pfn, mfn)) else {
             return self.owner(table, mfn);
         };
-        // p2m and m2p name each other, and still the frame may be another domain's, which has it at the same pfn.
+        // p2m and m2p name each other, and still the frame may be another domain's, which has it at
+        // the same pfn.
         if !self.destination.is_settled_with(pfn, mfn) {
             match self.is_foreign(mfn) {
                 None => return Resolved::Unresolved,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Leaves of the shadow that name no frame of the machine, found with one look for all positions that share a copy.
+//! Leaves of the shadow that name no frame of the machine, found with one look for all positions
+//! that share a copy.
 //! Not here: live leaves (`compare`), what is done about a leaf.
 //! Units: leaves; entries looked at.
 //! Threads: one owner.

@@ -10,8 +10,8 @@ use crate::form::{PackedWords, Segment, Step, wrap};
 use crate::frame::Width;
 use crate::leaf::Leaf;
 
-/// Segments and patches of one leaf: a quarter of its packed form. Beyond that a comparison would walk more
-/// words of the form than a packed leaf streams.
+/// Segments and patches of one leaf: a quarter of its packed form. Beyond that a comparison would
+/// walk more words of the form than a packed leaf streams.
 pub(super) const RUN_WORDS_MAX: usize = 64;
 
 /// Entries that may stand between two pieces of one run: more are cheaper as segments of their own.
@@ -132,7 +132,8 @@ fn step_at(width: Width, leaf: &Leaf, slot: usize) -> Step {
     next.or_else(behind).unwrap_or(Step::Zero)
 }
 
-/// The smallest form of a leaf among those that are allowed. `runs` holds the words of [`Form::Runs`].
+/// The smallest form of a leaf among those that are allowed. `runs` holds the words of
+/// [`Form::Runs`].
 pub(super) fn choose(forms: Forms, width: Width, leaf: &Leaf, runs: &mut Runs) -> Form {
     if leaf.is_hole() {
         return Form::Hole;

@@ -12,13 +12,15 @@ use std::sync::OnceLock;
 /// The environment variable that forces a form where no option does.
 pub const SHADOW_VARIABLE: &str = "P2MTRACK_SHADOW";
 
-/// The forms that a leaf may be given. A hole is a hole in each of them, and what a form can't hold is raw.
+/// The forms that a leaf may be given. A hole is a hole in each of them, and what a form can't hold
+/// is raw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Forms {
     /// The smallest one.
     #[default]
     Auto,
-    /// Segments and patches in a block of their own, also where one would do without; packed if there are too many.
+    /// Segments and patches in a block of their own, also where one would do without; packed if
+    /// there are too many.
     Segments,
     /// Packed.
     Packed,

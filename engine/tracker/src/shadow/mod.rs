@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The shadow: for each pfn the entry under which it was last accepted, compressed leaf by leaf.
 //! Not here: live memory, or which pfns are owed; for an owed pfn the shadow says nothing.
-//! Units: leaves by position in the p2m, 512 or 1,024 entries each; shards of `SHARD_LEAVES` leaves.
+//! Units: leaves by position in the p2m, 512 or 1,024 entries each; shards of `SHARD_LEAVES`
+//! leaves.
 //! Threads: one writer a shard; any number of readers between writes.
 //! Source: law 5, `docs/design`. Not Xen's shadow paging.
 
@@ -114,8 +115,8 @@ impl Shadow {
         self.update(&[(pfn, entry)]);
     }
 
-    /// Writes the entries of some pfns, in ascending order. Each leaf is taken apart and put together once. A
-    /// copy that other positions share is not touched: this position gets its own.
+    /// Writes the entries of some pfns, in ascending order. Each leaf is taken apart and put
+    /// together once. A copy that other positions share is not touched: this position gets its own.
     ///
     /// # Panics
     /// If the shadow has no leaf for a pfn.
@@ -125,7 +126,8 @@ impl Shadow {
             let leaf = width.leaf_of(same[0].0);
             let (shard, index) = self.place_mut(leaf);
             let base = shard.base(index);
-            // The usual case of a live round: pages were written, and their entries are what they were.
+            // The usual case of a live round: pages were written, and their entries are what they
+            // were.
             let is_known =
                 |&(pfn, entry): &(Pfn, Entry)| base.entry(width, width.slot_of(pfn)) == entry;
             if same.iter().all(is_known) {
@@ -158,8 +160,8 @@ impl Shadow {
         diff(kernel, self.width, copy, &self.base(leaf))
     }
 
-    /// The slots of a live leaf whose entries differ from the shadow's. `ahead` is the leaf that comes next:
-    /// it is brought near meanwhile.
+    /// The slots of a live leaf whose entries differ from the shadow's. `ahead` is the leaf that
+    /// comes next: it is brought near meanwhile.
     #[must_use]
     pub fn diff_live(
         &self,
@@ -180,8 +182,8 @@ impl Shadow {
         shard.put(index, copy);
     }
 
-    /// Replaces whole leaves by a copy that other positions may be given too: together they cost one. Its form is
-    /// chosen once for neighbouring ones.
+    /// Replaces whole leaves by a copy that other positions may be given too: together they cost
+    /// one. Its form is chosen once for neighbouring ones.
     ///
     /// # Panics
     /// If the shadow has no such leaf.
@@ -250,7 +252,8 @@ mod tests {
 
     const COPIES: usize = 6;
 
-    /// Two runs, a hole, runs that are cut and patched, no runs, and words that no form but the raw one holds.
+    /// Two runs, a hole, runs that are cut and patched, no runs, and words that no form but the raw
+    /// one holds.
     fn copies(width: Width) -> [Arc<Leaf>; COPIES] {
         let leaf = |word: &dyn Fn(u64) -> u64| {
             let mut leaf = Leaf::HOLE;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Blocks of one size for the leaves of one shard: taken and given back without asking the allocator each time.
+//! Blocks of one size for the leaves of one shard: taken and given back without asking the
+//! allocator each time.
 //! Not here: what the blocks say.
 //! Units: words of 64 bits; a handle counts words from the pool's first one.
 //! Threads: one owner.
@@ -17,8 +18,8 @@ const NONE: Handle = Handle::MAX;
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     block_words: usize,
-    /// Each asked for by itself: allocators serve a page as it is, and round up what is longer and aligned. Less
-    /// than a page is slack, too: there is a pool of each size in each shard.
+    /// Each asked for by itself: allocators serve a page as it is, and round up what is longer and
+    /// aligned. Less than a page is slack, too: there is a pool of each size in each shard.
     pages: Vec<Box<Leaf>>,
     /// The first word that was never part of a block.
     fresh: Handle,

@@ -44,7 +44,8 @@ enum Head {
     Shared,
 }
 
-/// Bits of a word that tell the kind. A segment over a whole leaf begins at slot 0, so that these are free.
+/// Bits of a word that tell the kind. A segment over a whole leaf begins at slot 0, so that these
+/// are free.
 const KIND: u64 = 0b111;
 /// Bits of a packed leaf's block: a shard has at most 2^20 words of packed leaves.
 const PACKED_BLOCK_BITS: u32 = 29;
@@ -204,7 +205,8 @@ impl ShadowShard {
         Head::Runs { block, segments: segments.len(), patches: patches.len() }
     }
 
-    /// Remembers leaves that share one copy, also with other positions, unless it costs nothing by itself.
+    /// Remembers leaves that share one copy, also with other positions, unless it costs nothing by
+    /// itself.
     pub(super) fn put_shared(&mut self, places: &[usize], copy: &Arc<Leaf>) {
         let form = choose(self.forms, self.width, copy, &mut Runs::new());
         let head = match form {

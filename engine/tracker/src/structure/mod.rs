@@ -30,8 +30,8 @@ const ROOTS_READS_MAX: u32 = 64;
 /// A walk, the roots that it was made by, and whether the guest held still.
 type Found = (Walked, Roots, bool);
 
-/// Walks under the seqlock. Returns whether the guest held still; if not, or if the structure can't be followed now, that is
-/// a doubt and not an error while it runs.
+/// Walks under the seqlock. Returns whether the guest held still; if not, or if the structure can't
+/// be followed now, that is a doubt and not an error while it runs.
 pub(crate) fn walk(
     round: &mut Round,
     offers: &mut Offers,
@@ -58,7 +58,8 @@ pub(crate) fn walk(
         destination.sent.doubt_tables_sent();
     }
     if !stable {
-        // Every frame of the walk was read after CLEAN: whatever changes it later is in the next log.
+        // Every frame of the walk was read after CLEAN: whatever changes it later is in the next
+        // log.
         round.doubt(Doubt::Generation);
     }
     Ok(stable)
@@ -126,7 +127,8 @@ fn walk_once(
     Walk::new(guest.p2m, guest.m2p, copies, shape, roots.pfn_count, frames, reach).run()
 }
 
-/// No walk could be made: an error of a guest that stands still, or that goes on for too long; else a doubt.
+/// No walk could be made: an error of a guest that stands still, or that goes on for too long; else
+/// a doubt.
 fn fail(
     error: Error,
     round: &mut Round,
@@ -188,8 +190,8 @@ fn adopt(
     }
 }
 
-/// Of a guest that stands still: an owed pfn's frame may be one of the p2m's own, which got that pfn without a write to any
-/// table. What it holds is compared again.
+/// Of a guest that stands still: an owed pfn's frame may be one of the p2m's own, which got that
+/// pfn without a write to any table. What it holds is compared again.
 pub(crate) fn find_moved_parts(
     round: &mut Round,
     p2m: &mut P2m,

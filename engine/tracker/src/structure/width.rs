@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The width that a guest was attached with, held against what its roots and the start of its p2m can mean.
-//! Not here: reading the roots (`shared_info`), the walk (`p2m::Walk`); once there was one, the width is believed.
+//! The width that a guest was attached with, held against what its roots and the start of its p2m
+//! can mean.
+//! Not here: reading the roots (`shared_info`), the walk (`p2m::Walk`); once there was one, the
+//! width is believed.
 //! Units: entries that name a frame whose m2p names them back.
 //! Threads: the owner's.
-//! Source: neighbouring entries of 4 bytes, read as one of 8, exceed every machine; entries of 8 bytes, read as two of 4, take
-//! turns with zeros, and each stands at another pfn than its own. So no guest can be taken for one of the other width by what
-//! Xen says of its frames, unless it means to: then it has chosen an error for itself.
+//! Source: neighbouring entries of 4 bytes, read as one of 8, exceed every machine; entries of 8
+//! bytes, read as two of 4, take turns with zeros, and each stands at another pfn than its own. So
+//! no guest can be taken for one of the other width by what Xen says of its frames, unless it means
+//! to: then it has chosen an error for itself.
 
 use crate::error::{Error, WidthCause};
 use crate::frame::{Claim, LeafIndex, Mfn, Pfn, Width};
@@ -25,8 +28,8 @@ struct NamedBack {
     entries: u64,
 }
 
-/// Before the first walk: the guest is not one of the other width. Costs a glance at one leaf, unless what is there names
-/// little. `domain_frames` bound what is read.
+/// Before the first walk: the guest is not one of the other width. Costs a glance at one leaf,
+/// unless what is there names little. `domain_frames` bound what is read.
 pub(super) fn expect(
     given: Width,
     domain_frames: u64,
@@ -41,7 +44,8 @@ pub(super) fn expect(
         return wrong(WidthCause::Root(root));
     }
     let as_given = named_back(guest, roots, given, domain_frames).entries;
-    // One may be named back by chance: where entries are twice as long, every other one read is frame 0.
+    // One may be named back by chance: where entries are twice as long, every other one read is
+    // frame 0.
     if as_given > 1 || too_wide(given.other(), roots).is_some() {
         return Ok(());
     }

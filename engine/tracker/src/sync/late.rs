@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine weaker than loom's: updates whose old value nobody asks for take effect late, as far as their order allows.
+//! A machine weaker than loom's: updates whose old value nobody asks for take effect late, as far
+//! as their order allows.
 //! Not here: in a build without `cfg(loom)`, anything of this.
 //! Units: words of 64 bits.
-//! Threads: loom's, which all run on one thread of the system; each has updates of its own that wait.
-//! Source: C++20 [intro.races]: an update that does not acquire may be seen after what follows it, if that does not release.
+//! Threads: loom's, which all run on one thread of the system; each has updates of its own that
+//! wait.
+//! Source: C++20 [intro.races]: an update that does not acquire may be seen after what follows it,
+//! if that does not release.
 //!
-//! Loom runs each thread in program order, and its read-modify-writes always see the newest value. So it can't tell
-//! a relaxed update that publishes nothing from a releasing one, unless a plain load reads what was published. Here
-//! such an update waits until its thread updates something with Release, looks at the same word, or ends
-//! ([`settle`]). Nothing happens that the memory model forbids; not all happens that it allows.
+//! Loom runs each thread in program order, and its read-modify-writes always see the newest value.
+//! So it can't tell a relaxed update that publishes nothing from a releasing one, unless a plain
+//! load reads what was published. Here such an update waits until its thread updates something with
+//! Release, looks at the same word, or ends ([`settle`]). Nothing happens that the memory model
+//! forbids; not all happens that it allows.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -92,10 +96,12 @@ impl AtomicU64 {
     }
 
     pub(crate) fn load(&self, order: Ordering) -> u64 {
-        settle_before(&self.0, Ordering::Acquire); // no load releases: updates of other words may wait on
+        // no load releases: updates of other words may wait on
+        settle_before(&self.0, Ordering::Acquire);
         if order == Ordering::SeqCst {
-            // Loom lets such a load be old. One that could not be is an update that changes nothing, and that
-            // publishes nothing, as no load does: what a marker wrote goes by the bits that it sets.
+            // Loom lets such a load be old. One that could not be is an update that changes
+            // nothing, and that publishes nothing, as no load does: what a marker wrote goes by the
+            // bits that it sets.
             return self.0.fetch_or(0, Ordering::Acquire);
         }
         self.0.load(order)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The tracker is killed, its guard is killed, both are: what log-dirty is afterwards, and the next run.
+# The tracker is killed, its guard is killed, both are: what log-dirty is afterwards, and the next
+# run.
 shared idle 192 192 ""
 guards() { running p2mtrack guard; }
 begin() { # and it is on

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The guest is suspended and goes on while it is followed, as for a checkpoint: it rewrites its lists and sets its generation
-# to 0. Before that the generation is moved by growth, so that the reset is to be seen.
+# The guest is suspended and goes on while it is followed, as for a checkpoint: it rewrites its
+# lists and sets its generation to 0. Before that the generation is moved by growth, so that the
+# reset is to be seen.
 shared grown 192 192 "memory=48:500"
 says grown 'MEMORY ok' 60
 xl mem-max grown 576

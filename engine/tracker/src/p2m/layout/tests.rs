@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tests of the layout, and the ports of a machine whose frames can't be read, for tests of who uses one.
+//! Tests of the layout, and the ports of a machine whose frames can't be read, for tests of who
+//! uses one.
 //! Not here: guests (`tests/rig.rs`).
 //! Units: positions, mfns; the m2p holds `mfn - HELD` for every frame from `HELD` on.
 //! Threads: one.
@@ -108,7 +109,8 @@ fn what_stands_at_a_position_ends_with_the_tracked_ones() {
     let layout = layout_of(Width::W64, &[a, NO_LEAF, a, b], 2, b);
     let p2m = Nowhere { width: Width::W64, compat: None };
     let hole = |leaf| matches!(layout.backing(&p2m, LeafIndex(leaf)), Backing::Hole);
-    // Position 2 lists a frame that is known from another one, and is past the tracked ones all the same.
+    // Position 2 lists a frame that is known from another one, and is past the tracked ones all the
+    // same.
     assert_eq!([0, 1, 2, 3].map(hole), [false, true, true, true]);
     let entry = |pfn| layout.entry(&p2m, Pfn(pfn));
     assert_eq!(

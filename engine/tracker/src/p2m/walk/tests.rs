@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests of one walk over a memory of a few frames: reach, holes, shared tails, faults.
-//! Not here: walks of a guest that runs (`tests/walks.rs`), of any structure (`tests/hostile_guest/walks.rs`).
+//! Not here: walks of a guest that runs (`tests/walks.rs`), of any structure
+//! (`tests/hostile_guest/walks.rs`).
 //! Units: positions; frames by number, leaves with frames from `LEAVES` on.
 //! Threads: one.
 //! Source: own.
@@ -124,8 +125,8 @@ fn what_names_no_frame_is_no_matter_of_reach() {
     );
 }
 
-/// Every slot of each table leads to one table below: 2^27 times as many ways as there are frames. Who goes
-/// them all does not come back.
+/// Every slot of each table leads to one table below: 2^27 times as many ways as there are frames.
+/// Who goes them all does not come back.
 #[test]
 fn tables_that_name_each_other_over_and_over_are_looked_through_once() {
     let table = |below: u64| Leaf { words: [below << 12 | 1; 512] };
