@@ -6,10 +6,10 @@
 //! Source: `docs/design.md`, "Changes" and "Completeness".
 
 use p2mtrack::config::Config;
-use p2mtrack::doubt::Doubt;
 use p2mtrack::frame::{Entry, Pfn};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
+use p2mtrack::uncertainty::Uncertainty;
 use p2mtrack_tests::rig::{At, BASE, Got, HOLES, OWN, Rig, finish, round};
 
 fn copied(rig: Rig) -> (Rig, Migration) {
@@ -313,7 +313,7 @@ fn what_fell_away_and_grew_again_is_sent_anew() {
 }
 
 #[test]
-fn a_frame_that_moves_with_its_ptes_kept_puts_every_table_in_doubt_once() {
+fn a_frame_that_moves_with_its_ptes_kept_puts_every_table_in_uncertainty_once() {
     for (rig, mut migration) in both() {
         rig.machine().make_table(20, 21);
         rig.machine().make_table(22, 600);
@@ -321,7 +321,7 @@ fn a_frame_that_moves_with_its_ptes_kept_puts_every_table_in_doubt_once() {
         swap(&rig, 21, 700);
         round(&rig, &mut migration);
         let report = round(&rig, &mut migration);
-        let tables = report.doubts[Doubt::Tables as usize];
+        let tables = report.uncertain[Uncertainty::Tables as usize];
         assert_eq!((tables, migration.tracker().why(Pfn(20)).is_empty()), (1, true));
         assert!(report.pages.tables >= 2);
         assert_eq!(round(&rig, &mut migration).pages.owed, 0);
@@ -330,21 +330,21 @@ fn a_frame_that_moves_with_its_ptes_kept_puts_every_table_in_doubt_once() {
 }
 
 #[test]
-fn a_doubt_of_tables_is_borne_so_many_rounds_running_and_then_put_off() {
+fn a_uncertainty_of_tables_is_borne_so_many_rounds_running_and_then_put_off() {
     for (rig, mut migration) in both() {
         rig.machine().make_table(20, 21);
         round(&rig, &mut migration);
-        let rounds_max = Config::default().doubt_rounds_max as usize;
-        let doubts: Vec<u64> = (0..3 * rounds_max)
+        let rounds_max = Config::default().uncertain_rounds_max as usize;
+        let uncertain: Vec<u64> = (0..3 * rounds_max)
             .map(|_| {
                 swap(&rig, 21, 700);
-                round(&rig, &mut migration).doubts[Doubt::Tables as usize]
+                round(&rig, &mut migration).uncertain[Uncertainty::Tables as usize]
             })
             .collect();
-        let runs = doubts.split(|&doubt| doubt == 0).map(<[u64]>::len);
-        assert_eq!(runs.max(), Some(rounds_max), "{doubts:?}");
+        let runs = uncertain.split(|&uncertainty| uncertainty == 0).map(<[u64]>::len);
+        assert_eq!(runs.max(), Some(rounds_max), "{uncertain:?}");
         swap(&rig, 21, 700);
-        assert!(finish(&rig, &mut migration).doubts[Doubt::Tables as usize] > 0);
+        assert!(finish(&rig, &mut migration).uncertain[Uncertainty::Tables as usize] > 0);
     }
 }
 
@@ -355,7 +355,7 @@ fn a_frame_that_moves_in_the_final_round_reaches_the_tables() {
         round(&rig, &mut migration);
         swap(&rig, 21, 700);
         let report = finish(&rig, &mut migration);
-        assert_eq!(report.doubts[Doubt::Tables as usize], 1);
+        assert_eq!(report.uncertain[Uncertainty::Tables as usize], 1);
     }
 }
 

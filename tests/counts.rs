@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a round's report says, to the last count: one change of the guest, and all the numbers that
 //! follow from it.
-//! Not here: whether the destination is right (`laws`, `changes`), doubts (`walks`), rates
+//! Not here: whether the destination is right (`laws`, `changes`), uncertainties (`walks`), rates
 //! (`laws`).
 //! Units: as in the reports.
 //! Threads: one.
@@ -119,14 +119,14 @@ fn entries_by_kind() {
             report.entries,
             EntryCounts { mapped, unmapped, remapped, other, beyond_log_dirty }
         );
-        assert_eq!(report.pages, PageCounts { frameless: 4, owed: 9, ..accepted(5) });
+        assert_eq!(report.pages, PageCounts { unpopulated: 4, owed: 9, ..accepted(5) });
         assert_eq!((report.log_dirty_pfns, report.leaves), (5, leaves(3, 3)));
         assert_eq!(report.structure, StructureCounts::default());
         touch(&rig, HOLES + 2);
         assert_eq!(round(&rig, &mut migration).leaves, LeafCounts { unchanged: 1, ..leaves(1, 1) });
         rig.machine().set_entry(HOLES + 3, Entry::INVALID); // nobody is asked about such a frame
         let report = round(&rig, &mut migration);
-        assert_eq!((report.entries.other, report.pages.frameless), (1, 1));
+        assert_eq!((report.entries.other, report.pages.unpopulated), (1, 1));
         touch(&rig, HOLES + 2);
         touch(&rig, 9);
         let report = finish(&rig, &mut migration);
@@ -151,11 +151,11 @@ fn an_entry_that_waits_is_not_counted_again() {
 }
 
 #[test]
-fn what_has_no_answer_waits_as_a_doubt() {
+fn what_has_no_answer_waits_as_a_uncertainty() {
     for (rig, mut migration, _) in both() {
         rig.machine().write(9, 5);
         rig.machine().errors.push(At::Query);
-        let deferred = PageCounts { owed: 1, deferred_doubt: 1, left: 1, ..accepted(0) };
+        let deferred = PageCounts { owed: 1, deferred_uncertain: 1, left: 1, ..accepted(0) };
         assert_eq!(round(&rig, &mut migration).pages, deferred);
     }
 }
@@ -264,7 +264,7 @@ fn growth_by_a_run_that_leads_out_of_the_machine() {
         let pages = PageCounts {
             owed: 515,
             tables: tables / 4,
-            frameless: 312,
+            unpopulated: 312,
             deferred_frame: 200,
             left: 200,
             ..accepted(3)
@@ -312,7 +312,7 @@ fn a_frame_that_pauses_between_two_pfns_moves_when_it_arrives() {
         let frame = Entry(BASE + 9);
         rig.machine().set_entry(9, Entry::INVALID);
         let report = round(&rig, &mut migration);
-        assert_eq!((report.pages.frameless, report.pages.moved), (1, 0));
+        assert_eq!((report.pages.unpopulated, report.pages.moved), (1, 0));
         {
             let guest = &mut *rig.machine();
             guest.set_entry(HOLES + 1, frame);
@@ -323,7 +323,7 @@ fn a_frame_that_pauses_between_two_pfns_moves_when_it_arrives() {
         rig.machine().set_entry(HOLES + 1, Entry::INVALID);
         rig.machine().frame(frame.0).m2p = Some(1536);
         let report = round(&rig, &mut migration);
-        assert_eq!((report.pages.frameless, report.pages.moved), (1, 0));
+        assert_eq!((report.pages.unpopulated, report.pages.moved), (1, 0));
     }
 }
 
@@ -400,12 +400,12 @@ fn barren(positions: usize) -> (Rig, Migration) {
 }
 
 #[test]
-fn a_doubt_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
+fn a_uncertainty_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
     let (rig, mut migration) = barren(90);
     let held = migration.tracker().shadow_bytes();
     let list = std::mem::replace(&mut rig.machine().roots.frame_list_list, 1 << 40);
     let report = round(&rig, &mut migration);
-    assert!(report.blind);
+    assert!(report.p2m_unreadable);
     rig.machine().roots.frame_list_list = list;
     let report = round(&rig, &mut migration);
     // The three leaves at the start, and the last one.

@@ -8,11 +8,11 @@
 
 use p2mtrack::cause::CauseSet;
 use p2mtrack::config::Config;
-use p2mtrack::doubt::Doubt;
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::monitor::Monitor;
 use p2mtrack::port::Deferral;
+use p2mtrack::uncertainty::Uncertainty;
 use p2mtrack_tests::rig::{At, BASE, Got, HOLES, OWN, Rig, finish, round};
 
 /// A tree and a list after their first copy.
@@ -115,16 +115,16 @@ fn departed_frames_of_which_nobody_says_whose_they_are_are_taken_for_the_domain_
 #[test]
 fn tables_that_were_put_off_out_of_patience_are_sent_in_the_end() {
     for rig in [Rig::tree(), Rig::linear()] {
-        let mut migration = rig.start(Config { doubt_rounds_max: 0, ..Config::default() });
+        let mut migration = rig.start(Config { uncertain_rounds_max: 0, ..Config::default() });
         rig.machine().make_table(5, 21);
         rig.machine().balloon_out(20);
         round(&rig, &mut migration);
         hand_over(&rig, 21, 20);
         for _ in 0..3 {
-            assert_eq!(round(&rig, &mut migration).doubts[Doubt::Tables as usize], 0);
+            assert_eq!(round(&rig, &mut migration).uncertain[Uncertainty::Tables as usize], 0);
         }
         let report = finish(&rig, &mut migration);
-        assert_eq!(report.doubts[Doubt::Tables as usize], 1);
+        assert_eq!(report.uncertain[Uncertainty::Tables as usize], 1);
     }
 }
 

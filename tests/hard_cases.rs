@@ -66,7 +66,7 @@ impl LogDirty for BentLog<'_> {
         }
         self.0.rig.clone().disable()
     }
-    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
         let read = self.0.rig.clone().clean(into)?;
         // EFAULT at the end: the log was copied out and wiped, then the call failed.
         if std::mem::take(&mut self.0.clean) {
@@ -298,7 +298,7 @@ fn copies_of_a_blind_walk_are_not_trusted() {
         g.poke(top, 0, mid_two);
         g.poke(top, 1, 0x3abc); // a mid that is not there yet
     }
-    assert!(round(&rig, &mut m).blind);
+    assert!(round(&rig, &mut m).p2m_unreadable);
     {
         let g = &mut *rig.machine();
         let leaf = g.copy_words(g.leaf(512), HOLES + 2);
@@ -312,7 +312,7 @@ fn copies_of_a_blind_walk_are_not_trusted() {
         g.poke(top, 1, u64::MAX);
         g.roots.pfn_count = 1536;
     }
-    assert!(!round(&rig, &mut m).blind);
+    assert!(!round(&rig, &mut m).p2m_unreadable);
     finish(&rig, &mut m);
 }
 
@@ -548,7 +548,7 @@ fn a_table_that_names_a_frame_which_lost_its_pfn_is_a_named_error() {
 }
 
 #[test]
-fn a_frame_without_a_pfn_puts_the_tables_in_doubt_once() {
+fn a_frame_without_a_pfn_puts_the_tables_in_uncertainty_once() {
     let (rig, mut m) = copied(Rig::tree());
     rig.machine().make_table(20, 21);
     rig.machine().set_entry(30, Entry::INVALID); // amid being ballooned out
@@ -675,7 +675,7 @@ fn a_pfn_under_a_foreign_tag_that_a_table_named_is_given_back() {
 }
 
 #[test]
-fn leaves_that_can_not_be_mapped_for_a_moment_are_a_doubt_and_no_crowd() {
+fn leaves_that_can_not_be_mapped_for_a_moment_are_a_uncertainty_and_no_crowd() {
     let rig = Rig::tree();
     {
         let g = &mut *rig.machine();
@@ -753,7 +753,7 @@ fn a_blind_round_does_not_say_that_it_shrinks() {
     rig.machine().write(9, 9);
     let count = std::mem::take(&mut rig.machine().roots.pfn_count);
     let r = round(&rig, &mut m);
-    assert!(r.blind);
+    assert!(r.p2m_unreadable);
     assert_ne!(r.shrinking, Some(true), "owed {} left {}", r.pages.owed, r.pages.left);
     rig.machine().roots.pfn_count = count;
     finish(&rig, &mut m);
@@ -786,13 +786,13 @@ fn shrink_and_regrowth_in_one_round() {
 }
 
 #[test]
-fn report_doubts_of_a_failed_round_are_not_counted_in_the_next() {
+fn report_uncertainties_of_a_failed_round_are_not_counted_in_the_next() {
     let (rig, mut m) = copied(Rig::tree());
     rig.machine().short = Some(100);
     rig.machine().errors.push(At::Send);
     rig.with(|p| m.round(p)).expect_err("send");
     let r = round(&rig, &mut m);
-    assert_eq!(r.doubts[0], 0, "no short bitmap in this round");
+    assert_eq!(r.uncertain[0], 0, "no short bitmap in this round");
 }
 
 #[test]

@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use p2mtrack::cause::Cause;
 use p2mtrack::config::{AliasPolicy, Config, Verify};
-use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
 use p2mtrack::report::RoundReport;
+use p2mtrack::uncertainty::Uncertainty;
 use p2mtrack_tests::rig::{self, At, BASE, HOLES, OWN, Rig, round};
 
 fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
@@ -24,8 +24,8 @@ fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
     report
 }
 
-fn doubts(report: &RoundReport, doubt: Doubt) -> u64 {
-    report.doubts[doubt as usize]
+fn uncertainties(report: &RoundReport, uncertainty: Uncertainty) -> u64 {
+    report.uncertain[uncertainty as usize]
 }
 
 /// Both kinds of p2m, after the first copy.
@@ -254,7 +254,7 @@ fn law_4_short_bitmap_owes_what_was_not_read() {
         rig.machine().balloon_in(HOLES + 1, 7); // its leaf's pfn is past the short bitmap
         rig.machine().write(1000, 3);
         let report = round(&rig, &mut migration);
-        assert_eq!(doubts(&report, Doubt::ShortBitmap), 1);
+        assert_eq!(uncertainties(&report, Uncertainty::ShortBitmap), 1);
         assert_eq!(report.entries.mapped, 1);
         assert!(report.pages.accepted >= HOLES - 100);
         finish(&rig, &mut migration);
@@ -268,7 +268,7 @@ fn law_4_a_failed_clean_owes_everything_and_restarts_the_log() {
         rig.machine().write(3, 3);
         rig.machine().errors.push(At::Clean);
         let report = round(&rig, &mut migration);
-        assert_eq!(doubts(&report, Doubt::LogLost), 1);
+        assert_eq!(uncertainties(&report, Uncertainty::LogLost), 1);
         assert_eq!(report.pages.accepted, HOLES + 1);
         assert!(rig.machine().log_on);
         finish(&rig, &mut migration);
@@ -278,7 +278,7 @@ fn law_4_a_failed_clean_owes_everything_and_restarts_the_log() {
 #[test]
 fn law_4_an_odd_generation_owes_what_is_new_for_ever_and_the_final_round_decides() {
     let rig = Rig::linear();
-    let mut migration = rig.start(Config { doubt_rounds_max: 3, ..Config::default() });
+    let mut migration = rig.start(Config { uncertain_rounds_max: 3, ..Config::default() });
     round(&rig, &mut migration);
     rig.machine().roots.generation = 7;
     for turn in 0..10 {
@@ -288,7 +288,7 @@ fn law_4_an_odd_generation_owes_what_is_new_for_ever_and_the_final_round_decides
         rig.machine().set_entry(HOLES + turn, Entry(moved));
         rig.machine().set_leaf(0, moved);
         let report = round(&rig, &mut migration);
-        assert!(doubts(&report, Doubt::Generation) > 0);
+        assert!(uncertainties(&report, Uncertainty::Generation) > 0);
         assert!(report.dirty_rate.is_some() && report.structure.walks > 0);
         assert!((1..8).contains(&report.pages.accepted), "{:?}", report.pages);
     }
@@ -309,7 +309,7 @@ fn law_4_an_odd_generation_whose_final_walk_fails_is_named() {
 }
 
 #[test]
-fn law_4_a_generation_that_moves_in_every_walk_is_a_doubt() {
+fn law_4_a_generation_that_moves_in_every_walk_is_a_uncertainty() {
     let rig = Rig::linear();
     let mut migration = rig.start(Config::default());
     round(&rig, &mut migration);
@@ -318,7 +318,7 @@ fn law_4_a_generation_that_moves_in_every_walk_is_a_doubt() {
         rig.machine().on(At::Roots, |guest| guest.roots.generation += 2);
     }
     let report = round(&rig, &mut migration);
-    assert_eq!(doubts(&report, Doubt::Generation), 1);
+    assert_eq!(uncertainties(&report, Uncertainty::Generation), 1);
     assert!(report.structure.retries > 0);
     finish(&rig, &mut migration);
 }
@@ -326,20 +326,24 @@ fn law_4_a_generation_that_moves_in_every_walk_is_a_doubt() {
 #[test]
 fn law_4_an_unmapped_leaf_owes_its_range() {
     let rig = Rig::tree();
-    let mut migration = rig.start(Config { doubt_rounds_max: 2, ..Config::default() });
+    let mut migration = rig.start(Config { uncertain_rounds_max: 2, ..Config::default() });
     round(&rig, &mut migration);
     // The guest points its second leaf at a frame that is not its own.
     let right = rig.machine().leaf(512);
     rig.machine().set_leaf(1, 0x3abc);
     for _ in 0..2 {
         let report = round(&rig, &mut migration);
-        assert_eq!(doubts(&report, Doubt::LeafUnmapped), 1);
-        assert_eq!(report.pages.deferred_doubt, 512);
-        assert!(migration.tracker().why(Pfn(600)).contains(Cause::Doubt));
+        assert_eq!(uncertainties(&report, Uncertainty::LeafUnmapped), 1);
+        assert_eq!(report.pages.deferred_uncertain, 512);
+        assert!(migration.tracker().why(Pfn(600)).contains(Cause::Uncertain));
     }
     let running = rig.with(|ports| migration.round(ports)).expect_err("three rounds running");
     let error = rig.with(|ports| migration.finish(ports)).expect_err("no leaf to decide from");
-    let Error::Doubt { doubt: Doubt::LeafUnmapped, rounds: 3, source: Some(source) } = running
+    let Error::Uncertain {
+        uncertainty: Uncertainty::LeafUnmapped,
+        rounds: 3,
+        source: Some(source),
+    } = running
     else {
         panic!("{running}");
     };
@@ -361,7 +365,7 @@ fn law_4_a_failed_query_defers_the_batch() {
         rig.machine().write(9, 5);
         rig.machine().errors.push(At::Query);
         let report = round(&rig, &mut migration);
-        assert_eq!((doubts(&report, Doubt::QueryFailed), report.pages.left), (1, 1));
+        assert_eq!((uncertainties(&report, Uncertainty::QueryFailed), report.pages.left), (1, 1));
         assert_eq!(migration.tracker().deferral(Pfn(9)), Some(Deferral::QueryFailed));
         finish(&rig, &mut migration);
     }
@@ -407,7 +411,7 @@ fn law_5_an_invalid_entry_is_an_answer() {
     for (rig, mut migration) in copied() {
         rig.machine().balloon_out(9);
         let report = round(&rig, &mut migration);
-        assert_eq!((report.pages.frameless, report.pages.left), (1, 0));
+        assert_eq!((report.pages.unpopulated, report.pages.left), (1, 0));
         assert_eq!(migration.tracker().shadow_entry(Pfn(9)), Entry::INVALID);
         finish(&rig, &mut migration);
     }
@@ -433,7 +437,7 @@ fn law_6_the_guest_is_hostile_roots() {
         }
         let mut migration = rig.start(Config::default());
         // A table that can't be read may be on its way out: that is borne for some rounds.
-        let rounds = (0..=Config::default().doubt_rounds_max)
+        let rounds = (0..=Config::default().uncertain_rounds_max)
             .map(|_| rig.with(|ports| migration.round(ports)))
             .find_map(Result::err);
         let error = rounds.expect("named");
@@ -447,7 +451,7 @@ fn law_6_the_log_is_never_asked_for_nothing() {
     let rig = Rig::tree();
     let list = std::mem::replace(&mut rig.machine().roots.frame_list_list, BASE - 1);
     let mut migration = rig.start(Config::default());
-    assert!(round(&rig, &mut migration).blind, "its top frame can't be read");
+    assert!(round(&rig, &mut migration).p2m_unreadable, "its top frame can't be read");
     // Nothing is tracked, and the guest says that it has no pfns: Xen takes an empty request for
     // all of them.
     let count = std::mem::take(&mut rig.machine().roots.pfn_count);
@@ -593,7 +597,7 @@ fn law_6_frames_named_over_and_over_are_a_named_error() {
     }
     let mut migration = rig.start(Config::default());
     let error = rig.with(|ports| migration.round(ports)).expect_err("named");
-    let Error::Crowd { domain_frames, .. } = error else { panic!("{error}") };
+    let Error::TooManyDeferred { domain_frames, .. } = error else { panic!("{error}") };
     assert_eq!(domain_frames, HOLES + 397);
 }
 
@@ -617,7 +621,9 @@ fn law_6_pfns_sent_against_the_m2p_are_no_more_than_frames() {
             guest.roots.pfn_count = 143 * 512;
         }
         let error = rig.with(|ports| migration.finish(ports)).expect_err("named");
-        let Error::Crowd { domain_frames, waiting, .. } = error else { panic!("{error}") };
+        let Error::TooManyDeferred { domain_frames, waiting, .. } = error else {
+            panic!("{error}")
+        };
         assert_eq!(domain_frames, HOLES + 140);
         assert!((1..=1024).contains(&(waiting - domain_frames - 65_536)), "{waiting}");
     }
@@ -657,7 +663,7 @@ fn law_6_pfns_that_wait_for_a_frame_of_another_are_counted_although_rounds_are_g
     crowd(3..MIDDLE);
     rig.machine().errors.push(At::Send);
     let error = rig.with(|ports| migration.round(ports)).expect_err("named");
-    assert!(matches!(error, Error::Crowd { .. }), "{error}");
+    assert!(matches!(error, Error::TooManyDeferred { .. }), "{error}");
 }
 
 #[test]
@@ -675,11 +681,11 @@ fn law_6_reach_is_bounded_by_the_frames_that_the_domain_holds() {
         guest.roots.pfn_count = 1 << 35;
     }
     let mut migration = rig.start(Config::default());
-    let rounds = (0..=Config::default().doubt_rounds_max)
+    let rounds = (0..=Config::default().uncertain_rounds_max)
         .map(|_| rig.with(|ports| migration.round(ports)))
         .find_map(Result::err);
     let error = rounds.expect("out of reach");
-    assert!(matches!(error, Error::Reach { .. }), "{error}");
+    assert!(matches!(error, Error::P2mSize { .. }), "{error}");
 }
 
 #[test]

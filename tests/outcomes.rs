@@ -82,7 +82,7 @@ fn tagged_foreign_and_identity_are_gone_and_counted_foreign() {
         }
     });
     let report = rig.with(|ports| migration.round(ports)).expect("a live round");
-    assert_eq!((report.pages.frameless, report.pages.left), (2, 0), "a tag is an answer");
+    assert_eq!((report.pages.unpopulated, report.pages.left), (2, 0), "a tag is an answer");
     let report = finish(&rig, &mut migration);
     assert_eq!((report.settled.gone, report.settled.foreign), (2, 2));
     rig.machine().assert_identical();

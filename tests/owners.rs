@@ -255,7 +255,7 @@ fn an_own_frame_under_a_foreign_tag_is_asked_about_and_not_owed() {
         rig.machine().set_entry(HOLES + 5, entries(BASE + 9)[1]);
         assert_eq!(checkpoint(&rig, &mut migration).settled.foreign, 1);
         let report = checkpoint(&rig, &mut migration);
-        assert_eq!((report.settled.foreign, report.pages.frameless), (1, 0), "settled once");
+        assert_eq!((report.settled.foreign, report.pages.unpopulated), (1, 0), "settled once");
     }
 }
 

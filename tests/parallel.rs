@@ -20,7 +20,7 @@ use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::migration::Migration;
 use p2mtrack::monitor::Monitor;
 use p2mtrack::port::{
-    Answer, FrameList, FrameTypes, Guest, LogDirty, LogRoom, M2p, MapFault, MapSlot, Observer,
+    Answer, FrameList, FrameTypes, Guest, LogBuffer, LogDirty, M2p, MapFault, MapSlot, Observer,
     P2mSource, Page, Phase, PortError, Ports, Roots, Transport, Unlogged,
 };
 use p2mtrack::table::TableView;
@@ -223,14 +223,14 @@ impl LogDirty for Port<'_> {
     fn enable(&mut self) -> Result<(), PortError> {
         let mut dropped = PfnBitmap::default();
         dropped.reset(64 * self.0.log.len() as u64);
-        self.clean(LogRoom::over(&mut dropped)).map(|_| ())
+        self.clean(LogBuffer::over(&mut dropped)).map(|_| ())
     }
 
     fn disable(&mut self) -> Result<(), PortError> {
         Ok(())
     }
 
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         for (index, word) in (0..).zip(&self.0.log) {
             // ORDER: Acquire for the Release in `mark`.
             let mut bits = word.swap(0, Ordering::Acquire);

@@ -17,7 +17,7 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p,
+    Answer, Deferral, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, M2p,
     MapFault, MapSlot, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer,
     Transport, Unlogged,
 };
@@ -431,7 +431,7 @@ impl LogDirty for Rig {
         Ok(())
     }
 
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         let mut machine = self.machine();
         assert!(into.pfns() > 0 && into.pfns().is_multiple_of(LOG_DIRTY_LEAF_PFNS));
         machine.reach(At::Clean);

@@ -8,11 +8,11 @@
 
 use p2mtrack::cause::Cause;
 use p2mtrack::config::Config;
-use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
+use p2mtrack::uncertainty::Uncertainty;
 use p2mtrack_tests::rig::{At, BASE, HOLES, OWN, Rig, finish, round};
 
 /// Both kinds of p2m, after the first copy.
@@ -47,8 +47,8 @@ fn sweeps_that_settle_nothing_are_told_from_those_that_do_whatever_was_settled()
 }
 
 #[test]
-fn a_doubt_that_has_run_too_long_does_not_end_the_final_round() {
-    let config = Config { doubt_rounds_max: 2, ..Config::default() };
+fn a_uncertainty_that_has_run_too_long_does_not_end_the_final_round() {
+    let config = Config { uncertain_rounds_max: 2, ..Config::default() };
     for rig in [Rig::tree(), Rig::linear()] {
         let mut migration = rig.start(config);
         round(&rig, &mut migration);
@@ -58,20 +58,23 @@ fn a_doubt_that_has_run_too_long_does_not_end_the_final_round() {
         }
         rig.machine().short = Some(100);
         let report = finish(&rig, &mut migration);
-        assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 1);
+        assert_eq!(report.uncertain[Uncertainty::ShortBitmap as usize], 1);
     }
 }
 
 #[test]
 fn a_log_that_fails_round_after_round_says_why() {
     let rig = Rig::tree();
-    let mut migration = rig.start(Config { doubt_rounds_max: 1, ..Config::default() });
+    let mut migration = rig.start(Config { uncertain_rounds_max: 1, ..Config::default() });
     round(&rig, &mut migration);
     rig.machine().errors.push(At::Clean);
     round(&rig, &mut migration);
     rig.machine().errors.push(At::Clean);
     let error = rig.with(|ports| migration.round(ports)).expect_err("two rounds running");
-    assert!(matches!(error, Error::Doubt { doubt: Doubt::LogLost, rounds: 2, .. }), "{error}");
+    assert!(
+        matches!(error, Error::Uncertain { uncertainty: Uncertainty::LogLost, rounds: 2, .. }),
+        "{error}"
+    );
     let source = std::error::Error::source(&error).expect("what the log said");
     assert_eq!(source.to_string(), "planted failure at Clean");
     finish(&rig, &mut migration);

@@ -8,7 +8,6 @@
 
 use p2mtrack::cause::Cause;
 use p2mtrack::config::{Config, ForeignPtePolicy, Sender};
-use p2mtrack::doubt::Doubt;
 use p2mtrack::error::Error;
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
@@ -18,6 +17,7 @@ use p2mtrack::port::{
 use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack::table::normalise;
 use p2mtrack::tracker::Tracker;
+use p2mtrack::uncertainty::Uncertainty;
 use p2mtrack_synthetic::{Scenario, SimConfig, Simulation, Verdict};
 use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, OWN, Rig};
 
@@ -106,7 +106,7 @@ fn a_round_in_steps_is_a_round() {
         rig.machine().write(5, 99);
         let report = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
         // Two pages, and the two leaves.
-        assert_eq!((report.pages.accepted, report.pages.frameless), (4, 1));
+        assert_eq!((report.pages.accepted, report.pages.unpopulated), (4, 1));
         rig.with(|ports| round(&mut tracker, ports, Stage::Checkpoint)).expect("settles");
         assert_eq!(rig.machine().said_gone, [3]);
         rig.machine().balloon_out(4);
@@ -197,7 +197,7 @@ fn law_1_a_log_that_was_lent_has_to_be_handed_over() {
             tracker.take(&mut ports.guest).map(<[_]>::len),
             "take called while the log was not handed over",
         );
-        // Nothing of it was read: all of it is in doubt.
+        // Nothing of it was read: all of it is uncertain.
         let report = tracker.scan(&mut ports.guest, 0).expect("scans");
         assert_eq!(report.pages.owed, 3 * 512);
     });
@@ -214,7 +214,7 @@ fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
         ports.log_dirty.clean(room).expect("reads"); // its bit is nowhere else now
         tracker.begin(&mut ports.guest, Stage::Live).expect("begins anew");
         let report = tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
-        assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 1, "law 4: it is reported");
+        assert_eq!(report.uncertain[Uncertainty::ShortBitmap as usize], 1, "law 4: it is reported");
         assert_eq!(tracker.owed(), 3 * 512);
         assert!(tracker.why(Pfn(5)).contains(Cause::LogDirty));
         round(&mut tracker, ports, Stage::Final).expect("settles");
@@ -225,7 +225,7 @@ fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
 /// However little of it was read: what lies past that is owed, and what was marked there all the
 /// same is marked.
 #[test]
-fn law_4_a_short_log_puts_what_it_lacks_in_doubt() {
+fn law_4_a_short_log_puts_what_it_lacks_in_uncertainty() {
     let whole = 3 * 512;
     let odd = [0, 1, 5, 63, 64, 65, 255, 511, 512, 513, 700, 767, 1023, 1025, 1279, 1281];
     for read in odd.into_iter().chain([whole - 1, whole, 32_767, 32_768, u64::MAX]) {
@@ -239,12 +239,12 @@ fn law_4_a_short_log_puts_what_it_lacks_in_doubt() {
                 ports.log_dirty.clean(room).expect("reads");
                 let report = tracker.scan(&mut ports.guest, read).expect("scans").clone();
                 let short = u64::from(read < LOG_DIRTY_LEAF_PFNS);
-                assert_eq!(report.doubts[Doubt::ShortBitmap as usize], short, "{read:#x}");
+                assert_eq!(report.uncertain[Uncertainty::ShortBitmap as usize], short, "{read:#x}");
                 for pfn in 0..whole {
                     let why = tracker.why(Pfn(pfn));
                     let is_marked = why.contains(Cause::LogDirty);
                     assert_eq!(is_marked, marked.contains(&pfn), "{read:#x}, {pfn:#x}");
-                    assert_eq!(why.contains(Cause::Doubt), pfn >= read, "{read:#x}, {pfn:#x}");
+                    assert_eq!(why.contains(Cause::Uncertain), pfn >= read, "{read:#x}, {pfn:#x}");
                 }
                 // The leaves' own pfns are among what was not read: each leaf is compared.
                 let leaves = 3 - read.saturating_sub(OWN).min(3);
@@ -286,7 +286,7 @@ fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
 /// itself may have read from there.
 #[test]
 fn what_was_handed_out_is_owed_again_after_a_walk_to_who_reads_its_own_p2m() {
-    for (sender, again) in [(Sender::Told, 0), (Sender::Reads, HOLES)] {
+    for (sender, again) in [(Sender::Engine, 0), (Sender::CallerReadsP2m, HOLES)] {
         let rig = Rig::tree();
         rig.machine().log_on = true;
         let config = Config { sender, ..Config::default() };
@@ -308,7 +308,7 @@ fn what_was_handed_out_is_owed_again_after_a_walk_to_who_reads_its_own_p2m() {
 fn law_6_a_shared_leaf_without_frames_owes_nothing_to_who_normalises() {
     let rig = Rig::tree();
     rig.machine().log_on = true;
-    let config = Config { sender: Sender::Normalises, ..Config::default() };
+    let config = Config { sender: Sender::CallerNormalises, ..Config::default() };
     let mut tracker = Tracker::new(config, Width::W64).expect("attaches");
     let hole = rig.machine().leaf(2 * 512);
     for pfn in 2 * 512..HOLES {
@@ -416,7 +416,7 @@ fn a_scan_tells_whether_it_converges() {
     });
 }
 
-/// A doubt is told until a round has ended with it, whatever fails meanwhile.
+/// An uncertainty is told until a round has ended with it, whatever fails meanwhile.
 #[test]
 fn law_4_a_lost_log_is_reported_though_the_next_round_does_not_begin() {
     let rig = Rig::tree();
@@ -430,12 +430,12 @@ fn law_4_a_lost_log_is_reported_though_the_next_round_does_not_begin() {
         for _ in 0..2 {
             tracker.begin(&mut ports.guest, Stage::Live).expect("begins anew");
             let report = tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
-            assert!(report.doubts[Doubt::ShortBitmap as usize] > 0, "{report:?}");
+            assert!(report.uncertain[Uncertainty::ShortBitmap as usize] > 0, "{report:?}");
         }
         tracker.end(&mut ports.guest).expect("ends");
         tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
         let report = tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
-        assert_eq!(report.doubts[Doubt::ShortBitmap as usize], 0, "{report:?}");
+        assert_eq!(report.uncertain[Uncertainty::ShortBitmap as usize], 0, "{report:?}");
     });
 }
 

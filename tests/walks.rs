@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Walks of the structure under a guest that does not hold still: tries, reads, doubts, and what
-//! comes of them.
+//! Walks of the structure under a guest that does not hold still: tries, reads, uncertainties, and
+//! what comes of them.
 //! Not here: which change calls for a walk (`changes`), walks of hostile structures (`hostile`).
 //! Units: pfns of the hand-driven guest in `rig`.
 //! Threads: one.
 //! Source: `docs/design.md`, "Changes"; `docs/decisions/0003`.
 
 use p2mtrack::config::Config;
-use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{Error, StructureCause};
 use p2mtrack::frame::{Entry, Mfn};
 use p2mtrack::port::MapFault;
 use p2mtrack::report::RoundReport;
+use p2mtrack::uncertainty::Uncertainty;
 use p2mtrack_tests::rig::{At, BASE, HOLES, OWN, Rig, finish, round};
 
 fn reads_of_the_roots(rig: &Rig) -> usize {
@@ -85,7 +85,7 @@ fn a_tree_whose_root_was_elsewhere_during_every_walk_is_walked_again() {
     }
     let report = round(&rig, &mut migration);
     assert_eq!((report.structure.walks, report.structure.retries), (8, 7));
-    assert_eq!(report.doubts[Doubt::Generation as usize], 1);
+    assert_eq!(report.uncertain[Uncertainty::Generation as usize], 1);
     // The roots are what they were before the first walk, and nothing is in the log.
     rig.machine().roots.frame_list_list = there;
     let structure = round(&rig, &mut migration).structure;
@@ -95,21 +95,22 @@ fn a_tree_whose_root_was_elsewhere_during_every_walk_is_walked_again() {
 }
 
 #[test]
-fn roots_that_lead_nowhere_and_frames_that_can_not_be_read_are_doubts_of_their_own() {
+fn roots_that_lead_nowhere_and_frames_that_can_not_be_read_are_uncertainties_of_their_own() {
     let rig = Rig::tree();
     let mut migration = rig.start(Config::default());
     round(&rig, &mut migration);
     let count = std::mem::take(&mut rig.machine().roots.pfn_count);
     let report = round(&rig, &mut migration);
-    assert!(report.blind);
-    let doubts =
-        |report: &RoundReport| [Doubt::Roots, Doubt::Walk].map(|d| report.doubts[d as usize]);
-    assert_eq!(doubts(&report), [1, 0]);
+    assert!(report.p2m_unreadable);
+    let uncertainties = |report: &RoundReport| {
+        [Uncertainty::Roots, Uncertainty::Walk].map(|d| report.uncertain[d as usize])
+    };
+    assert_eq!(uncertainties(&report), [1, 0]);
     rig.machine().roots.pfn_count = count;
     let mid = rig.machine().peek(BASE + OWN + 4, 0);
     rig.machine().poke(BASE + OWN + 4, 0, 0x3abc);
     let report = round(&rig, &mut migration);
-    assert_eq!((report.blind, doubts(&report)), (true, [0, 1]));
+    assert_eq!((report.p2m_unreadable, uncertainties(&report)), (true, [0, 1]));
     // A guest that stands still does not put it right: the frame is named.
     let error = rig.with(|ports| migration.finish(ports)).expect_err("a mid that is not there");
     let Error::Structure { level, mfn, cause, .. } = error else { panic!("{error}") };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The callbacks of a host whose hypervisor is the theatre: what a toolstack writes over its own hypercalls. Its errors are
- * handed on as they are: THEATRE_NOT_OWNED has the number of P2MT_NOT_OWNED. Used by migrate.c and passive.c.
+ * The callbacks of a host whose hypervisor is the harness: what a toolstack writes over its own hypercalls. Its errors are
+ * handed on as they are: HARNESS_NOT_OWNED has the number of P2MT_NOT_OWNED. Used by migrate.c and passive.c.
  */
 #ifndef HOST_H
 #define HOST_H
@@ -10,17 +10,17 @@
 #include <string.h>
 
 #include "p2mtrack.h"
-#include "theatre.h"
+#include "harness.h"
 
 static int host_domain_frames(void *user, struct p2mt_domain_frames_call call)
 {
-    return theatre_domain_frames(user, call.frames);
+    return harness_domain_frames(user, call.frames);
 }
 
 static int host_roots(void *user, struct p2mt_roots_call call)
 {
     uint64_t words[5];
-    int rc = theatre_roots(user, words);
+    int rc = harness_roots(user, words);
     if (rc)
         return rc;
     call.roots->pfn_count = words[0]; /* fields that every version has: call.roots->size has not to be looked at */
@@ -33,37 +33,37 @@ static int host_roots(void *user, struct p2mt_roots_call call)
 
 static int host_read(void *user, struct p2mt_read_call call)
 {
-    return theatre_read(user, call.mfn, call.words);
+    return harness_read(user, call.mfn, call.words);
 }
 
 static int host_map(void *user, struct p2mt_map_call call)
 {
-    return theatre_map(user, call.mfns, call.count, call.addresses, call.errors);
+    return harness_map(user, call.mfns, call.count, call.addresses, call.errors);
 }
 
 static int host_unmap(void *user, struct p2mt_unmap_call call)
 {
-    return theatre_unmap(user, call.addresses, call.count);
+    return harness_unmap(user, call.addresses, call.count);
 }
 
 static int host_types(void *user, struct p2mt_types_call call)
 {
-    return theatre_types(user, call.mfns, call.count, call.types);
+    return harness_types(user, call.mfns, call.count, call.types);
 }
 
 static int host_unlogged(void *user, struct p2mt_unlogged_call call)
 {
-    return theatre_unlogged(user, call.pfns, call.capacity, call.count);
+    return harness_unlogged(user, call.pfns, call.capacity, call.count);
 }
 
 static int host_accepts_transfer(void *user, struct p2mt_accepts_transfer_call call)
 {
-    return theatre_accepts_transfer(user, call.accepts);
+    return harness_accepts_transfer(user, call.accepts);
 }
 
 static int host_transfers(void *user, struct p2mt_transfers_call call)
 {
-    return theatre_transfers(user, call.names, call.capacity, call.count);
+    return harness_transfers(user, call.names, call.capacity, call.count);
 }
 
 static int host_log(void *user, struct p2mt_log_call call)
@@ -74,8 +74,8 @@ static int host_log(void *user, struct p2mt_log_call call)
     return 0;
 }
 
-/* A handle for the guest of a theatre, log-dirty on. NULL after a message. */
-static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t threads, uint32_t width)
+/* A handle for the guest of a harness, log-dirty on. NULL after a message. */
+static struct p2mt *host_create(struct harness *harness, uint32_t mode, uint32_t threads, uint32_t width)
 {
     struct p2mt_config config;
     struct p2mt_host host;
@@ -90,7 +90,7 @@ static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t
 
     memset(&host, 0, sizeof(host));
     host.size = sizeof(host);
-    host.user = theatre;
+    host.user = harness;
     host.domain_frames = host_domain_frames;
     host.roots = host_roots;
     host.read = host_read;
@@ -100,14 +100,14 @@ static struct p2mt *host_create(struct theatre *theatre, uint32_t mode, uint32_t
     host.unlogged = host_unlogged;
     host.accepts_transfer = host_accepts_transfer;
     host.log = host_log;
-    host.m2p = theatre_m2p(theatre);
-    host.m2p_frames = theatre_m2p_frames(theatre);
-    host.compat_m2p_mfn = theatre_compat_m2p(theatre);
+    host.m2p = harness_m2p(harness);
+    host.m2p_frames = harness_m2p_frames(harness);
+    host.compat_m2p_mfn = harness_compat_m2p(harness);
     host.transfers = host_transfers;
 
     memset(&error, 0, sizeof(error));
     error.size = sizeof(error);
-    if (theatre_log_on(theatre) || p2mt_create(&config, &host, &error, &handle)) {
+    if (harness_log_on(harness) || p2mt_create(&config, &host, &error, &handle)) {
         fprintf(stderr, "p2mt_create: %s\n", error.text);
         return NULL;
     }

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "p2mtrack.h"
-#include "theatre.h"
+#include "harness.h"
 
 namespace {
 
@@ -27,26 +27,26 @@ struct Error : std::runtime_error {
 
 struct Destroy {
     void operator()(p2mt *handle) const { p2mt_destroy(handle); }
-    void operator()(theatre *guest) const { theatre_free(guest); }
+    void operator()(harness *guest) const { harness_free(guest); }
 };
 using Handle = std::unique_ptr<p2mt, Destroy>;
 using Answer = p2mt_page_answer;
-using Guest = std::unique_ptr<theatre, Destroy>;
+using Guest = std::unique_ptr<harness, Destroy>;
 
-// The theatre's calls: a negative errno.
+// The harness's calls: a negative errno.
 int ok(int code)
 {
     if (code < 0)
-        throw std::runtime_error("theatre: errno " + std::to_string(-code));
+        throw std::runtime_error("harness: errno " + std::to_string(-code));
     return code;
 }
 
 // A callback from a function that may throw: no exception may cross the library. Noexcept for what catch can't catch.
-template <typename Call, int (*function)(theatre *, Call)>
+template <typename Call, int (*function)(harness *, Call)>
 int callback(void *user, Call call) noexcept
 {
     try {
-        return function(static_cast<theatre *>(user), call);
+        return function(static_cast<harness *>(user), call);
     } catch (const std::bad_alloc &) {
         return -ENOMEM;
     } catch (...) {
@@ -54,15 +54,15 @@ int callback(void *user, Call call) noexcept
     }
 }
 
-int domain_frames(theatre *guest, p2mt_domain_frames_call call)
+int domain_frames(harness *guest, p2mt_domain_frames_call call)
 {
-    return theatre_domain_frames(guest, call.frames);
+    return harness_domain_frames(guest, call.frames);
 }
 
-int roots(theatre *guest, p2mt_roots_call call)
+int roots(harness *guest, p2mt_roots_call call)
 {
     std::vector<uint64_t> words(5); // it may throw
-    const int code = theatre_roots(guest, words.data());
+    const int code = harness_roots(guest, words.data());
     call.roots->pfn_count = words[0];
     call.roots->frame_list_list = words[1];
     call.roots->p2m_cr3 = words[2];
@@ -71,49 +71,49 @@ int roots(theatre *guest, p2mt_roots_call call)
     return code;
 }
 
-int read(theatre *guest, p2mt_read_call call)
+int read(harness *guest, p2mt_read_call call)
 {
-    return theatre_read(guest, call.mfn, call.words);
+    return harness_read(guest, call.mfn, call.words);
 }
 
-int map(theatre *guest, p2mt_map_call call)
+int map(harness *guest, p2mt_map_call call)
 {
-    return theatre_map(guest, call.mfns, call.count, call.addresses, call.errors);
+    return harness_map(guest, call.mfns, call.count, call.addresses, call.errors);
 }
 
-int unmap(theatre *guest, p2mt_unmap_call call)
+int unmap(harness *guest, p2mt_unmap_call call)
 {
-    return theatre_unmap(guest, call.addresses, call.count);
+    return harness_unmap(guest, call.addresses, call.count);
 }
 
-int types(theatre *guest, p2mt_types_call call)
+int types(harness *guest, p2mt_types_call call)
 {
-    return theatre_types(guest, call.mfns, call.count, call.types);
+    return harness_types(guest, call.mfns, call.count, call.types);
 }
 
-int unlogged(theatre *guest, p2mt_unlogged_call call)
+int unlogged(harness *guest, p2mt_unlogged_call call)
 {
-    return theatre_unlogged(guest, call.pfns, call.capacity, call.count);
+    return harness_unlogged(guest, call.pfns, call.capacity, call.count);
 }
 
-int accepts_transfer(theatre *guest, p2mt_accepts_transfer_call call)
+int accepts_transfer(harness *guest, p2mt_accepts_transfer_call call)
 {
-    return theatre_accepts_transfer(guest, call.accepts);
+    return harness_accepts_transfer(guest, call.accepts);
 }
 
-int transfers(theatre *guest, p2mt_transfers_call call)
+int transfers(harness *guest, p2mt_transfers_call call)
 {
-    return theatre_transfers(guest, call.names, call.capacity, call.count);
+    return harness_transfers(guest, call.names, call.capacity, call.count);
 }
 
-int log(theatre *, p2mt_log_call call)
+int log(harness *, p2mt_log_call call)
 {
     return call.level <= P2MT_LOG_ERROR && std::fprintf(stderr, "p2mtrack: %s\n", call.text) < 0 ? -EIO : 0;
 }
 
 class Migration {
 public:
-    explicit Migration(theatre *of) : guest(of), pages(P2MT_BATCH_MAX)
+    explicit Migration(harness *of) : guest(of), pages(P2MT_BATCH_MAX)
     {
         p2mt_config config{};
         config.size = sizeof(config);
@@ -131,8 +131,8 @@ public:
         host.unlogged = callback<p2mt_unlogged_call, unlogged>;
         host.accepts_transfer = callback<p2mt_accepts_transfer_call, accepts_transfer>;
         host.log = callback<p2mt_log_call, log>;
-        host.m2p = theatre_m2p(guest);
-        host.m2p_frames = theatre_m2p_frames(guest);
+        host.m2p = harness_m2p(guest);
+        host.m2p_frames = harness_m2p_frames(guest);
         host.transfers = callback<p2mt_transfers_call, transfers>;
         p2mt_error error{};
         error.size = sizeof(error);
@@ -145,19 +145,19 @@ public:
     // Whether the destination was identical after each suspended round.
     bool migrate()
     {
-        for (uint32_t left = theatre_checkpoints(guest); left; left--) {
+        for (uint32_t left = harness_checkpoints(guest); left; left--) {
             round(P2MT_LIVE);
-            theatre_suspend(guest);
+            harness_suspend(guest);
             round(P2MT_CHECKPOINT);
-            if (theatre_judge(guest))
+            if (harness_judge(guest))
                 return false;
-            theatre_resume(guest);
+            harness_resume(guest);
         }
-        while (!theatre_wants_suspend(guest))
+        while (!harness_wants_suspend(guest))
             round(P2MT_LIVE);
-        theatre_suspend(guest);
+        harness_suspend(guest);
         round(P2MT_FINAL);
-        return !theatre_judge(guest);
+        return !harness_judge(guest);
     }
 
 private:
@@ -182,7 +182,7 @@ private:
         call(p2mt_frame_list(handle.get(), nullptr, 0, &count, &pfn_count, &serial)); // how long is it?
         std::vector<uint64_t> leaves(count);
         call(p2mt_frame_list(handle.get(), leaves.data(), leaves.size(), &count, &pfn_count, &serial));
-        ok(theatre_send_frame_list(guest, leaves.data(), count, pfn_count));
+        ok(harness_send_frame_list(guest, leaves.data(), count, pfn_count));
         call(p2mt_frame_list_told(handle.get(), serial));
     }
 
@@ -190,11 +190,11 @@ private:
     {
         const p2mt_page &page = pages[index];
         uint64_t content = 0, words[512];
-        if (const int code = theatre_read_page(guest, page.mfn, page.type, &content, words))
+        if (const int code = harness_read_page(guest, page.mfn, page.type, &content, words))
             return {P2MT_DEFERRED, P2MT_DEFER_MAP, code, 0};
         if (page.type && call(p2mt_normalise(handle.get(), index, words, nullptr), P2MT_E_TABLE))
             return {P2MT_DEFERRED, P2MT_DEFER_TABLE, 0, 0};
-        ok(theatre_send_page(guest, page.pfn, page.type, content, words));
+        ok(harness_send_page(guest, page.pfn, page.type, content, words));
         return {P2MT_ACCEPTED, 0, 0, 0};
     }
 
@@ -203,18 +203,18 @@ private:
         std::vector<uint64_t> pfns(256);
         uint64_t from = 0;
         for (size_t count; call(p2mt_gone(handle.get(), from, pfns.data(), pfns.size(), &count)), count;) {
-            ok(theatre_send_gone(guest, pfns.data(), count));
+            ok(harness_send_gone(guest, pfns.data(), count));
             from = pfns[count - 1] + 1;
         }
     }
 
     void round(uint32_t stage)
     {
-        p2mt_log_room room{};
+        p2mt_log_buffer room{};
         uint64_t read = 0;
         call(p2mt_begin(handle.get(), stage, &room));
         if (room.pfns)
-            ok(theatre_clean(guest, room.words, room.pfns, &read));
+            ok(harness_clean(guest, room.words, room.pfns, &read));
         call(p2mt_scan(handle.get(), read, nullptr));
         for (;;) {
             size_t count;
@@ -231,12 +231,12 @@ private:
         }
         if (stage != P2MT_LIVE) {
             send_gone();
-            ok(theatre_confirm(guest));
+            ok(harness_confirm(guest));
         }
         call(p2mt_end(handle.get(), nullptr));
     }
 
-    theatre *guest;
+    harness *guest;
     std::vector<p2mt_page> pages;
     Handle handle;
 };
@@ -247,7 +247,7 @@ int main(int argc, char **argv)
 {
     const std::string scenario = argc > 1 ? argv[1] : "mixed";
     const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-    const Guest guest(theatre_new(scenario.c_str(), seed, 32u << 20, 1, P2MT_WIDTH_64));
+    const Guest guest(harness_new(scenario.c_str(), seed, 32u << 20, 1, P2MT_WIDTH_64));
     bool right = false;
 
     if (!guest) {
@@ -255,18 +255,18 @@ int main(int argc, char **argv)
         return 1;
     }
     try {
-        ok(theatre_log_on(guest.get()));
+        ok(harness_log_on(guest.get()));
         right = Migration(guest.get()).migrate();
         if (!right)
-            theatre_explain(guest.get());
+            harness_explain(guest.get());
     } catch (const Error &error) {
         std::printf("ended with %d (%s)\n", error.code, error.what());
     } catch (const std::exception &error) {
         std::printf("ended (%s)\n", error.what());
     }
-    theatre_suspend(guest.get());
-    theatre_log_off(guest.get());
-    const char *harm = theatre_harm(guest.get());
+    harness_suspend(guest.get());
+    harness_log_off(guest.get());
+    const char *harm = harness_harm(guest.get());
     std::printf("%s %llu: %s%s\n", scenario.c_str(), static_cast<unsigned long long>(seed),
                 right && !harm ? "identical" : "WRONG ", harm ? harm : "");
     return !right || harm;

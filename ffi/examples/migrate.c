@@ -12,7 +12,7 @@
 
 /* Everything that one migration needs. */
 struct saver {
-    struct theatre *guest;
+    struct harness *guest;
     struct p2mt *p2mt;
     struct p2mt_page pages[P2MT_BATCH_MAX];
     struct p2mt_page_answer answers[P2MT_BATCH_MAX];
@@ -21,12 +21,12 @@ struct saver {
 /* The log: room from the library, CLEAN from Xen. */
 static int begin(struct saver *saver, uint32_t stage)
 {
-    struct p2mt_log_room room;
+    struct p2mt_log_buffer room;
     uint64_t read = 0;
     int rc = p2mt_begin(saver->p2mt, stage, &room);
 
     if (!rc && room.pfns)
-        rc = theatre_clean(saver->guest, room.words, room.pfns, &read);
+        rc = harness_clean(saver->guest, room.words, room.pfns, &read);
     return rc ? rc : p2mt_scan(saver->p2mt, read, NULL);
 }
 
@@ -41,7 +41,7 @@ static int send_frame_list(struct saver *saver)
     leaves = malloc((count ? count : 1) * sizeof(*leaves));
     rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &pfn_count, &serial);
     if (!rc)
-        rc = theatre_send_frame_list(saver->guest, leaves, count, pfn_count);
+        rc = harness_send_frame_list(saver->guest, leaves, count, pfn_count);
     free(leaves);
     return rc ? rc : p2mt_frame_list_told(saver->p2mt, serial);
 }
@@ -52,7 +52,7 @@ static int send_page(struct saver *saver, size_t index)
     const struct p2mt_page *page = &saver->pages[index];
     struct p2mt_page_answer *answer = &saver->answers[index];
     uint64_t content = 0, words[512];
-    int rc = theatre_read_page(saver->guest, page->mfn, page->type, &content, words);
+    int rc = harness_read_page(saver->guest, page->mfn, page->type, &content, words);
 
     memset(answer, 0, sizeof(*answer));
     if (rc) {
@@ -71,7 +71,7 @@ static int send_page(struct saver *saver, size_t index)
         if (rc)
             return rc;
     }
-    return theatre_send_page(saver->guest, page->pfn, page->type, content, words);
+    return harness_send_page(saver->guest, page->pfn, page->type, content, words);
 }
 
 static int send_gone(struct saver *saver)
@@ -81,7 +81,7 @@ static int send_gone(struct saver *saver)
     int rc;
 
     while (!(rc = p2mt_gone(saver->p2mt, from, pfns, 256, &count)) && count) {
-        rc = theatre_send_gone(saver->guest, pfns, count);
+        rc = harness_send_gone(saver->guest, pfns, count);
         if (rc)
             break;
         from = pfns[count - 1] + 1;
@@ -109,7 +109,7 @@ static int run_round(struct saver *saver, uint32_t stage)
     if (!rc && stage != P2MT_LIVE) {
         rc = send_gone(saver);
         if (!rc)
-            rc = theatre_confirm(saver->guest);
+            rc = harness_confirm(saver->guest);
     }
     return rc ? rc : p2mt_end(saver->p2mt, NULL);
 }
@@ -118,28 +118,28 @@ static int live_until_quiet(struct saver *saver)
 {
     int rc = 0;
 
-    while (!rc && !theatre_wants_suspend(saver->guest))
+    while (!rc && !harness_wants_suspend(saver->guest))
         rc = run_round(saver, P2MT_LIVE);
     return rc;
 }
 
 static int migrate(struct saver *saver)
 {
-    uint32_t checkpoints = theatre_checkpoints(saver->guest), i;
+    uint32_t checkpoints = harness_checkpoints(saver->guest), i;
     int rc = 0;
 
     for (i = 0; !rc && i < checkpoints; i++) {
         rc = run_round(saver, P2MT_LIVE);
-        theatre_suspend(saver->guest);
+        harness_suspend(saver->guest);
         if (!rc)
             rc = run_round(saver, P2MT_CHECKPOINT);
-        if (!rc && theatre_judge(saver->guest))
+        if (!rc && harness_judge(saver->guest))
             return 1;
-        theatre_resume(saver->guest);
+        harness_resume(saver->guest);
     }
     if (!rc)
         rc = live_until_quiet(saver);
-    theatre_suspend(saver->guest);
+    harness_suspend(saver->guest);
     return rc ? rc : run_round(saver, P2MT_FINAL);
 }
 
@@ -150,7 +150,7 @@ static int run(const char *scenario, uint64_t seed, uint32_t threads, uint64_t g
     const char *harm;
     int rc, wrong;
 
-    saver.guest = theatre_new(scenario, seed, guest_bytes, threads, width);
+    saver.guest = harness_new(scenario, seed, guest_bytes, threads, width);
     saver.p2mt = host_create(saver.guest, P2MT_FULL, threads, width);
     if (!saver.p2mt)
         return 1;
@@ -161,19 +161,19 @@ static int run(const char *scenario, uint64_t seed, uint32_t threads, uint64_t g
         error.size = sizeof(error);
         p2mt_last_error(saver.p2mt, &error);
         printf("%s %llu: ended with %d (%s)\n", scenario, (unsigned long long)seed, rc, error.text);
-        wrong = !theatre_is_hostile(scenario);
+        wrong = !harness_is_hostile(scenario);
     } else {
-        wrong = rc || theatre_judge(saver.guest);
+        wrong = rc || harness_judge(saver.guest);
         if (wrong)
-            theatre_explain(saver.guest);
+            harness_explain(saver.guest);
     }
     p2mt_destroy(saver.p2mt);
-    theatre_log_off(saver.guest);
-    harm = theatre_harm(saver.guest);
+    harness_log_off(saver.guest);
+    harm = harness_harm(saver.guest);
     if (wrong || harm)
         printf("%s %llu: WRONG %s\n", scenario, (unsigned long long)seed, harm ? harm : "");
     wrong = wrong || harm;
-    theatre_free(saver.guest);
+    harness_free(saver.guest);
     return wrong;
 }
 
@@ -187,7 +187,7 @@ int main(int argc, char **argv)
     unsigned int runs = 0, wrong = 0;
     size_t i;
 
-    for (i = 0; (scenario = theatre_scenario(i)); i++)
+    for (i = 0; (scenario = harness_scenario(i)); i++)
         for (seed = 1; seed <= seeds && (!only || !strcmp(only, scenario)); seed++, runs++)
             wrong += (unsigned int)run(scenario, seed, threads, mib << 20, width);
     printf("%u migrations of %llu MiB, %u bits, with %u threads, %u wrong\n", runs, (unsigned long long)mib, width, threads,

@@ -4,7 +4,7 @@
 libp2mtrack by ctypes, with nothing compiled: the structures, a class over the handle, and a program that migrates
 simulated guests by the whole interface, as migrate.c does. Not a package, and not fast: each page is a few calls.
 
-    p2mtrack.py LIBP2MTRACK LIBTHEATRE [SCENARIO [SEEDS]]    default: all 3
+    p2mtrack.py LIBP2MTRACK LIBHARNESS [SCENARIO [SEEDS]]    default: all 3
 
 Exit status as of migrate.c. What has to be right with ctypes:
 - Types of all arguments are declared: an undeclared number is cut to 32 bits.
@@ -46,9 +46,9 @@ CALLBACKS = {name: CFUNCTYPE(c_int, pointer, call) for name, call in CALLS.items
 lent = [part for name, callback in CALLBACKS.items() for part in (callback, name)]
 Host = struct("p2mt_host", u32, "size zero", pointer, "user", *lent[:-2],
               pointer, "m2p", u64, "m2p_frames compat_m2p_mfn", *lent[-2:])  # the last callback is younger
-Config = struct("p2mt_config", u32, "size width mode threads kernel verify alias foreign_pte doubt_rounds_max "
+Config = struct("p2mt_config", u32, "size width mode threads kernel verify alias foreign_pte uncertain_rounds_max "
                 "unaccounted")
-LogRoom = struct("p2mt_log_room", words, "words", u64, "pfns")
+LogBuffer = struct("p2mt_log_buffer", words, "words", u64, "pfns")
 Page = struct("p2mt_page", u64, "pfn mfn entry", u32, "type causes")
 Answer = struct("p2mt_page_answer", u32, "verdict reason", i32, "errnum", u32, "zero")
 TableFault = struct("p2mt_table_fault", u32, "size cause", u64, "mfn", u32, "level slot")
@@ -58,10 +58,10 @@ Report = struct("p2mt_report", u32, "size stage", u64, "round pfn_count", u32, "
                 "leaves_compared leaves_unchanged entries_mapped entries_unmapped entries_remapped entries_other "
                 "entries_beyond_log_dirty structure_generation structure_roots structure_pfn_count structure_dirty "
                 "structure_entries structure_moved structure_walks structure_retries pages_owed pages_accepted "
-                "pages_tables pages_frameless pages_deferred_m2p pages_deferred_frame pages_deferred_table "
-                "pages_deferred_doubt pages_moved pages_returned pages_left settled_gone settled_foreign "
-                "settled_m2p_stale settled_aliases settled_cleared_ptes settled_unlogged doubts",
-                i32, "blind shrinking", c_double, "dirty_rate", i64, "unaccounted_frames")
+                "pages_tables pages_unpopulated pages_deferred_m2p pages_deferred_frame pages_deferred_table "
+                "pages_deferred_uncertain pages_moved pages_returned pages_left settled_gone settled_foreign "
+                "settled_m2p_stale settled_aliases settled_cleared_ptes settled_unlogged uncertain",
+                i32, "p2m_unreadable shrinking", c_double, "dirty_rate", i64, "unaccounted_frames")
 Totals = struct("p2mt_totals", u32, "size zero", u64, "rounds rounds_given_up pages_accepted pages_deferred "
                 "entries_changed entries_beyond_log_dirty owed shadow_bytes")
 PfnState = struct("p2mt_pfn_state", u32, "size causes defer zero", u64, "entry")
@@ -81,7 +81,7 @@ P2MTRACK = {  # what each returns, then what it takes
     "p2mt_version": (u32,), "p2mt_strerror": (c_char_p, c_int),
     "p2mt_create": (c_int, POINTER(Config), POINTER(Host), POINTER(Error), POINTER(pointer)),
     "p2mt_destroy": (c_int, pointer), "p2mt_last_error": (c_int, pointer, POINTER(Error)),
-    "p2mt_begin": (c_int, pointer, u32, POINTER(LogRoom)), "p2mt_feed": (c_int, pointer, u64, words, u64),
+    "p2mt_begin": (c_int, pointer, u32, POINTER(LogBuffer)), "p2mt_feed": (c_int, pointer, u64, words, u64),
     "p2mt_scan": (c_int, pointer, u64, POINTER(Report)),
     "p2mt_take": (c_int, pointer, POINTER(Page), size_t, size_t, out_size, out_u32),
     "p2mt_normalise": (c_int, pointer, size_t, words, POINTER(TableFault)),
@@ -93,27 +93,27 @@ P2MTRACK = {  # what each returns, then what it takes
     "p2mt_verify": (c_int, pointer, u32),
     "p2mt_stats": (c_int, pointer, POINTER(Totals)), "p2mt_why": (c_int, pointer, u64, POINTER(PfnState)),
 }
-THEATRE = {
-    "theatre_scenario": (c_char_p, size_t), "theatre_is_hostile": (c_int, c_char_p),
-    "theatre_new": (pointer, c_char_p, u64, u64, u32, u32), "theatre_free": (None, pointer),
-    "theatre_checkpoints": (u32, pointer), "theatre_wants_suspend": (c_int, pointer),
-    "theatre_suspend": (None, pointer), "theatre_resume": (None, pointer),
-    "theatre_m2p_frames": (u64, pointer), "theatre_m2p": (pointer, pointer),
-    "theatre_domain_frames": (c_int, pointer, words), "theatre_roots": (c_int, pointer, words),
-    "theatre_read": (c_int, pointer, u64, words),
-    "theatre_map": (c_int, pointer, words, size_t, POINTER(pointer), POINTER(i32)),
-    "theatre_unmap": (c_int, pointer, POINTER(pointer), size_t),
-    "theatre_types": (c_int, pointer, words, size_t, POINTER(u32)),
-    "theatre_unlogged": (c_int, pointer, words, size_t, out_size),
-    "theatre_accepts_transfer": (c_int, pointer, POINTER(i32)),
-    "theatre_transfers": (c_int, pointer, words, size_t, out_size),
-    "theatre_log_on": (c_int, pointer), "theatre_log_off": (c_int, pointer),
-    "theatre_clean": (c_int, pointer, words, u64, out_u64),
-    "theatre_read_page": (c_int, pointer, u64, u32, out_u64, words),
-    "theatre_send_page": (c_int, pointer, u64, u32, u64, words),
-    "theatre_send_frame_list": (c_int, pointer, words, size_t, u64),
-    "theatre_send_gone": (c_int, pointer, words, size_t), "theatre_confirm": (c_int, pointer),
-    "theatre_judge": (c_int, pointer), "theatre_explain": (None, pointer), "theatre_harm": (c_char_p, pointer),
+HARNESS = {
+    "harness_scenario": (c_char_p, size_t), "harness_is_hostile": (c_int, c_char_p),
+    "harness_new": (pointer, c_char_p, u64, u64, u32, u32), "harness_free": (None, pointer),
+    "harness_checkpoints": (u32, pointer), "harness_wants_suspend": (c_int, pointer),
+    "harness_suspend": (None, pointer), "harness_resume": (None, pointer),
+    "harness_m2p_frames": (u64, pointer), "harness_m2p": (pointer, pointer),
+    "harness_domain_frames": (c_int, pointer, words), "harness_roots": (c_int, pointer, words),
+    "harness_read": (c_int, pointer, u64, words),
+    "harness_map": (c_int, pointer, words, size_t, POINTER(pointer), POINTER(i32)),
+    "harness_unmap": (c_int, pointer, POINTER(pointer), size_t),
+    "harness_types": (c_int, pointer, words, size_t, POINTER(u32)),
+    "harness_unlogged": (c_int, pointer, words, size_t, out_size),
+    "harness_accepts_transfer": (c_int, pointer, POINTER(i32)),
+    "harness_transfers": (c_int, pointer, words, size_t, out_size),
+    "harness_log_on": (c_int, pointer), "harness_log_off": (c_int, pointer),
+    "harness_clean": (c_int, pointer, words, u64, out_u64),
+    "harness_read_page": (c_int, pointer, u64, u32, out_u64, words),
+    "harness_send_page": (c_int, pointer, u64, u32, u64, words),
+    "harness_send_frame_list": (c_int, pointer, words, size_t, u64),
+    "harness_send_gone": (c_int, pointer, words, size_t), "harness_confirm": (c_int, pointer),
+    "harness_judge": (c_int, pointer), "harness_explain": (None, pointer), "harness_harm": (c_char_p, pointer),
 }
 
 
@@ -188,7 +188,7 @@ class Migration:
 
     def begin(self, stage):
         """The room for the log: `room.words` must not be used after `scan`."""
-        room = LogRoom()
+        room = LogBuffer()
         self._call("p2mt_begin", stage, byref(room))
         return room
 
@@ -268,23 +268,23 @@ class Migration:
         return state
 
 
-# --- a toolstack, on the simulated Xen of theatre.h
+# --- a toolstack, on the simulated Xen of harness.h
 
 
 class Guest:
-    """Calls of the theatre for one guest, and what it lends as the host of a migration."""
+    """Calls of the harness for one guest, and what it lends as the host of a migration."""
 
     def __init__(self, library, *arguments):
-        self.library, self.at = library, library.theatre_new(*arguments)
+        self.library, self.at = library, library.harness_new(*arguments)
 
     def __getattr__(self, name):
-        """theatre_NAME for this guest. A negative number is an errno."""
-        function = getattr(self.library, "theatre_" + name)
+        """harness_NAME for this guest. A negative number is an errno."""
+        function = getattr(self.library, "harness_" + name)
 
         def call(*arguments):
             result = function(self.at, *arguments)
             if function.restype is c_int and result < 0:
-                raise OSError(-result, "theatre_" + name)
+                raise OSError(-result, "harness_" + name)
             return result
         setattr(self, name, call)
         return call
@@ -383,9 +383,9 @@ def migrate(guest, p2mt):
     return guest.judge() == 0
 
 
-def run(p2mtrack, theatre, scenario, seed):
+def run(p2mtrack, harness, scenario, seed):
     """Whether it went as it should."""
-    guest = Guest(theatre, scenario, seed, 32 << 20, 1, P2MT_WIDTH_64)
+    guest = Guest(harness, scenario, seed, 32 << 20, 1, P2MT_WIDTH_64)
     guest.log_on()
     with Migration(p2mtrack, Lent(guest), guest.m2p(), guest.m2p_frames(), mode=P2MT_FULL) as p2mt:
         try:
@@ -395,29 +395,29 @@ def run(p2mtrack, theatre, scenario, seed):
         except (P2mError, OSError) as error:
             guest.suspend()
             print(f"{scenario.decode()} {seed}: ended with {error}")
-            right = theatre.theatre_is_hostile(scenario)
+            right = harness.harness_is_hostile(scenario)
     guest.log_off()
     harm = guest.harm()
     if harm or not right:
         print(f"{scenario.decode()} {seed}: WRONG {(harm or b'').decode()}")
-    theatre.theatre_free(guest.at)
+    harness.harness_free(guest.at)
     return right and not harm
 
 
-def main(p2mtrack, theatre, only="all", seeds=3):
-    p2mtrack, theatre = load(p2mtrack, P2MTRACK), load(theatre, THEATRE)
+def main(p2mtrack, harness, only="all", seeds=3):
+    p2mtrack, harness = load(p2mtrack, P2MTRACK), load(harness, HARNESS)
     runs = wrong = index = 0
-    while scenario := theatre.theatre_scenario(index):
+    while scenario := harness.harness_scenario(index):
         index += 1
         if only in ("all", scenario.decode()):
             for seed in range(1, int(seeds) + 1):
                 runs += 1
-                wrong += not run(p2mtrack, theatre, scenario, seed)
+                wrong += not run(p2mtrack, harness, scenario, seed)
     print(f"{runs} migrations with 1 threads, {wrong} wrong")
     return not runs or wrong > 0
 
 
 if __name__ == "__main__":
     if not 3 <= len(sys.argv) <= 5:
-        sys.exit("usage: p2mtrack.py LIBP2MTRACK LIBTHEATRE [SCENARIO [SEEDS]]")
+        sys.exit("usage: p2mtrack.py LIBP2MTRACK LIBHARNESS [SCENARIO [SEEDS]]")
     sys.exit(main(*sys.argv[1:]))

@@ -21,7 +21,7 @@
 #define PTE_FRAME UINT64_C(0x000ffffffffff000)
 
 struct saver {
-    struct theatre *guest;
+    struct harness *guest;
     struct p2mt *p2mt;
     int reads;
     int mapped;         /* its own mapping of the p2m is there */
@@ -38,7 +38,7 @@ static int names_others(const struct saver *saver, const uint64_t *words)
     for (i = 0; i < 512; i++)
         if (words[i] & PRESENT)
             mfns[count++] = (words[i] & PTE_FRAME) >> 12;
-    if (count && theatre_types(saver->guest, mfns, count, types))
+    if (count && harness_types(saver->guest, mfns, count, types))
         return 1;
     for (i = 0; i < count; i++)
         if (types[i] >> 28 >= 0xd) /* BROKEN, XALLOC, XTAB */
@@ -49,8 +49,8 @@ static int names_others(const struct saver *saver, const uint64_t *words)
 /* Upstream's normalisation: m2p, its own mapping of the p2m, both must agree. A kernel of old tags its own entries. */
 static int normalise(const struct saver *saver, uint32_t type, uint64_t *words)
 {
-    const uint64_t *m2p = theatre_m2p(saver->guest);
-    uint64_t frames = theatre_m2p_frames(saver->guest), mfn, pfn;
+    const uint64_t *m2p = harness_m2p(saver->guest);
+    uint64_t frames = harness_m2p_frames(saver->guest), mfn, pfn;
     unsigned int level = type >> 28 & 7, slot;
 
     if (!saver->mapped)
@@ -65,7 +65,7 @@ static int normalise(const struct saver *saver, uint32_t type, uint64_t *words)
         mfn = (words[slot] & PTE_FRAME) >> 12;
         pfn = mfn < frames ? m2p[mfn] : P2MT_NONE;
         if ((level > 1 && words[slot] & SUPERPAGE) || pfn >= saver->pfn_count ||
-            theatre_p2m_frame(saver->guest, pfn) != mfn)
+            harness_p2m_frame(saver->guest, pfn) != mfn)
             return -1;
         words[slot] = (words[slot] & ~PTE_FRAME) | pfn << 12;
     }
@@ -81,12 +81,12 @@ static int send_page(struct saver *saver, const struct p2mt_page *page, struct p
 
     memset(answer, 0, sizeof(*answer));
     if (saver->reads)
-        mfn = saver->mapped ? theatre_p2m_frame(saver->guest, page->pfn) : P2MT_NONE;
-    rc = mfn == P2MT_NONE ? P2MT_NOT_OWNED : theatre_types(saver->guest, &mfn, 1, &type);
+        mfn = saver->mapped ? harness_p2m_frame(saver->guest, page->pfn) : P2MT_NONE;
+    rc = mfn == P2MT_NONE ? P2MT_NOT_OWNED : harness_types(saver->guest, &mfn, 1, &type);
     if (!rc && type >> 28 >= 0xd) /* BROKEN, XALLOC, XTAB */
         rc = P2MT_NOT_OWNED;
     if (!rc)
-        rc = theatre_read_page(saver->guest, mfn, type, &content, words);
+        rc = harness_read_page(saver->guest, mfn, type, &content, words);
     if (rc) { /* (3) */
         answer->verdict = P2MT_DEFERRED;
         answer->reason = P2MT_DEFER_MAP;
@@ -98,7 +98,7 @@ static int send_page(struct saver *saver, const struct p2mt_page *page, struct p
         answer->reason = page->type ? P2MT_DEFER_TABLE : P2MT_DEFER_NO_ANSWER; /* it became a table just now */
         return 0;
     }
-    return theatre_send_page(saver->guest, page->pfn, type, content, words);
+    return harness_send_page(saver->guest, page->pfn, type, content, words);
 }
 
 static int send_frame_list(struct saver *saver)
@@ -112,7 +112,7 @@ static int send_frame_list(struct saver *saver)
     leaves = malloc((count ? count : 1) * sizeof(*leaves));
     rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &saver->pfn_count, &serial);
     if (!rc)
-        rc = theatre_send_frame_list(saver->guest, leaves, count, saver->pfn_count);
+        rc = harness_send_frame_list(saver->guest, leaves, count, saver->pfn_count);
     free(leaves);
     return rc ? rc : p2mt_frame_list_told(saver->p2mt, serial);
 }
@@ -122,7 +122,7 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *sent)
 {
     static struct p2mt_page pages[P2MT_BATCH_MAX];
     static struct p2mt_page_answer answers[P2MT_BATCH_MAX];
-    struct p2mt_log_room room;
+    struct p2mt_log_buffer room;
     struct p2mt_report report;
     uint64_t read = 0, gone[256], from = 0;
     size_t count, i;
@@ -130,7 +130,7 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *sent)
     int rc = p2mt_begin(saver->p2mt, stage, &room);
 
     if (!rc && room.pfns)
-        rc = theatre_clean(saver->guest, room.words, room.pfns, &read);
+        rc = harness_clean(saver->guest, room.words, room.pfns, &read);
     if (!rc)
         rc = p2mt_scan(saver->p2mt, read, NULL);
     do {
@@ -139,7 +139,7 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *sent)
         if (rc)
             return rc;
         if (todo & P2MT_DO_REMAP || !saver->mapped) { /* (2); while the guest runs this may fail */
-            saver->mapped = !theatre_p2m_map(saver->guest);
+            saver->mapped = !harness_p2m_map(saver->guest);
             if (!saver->mapped && stage != P2MT_LIVE)
                 return -5;
         }
@@ -151,7 +151,7 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *sent)
             rc = p2mt_answer(saver->p2mt, answers, sizeof(*answers), count);
     } while (!rc && count);
     while (!rc && stage != P2MT_LIVE && !(rc = p2mt_gone(saver->p2mt, from, gone, 256, &count)) && count) {
-        rc = theatre_send_gone(saver->guest, gone, count);
+        rc = harness_send_gone(saver->guest, gone, count);
         from = gone[count - 1] + 1;
     }
     report.size = sizeof(report);
@@ -164,7 +164,7 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *sent)
 
 static int migrate(struct saver *saver)
 {
-    uint32_t checkpoints = theatre_checkpoints(saver->guest), i;
+    uint32_t checkpoints = harness_checkpoints(saver->guest), i;
     uint64_t sent = 0;
     int rc = 0;
 
@@ -174,15 +174,15 @@ static int migrate(struct saver *saver)
             break;
     }
     for (i = 0; !rc && i < checkpoints; i++) {
-        theatre_suspend(saver->guest);
+        harness_suspend(saver->guest);
         rc = pass(saver, P2MT_CHECKPOINT, &sent);
-        if (!rc && theatre_judge(saver->guest))
+        if (!rc && harness_judge(saver->guest))
             return 1;
-        theatre_resume(saver->guest);
+        harness_resume(saver->guest);
         if (!rc)
             rc = pass(saver, P2MT_LIVE, &sent);
     }
-    theatre_suspend(saver->guest);
+    harness_suspend(saver->guest);
     return rc ? rc : pass(saver, P2MT_FINAL, &sent);
 }
 
@@ -193,7 +193,7 @@ static int run(const char *scenario, uint64_t seed, int reads)
     int rc, wrong;
 
     memset(&saver, 0, sizeof(saver));
-    saver.guest = theatre_new(scenario, seed, GUEST_BYTES, 1, P2MT_WIDTH_64);
+    saver.guest = harness_new(scenario, seed, GUEST_BYTES, 1, P2MT_WIDTH_64);
     saver.reads = reads;
     saver.p2mt = host_create(saver.guest, reads ? P2MT_HOST_READS_P2M : P2MT_PASSIVE, 1, P2MT_WIDTH_64);
     if (!saver.p2mt)
@@ -201,19 +201,19 @@ static int run(const char *scenario, uint64_t seed, int reads)
     rc = migrate(&saver);
     if (rc < 0) {
         printf("%s %llu: ended with %d\n", scenario, (unsigned long long)seed, rc);
-        wrong = !theatre_is_hostile(scenario);
+        wrong = !harness_is_hostile(scenario);
     } else {
-        wrong = rc || theatre_judge(saver.guest);
+        wrong = rc || harness_judge(saver.guest);
         if (wrong)
-            theatre_explain(saver.guest);
+            harness_explain(saver.guest);
     }
     p2mt_destroy(saver.p2mt);
-    theatre_log_off(saver.guest);
-    harm = theatre_harm(saver.guest);
+    harness_log_off(saver.guest);
+    harm = harness_harm(saver.guest);
     if (wrong || harm)
         printf("%s %llu: WRONG %s\n", scenario, (unsigned long long)seed, harm ? harm : "");
     wrong = wrong || harm;
-    theatre_free(saver.guest);
+    harness_free(saver.guest);
     return wrong;
 }
 
@@ -225,7 +225,7 @@ int main(int argc, char **argv)
     unsigned int runs = 0, wrong = 0;
     size_t i;
 
-    for (i = 0; (scenario = theatre_scenario(i)); i++)
+    for (i = 0; (scenario = harness_scenario(i)); i++)
         for (seed = 1; seed <= seeds && (!only || !strcmp(only, scenario)); seed++, runs++)
             wrong += (unsigned int)run(scenario, seed, reads);
     printf("%u migrations, %s, %u wrong\n", runs, reads ? "reading its own p2m" : "by p2mtrack's entries", wrong);

@@ -60,7 +60,7 @@ extern "C" {
 
 #define P2MT_OK 0
 /* One of the host's callbacks domain_frames, roots, unlogged, accepts_transfer or transfers failed (p2mt_error.errnum).
- * Failures of `types`, `map` and `read` are doubts while the guest runs; of a suspended one they are E_ENTRY and
+ * Failures of `types`, `map` and `read` leave something uncertain while the guest runs; of a suspended one they are E_ENTRY and
  * E_STRUCTURE, with the same errnum. */
 #define P2MT_E_HOST (-5)
 /* A structure is shorter than this version's first, or has bytes set that this library does not know. */
@@ -75,8 +75,8 @@ extern "C" {
 #define P2MT_E_ARGUMENT (-22)
 /* An environment variable (P2MTRACK_KERNEL, P2MTRACK_SHADOW) asks for what is not there. */
 #define P2MT_E_ENVIRONMENT (-38)
-/* A doubt of one kind ran for too many rounds. If it is of leaves that are not mapped, the first of them is named. */
-#define P2MT_E_DOUBT (-62)
+/* An uncertainty of one kind ran for too many rounds. If it is of leaves that are not mapped, the first of them is named. */
+#define P2MT_E_UNCERTAIN (-62)
 /* A call that makes no sense now. Nothing changed. */
 #define P2MT_E_ORDER (-71)
 /* A page that the host could not send, said by P2MT_FAILED. */
@@ -86,9 +86,9 @@ extern "C" {
 /* A frame of the p2m's structure can't be used. */
 #define P2MT_E_STRUCTURE (-74)
 /* The p2m reaches further than the domain's frames can justify. */
-#define P2MT_E_REACH (-75)
+#define P2MT_E_P2M_SIZE (-75)
 /* More pfns wait than the domain holds frames. */
-#define P2MT_E_CROWD (-76)
+#define P2MT_E_TOO_MANY_DEFERRED (-76)
 /* A pfn that a suspended round can't settle, or in any round one whose frame is broken. */
 #define P2MT_E_ENTRY (-77)
 /* A page table that a suspended round can't normalise. */
@@ -246,7 +246,7 @@ struct p2mt_config {
     uint32_t verify;  /* P2MT_VERIFY_* */
     uint32_t alias;   /* two pfns, one frame, in a suspended round: P2MT_ALIAS_* */
     uint32_t foreign_pte; /* a table that names another domain's frame, in a suspended round: P2MT_FOREIGN_PTE_* */
-    uint32_t doubt_rounds_max; /* rounds running for which a doubt is borne; 0 means 5 */
+    uint32_t uncertain_rounds_max; /* rounds running for which an uncertainty is borne; 0 means 5 */
     uint32_t unaccounted; /* frames of the domain that no pfn has, in a suspended round: P2MT_UNACCOUNTED_* */
 };
 
@@ -257,7 +257,7 @@ struct p2mt_config {
 #define P2MT_FINAL 2      /* suspended for good */
 
 /* Room for log-dirty, the library's, until p2mt_scan, p2mt_cancel or the next p2mt_begin. */
-struct p2mt_log_room {
+struct p2mt_log_buffer {
     uint64_t *words; /* zeroes; NULL if pfns is 0 */
     uint64_t pfns;   /* a multiple of 32,768; 0: log-dirty has not to be read in this round */
 };
@@ -270,7 +270,7 @@ struct p2mt_log_room {
 #define P2MT_CAUSE_GROWTH (1u << 4)    /* the p2m grew over it */
 #define P2MT_CAUSE_DEFERRED (1u << 5)  /* it could not be sent before */
 #define P2MT_CAUSE_TABLE (1u << 6)     /* a page table, and a frame has moved since */
-#define P2MT_CAUSE_DOUBT (1u << 7)     /* something could not be known */
+#define P2MT_CAUSE_UNCERTAIN (1u << 7)     /* something could not be known */
 #define P2MT_CAUSE_UNLOGGED (1u << 8)  /* it has a writer that log-dirty does not see */
 #define P2MT_CAUSE_RETURNED (1u << 9)  /* accepted, then lost on the way */
 
@@ -354,11 +354,11 @@ struct p2mt_report {
     uint64_t pages_owed; /* when sending began */
     uint64_t pages_accepted;
     uint64_t pages_tables; /* of these page tables */
-    uint64_t pages_frameless;
+    uint64_t pages_unpopulated;
     uint64_t pages_deferred_m2p;
     uint64_t pages_deferred_frame;
     uint64_t pages_deferred_table;
-    uint64_t pages_deferred_doubt;
+    uint64_t pages_deferred_uncertain;
     uint64_t pages_moved;
     uint64_t pages_returned;
     uint64_t pages_left; /* owed when the round ended */
@@ -368,8 +368,8 @@ struct p2mt_report {
     uint64_t settled_aliases;
     uint64_t settled_cleared_ptes;
     uint64_t settled_unlogged;
-    uint64_t doubts; /* of all kinds; the log callback names them */
-    int32_t blind;   /* the structure could not be followed: nothing was compared */
+    uint64_t uncertain; /* of all kinds; the log callback names them */
+    int32_t p2m_unreadable; /* the structure could not be followed: nothing was compared */
     /* The estimate of convergence, from the scan on. Unknown until a round was ended, after one that was given up, and where
      * ranges are owed because something could not be known. */
     int32_t shrinking; /* fewer pfns are owed than a round ago: 1, 0, or -1 if it is unknown */
@@ -443,19 +443,19 @@ int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
 /*
  * Begins a round and lends room for the log, which the host then reads and clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for
  * all of room->pfns, and writes there, by itself or by p2mt_feed. The order matters: this call, CLEAN, p2mt_scan.
- * If CLEAN fails, p2mt_scan with `read` 0 puts all of it in doubt. A round that was not ended is given up: what it did not
- * settle is owed, and if its log was not handed over, everything, which is a doubt. E_HOST, E_ORDER (after the end).
+ * If CLEAN fails, p2mt_scan with `read` 0 puts all of it uncertain. A round that was not ended is given up: what it did not
+ * settle is owed, and if its log was not handed over, everything, which is an uncertainty. E_HOST, E_ORDER (after the end).
  */
-int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_room *room);
+int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_buffer *room);
 
 /* Adds bits to the room, `pfns` of them from pfn `first` on, both multiples of 64. What lies past the room is dropped.
  * E_ORDER (no room is lent). */
 int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64_t pfns);
 
 /*
- * Takes the log, of which the pfns below `read` were read, and finds what is owed. What was not read is in doubt, and owed,
+ * Takes the log, of which the pfns below `read` were read, and finds what is owed. What was not read is uncertain, and owed,
  * to the pfn; bits that were written past `read` all the same are owed as what they are.
- * `report` may be NULL: what was found so far. E_HOST, E_WIDTH (until a first walk is made), E_ROOTS, E_STRUCTURE, E_REACH,
+ * `report` may be NULL: what was found so far. E_HOST, E_WIDTH (until a first walk is made), E_ROOTS, E_STRUCTURE, E_P2M_SIZE,
  * E_ORDER.
  */
 int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
@@ -464,7 +464,7 @@ int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
  * Takes the next pages. *count is 0 when there are none: of a suspended guest everything is settled then.
  * page_size: sizeof(struct p2mt_page). capacity: at least P2MT_BATCH_MAX; no more are taken at once. *flags: what the host has
  * to do before it sends them, P2MT_DO_*.
- * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_ROOTS, E_REACH, E_CROWD, E_UNACCOUNTED: there are no pages to be answered for,
+ * E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE, E_ROOTS, E_P2M_SIZE, E_TOO_MANY_DEFERRED, E_UNACCOUNTED: there are no pages to be answered for,
  * begin a round again. E_ORDER: the last pages have no answer, or nothing was scanned.
  */
 int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size, size_t capacity, size_t *count,
@@ -485,7 +485,7 @@ int p2mt_normalise(struct p2mt *handle, size_t index, uint64_t *words, struct p2
 
 /*
  * Answers the pages taken last, in order; `count` is theirs, all of them. answer_size: sizeof(struct p2mt_page_answer).
- * E_PAGE (P2MT_FAILED among them: the others are written down), E_CROWD, E_ORDER (there are no such pages; the frame list
+ * E_PAGE (P2MT_FAILED among them: the others are written down), E_TOO_MANY_DEFERRED, E_ORDER (there are no such pages; the frame list
  * was not told; a page table was not normalised). E_ARGUMENT, E_SIZE, E_ORDER: nothing is written down.
  */
 int p2mt_answer(struct p2mt *handle, const struct p2mt_page_answer *answers, size_t answer_size, size_t count);
@@ -529,7 +529,7 @@ int p2mt_cleared_ptes(struct p2mt *handle, struct p2mt_cleared_pte *ptes, size_t
 /*
  * Ends the round: the destination has what was accepted, and of a suspended guest also the frame list and the pfns gone.
  * A live round may be ended before p2mt_take has no more. After P2MT_FINAL everything is unmapped. `report` may be NULL.
- * E_DOUBT: the round is over, begin again. E_ORDER: it goes on.
+ * E_UNCERTAIN: the round is over, begin again. E_ORDER: it goes on.
  */
 int p2mt_end(struct p2mt *handle, struct p2mt_report *report);
 

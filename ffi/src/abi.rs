@@ -20,13 +20,13 @@ pub const E_THREADS: c_int = -11;
 pub const E_BUSY: c_int = -16;
 pub const E_ARGUMENT: c_int = -22;
 pub const E_ENVIRONMENT: c_int = -38;
-pub const E_DOUBT: c_int = -62;
+pub const E_UNCERTAIN: c_int = -62;
 pub const E_ORDER: c_int = -71;
 pub const E_PAGE: c_int = -72;
 pub const E_ROOTS: c_int = -73;
 pub const E_STRUCTURE: c_int = -74;
-pub const E_REACH: c_int = -75;
-pub const E_CROWD: c_int = -76;
+pub const E_P2M_SIZE: c_int = -75;
+pub const E_TOO_MANY_DEFERRED: c_int = -76;
 pub const E_ENTRY: c_int = -77;
 pub const E_TABLE: c_int = -78;
 pub const E_WIDTH: c_int = -79;
@@ -206,13 +206,13 @@ pub struct Config {
     pub verify: u32,
     pub alias: u32,
     pub foreign_pte: u32,
-    pub doubt_rounds_max: u32,
+    pub uncertain_rounds_max: u32,
     pub unaccounted: u32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct LogRoom {
+pub struct LogBuffer {
     pub words: *mut u64,
     pub pfns: u64,
 }
@@ -286,11 +286,11 @@ pub struct Report {
     pub pages_owed: u64,
     pub pages_accepted: u64,
     pub pages_tables: u64,
-    pub pages_frameless: u64,
+    pub pages_unpopulated: u64,
     pub pages_deferred_m2p: u64,
     pub pages_deferred_frame: u64,
     pub pages_deferred_table: u64,
-    pub pages_deferred_doubt: u64,
+    pub pages_deferred_uncertain: u64,
     pub pages_moved: u64,
     pub pages_returned: u64,
     pub pages_left: u64,
@@ -300,8 +300,8 @@ pub struct Report {
     pub settled_aliases: u64,
     pub settled_cleared_ptes: u64,
     pub settled_unlogged: u64,
-    pub doubts: u64,
-    pub blind: i32,
+    pub uncertain: u64,
+    pub p2m_unreadable: i32,
     pub shrinking: i32,
     pub dirty_rate: f64,
     pub unaccounted_frames: i64,

@@ -48,9 +48,9 @@ pub(crate) fn stage(value: u32) -> Result<Stage, Fault> {
 
 pub(crate) fn sender(value: u32) -> Result<Sender, Fault> {
     match value {
-        abi::FULL => Ok(Sender::Told),
-        abi::PASSIVE => Ok(Sender::Normalises),
-        abi::HOST_READS_P2M => Ok(Sender::Reads),
+        abi::FULL => Ok(Sender::Engine),
+        abi::PASSIVE => Ok(Sender::CallerNormalises),
+        abi::HOST_READS_P2M => Ok(Sender::CallerReadsP2m),
         _ => Err(unknown("mode", value)),
     }
 }
@@ -90,8 +90,8 @@ pub(crate) fn config(theirs: &abi::Config) -> Result<Config, Fault> {
             abi::UNACCOUNTED_REPORT => UnaccountedPolicy::Report,
             unaccounted => return Err(unknown("policy for unaccounted frames", unaccounted)),
         },
-        doubt_rounds_max: match theirs.doubt_rounds_max {
-            0 => ours.doubt_rounds_max,
+        uncertain_rounds_max: match theirs.uncertain_rounds_max {
+            0 => ours.uncertain_rounds_max,
             rounds => rounds,
         },
         ..ours
@@ -130,7 +130,7 @@ mod tests {
             verify: abi::VERIFY_FULL,
             alias: abi::ALIAS_COPY,
             foreign_pte: abi::FOREIGN_PTE_CLEAR,
-            doubt_rounds_max: 9,
+            uncertain_rounds_max: 9,
             unaccounted: abi::UNACCOUNTED_REPORT,
             ..Default::default()
         };
@@ -139,7 +139,7 @@ mod tests {
             (ours.threads, ours.kernel, ours.verify),
             (3, Some(Kernel::SCALAR), Verify::Full)
         );
-        assert_eq!((ours.alias, ours.doubt_rounds_max), (AliasPolicy::Copy, 9));
+        assert_eq!((ours.alias, ours.uncertain_rounds_max), (AliasPolicy::Copy, 9));
         assert_eq!(ours.foreign_pte, ForeignPtePolicy::Clear);
         assert_eq!(ours.unaccounted, UnaccountedPolicy::Report);
     }

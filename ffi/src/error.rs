@@ -215,14 +215,16 @@ impl From<Error> for Fault {
             }
             Error::Width { .. } => fault(abi::E_WIDTH),
             Error::Structure { .. } => fault(abi::E_STRUCTURE).of_structure(&error),
-            Error::Reach { pfn, .. } => fault(abi::E_REACH).at(Some(*pfn), None),
-            Error::Crowd { pfn, .. } => fault(abi::E_CROWD).at(Some(*pfn), None),
+            Error::P2mSize { pfn, .. } => fault(abi::E_P2M_SIZE).at(Some(*pfn), None),
+            Error::TooManyDeferred { pfn, .. } => {
+                fault(abi::E_TOO_MANY_DEFERRED).at(Some(*pfn), None)
+            }
             Error::Unaccounted { .. } => fault(abi::E_UNACCOUNTED),
-            Error::Doubt { source, .. } => {
+            Error::Uncertain { source, .. } => {
                 let behind = source.as_ref().and_then(|source| source.downcast_ref::<Error>());
                 behind.map_or_else(
-                    || fault(abi::E_DOUBT),
-                    |error| fault(abi::E_DOUBT).of_structure(error),
+                    || fault(abi::E_UNCERTAIN),
+                    |error| fault(abi::E_UNCERTAIN).of_structure(error),
                 )
             }
             Error::Entry { pfn, mfn, cause } => {
@@ -251,13 +253,13 @@ pub(crate) const fn meaning(code: c_int) -> &'static CStr {
         abi::E_BUSY => c"the handle is in use",
         abi::E_ARGUMENT => c"an argument makes no sense",
         abi::E_ENVIRONMENT => c"an environment variable asks for what is not there",
-        abi::E_DOUBT => c"a doubt of one kind ran for too many rounds",
+        abi::E_UNCERTAIN => c"an uncertainty of one kind ran for too many rounds",
         abi::E_ORDER => c"the call makes no sense now",
         abi::E_PAGE => c"the host could not send a page",
         abi::E_ROOTS => c"the roots of the p2m can't be followed",
         abi::E_STRUCTURE => c"a frame of the p2m's structure can't be used",
-        abi::E_REACH => c"the p2m reaches further than the domain's frames can justify",
-        abi::E_CROWD => c"more pfns wait than the domain holds frames",
+        abi::E_P2M_SIZE => c"the p2m reaches further than the domain's frames can justify",
+        abi::E_TOO_MANY_DEFERRED => c"more pfns wait than the domain holds frames",
         abi::E_ENTRY => c"a pfn can't be settled",
         abi::E_TABLE => c"a page table can't be normalised",
         abi::E_WIDTH => c"the guest is of the other width",

@@ -94,13 +94,13 @@ pub unsafe extern "C" fn p2mt_last_error(handle: *const Handle, error: *mut abi:
 pub unsafe extern "C" fn p2mt_begin(
     handle: *mut Handle,
     stage: u32,
-    room: *mut abi::LogRoom,
+    room: *mut abi::LogBuffer,
 ) -> c_int {
     let call = |session: &mut Session| {
         // SAFETY: the header's contract.
         let to = unsafe { place(room, "room") }?;
         let Room { words, pfns } = session.begin(stage)?;
-        to.write(abi::LogRoom { words, pfns });
+        to.write(abi::LogBuffer { words, pfns });
         Ok(())
     };
     // SAFETY: as above.

@@ -9,7 +9,6 @@
 use std::fmt;
 
 use p2mtrack::config::Sender;
-use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
@@ -17,6 +16,7 @@ use p2mtrack::port::{Answer, Deferral};
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::{TableFault, normalise};
 use p2mtrack::tracker::Tracker;
+use p2mtrack::uncertainty::Uncertainty;
 
 use crate::abi;
 use crate::answer::{Normalised, all_accepted, answers};
@@ -130,13 +130,18 @@ impl Session {
         convert::report(self.tracker.report())
     }
 
-    fn warn_of_doubts(&self, report: &RoundReport) {
+    fn warn_of_uncertainties(&self, report: &RoundReport) {
         let (round, warning) = (report.round, abi::LOG_WARNING);
-        if report.blind {
+        if report.p2m_unreadable {
             self.say(warning, format_args!("round {round}: the p2m's structure can't be followed"));
         }
-        for (doubt, &times) in Doubt::ALL.iter().zip(&report.doubts).filter(|(_, n)| **n > 0) {
-            self.say(warning, format_args!("round {round}: doubt of kind {doubt}, {times} times"));
+        for (uncertainty, &times) in
+            Uncertainty::ALL.iter().zip(&report.uncertain).filter(|(_, n)| **n > 0)
+        {
+            self.say(
+                warning,
+                format_args!("round {round}: uncertainty of kind {uncertainty}, {times} times"),
+            );
         }
     }
 
@@ -176,7 +181,7 @@ impl Session {
         theirs: impl Iterator<Item = Result<abi::PageAnswer, Fault>>,
     ) -> Result<(), Fault> {
         self.expect_all(count)?;
-        let ours = self.sender == Sender::Told;
+        let ours = self.sender == Sender::Engine;
         let answers = answers(theirs, self.tracker.batch(), &self.tables, ours)?;
         let done = self.tracker.answer(&mut self.host.lend(), answers);
         self.note(done)
@@ -185,7 +190,7 @@ impl Session {
     /// `count` pages are all accepted.
     pub(crate) fn accept(&mut self, count: usize) -> Result<(), Fault> {
         self.expect_all(count)?;
-        all_accepted(self.tracker.batch(), &self.tables, self.sender == Sender::Told)?;
+        all_accepted(self.tracker.batch(), &self.tables, self.sender == Sender::Engine)?;
         let answers = std::iter::repeat_with(|| Answer::Accepted).take(count);
         let done = self.tracker.answer(&mut self.host.lend(), answers);
         self.note(done)
@@ -274,14 +279,14 @@ impl Session {
             self.expect_list_told("end")?;
         }
         let ended = self.tracker.end(&mut self.host.lend());
-        if let Err(Error::Doubt { .. }) = &ended {
-            self.warn_of_doubts(self.tracker.report());
+        if let Err(Error::Uncertain { .. }) = &ended {
+            self.warn_of_uncertainties(self.tracker.report());
         }
         let report = self.note(ended)?;
         (self.gone, self.open) = (None, false);
         self.totals = with(&self.totals, &report);
         self.totals.rounds += 1;
-        self.warn_of_doubts(&report);
+        self.warn_of_uncertainties(&report);
         let RoundReport { round, stage, pages, .. } = &report;
         let (stage, owed, accepted, left) = (stage.name(), pages.owed, pages.accepted, pages.left);
         self.say(
@@ -337,7 +342,7 @@ impl Session {
 fn with(totals: &abi::Totals, report: &RoundReport) -> abi::Totals {
     let RoundReport { pages, entries, .. } = report;
     let deferred =
-        pages.deferred_m2p + pages.deferred_frame + pages.deferred_table + pages.deferred_doubt;
+        pages.deferred_m2p + pages.deferred_frame + pages.deferred_table + pages.deferred_uncertain;
     abi::Totals {
         pages_accepted: totals.pages_accepted + pages.accepted,
         pages_deferred: totals.pages_deferred + deferred,
@@ -352,7 +357,7 @@ fn with_query(error: Error, host: &Host) -> Fault {
     let query = matches!(
         error,
         Error::Entry { cause: EntryCause::Deferred(Deferral::QueryFailed), .. }
-            | Error::Doubt { doubt: Doubt::QueryFailed, .. }
+            | Error::Uncertain { uncertainty: Uncertainty::QueryFailed, .. }
     );
     let fault = Fault::from(error);
     match host.failed_query().filter(|_| query) {

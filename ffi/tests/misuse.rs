@@ -187,7 +187,7 @@ fn destroy(handle: *mut f::Handle) {
 }
 
 fn begin(handle: *mut f::Handle, stage: u32) -> c_int {
-    let mut room = abi::LogRoom { words: null_mut(), pfns: 0 };
+    let mut room = abi::LogBuffer { words: null_mut(), pfns: 0 };
     // SAFETY: both live.
     let code = unsafe { f::p2mt_begin(handle, stage, &raw mut room) };
     assert_eq!(room.words.is_null(), room.pfns == 0);
@@ -595,8 +595,9 @@ fn a_type_query_that_fails_is_a_warning_and_then_the_cause() {
     assert_eq!(state.said.iter().filter(|said| *said == warning).count(), 1);
     // SAFETY: it lives.
     assert_eq!(unsafe { f::p2mt_end(handle, null_mut()) }, abi::OK);
-    let doubts = state.said.iter().filter(|said| said.contains("doubt of kind query-failed"));
-    assert_eq!(doubts.count(), 1, "{:?}", state.said);
+    let uncertainties =
+        state.said.iter().filter(|said| said.contains("uncertainty of kind query-failed"));
+    assert_eq!(uncertainties.count(), 1, "{:?}", state.said);
     assert_eq!([begin(handle, abi::FINAL), scan(handle), take(handle)], [0, 0, abi::E_ENTRY]);
     let error = last_error(handle);
     assert_eq!((error.errnum, error.pfn, error.mfn), (EIO, 0, 3));
@@ -604,10 +605,10 @@ fn a_type_query_that_fails_is_a_warning_and_then_the_cause() {
     destroy(handle);
 }
 
-/// What the log was not read for is in doubt: a report says so from the scan on, the log once the
+/// What the log was not read for is uncertain: a report says so from the scan on, the log once the
 /// round is ended.
 #[test]
-fn doubts_are_counted_by_the_scan_and_named_at_the_end() {
+fn uncertainties_are_counted_by_the_scan_and_named_at_the_end() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     let mut report = abi::Report { size: size_of::<abi::Report>() as u32, ..Default::default() };
@@ -615,13 +616,13 @@ fn doubts_are_counted_by_the_scan_and_named_at_the_end() {
         assert_eq!(begin(handle, abi::LIVE), abi::OK);
         // SAFETY: both live.
         assert_eq!(unsafe { f::p2mt_scan(handle, 0, &raw mut report) }, abi::OK);
-        let doubts = u64::from(number > 0); // the first round reads no log
-        assert_eq!((report.round, report.doubts), (number, doubts));
+        let uncertainties = u64::from(number > 0); // the first round reads no log
+        assert_eq!((report.round, report.uncertain), (number, uncertainties));
         // Everything is owed, and nobody knows why: no word of convergence.
         assert_eq!((report.dirty_rate.is_nan(), report.shrinking), (true, -1));
         // SAFETY: as above.
         let ended = unsafe { f::p2mt_end(handle, null_mut()) };
-        assert_eq!(ended, if number < 6 { abi::OK } else { abi::E_DOUBT }, "five are borne");
+        assert_eq!(ended, if number < 6 { abi::OK } else { abi::E_UNCERTAIN }, "five are borne");
     }
     let said = state.said.iter().filter(|said| said.ends_with("short-bitmap, 1 times"));
     assert_eq!((said.count(), last_error(handle).errnum), (6, 0));
@@ -630,20 +631,20 @@ fn doubts_are_counted_by_the_scan_and_named_at_the_end() {
     destroy(handle);
 }
 
-/// Live rounds with a doubt: five are borne. The error that ends the sixth.
+/// Live rounds with an uncertainty: five are borne. The error that ends the sixth.
 fn until_it_is_no_longer_borne(handle: *mut f::Handle) -> abi::Error {
     for number in 0..=5 {
         assert_eq!([begin(handle, abi::LIVE), scan(handle), take(handle)], [abi::OK; 3]);
         // SAFETY: it lives.
         let ended = unsafe { f::p2mt_end(handle, null_mut()) };
-        assert_eq!(ended, if number < 5 { abi::OK } else { abi::E_DOUBT });
+        assert_eq!(ended, if number < 5 { abi::OK } else { abi::E_UNCERTAIN });
     }
     last_error(handle)
 }
 
 /// The same of a type query, which has a callback behind it.
 #[test]
-fn a_doubt_that_runs_on_names_the_callback_behind_it() {
+fn a_uncertainty_that_runs_on_names_the_callback_behind_it() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     state.fails = "types";

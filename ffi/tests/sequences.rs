@@ -3,7 +3,7 @@
 //! that fail: codes, never a crash, a leak or a hang. And what the calls say of single pages is
 //! kept: an entry handed out is one that the guest wrote, an accepted page is remembered under it
 //! (law 5), any other stays owed (law 3).
-//! Not here: whether a migration is right (`ffi/examples` over the theatre; `owners` of cases that
+//! Not here: whether a migration is right (`ffi/examples` over the harness; `owners` of cases that
 //! have no simulated guest).
 //! Units: a sequence is one handle's life; `P2MTRACK_SEQUENCES` of them, each from its number.
 //! Threads: the engine's, one or two.
@@ -40,13 +40,13 @@ const CODES: [c_int; 20] = [
     abi::E_BUSY,
     abi::E_ARGUMENT,
     abi::E_ENVIRONMENT,
-    abi::E_DOUBT,
+    abi::E_UNCERTAIN,
     abi::E_ORDER,
     abi::E_PAGE,
     abi::E_ROOTS,
     abi::E_STRUCTURE,
-    abi::E_REACH,
-    abi::E_CROWD,
+    abi::E_P2M_SIZE,
+    abi::E_TOO_MANY_DEFERRED,
     abi::E_ENTRY,
     abi::E_TABLE,
     abi::E_WIDTH,
@@ -406,7 +406,7 @@ fn config(machine: &mut Machine) -> abi::Config {
         verify: dice.below(2) as u32,
         alias: dice.below(2) as u32,
         foreign_pte: dice.below(2) as u32,
-        doubt_rounds_max: dice.below(3) as u32,
+        uncertain_rounds_max: dice.below(3) as u32,
         unaccounted: dice.below(2) as u32,
     };
     match dice.below(40) {
@@ -546,7 +546,7 @@ impl Sequence {
         *self.tally.entry(code).or_default() += 1;
         let ends = [
             abi::E_HOST,
-            abi::E_DOUBT,
+            abi::E_UNCERTAIN,
             abi::E_PAGE,
             abi::E_ENTRY,
             abi::E_STRUCTURE,
@@ -616,7 +616,7 @@ impl Sequence {
     }
 
     fn begin(&mut self, stage: u32, bad: bool) -> c_int {
-        let mut room = abi::LogRoom { words: null_mut(), pfns: 1 };
+        let mut room = abi::LogBuffer { words: null_mut(), pfns: 1 };
         let at = if bad { null_mut() } else { &raw mut room };
         // SAFETY: a place for it, or none.
         let code = unsafe { f::p2mt_begin(self.handle, stage, at) };
@@ -775,7 +775,7 @@ impl Sequence {
 
     /// Accepted is remembered under the entry that was handed out, all else is owed.
     fn answered(&mut self, code: c_int, answers: &[abi::PageAnswer]) -> c_int {
-        if ![abi::OK, abi::E_PAGE, abi::E_CROWD].contains(&code) {
+        if ![abi::OK, abi::E_PAGE, abi::E_TOO_MANY_DEFERRED].contains(&code) {
             return code; // nothing was written down
         }
         assert!(!self.list_is_due, "pages were answered for, and the list not told");
@@ -866,7 +866,7 @@ fn random_sequences_end_in_codes() {
         let found = [
             abi::E_STRUCTURE,
             abi::E_ROOTS,
-            abi::E_CROWD,
+            abi::E_TOO_MANY_DEFERRED,
             abi::E_ENTRY,
             abi::E_TABLE,
             abi::E_UNACCOUNTED,

@@ -10,7 +10,7 @@ use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
 use p2mtrack::monitor::Monitor;
-use p2mtrack::port::{LogDirty, LogRoom, PortError};
+use p2mtrack::port::{LogBuffer, LogDirty, PortError};
 use p2mtrack_bench::p2m::pattern;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 use p2mtrack_synthetic::huge::{Guest, Shape};
@@ -32,7 +32,7 @@ impl LogDirty for Silent {
         Ok(())
     }
 
-    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
         Ok(into.pfns())
     }
 }

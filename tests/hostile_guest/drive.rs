@@ -99,11 +99,15 @@ impl Machine<'_> {
             shadow: Some(choices.pick(&Forms::ALL)),
             rewalk: choices.pick(&[Rewalk::OnEvidence, Rewalk::OnEvidence, Rewalk::EveryRound]),
             verify: choices.pick(&[Verify::Dirty, Verify::Dirty, Verify::Full]),
-            doubt_rounds_max: choices.pick(&[5, 0, 1, 2]),
+            uncertain_rounds_max: choices.pick(&[5, 0, 1, 2]),
             alias: choices.pick(&[AliasPolicy::Refuse, AliasPolicy::Copy]),
             foreign_pte: choices.pick(&[ForeignPtePolicy::Refuse, ForeignPtePolicy::Clear]),
             unaccounted: choices.pick(&[UnaccountedPolicy::Refuse, UnaccountedPolicy::Report]),
-            sender: choices.pick(&[Sender::Told, Sender::Normalises, Sender::Reads]),
+            sender: choices.pick(&[
+                Sender::Engine,
+                Sender::CallerNormalises,
+                Sender::CallerReadsP2m,
+            ]),
         }
     }
 
@@ -144,7 +148,10 @@ impl Machine<'_> {
 
     fn expect_complete(&self, end: &mut End, migration: &mut Migration, report: &RoundReport) {
         end.name = "completed";
-        assert_eq!((migration.tracker().owed(), report.pages.left, report.blind), (0, 0, false));
+        assert_eq!(
+            (migration.tracker().owed(), report.pages.left, report.p2m_unreadable),
+            (0, 0, false)
+        );
         self.expect_left_alone();
         {
             let st = &*self.state();
@@ -224,13 +231,13 @@ pub(crate) fn named(error: &Error, machine: &Machine<'_>) -> &'static str {
             assert!(u32::from(*level) <= 4, "{text}");
             "structure"
         }
-        Error::Reach { pfn, limit, .. } => {
+        Error::P2mSize { pfn, limit, .. } => {
             says(&[pfn.to_string(), format!("{limit:#x}")]);
-            "reach"
+            "p2m-size"
         }
-        Error::Crowd { pfn, waiting, .. } => {
+        Error::TooManyDeferred { pfn, waiting, .. } => {
             says(&[pfn.to_string(), waiting.to_string()]);
-            "crowd"
+            "too-many-deferred"
         }
         Error::Unaccounted { unaccounted_frames, domain_frames, limit } => {
             let count = unaccounted_frames.unsigned_abs();
@@ -238,10 +245,10 @@ pub(crate) fn named(error: &Error, machine: &Machine<'_>) -> &'static str {
             assert!(count > *limit, "{text}");
             "unaccounted"
         }
-        Error::Doubt { doubt, rounds, .. } => {
-            says(&[doubt.to_string(), rounds.to_string()]);
+        Error::Uncertain { uncertainty, rounds, .. } => {
+            says(&[uncertainty.to_string(), rounds.to_string()]);
             assert!(*rounds > 0, "{text}");
-            "doubt"
+            "uncertainty"
         }
         Error::Entry { pfn, mfn, cause } => {
             says(&[pfn.to_string(), cause.to_string()]);

@@ -10,7 +10,7 @@ use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p,
+    Answer, Deferral, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, M2p,
     MapFault, MapSlot, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots, Transfer,
     Transport, Unlogged,
 };
@@ -132,7 +132,7 @@ impl LogDirty for &Machine<'_> {
         Ok(())
     }
 
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         let st = &mut *self.call();
         let asked = into.pfns();
         assert!(st.log_on, "CLEAN while log-dirty is off");

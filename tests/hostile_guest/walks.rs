@@ -70,7 +70,7 @@ pub fn walk(machine: &Machine<'_>) -> Option<&'static str> {
         let seen = machine
             .with_ports(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |_, _| ()));
         match seen {
-            Ok(report) if !report.blind => expect_leaves(machine, monitor.tracker()),
+            Ok(report) if !report.p2m_unreadable => expect_leaves(machine, monitor.tracker()),
             Ok(_) => {}
             Err(error) => ended = Some(name(&error, machine)),
         }
@@ -82,7 +82,7 @@ pub fn walk(machine: &Machine<'_>) -> Option<&'static str> {
 
 fn name(error: &Error, machine: &Machine<'_>) -> &'static str {
     let name = named(error, machine);
-    assert!(["roots", "structure", "reach", "doubt"].contains(&name), "{error}");
+    assert!(["roots", "structure", "p2m-size", "uncertainty"].contains(&name), "{error}");
     name
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct RoundLine {
     log_dirty_pfns: u64,
     pfns_owed: u64,
     pfns_owed_beyond_log_dirty: u64,
-    blind: bool,
+    p2m_unreadable: bool,
 }
 
 /// Structure events by what told of them.
@@ -133,7 +133,7 @@ impl RoundLine {
             log_dirty_pfns: report.log_dirty_pfns,
             pfns_owed: owed.count,
             pfns_owed_beyond_log_dirty: owed.beyond,
-            blind: report.blind,
+            p2m_unreadable: report.p2m_unreadable,
         }
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn hold_against(
     report: &RoundReport,
     owed: &Owed,
 ) {
-    if report.blind {
+    if report.p2m_unreadable {
         return check.skip(&owed.pfns, follower.tracker());
     }
     let round = follower.round();

@@ -34,7 +34,7 @@ fn check(docs: &str, event: &str, object: &Value) {
         assert!(section(docs, event).contains(&format!("`{key}`")), "{event}: no {key}");
         match (key.as_str(), value) {
             (
-                "leaves" | "entries" | "structure" | "pages" | "settled" | "doubts" | "phase_us",
+                "leaves" | "entries" | "structure" | "pages" | "settled" | "uncertain" | "phase_us",
                 value,
             ) if value.is_object() => {
                 check(docs, event, value);

@@ -219,7 +219,7 @@ fn a_p2m_that_was_hidden_for_a_round_is_known_as_before() {
     }
     let out = run(&["replay", "--check"], &hidden("idle-256", 4)).out;
     assert!(out.contains("every entry of 13 of 14 rounds: nothing was missed there."), "{out}");
-    let blind = |line: &Value| line["blind"] == json!(true);
+    let blind = |line: &Value| line["p2m_unreadable"] == json!(true);
     let lines = objects(&["replay", "--json"], &hidden("idle-256", 4));
     let rounds_blind = lines.iter().filter(|line| blind(line)).map(|line| &line["round"]);
     assert_eq!(rounds_blind.collect::<Vec<_>>(), [&json!(4)]);

@@ -176,7 +176,7 @@ mod tests {
             ..Config::default()
         };
         for (scenario, about) in [(Scenario::ForeignPte, "table"), (Scenario::Alias, "entry")] {
-            for kind in ["table", "entry", "structure", "doubt"] {
+            for kind in ["table", "entry", "structure", "uncertain"] {
                 for (engine, is_refused) in [(&refuse, kind == about), (&bear, false)] {
                     let error = Some("why".to_owned());
                     let run = Run { error, kind: Some(kind), ..Run::default() };

@@ -14,7 +14,7 @@ use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    FrameTypes, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapFault, MapSlot, P2mSource,
+    FrameTypes, LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, M2p, MapFault, MapSlot, P2mSource,
     PortError, Roots, Transfer, Unlogged,
 };
 
@@ -92,7 +92,7 @@ impl LogDirty for SimLogDirty {
         Ok(())
     }
 
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         let mut world = self.0.enter();
         let asked = into.pfns();
         if !asked.is_multiple_of(LOG_DIRTY_LEAF_PFNS) {

@@ -14,16 +14,16 @@ use std::thread::ScopedJoinHandle;
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::config::{Config, ForeignPtePolicy};
-use p2mtrack::doubt::Doubt;
 use p2mtrack::error::{EntryCause, Error, StructureCause};
 use p2mtrack::frame::Pfn;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, Guest, LogDirty, LogRoom, Observer, Page, PortError, Ports,
+    Answer, Deferral, FrameList, Guest, LogBuffer, LogDirty, Observer, Page, PortError, Ports,
     Transport,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
+use p2mtrack::uncertainty::Uncertainty;
 
 use crate::fault::{Fault, SimError};
 use crate::oracle::{Difference, Judgement, Verdict};
@@ -411,10 +411,12 @@ impl Driver<'_> {
             source = error.source();
         }
         let fault = match error {
-            Error::Doubt { doubt: Doubt::QueryFailed, .. } => Fault::QueryFailure,
-            Error::Doubt { doubt: Doubt::ShortBitmap, .. } => Fault::ShortBitmap,
-            Error::Doubt { doubt: Doubt::LogLost, .. } => Fault::AllocationFailure,
-            Error::Doubt { doubt: Doubt::LeafUnmapped | Doubt::Walk, .. }
+            Error::Uncertain { uncertainty: Uncertainty::QueryFailed, .. } => Fault::QueryFailure,
+            Error::Uncertain { uncertainty: Uncertainty::ShortBitmap, .. } => Fault::ShortBitmap,
+            Error::Uncertain { uncertainty: Uncertainty::LogLost, .. } => Fault::AllocationFailure,
+            Error::Uncertain {
+                uncertainty: Uncertainty::LeafUnmapped | Uncertainty::Walk, ..
+            }
             | Error::Structure { cause: StructureCause::Unreadable(_), .. } => Fault::MapFailure,
             Error::Entry { cause: EntryCause::Deferred(deferral), .. } => match deferral {
                 Deferral::MapFailed(_) | Deferral::LeafUnmapped => Fault::MapFailure,
@@ -458,13 +460,13 @@ impl LogDirty for Tap<'_> {
         self.inner.disable()
     }
 
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         let read = self.inner.clean(into.lend());
         if let Some(marks) = &mut self.marks {
             let (marks, log) =
                 (marks.get_or_insert_default(), into.marks(*read.as_ref().unwrap_or(&0)));
             marks.resize(marks.pfns().max(log.pfns()));
-            LogRoom::over(marks).add(0, log.words());
+            LogBuffer::over(marks).add(0, log.words());
         }
         read
     }
@@ -538,7 +540,7 @@ mod tests {
             Ok(())
         }
 
-        fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+        fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
             into.set(Pfn(3));
             self.0.map_err(Into::into)
         }
@@ -550,7 +552,7 @@ mod tests {
         for (read, pfns, known) in [(Ok(64), 64, 64), (Ok(100), 128, 100), (Err("no"), 192, 0)] {
             let mut bits = PfnBitmap::new(pfns);
             let mut tap = Tap { inner: &mut Reads(read), marks: Some(&mut marks) };
-            assert_eq!(tap.clean(LogRoom::over(&mut bits)).ok(), read.ok());
+            assert_eq!(tap.clean(LogBuffer::over(&mut bits)).ok(), read.ok());
             assert_eq!(bits.drain(), [Pfn(3)], "the engine's own");
             expected.push(Pfn(3));
             expected.extend((known..pfns).map(Pfn));

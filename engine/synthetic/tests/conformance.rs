@@ -12,7 +12,7 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::conformance::{self, Outcome};
 use p2mtrack::port::{
-    Answer, FrameList, FrameTypes, Guest, LogDirty, LogRoom, M2p, MapFault, MapSlot, P2mSource,
+    Answer, FrameList, FrameTypes, Guest, LogBuffer, LogDirty, M2p, MapFault, MapSlot, P2mSource,
     Page, PortError, Roots, Transfer, Transport, Unlogged,
 };
 use p2mtrack::table::{Resolved, TableView};
@@ -239,7 +239,7 @@ impl<T: LogDirty> LogDirty for Bad<'_, T> {
     fn disable(&mut self) -> Result<(), PortError> {
         self.inner.disable()
     }
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         let read = self.inner.clean(into.lend())?;
         match self.wrong {
             Wrong::LogKeeps => into.set(Pfn(1)),

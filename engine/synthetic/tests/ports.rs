@@ -6,7 +6,7 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, FrameList, FrameTypes, LogDirty, LogRoom, M2p, MapFault, P2mSource, Page, Transport,
+    Answer, FrameList, FrameTypes, LogBuffer, LogDirty, M2p, MapFault, P2mSource, Page, Transport,
     Unlogged,
 };
 use p2mtrack::table::{Resolved, TableView};
@@ -50,7 +50,7 @@ fn exercise(simulation: &Simulation, ports: &mut SimPorts, rounds: u64) -> Vec<S
         bits.reset(32_768);
         told.push(format!(
             "{:?} {}",
-            ports.log_dirty.clean(LogRoom::over(&mut bits)),
+            ports.log_dirty.clean(LogBuffer::over(&mut bits)),
             bits.count()
         ));
         if told.last().is_some_and(|last| last.starts_with("Err")) {
@@ -153,7 +153,7 @@ fn broken_contracts_are_noticed() {
     ports.log_dirty.enable().expect("off");
     assert!(ports.log_dirty.enable().is_err());
     ports.transport.gone(&[Pfn(1)]).expect("taken all the same");
-    ports.log_dirty.clean(LogRoom::over(&mut PfnBitmap::new(100))).expect("taken all the same");
+    ports.log_dirty.clean(LogBuffer::over(&mut PfnBitmap::new(100))).expect("taken all the same");
     ports.transport.consistent().expect("taken all the same");
     assert_eq!(simulation.breaches().len(), 3);
     let page = Page { pfn: Pfn(1 << 20), mfn: Mfn(70), entry: Entry(70), kind: FrameType::Data };

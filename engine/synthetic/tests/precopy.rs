@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::port::{
-    FrameList, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, Page, Transfer, Transport, Unlogged,
+    FrameList, LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, M2p, Page, Transfer, Transport, Unlogged,
 };
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::snapshot::SourceFrame;
@@ -94,7 +94,7 @@ impl Naive {
         let snapshot = self.simulation.snapshot();
         self.pfns = self.pfns.max(snapshot.pfn_count());
         let mut bits = PfnBitmap::new(self.pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
-        self.ports.log_dirty.clean(LogRoom::over(&mut bits)).expect("no faults");
+        self.ports.log_dirty.clean(LogBuffer::over(&mut bits)).expect("no faults");
         let named = self.named_by_transfers();
         let mut unlogged = Vec::new();
         if last && self.keeps(Rule::Unlogged) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
-use p2mtrack::port::{Answer, FrameList, FrameTypes, LogDirty, LogRoom, M2p, Page, Transport};
+use p2mtrack::port::{Answer, FrameList, FrameTypes, LogBuffer, LogDirty, M2p, Page, Transport};
 use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::snapshot::SourceFrame;
 use p2mtrack_synthetic::{Judgement, P2mKind, Scenario, SimConfig, SimPorts, Simulation, Verdict};
@@ -40,7 +40,7 @@ fn live(simulation: &Simulation, ports: &mut SimPorts, first: bool) {
     while !simulation.wants_suspend() {
         simulation.run_guest(400);
         bits.reset(PFNS);
-        ports.log_dirty.clean(LogRoom::over(&mut bits)).expect("no faults");
+        ports.log_dirty.clean(LogBuffer::over(&mut bits)).expect("no faults");
         let looks = |ports: &mut SimPorts| {
             p2mtrack::port::Unlogged::accepts_transfer(&mut ports.unlogged).expect("no faults")
         };

@@ -19,7 +19,7 @@ use p2mtrack::error::Error;
 use p2mtrack::frame::{Entry, Mfn, Pfn};
 use p2mtrack::leaf::Leaf;
 use p2mtrack::monitor::Monitor;
-use p2mtrack::port::{Guest, LogDirty, LogRoom, M2p, P2mSource, PortError, Roots};
+use p2mtrack::port::{Guest, LogBuffer, LogDirty, M2p, P2mSource, PortError, Roots};
 use p2mtrack::report::RoundReport;
 
 use crate::error::TraceError;
@@ -266,7 +266,7 @@ impl LogDirty for GivenLog {
         Ok(())
     }
 
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         into.add(0, self.marks.words());
         Ok(self.marks.pfns().min(into.pfns()))
     }

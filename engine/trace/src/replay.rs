@@ -24,7 +24,7 @@ use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Guest, LogDirty, LogRoom, M2p, MapFault, MapSlot, Observer, P2mSource, PortError, Roots,
+    Guest, LogBuffer, LogDirty, M2p, MapFault, MapSlot, Observer, P2mSource, PortError, Roots,
 };
 
 use crate::error::{TraceError, TraceFault};
@@ -194,7 +194,7 @@ impl Stage {
     }
 
     /// Takes the part of the log that the recording can answer for.
-    fn clean(&mut self, mut into: LogRoom<'_>) -> u64 {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> u64 {
         self.cleaned = true;
         let asked = into.pfns();
         let read = if self.first_copy { asked } else { asked.min(self.recorded) };
@@ -253,7 +253,7 @@ impl LogDirty for ReplayLogDirty {
         Ok(())
     }
 
-    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
         Ok(self.machine.stage().clean(into))
     }
 }

@@ -19,7 +19,7 @@ use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::monitor::Monitor;
 use p2mtrack::port::{
-    LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, MapFault, MapSlot, P2mSource, PortError, Roots,
+    LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, MapFault, MapSlot, P2mSource, PortError, Roots,
 };
 use p2mtrack_trace::naive::{Totals, expected};
 use p2mtrack_trace::replay::ReplayP2m;
@@ -76,7 +76,7 @@ fn record(reader: &Reader<'_>) -> Vec<u8> {
         let before = ports.p2m.roots().expect("roots");
         let span = before.pfn_count.next_multiple_of(LOG_DIRTY_LEAF_PFNS);
         let mut log = PfnBitmap::new(span);
-        ports.log_dirty.clean(LogRoom::over(&mut log)).expect("the log");
+        ports.log_dirty.clean(LogBuffer::over(&mut log)).expect("the log");
         let log = (replay.number() > 0).then_some(&log);
         recorder.round(&mut ports.lend(&mut ()).0, before, log).expect("records");
         if !replay.advance().expect("decodes") {

@@ -14,7 +14,7 @@ use life::{MAX_MFN, life, write};
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{FrameTypes, LogDirty, LogRoom, M2p, MapFault, P2mSource, Roots, Unlogged};
+use p2mtrack::port::{FrameTypes, LogBuffer, LogDirty, M2p, MapFault, P2mSource, Roots, Unlogged};
 use p2mtrack_trace::{Limits, NONE, Reader, Replay, Round};
 use proptest::prelude::*;
 
@@ -115,7 +115,7 @@ fn three() -> Vec<u8> {
 
 fn clean(ports: &mut p2mtrack_trace::replay::ReplayPorts, asked: u64) -> (u64, Vec<u64>) {
     let mut into = PfnBitmap::new(asked);
-    let read = ports.log_dirty.clean(LogRoom::over(&mut into)).expect("clean");
+    let read = ports.log_dirty.clean(LogBuffer::over(&mut into)).expect("clean");
     (read, into.iter().map(|pfn| pfn.0).collect())
 }
 

@@ -25,7 +25,7 @@ pub enum Cause {
     /// It was last sent as a page table, and a frame has moved since.
     Table,
     /// Something could not be known, so its whole range is owed.
-    Doubt,
+    Uncertain,
     /// It has a writer that the write log does not see.
     Unlogged,
     /// It was accepted and then lost on the way.
@@ -42,7 +42,7 @@ impl Cause {
         Self::Growth,
         Self::Deferred,
         Self::Table,
-        Self::Doubt,
+        Self::Uncertain,
         Self::Unlogged,
         Self::Returned,
     ];
@@ -58,7 +58,7 @@ impl Cause {
             Self::Growth => "growth",
             Self::Deferred => "deferred",
             Self::Table => "table",
-            Self::Doubt => "doubt",
+            Self::Uncertain => "uncertain",
             Self::Unlogged => "unlogged",
             Self::Returned => "returned",
         }

@@ -72,14 +72,15 @@ pub enum Sender {
     /// Each page is sent by the entry that it was handed out under, and page tables are normalised
     /// by the engine's view.
     #[default]
-    Told,
+    Engine,
     /// Sent by the entry handed out; page tables are normalised by the sender's own mapping of p2m
-    /// and m2p. What they name is not known: all of them are in doubt whenever the p2m was written.
-    Normalises,
+    /// and m2p. What they name is not known: all of them are uncertain whenever the p2m was
+    /// written.
+    CallerNormalises,
     /// As before, and the entries are the sender's own, too, from its live mapping of the p2m. What
     /// was handed out in the last round, and lies in a leaf that was written since, may have been
     /// sent under another entry: it is owed again.
-    Reads,
+    CallerReadsP2m,
 }
 
 /// The caller's choices.
@@ -99,8 +100,8 @@ pub struct Config {
     pub rewalk: Rewalk,
     /// How much is held against the m2p.
     pub verify: Verify,
-    /// Rounds running for which a doubt of one kind is borne while the guest runs.
-    pub doubt_rounds_max: u32,
+    /// Rounds running for which an uncertainty of one kind is borne while the guest runs.
+    pub uncertain_rounds_max: u32,
     /// Two pfns, one frame.
     pub alias: AliasPolicy,
     /// Page tables with frames of another domain.
@@ -119,7 +120,7 @@ impl Default for Config {
             shadow: None,
             rewalk: Rewalk::default(),
             verify: Verify::default(),
-            doubt_rounds_max: 5,
+            uncertain_rounds_max: 5,
             alias: AliasPolicy::default(),
             foreign_pte: ForeignPtePolicy::default(),
             unaccounted: UnaccountedPolicy::default(),

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a migration ends when it can't end well: one fact each, with the numbers that name it.
-//! Not here: doubts and deferrals, which end nothing (`doubt`, `port::Deferral`).
+//! Not here: uncertainties and deferrals, which end nothing (`uncertainty`, `port::Deferral`).
 //! Units: frame numbers in hex; levels 1 to 4, 1 next to the leaves.
 //! Threads: plain values.
 //! Source: `docs/design.md`, the promise and the outcome table.
 
 use std::fmt;
 
-use crate::doubt::Doubt;
 use crate::frame::{Mfn, Pfn, Width};
 use crate::port::{Deferral, MapFault, PortError};
 use crate::table::TableFault;
+use crate::uncertainty::Uncertainty;
 
 /// Why the roots of a p2m can't be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ pub enum Error {
         cause: StructureCause,
     },
     /// The p2m reaches further than the frames that the domain holds can justify.
-    Reach {
+    P2mSize {
         /// A pfn with an entry.
         pfn: Pfn,
         /// The first pfn that is too far.
@@ -162,7 +162,7 @@ pub enum Error {
     },
     /// More pfns wait to be sent, or were sent against the m2p, than the domain holds frames: the
     /// p2m names frames over and over.
-    Crowd {
+    TooManyDeferred {
         /// One of them.
         pfn: Pfn,
         /// How many there are.
@@ -180,10 +180,10 @@ pub enum Error {
         /// How many may be unaccounted for.
         limit: u64,
     },
-    /// A doubt of one kind ran for too many rounds.
-    Doubt {
+    /// An uncertainty of one kind ran for too many rounds.
+    Uncertain {
         /// The kind.
-        doubt: Doubt,
+        uncertainty: Uncertainty,
         /// Rounds running.
         rounds: u32,
         /// What the port said, if one did.
@@ -262,11 +262,11 @@ impl Error {
             Self::Page { .. } => "page",
             Self::Roots { .. } => "roots",
             Self::Structure { .. } => "structure",
-            Self::Reach { .. } => "reach",
-            Self::Crowd { .. } => "crowd",
+            Self::P2mSize { .. } => "p2m-size",
+            Self::TooManyDeferred { .. } => "too-many-deferred",
             Self::Unaccounted { .. } => "unaccounted",
             Self::Width { .. } => "width",
-            Self::Doubt { .. } => "doubt",
+            Self::Uncertain { .. } => "uncertain",
             Self::Entry { .. } => "entry",
             Self::Table { .. } => "table",
             Self::Environment { .. } => "environment",
@@ -308,11 +308,11 @@ impl fmt::Display for Error {
             Self::Structure { level, mfn, pfn, cause } => {
                 write!(f, "p2m structure: level {level}, {mfn}, from {pfn} on: {cause}")
             }
-            Self::Reach { pfn, limit, domain_frames } => write!(
+            Self::P2mSize { pfn, limit, domain_frames } => write!(
                 f,
                 "the p2m reaches {pfn}, past {limit:#x}, but the domain holds {domain_frames} frames"
             ),
-            Self::Crowd { pfn, waiting, domain_frames } => write!(
+            Self::TooManyDeferred { pfn, waiting, domain_frames } => write!(
                 f,
                 "{waiting} pfns, {pfn} among them, wait or were sent against the m2p, but the domain holds \
                  {domain_frames} frames"
@@ -330,8 +330,8 @@ impl fmt::Display for Error {
                      the policy unaccounted=report goes on)"
                 )
             }
-            Self::Doubt { doubt, rounds, .. } => {
-                write!(f, "doubt of kind {doubt} in {rounds} rounds running")
+            Self::Uncertain { uncertainty, rounds, .. } => {
+                write!(f, "uncertainty of kind {uncertainty} in {rounds} rounds running")
             }
             Self::Entry { pfn, mfn: Some(mfn), cause } => write!(f, "{pfn}, {mfn}: {cause}"),
             Self::Entry { pfn, mfn: None, cause } => write!(f, "{pfn}: {cause}"),
@@ -350,7 +350,7 @@ impl std::error::Error for Error {
             | Self::Page { source, .. }
             | Self::Environment { source }
             | Self::Threads { source } => Some(&**source),
-            Self::Doubt { source: Some(source), .. } => Some(&**source),
+            Self::Uncertain { source: Some(source), .. } => Some(&**source),
             _ => None,
         }
     }
@@ -366,8 +366,9 @@ mod tests {
         let told = |error: &Error| error.source().map(ToString::to_string);
         let port = Error::port("log-dirty")("no memory".into());
         assert_eq!(told(&port).as_deref(), Some("no memory"));
-        let doubt = |source| Error::Doubt { doubt: Doubt::LogLost, rounds: 6, source };
-        assert_eq!(told(&doubt(Some("no memory".into()))).as_deref(), Some("no memory"));
-        assert_eq!(told(&doubt(None)), None);
+        let uncertainty =
+            |source| Error::Uncertain { uncertainty: Uncertainty::LogLost, rounds: 6, source };
+        assert_eq!(told(&uncertainty(Some("no memory".into()))).as_deref(), Some("no memory"));
+        assert_eq!(told(&uncertainty(None)), None);
     }
 }

@@ -5,10 +5,10 @@
 //! Threads: one owner.
 //! Source: Xen `paging_log_dirty_op`: a CLEAN that fails may have wiped what it did not give.
 
-use crate::doubt::Doubt;
 use crate::error::Error;
 use crate::intake::Read;
-use crate::port::{LogDirty, LogRoom, PortError};
+use crate::port::{LogBuffer, LogDirty, PortError};
+use crate::uncertainty::Uncertainty;
 
 /// What is known of it.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl LogSource {
     }
 
     /// Reads and clears it. What fails is switched off and on; what it had is lost.
-    pub(crate) fn read(&mut self, log_dirty: &mut dyn LogDirty, room: LogRoom<'_>) -> Read {
+    pub(crate) fn read(&mut self, log_dirty: &mut dyn LogDirty, room: LogBuffer<'_>) -> Read {
         if !self.broken {
             match log_dirty.clean(room) {
                 Ok(pfns) => return Read { pfns, lost: None },
@@ -56,8 +56,12 @@ impl LogSource {
     /// Adds why it was lost to an error that is about that.
     pub(crate) fn explain(&mut self, error: Error) -> Error {
         match error {
-            Error::Doubt { doubt: Doubt::LogLost, rounds, source: None } => {
-                Error::Doubt { doubt: Doubt::LogLost, rounds, source: self.error.take() }
+            Error::Uncertain { uncertainty: Uncertainty::LogLost, rounds, source: None } => {
+                Error::Uncertain {
+                    uncertainty: Uncertainty::LogLost,
+                    rounds,
+                    source: self.error.take(),
+                }
             }
             error => error,
         }

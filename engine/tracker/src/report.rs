@@ -5,8 +5,8 @@
 //! Threads: plain values.
 //! Source: counting rules of entries and leaves: `docs/design.md`, "Counts".
 
-use crate::doubt::Doubt;
 use crate::port::Deferral;
+use crate::uncertainty::Uncertainty;
 
 /// Which kind of round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,7 +132,7 @@ pub struct PageCounts {
     /// Of these page tables.
     pub tables: u64,
     /// Settled without a page: the entry names no frame.
-    pub frameless: u64,
+    pub unpopulated: u64,
     /// Deferred: p2m and m2p disagree.
     pub deferred_m2p: u64,
     /// Deferred: the frame is not the domain's, or vanished before it could be mapped.
@@ -140,7 +140,7 @@ pub struct PageCounts {
     /// Deferred: page table that can't be normalised.
     pub deferred_table: u64,
     /// Deferred: leaf not mapped, query failed, no answer.
-    pub deferred_doubt: u64,
+    pub deferred_uncertain: u64,
     /// Frames that moved to another pfn.
     pub moved: u64,
     /// Pfns that the transport handed back.
@@ -159,7 +159,7 @@ impl PageCounts {
             }
             Deferral::Table(_) => self.deferred_table += 1,
             Deferral::LeafUnmapped | Deferral::QueryFailed | Deferral::Unacknowledged => {
-                self.deferred_doubt += 1;
+                self.deferred_uncertain += 1;
             }
         }
     }
@@ -207,10 +207,10 @@ pub struct RoundReport {
     pub pages: PageCounts,
     /// What a consistent point settled; zero in a live round.
     pub settled: SettledCounts,
-    /// Doubts by kind, in the order of [`Doubt::ALL`].
-    pub doubts: [u64; Doubt::ALL.len()],
+    /// Uncertainties by kind, in the order of [`Uncertainty::ALL`].
+    pub uncertain: [u64; Uncertainty::ALL.len()],
     /// The structure could not be followed: nothing was compared or sent.
-    pub blind: bool,
+    pub p2m_unreadable: bool,
     /// The migration is complete, but log-dirty could not be switched off at the source.
     pub log_left_on: bool,
     /// Pfns newly owed in this round for each page accepted in the round before: the dirty rate in

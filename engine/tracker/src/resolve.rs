@@ -23,7 +23,7 @@ pub(crate) enum Outcome {
         footing: Footing,
     },
     /// It has no frame; that is an answer, too.
-    Frameless {
+    Unpopulated {
         entry: Entry,
         /// The entry names something, but nothing of the domain's.
         foreign: bool,
@@ -92,21 +92,21 @@ impl Resolver<'_> {
             return Outcome::Wait(Deferral::LeafUnmapped);
         };
         let (mfn, tagged) = match entry.claim(self.layout.width()) {
-            Claim::Invalid => return Outcome::Frameless { entry, foreign: false },
-            Claim::Identity => return Outcome::Frameless { entry, foreign: true },
+            Claim::Invalid => return Outcome::Unpopulated { entry, foreign: false },
+            Claim::Identity => return Outcome::Unpopulated { entry, foreign: true },
             Claim::Foreign(mfn) => (mfn, true),
             Claim::Frame(mfn) => (mfn, false),
         };
         if mfn.0 < self.m2p.frames() {
             candidates.push(Candidate { index, entry, mfn, tagged });
         }
-        Outcome::Frameless { entry, foreign: true }
+        Outcome::Unpopulated { entry, foreign: true }
     }
 
     /// The outcome table.
     fn settle(&self, pfn: Pfn, candidate: &Candidate, kind: FrameType) -> Result<Outcome, Error> {
         let &Candidate { entry, mfn, tagged, .. } = candidate;
-        let foreign = Outcome::Frameless { entry, foreign: true };
+        let foreign = Outcome::Unpopulated { entry, foreign: true };
         let send = |footing| Ok(Outcome::Send { page: Page { pfn, mfn, entry, kind }, footing });
         let named = self.m2p.pfn(mfn);
         match kind {

@@ -4,14 +4,14 @@
 //! Not here: the order of its steps (`tracker`).
 //! Units: rounds; pfns owed.
 //! Threads: one owner; the shards are lent to a comparison.
-//! Source: `docs/design.md`, law 4: a doubt that runs for too long ends a live migration.
+//! Source: `docs/design.md`, law 4: an uncertainty that runs for too long ends a live migration.
 
 use crate::config::{Config, Verify};
 use crate::diff::Kernel;
-use crate::doubt::{Doubt, Doubts};
 use crate::error::Error;
 use crate::report::{RoundReport, Stage};
 use crate::shard::Shards;
+use crate::uncertainty::{Uncertainties, Uncertainty};
 
 /// A round.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Round {
     pub(crate) config: Config,
     pub(crate) kernel: Kernel,
     pub(crate) shards: Shards,
-    pub(crate) doubts: Doubts,
+    pub(crate) uncertain: Uncertainties,
     pub(crate) report: RoundReport,
     /// Rounds that ended.
     ended: u64,
@@ -38,7 +38,7 @@ impl Round {
         Ok(Self {
             kernel: config.kernel.map_or_else(Kernel::choose, Ok).map_err(Error::environment)?,
             shards: Shards::new(config.threads)?,
-            doubts: Doubts::default(),
+            uncertain: Uncertainties::default(),
             report: RoundReport::default(),
             ended: 0,
             previous: None,
@@ -49,7 +49,7 @@ impl Round {
 
     /// A round begins.
     pub(crate) fn begin(&mut self, stage: Stage) {
-        self.doubts.begin_round();
+        self.uncertain.begin_round();
         self.report = RoundReport {
             round: self.ended,
             stage,
@@ -77,14 +77,14 @@ impl Round {
         self.is_suspended() || self.config.verify == Verify::Full
     }
 
-    /// Notes a doubt.
-    pub(crate) fn doubt(&mut self, doubt: Doubt) {
-        self.doubts.mark(doubt);
+    /// Notes an uncertainty.
+    pub(crate) fn note(&mut self, uncertainty: Uncertainty) {
+        self.uncertain.mark(uncertainty);
     }
 
     /// Notes how much is owed when sending begins.
     pub(crate) fn sending_begins(&mut self, owed: u64) {
-        self.report.doubts = self.doubts.counts(); // so far
+        self.report.uncertain = self.uncertain.counts(); // so far
         self.report.pages.owed = owed;
         self.estimate();
     }
@@ -95,7 +95,7 @@ impl Round {
         let report = &mut self.report;
         (report.dirty_rate, report.shrinking) = (None, None);
         let Some(previous) = &self.previous else { return };
-        if report.blind || self.doubts.of_ranges() > 0 {
+        if report.p2m_unreadable || self.uncertain.of_ranges() > 0 {
             return;
         }
         let newly = report.log_dirty_pfns + report.entries.beyond_log_dirty;
@@ -110,14 +110,14 @@ impl Round {
         self.estimate();
     }
 
-    /// The round ends. Returns its report, or the kind of a doubt that ran for too long in a guest
-    /// that runs.
-    pub(crate) fn end(&mut self) -> Result<RoundReport, Doubt> {
+    /// The round ends. Returns its report, or the kind of an uncertainty that ran for too long in a
+    /// guest that runs.
+    pub(crate) fn end(&mut self) -> Result<RoundReport, Uncertainty> {
         self.ended += 1;
-        self.report.doubts = self.doubts.counts();
-        let persistent = self.doubts.end_round(self.config.doubt_rounds_max);
-        if let Some(doubt) = persistent.filter(|_| !self.is_suspended()) {
-            return Err(doubt);
+        self.report.uncertain = self.uncertain.counts();
+        let persistent = self.uncertain.end_round(self.config.uncertain_rounds_max);
+        if let Some(uncertainty) = persistent.filter(|_| !self.is_suspended()) {
+            return Err(uncertainty);
         }
         self.previous = Some(self.report.clone());
         self.unended = false;

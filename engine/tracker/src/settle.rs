@@ -23,8 +23,8 @@ const WAITING_SLACK: u64 = 65_536;
 /// by the domain's frames: each frame has one pfn.
 ///
 /// # Errors
-/// [`Error::Crowd`].
-pub(crate) fn expect_no_crowd(
+/// [`Error::TooManyDeferred`].
+pub(crate) fn expect_few_deferred(
     p2m: &P2m,
     ledger: &Ledger,
     destination: &Destination,
@@ -37,7 +37,7 @@ pub(crate) fn expect_no_crowd(
         return Ok(());
     }
     let first = ledger.deferred().map(|(pfn, _)| pfn).chain(sent.unsound()).next();
-    first.map_or(Ok(()), |pfn| Err(Error::Crowd { pfn, waiting, domain_frames }))
+    first.map_or(Ok(()), |pfn| Err(Error::TooManyDeferred { pfn, waiting, domain_frames }))
 }
 
 /// A guest that stands still does not mend a page table.

@@ -11,19 +11,19 @@ use std::sync::Arc;
 use crate::cause::CauseSet;
 use crate::config::{Config, Sender, Verify};
 use crate::destination::Destination;
-use crate::doubt::Doubt;
 use crate::error::Error;
 use crate::frame::{Entry, Mfn, Pfn, Width};
 use crate::intake::{Intake, Read};
 use crate::leaf::Leaf;
 use crate::ledger::Ledger;
 use crate::p2m::P2m;
-use crate::port::{Answer, Deferral, Guest, LogRoom, P2mSource, Page, Phase, PortError, Roots};
+use crate::port::{Answer, Deferral, Guest, LogBuffer, P2mSource, Page, Phase, PortError, Roots};
 use crate::report::{RoundReport, Stage};
 use crate::round::Round;
 use crate::send::{Notes, Sweep, View, again, moves};
 use crate::shadow::ShadowBytes;
 use crate::table::TableView;
+use crate::uncertainty::Uncertainty;
 use crate::{compare, intake, send, settle, structure};
 
 /// Walks with comparisons in one round: what a comparison finds may call for another walk.
@@ -130,7 +130,7 @@ impl Tracker {
     ///
     /// # Errors
     /// A port's.
-    pub fn begin(&mut self, guest: &mut Guest<'_>, stage: Stage) -> Result<LogRoom<'_>, Error> {
+    pub fn begin(&mut self, guest: &mut Guest<'_>, stage: Stage) -> Result<LogBuffer<'_>, Error> {
         self.expect_live("begin")?;
         if matches!(self.step, Step::Begun) {
             self.lose_log(guest)?; // it may have bits that are nowhere else
@@ -154,7 +154,7 @@ impl Tracker {
     }
 
     /// Takes the log, of which the first `read` pfns were read, and finds what is owed. What was
-    /// not read is in doubt, to the pfn; bits past `read` are owed as what they are.
+    /// not read is uncertain, to the pfn; bits past `read` are owed as what they are.
     ///
     /// # Errors
     /// Any of [`Error`]; the round may be begun again.
@@ -167,7 +167,7 @@ impl Tracker {
     pub(crate) fn scan_by(
         &mut self,
         guest: &mut Guest<'_>,
-        read: impl FnOnce(LogRoom<'_>) -> Read,
+        read: impl FnOnce(LogBuffer<'_>) -> Read,
     ) -> Result<(), Error> {
         self.expect_live("scan")?;
         if !matches!(self.step, Step::Begun) {
@@ -176,8 +176,8 @@ impl Tracker {
         self.step = Step::Closed;
         self.take_log(guest, read)?;
         self.follow(guest, false)?;
-        if self.round.config.sender != Sender::Told {
-            // What the scan put in doubt is sent in this round.
+        if self.round.config.sender != Sender::Engine {
+            // What the scan put uncertain is sent in this round.
             again::owe_tables(&mut self.round, &self.ledger, &mut self.destination);
         }
         self.round.sending_begins(self.ledger.owed());
@@ -236,7 +236,7 @@ impl Tracker {
         self.expect_frame_list_told("answer")?;
         let settled = guest.phase(Phase::Send, |guest| self.write_down(guest, answers));
         let settled = settled
-            .and_then(|()| settle::expect_no_crowd(&self.p2m, &self.ledger, &self.destination));
+            .and_then(|()| settle::expect_few_deferred(&self.p2m, &self.ledger, &self.destination));
         if settled.is_err() {
             self.step = Step::Closed;
         }
@@ -290,8 +290,8 @@ impl Tracker {
     ///
     /// # Errors
     /// [`Error::Order`] if a batch has no answer, or of a guest that stands still the frame list
-    /// was not told or not everything is settled: the round goes on. [`Error::Doubt`] if a doubt
-    /// ran for too long.
+    /// was not told or not everything is settled: the round goes on. [`Error::Uncertain`] if an
+    /// uncertainty ran for too long.
     pub fn end(&mut self, guest: &mut Guest<'_>) -> Result<RoundReport, Error> {
         self.expect_answered("end")?;
         let stage = self.round.report.stage;
@@ -335,7 +335,7 @@ impl Tracker {
     pub(crate) fn observe(
         &mut self,
         guest: &mut Guest<'_>,
-        read: impl FnOnce(LogRoom<'_>) -> Read,
+        read: impl FnOnce(LogBuffer<'_>) -> Read,
         mut each: impl FnMut(Pfn, CauseSet),
     ) -> Result<RoundReport, Error> {
         self.open(guest, Stage::Live);
@@ -344,7 +344,7 @@ impl Tracker {
         self.take_log(guest, read)?;
         self.follow(guest, true)?;
         self.destination.forget_removed(); // nothing was sent that could name them
-        if !self.round.report.blind {
+        if !self.round.report.p2m_unreadable {
             let held = self.p2m.domain.held.cast_signed();
             let unaccounted = held - self.destination.observed_frames().cast_signed();
             self.round.report.unaccounted_frames = Some(unaccounted);
@@ -377,15 +377,15 @@ impl Tracker {
         self.destination.on_a_machine_of(guest.m2p.frames());
     }
 
-    /// A doubt that ran for too long ends a live migration here.
+    /// An uncertainty that ran for too long ends a live migration here.
     fn close(&mut self) -> Result<RoundReport, Error> {
         self.intake.end(self.p2m.pending.is_empty(), self.round.is_suspended());
-        self.round.end().map_err(|doubt| Error::Doubt {
-            doubt,
-            rounds: self.round.doubts.running(doubt),
-            source: match doubt {
+        self.round.end().map_err(|uncertainty| Error::Uncertain {
+            uncertainty,
+            rounds: self.round.uncertain.running(uncertainty),
+            source: match uncertainty {
                 // The first of them that is not mapped now.
-                Doubt::LeafUnmapped => self.p2m.unmapped_leaf().map(PortError::from),
+                Uncertainty::LeafUnmapped => self.p2m.unmapped_leaf().map(PortError::from),
                 _ => None,
             },
         })
@@ -399,7 +399,7 @@ impl Tracker {
     fn take_log(
         &mut self,
         guest: &mut Guest<'_>,
-        read: impl FnOnce(LogRoom<'_>) -> Read,
+        read: impl FnOnce(LogBuffer<'_>) -> Read,
     ) -> Result<(), Error> {
         let Self { round, intake, p2m, ledger, destination, .. } = self;
         let read = |intake: &mut Intake| read(intake.log.fill());
@@ -434,7 +434,7 @@ impl Tracker {
                     structure::walk(round, offers, p2m, ledger, destination, guest)
                 })?;
             }
-            if round.report.blind {
+            if round.report.p2m_unreadable {
                 return Ok(());
             }
             guest.phase(Phase::Walk, |guest| compare::map(suspended, p2m, guest))?;
@@ -442,7 +442,7 @@ impl Tracker {
                 compare::run(adopt, round, intake, p2m, ledger, destination, guest)
             })?;
             for pfn in changed {
-                p2m.entry_of_part_changed(pfn, guest.m2p, &mut round.report.structure);
+                p2m.entry_of_p2m_frame_changed(pfn, guest.m2p, &mut round.report.structure);
             }
             at_rest = !p2m.reasons.call() && (p2m.pending.is_empty() || !suspended);
             if at_rest {
@@ -459,7 +459,7 @@ impl Tracker {
     /// names it.
     fn rest(&mut self, guest: &mut Guest<'_>) -> Result<(), Error> {
         for _ in 0..FOLLOWS_SUSPENDED {
-            structure::find_moved_parts(&mut self.round, &mut self.p2m, &self.ledger, guest);
+            structure::find_moved_p2m_frames(&mut self.round, &mut self.p2m, &self.ledger, guest);
             if !self.p2m.is_open() {
                 return Ok(());
             }
@@ -471,7 +471,7 @@ impl Tracker {
     fn sweep(&mut self, guest: &mut Guest<'_>, sweeps: &mut Sweeps) -> Result<Next, Error> {
         loop {
             // Before anything is in flight.
-            settle::expect_no_crowd(&self.p2m, &self.ledger, &self.destination)?;
+            settle::expect_few_deferred(&self.p2m, &self.ledger, &self.destination)?;
             let Some(sweep) = sweeps.under_way else {
                 let settled = std::mem::take(&mut sweeps.ended) && self.end_sweep(guest, sweeps)?;
                 if settled || !self.begin_sweep(guest, sweeps)? {
@@ -516,7 +516,7 @@ impl Tracker {
             return Err(settle::unsettled(&mut self.p2m, &self.ledger, guest));
         }
         if !suspended {
-            if self.round.report.blind {
+            if self.round.report.p2m_unreadable {
                 return Ok(false);
             }
             moves::forget_departed(&mut self.destination, guest);
@@ -552,8 +552,8 @@ impl Tracker {
             return Ok(false);
         }
         moves::forget_departed(&mut self.destination, guest);
-        if self.destination.sent.vouch() {
-            self.destination.sent.doubt_tables();
+        if self.destination.sent.recheck_tables() {
+            self.destination.sent.all_tables_are_uncertain();
             again::owe_tables(&mut self.round, &self.ledger, &mut self.destination);
             return Ok(false);
         }
@@ -563,10 +563,10 @@ impl Tracker {
     }
 
     const fn settled_pfns(&self) -> u64 {
-        self.round.report.pages.accepted + self.round.report.pages.frameless
+        self.round.report.pages.accepted + self.round.report.pages.unpopulated
     }
 
-    /// Marks what earlier rounds or sweeps left: deferred, postponed and returned pfns, doubtful
+    /// Marks what earlier rounds or sweeps left: deferred, postponed and returned pfns, uncertain
     /// tables.
     fn owe_again(&mut self) {
         self.round.report.pages.returned += self.ledger.wake();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What could not be found out of a range of pfns is owed.
-//! Not here: how long that may go on (`round`, `doubt`).
+//! Not here: how long that may go on (`round`, `uncertainty`).
 //! Units: pfns.
 //! Threads: one owner.
 //! Source: `docs/design.md`, law 4.
@@ -27,7 +27,7 @@ pub(crate) fn owe(pfns: Range<u64>, p2m: &P2m, ledger: &Ledger, destination: &De
         let first = width.first_pfn(leaf).0;
         let last = first + width.entries() as u64;
         let range = first.max(pfns.start)..last.min(pfns.end);
-        ledger.bitmap.mark_range(range, Cause::Doubt);
+        ledger.bitmap.mark_range(range, Cause::Uncertain);
     }
 }
 

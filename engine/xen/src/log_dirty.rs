@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, PortError};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, PortError};
 
 use crate::buffer::Buffer;
 use crate::domain::Domain;
@@ -135,7 +135,7 @@ impl XenLogDirty {
     /// The hypervisor's.
     pub fn peek(&mut self, into: &mut PfnBitmap) -> Result<u64, XenError> {
         into.reset(into.pfns());
-        self.log.read(ShadowOp::Peek, LogRoom::over(into))
+        self.log.read(ShadowOp::Peek, LogBuffer::over(into))
     }
 }
 
@@ -148,7 +148,7 @@ impl LogDirty for XenLogDirty {
         Ok(self.log.disable()?)
     }
 
-    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
         Ok(self.log.read(ShadowOp::Clean, into)?)
     }
 }
@@ -195,7 +195,7 @@ impl<S: Shadow> Log<S> {
     }
 
     /// Whatever was read before an error is in `into` all the same: it is in no other log.
-    fn read(&mut self, op: ShadowOp, mut into: LogRoom<'_>) -> Result<u64, XenError> {
+    fn read(&mut self, op: ShadowOp, mut into: LogBuffer<'_>) -> Result<u64, XenError> {
         let call = if op == ShadowOp::Clean { "clean log-dirty" } else { "peek at log-dirty" };
         let pfns = into.pfns();
         if pfns == 0 || !pfns.is_multiple_of(LOG_DIRTY_LEAF_PFNS) {
@@ -350,11 +350,11 @@ mod tests {
         log.shadow.answers = [Err(libc::EFAULT), Err(libc::ENOMEM), Ok(100)].into();
         for errno in [libc::EFAULT, libc::ENOMEM] {
             let mut into = PfnBitmap::new(LOG_DIRTY_LEAF_PFNS);
-            let error = log.read(ShadowOp::Clean, LogRoom::over(&mut into)).expect_err("fails");
+            let error = log.read(ShadowOp::Clean, LogBuffer::over(&mut into)).expect_err("fails");
             assert_eq!((error.errno(), into.count()), (errno, 3));
         }
         let mut into = PfnBitmap::new(LOG_DIRTY_LEAF_PFNS);
-        assert_eq!(log.read(ShadowOp::Clean, LogRoom::over(&mut into)), Ok(100));
+        assert_eq!(log.read(ShadowOp::Clean, LogBuffer::over(&mut into)), Ok(100));
     }
 
     #[test]
@@ -362,7 +362,7 @@ mod tests {
         let mut log = log(Script::default(), IfOn::Refuse);
         for pfns in [0, 1, LOG_DIRTY_LEAF_PFNS + 64] {
             let mut into = PfnBitmap::new(pfns);
-            let error = log.read(ShadowOp::Clean, LogRoom::over(&mut into)).expect_err("refused");
+            let error = log.read(ShadowOp::Clean, LogBuffer::over(&mut into)).expect_err("refused");
             assert_eq!(error.errno(), libc::EINVAL);
         }
         assert!(log.shadow.calls.is_empty());

@@ -220,7 +220,7 @@ impl Side for InC<'_> {
     }
 
     fn round(&mut self) -> u64 {
-        let mut room = abi::LogRoom { words: null_mut(), pfns: 0 };
+        let mut room = abi::LogBuffer { words: null_mut(), pfns: 0 };
         // SAFETY: both live.
         assert_eq!(unsafe { f::p2mt_begin(self.handle, abi::LIVE, &raw mut room) }, abi::OK);
         if room.pfns > 0 {

@@ -5,13 +5,13 @@
 
    Exit status as of migrate.c. Built with OCaml 4.13 by
 
-     cc -Wall -Wextra -Werror -isystem "$(ocamlc -where)" -I../../include -I../../theatre -c *_stubs.c
-     ocamlopt -o migrate p2mt.mli p2mt.ml theatre.ml migrate.ml *_stubs.o -cclib -lp2mtrack -cclib -lp2mtheatre *)
+     cc -Wall -Wextra -Werror -isystem "$(ocamlc -where)" -I../../include -I../../harness -c *_stubs.c
+     ocamlopt -o migrate p2mt.mli p2mt.ml harness.ml migrate.ml *_stubs.o -cclib -lp2mtrack -cclib -lp2mharness *)
 
 open P2mt
 
 (* Everything that one migration needs. *)
-type saver = { guest : Theatre.t; p2mt : P2mt.t; content : words; table : words }
+type saver = { guest : Harness.t; p2mt : P2mt.t; content : words; table : words }
 
 (* The log: CLEAN from Xen, into the library. *)
 let begin_and_scan saver stage =
@@ -20,7 +20,7 @@ let begin_and_scan saver stage =
     if pfns = 0 then 0
     else
       let bits = words (pfns / 64) in
-      let read = Theatre.(number (clean saver.guest bits)) in
+      let read = Harness.(number (clean saver.guest bits)) in
       feed saver.p2mt 0 bits;
       read
   in
@@ -28,17 +28,17 @@ let begin_and_scan saver stage =
 
 let send_frame_list saver =
   let leaves, pfn_count, serial = frame_list saver.p2mt in
-  Theatre.(ok (send_frame_list saver.guest leaves pfn_count));
+  Harness.(ok (send_frame_list saver.guest leaves pfn_count));
   frame_list_told saver.p2mt serial
 
 (* One page: read, a page table normalised, sent; what can't be done now is put off. *)
 let send_page saver index { pfn; mfn; kind; _ } =
   let { guest; p2mt; content; table } = saver in
-  let read = Theatre.read_page guest mfn kind content table in
+  let read = Harness.read_page guest mfn kind content table in
   if read < 0 then Deferred (Map (-read))
   else if kind <> 0 && not (normalise p2mt index table) then Deferred Not_normalised
   else (
-    Theatre.(ok (send_page guest pfn kind content table));
+    Harness.(ok (send_page guest pfn kind content table));
     Accepted)
 
 let rec send_pages saver =
@@ -52,7 +52,7 @@ let rec send_gone saver from =
   let pfns = gone saver.p2mt from in
   let count = Bigarray.Array1.dim pfns in
   if count > 0 then (
-    Theatre.(ok (send_gone saver.guest pfns));
+    Harness.(ok (send_gone saver.guest pfns));
     send_gone saver (Int64.succ pfns.{count - 1}))
 
 let round saver stage =
@@ -60,7 +60,7 @@ let round saver stage =
   send_pages saver;
   if stage <> Live then (
     send_gone saver 0L;
-    Theatre.(ok (confirm saver.guest)));
+    Harness.(ok (confirm saver.guest)));
   ignore (end_round saver.p2mt)
 
 (* Whether the destination was identical after each suspended round. *)
@@ -70,45 +70,45 @@ let migrate saver =
     | 0 -> true
     | left ->
       round saver Live;
-      Theatre.suspend guest;
+      Harness.suspend guest;
       round saver Checkpoint;
-      Theatre.judge guest = 0
-      && (Theatre.resume guest;
+      Harness.judge guest = 0
+      && (Harness.resume guest;
           checkpoints (left - 1))
   in
-  checkpoints (Theatre.checkpoints guest)
+  checkpoints (Harness.checkpoints guest)
   && (
-    while not (Theatre.wants_suspend guest) do
+    while not (Harness.wants_suspend guest) do
       round saver Live
     done;
-    Theatre.suspend guest;
+    Harness.suspend guest;
     round saver Final;
-    Theatre.judge guest = 0)
+    Harness.judge guest = 0)
 
 (* Whether it went as it should. *)
 let run threads guest_bytes scenario seed =
-  let guest = Theatre.create scenario seed guest_bytes threads in
-  Theatre.(ok (log_on guest));
-  let p2mt = create { default with threads } (Theatre.host guest) in
+  let guest = Harness.create scenario seed guest_bytes threads in
+  Harness.(ok (log_on guest));
+  let p2mt = create { default with threads } (Harness.host guest) in
   let ended why =
-    Theatre.suspend guest;
+    Harness.suspend guest;
     Printf.printf "%s %d: ended with %s\n" scenario seed why;
-    Theatre.is_hostile scenario
+    Harness.is_hostile scenario
   in
   let right =
     match migrate { guest; p2mt; content = words 1; table = words 512 } with
     | right ->
-      if not right then Theatre.explain guest;
+      if not right then Harness.explain guest;
       right
     | exception P2mt_error { text; _ } -> ended text
     | exception Errno errno -> ended (Printf.sprintf "errno %d" errno)
   in
   destroy p2mt;
-  Theatre.(ok (log_off guest));
-  let harm = Theatre.harm guest in
+  Harness.(ok (log_off guest));
+  let harm = Harness.harm guest in
   if harm <> None || not right then
     Printf.printf "%s %d: WRONG %s\n" scenario seed (Option.value harm ~default:"");
-  Theatre.free guest;
+  Harness.free guest;
   right && harm = None
 
 let () =
@@ -117,7 +117,7 @@ let () =
   let threads = number 1 "1" and only = argument 2 "all" and seeds = number 3 "3" and mib = number 4 "32" in
   let runs = ref 0 and wrong = ref 0 in
   let rec each index =
-    match Theatre.scenario index with
+    match Harness.scenario index with
     | None -> ()
     | Some scenario ->
       if only = "all" || only = scenario then

@@ -10,8 +10,8 @@ let words count = Array1.create Int64 C_layout count
 let none = -1L
 
 type code =
-  | Host | Size | Forked | Threads | Busy | Argument | Environment | Doubt | Order | Page | Roots | Structure | Reach
-  | Crowd | Entry | Table | Unaccounted | Panic
+  | Host | Size | Forked | Threads | Busy | Argument | Environment | Uncertain | Order | Page | Roots | Structure | P2m_size
+  | Too_many_deferred | Entry | Table | Unaccounted | Panic
   | Unknown of int
 
 exception P2mt_error of { code : code; errnum : int; level : int; pfn : int64; mfn : int64; text : string }
@@ -56,13 +56,13 @@ type config = {
   verify : verify;
   alias : alias;
   foreign_pte : foreign_pte;
-  doubt_rounds_max : int;
+  uncertain_rounds_max : int;
   unaccounted : unaccounted;
 }
 
 let default =
   { width = Width_64; mode = Full; threads = 0; kernel = Auto; verify = Verify_dirty; alias = Alias_refuse;
-    foreign_pte = Foreign_pte_refuse; doubt_rounds_max = 0; unaccounted = Unaccounted_refuse }
+    foreign_pte = Foreign_pte_refuse; uncertain_rounds_max = 0; unaccounted = Unaccounted_refuse }
 
 type stage = Live | Checkpoint | Final
 type page = { pfn : int; mfn : int; entry : int64; kind : int; causes : int }
@@ -77,8 +77,8 @@ type report = {
   pages_left : int;
   entries_beyond_log_dirty : int;
   settled_gone : int;
-  doubts : int;
-  blind : bool;
+  uncertain : int;
+  p2m_unreadable : bool;
   dirty_rate : float;
   unaccounted_frames : int option;
 }
@@ -147,7 +147,7 @@ type t = { handle : handle; raised : exn option ref (* by a callback *) }
 
 let code = function
   | -5 -> Host | -7 -> Size | -10 -> Forked | -11 -> Threads | -16 -> Busy | -22 -> Argument | -38 -> Environment
-  | -62 -> Doubt | -71 -> Order | -72 -> Page | -73 -> Roots | -74 -> Structure | -75 -> Reach | -76 -> Crowd
+  | -62 -> Uncertain | -71 -> Order | -72 -> Page | -73 -> Roots | -74 -> Structure | -75 -> P2m_size | -76 -> Too_many_deferred
   | -77 -> Entry | -78 -> Table | -80 -> Unaccounted | -131 -> Panic
   | code -> Unknown code
 

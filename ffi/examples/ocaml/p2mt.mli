@@ -19,8 +19,8 @@ val none : int64
 (** {1 Errors} *)
 
 type code =
-  | Host | Size | Forked | Threads | Busy | Argument | Environment | Doubt | Order | Page | Roots | Structure | Reach
-  | Crowd | Entry | Table | Unaccounted | Panic
+  | Host | Size | Forked | Threads | Busy | Argument | Environment | Uncertain | Order | Page | Roots | Structure | P2m_size
+  | Too_many_deferred | Entry | Table | Unaccounted | Panic
   | Unknown of int
 
 (** A call failed. [errnum] is negative, as [p2mt_error] has it; it is 0, [level] -1, [pfn] and [mfn] {!none} where it is about none. *)
@@ -77,7 +77,7 @@ type config = {
   verify : verify;
   alias : alias;
   foreign_pte : foreign_pte;
-  doubt_rounds_max : int;
+  uncertain_rounds_max : int;
   unaccounted : unaccounted;
 }
 
@@ -102,8 +102,8 @@ type report = {
   pages_left : int;
   entries_beyond_log_dirty : int;
   settled_gone : int;
-  doubts : int;
-  blind : bool;
+  uncertain : int;
+  p2m_unreadable : bool;
   dirty_rate : float;
   unaccounted_frames : int option; (** none while the guest runs, and until everything is settled *)
 }

@@ -129,8 +129,8 @@ static value report_of(const struct p2mt_report *report)
     Store_field(result, 3, Val_long(report->pages_left));
     Store_field(result, 4, Val_long(report->entries_beyond_log_dirty));
     Store_field(result, 5, Val_long(report->settled_gone));
-    Store_field(result, 6, Val_long(report->doubts));
-    Store_field(result, 7, Val_bool(report->blind));
+    Store_field(result, 6, Val_long(report->uncertain));
+    Store_field(result, 7, Val_bool(report->p2m_unreadable));
     Store_field(result, 8, caml_copy_double(report->dirty_rate));
     Store_field(result, 9, Val_int(0)); /* None */
     if (report->unaccounted_frames != INT64_MIN)
@@ -319,7 +319,7 @@ CAMLprim value ml_p2mt_create(value config, value host, value callbacks)
         .verify = u32(Field(config, 4)),
         .alias = u32(Field(config, 5)),
         .foreign_pte = u32(Field(config, 6)),
-        .doubt_rounds_max = u32(Field(config, 7)),
+        .uncertain_rounds_max = u32(Field(config, 7)),
         .unaccounted = u32(Field(config, 8)),
     };
     struct p2mt_host lent = {
@@ -383,7 +383,7 @@ CAMLprim value ml_p2mt_last_error(value handle)
 CAMLprim value ml_p2mt_begin(value handle, value stage)
 {
     CAMLparam2(handle, stage);
-    struct p2mt_log_room room;
+    struct p2mt_log_buffer room;
     int code = p2mt_begin(Migration_val(handle)->p2mt, u32(stage), &room);
 
     CAMLreturn(code ? failed(code) : done(Val_long(room.pfns)));

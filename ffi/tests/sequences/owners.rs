@@ -354,7 +354,7 @@ impl Guest {
 
     /// A round up to where everything is sent, and the destination knows what is gone.
     fn settle(&mut self, stage: u32) -> Result<(), Box<abi::Error>> {
-        let mut room = abi::LogRoom { words: null_mut(), pfns: 0 };
+        let mut room = abi::LogBuffer { words: null_mut(), pfns: 0 };
         // SAFETY: both live.
         self.came_to(unsafe { f::p2mt_begin(self.handle, stage, &raw mut room) })?;
         for pfn in std::mem::take(&mut self.log).into_iter().filter(|&pfn| pfn < room.pfns) {

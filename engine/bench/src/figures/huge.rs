@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `snapshot.first`, `round.quiet`, `round.scattered`, `intake`, `memory.peak`: one huge guest
 //! under migration.
-//! Not here: how it is stepped (`theatre`).
+//! Not here: how it is stepped (`harness`).
 //! Units: times the time of a guest of 64 GiB; share of the read floor; bytes.
 //! Threads: the engine's, as many as the setup's team has.
 //! Source: rounds of both guests are run in turn; a round begins where the intake ends.
@@ -14,10 +14,10 @@ use p2mtrack_synthetic::huge::{Guest, Shape};
 
 use crate::contest::{BLOCKS, median};
 use crate::figure::{Figure, Goal, Unit};
+use crate::harness::{Harness, Watched, read, read_words};
 use crate::memory::{forget_peak, peak_bytes};
 use crate::p2m::pattern;
 use crate::setup::Setup;
-use crate::theatre::{Theatre, Watched, read, read_words};
 
 /// The guest that the huge one is held against.
 const SMALL_BYTES: u64 = 64 << 30;
@@ -38,7 +38,7 @@ pub fn run(setup: &Setup) -> Vec<Figure> {
         (guest(setup.guest_bytes), guest(SMALL_BYTES.min(setup.guest_bytes)));
     let mut figures = watched(setup, &guest, &small_guest);
     forget_peak();
-    let mut huge = Theatre::new(setup, &guest);
+    let mut huge = Harness::new(setup, &guest);
     huge.round();
     figures.push(sent(setup, &mut huge, &small_guest));
     figures.extend(intake(setup, &mut huge));
@@ -104,12 +104,12 @@ fn exchange(guest: &Guest) -> u64 {
 }
 
 /// The same round with everything that it owes sent.
-fn sent(setup: &Setup, huge: &mut Theatre<'_>, small_guest: &Guest) -> Figure {
-    let mut small = Theatre::new(setup, small_guest);
+fn sent(setup: &Setup, huge: &mut Harness<'_>, small_guest: &Guest) -> Figure {
+    let mut small = Harness::new(setup, small_guest);
     small.round();
-    let round = |theatre: &mut Theatre<'_>| {
-        exchange(theatre.guest());
-        theatre.round().1
+    let round = |harness: &mut Harness<'_>| {
+        exchange(harness.guest());
+        harness.round().1
     };
     let (long, short): (Vec<_>, Vec<_>) =
         (0..SENT_ROUNDS).map(|_| (round(huge), round(&mut small))).unzip();
@@ -144,9 +144,9 @@ fn latencies(times: &[Duration]) -> String {
 
 /// The log with so many bits in a million: what the intake reads and writes, against reading as
 /// many bytes.
-fn intake(setup: &Setup, theatre: &mut Theatre<'_>) -> Vec<Figure> {
+fn intake(setup: &Setup, harness: &mut Harness<'_>) -> Vec<Figure> {
     let shares = [("sparse", 100), ("dense", 50_000)];
-    let figures: Vec<_> = shares.map(|(name, ppm)| intake_of(setup, theatre, name, ppm)).into();
+    let figures: Vec<_> = shares.map(|(name, ppm)| intake_of(setup, harness, name, ppm)).into();
     let worst = figures.iter().min_by(|a, b| a.value.total_cmp(&b.value)).cloned();
     let worst = worst.map(|worst| Figure {
         goal: Some(Goal::AtLeast(0.8)),
@@ -157,15 +157,15 @@ fn intake(setup: &Setup, theatre: &mut Theatre<'_>) -> Vec<Figure> {
     worst.into_iter().chain(figures).collect()
 }
 
-fn intake_of(setup: &Setup, theatre: &mut Theatre<'_>, name: &str, ppm: u64) -> Figure {
-    let words = dirty_words(theatre.guest().pfns(), ppm);
+fn intake_of(setup: &Setup, harness: &mut Harness<'_>, name: &str, ppm: u64) -> Figure {
+    let words = dirty_words(harness.guest().pfns(), ppm);
     let lines = words.chunks(8).filter(|line| line.iter().any(|&word| word != 0)).count();
     // A line that is written is read before.
     let bytes = (words.len() * 8) as f64 + 2.0 * LINE_BYTES * lines as f64;
     let log = (words.len() * 8) as f64;
     let shares = (0..BLOCKS).map(|_| {
         let floor = read_words(setup, &words).as_secs_f64() / log * bytes;
-        let (once, again) = (theatre.intake(&words), theatre.intake(&words));
+        let (once, again) = (harness.intake(&words), harness.intake(&words));
         2.0 * floor / (once + again).as_secs_f64()
     });
     let value = median(shares.collect());

@@ -62,7 +62,7 @@ impl Watch for Recording {
 struct Life {
     meta: Meta,
     rounds: Vec<Round>,
-    /// Whether the engine has no doubt in a round: it owes whatever one concerns.
+    /// Whether the engine has nothing uncertain in a round: it owes whatever one concerns.
     calm: Vec<bool>,
 }
 
@@ -145,7 +145,8 @@ impl Life {
         Some((pfn, now.leaf_pfns[pfn / self.width().entries()]))
     }
 
-    /// Rounds without a doubt that have one before them, and one without a doubt after.
+    /// Rounds without an uncertainty that have one before them, and one without an uncertainty
+    /// after.
     fn inner(&self) -> impl DoubleEndedIterator<Item = usize> {
         let calm = |&number: &usize| self.calm[number] && self.calm[number + 1];
         (1..self.rounds.len().saturating_sub(1)).filter(calm)
@@ -261,7 +262,7 @@ fn listed(round: &Round, mfn: u64) -> Vec<usize> {
     (0..round.leaf_mfns.len()).filter(here).collect()
 }
 
-/// The judge after all rounds, and for each of them whether there was no doubt.
+/// The judge after all rounds, and for each of them whether there was nothing uncertain.
 fn judged(reader: &Reader<'_>, deaf: impl Fn(u64, u64) -> bool) -> (Check, Vec<bool>) {
     let mut follower = Follower::new(Path::new("made"), reader, Config::default()).expect("starts");
     let mut check = Check::new(reader.meta().width, reader.meta().max_mfn, false);
@@ -273,7 +274,7 @@ fn judged(reader: &Reader<'_>, deaf: impl Fn(u64, u64) -> bool) -> (Check, Vec<b
             owed.pfns.clear(pfn);
         }
         hold_against(&mut check, &follower, &report, &owed);
-        calm.push(report.doubts.iter().all(|&doubts| doubts == 0));
+        calm.push(report.uncertain.iter().all(|&uncertainties| uncertainties == 0));
         if !follower.advance().expect("decodes") {
             return (check, calm);
         }

@@ -100,9 +100,10 @@ pub(super) fn round(report: &RoundReport, milliseconds: u128) -> String {
         grouped(report.pages.accepted),
         grouped(report.pages.left),
     );
-    for (doubt, count) in p2mtrack::doubt::Doubt::ALL.iter().zip(report.doubts) {
+    for (uncertainty, count) in p2mtrack::uncertainty::Uncertainty::ALL.iter().zip(report.uncertain)
+    {
         if count > 0 {
-            line.push_str(&format!("  doubt: {doubt}"));
+            line.push_str(&format!("  uncertainty: {uncertainty}"));
         }
     }
     line

@@ -5,8 +5,8 @@
 //! Threads: pure.
 //! Source: the schema in `docs/json.md`.
 
-use p2mtrack::doubt::Doubt;
 use p2mtrack::report::RoundReport;
+use p2mtrack::uncertainty::Uncertainty;
 use p2mtrack_synthetic::run::{Ending, Run};
 use p2mtrack_synthetic::{Begun, Fault, SimConfig};
 use serde::Serialize;
@@ -103,9 +103,9 @@ pub(super) fn program(config: &SimConfig, begun: &Begun) -> Value {
 
 /// One round.
 pub(super) fn round(scenario: &str, seed: u64, report: &RoundReport, phases: &Stopwatch) -> Value {
-    let doubts: Map<_, _> = Doubt::ALL
+    let uncertain: Map<_, _> = Uncertainty::ALL
         .iter()
-        .zip(report.doubts)
+        .zip(report.uncertain)
         .map(|(d, n)| (d.name().to_owned(), n.into()))
         .collect();
     let phase_us: Map<_, _> = phases
@@ -142,9 +142,9 @@ pub(super) fn round(scenario: &str, seed: u64, report: &RoundReport, phases: &St
         },
         "pages": {
             "owed": pages.owed, "accepted": pages.accepted, "tables": pages.tables,
-            "frameless": pages.frameless, "deferred_m2p": pages.deferred_m2p,
+            "unpopulated": pages.unpopulated, "deferred_m2p": pages.deferred_m2p,
             "deferred_frame": pages.deferred_frame, "deferred_table": pages.deferred_table,
-            "deferred_doubt": pages.deferred_doubt, "moved": pages.moved,
+            "deferred_uncertain": pages.deferred_uncertain, "moved": pages.moved,
             "returned": pages.returned, "left": pages.left,
         },
         "settled": {
@@ -152,8 +152,8 @@ pub(super) fn round(scenario: &str, seed: u64, report: &RoundReport, phases: &St
             "aliases": settled.aliases, "cleared_ptes": settled.cleared_ptes,
             "unlogged": settled.unlogged,
         },
-        "doubts": doubts,
-        "blind": report.blind,
+        "uncertain": uncertain,
+        "p2m_unreadable": report.p2m_unreadable,
         "log_left_on": report.log_left_on,
         "dirty_rate": report.dirty_rate,
         "shrinking": report.shrinking,

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use p2mtrack::doubt::Doubt;
 use p2mtrack::report::RoundReport;
+use p2mtrack::uncertainty::Uncertainty;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -40,7 +40,7 @@ pub(super) struct Line {
     found: RoundLine,
     walks: u64,
     walk_retries: u64,
-    doubts: u64,
+    uncertain: u64,
     unaccounted_frames: Option<i64>,
     round_us: u64,
     phase_us: Map<String, Value>,
@@ -64,7 +64,7 @@ impl Round {
     pub(super) fn hold_against(&self, check: &mut Check, session: &mut Session) {
         let owed = &self.owed.pfns;
         match full::read(&mut session.guest.p2m, session.monitor.tracker().pfns())
-            .filter(|_| !self.report.blind)
+            .filter(|_| !self.report.p2m_unreadable)
         {
             Some(full) => {
                 check.round(&full.entries, full.pfn_count, owed, session.monitor.tracker());
@@ -83,7 +83,7 @@ impl Round {
             found: self.found(),
             walks: self.report.structure.walks,
             walk_retries: self.report.structure.retries,
-            doubts: self.report.doubts.iter().sum(),
+            uncertain: self.report.uncertain.iter().sum(),
             unaccounted_frames: self.report.unaccounted_frames,
             round_us: micros(self.time),
             phase_us: self.phases.iter().map(time).collect(),
@@ -100,7 +100,7 @@ pub(super) struct Sums {
     pub(super) pfns_owed: u64,
     /// Frames that the domain held and no entry named, at the end of the last round.
     unaccounted_frames: Option<i64>,
-    doubts: [u64; Doubt::ALL.len()],
+    uncertain: [u64; Uncertainty::ALL.len()],
     rounds: Histogram<u64>,
     phases: Vec<(&'static str, Histogram<u64>)>,
 }
@@ -118,7 +118,7 @@ pub(super) struct Last {
     log_dirty_pfns: u64,
     pfns_owed: u64,
     unaccounted_frames: Option<i64>,
-    doubts: Map<String, Value>,
+    uncertain: Map<String, Value>,
     shadow_bytes: u64,
     round_us: Times,
     phase_us: Map<String, Value>,
@@ -156,7 +156,7 @@ impl Sums {
             log_dirty_pfns: 0,
             pfns_owed: 0,
             unaccounted_frames: None,
-            doubts: [0; Doubt::ALL.len()],
+            uncertain: [0; Uncertainty::ALL.len()],
             rounds: histogram(),
             phases: Vec::new(),
         }
@@ -170,8 +170,8 @@ impl Sums {
         self.log_dirty_pfns += report.log_dirty_pfns;
         self.pfns_owed += round.owed.count;
         self.unaccounted_frames = report.unaccounted_frames;
-        for (sum, doubts) in self.doubts.iter_mut().zip(report.doubts) {
-            *sum += doubts;
+        for (sum, uncertainties) in self.uncertain.iter_mut().zip(report.uncertain) {
+            *sum += uncertainties;
         }
         self.rounds.saturating_record(micros(round.time));
         for (index, (name, time)) in round.phases.iter().enumerate() {
@@ -183,7 +183,8 @@ impl Sums {
     }
 
     pub(super) fn totals(self, check: Option<&Check>, shadow_bytes: u64) -> Last {
-        let doubts = Doubt::ALL.iter().zip(self.doubts).filter(|(_, count)| *count > 0);
+        let uncertainties =
+            Uncertainty::ALL.iter().zip(self.uncertain).filter(|(_, count)| *count > 0);
         let phase = |(name, times): &(&str, Histogram<u64>)| {
             ((*name).to_owned(), serde_json::json!(Times::new(times)))
         };
@@ -200,7 +201,9 @@ impl Sums {
             log_dirty_pfns: self.log_dirty_pfns,
             pfns_owed: self.pfns_owed,
             unaccounted_frames: self.unaccounted_frames,
-            doubts: doubts.map(|(doubt, n)| (doubt.name().to_owned(), n.into())).collect(),
+            uncertain: uncertainties
+                .map(|(uncertainty, n)| (uncertainty.name().to_owned(), n.into()))
+                .collect(),
             shadow_bytes,
             round_us: Times::new(&self.rounds),
             phase_us: self.phases.iter().filter(|(_, times)| times.max() > 0).map(phase).collect(),
@@ -249,7 +252,7 @@ pub(super) mod tests {
         (report.entries.mapped, report.entries.beyond_log_dirty) = (5, 2);
         (report.leaves.tracked, report.leaves.dirty) = (9, 3);
         (report.structure.generation, report.structure.walks) = (1, 2);
-        report.doubts[0] = 4;
+        report.uncertain[0] = 4;
         let phases =
             vec![("roots", Duration::from_micros(3)), ("clean", Duration::from_micros(40))];
         let (owed, time) = (Owed { count: 11, ..Owed::default() }, Duration::from_micros(50));
@@ -272,7 +275,7 @@ pub(super) mod tests {
         assert_eq!((&value["rounds"], &value["entries_changed"]), (&2.into(), &10.into()));
         assert_eq!((&value["leaves_dirty"], &value["pfns_owed"]), (&6.into(), &22.into()));
         assert_eq!((&value["structure_events"], &value["walks"]), (&2.into(), &4.into()));
-        assert_eq!((&value["missed"], &value["doubts"]["short-bitmap"]), (&0.into(), &8.into()));
+        assert_eq!((&value["missed"], &value["uncertain"]["short-bitmap"]), (&0.into(), &8.into()));
         assert_eq!(
             (&value["round_us"]["p50"], &value["phase_us"]["clean"]["max"]),
             (&50.into(), &40.into())

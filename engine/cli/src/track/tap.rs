@@ -6,7 +6,7 @@
 //! Source: own.
 
 use p2mtrack::bitmap::PfnBitmap;
-use p2mtrack::port::{LogDirty, LogRoom, PortError};
+use p2mtrack::port::{LogBuffer, LogDirty, PortError};
 
 /// Keeps the last log.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl<L: LogDirty> LogDirty for Tapped<'_, L> {
         self.log.disable()
     }
 
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         let result = self.log.clean(into.lend());
         if self.tap.wanted {
             self.tap.log = Some(into.marks(*result.as_ref().unwrap_or(&0)));

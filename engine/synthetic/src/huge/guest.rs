@@ -318,7 +318,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::huge::Shape;
     use p2mtrack::bitmap::PfnBitmap;
-    use p2mtrack::port::LogRoom;
+    use p2mtrack::port::LogBuffer;
 
     /// A small guest of a shape, its log on.
     pub(crate) fn guest(shape: Shape, pfns: u64) -> Guest {
@@ -332,7 +332,7 @@ pub(crate) mod tests {
 
     fn marks(guest: &Guest) -> Vec<u64> {
         let mut bits = PfnBitmap::new(guest.pfns().next_multiple_of(32_768));
-        assert!(guest.log().clean(LogRoom::over(&mut bits)));
+        assert!(guest.log().clean(LogBuffer::over(&mut bits)));
         bits.drain().into_iter().map(|pfn| pfn.0).collect()
     }
 

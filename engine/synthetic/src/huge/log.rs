@@ -5,7 +5,7 @@
 //! Threads: one owner.
 //! Source: the engine's `LogDirty`; `log_dirty` has Xen's own tree, with its faults.
 
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogRoom};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogBuffer};
 
 /// The log.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Log {
 
     /// Reads and clears the prefix `0..into.pfns()`; every word of `into` is overwritten. `false`
     /// if the log is off.
-    pub(crate) fn clean(&mut self, mut into: LogRoom<'_>) -> bool {
+    pub(crate) fn clean(&mut self, mut into: LogBuffer<'_>) -> bool {
         if !self.enabled {
             return false;
         }
@@ -78,16 +78,16 @@ mod tests {
         let mut log = Log::new(65_536);
         log.mark(1);
         let mut bits = PfnBitmap::new(32_768);
-        assert!(!log.clean(LogRoom::over(&mut bits)), "off");
+        assert!(!log.clean(LogBuffer::over(&mut bits)), "off");
         assert!(log.enable() && !log.enable());
         for pfn in [0, 32_767, 32_768, 65_535, 1 << 40] {
             log.mark(pfn);
         }
         bits.set(Pfn(5)); // left over from another round
-        assert!(log.clean(LogRoom::over(&mut bits)));
+        assert!(log.clean(LogBuffer::over(&mut bits)));
         assert_eq!(bits.drain(), [Pfn(0), Pfn(32_767)]);
         let mut bits = PfnBitmap::new(131_072);
-        assert!(log.clean(LogRoom::over(&mut bits)));
+        assert!(log.clean(LogBuffer::over(&mut bits)));
         assert_eq!(bits.drain(), [Pfn(32_768), Pfn(65_535)]);
     }
 }

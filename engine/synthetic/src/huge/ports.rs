@@ -11,9 +11,9 @@ use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{
-    Answer, Deferral, FrameList, FrameTypes, Guest as Lent, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom,
-    M2p, MapFault, MapSlot, Observer, P2mSource, Page, PortError, Ports, QUERY_FRAMES_MAX, Roots,
-    Transfer, Transport, Unlogged,
+    Answer, Deferral, FrameList, FrameTypes, Guest as Lent, LOG_DIRTY_LEAF_PFNS, LogBuffer,
+    LogDirty, M2p, MapFault, MapSlot, Observer, P2mSource, Page, PortError, Ports,
+    QUERY_FRAMES_MAX, Roots, Transfer, Transport, Unlogged,
 };
 use p2mtrack::table::{TableView, normalise};
 
@@ -77,7 +77,7 @@ impl LogDirty for Port<'_> {
         Ok(())
     }
 
-    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
         if !into.pfns().is_multiple_of(LOG_DIRTY_LEAF_PFNS) {
             self.0.breach("clean: a prefix that wipes bits unread");
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::Pfn;
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, QUERY_FRAMES_MAX};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, QUERY_FRAMES_MAX};
 
 use super::abort::Abort;
 use super::batch;
@@ -145,7 +145,7 @@ impl Passes<'_> {
     fn clean(&mut self) -> Result<PfnBitmap, Abort> {
         let pfns = self.p2m.pfns();
         let mut dirty = PfnBitmap::new(pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
-        if self.ports.log_dirty.clean(LogRoom::over(&mut dirty))? < dirty.pfns() {
+        if self.ports.log_dirty.clean(LogBuffer::over(&mut dirty))? < dirty.pfns() {
             return Err(Abort::struck_by(Fault::ShortBitmap, "read the log-dirty bitmap: short"));
         }
         dirty.resize(pfns);

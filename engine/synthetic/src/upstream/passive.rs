@@ -80,7 +80,8 @@ impl Changes {
 #[must_use]
 pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
     let simulation = Simulation::new(config);
-    let sender = if changes.said_it_reads { Sender::Reads } else { Sender::Normalises };
+    let sender =
+        if changes.said_it_reads { Sender::CallerReadsP2m } else { Sender::CallerNormalises };
     let engine = Config { threads: config.threads, sender, ..Config::default() };
     let engine = config.scenario.engine(config.seed, engine);
     let mut run = Run::default();
@@ -158,7 +159,7 @@ impl Saver<'_> {
         let log_dirty = &mut self.ports.log_dirty.clone();
         let (read, dirty) = self.with(|tracker, guest| {
             let mut room = tracker.begin(guest, stage)?;
-            // If CLEAN fails nothing was read, and the engine doubts all of it.
+            // If CLEAN fails nothing was read, and the engine uncertainties all of it.
             let read = if room.pfns() > 0 { log_dirty.clean(room.lend()).unwrap_or(0) } else { 0 };
             Ok::<_, Abort>((read, room.copy()))
         })?;

@@ -9,7 +9,7 @@
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Mfn, Pfn, Width};
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, P2mSource};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, M2p, P2mSource};
 use p2mtrack_trace::naive::Totals;
 use p2mtrack_trace::replay::ReplayPorts;
 use p2mtrack_trace::{NONE, Reader, Replay};
@@ -81,7 +81,7 @@ impl Walker {
     fn round(&mut self, ports: &mut ReplayPorts) {
         let pfns = ports.p2m.roots().expect("roots").pfn_count;
         let mut dirty = PfnBitmap::new(2 * pfns.next_multiple_of(LOG_DIRTY_LEAF_PFNS));
-        let read = ports.log_dirty.clean(LogRoom::over(&mut dirty)).expect("clean");
+        let read = ports.log_dirty.clean(LogBuffer::over(&mut dirty)).expect("clean");
         assert!(read >= pfns);
         let mfns = leaves(&mut ports.p2m);
         self.totals.rounds += 1;

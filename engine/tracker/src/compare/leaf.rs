@@ -44,7 +44,7 @@ pub(super) struct Compared {
     /// A leaf that names frames and is listed at too many positions for an honest guest.
     pub(super) aliased: Option<(LeafIndex, Mfn, u64)>,
     /// Changed pfns that hold frames of the p2m.
-    pub(super) holders: Vec<Pfn>,
+    pub(super) backing: Vec<Pfn>,
     /// Copies of leaves that stand at several positions, to be remembered whole, each with some of
     /// those.
     pub(super) adopt: Vec<(Vec<LeafIndex>, Arc<Leaf>)>,
@@ -74,7 +74,7 @@ struct Repeated {
 }
 
 /// A frame at many positions, and what it is compared with there.
-type Crowd = (Mfn, Likeness);
+type Shared = (Mfn, Likeness);
 
 impl Join for Compared {
     fn join(mut self, mut next: Self) -> Self {
@@ -83,7 +83,7 @@ impl Join for Compared {
         self.counts.add(&next.counts);
         self.unmapped.append(&mut next.unmapped);
         self.aliased = self.aliased.or(next.aliased);
-        self.holders.append(&mut next.holders);
+        self.backing.append(&mut next.backing);
         self.adopt.append(&mut next.adopt);
         self
     }
@@ -96,7 +96,7 @@ struct Notes<'a, 'b> {
     /// What was read of the last leaf that needed more than a glance.
     copy: Leaf,
     /// Leaves without frames at many positions.
-    repeated: HashMap<Crowd, Repeated>,
+    repeated: HashMap<Shared, Repeated>,
 }
 
 impl<'a, 'b> Notes<'a, 'b> {
@@ -122,7 +122,7 @@ pub(super) struct Comparison<'a> {
     pub(super) p2m: &'a dyn P2mSource,
     pub(super) m2p: &'a dyn M2p,
     pub(super) log: &'a PfnBitmap,
-    /// Equal entries of leaves in doubt are owed too: frames may have come back by transfer.
+    /// Equal entries of leaves uncertain are owed too: frames may have come back by transfer.
     pub(super) offers: &'a Offers,
     /// What the entries were settled as, and what was sent since every leaf was last compared:
     /// equal entries of that are owed too, because it may have been sent under another one.
@@ -187,13 +187,18 @@ impl Comparison<'_> {
 
     /// What a leaf at many positions has in common with the others of them, unless something is
     /// noted of a pfn at this one.
-    fn crowd(&self, item: &Item, base: &Base<'_>, resend: &ResendShard<'_>) -> Option<Crowd> {
+    fn shared_by_many(
+        &self,
+        item: &Item,
+        base: &Base<'_>,
+        resend: &ResendShard<'_>,
+    ) -> Option<Shared> {
         let (mfn, positions) = self.layout.sharing(item.leaf)?;
         let likeness = base.likeness().filter(|_| positions > ALIAS_POSITIONS_MAX)?;
         let width = self.layout.width();
         let (first, entries) = (width.first_pfn(item.leaf), width.entries());
         let noted = self.sent.since.has_any(first, entries)
-            || self.layout.holders.plane().has_any(first, entries)
+            || self.layout.backing.pfns_with_frames().has_any(first, entries)
             || self.log.count_in(first, entries) > 0
             || !resend.owed_for(&COUNTED, width, item.leaf).is_empty();
         (!noted && self.tracked_slots(item.leaf).is_full(width)).then_some((mfn, likeness))
@@ -207,8 +212,8 @@ impl Comparison<'_> {
         next: Option<&Item>,
         notes: &mut Notes<'_, '_>,
     ) -> Seen {
-        let crowd = self.crowd(item, base, notes.resend);
-        if let Some(found) = crowd.and_then(|crowd| notes.repeated.get(&crowd)) {
+        let shared = self.shared_by_many(item, base, notes.resend);
+        if let Some(found) = shared.and_then(|shared| notes.repeated.get(&shared)) {
             notes.found.repeat(item, found);
             return Seen::Known;
         }
@@ -223,19 +228,19 @@ impl Comparison<'_> {
             }
             Backing::Hole => notes.copy = Leaf::HOLE,
             Backing::Live(live) => {
-                if let Some(seen) = self.glance(item, base, live, next, notes) {
+                if let Some(seen) = self.fast_path(item, base, live, next, notes) {
                     return seen;
                 }
                 fetch(self.kernel, live, &mut notes.copy);
             }
         }
-        self.compare(item, base, crowd, notes)
+        self.compare(item, base, shared, notes)
     }
 
     /// What needs no copy: a leaf that is as it was, and a new one that is a run. A leaf that is
     /// more than that is read again, once, and only that copy counts: it is of a later moment after
     /// the same CLEAN.
-    fn glance(
+    fn fast_path(
         &self,
         item: &Item,
         base: &Base<'_>,
@@ -246,7 +251,7 @@ impl Comparison<'_> {
         let width = self.layout.width();
         let handed = || self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
         if self.check_m2p
-            || self.offers.doubt(item.leaf)
+            || self.offers.is_uncertain(item.leaf)
             || self.layout.is_shared(item.leaf)
             || self.untold && !item.is_first_look()
             || handed()
@@ -309,7 +314,7 @@ impl Comparison<'_> {
         &self,
         item: &Item,
         base: &Base<'_>,
-        crowd: Option<Crowd>,
+        shared: Option<Shared>,
         notes: &mut Notes<'_, '_>,
     ) -> Seen {
         let width = self.layout.width();
@@ -327,15 +332,15 @@ impl Comparison<'_> {
             let mut before = Leaf::default();
             base.decode(width, &mut before);
             self.count(item, [&before, copy], &changed, resend, found);
-            if self.is_barren_everywhere(item.leaf, copy, &before, &changed) {
+            if self.maps_no_frame_everywhere(item.leaf, copy, &before, &changed) {
                 let changed = u64::from(changed.count());
                 let adopted = Some(found.adopt.len());
-                repeated.extend(crowd.map(|crowd| (crowd, Repeated { changed, adopted })));
+                repeated.extend(shared.map(|shared| (shared, Repeated { changed, adopted })));
                 found.adopt.push((vec![item.leaf], Arc::new(copy.clone())));
                 return Seen::Known;
             }
-        } else if let Some(crowd) = crowd {
-            repeated.insert(crowd, Repeated { changed: 0, adopted: None });
+        } else if let Some(shared) = shared {
+            repeated.insert(shared, Repeated { changed: 0, adopted: None });
         }
         let owed = self.owed(item, copy, changed, &tracked);
         resend.mark_leaf(width, item.leaf, &owed, item.cause);
@@ -372,8 +377,8 @@ impl Comparison<'_> {
         let counted = resend.owed_for(&COUNTED, width, item.leaf);
         for slot in changed.slots() {
             let pfn = Pfn(first + slot as u64);
-            if !item.is_first_look() && self.layout.holders.plane().get(pfn) {
-                found.holders.push(pfn);
+            if !item.is_first_look() && self.layout.backing.pfns_with_frames().get(pfn) {
+                found.backing.push(pfn);
             }
             if counted.get(slot) {
                 continue; // when it changed; the shadow of an owed pfn says nothing
@@ -394,11 +399,11 @@ impl Comparison<'_> {
     /// attack on the host's memory, because each would need a shadow of its own.
     fn aliased(&self, leaf: LeafIndex, live: &Leaf) -> Option<(Mfn, u64)> {
         let (mfn, positions) = self.layout.sharing(leaf)?;
-        let crowded = positions > ALIAS_POSITIONS_MAX && !self.is_barren(live);
+        let crowded = positions > ALIAS_POSITIONS_MAX && !self.maps_no_frame(live);
         crowded.then_some((mfn, positions))
     }
 
-    fn is_barren(&self, live: &Leaf) -> bool {
+    fn maps_no_frame(&self, live: &Leaf) -> bool {
         live.entries(self.layout.width()).all(|entry| self.names_nothing(entry))
     }
 
@@ -408,7 +413,7 @@ impl Comparison<'_> {
 
     /// A leaf listed at several positions that names no frame, over a shadow that named none
     /// either: Linux's missing and identity leaves. One copy serves all positions, nothing is owed.
-    fn is_barren_everywhere(
+    fn maps_no_frame_everywhere(
         &self,
         leaf: LeafIndex,
         live: &Leaf,
@@ -417,13 +422,13 @@ impl Comparison<'_> {
     ) -> bool {
         let width = self.layout.width();
         self.layout.is_shared(leaf)
-            && self.is_barren(live)
+            && self.maps_no_frame(live)
             && changed.slots().all(|slot| self.names_nothing(before.entry(width, slot)))
     }
 
     fn owed(&self, item: &Item, live: &Leaf, changed: LeafMask, tracked: &LeafMask) -> LeafMask {
         let mut owed = changed;
-        let equal_owed = self.offers.doubt(item.leaf);
+        let equal_owed = self.offers.is_uncertain(item.leaf);
         let width = self.layout.width();
         let handed = self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
         // Not where one frame stands at many positions: each of them would cost what none of them

@@ -17,7 +17,6 @@ pub(crate) use owners::ask as ask_owners;
 use crate::cause::Cause;
 use crate::config::Sender;
 use crate::destination::{Destination, Sent};
-use crate::doubt::Doubt;
 use crate::error::{Error, StructureCause};
 use crate::frame::{LeafIndex, Pfn, Width};
 use crate::intake::Intake;
@@ -28,6 +27,7 @@ use crate::port::Guest;
 use crate::resend::{ResendBitmap, ResendShard};
 use crate::round::Round;
 use crate::shadow::{SHARD_LEAVES, Shadow, ShadowShard};
+use crate::uncertainty::Uncertainty;
 
 /// Tries to map the leaves of a guest that stands still: hypervisors have transient failures.
 const MAPS_SUSPENDED: u32 = 8;
@@ -55,7 +55,7 @@ pub(crate) fn run(
     guest: &Guest<'_>,
 ) -> Result<Vec<Pfn>, Error> {
     let items = p2m.pending.items();
-    let mut holders = Vec::new();
+    let mut backing = Vec::new();
     let mut chunks = items.chunks(LEAVES_CHUNK);
     let compared = chunks.try_for_each(|chunk| {
         let mut found = if adopt {
@@ -63,13 +63,13 @@ pub(crate) fn run(
         } else {
             compare(chunk, round, intake, &p2m.layout, ledger, destination, guest)
         };
-        holders.append(&mut found.holders);
+        backing.append(&mut found.backing);
         gather(chunk, found, adopt, round, p2m, ledger, destination)?;
         chunk.iter().for_each(|item| intake.offers.compared(item.leaf));
         Ok(())
     });
     p2m.pending.sweep();
-    compared.map(|()| holders)
+    compared.map(|()| backing)
 }
 
 /// How leaves are compared in this round.
@@ -88,7 +88,7 @@ fn comparison<'a>(
         log: intake.log.bits(),
         offers: &intake.offers,
         sent,
-        untold: round.config.sender != Sender::Told,
+        untold: round.config.sender != Sender::Engine,
         check_m2p: round.checks_m2p(),
     }
 }
@@ -145,17 +145,17 @@ fn gather(
     }
     for &leaf in &found.unmapped {
         // Of a leaf that is not mapped every pfn is owed, until it is.
-        round.doubt(Doubt::LeafUnmapped);
+        round.note(Uncertainty::LeafUnmapped);
         let first = width.first_pfn(leaf).0;
-        ledger.bitmap.mark_range(first..first + width.entries() as u64, Cause::Doubt);
+        ledger.bitmap.mark_range(first..first + width.entries() as u64, Cause::Uncertain);
     }
     p2m.pending.settle(items, &found.unmapped);
     for item in items.iter().filter(|item| !item.is_first_look()) {
         p2m.recheck.compared(item.leaf);
     }
-    if found.leaves > 0 && round.config.sender != Sender::Told {
+    if found.leaves > 0 && round.config.sender != Sender::Engine {
         // What a table named while its leaf was being written nobody knows.
-        destination.sent.doubt_tables_sent();
+        destination.sent.sent_tables_are_uncertain();
     }
     round.report.leaves.compared += found.leaves;
     round.report.leaves.unchanged += found.unchanged;

@@ -9,7 +9,6 @@
 
 use crate::cause::Cause;
 use crate::destination::Destination;
-use crate::doubt::Doubt;
 use crate::frame::{Claim, Entry, FrameType, LeafIndex, Mfn, Pfn};
 use crate::leaf::Leaf;
 use crate::ledger::Ledger;
@@ -17,6 +16,7 @@ use crate::p2m::P2m;
 use crate::port::{Guest, PortError, QUERY_FRAMES_MAX};
 use crate::round::Round;
 use crate::shadow::EmptyLeaves;
+use crate::uncertainty::Uncertainty;
 
 /// An entry that names a frame of the machine.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ pub(crate) fn ask(
     match questions.put_all(p2m, guest, suspended) {
         Ok(()) => p2m.recheck.asked(suspended),
         Err(error) => {
-            round.doubt(Doubt::QueryFailed);
+            round.note(Uncertainty::QueryFailed);
             p2m.recheck.fail(error);
         }
     }
@@ -116,7 +116,7 @@ impl Questions<'_> {
                 let ours = kind != FrameType::NotOwned;
                 let populated = ours && (!tagged || guest.m2p.pfn(mfn) == Some(pfn));
                 if populated == self.destination.sent.is_foreign(pfn) {
-                    self.ledger.bitmap.mark(pfn, Cause::Doubt);
+                    self.ledger.bitmap.mark(pfn, Cause::Uncertain);
                 }
             }
         }

@@ -119,16 +119,16 @@ impl Destination {
 
     /// The pfn has no frame at the source. `foreign`: its entry names something, but nothing of the
     /// domain's.
-    pub(crate) fn settle_frameless(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
+    pub(crate) fn settle_unpopulated(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
         let named = entry.claim(self.shadow.width()).named();
         if foreign && !self.sent.is_foreign(pfn) && self.frame_of(pfn) == named {
             // It was the pfn's own until somebody else got it under the same entry: a table may
             // name it so.
-            self.sent.doubt_tables();
+            self.sent.all_tables_are_uncertain();
         }
         let before = self.settle(pfn, entry);
         self.note_gone(pfn);
-        self.sent.frameless(pfn, before, foreign);
+        self.sent.unpopulated(pfn, before, foreign);
         self.cleared.remove(&pfn);
     }
 
@@ -266,7 +266,7 @@ impl Destination {
         }
         looks += empty.looks();
         // Who only observes has settled nothing.
-        looks += self.sent.fall_away(&pfns, populated.min(self.sent.populated()));
+        looks += self.sent.remove_by_shrink(&pfns, populated.min(self.sent.populated()));
         self.digests.clear_range(pfns.clone());
         self.cut_shadow(pfns, tracked);
         looks
@@ -373,7 +373,7 @@ mod tests {
                 destination.sent.hold(pfn);
                 destination.sent.accepted(pfn, true, true, Footing::Stale);
             }
-            destination.sent.frameless(Pfn(5 << 9), false, true);
+            destination.sent.unpopulated(Pfn(5 << 9), false, true);
             let looks = destination.shrink(511..positions << 9, 1, MACHINE);
             // Leaves that are cut or have frames, twice at most; and once the one that stands
             // everywhere.

@@ -36,11 +36,12 @@ pub(crate) struct Sent {
     populated: u64,
     /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not
     /// yet) shows it: the last pfn that the frame was known by.
-    witness: BTreeMap<Mfn, Witness>,
-    /// A frame moved: every table is in doubt.
-    tables_doubt: bool,
+    last_known: BTreeMap<Mfn, LastKnown>,
+    /// A frame moved: every table is uncertain.
+    tables_uncertain: bool,
     /// Pfns that were handed out since every leaf was last compared: whoever sends may have read
-    /// another entry of its own ([`Sender::Reads`](crate::config::Sender::Reads)).
+    /// another entry of its own
+    /// ([`Sender::CallerReadsP2m`](crate::config::Sender::CallerReadsP2m)).
     pub(crate) since: PfnSet,
 }
 
@@ -58,10 +59,10 @@ pub(crate) enum Footing {
 
 /// Where a frame was known to be.
 #[derive(Clone, Copy, Debug)]
-struct Witness {
+struct LastKnown {
     pfn: Pfn,
     /// Every table was normalised again since: none names the frame.
-    vouched: bool,
+    rechecked: bool,
 }
 
 impl Sent {
@@ -100,7 +101,7 @@ impl Sent {
     }
 
     /// The pfn has no frame at the source. `before` as for [`Sent::accepted`].
-    pub(crate) fn frameless(&mut self, pfn: Pfn, before: bool, foreign: bool) {
+    pub(crate) fn unpopulated(&mut self, pfn: Pfn, before: bool, foreign: bool) {
         let populated = before && !self.foreign.get(pfn);
         self.populated -= u64::from(populated);
         self.tables.clear(pfn);
@@ -174,7 +175,7 @@ impl Sent {
 
     /// These pfns fell away: none of them has a frame at the source; `populated` of them had one.
     /// Returns how many lines of sets were looked at.
-    pub(crate) fn fall_away(&mut self, pfns: &Range<u64>, populated: u64) -> u64 {
+    pub(crate) fn remove_by_shrink(&mut self, pfns: &Range<u64>, populated: u64) -> u64 {
         self.populated -= populated;
         for map in [&mut self.twins, &mut self.contested] {
             map.retain(|pfn, _| !pfns.contains(&pfn.0));
@@ -186,51 +187,51 @@ impl Sent {
 
     /// `frame` was found under `pfn`. Returns whether it was known by another pfn before.
     pub(crate) fn arrived(&mut self, frame: Mfn, pfn: Pfn) -> bool {
-        self.witness.remove(&frame).is_some_and(|before| before.pfn != pfn)
+        self.last_known.remove(&frame).is_some_and(|before| before.pfn != pfn)
     }
 
     /// `frame` is no longer (or not yet) what the shadow holds for `pfn`, but a table may name it
     /// so. Returns whether it was known by another pfn before.
-    pub(crate) fn witness(&mut self, frame: Mfn, pfn: Pfn) -> bool {
-        let witness = Witness { pfn, vouched: false };
-        self.witness.insert(frame, witness).is_some_and(|before| before.pfn != pfn)
+    pub(crate) fn note_last_known(&mut self, frame: Mfn, pfn: Pfn) -> bool {
+        let known = LastKnown { pfn, rechecked: false };
+        self.last_known.insert(frame, known).is_some_and(|before| before.pfn != pfn)
     }
 
     /// The guest stands still, and some frames of the domain are no pfn's: a table that was sent
     /// before they lost theirs may still name them. Returns whether that has to be looked at.
-    pub(crate) fn vouch(&mut self) -> bool {
-        let unvouched = self.witness.values_mut().filter(|witness| !witness.vouched);
-        unvouched.map(|witness| witness.vouched = true).count() > 0
+    pub(crate) fn recheck_tables(&mut self) -> bool {
+        let unchecked = self.last_known.values_mut().filter(|known| !known.rechecked);
+        unchecked.map(|known| known.rechecked = true).count() > 0
     }
 
     /// The frames that are watched for a move.
-    pub(crate) fn witnesses(&self) -> Vec<Mfn> {
-        self.witness.keys().copied().collect()
+    pub(crate) fn last_known_frames(&self) -> Vec<Mfn> {
+        self.last_known.keys().copied().collect()
     }
 
     /// A watched frame left the domain: no page table of the guest can name it any more.
     pub(crate) fn forget(&mut self, frame: Mfn) {
-        self.witness.remove(&frame);
+        self.last_known.remove(&frame);
     }
 
     /// Tables sent so far may name a pfn whose frame has moved.
-    pub(crate) fn doubt_tables(&mut self) {
-        self.tables_doubt = true;
+    pub(crate) fn all_tables_are_uncertain(&mut self) {
+        self.tables_uncertain = true;
     }
 
     /// The same, by who does not know what they name: if there are any.
-    pub(crate) fn doubt_tables_sent(&mut self) {
-        self.tables_doubt |= self.tables.len() > 0;
+    pub(crate) fn sent_tables_are_uncertain(&mut self) {
+        self.tables_uncertain |= self.tables.len() > 0;
     }
 
-    /// Whether tables are in doubt.
-    pub(crate) const fn tables_in_doubt(&self) -> bool {
-        self.tables_doubt
+    /// Whether tables are uncertain.
+    pub(crate) const fn tables_are_uncertain(&self) -> bool {
+        self.tables_uncertain
     }
 
-    /// Ends the doubt: returns every pfn last sent as a table.
+    /// Ends the uncertainty: returns every pfn last sent as a table.
     pub(crate) fn take_tables(&mut self) -> Vec<Pfn> {
-        self.tables_doubt = false;
+        self.tables_uncertain = false;
         self.tables.iter().collect()
     }
 
@@ -276,17 +277,17 @@ mod tests {
     fn only_what_the_receiver_holds_is_gone() {
         let mut sent = Sent::default();
         sent.cover(100);
-        sent.frameless(Pfn(1), false, false);
+        sent.unpopulated(Pfn(1), false, false);
         assert!(sent.gone().is_empty());
         sent.hold(Pfn(1));
-        sent.frameless(Pfn(1), false, true);
+        sent.unpopulated(Pfn(1), false, true);
         assert_eq!((sent.gone(), sent.foreign_pfns()), (vec![Pfn(1)], 1));
         sent.accepted(Pfn(1), true, true, Footing::Stale);
         assert_eq!((sent.gone(), sent.foreign_pfns(), sent.stale_pfns()), (vec![], 0, 1));
-        sent.frameless(Pfn(1), true, false);
+        sent.unpopulated(Pfn(1), true, false);
         assert_eq!((sent.take_tables(), sent.stale_pfns()), (vec![], 0));
         sent.given_back(&[Pfn(1)]);
-        sent.frameless(Pfn(1), false, false);
+        sent.unpopulated(Pfn(1), false, false);
         assert!(sent.gone().is_empty());
     }
 
@@ -298,15 +299,15 @@ mod tests {
             sent.accepted(Pfn(1), named, false, Footing::Sound);
             assert_eq!(sent.populated(), populated);
         }
-        sent.frameless(Pfn(1), true, true); // the entry still names a frame, of another domain
+        sent.unpopulated(Pfn(1), true, true); // the entry still names a frame, of another domain
         assert_eq!(sent.populated(), 0);
-        sent.frameless(Pfn(1), true, true);
+        sent.unpopulated(Pfn(1), true, true);
         assert_eq!(sent.populated(), 0);
         sent.accepted(Pfn(1), true, false, Footing::Sound);
         sent.accepted(Pfn(2), false, false, Footing::Sound);
         assert_eq!(sent.populated(), 2);
-        sent.frameless(Pfn(2), true, false);
-        sent.frameless(Pfn(2), false, false);
+        sent.unpopulated(Pfn(2), true, false);
+        sent.unpopulated(Pfn(2), false, false);
         assert_eq!(sent.populated(), 1);
     }
 
@@ -324,7 +325,7 @@ mod tests {
         sent.accepted(Pfn(1), true, false, Footing::Alias(Pfn(8)));
         assert_eq!((unsound(&sent), sent.stale_pfns()), (vec![Pfn(2), Pfn(1)], 1));
         sent.accepted(Pfn(2), true, false, Footing::Sound);
-        sent.frameless(Pfn(1), true, true);
+        sent.unpopulated(Pfn(1), true, true);
         assert!(unsound(&sent).is_empty() && sent.is_foreign(Pfn(1)));
     }
 
@@ -335,8 +336,8 @@ mod tests {
         (1..4).for_each(|pfn| sent.contest(Pfn(pfn), Pfn(50)));
         assert_eq!((sent.beside(Pfn(1)), sent.contested_pfns()), (Some(Pfn(50)), 3));
         sent.accepted(Pfn(1), false, false, Footing::Sound);
-        sent.frameless(Pfn(2), false, false);
-        sent.fall_away(&(3..100), 0);
+        sent.unpopulated(Pfn(2), false, false);
+        sent.remove_by_shrink(&(3..100), 0);
         assert_eq!((sent.beside(Pfn(1)), sent.contested_pfns()), (None, 0));
     }
 
@@ -344,13 +345,13 @@ mod tests {
     fn a_frame_that_comes_back_under_another_pfn_has_moved() {
         let mut sent = Sent::default();
         assert!(!sent.arrived(Mfn(5), Pfn(1)));
-        assert!(!sent.witness(Mfn(5), Pfn(1)));
-        assert!(sent.witness(Mfn(5), Pfn(3)));
+        assert!(!sent.note_last_known(Mfn(5), Pfn(1)));
+        assert!(sent.note_last_known(Mfn(5), Pfn(3)));
         assert!(sent.arrived(Mfn(5), Pfn(1)));
-        sent.witness(Mfn(5), Pfn(1));
+        sent.note_last_known(Mfn(5), Pfn(1));
         assert!(!sent.arrived(Mfn(5), Pfn(1)));
-        sent.witness(Mfn(6), Pfn(1));
-        assert!(sent.vouch() && !sent.vouch());
+        sent.note_last_known(Mfn(6), Pfn(1));
+        assert!(sent.recheck_tables() && !sent.recheck_tables());
         sent.forget(Mfn(6));
         assert!(!sent.arrived(Mfn(6), Pfn(2)));
     }

@@ -7,7 +7,7 @@
 
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, PfnBitmap, bits_at, bits_of, words_of};
 use crate::cause::Cause;
-use crate::log_room::LogRoom;
+use crate::log_buffer::LogBuffer;
 use crate::resend::{GROUP_LINES, GROUP_PFNS, GROUP_WORDS, ResendBitmap, ResendShard, summary_of};
 use crate::shard::{Join, Shards};
 
@@ -81,8 +81,8 @@ impl Log {
     }
 
     /// What log-dirty is read into. All of it has to be taken by [`Log::owe`] afterwards.
-    pub(crate) const fn fill(&mut self) -> LogRoom<'_> {
-        LogRoom::over(&mut self.bits)
+    pub(crate) const fn fill(&mut self) -> LogBuffer<'_> {
+        LogBuffer::over(&mut self.bits)
     }
 
     /// Owes every pfn of the log. Returns how many it has.

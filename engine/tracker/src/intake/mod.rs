@@ -17,14 +17,14 @@ pub(crate) use offers::Offers;
 use crate::cause::Cause;
 use crate::config::Verify;
 use crate::destination::Destination;
-use crate::doubt::Doubt;
 use crate::error::Error;
 use crate::frame::Pfn;
 use crate::ledger::Ledger;
 use crate::p2m::P2m;
-use crate::port::{Guest, LOG_DIRTY_LEAF_PFNS, LogRoom, Phase, PortError, Roots, Transfer};
+use crate::port::{Guest, LOG_DIRTY_LEAF_PFNS, LogBuffer, Phase, PortError, Roots, Transfer};
 use crate::round::Round;
 use crate::uncertain;
+use crate::uncertainty::Uncertainty;
 
 /// What was read of log-dirty.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(crate) struct Intake {
     pub(crate) offers: Offers,
     /// Pfns that the log of this round has to cover; 0 if it has not to be read.
     span: u64,
-    /// A log was lent and never handed over, and no round has ended since: its doubt.
+    /// A log was lent and never handed over, and no round has ended since: its uncertainty.
     lost: bool,
 }
 
@@ -50,7 +50,7 @@ impl Intake {
     /// A round begins.
     pub(crate) fn begin(&self, round: &mut Round) {
         if self.lost {
-            round.doubt(Doubt::ShortBitmap);
+            round.note(Uncertainty::ShortBitmap);
         }
     }
 
@@ -85,7 +85,7 @@ impl Intake {
 
     /// Room for the log: empty, as long as the log has to be read. No pfns if it has not to be read
     /// at all.
-    pub(crate) fn room(&mut self) -> LogRoom<'_> {
+    pub(crate) fn room(&mut self) -> LogBuffer<'_> {
         self.log.reset(self.span);
         self.log.fill()
     }
@@ -142,28 +142,29 @@ impl Intake {
     ) -> Result<(), Error> {
         // Before anything else may fail: what was read is in no other log.
         round.report.log_dirty_pfns = self.log.owe(&mut ledger.bitmap, &round.shards);
-        let doubt = if read.lost.is_some() { Doubt::LogLost } else { Doubt::ShortBitmap };
+        let uncertainty =
+            if read.lost.is_some() { Uncertainty::LogLost } else { Uncertainty::ShortBitmap };
         read.lost.unwrap_or(Ok(())).map_err(Error::port("log-dirty"))?;
         // Upper frames lead to everything else and are few: the m2p is asked for each. A blind
         // part's writes were not marked anywhere so far.
-        for part in p2m.layout.holders.to_ask() {
-            p2m.part_moved(part, guest.m2p, &mut round.report.structure);
+        for part in p2m.layout.backing.to_ask() {
+            p2m.p2m_frame_moved(part, guest.m2p, &mut round.report.structure);
         }
-        let mut parts = p2m.layout.holders.dirty(&self.log);
+        let mut parts = p2m.layout.backing.dirty(&self.log);
         let unread = read.pfns.min(self.span)..self.span;
         if !unread.is_empty() {
             // What was not read may be dirty: so may every part of the p2m there.
-            let holders = &p2m.layout.holders;
+            let backing = &p2m.layout.backing;
             let from = unread.start;
             uncertain::owe(unread, p2m, ledger, destination);
-            let unread = |&part: &usize| holders.pfn(part).is_some_and(|pfn| pfn.0 >= from);
-            parts.extend((0..holders.len()).filter(unread));
-            round.doubt(doubt);
+            let unread = |&part: &usize| backing.pfn(part).is_some_and(|pfn| pfn.0 >= from);
+            parts.extend((0..backing.len()).filter(unread));
+            round.note(uncertainty);
         }
-        p2m.parts_written(&parts);
+        p2m.p2m_frames_written(&parts);
         if round.config.verify == Verify::Full {
             for leaf in p2m.leaves() {
-                p2m.pending.add_new(leaf, Cause::Doubt);
+                p2m.pending.add_new(leaf, Cause::Uncertain);
             }
         }
         Ok(())
@@ -189,7 +190,7 @@ impl Intake {
         }
         named.map_err(Error::port("unlogged writers"))?;
         if round.is_suspended() && self.offers.are_nameless() {
-            round.doubt(Doubt::Transfers);
+            round.note(Uncertainty::Transfers);
             uncertain::owe_all(p2m, ledger, destination);
         }
         Ok(())
@@ -219,9 +220,9 @@ pub(crate) fn owe_unlogged(
 fn span(roots: &Roots, p2m: &P2m) -> u64 {
     roots
         .pfn_count
-        .min(p2m.reach_pfns())
+        .min(p2m.limit_pfns())
         .max(p2m.layout.pfns())
-        .max(p2m.layout.holders.plane().pfns())
+        .max(p2m.layout.backing.pfns_with_frames().pfns())
         .max(1)
         .next_multiple_of(LOG_DIRTY_LEAF_PFNS)
 }

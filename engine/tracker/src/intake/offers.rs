@@ -53,7 +53,7 @@ impl Offers {
     }
 
     /// Whether an equal entry of the leaf may hide a frame that went and came back.
-    pub(crate) fn doubt(&self, leaf: LeafIndex) -> bool {
+    pub(crate) fn is_uncertain(&self, leaf: LeafIndex) -> bool {
         self.now || self.before || self.waiting.get(Pfn(leaf.0))
     }
 
@@ -74,24 +74,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leaf_is_doubted_until_it_was_compared_and_two_rounds_have_passed() {
+    fn a_leaf_is_uncertain_until_it_was_compared_and_two_rounds_have_passed() {
         let mut offers = Offers::default();
         let look = |offers: &mut Offers, offered| offers.look(offered, Some(&[]));
         offers.cover(100);
         look(&mut offers, false);
-        assert!(!offers.doubt(LeafIndex(7)));
+        assert!(!offers.is_uncertain(LeafIndex(7)));
         look(&mut offers, true);
         look(&mut offers, false);
         offers.compared(LeafIndex(7));
-        let doubts = |offers: &Offers| [7, 8, 99].map(|leaf| offers.doubt(LeafIndex(leaf)));
-        assert_eq!(doubts(&offers), [true; 3], "this round");
+        let uncertainties =
+            |offers: &Offers| [7, 8, 99].map(|leaf| offers.is_uncertain(LeafIndex(leaf)));
+        assert_eq!(uncertainties(&offers), [true; 3], "this round");
         offers.end_round(false);
-        assert_eq!(doubts(&offers), [true; 3], "the next");
+        assert_eq!(uncertainties(&offers), [true; 3], "the next");
         offers.end_round(false);
-        assert_eq!(doubts(&offers), [false, true, true]);
+        assert_eq!(uncertainties(&offers), [false, true, true]);
         offers.cover(50);
         offers.cover(100);
-        assert_eq!(doubts(&offers), [false, true, false], "a new leaf");
+        assert_eq!(uncertainties(&offers), [false, true, false], "a new leaf");
     }
 
     #[test]

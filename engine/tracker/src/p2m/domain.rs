@@ -7,9 +7,9 @@
 //! Source: `docs/decisions/0001-memory-is-bounded-by-reach.md`.
 
 /// Pfns that any guest may reach, however small it is: 512 GiB, a log-dirty bitmap of 16 MiB.
-const REACH_PFNS_MIN: u64 = 1 << 27;
+const LIMIT_PFNS_MIN: u64 = 1 << 27;
 /// Pfns of reach for each frame that the domain holds: a guest ballooned down to a sixteenth.
-const FRAME_REACH: u64 = 16;
+const PFNS_PER_FRAME: u64 = 16;
 
 /// The numbers of frames.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +32,7 @@ impl DomainFrames {
     }
 
     /// Pfns that the domain's size justifies.
-    pub(crate) fn reach_pfns(&self) -> u64 {
-        REACH_PFNS_MIN.max(FRAME_REACH.saturating_mul(self.most))
+    pub(crate) fn limit_pfns(&self) -> u64 {
+        LIMIT_PFNS_MIN.max(PFNS_PER_FRAME.saturating_mul(self.most))
     }
 }

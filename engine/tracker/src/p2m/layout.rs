@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::backing::{BackingPfns, P2mFrame};
 use super::filter::Filter;
-use super::holders::{Holders, Part};
 use super::shape::Shape;
 use super::walk::{NO_LEAF, TableCopies, Walked};
 
@@ -96,7 +96,7 @@ pub(crate) struct Layout {
     tracked: u64,
     pfns: u64,
     pfn_count: u64,
-    pub(crate) holders: Holders,
+    pub(crate) backing: BackingPfns,
     filter: Filter,
     pub(crate) copies: TableCopies,
     watched: BTreeSet<Mfn>,
@@ -123,7 +123,7 @@ impl Layout {
             tracked: 0,
             pfns: 0,
             pfn_count: 0,
-            holders: Holders::default(),
+            backing: BackingPfns::default(),
             filter: Filter::default(),
             copies: HashMap::new(),
             watched: BTreeSet::new(),
@@ -231,18 +231,18 @@ impl Layout {
 
     /// Copies that no log-dirty bit can refute: of a walk that was not taken over.
     pub(crate) fn drop_unheld_copies(&mut self) {
-        let holders = &self.holders;
-        self.copies.retain(|&(level, mfn), _| holders.find(Part::Table(level, mfn)).is_some());
+        let holders = &self.backing;
+        self.copies.retain(|&(level, mfn), _| holders.find(P2mFrame::Upper(level, mfn)).is_some());
     }
 
     /// The parts that a frame is of the p2m, if it is one: a leaf, or upper frames.
-    pub(crate) fn parts_of(&self, mfn: Mfn) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn p2m_frames_of(&self, mfn: Mfn) -> impl Iterator<Item = usize> + '_ {
         let known = self.filter.may_have(mfn);
         let levels = self.shape.map_or(0, |shape| shape.levels);
-        std::iter::once(Part::Leaf(mfn))
-            .chain((1..=levels).map(move |level| Part::Table(level, mfn)))
+        std::iter::once(P2mFrame::Leaf(mfn))
+            .chain((1..=levels).map(move |level| P2mFrame::Upper(level, mfn)))
             .filter(move |_| known)
-            .filter_map(|part| self.holders.find(part))
+            .filter_map(|part| self.backing.find(part))
     }
 
     /// Takes over a walk. New frames are not mapped yet: see [`Layout::map`].
@@ -316,7 +316,7 @@ impl Layout {
             }
         }
         self.filter = Filter::new(parts.iter().map(|part| part.mfn()));
-        self.list_changed |= self.holders.install(parts, ask);
+        self.list_changed |= self.backing.install(parts, ask);
         self.index_mappings();
         unmap.sort_unstable_by_key(|slot| slot.0);
         p2m.unmap(&unmap);
@@ -332,12 +332,12 @@ impl Layout {
 
     /// The frame of a leaf by its number.
     fn leaf_frame(&self, number: usize) -> Mfn {
-        self.holders.part(number).mfn()
+        self.backing.frame(number).mfn()
     }
 
     /// Numbers the frames of all leaves, listed or watched. Returns the parts of the p2m in the
     /// order of numbers.
-    fn list_frames(&mut self, tables: &BTreeSet<(u8, Mfn)>) -> Vec<Part> {
+    fn list_frames(&mut self, tables: &BTreeSet<(u8, Mfn)>) -> Vec<P2mFrame> {
         let positions = (0..).zip(&self.leaves).filter(|&(_, &mfn)| mfn != NO_LEAF);
         let mut listed: Vec<(Mfn, u32)> =
             positions.map(|(position, &mfn)| (mfn, position)).collect();
@@ -350,14 +350,14 @@ impl Layout {
         let mut parts = Vec::new();
         for same in listed.chunk_by(|a, b| a.0 == b.0) {
             let number = parts.len() as u32;
-            parts.push(Part::Leaf(same[0].0));
+            parts.push(P2mFrame::Leaf(same[0].0));
             let frame = self.frame_of(number, same);
             self.frames.push(frame);
             for &(_, position) in same.iter().filter(|&&(_, position)| position != WATCHED) {
                 self.numbers[position as usize] = number;
             }
         }
-        parts.extend(tables.iter().map(|&(level, mfn)| Part::Table(level, mfn)));
+        parts.extend(tables.iter().map(|&(level, mfn)| P2mFrame::Upper(level, mfn)));
         parts
     }
 
@@ -385,10 +385,10 @@ impl Layout {
     }
 
     /// Asks the m2p anew under which pfn writes to a part are marked.
-    pub(crate) fn hold(&mut self, part: usize, m2p: &dyn M2p, limit: u64) -> bool {
-        let frame = self.holders.part(part);
-        let changed = self.holders.hold(part, m2p.pfn(frame.mfn()), limit);
-        self.list_changed |= changed && matches!(frame, Part::Leaf(_));
+    pub(crate) fn set_backing(&mut self, part: usize, m2p: &dyn M2p, limit: u64) -> bool {
+        let frame = self.backing.frame(part);
+        let changed = self.backing.set(part, m2p.pfn(frame.mfn()), limit);
+        self.list_changed |= changed && matches!(frame, P2mFrame::Leaf(_));
         changed
     }
 
@@ -431,7 +431,7 @@ impl Layout {
     pub(crate) fn first_unnamed(&self, p2m: &dyn P2mSource) -> Option<(LeafIndex, Mfn)> {
         let frames = self.frames.iter().enumerate().filter(|(_, frame)| frame.positions > 0);
         let unnamed = frames.filter_map(|(number, frame)| {
-            let (mfn, holder) = (self.leaf_frame(number), self.holders.pfn(number));
+            let (mfn, holder) = (self.leaf_frame(number), self.backing.pfn(number));
             let named = holder.is_some_and(|pfn| self.names(p2m, pfn, mfn));
             (!named).then_some((frame.first, mfn))
         });
@@ -456,7 +456,7 @@ impl Layout {
     pub(crate) fn frame_list(&self) -> Vec<Option<Pfn>> {
         let holder = |&number: &u32| match number {
             NO_FRAME => None,
-            number => self.holders.pfn(number as usize),
+            number => self.backing.pfn(number as usize),
         };
         let mut list: Vec<_> = self.numbers.iter().map(holder).collect();
         list.resize(list.len().max(self.listed_leaves as usize), None);

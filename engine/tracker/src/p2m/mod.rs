@@ -6,9 +6,9 @@
 //! Threads: one owner; read by all shards during a comparison.
 //! Source: `docs/design.md`, "Changes"; `docs/decisions/0003`.
 
+mod backing;
 mod domain;
 mod filter;
-mod holders;
 mod layout;
 mod pending;
 mod recheck;
@@ -16,8 +16,8 @@ mod rewalk;
 mod shape;
 mod walk;
 
+pub(crate) use backing::P2mFrame;
 pub(crate) use domain::DomainFrames;
-pub(crate) use holders::Part;
 #[cfg(test)]
 pub(crate) use layout::tests;
 pub(crate) use layout::{Backing, Layout};
@@ -25,7 +25,7 @@ pub(crate) use pending::{Item, Pending};
 pub(crate) use recheck::Recheck;
 pub(crate) use rewalk::Reasons;
 pub(crate) use shape::Shape;
-pub(crate) use walk::{LEAF_REACH, NO_LEAF, TableCopies, Walk, Walked};
+pub(crate) use walk::{NO_LEAF, POSITIONS_PER_LEAF, TableCopies, Walk, Walked};
 
 use crate::cause::Cause;
 use crate::config::Rewalk;
@@ -88,21 +88,21 @@ impl P2m {
 
     /// Pfns that the p2m may reach: what any guest may, what the domain's size justifies, and what
     /// the leaves that it was found to have justify.
-    pub(crate) fn reach_pfns(&self) -> u64 {
-        let by_leaves = (LEAF_REACH * self.layout.distinct()) << self.width().entry_bits();
-        self.domain.reach_pfns().max(by_leaves)
+    pub(crate) fn limit_pfns(&self) -> u64 {
+        let by_leaves = (POSITIONS_PER_LEAF * self.layout.distinct()) << self.width().entry_bits();
+        self.domain.limit_pfns().max(by_leaves)
     }
 
     /// Takes dirty parts of the p2m apart: leaves are to be compared, upper frames to be read
     /// again.
-    pub(crate) fn parts_written(&mut self, parts: &[usize]) {
+    pub(crate) fn p2m_frames_written(&mut self, parts: &[usize]) {
         for &part in parts {
-            match self.layout.holders.part(part) {
-                Part::Table(level, mfn) => {
+            match self.layout.backing.frame(part) {
+                P2mFrame::Upper(level, mfn) => {
                     self.layout.copies.remove(&(level, mfn));
                     self.reasons.dirty += 1;
                 }
-                Part::Leaf(mfn) => {
+                P2mFrame::Leaf(mfn) => {
                     let positions = self.layout.positions(part);
                     if positions.is_empty() || self.layout.is_watched(mfn) {
                         // Tracked nowhere, or the last walk went by what it says.
@@ -117,35 +117,40 @@ impl P2m {
     }
 
     /// The entry of a pfn that holds frames of the p2m changed: those frames may be elsewhere now.
-    pub(crate) fn entry_of_part_changed(
+    pub(crate) fn entry_of_p2m_frame_changed(
         &mut self,
         pfn: Pfn,
         m2p: &dyn M2p,
         counts: &mut StructureCounts,
     ) {
         self.reasons.entries += 1;
-        for part in self.layout.holders.at(pfn).collect::<Vec<_>>() {
-            self.part_moved(part, m2p, counts);
+        for part in self.layout.backing.at(pfn).collect::<Vec<_>>() {
+            self.p2m_frame_moved(part, m2p, counts);
         }
     }
 
     /// An entry names `mfn`: if that is one of the p2m's own frames, its writes may be marked
     /// elsewhere than they were.
     pub(crate) fn frame_named(&mut self, mfn: Mfn, m2p: &dyn M2p, counts: &mut StructureCounts) {
-        for part in self.layout.parts_of(mfn).collect::<Vec<_>>() {
-            self.part_moved(part, m2p, counts);
+        for part in self.layout.p2m_frames_of(mfn).collect::<Vec<_>>() {
+            self.p2m_frame_moved(part, m2p, counts);
         }
     }
 
     /// Asks anew who holds a part. Writes that were marked under another pfn were not seen: what
     /// the part says is read again.
-    pub(crate) fn part_moved(&mut self, part: usize, m2p: &dyn M2p, counts: &mut StructureCounts) {
-        if !self.layout.hold(part, m2p, self.reach_pfns()) {
+    pub(crate) fn p2m_frame_moved(
+        &mut self,
+        part: usize,
+        m2p: &dyn M2p,
+        counts: &mut StructureCounts,
+    ) {
+        if !self.layout.set_backing(part, m2p, self.limit_pfns()) {
             return;
         }
         counts.moved += 1;
-        match self.layout.holders.part(part) {
-            Part::Leaf(mfn) => {
+        match self.layout.backing.frame(part) {
+            P2mFrame::Leaf(mfn) => {
                 let positions = self.layout.positions(part);
                 let relied_on = positions.is_empty() || self.layout.is_watched(mfn);
                 self.reasons.entries += u64::from(relied_on);
@@ -153,7 +158,7 @@ impl P2m {
                     self.pending.add(leaf, Cause::Structure);
                 }
             }
-            Part::Table(level, mfn) => {
+            P2mFrame::Upper(level, mfn) => {
                 self.layout.copies.remove(&(level, mfn));
                 self.reasons.entries += 1;
             }
@@ -190,7 +195,7 @@ impl P2m {
     pub(crate) fn count_leaves(&self, log: &Log, counts: &mut LeafCounts) {
         counts.tracked = self.layout.tracked();
         counts.distinct = self.layout.distinct();
-        let dirty = self.layout.holders.marked(log);
+        let dirty = self.layout.backing.marked(log);
         counts.dirty = dirty.map(|part| self.layout.listed(part)).sum();
     }
 
@@ -215,13 +220,13 @@ mod reach_tests {
     #[test]
     fn reach_grows_with_the_frames_that_are_held_and_the_leaves_that_are_found() {
         let mut p2m = P2m::new(Width::W32);
-        assert_eq!(p2m.reach_pfns(), 1 << 27);
+        assert_eq!(p2m.limit_pfns(), 1 << 27);
         // Eight positions for each of 17,000 leaves, some of which stand twice.
         let leaves: Vec<_> = (0..17_005).map(|leaf| Mfn(leaf % 17_000)).collect();
         p2m.layout = layout_of(Width::W32, &leaves, 17_005, Mfn(0));
-        assert_eq!(p2m.reach_pfns(), 8 * 17_000 * 1024);
+        assert_eq!(p2m.limit_pfns(), 8 * 17_000 * 1024);
         p2m.domain.count(1 << 24, 1 << 30);
-        assert_eq!(p2m.reach_pfns(), 16 << 24);
+        assert_eq!(p2m.limit_pfns(), 16 << 24);
     }
 
     #[test]

@@ -104,10 +104,10 @@ mod tests {
         pending.add(LeafIndex(3), Cause::Structure);
         pending.add(LeafIndex(7), Cause::Growth);
         pending.add(LeafIndex(3), Cause::Entry);
-        pending.add_new(LeafIndex(7), Cause::Doubt);
-        pending.add_new(LeafIndex(9), Cause::Doubt);
+        pending.add_new(LeafIndex(7), Cause::Uncertain);
+        pending.add_new(LeafIndex(9), Cause::Uncertain);
         assert!(!pending.is_empty());
-        let all = [(3, Cause::Structure), (7, Cause::Growth), (9, Cause::Doubt)];
+        let all = [(3, Cause::Structure), (7, Cause::Growth), (9, Cause::Uncertain)];
         assert_eq!(told(&mut pending), all);
         let items = pending.items();
         pending.settle(&items, &[LeafIndex(7)]);

@@ -17,7 +17,7 @@ use crate::port::{M2p, P2mSource};
 
 /// Positions of reach for each distinct leaf: an honest p2m is dense but for holes that share
 /// leaves.
-pub(crate) const LEAF_REACH: u64 = 8;
+pub(crate) const POSITIONS_PER_LEAF: u64 = 8;
 
 /// A position without a leaf.
 pub(crate) const NO_LEAF: Mfn = Mfn(u64::MAX);
@@ -55,8 +55,8 @@ pub(crate) struct Walk<'a> {
     /// Leaves listed so far, each once; and those listed more than once.
     seen: HashSet<Mfn>,
     shared: HashSet<Mfn>,
-    barren_tables: HashMap<(u8, Mfn), bool>,
-    barren_leaves: HashMap<Mfn, bool>,
+    tables_without_frames: HashMap<(u8, Mfn), bool>,
+    leaves_without_frames: HashMap<Mfn, bool>,
 }
 
 impl<'a> Walk<'a> {
@@ -88,16 +88,16 @@ impl<'a> Walk<'a> {
             found,
             seen: HashSet::new(),
             shared: HashSet::new(),
-            barren_tables: HashMap::new(),
-            barren_leaves: HashMap::new(),
+            tables_without_frames: HashMap::new(),
+            leaves_without_frames: HashMap::new(),
         }
     }
 
     /// Walks.
     ///
     /// # Errors
-    /// [`Error::Structure`] for an upper frame that can't be used, [`Error::Reach`] if a leaf that
-    /// names frames lies past what the domain's size can justify.
+    /// [`Error::Structure`] for an upper frame that can't be used, [`Error::P2mSize`] if a leaf
+    /// that names frames lies past what the domain's size can justify.
     pub(crate) fn run(mut self) -> Result<Walked, Error> {
         let leaves = self.shape.width.leaves(self.pfn_count);
         let pages = self.shape.base..self.shape.base.saturating_add(leaves);
@@ -130,7 +130,7 @@ impl<'a> Walk<'a> {
                 }
                 Slot::Frame(leaf) if level == 1 => self.list(position, leaf)?,
                 Slot::Frame(table) => {
-                    if position < self.reach() || !self.is_barren(level - 1, table, position)? {
+                    if position < self.reach() || !self.maps_no_frame(level - 1, table, position)? {
                         self.descend(level - 1, table, start, pages)?;
                     }
                 }
@@ -142,10 +142,10 @@ impl<'a> Walk<'a> {
     /// Notes the leaf at a position.
     fn list(&mut self, position: u64, leaf: Mfn) -> Result<(), Error> {
         if position >= self.reach() {
-            if self.is_barren_leaf(leaf, position)? {
+            if self.leaf_maps_no_frame(leaf, position)? {
                 return Ok(());
             }
-            return Err(Error::Reach {
+            return Err(Error::P2mSize {
                 pfn: self.shape.width.first_pfn(LeafIndex(position)),
                 limit: self.reach() << self.shape.width.entry_bits(),
                 domain_frames: self.domain_frames,
@@ -163,7 +163,7 @@ impl<'a> Walk<'a> {
     /// Positions that may be listed: as many as the domain's size justifies, or in proportion to
     /// the distinct leaves that were found below.
     fn reach(&self) -> u64 {
-        self.reach.max(LEAF_REACH * self.seen.len() as u64)
+        self.reach.max(POSITIONS_PER_LEAF * self.seen.len() as u64)
     }
 
     /// Cuts the tail that lists nothing, or shared leaves without frames, off the tracked
@@ -174,7 +174,8 @@ impl<'a> Walk<'a> {
         while tracked > 0 {
             let leaf = leaves[tracked - 1];
             let cut = leaf == NO_LEAF
-                || self.shared.contains(&leaf) && self.is_barren_leaf(leaf, tracked as u64 - 1)?;
+                || self.shared.contains(&leaf)
+                    && self.leaf_maps_no_frame(leaf, tracked as u64 - 1)?;
             if !cut {
                 break;
             }
@@ -202,8 +203,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether nothing below an upper frame names a frame. Each distinct frame is looked at once.
-    fn is_barren(&mut self, level: u8, mfn: Mfn, position: u64) -> Result<bool, Error> {
-        if let Some(&barren) = self.barren_tables.get(&(level, mfn)) {
+    fn maps_no_frame(&mut self, level: u8, mfn: Mfn, position: u64) -> Result<bool, Error> {
+        if let Some(&barren) = self.tables_without_frames.get(&(level, mfn)) {
             return Ok(barren);
         }
         let table = self.table(level, mfn, position + self.shape.base)?;
@@ -212,20 +213,20 @@ impl<'a> Walk<'a> {
             barren = match self.shape.slot(level, &table, slot) {
                 Slot::Empty => true,
                 Slot::Superpage => false,
-                Slot::Frame(leaf) if level == 1 => self.is_barren_leaf(leaf, position)?,
-                Slot::Frame(table) => self.is_barren(level - 1, table, position)?,
+                Slot::Frame(leaf) if level == 1 => self.leaf_maps_no_frame(leaf, position)?,
+                Slot::Frame(table) => self.maps_no_frame(level - 1, table, position)?,
             };
             if !barren {
                 break;
             }
         }
-        self.barren_tables.insert((level, mfn), barren);
+        self.tables_without_frames.insert((level, mfn), barren);
         Ok(barren)
     }
 
     /// Whether no entry of a leaf names a frame.
-    fn is_barren_leaf(&mut self, mfn: Mfn, position: u64) -> Result<bool, Error> {
-        if let Some(&barren) = self.barren_leaves.get(&mfn) {
+    fn leaf_maps_no_frame(&mut self, mfn: Mfn, position: u64) -> Result<bool, Error> {
+        if let Some(&barren) = self.leaves_without_frames.get(&mfn) {
             return Ok(barren);
         }
         let mut copy = Leaf::default();
@@ -235,7 +236,7 @@ impl<'a> Walk<'a> {
         let width = self.shape.width;
         let frames = self.m2p.frames();
         let barren = copy.entries(width).all(|entry| entry.claim(width).names_nothing(frames));
-        self.barren_leaves.insert(mfn, barren);
+        self.leaves_without_frames.insert(mfn, barren);
         self.found.watched.insert(mfn);
         Ok(barren)
     }

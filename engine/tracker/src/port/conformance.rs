@@ -20,7 +20,7 @@ use std::fmt;
 use std::thread;
 
 use super::{
-    Answer, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogDirty, LogRoom, M2p, MapSlot,
+    Answer, FrameList, FrameTypes, Guest, LOG_DIRTY_LEAF_PFNS, LogBuffer, LogDirty, M2p, MapSlot,
     P2mSource, Page, PortError, QUERY_FRAMES_MAX, Transport, Unlogged,
 };
 use crate::bitmap::PfnBitmap;
@@ -98,7 +98,7 @@ impl LogDirty for NoLog {
         Ok(())
     }
 
-    fn clean(&mut self, _: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, _: LogBuffer<'_>) -> Result<u64, PortError> {
         Err("the first round reads no log".into())
     }
 }
@@ -126,9 +126,12 @@ fn frames(guest: &mut Guest<'_>) -> Result<Vec<Mfn>, Broken> {
         leaves.filter(|mfn| mfn.0 < guest.m2p.frames()).take(8).chain(named.take(64)).collect();
     monitor.release(guest.p2m);
     let report = seen.map_err(found)?;
-    rule(PORT, "the roots of a guest that stands still can be followed", !report.blind, || {
-        "the walk failed".into()
-    })?;
+    rule(
+        PORT,
+        "the roots of a guest that stands still can be followed",
+        !report.p2m_unreadable,
+        || "the walk failed".into(),
+    )?;
     frames.sort_unstable();
     frames.dedup();
     rule(PORT, "a guest has frames", frames.len() > 1, || format!("{} were found", frames.len()))?;
@@ -328,7 +331,8 @@ pub fn log_dirty(
     let span = pfns.max(1).next_multiple_of(LOG_DIRTY_LEAF_PFNS);
     let clean = |log_dirty: &mut dyn LogDirty| {
         let mut bits = PfnBitmap::new(span);
-        let read = works(PORT, "`clean` reads the log", log_dirty.clean(LogRoom::over(&mut bits)))?;
+        let read =
+            works(PORT, "`clean` reads the log", log_dirty.clean(LogBuffer::over(&mut bits)))?;
         rule(PORT, "`clean` reads no more than it was asked for", read <= span, || {
             format!("{read} of {span}")
         })?;

@@ -15,7 +15,7 @@ use std::fmt;
 use crate::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
 use crate::leaf::Leaf;
-pub use crate::log_room::LogRoom;
+pub use crate::log_buffer::LogBuffer;
 use crate::table::{TableFault, TableView};
 
 /// An error of the outside, kept whole as the `source` of ours.
@@ -49,7 +49,7 @@ pub trait LogDirty {
     ///
     /// # Errors
     /// Whatever the hypervisor said. Bits written to `into` before the error count as read.
-    fn clean(&mut self, into: LogRoom<'_>) -> Result<u64, PortError>;
+    fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError>;
 }
 
 /// The fields of `shared_info.arch` that say where the p2m is, as read at one moment. Untrusted.

@@ -314,7 +314,7 @@ fn hostile_numbers_mark_nothing() {
         assert_eq!(bitmap.take(1, number).next(), number);
     }
     assert!(bitmap.is_empty());
-    bitmap.mark_range(3..u64::MAX, Cause::Doubt);
+    bitmap.mark_range(3..u64::MAX, Cause::Uncertain);
     assert_eq!(bitmap.count(), 67);
 }
 

@@ -7,23 +7,23 @@
 
 use crate::cause::Cause;
 use crate::destination::Destination;
-use crate::doubt::Doubt;
 use crate::ledger::Ledger;
 use crate::p2m::P2m;
 use crate::round::Round;
+use crate::uncertainty::Uncertainty;
 
 /// A frame moved: whatever was sent as a page table may name its old pfn. While the guest runs,
 /// this is borne for so many rounds; then it is left to the final one.
 pub(crate) fn owe_tables(round: &mut Round, ledger: &Ledger, destination: &mut Destination) {
-    let patience = round.config.doubt_rounds_max;
-    if !destination.sent.tables_in_doubt()
-        || !round.is_suspended() && round.doubts.running(Doubt::Tables) >= patience
+    let patience = round.config.uncertain_rounds_max;
+    if !destination.sent.tables_are_uncertain()
+        || !round.is_suspended() && round.uncertain.running(Uncertainty::Tables) >= patience
     {
         return;
     }
     let tables = destination.sent.take_tables();
     if !tables.is_empty() {
-        round.doubt(Doubt::Tables);
+        round.note(Uncertainty::Tables);
     }
     for pfn in tables {
         ledger.bitmap.mark(pfn, Cause::Table);
@@ -33,7 +33,7 @@ pub(crate) fn owe_tables(round: &mut Round, ledger: &Ledger, destination: &mut D
 /// What was sent although the m2p does not name its pfn: log-dirty does not say when it is written.
 pub(crate) fn owe_unsound(ledger: &Ledger, destination: &Destination) {
     for pfn in destination.sent.unsound() {
-        ledger.bitmap.mark(pfn, Cause::Doubt);
+        ledger.bitmap.mark(pfn, Cause::Uncertain);
     }
 }
 
@@ -43,9 +43,9 @@ pub(crate) fn owe_twins(round: &Round, ledger: &Ledger, destination: &Destinatio
     for (pfn, twin) in destination.sent.twins() {
         let (first, second) = (ledger.is_owed(pfn), ledger.is_owed(twin));
         if second && !first {
-            ledger.bitmap.mark(pfn, Cause::Doubt);
+            ledger.bitmap.mark(pfn, Cause::Uncertain);
         } else if first && !second && round.is_suspended() {
-            ledger.bitmap.mark(twin, Cause::Doubt);
+            ledger.bitmap.mark(twin, Cause::Uncertain);
         }
     }
 }
@@ -64,7 +64,7 @@ pub(crate) fn owe_what_was_read(
             ledger.bitmap.mark(pfn, Cause::Structure);
         }
     }
-    if p2m.pending.is_empty() && !round.report.blind {
+    if p2m.pending.is_empty() && !round.report.p2m_unreadable {
         destination.sent.since.clear_all();
     }
 }

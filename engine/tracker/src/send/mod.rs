@@ -16,7 +16,6 @@ pub(crate) use view::{Notes, View};
 use crate::cause::{Cause, CauseSet};
 use crate::config::Sender;
 use crate::destination::Destination;
-use crate::doubt::Doubt;
 use crate::error::Error;
 use crate::ledger::{Ledger, Out};
 use crate::p2m::P2m;
@@ -24,6 +23,7 @@ use crate::port::{Answer, Deferral, Guest, QUERY_FRAMES_MAX};
 use crate::resend::Taken;
 use crate::resolve::{Outcome, Resolver};
 use crate::round::Round;
+use crate::uncertainty::Uncertainty;
 
 /// Causes of a pfn that was never sent.
 const NEVER_SENT: [CauseSet; 2] = [CauseSet::of(Cause::First), CauseSet::of(Cause::Growth)];
@@ -67,7 +67,7 @@ pub(crate) fn take(
         suspended: round.is_suspended(),
     };
     if !resolver.run(guest.types, taken.pfns(), &mut outcomes)? {
-        round.doubt(Doubt::QueryFailed);
+        round.note(Uncertainty::QueryFailed);
     }
     sort(&mut taken, &outcomes, out, round, destination, sweep.holds_tables);
     // Before anybody looks at the shadow again: a table of this batch may name one of these pfns.
@@ -90,7 +90,7 @@ fn sort(
         match *outcome {
             // The whole leaf waits, holes and all: it stays in the bitmap, which costs nothing.
             Outcome::Wait(Deferral::LeafUnmapped) => {
-                round.report.pages.deferred_doubt += u64::from(holds_tables);
+                round.report.pages.deferred_uncertain += u64::from(holds_tables);
                 continue;
             }
             Outcome::Wait(reason) => {
@@ -102,12 +102,12 @@ fn sort(
                 round.report.pages.defer(Deferral::M2pMismatch);
                 out.defer(pfn, Deferral::M2pMismatch, causes);
             }
-            Outcome::Frameless { entry, foreign } => {
-                if sender != Sender::Told && !NEVER_SENT.contains(&causes) {
+            Outcome::Unpopulated { entry, foreign } => {
+                if sender != Sender::Engine && !NEVER_SENT.contains(&causes) {
                     destination.sent.hold(pfn); // a table that was sent may name it
                 }
-                destination.settle_frameless(pfn, entry, foreign);
-                round.report.pages.frameless += 1;
+                destination.settle_unpopulated(pfn, entry, foreign);
+                round.report.pages.unpopulated += 1;
             }
             Outcome::Send { page, .. } if holds_tables && page.kind.is_table() => {
                 out.postpone(pfn, causes);
@@ -116,7 +116,7 @@ fn sort(
                 // Whatever the answer will be, the receiver may have it from now on.
                 destination.sent.hold(pfn);
                 // Of a guest that stands still everybody reads the same.
-                if sender == Sender::Reads && !suspended {
+                if sender == Sender::CallerReadsP2m && !suspended {
                     destination.sent.since.set(pfn);
                 }
                 out.send(page, causes, footing);

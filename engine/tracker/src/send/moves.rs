@@ -26,7 +26,7 @@ pub(crate) fn follow(
     for &(pfn, mfn) in &moves.arrived {
         if destination.sent.arrived(mfn, pfn) {
             round.report.pages.moved += 1;
-            destination.sent.doubt_tables();
+            destination.sent.all_tables_are_uncertain();
         }
         p2m.frame_named(mfn, guest.m2p, &mut round.report.structure);
     }
@@ -56,8 +56,8 @@ fn follow_named(mfn: Mfn, pfn: Pfn, ledger: &Ledger, destination: &mut Destinati
     }
     // A receiver that localises tables on arrival has made a frame for it.
     destination.sent.hold(pfn);
-    if destination.sent.witness(mfn, pfn) {
-        destination.sent.doubt_tables();
+    if destination.sent.note_last_known(mfn, pfn) {
+        destination.sent.all_tables_are_uncertain();
     }
     if !ledger.is_owed(pfn) {
         ledger.bitmap.mark(pfn, Cause::Table);
@@ -90,18 +90,18 @@ fn follow_departed(
             let named = guest.m2p.pfn(mfn).filter(|other| other.0 < p2m.layout.pfns());
             if let Some(other) = named.filter(|&other| other != pfn) {
                 ledger.bitmap.mark(other, Cause::Entry);
-            } else if !destination.sent.witness(mfn, pfn) {
+            } else if !destination.sent.note_last_known(mfn, pfn) {
                 continue;
             }
             round.report.pages.moved += 1;
-            destination.sent.doubt_tables();
+            destination.sent.all_tables_are_uncertain();
         }
     }
 }
 
 /// Frames that left the domain can't be named by its tables any more.
 pub(crate) fn forget_departed(destination: &mut Destination, guest: &mut Guest<'_>) {
-    for frames in destination.sent.witnesses().chunks(QUERY_FRAMES_MAX) {
+    for frames in destination.sent.last_known_frames().chunks(QUERY_FRAMES_MAX) {
         let mut kinds = vec![FrameType::Data; frames.len()];
         if guest.types.query(frames, &mut kinds).is_err() {
             continue; // they stay watched

@@ -10,7 +10,6 @@ mod width;
 use crate::cause::Cause;
 use crate::config::{Rewalk, Sender};
 use crate::destination::Destination;
-use crate::doubt::Doubt;
 use crate::error::Error;
 use crate::frame::Pfn;
 use crate::intake::Offers;
@@ -19,8 +18,9 @@ use crate::p2m::{P2m, Reasons, Shape, Walk, Walked};
 use crate::port::{Guest, QUERY_FRAMES_MAX, Roots};
 use crate::round::Round;
 use crate::uncertain;
+use crate::uncertainty::Uncertainty;
 
-/// Walks in one live round before its instability is a doubt.
+/// Walks in one live round before its instability is an uncertainty.
 const WALKS_LIVE: u32 = 8;
 /// Walks of a guest that stands still before the engine gives up.
 const WALKS_SUSPENDED: u32 = 4;
@@ -31,7 +31,7 @@ const ROOTS_READS_MAX: u32 = 64;
 type Found = (Walked, Roots, bool);
 
 /// Walks under the seqlock. Returns whether the guest held still; if not, or if the structure can't
-/// be followed now, that is a doubt and not an error while it runs.
+/// be followed now, that is an uncertainty and not an error while it runs.
 pub(crate) fn walk(
     round: &mut Round,
     offers: &mut Offers,
@@ -53,14 +53,14 @@ pub(crate) fn walk(
     p2m.reasons = Reasons::default();
     adopt(walked, &roots, round, p2m, ledger, destination, guest);
     offers.cover(p2m.layout.tracked());
-    if round.config.sender != Sender::Told {
+    if round.config.sender != Sender::Engine {
         // They may have been normalised by what was there between two looks.
-        destination.sent.doubt_tables_sent();
+        destination.sent.sent_tables_are_uncertain();
     }
     if !stable {
         // Every frame of the walk was read after CLEAN: whatever changes it later is in the next
         // log.
-        round.doubt(Doubt::Generation);
+        round.note(Uncertainty::Generation);
     }
     Ok(stable)
 }
@@ -122,13 +122,13 @@ fn walk_once(
         width::expect(width, frames, guest, roots)?;
     }
     let shape = Shape::new(width, roots, guest.m2p.frames())?;
-    let reach = width.leaves(p2m.domain.reach_pfns());
+    let reach = width.leaves(p2m.domain.limit_pfns());
     let copies = &mut p2m.layout.copies;
     Walk::new(guest.p2m, guest.m2p, copies, shape, roots.pfn_count, frames, reach).run()
 }
 
 /// No walk could be made: an error of a guest that stands still, or that goes on for too long; else
-/// a doubt.
+/// an uncertainty.
 fn fail(
     error: Error,
     round: &mut Round,
@@ -136,20 +136,20 @@ fn fail(
     ledger: &Ledger,
     destination: &Destination,
 ) -> Result<(), Error> {
-    let doubt = match error {
+    let uncertainty = match error {
         // Nothing was ever followed, and nothing is there to follow.
         Error::Roots { .. } | Error::Width { .. } if p2m.roots.is_none() => return Err(error),
         _ if round.is_suspended() => return Err(error),
-        Error::Roots { .. } => Doubt::Roots,
+        Error::Roots { .. } => Uncertainty::Roots,
         // A table that is taken out of use and written as data, while the walk reads it.
-        _ => Doubt::Walk,
+        _ => Uncertainty::Walk,
     };
-    if round.doubts.running(doubt) >= round.config.doubt_rounds_max {
-        return Err(error); // the doubt's own error would hide the frame that it is about
+    if round.uncertain.running(uncertainty) >= round.config.uncertain_rounds_max {
+        return Err(error); // the uncertainty's own error would hide the frame that it is about
     }
-    round.doubt(doubt);
+    round.note(uncertainty);
     uncertain::owe_all(p2m, ledger, destination);
-    round.report.blind = true;
+    round.report.p2m_unreadable = true;
     Ok(())
 }
 
@@ -162,7 +162,7 @@ fn adopt(
     destination: &mut Destination,
     guest: &mut Guest<'_>,
 ) {
-    let (reach, width) = (p2m.reach_pfns(), p2m.width());
+    let (reach, width) = (p2m.limit_pfns(), p2m.width());
     let first = p2m.roots.is_none();
     let changes = p2m.layout.install(walked, roots.pfn_count, guest.p2m, guest.m2p, reach);
     p2m.roots = Some(*roots);
@@ -176,8 +176,8 @@ fn adopt(
     p2m.resize();
     if round.config.rewalk == Rewalk::EveryRound {
         // Nobody sends, so that no page is found under another pfn: the m2p is asked for each part.
-        for part in 0..p2m.layout.holders.len() {
-            p2m.part_moved(part, guest.m2p, &mut round.report.structure);
+        for part in 0..p2m.layout.backing.len() {
+            p2m.p2m_frame_moved(part, guest.m2p, &mut round.report.structure);
         }
     }
     round.report.leaves.fresh += if first { 0 } else { changes.fresh };
@@ -192,7 +192,7 @@ fn adopt(
 
 /// Of a guest that stands still: an owed pfn's frame may be one of the p2m's own, which got that
 /// pfn without a write to any table. What it holds is compared again.
-pub(crate) fn find_moved_parts(
+pub(crate) fn find_moved_p2m_frames(
     round: &mut Round,
     p2m: &mut P2m,
     ledger: &Ledger,

@@ -89,7 +89,7 @@ fn leaves_are_known_by_all_positions_that_list_them() {
         (d, at(&[]), 1),
         (Mfn(5), at(&[]), 0),
     ] {
-        let leaf = layout.holders.find(Part::Leaf(mfn));
+        let leaf = layout.backing.find(P2mFrame::Leaf(mfn));
         assert_eq!(leaf.map_or(vec![], |leaf| layout.positions(leaf).to_vec()), positions);
         let listed = leaf.map_or(0, |leaf| layout.listed(leaf));
         assert_eq!((listed, layout.is_watched(mfn)), (count, mfn == c));
@@ -125,8 +125,9 @@ fn the_list_that_is_told_is_as_long_as_the_count_of_pfns_makes_it() {
     let [a, b, nobody] = [Mfn(HELD + 10), Mfn(HELD + 11), Mfn(9)];
     let layout = layout_of(Width::W64, &[a, NO_LEAF, nobody, b], 4, b);
     assert_eq!(layout.frame_list(), [Some(Pfn(10)), None, None, Some(Pfn(11))]);
-    let parts_of =
-        |mfn| -> Vec<_> { layout.parts_of(mfn).map(|part| layout.holders.part(part)).collect() };
-    assert_eq!(parts_of(Mfn(HELD)), [Part::Table(2, Mfn(HELD))]);
-    assert_eq!(parts_of(b), [Part::Leaf(b)]);
+    let p2m_frames_of = |mfn| -> Vec<_> {
+        layout.p2m_frames_of(mfn).map(|part| layout.backing.frame(part)).collect()
+    };
+    assert_eq!(p2m_frames_of(Mfn(HELD)), [P2mFrame::Upper(2, Mfn(HELD))]);
+    assert_eq!(p2m_frames_of(b), [P2mFrame::Leaf(b)]);
 }

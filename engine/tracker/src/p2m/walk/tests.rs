@@ -92,7 +92,7 @@ fn a_leaf_with_frames_is_within_reach_of_the_distinct_ones_before_it() {
     assert_eq!([walked.leaves[2], walked.leaves[3]], [Mfn(LEAVES), NO_LEAF]);
     for (position, leaf, reach) in [(16, LEAVES + 2, 2), (16, LEAVES, 2), (40, LEAVES, 40)] {
         let error = walk(&mut with(&[(position, leaf)]), 512, reach).expect_err("out of reach");
-        let Error::Reach { pfn, limit, domain_frames } = error else { panic!("{error}") };
+        let Error::P2mSize { pfn, limit, domain_frames } = error else { panic!("{error}") };
         assert_eq!((pfn, domain_frames), (Pfn(position as u64 * 512), 77));
         assert_eq!(limit, reach.max(16) * 512);
     }
@@ -120,7 +120,7 @@ fn what_names_no_frame_is_no_matter_of_reach() {
     memory.frames.insert(9, mid);
     let error = walk(&mut memory, 512 * 512, 2).expect_err("out of reach");
     assert!(
-        matches!(error, Error::Reach { pfn: Pfn(pfn), .. } if pfn == (5 * 512 + 4) * 512),
+        matches!(error, Error::P2mSize { pfn: Pfn(pfn), .. } if pfn == (5 * 512 + 4) * 512),
         "{error}"
     );
 }

@@ -13,39 +13,39 @@ use crate::frame::Pfn;
 /// one, or another length.
 ///
 /// ```
-/// # use p2mtrack::{bitmap::PfnBitmap, frame::Pfn, port::LogRoom};
-/// fn clean(mut into: LogRoom<'_>) -> u64 {
+/// # use p2mtrack::{bitmap::PfnBitmap, frame::Pfn, port::LogBuffer};
+/// fn clean(mut into: LogBuffer<'_>) -> u64 {
 ///     into.set(Pfn(7));
 ///     into.add(1, &[1 << 5]);
 ///     into.words_mut()[2] |= 1;
 ///     into.pfns()
 /// }
 /// let mut bits = PfnBitmap::new(192);
-/// assert_eq!(clean(LogRoom::over(&mut bits)), 192);
+/// assert_eq!(clean(LogBuffer::over(&mut bits)), 192);
 /// assert_eq!(bits.drain(), [Pfn(7), Pfn(69), Pfn(128)]);
 /// ```
 ///
 /// ```compile_fail
-/// # use p2mtrack::{bitmap::PfnBitmap, port::LogRoom};
-/// fn clean(into: LogRoom<'_>) -> u64 {
+/// # use p2mtrack::{bitmap::PfnBitmap, port::LogBuffer};
+/// fn clean(into: LogBuffer<'_>) -> u64 {
 ///     into.resize(64); // a bitmap's, not a room's
 ///     into.pfns()
 /// }
 /// ```
 #[derive(Debug)]
-pub struct LogRoom<'a> {
+pub struct LogBuffer<'a> {
     bits: &'a mut PfnBitmap,
 }
 
-impl<'a> LogRoom<'a> {
+impl<'a> LogBuffer<'a> {
     /// A bitmap as room, for who calls a port by itself.
     pub const fn over(bits: &'a mut PfnBitmap) -> Self {
         Self { bits }
     }
 
     /// The same room, for who looks at it again afterwards.
-    pub const fn lend(&mut self) -> LogRoom<'_> {
-        LogRoom { bits: self.bits }
+    pub const fn lend(&mut self) -> LogBuffer<'_> {
+        LogBuffer { bits: self.bits }
     }
 
     /// Pfns that the log has to be read for.
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_room_is_filled_up_to_its_end() {
         let mut bits = PfnBitmap::new(100);
-        let mut room = LogRoom::over(&mut bits);
+        let mut room = LogBuffer::over(&mut bits);
         for pfn in [3, 99, 100, u64::MAX] {
             room.lend().set(Pfn(pfn));
         }

@@ -3,13 +3,13 @@
 //! libp2mtrack migrate.
 //! Not here: libp2mtrack. What a host knows of the guest it knows through these calls, and they
 //! know no tracker.
-//! Units: those of `theatre.h`.
+//! Units: those of `harness.h`.
 //! Threads: one, the m2p and mapped frames apart, which anybody may read.
-//! Source: `p2mtrack_synthetic`; `theatre.h` is the contract of every function here.
+//! Source: `p2mtrack_synthetic`; `harness.h` is the contract of every function here.
 
 #![expect(unsafe_code, reason = "pointers of a test that is written in C; docs/safety.md")]
-#![expect(clippy::missing_safety_doc, reason = "the contract is theatre.h")]
-#![expect(missing_docs, reason = "theatre.h says it")]
+#![expect(clippy::missing_safety_doc, reason = "the contract is harness.h")]
+#![expect(missing_docs, reason = "harness.h says it")]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -21,7 +21,7 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack::port::{
-    FrameList, FrameTypes, LogDirty, LogRoom, MapFault, MapSlot, P2mSource, Page, PortError,
+    FrameList, FrameTypes, LogBuffer, LogDirty, MapFault, MapSlot, P2mSource, Page, PortError,
     Transfer, Transport, Unlogged,
 };
 use p2mtrack_synthetic::transport::Bytes;
@@ -30,15 +30,15 @@ use p2mtrack_synthetic::words::Content;
 use p2mtrack_synthetic::{Scenario, SimConfig, SimError, SimPorts, Simulation, Verdict};
 
 const EIO: c_int = 5;
-/// `THEATRE_NOT_OWNED`.
+/// `HARNESS_NOT_OWNED`.
 const NOT_OWNED: c_int = -4096;
 const EINVAL: c_int = 22;
 /// What a transfer entry names is the frame that came.
 const CAME: u64 = 1 << 63;
 
-/// `struct theatre`.
+/// `struct harness`.
 #[expect(missing_debug_implementations, reason = "nothing of it says anything")]
-pub struct Theatre {
+pub struct Harness {
     simulation: Simulation,
     ports: SimPorts,
     /// A frame may be mapped more than once.
@@ -47,22 +47,22 @@ pub struct Theatre {
     harm: Option<CString>,
 }
 
-/// The theatre behind a pointer.
+/// The harness behind a pointer.
 ///
 /// # Safety
-/// It came from `theatre_new` and was not freed; nobody else uses it during the call.
-unsafe fn at<'a>(theatre: *mut Theatre) -> &'a mut Theatre {
+/// It came from `harness_new` and was not freed; nobody else uses it during the call.
+unsafe fn at<'a>(harness: *mut Harness) -> &'a mut Harness {
     // SAFETY: the caller's contract.
-    unsafe { &mut *theatre }
+    unsafe { &mut *harness }
 }
 
 /// The same for who only looks.
 ///
 /// # Safety
 /// As of [`at`].
-unsafe fn look<'a>(theatre: *const Theatre) -> &'a Theatre {
+unsafe fn look<'a>(harness: *const Harness) -> &'a Harness {
     // SAFETY: the caller's contract.
-    unsafe { &*theatre }
+    unsafe { &*harness }
 }
 
 fn errno(error: &PortError) -> c_int {
@@ -81,7 +81,7 @@ fn code(result: Result<(), PortError>) -> c_int {
 }
 
 fn named(name: *const c_char) -> Option<Scenario> {
-    // SAFETY: theatre.h: a string.
+    // SAFETY: harness.h: a string.
     let name = unsafe { CStr::from_ptr(name) };
     name.to_str().ok()?.parse().ok()
 }
@@ -92,10 +92,10 @@ fn page(pfn: u64, mfn: u64, kind: u32) -> Option<Page> {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn theatre_scenario(index: usize) -> *const c_char {
+pub extern "C" fn harness_scenario(index: usize) -> *const c_char {
     static NAMES: OnceLock<Vec<CString>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
-        // Of the engine's policies the theatre knows nothing.
+        // Of the engine's policies the harness knows nothing.
         let scenarios = Scenario::ALL.into_iter().filter(|scenario| !scenario.needs_policies());
         let names = scenarios.map(|scenario| CString::new(scenario.name()));
         names.map(Result::unwrap_or_default).collect()
@@ -104,18 +104,18 @@ pub extern "C" fn theatre_scenario(index: usize) -> *const c_char {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_is_hostile(scenario: *const c_char) -> c_int {
+pub unsafe extern "C" fn harness_is_hostile(scenario: *const c_char) -> c_int {
     c_int::from(named(scenario).is_some_and(Scenario::is_hostile))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_new(
+pub unsafe extern "C" fn harness_new(
     scenario: *const c_char,
     seed: u64,
     guest_bytes: u64,
     threads: u32,
     width: u32,
-) -> *mut Theatre {
+) -> *mut Harness {
     let Some(scenario) = named(scenario) else { return null_mut() };
     let width = match width {
         32 => Width::W32,
@@ -127,72 +127,72 @@ pub unsafe extern "C" fn theatre_new(
     let simulation = Simulation::new(&config);
     let ports = simulation.ports();
     let mapped = HashMap::new();
-    Box::into_raw(Box::new(Theatre { simulation, ports, mapped, p2m: None, harm: None }))
+    Box::into_raw(Box::new(Harness { simulation, ports, mapped, p2m: None, harm: None }))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_free(theatre: *mut Theatre) {
-    if !theatre.is_null() {
-        // SAFETY: theatre.h: it came from `theatre_new`, and is not used after.
-        drop(unsafe { Box::from_raw(theatre) });
+pub unsafe extern "C" fn harness_free(harness: *mut Harness) {
+    if !harness.is_null() {
+        // SAFETY: harness.h: it came from `harness_new`, and is not used after.
+        drop(unsafe { Box::from_raw(harness) });
     }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_checkpoints(theatre: *const Theatre) -> u32 {
-    // SAFETY: theatre.h.
-    unsafe { look(theatre) }.simulation.checkpoints()
+pub unsafe extern "C" fn harness_checkpoints(harness: *const Harness) -> u32 {
+    // SAFETY: harness.h.
+    unsafe { look(harness) }.simulation.checkpoints()
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_wants_suspend(theatre: *const Theatre) -> c_int {
-    // SAFETY: theatre.h.
-    c_int::from(unsafe { look(theatre) }.simulation.wants_suspend())
+pub unsafe extern "C" fn harness_wants_suspend(harness: *const Harness) -> c_int {
+    // SAFETY: harness.h.
+    c_int::from(unsafe { look(harness) }.simulation.wants_suspend())
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_suspend(theatre: *mut Theatre) {
-    // SAFETY: theatre.h.
-    unsafe { at(theatre) }.simulation.suspend();
+pub unsafe extern "C" fn harness_suspend(harness: *mut Harness) {
+    // SAFETY: harness.h.
+    unsafe { at(harness) }.simulation.suspend();
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_resume(theatre: *mut Theatre) {
-    // SAFETY: theatre.h.
-    unsafe { at(theatre) }.simulation.resume();
+pub unsafe extern "C" fn harness_resume(harness: *mut Harness) {
+    // SAFETY: harness.h.
+    unsafe { at(harness) }.simulation.resume();
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_compat_m2p(theatre: *const Theatre) -> u64 {
-    // SAFETY: theatre.h.
-    unsafe { look(theatre) }.ports.m2p.words().len() as u64
+pub unsafe extern "C" fn harness_compat_m2p(harness: *const Harness) -> u64 {
+    // SAFETY: harness.h.
+    unsafe { look(harness) }.ports.m2p.words().len() as u64
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_m2p_frames(theatre: *const Theatre) -> u64 {
-    // SAFETY: theatre.h.
-    unsafe { look(theatre) }.ports.m2p.words().len() as u64
+pub unsafe extern "C" fn harness_m2p_frames(harness: *const Harness) -> u64 {
+    // SAFETY: harness.h.
+    unsafe { look(harness) }.ports.m2p.words().len() as u64
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_m2p(theatre: *const Theatre) -> *const u64 {
-    // SAFETY: theatre.h.
-    unsafe { look(theatre) }.ports.m2p.words().as_ptr().cast()
+pub unsafe extern "C" fn harness_m2p(harness: *const Harness) -> *const u64 {
+    // SAFETY: harness.h.
+    unsafe { look(harness) }.ports.m2p.words().as_ptr().cast()
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_domain_frames(theatre: *mut Theatre, frames: *mut u64) -> c_int {
-    // SAFETY: theatre.h.
-    let found = unsafe { at(theatre) }.ports.p2m.domain_frames();
-    // SAFETY: theatre.h: a place for a word.
+pub unsafe extern "C" fn harness_domain_frames(harness: *mut Harness, frames: *mut u64) -> c_int {
+    // SAFETY: harness.h.
+    let found = unsafe { at(harness) }.ports.p2m.domain_frames();
+    // SAFETY: harness.h: a place for a word.
     code(found.map(|found| unsafe { frames.write(found) }))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_roots(theatre: *mut Theatre, roots: *mut u64) -> c_int {
-    // SAFETY: theatre.h.
-    let found = unsafe { at(theatre) }.ports.p2m.roots();
-    // SAFETY: theatre.h: five words.
+pub unsafe extern "C" fn harness_roots(harness: *mut Harness, roots: *mut u64) -> c_int {
+    // SAFETY: harness.h.
+    let found = unsafe { at(harness) }.ports.p2m.roots();
+    // SAFETY: harness.h: five words.
     let to = unsafe { slice::from_raw_parts_mut(roots, 5) };
     code(found.map(|r| {
         let words = [r.pfn_count, r.frame_list_list, r.p2m_cr3, r.p2m_vaddr, r.generation];
@@ -201,26 +201,26 @@ pub unsafe extern "C" fn theatre_roots(theatre: *mut Theatre, roots: *mut u64) -
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_read(theatre: *mut Theatre, mfn: u64, words: *mut u64) -> c_int {
+pub unsafe extern "C" fn harness_read(harness: *mut Harness, mfn: u64, words: *mut u64) -> c_int {
     let mut leaf = Leaf::default();
-    // SAFETY: theatre.h.
-    let read = unsafe { at(theatre) }.ports.p2m.read(Mfn(mfn), &mut leaf);
-    // SAFETY: theatre.h: 512 words.
+    // SAFETY: harness.h.
+    let read = unsafe { at(harness) }.ports.p2m.read(Mfn(mfn), &mut leaf);
+    // SAFETY: harness.h: 512 words.
     unsafe { slice::from_raw_parts_mut(words, FRAME_WORDS) }.copy_from_slice(&leaf.words);
     read.map_or_else(map_errno, |()| 0)
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_map(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_map(
+    harness: *mut Harness,
     mfns: *const u64,
     count: usize,
     addresses: *mut *const c_void,
     errors: *mut i32,
 ) -> c_int {
-    // SAFETY: theatre.h.
-    let theatre = unsafe { at(theatre) };
-    // SAFETY: theatre.h: `count` of each.
+    // SAFETY: harness.h.
+    let harness = unsafe { at(harness) };
+    // SAFETY: harness.h: `count` of each.
     let mfns = unsafe { slice::from_raw_parts(mfns, count) };
     // SAFETY: as above.
     let addresses = unsafe { slice::from_raw_parts_mut(addresses, count) };
@@ -228,12 +228,12 @@ pub unsafe extern "C" fn theatre_map(
     let errors = unsafe { slice::from_raw_parts_mut(errors, count) };
     let frames: Vec<Mfn> = mfns.iter().map(|&mfn| Mfn(mfn)).collect();
     let mut answers = Vec::new();
-    theatre.ports.p2m.map(&frames, &mut answers);
+    harness.ports.p2m.map(&frames, &mut answers);
     for ((address, error), answer) in addresses.iter_mut().zip(errors).zip(answers) {
         match answer {
             Ok(slot) => {
-                *address = theatre.ports.p2m.live(slot).as_ptr().cast();
-                theatre.mapped.entry(address.addr()).or_default().push(slot);
+                *address = harness.ports.p2m.live(slot).as_ptr().cast();
+                harness.mapped.entry(address.addr()).or_default().push(slot);
             }
             Err(fault) => (*address, *error) = (null(), map_errno(fault)),
         }
@@ -242,38 +242,38 @@ pub unsafe extern "C" fn theatre_map(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_unmap(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_unmap(
+    harness: *mut Harness,
     addresses: *const *const c_void,
     count: usize,
 ) -> c_int {
-    // SAFETY: theatre.h.
-    let theatre = unsafe { at(theatre) };
-    // SAFETY: theatre.h: `count` of them.
+    // SAFETY: harness.h.
+    let harness = unsafe { at(harness) };
+    // SAFETY: harness.h: `count` of them.
     for address in unsafe { slice::from_raw_parts(addresses, count) } {
-        let Some(slot) = theatre.mapped.get_mut(&address.addr()).and_then(Vec::pop) else {
+        let Some(slot) = harness.mapped.get_mut(&address.addr()).and_then(Vec::pop) else {
             return -EINVAL;
         };
-        theatre.ports.p2m.unmap(&[slot]);
+        harness.ports.p2m.unmap(&[slot]);
     }
     0
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_types(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_types(
+    harness: *mut Harness,
     mfns: *const u64,
     count: usize,
     types: *mut u32,
 ) -> c_int {
-    // SAFETY: theatre.h: `count` of each.
+    // SAFETY: harness.h: `count` of each.
     let mfns = unsafe { slice::from_raw_parts(mfns, count) };
     // SAFETY: as above.
     let types = unsafe { slice::from_raw_parts_mut(types, count) };
     let frames: Vec<Mfn> = mfns.iter().map(|&mfn| Mfn(mfn)).collect();
     let mut kinds = vec![FrameType::NotOwned; count];
-    // SAFETY: theatre.h.
-    let asked = unsafe { at(theatre) }.ports.types.query(&frames, &mut kinds);
+    // SAFETY: harness.h.
+    let asked = unsafe { at(harness) }.ports.types.query(&frames, &mut kinds);
     for (to, kind) in types.iter_mut().zip(kinds) {
         *to = kind.pfinfo();
     }
@@ -281,16 +281,16 @@ pub unsafe extern "C" fn theatre_types(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_unlogged(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_unlogged(
+    harness: *mut Harness,
     pfns: *mut u64,
     capacity: usize,
     count: *mut usize,
 ) -> c_int {
     let mut found = Vec::new();
-    // SAFETY: theatre.h.
-    let asked = unsafe { at(theatre) }.ports.unlogged.pfns(&mut found);
-    // SAFETY: theatre.h: room for `capacity`, and a place for a word.
+    // SAFETY: harness.h.
+    let asked = unsafe { at(harness) }.ports.unlogged.pfns(&mut found);
+    // SAFETY: harness.h: room for `capacity`, and a place for a word.
     unsafe { write_list(found.iter().map(|pfn| pfn.0), pfns, capacity, count) };
     code(asked)
 }
@@ -313,80 +313,80 @@ unsafe fn write_list(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_accepts_transfer(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_accepts_transfer(
+    harness: *mut Harness,
     accepts: *mut i32,
 ) -> c_int {
-    // SAFETY: theatre.h.
-    let asked = unsafe { at(theatre) }.ports.unlogged.accepts_transfer();
-    // SAFETY: theatre.h: a place for a word.
+    // SAFETY: harness.h.
+    let asked = unsafe { at(harness) }.ports.unlogged.accepts_transfer();
+    // SAFETY: harness.h: a place for a word.
     code(asked.map(|offers| unsafe { accepts.write(i32::from(offers)) }))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_transfers(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_transfers(
+    harness: *mut Harness,
     names: *mut u64,
     capacity: usize,
     count: *mut usize,
 ) -> c_int {
     let mut found = Vec::new();
-    // SAFETY: theatre.h.
-    let asked = unsafe { at(theatre) }.ports.unlogged.transfers(&mut found);
+    // SAFETY: harness.h.
+    let asked = unsafe { at(harness) }.ports.unlogged.transfers(&mut found);
     let name = |entry: &Transfer| match *entry {
         Transfer::Into(Pfn(pfn)) => pfn,
         Transfer::Came(Mfn(mfn)) => mfn | CAME,
     };
-    // SAFETY: theatre.h: room for `capacity`, and a place for a word.
+    // SAFETY: harness.h: room for `capacity`, and a place for a word.
     unsafe { write_list(found.iter().map(name), names, capacity, count) };
     code(asked.map(drop))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_log_on(theatre: *mut Theatre) -> c_int {
-    // SAFETY: theatre.h.
-    code(unsafe { at(theatre) }.ports.log_dirty.enable())
+pub unsafe extern "C" fn harness_log_on(harness: *mut Harness) -> c_int {
+    // SAFETY: harness.h.
+    code(unsafe { at(harness) }.ports.log_dirty.enable())
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_log_off(theatre: *mut Theatre) -> c_int {
-    // SAFETY: theatre.h.
-    code(unsafe { at(theatre) }.ports.log_dirty.disable())
+pub unsafe extern "C" fn harness_log_off(harness: *mut Harness) -> c_int {
+    // SAFETY: harness.h.
+    code(unsafe { at(harness) }.ports.log_dirty.disable())
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_clean(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_clean(
+    harness: *mut Harness,
     words: *mut u64,
     pfns: u64,
     read: *mut u64,
 ) -> c_int {
     let mut bits = PfnBitmap::new(pfns);
-    // SAFETY: theatre.h.
-    let cleaned = unsafe { at(theatre) }.ports.log_dirty.clean(LogRoom::over(&mut bits));
-    // SAFETY: theatre.h: room for that many bits.
+    // SAFETY: harness.h.
+    let cleaned = unsafe { at(harness) }.ports.log_dirty.clean(LogBuffer::over(&mut bits));
+    // SAFETY: harness.h: room for that many bits.
     let to = unsafe { slice::from_raw_parts_mut(words, bits.words().len()) };
     to.copy_from_slice(bits.words());
-    // SAFETY: theatre.h: a place for a word.
+    // SAFETY: harness.h: a place for a word.
     code(cleaned.map(|until| unsafe { read.write(until) }))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_read_page(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_read_page(
+    harness: *mut Harness,
     mfn: u64,
     kind: u32,
     content: *mut u64,
     words: *mut u64,
 ) -> c_int {
     let Some(page) = page(0, mfn, kind) else { return -EINVAL };
-    // SAFETY: theatre.h.
-    match unsafe { at(theatre) }.ports.transport.read(&page) {
+    // SAFETY: harness.h.
+    match unsafe { at(harness) }.ports.transport.read(&page) {
         Err(fault) => return map_errno(fault),
-        // SAFETY: theatre.h: a place for a word.
+        // SAFETY: harness.h: a place for a word.
         Ok(Bytes::Content(Content(version))) => unsafe { content.write(version) },
         Ok(Bytes::Table(table)) => {
-            // SAFETY: theatre.h: room for 512 words.
+            // SAFETY: harness.h: room for 512 words.
             unsafe { slice::from_raw_parts_mut(words, FRAME_WORDS) }.copy_from_slice(&table.words);
         }
     }
@@ -394,8 +394,8 @@ pub unsafe extern "C" fn theatre_read_page(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_send_page(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_send_page(
+    harness: *mut Harness,
     pfn: u64,
     kind: u32,
     content: u64,
@@ -404,77 +404,77 @@ pub unsafe extern "C" fn theatre_send_page(
     let Some(page) = page(pfn, 0, kind) else { return -EINVAL };
     let bytes = if page.kind.is_table() {
         let mut table = Box::new(Leaf::default());
-        // SAFETY: theatre.h: 512 words.
+        // SAFETY: harness.h: 512 words.
         table.words.copy_from_slice(unsafe { slice::from_raw_parts(words, FRAME_WORDS) });
         Bytes::Table(table)
     } else {
         Bytes::Content(Content(content))
     };
-    // SAFETY: theatre.h.
-    code(unsafe { at(theatre) }.ports.transport.deliver(&page, bytes))
+    // SAFETY: harness.h.
+    code(unsafe { at(harness) }.ports.transport.deliver(&page, bytes))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_send_frame_list(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_send_frame_list(
+    harness: *mut Harness,
     leaves: *const u64,
     count: usize,
     pfn_count: u64,
 ) -> c_int {
-    // SAFETY: theatre.h: `count` of them.
+    // SAFETY: harness.h: `count` of them.
     let leaves = unsafe { slice::from_raw_parts(leaves, count) };
     let leaves: Vec<_> = leaves.iter().map(|&pfn| (pfn != u64::MAX).then_some(Pfn(pfn))).collect();
     let list = FrameList { width: Width::W64, pfn_count, leaves: &leaves };
-    // SAFETY: theatre.h.
-    code(unsafe { at(theatre) }.ports.transport.frame_list(list))
+    // SAFETY: harness.h.
+    code(unsafe { at(harness) }.ports.transport.frame_list(list))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_send_gone(
-    theatre: *mut Theatre,
+pub unsafe extern "C" fn harness_send_gone(
+    harness: *mut Harness,
     pfns: *const u64,
     count: usize,
 ) -> c_int {
-    // SAFETY: theatre.h: `count` of them.
+    // SAFETY: harness.h: `count` of them.
     let pfns = unsafe { slice::from_raw_parts(pfns, count) };
     let pfns: Vec<Pfn> = pfns.iter().map(|&pfn| Pfn(pfn)).collect();
-    // SAFETY: theatre.h.
-    code(unsafe { at(theatre) }.ports.transport.gone(&pfns))
+    // SAFETY: harness.h.
+    code(unsafe { at(harness) }.ports.transport.gone(&pfns))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_confirm(theatre: *mut Theatre) -> c_int {
-    // SAFETY: theatre.h.
-    code(unsafe { at(theatre) }.ports.transport.consistent())
+pub unsafe extern "C" fn harness_confirm(harness: *mut Harness) -> c_int {
+    // SAFETY: harness.h.
+    code(unsafe { at(harness) }.ports.transport.consistent())
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_p2m_map(theatre: *mut Theatre) -> c_int {
-    // SAFETY: theatre.h.
-    let theatre = unsafe { at(theatre) };
-    theatre.drop_p2m();
-    theatre.p2m = SaversP2m::map(&theatre.simulation, &mut theatre.ports).ok();
-    if theatre.p2m.is_some() { 0 } else { -EIO }
+pub unsafe extern "C" fn harness_p2m_map(harness: *mut Harness) -> c_int {
+    // SAFETY: harness.h.
+    let harness = unsafe { at(harness) };
+    harness.drop_p2m();
+    harness.p2m = SaversP2m::map(&harness.simulation, &mut harness.ports).ok();
+    if harness.p2m.is_some() { 0 } else { -EIO }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_p2m_unmap(theatre: *mut Theatre) {
-    // SAFETY: theatre.h.
-    unsafe { at(theatre) }.drop_p2m();
+pub unsafe extern "C" fn harness_p2m_unmap(harness: *mut Harness) {
+    // SAFETY: harness.h.
+    unsafe { at(harness) }.drop_p2m();
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_p2m_frame(theatre: *const Theatre, pfn: u64) -> u64 {
-    // SAFETY: theatre.h.
-    let Theatre { p2m, ports, .. } = unsafe { look(theatre) };
+pub unsafe extern "C" fn harness_p2m_frame(harness: *const Harness, pfn: u64) -> u64 {
+    // SAFETY: harness.h.
+    let Harness { p2m, ports, .. } = unsafe { look(harness) };
     let frame = p2m.as_ref().and_then(|p2m| p2m.frame(&ports.p2m, Pfn(pfn)));
     frame.map_or(u64::MAX, |mfn| mfn.0)
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_judge(theatre: *const Theatre) -> c_int {
-    // SAFETY: theatre.h.
-    match unsafe { look(theatre) }.simulation.judge().verdict {
+pub unsafe extern "C" fn harness_judge(harness: *const Harness) -> c_int {
+    // SAFETY: harness.h.
+    match unsafe { look(harness) }.simulation.judge().verdict {
         Verdict::Identical => 0,
         Verdict::Corrupt => 1,
         Verdict::Leaked => 2,
@@ -482,23 +482,23 @@ pub unsafe extern "C" fn theatre_judge(theatre: *const Theatre) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_explain(theatre: *const Theatre) {
-    // SAFETY: theatre.h.
-    for difference in unsafe { look(theatre) }.simulation.judge().differences {
+pub unsafe extern "C" fn harness_explain(harness: *const Harness) {
+    // SAFETY: harness.h.
+    for difference in unsafe { look(harness) }.simulation.judge().differences {
         eprintln!("{difference}");
     }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn theatre_harm(theatre: *mut Theatre) -> *const c_char {
-    // SAFETY: theatre.h.
-    let theatre = unsafe { at(theatre) };
-    theatre.drop_p2m();
-    theatre.harm = theatre.simulation.harm().and_then(|harm| CString::new(harm).ok());
-    theatre.harm.as_ref().map_or(null(), |harm| harm.as_ptr())
+pub unsafe extern "C" fn harness_harm(harness: *mut Harness) -> *const c_char {
+    // SAFETY: harness.h.
+    let harness = unsafe { at(harness) };
+    harness.drop_p2m();
+    harness.harm = harness.simulation.harm().and_then(|harm| CString::new(harm).ok());
+    harness.harm.as_ref().map_or(null(), |harm| harm.as_ptr())
 }
 
-impl Theatre {
+impl Harness {
     fn drop_p2m(&mut self) {
         if let Some(p2m) = self.p2m.take() {
             p2m.unmap(&mut self.ports.p2m);

@@ -13,7 +13,7 @@ use p2mtrack::frame::Pfn;
 use p2mtrack::migration::Migration;
 use p2mtrack::monitor::Monitor;
 use p2mtrack::port::{
-    Answer, FrameList, LogDirty, LogRoom, Observer, Page, Phase, PortError, Ports, Transport,
+    Answer, FrameList, LogBuffer, LogDirty, Observer, Page, Phase, PortError, Ports, Transport,
 };
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableView;
@@ -119,7 +119,7 @@ impl LogDirty for Planted<'_> {
         self.log.disable()
     }
 
-    fn clean(&mut self, mut into: LogRoom<'_>) -> Result<u64, PortError> {
+    fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         let read = self.log.clean(into.lend())?;
         into.add(0, self.bits);
         *self.done = Instant::now();
@@ -128,13 +128,13 @@ impl LogDirty for Planted<'_> {
 }
 
 /// A guest under migration.
-pub struct Theatre<'g> {
+pub struct Harness<'g> {
     guest: &'g Guest,
     ports: GuestPorts<'g>,
     migration: Migration,
 }
 
-impl<'g> Theatre<'g> {
+impl<'g> Harness<'g> {
     /// Starts a migration.
     ///
     /// # Panics

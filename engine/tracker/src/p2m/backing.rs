@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which pfns hold the p2m's own frames: the link from a log-dirty bit to a leaf or an upper frame.
 //! Not here: the frames themselves (`layout`).
-//! Units: pfns; a part is known by its number in the order of all parts, leaves first.
+//! Units: pfns; a frame is known by its number in the order of all frames, leaves first.
 //! Threads: one owner.
 //! Source: Xen marks a write under `m2p[frame]` of that moment (`paging_mark_dirty`), so the m2p,
 //! not the p2m, is asked.
 //!
 //! All of it is plain arrays, made when a walk is taken over, because a p2m of 4 TiB has two
-//! million leaves. Few parts get another pfn in between: those are kept apart, and with them all
-//! that have a pfn which one of them left. So whatever parts do, each move costs a search, and a
-//! pfn's parts what there are of them.
+//! million leaves. Few frames get another pfn in between: those are kept apart, and with them all
+//! that have a pfn which one of them left. So whatever frames do, each move costs a search, and a
+//! pfn's frames what there are of them.
 
 use std::collections::BTreeSet;
 
@@ -20,23 +20,23 @@ use crate::pfn_set::PfnSet;
 
 /// One frame that the p2m is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Part {
+pub(crate) enum P2mFrame {
     /// A leaf.
     Leaf(Mfn),
     /// An upper frame of this level.
-    Table(u8, Mfn),
+    Upper(u8, Mfn),
 }
 
-impl Part {
+impl P2mFrame {
     /// Its frame.
     pub(crate) const fn mfn(self) -> Mfn {
         match self {
-            Self::Leaf(mfn) | Self::Table(_, mfn) => mfn,
+            Self::Leaf(mfn) | Self::Upper(_, mfn) => mfn,
         }
     }
 }
 
-/// Counts a look at a part, for tests.
+/// Counts a look at a frame, for tests.
 #[cfg(test)]
 fn looked() {
     tests::LOOKS.set(tests::LOOKS.get() + 1);
@@ -45,76 +45,82 @@ fn looked() {
 #[cfg(not(test))]
 const fn looked() {}
 
-/// No pfn: no log-dirty bit can announce the part.
-const BLIND: Pfn = Pfn(u64::MAX);
+/// No pfn: no log-dirty bit can announce the frame.
+const NO_PFN: Pfn = Pfn(u64::MAX);
 
-/// Pfn of each part, and the parts of each pfn.
+/// Pfn of each frame, and the frames of each pfn.
 #[derive(Debug, Default)]
-pub(crate) struct Holders {
+pub(crate) struct BackingPfns {
     /// In ascending order.
-    parts: Vec<Part>,
-    /// The pfn of each part.
+    frames: Vec<P2mFrame>,
+    /// The pfn of each frame.
     pfns: Vec<Pfn>,
-    blind: BTreeSet<usize>,
-    /// The pfn that each part had when the walk was taken over, and the parts in the order of
+    without_pfn: BTreeSet<usize>,
+    /// The pfn that each frame had when the walk was taken over, and the frames in the order of
     /// those.
     settled: Vec<Pfn>,
     by_pfn: Vec<u32>,
     /// For each line of pfns the first of `by_pfn` that is not before it.
     lines: Vec<u32>,
-    /// Pfns that parts left since, and the parts that such pfns have, or that pfns got since.
+    /// Pfns that frames left since, and the frames that such pfns have, or that pfns got since.
     loose: BTreeSet<Pfn>,
     moved: BTreeSet<(Pfn, u32)>,
     /// The pfns that hold any.
-    plane: PfnSet,
+    pfns_with_frames: PfnSet,
 }
 
-impl Holders {
-    /// Takes over the parts of a walk, in ascending order. The pfns of new ones are asked for; the
+impl BackingPfns {
+    /// Takes over the frames of a walk, in ascending order. The pfns of new ones are asked for; the
     /// others keep theirs. Returns whether a leaf is new.
-    pub(crate) fn install(&mut self, parts: Vec<Part>, ask: impl Fn(Mfn) -> Option<Pfn>) -> bool {
+    pub(crate) fn install(
+        &mut self,
+        frames: Vec<P2mFrame>,
+        ask: impl Fn(Mfn) -> Option<Pfn>,
+    ) -> bool {
         let (mut old, mut new_leaf) = (0, false);
-        let pfns = parts.iter().map(|part| {
-            while self.parts.get(old).is_some_and(|known| known < part) {
+        let pfns = frames.iter().map(|frame| {
+            while self.frames.get(old).is_some_and(|known| known < frame) {
                 old += 1;
             }
-            if self.parts.get(old) == Some(part) {
+            if self.frames.get(old) == Some(frame) {
                 return self.pfns[old];
             }
-            new_leaf |= matches!(part, Part::Leaf(_));
-            ask(part.mfn()).unwrap_or(BLIND)
+            new_leaf |= matches!(frame, P2mFrame::Leaf(_));
+            ask(frame.mfn()).unwrap_or(NO_PFN)
         });
         self.pfns = pfns.collect();
         self.settled.clone_from(&self.pfns);
-        self.parts = parts;
+        self.frames = frames;
         self.index();
         new_leaf
     }
 
-    /// Makes everything that follows from parts and pfns.
+    /// Makes everything that follows from frames and pfns.
     fn index(&mut self) {
-        let held = |index: &u32| self.pfns[*index as usize] != BLIND;
-        self.by_pfn = (0..self.parts.len() as u32).filter(held).collect();
+        let held = |index: &u32| self.pfns[*index as usize] != NO_PFN;
+        self.by_pfn = (0..self.frames.len() as u32).filter(held).collect();
         self.by_pfn.sort_unstable_by_key(|&index| (self.pfns[index as usize], index));
-        self.blind = (0..self.parts.len()).filter(|&index| self.pfns[index] == BLIND).collect();
+        self.without_pfn =
+            (0..self.frames.len()).filter(|&index| self.pfns[index] == NO_PFN).collect();
         self.loose.clear();
         self.moved.clear();
-        self.plane = PfnSet::default();
+        self.pfns_with_frames = PfnSet::default();
         self.lines.clear();
         let Some(&last) = self.by_pfn.last() else { return };
-        self.plane.cover((self.pfns[last as usize].0 + 1).next_multiple_of(64));
+        self.pfns_with_frames.cover((self.pfns[last as usize].0 + 1).next_multiple_of(64));
         for (number, &index) in self.by_pfn.iter().enumerate() {
             let pfn = self.pfns[index as usize];
-            self.plane.set(pfn);
+            self.pfns_with_frames.set(pfn);
             let line = (pfn.0 / LINE_PFNS) as usize;
             self.lines.resize(self.lines.len().max(line + 1), number as u32);
         }
     }
 
-    /// Sets the pfn under which writes to a part are marked. `None`, or a pfn from `limit` on,
-    /// makes it blind: it is taken for dirty in every round. Returns whether anything changed.
-    pub(crate) fn hold(&mut self, index: usize, pfn: Option<Pfn>, limit: u64) -> bool {
-        let pfn = pfn.filter(|pfn| pfn.0 < limit).unwrap_or(BLIND);
+    /// Sets the pfn under which writes to a frame are marked. `None`, or a pfn from `limit` on,
+    /// makes it without a pfn: it is taken for dirty in every round. Returns whether anything
+    /// changed.
+    pub(crate) fn set(&mut self, index: usize, pfn: Option<Pfn>, limit: u64) -> bool {
+        let pfn = pfn.filter(|pfn| pfn.0 < limit).unwrap_or(NO_PFN);
         let before = std::mem::replace(&mut self.pfns[index], pfn);
         if before == pfn {
             return false;
@@ -125,8 +131,8 @@ impl Holders {
     }
 
     fn leave(&mut self, index: usize, pfn: Pfn) {
-        if pfn == BLIND {
-            self.blind.remove(&index);
+        if pfn == NO_PFN {
+            self.without_pfn.remove(&index);
             return;
         }
         if self.settled[index] == pfn {
@@ -134,21 +140,21 @@ impl Holders {
         }
         self.moved.remove(&(pfn, index as u32));
         if self.at(pfn).next().is_none() {
-            self.plane.clear(pfn);
+            self.pfns_with_frames.clear(pfn);
         }
     }
 
     fn enter(&mut self, index: usize, pfn: Pfn) {
-        if pfn == BLIND {
-            self.blind.insert(index);
+        if pfn == NO_PFN {
+            self.without_pfn.insert(index);
             return;
         }
         self.moved.insert((pfn, index as u32));
-        self.plane.cover((pfn.0 + 1).next_multiple_of(64));
-        self.plane.set(pfn);
+        self.pfns_with_frames.cover((pfn.0 + 1).next_multiple_of(64));
+        self.pfns_with_frames.set(pfn);
     }
 
-    /// Before the first of a pfn's parts leaves it: none of them is found by its place any more.
+    /// Before the first of a pfn's frames leaves it: none of them is found by its place any more.
     /// Once a walk.
     fn loosen(&mut self, pfn: Pfn) {
         if !self.loose.contains(&pfn) {
@@ -158,34 +164,35 @@ impl Holders {
         }
     }
 
-    /// Known parts.
+    /// Known frames.
     pub(crate) const fn len(&self) -> usize {
-        self.parts.len()
+        self.frames.len()
     }
 
-    /// A part.
-    pub(crate) fn part(&self, index: usize) -> Part {
-        self.parts[index]
+    /// A frame.
+    pub(crate) fn frame(&self, index: usize) -> P2mFrame {
+        self.frames[index]
     }
 
-    /// The number of a part, if it is known.
-    pub(crate) fn find(&self, part: Part) -> Option<usize> {
-        self.parts.binary_search(&part).ok()
+    /// The number of a frame, if it is known.
+    pub(crate) fn find(&self, frame: P2mFrame) -> Option<usize> {
+        self.frames.binary_search(&frame).ok()
     }
 
-    /// The pfn of a part, if it has one.
+    /// The pfn of a frame, if it has one.
     pub(crate) fn pfn(&self, index: usize) -> Option<Pfn> {
-        Some(self.pfns[index]).filter(|&pfn| pfn != BLIND)
+        Some(self.pfns[index]).filter(|&pfn| pfn != NO_PFN)
     }
 
-    /// Parts whose pfn has to be asked for anew in every round: upper frames, and blind ones.
+    /// Parts whose pfn has to be asked for anew in every round: upper frames, and those without a
+    /// pfn.
     pub(crate) fn to_ask(&self) -> Vec<usize> {
-        let tables = self.parts.partition_point(|part| matches!(part, Part::Leaf(_)));
-        let leaves = self.blind.iter().copied().filter(|&index| index < tables);
-        (tables..self.parts.len()).chain(leaves).collect()
+        let tables = self.frames.partition_point(|frame| matches!(frame, P2mFrame::Leaf(_)));
+        let leaves = self.without_pfn.iter().copied().filter(|&index| index < tables);
+        (tables..self.frames.len()).chain(leaves).collect()
     }
 
-    /// The parts that `pfn` holds.
+    /// The frames that `pfn` holds.
     pub(crate) fn at(&self, pfn: Pfn) -> impl Iterator<Item = usize> + '_ {
         self.from(self.first_of(pfn), pfn)
     }
@@ -195,7 +202,7 @@ impl Holders {
         let settled =
             |number: usize| self.by_pfn.get(number).map(|&index| self.settled[index as usize]);
         let before = guess.checked_sub(1).and_then(settled);
-        // Pfns that got parts since have bits, too, and no place in `by_pfn`.
+        // Pfns that got frames since have bits, too, and no place in `by_pfn`.
         let right = guess <= self.by_pfn.len()
             && settled(guess).is_none_or(|at| at >= pfn)
             && before.is_none_or(|before| before < pfn);
@@ -206,26 +213,27 @@ impl Holders {
         found.map(|index| index as usize)
     }
 
-    /// The parts that had `pfn` when the walk was taken over, if they begin at `first` in `by_pfn`.
+    /// The frames that had `pfn` when the walk was taken over, if they begin at `first` in
+    /// `by_pfn`.
     fn settled_at(&self, first: usize, pfn: Pfn) -> impl Iterator<Item = u32> + '_ {
-        let parts = self.by_pfn[first..].iter().copied();
-        parts.take_while(move |&index| {
+        let frames = self.by_pfn[first..].iter().copied();
+        frames.take_while(move |&index| {
             looked();
             self.settled[index as usize] == pfn
         })
     }
 
-    /// Where in `by_pfn` the parts of a pfn begin that are there.
+    /// Where in `by_pfn` the frames of a pfn begin that are there.
     fn first_of(&self, pfn: Pfn) -> usize {
         let line = (pfn.0 / LINE_PFNS) as usize;
         let at =
             |line: usize| self.lines.get(line).map_or(self.by_pfn.len(), |&first| first as usize);
         let (first, end) = (at(line), at(line + 1));
-        // Mostly one part a pfn, and none moved: then the bits before it say where.
+        // Mostly one frame a pfn, and none moved: then the bits before it say where.
         let words = words_of(line).start..(pfn.0 / 64) as usize;
-        let below = self.plane.word(words.end) & ((1 << (pfn.0 % 64)) - 1);
-        let ones =
-            words.map(|word| self.plane.word(word).count_ones()).sum::<u32>() + below.count_ones();
+        let below = self.pfns_with_frames.word(words.end) & ((1 << (pfn.0 % 64)) - 1);
+        let ones = words.map(|word| self.pfns_with_frames.word(word).count_ones()).sum::<u32>()
+            + below.count_ones();
         let guess = first + ones as usize;
         let settled = |number: usize| self.settled[self.by_pfn[number] as usize];
         if guess < end && settled(guess) == pfn && (guess == first || settled(guess - 1) < pfn) {
@@ -236,21 +244,21 @@ impl Holders {
     }
 
     /// The set of holding pfns.
-    pub(crate) const fn plane(&self) -> &PfnSet {
-        &self.plane
+    pub(crate) const fn pfns_with_frames(&self) -> &PfnSet {
+        &self.pfns_with_frames
     }
 
-    /// The parts whose pfn is in `dirty`, and the blind ones.
+    /// The frames whose pfn is in `dirty`, and the those without a pfn.
     pub(crate) fn dirty(&self, dirty: &Log) -> Vec<usize> {
-        let mut found: Vec<_> = self.blind.iter().copied().collect();
+        let mut found: Vec<_> = self.without_pfn.iter().copied().collect();
         found.extend(self.marked(dirty));
         found
     }
 
-    /// The parts whose pfn is in `dirty`.
+    /// The frames whose pfn is in `dirty`.
     pub(crate) fn marked<'a>(&'a self, dirty: &'a Log) -> impl Iterator<Item = usize> + 'a {
-        dirty.dirty_words(self.plane.lines()).flat_map(move |(index, word)| {
-            let held = self.plane.word(index);
+        dirty.dirty_words(self.pfns_with_frames.lines()).flat_map(move |(index, word)| {
+            let held = self.pfns_with_frames.word(index);
             let bits = bits_of(held & word);
             // Parts of the same word follow each other.
             let first = if held & word == 0 { 0 } else { self.first_of(Pfn(64 * index as u64)) };
@@ -274,7 +282,7 @@ mod tests {
     const LIMIT: u64 = 5000;
 
     thread_local! {
-        /// Looks at parts, all in all.
+        /// Looks at frames, all in all.
         pub(super) static LOOKS: Cell<u64> = const { Cell::new(0) };
     }
 
@@ -290,86 +298,87 @@ mod tests {
 
     #[test]
     fn a_dirty_pfn_finds_its_parts_and_blind_ones_are_always_dirty() {
-        let (leaf, lost, table) = (Part::Leaf(Mfn(1)), Part::Leaf(Mfn(3)), Part::Table(1, Mfn(2)));
-        let mut holders = Holders::default();
+        let (leaf, lost, table) =
+            (P2mFrame::Leaf(Mfn(1)), P2mFrame::Leaf(Mfn(3)), P2mFrame::Upper(1, Mfn(2)));
+        let mut backing = BackingPfns::default();
         let ask = |mfn: Mfn| Some(Pfn(100)).filter(|_| mfn != Mfn(3));
-        assert!(holders.install(vec![leaf, lost, table], ask));
-        assert_eq!(holders.dirty(&log(&[])), [1]);
-        assert_eq!(holders.dirty(&log(&[100])), [1, 0, 2]);
-        assert_eq!(holders.to_ask(), [2, 1]);
-        assert!(holders.hold(0, Some(Pfn(7)), LIMIT) && !holders.hold(0, Some(Pfn(7)), LIMIT));
-        assert_eq!((holders.dirty(&log(&[100])), holders.pfn(0)), (vec![1, 2], Some(Pfn(7))));
-        assert!(!holders.install(vec![leaf, table], |_| None), "both are known");
-        assert_eq!(holders.dirty(&log(&[7, 100])), [0, 1]);
-        assert_eq!((holders.find(table), holders.find(lost)), (Some(1), None));
-        assert!(holders.hold(1, Some(Pfn(LIMIT)), LIMIT));
-        assert!(!holders.plane().get(Pfn(100)) && holders.pfn(1).is_none());
+        assert!(backing.install(vec![leaf, lost, table], ask));
+        assert_eq!(backing.dirty(&log(&[])), [1]);
+        assert_eq!(backing.dirty(&log(&[100])), [1, 0, 2]);
+        assert_eq!(backing.to_ask(), [2, 1]);
+        assert!(backing.set(0, Some(Pfn(7)), LIMIT) && !backing.set(0, Some(Pfn(7)), LIMIT));
+        assert_eq!((backing.dirty(&log(&[100])), backing.pfn(0)), (vec![1, 2], Some(Pfn(7))));
+        assert!(!backing.install(vec![leaf, table], |_| None), "both are known");
+        assert_eq!(backing.dirty(&log(&[7, 100])), [0, 1]);
+        assert_eq!((backing.find(table), backing.find(lost)), (Some(1), None));
+        assert!(backing.set(1, Some(Pfn(LIMIT)), LIMIT));
+        assert!(!backing.pfns_with_frames().get(Pfn(100)) && backing.pfn(1).is_none());
     }
 
     #[test]
     fn a_part_under_the_first_or_the_last_pfn_of_a_word_is_found() {
         for pfn in [0, 63, 64, 511, 512] {
-            let mut holders = Holders::default();
-            holders.install(vec![Part::Leaf(Mfn(1))], |_| Some(Pfn(pfn)));
-            assert_eq!(holders.dirty(&log(&[pfn])), [0]);
+            let mut backing = BackingPfns::default();
+            backing.install(vec![P2mFrame::Leaf(Mfn(1))], |_| Some(Pfn(pfn)));
+            assert_eq!(backing.dirty(&log(&[pfn])), [0]);
             let moved = pfn + 1024;
-            assert!(holders.hold(0, Some(Pfn(moved)), LIMIT));
-            assert_eq!(holders.dirty(&log(&[moved])), [0]);
+            assert!(backing.set(0, Some(Pfn(moved)), LIMIT));
+            assert_eq!(backing.dirty(&log(&[moved])), [0]);
         }
     }
 
     #[test]
     fn pfns_that_got_parts_after_the_walk_hide_no_others_of_their_word() {
         for settled in [vec![10, 10, 20, 1000, 1001], vec![10, 20, 1000, 1001]] {
-            let parts = (0..settled.len() as u64).map(|index| Part::Leaf(Mfn(index)));
-            let mut holders = Holders::default();
-            holders.install(parts.collect(), |mfn| Some(Pfn(settled[mfn.0 as usize])));
+            let frames = (0..settled.len() as u64).map(|index| P2mFrame::Leaf(Mfn(index)));
+            let mut backing = BackingPfns::default();
+            backing.install(frames.collect(), |mfn| Some(Pfn(settled[mfn.0 as usize])));
             let mut now = settled.clone();
             for (index, pfn) in [(settled.len() - 2, 3), (settled.len() - 1, 4)] {
-                holders.hold(index, Some(Pfn(pfn)), LIMIT);
+                backing.set(index, Some(Pfn(pfn)), LIMIT);
                 now[index] = pfn;
                 for pfn in [3, 4, 10, 20] {
                     let expected: Vec<_> = (0..now.len()).filter(|&i| now[i] == pfn).collect();
-                    assert_eq!(holders.at(Pfn(pfn)).collect::<Vec<_>>(), expected);
-                    assert_eq!(holders.dirty(&log(&[pfn])), expected);
+                    assert_eq!(backing.at(Pfn(pfn)).collect::<Vec<_>>(), expected);
+                    assert_eq!(backing.dirty(&log(&[pfn])), expected);
                 }
             }
         }
     }
 
-    /// Parts that go where their guest says. Each move, and each part that is found, costs a look
+    /// Parts that go where their guest says. Each move, and each frame that is found, costs a look
     /// or two, however many others are or were at the same pfn.
     #[test]
     fn many_parts_that_get_one_pfn_and_leave_it_cost_a_look_each() {
         const PARTS: u64 = 2000;
-        let parts: Vec<_> = (0..PARTS).map(|index| Part::Leaf(Mfn(index))).collect();
+        let frames: Vec<_> = (0..PARTS).map(|index| P2mFrame::Leaf(Mfn(index))).collect();
         type Hop = fn(u64, u64) -> Option<Pfn>;
         let hops: [(&str, Hop); 6] = [
-            ("in and out", |part, turn| Some(Pfn(if turn % 2 == 1 { 7 } else { part }))),
-            ("blind and out", |_, turn| Some(Pfn(7)).filter(|_| turn % 2 == 1)),
+            ("in and out", |frame, turn| Some(Pfn(if turn % 2 == 1 { 7 } else { frame }))),
+            ("without_pfn and out", |_, turn| Some(Pfn(7)).filter(|_| turn % 2 == 1)),
             ("between two", |_, turn| Some(Pfn(7 + turn % 2))),
-            ("a chain", |part, turn| Some(Pfn(part + turn))),
-            ("one by one", |part, turn| Some(Pfn(if part % 5 < turn { 3000 } else { 7 }))),
-            ("a part of a pfn", |part, turn| Some(Pfn(if part == turn { part } else { 4000 }))),
+            ("a chain", |frame, turn| Some(Pfn(frame + turn))),
+            ("one by one", |frame, turn| Some(Pfn(if frame % 5 < turn { 3000 } else { 7 }))),
+            ("a frame of a pfn", |frame, turn| Some(Pfn(if frame == turn { frame } else { 4000 }))),
         ];
         for (name, hop) in hops {
-            let mut holders = Holders::default();
-            holders.install(parts.clone(), |mfn| hop(mfn.0, 0));
+            let mut backing = BackingPfns::default();
+            backing.install(frames.clone(), |mfn| hop(mfn.0, 0));
             LOOKS.set(0);
             for turn in 1..6 {
                 let mut found = 0;
-                for part in 0..PARTS {
-                    let here = holders.pfn(part as usize);
-                    holders.hold(part as usize, hop(part, turn), LIMIT);
+                for frame in 0..PARTS {
+                    let here = backing.pfn(frame as usize);
+                    backing.set(frame as usize, hop(frame, turn), LIMIT);
                     // The pfn that it left, and the one that it got: who asks for them wants to
                     // know whether there is one.
-                    for pfn in [here, hop(part, turn)].into_iter().flatten() {
-                        found += u64::from(holders.at(pfn).next().is_some());
+                    for pfn in [here, hop(frame, turn)].into_iter().flatten() {
+                        found += u64::from(backing.at(pfn).next().is_some());
                     }
                 }
-                found += holders.at(Pfn(7)).count() as u64 + holders.at(Pfn(4000)).count() as u64;
+                found += backing.at(Pfn(7)).count() as u64 + backing.at(Pfn(4000)).count() as u64;
                 let all: Vec<_> = (0..LIMIT).collect();
-                found += holders.marked(&log(&all)).count() as u64;
+                found += backing.marked(&log(&all)).count() as u64;
                 let looks = LOOKS.replace(0);
                 assert!(looks <= 4 * (PARTS + found), "{name}: {looks} looks, {found} found");
             }
@@ -384,30 +393,30 @@ mod tests {
             again in any::<bool>(),
         ) {
             let mut model = first.clone();
-            let parts: Vec<_> = (0..first.len()).map(|i| Part::Leaf(Mfn(i as u64))).collect();
-            let mut holders = Holders::default();
-            holders.install(parts.clone(), |mfn| first[mfn.0 as usize].map(Pfn));
+            let frames: Vec<_> = (0..first.len()).map(|i| P2mFrame::Leaf(Mfn(i as u64))).collect();
+            let mut backing = BackingPfns::default();
+            backing.install(frames.clone(), |mfn| first[mfn.0 as usize].map(Pfn));
             for (index, pfn) in moves {
                 let index = index % model.len();
-                let changed = holders.hold(index, pfn.map(Pfn), LIMIT);
+                let changed = backing.set(index, pfn.map(Pfn), LIMIT);
                 prop_assert_eq!(changed, std::mem::replace(&mut model[index], pfn) != pfn);
             }
             if again {
-                prop_assert!(!holders.install(parts, |_| None));
+                prop_assert!(!backing.install(frames, |_| None));
             }
             let every: Vec<_> = (0..2010).collect();
-            let marked: BTreeSet<_> = holders.marked(&log(&every)).collect();
+            let marked: BTreeSet<_> = backing.marked(&log(&every)).collect();
             let held: BTreeSet<_> = (0..model.len()).filter(|&i| model[i].is_some()).collect();
             prop_assert_eq!(marked, held);
             for pfn in 0..2010 {
-                let mut found: Vec<_> = holders.at(Pfn(pfn)).collect();
+                let mut found: Vec<_> = backing.at(Pfn(pfn)).collect();
                 found.sort_unstable();
                 let expected: Vec<_> = (0..model.len()).filter(|&i| model[i] == Some(pfn)).collect();
-                prop_assert_eq!(holders.plane().get(Pfn(pfn)), !expected.is_empty());
+                prop_assert_eq!(backing.pfns_with_frames().get(Pfn(pfn)), !expected.is_empty());
                 prop_assert_eq!(found, expected);
             }
-            let blind: Vec<_> = (0..model.len()).filter(|&i| model[i].is_none()).collect();
-            prop_assert_eq!(holders.dirty(&log(&[])), blind);
+            let without_pfn: Vec<_> = (0..model.len()).filter(|&i| model[i].is_none()).collect();
+            prop_assert_eq!(backing.dirty(&log(&[])), without_pfn);
         }
     }
 }
