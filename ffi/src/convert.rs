@@ -38,15 +38,16 @@ pub(crate) const fn deferral(reason: Deferral) -> u32 {
         Deferral::QueryFailed => abi::DEFER_QUERY,
         Deferral::MapFailed(_) => abi::DEFER_MAP,
         Deferral::Table(_) => abi::DEFER_TABLE,
-        Deferral::Unacknowledged => abi::DEFER_NO_ANSWER,
+        // Whatever else may come: no answer that the host could act on.
+        Deferral::Unacknowledged | _ => abi::DEFER_NO_ANSWER,
     }
 }
 
 pub(crate) fn table_fault(fault: &TableFault) -> abi::TableFault {
     let cause = match fault.cause {
         TableCause::Foreign => abi::PTE_FOREIGN,
-        TableCause::Unresolved | TableCause::Unsaid => abi::PTE_UNRESOLVED,
         TableCause::Superpage => abi::PTE_SUPERPAGE,
+        TableCause::Unresolved | TableCause::Unsaid | _ => abi::PTE_UNRESOLVED,
     };
     let (level, slot) = (u32::from(fault.level), u32::from(fault.slot));
     let size = size_of::<abi::TableFault>() as u32;

@@ -238,6 +238,7 @@ impl From<Error> for Fault {
             Error::Environment { .. } => fault(abi::E_ENVIRONMENT),
             Error::Threads { .. } => fault(abi::E_THREADS),
             Error::Order { .. } => fault(abi::E_ORDER),
+            _ => fault(abi::E_PANIC), // an error of the engine's without a code: a defect
         }
     }
 }

@@ -261,8 +261,6 @@ pub(crate) fn named(error: &Error, machine: &Machine<'_>) -> &'static str {
             assert!(in_bounds || !honest_host, "{text}");
             "table"
         }
-        Error::Environment { .. } | Error::Threads { .. } | Error::Order { .. } => {
-            panic!("not an end of a migration: {text}")
-        }
+        _ => panic!("not an end of a migration: {text}"),
     }
 }

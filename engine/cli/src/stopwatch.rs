@@ -9,21 +9,6 @@ use std::time::{Duration, Instant};
 
 use p2mtrack::port::{Observer, Phase};
 
-const PHASES: [Phase; 6] =
-    [Phase::Roots, Phase::Clean, Phase::Walk, Phase::Diff, Phase::Send, Phase::Settle];
-
-/// The name of a phase in reports.
-pub(crate) const fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Roots => "roots",
-        Phase::Clean => "clean",
-        Phase::Walk => "walk",
-        Phase::Diff => "diff",
-        Phase::Send => "send",
-        Phase::Settle => "settle",
-    }
-}
-
 impl Observer for Stopwatch {
     fn begin(&mut self, _: Phase) {
         Self::begin(self);
@@ -38,7 +23,7 @@ impl Observer for Stopwatch {
 #[derive(Debug)]
 pub(crate) struct Stopwatch {
     begun: Instant,
-    times: [Duration; PHASES.len()],
+    times: [Duration; Phase::ALL.len()],
 }
 
 impl Stopwatch {
@@ -53,13 +38,13 @@ impl Stopwatch {
 
     /// It ends.
     pub(crate) fn end(&mut self, phase: Phase) {
-        let slot = PHASES.iter().position(|known| *known == phase);
+        let slot = Phase::ALL.iter().position(|known| *known == phase);
         self.times[slot.unwrap_or(0)] += self.begun.elapsed();
     }
 
     /// Names and times.
     pub(crate) fn phases(&self) -> impl Iterator<Item = (&'static str, Duration)> {
-        PHASES.iter().map(|phase| phase_name(*phase)).zip(self.times)
+        Phase::ALL.iter().map(|phase| phase.name()).zip(self.times)
     }
 
     /// A new round.

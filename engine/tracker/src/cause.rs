@@ -9,6 +9,7 @@ use std::fmt;
 
 /// Why a pfn is owed to the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Cause {
     /// Never sent before.
     First,

@@ -10,6 +10,7 @@ use crate::shadow::Forms;
 
 /// When the structure is walked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rewalk {
     /// When something says that it changed.
     #[default]
@@ -20,6 +21,7 @@ pub enum Rewalk {
 
 /// How much of the p2m is held against the m2p.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Verify {
     /// While the guest runs what changed, when it stands still every entry of a dirty leaf.
     #[default]
@@ -32,6 +34,7 @@ pub enum Verify {
 
 /// Two pfns, one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AliasPolicy {
     /// The migration ends with an error that names both.
     #[default]
@@ -42,6 +45,7 @@ pub enum AliasPolicy {
 
 /// A page table that names a frame of another domain when the guest is suspended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ForeignPtePolicy {
     /// The migration ends with an error that names table, slot and frame.
     #[default]
@@ -58,6 +62,7 @@ pub const UNACCOUNTED_FRAMES_MAX: u64 = 1024;
 /// The frames that the domain holds, and those that were sent or are known otherwise, differ by
 /// more than real guests' ever do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum UnaccountedPolicy {
     /// The migration ends with an error that says by how many.
     #[default]
@@ -68,6 +73,7 @@ pub enum UnaccountedPolicy {
 
 /// What whoever sends goes by: how far what was sent is what was handed out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Sender {
     /// Each page is sent by the entry that it was handed out under, and page tables are normalised
     /// by the engine's view.

@@ -14,6 +14,7 @@ use crate::uncertainty::Uncertainty;
 
 /// Why the roots of a p2m can't be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RootsFault {
     /// The guest publishes no p2m (no list, no tree, or no pfns).
     Absent,
@@ -41,6 +42,7 @@ impl fmt::Display for RootsFault {
 
 /// What shows that a guest is of the other width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WidthCause {
     /// The port that reads its p2m is.
     Port,
@@ -71,6 +73,7 @@ impl fmt::Display for WidthCause {
 
 /// What is wrong with one pfn in the final round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EntryCause {
     /// Another pfn's entry names the same frame, and the m2p says it is that pfn's.
     Alias(Pfn),
@@ -109,6 +112,7 @@ impl fmt::Display for Deferral {
 
 /// The end of a migration that did not complete. The source guest runs on unharmed.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Error {
     /// A port failed.
     Port {
@@ -226,6 +230,7 @@ pub enum Error {
 
 /// What is wrong with a frame of the p2m's structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StructureCause {
     /// It can't be read or mapped.
     Unreadable(MapFault),

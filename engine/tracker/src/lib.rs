@@ -60,6 +60,17 @@ pub mod table;
 pub mod tracker;
 pub mod uncertainty;
 
+pub use cause::{Cause, CauseSet};
+pub use config::Config;
+pub use error::Error;
+pub use frame::{Entry, FrameType, Mfn, Pfn, Width};
+pub use migration::Migration;
+pub use monitor::Monitor;
+pub use port::{Guest, Ports};
+pub use report::{RoundReport, Stage};
+pub use tracker::Tracker;
+pub use uncertainty::Uncertainty;
+
 mod compare;
 mod destination;
 mod form;

@@ -54,6 +54,7 @@ pub trait TableView {
 
 /// Why a page table can't be normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TableCause {
     /// A PTE names a frame of another domain.
     Foreign,

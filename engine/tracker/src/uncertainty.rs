@@ -10,6 +10,7 @@ use std::fmt;
 
 /// Something that could not be found out. Everything it may concern is owed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Uncertainty {
     /// Log-dirty read less than it was asked for.
     ShortBitmap,

@@ -25,7 +25,7 @@ use super::{huge_line, line};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::recording::Recording;
-use crate::stopwatch::{Stopwatch, phase_name};
+use crate::stopwatch::Stopwatch;
 
 /// The entries of a recording's last round.
 fn tile(plan: &Plan) -> Result<Vec<u64>, Failure> {
@@ -52,7 +52,7 @@ struct Printer<'a> {
 impl Observer for Printer<'_> {
     fn begin(&mut self, phase: Phase) {
         self.phases.begin();
-        self.screen.bar.set_message(format!("round {}: {}", self.rounds, phase_name(phase)));
+        self.screen.bar.set_message(format!("round {}: {}", self.rounds, phase.name()));
     }
 
     fn end(&mut self, phase: Phase) {

@@ -25,7 +25,7 @@ use super::record::Recording;
 use super::result::{Outcome, P2MTRACK, UPSTREAM, exit_status, program, round};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::stopwatch::{Stopwatch, phase_name};
+use crate::stopwatch::Stopwatch;
 use crate::written::stage_trace;
 
 /// Prints what happens.
@@ -60,7 +60,7 @@ impl Screen {
 impl Observer for Printer<'_> {
     fn begin(&mut self, phase: Phase) {
         self.phases.begin();
-        self.screen.bar.set_message(format!("round {}: {}", self.rounds, phase_name(phase)));
+        self.screen.bar.set_message(format!("round {}: {}", self.rounds, phase.name()));
     }
 
     fn end(&mut self, phase: Phase) {

@@ -227,6 +227,7 @@ pub struct Page {
 
 /// Why a pfn has to wait for the next round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Deferral {
     /// p2m and m2p disagree.
     M2pMismatch,
@@ -246,6 +247,7 @@ pub enum Deferral {
 
 /// The transport's answer for one page.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Answer {
     /// The transport has it.
     Accepted,
@@ -329,6 +331,7 @@ pub trait Transport {
 
 /// Parts of a round, for whoever keeps the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Phase {
     /// Reading roots and unlogged writers.
     Roots,
@@ -342,6 +345,25 @@ pub enum Phase {
     Send,
     /// The consistent point: gone pfns, and the transport's confirmation.
     Settle,
+}
+
+impl Phase {
+    /// All of them, in order.
+    pub const ALL: [Self; 6] =
+        [Self::Roots, Self::Clean, Self::Walk, Self::Diff, Self::Send, Self::Settle];
+
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Roots => "roots",
+            Self::Clean => "clean",
+            Self::Walk => "walk",
+            Self::Diff => "diff",
+            Self::Send => "send",
+            Self::Settle => "settle",
+        }
+    }
 }
 
 /// Told when phases begin and end. The core has no clock; the caller has.
