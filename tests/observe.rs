@@ -192,7 +192,7 @@ fn reach_into_the_second_shard(rig: &Rig) -> [u64; 2] {
 
 #[test]
 fn every_round_walks_and_asks_the_m2p_if_that_is_wanted() {
-    for rewalk in [Rewalk::OnEvidence, Rewalk::EveryRound] {
+    for rewalk in [Rewalk::WhenNeeded, Rewalk::EveryRound] {
         let rig = Rig::tree();
         let mut monitor = monitor(&rig, Config { rewalk, ..Config::default() });
         observe(&rig, &mut monitor);

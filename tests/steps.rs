@@ -55,7 +55,7 @@ fn tell_list(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> 
     let (pfn_count, leaves) = (tracker.pfn_count(), tracker.frame_list());
     let list = FrameList { width: Width::W64, pfn_count, leaves: &leaves };
     ports.transport.frame_list(list).map_err(by_port)?;
-    tracker.frame_list_told();
+    tracker.frame_list_sent();
     Ok(())
 }
 
@@ -161,7 +161,7 @@ fn law_3_a_page_that_failed_is_owed_and_named() {
         read_log(&mut tracker, ports, Stage::Live).expect("begins");
         tracker.scan(&mut ports.guest, 0).expect("scans");
         let pages = tracker.take(&mut ports.guest).expect("takes").to_vec();
-        tracker.frame_list_told();
+        tracker.frame_list_sent();
         let answer = |index| match index {
             7 => Answer::Failed("no".into()),
             8 => Answer::Deferred(Deferral::Unacknowledged),
@@ -263,7 +263,7 @@ fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
         rig.with(|ports| {
             read_log(&mut tracker, ports, Stage::Final).expect("begins");
             tracker.scan(&mut ports.guest, 0).expect("scans");
-            tracker.frame_list_told();
+            tracker.frame_list_sent();
             let owed = tracker.owed();
             if cancel {
                 tracker.take(&mut ports.guest).expect("takes");
@@ -362,7 +362,7 @@ fn calls_in_a_wrong_order_change_nothing() {
         let early = tracker.answer(&mut ports.guest, accepted());
         expect_order(early, "answer called while the frame list changed and was not told");
         assert!(tracker.frame_list_changed());
-        tracker.frame_list_told();
+        tracker.frame_list_sent();
         assert!(!tracker.frame_list_changed());
         tracker.answer(&mut ports.guest, accepted()).expect("answers");
         expect_order(tracker.end(&mut ports.guest), "end called while not everything is settled");

@@ -183,7 +183,7 @@ private:
         std::vector<uint64_t> leaves(count);
         call(p2mt_frame_list(handle.get(), leaves.data(), leaves.size(), &count, &pfn_count, &serial));
         ok(harness_send_frame_list(guest, leaves.data(), count, pfn_count));
-        call(p2mt_frame_list_told(handle.get(), serial));
+        call(p2mt_frame_list_sent(handle.get(), serial));
     }
 
     Answer send(size_t index)

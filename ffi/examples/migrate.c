@@ -43,7 +43,7 @@ static int send_frame_list(struct saver *saver)
     if (!rc)
         rc = harness_send_frame_list(saver->guest, leaves, count, pfn_count);
     free(leaves);
-    return rc ? rc : p2mt_frame_list_told(saver->p2mt, serial);
+    return rc ? rc : p2mt_frame_list_sent(saver->p2mt, serial);
 }
 
 /* One page: read, a page table normalised, sent; what can't be done now is put off. */

@@ -87,7 +87,7 @@ P2MTRACK = {  # what each returns, then what it takes
     "p2mt_normalise": (c_int, pointer, size_t, words, POINTER(TableFault)),
     "p2mt_answer": (c_int, pointer, POINTER(Answer), size_t, size_t), "p2mt_accept": (c_int, pointer, size_t),
     "p2mt_frame_list": (c_int, pointer, words, size_t, out_size, out_u64, out_u64),
-    "p2mt_frame_list_told": (c_int, pointer, u64), "p2mt_return": (c_int, pointer, words, size_t), "p2mt_gone": (c_int, pointer, u64, words, size_t, out_size),
+    "p2mt_frame_list_sent": (c_int, pointer, u64), "p2mt_return": (c_int, pointer, words, size_t), "p2mt_gone": (c_int, pointer, u64, words, size_t, out_size),
     "p2mt_cleared_ptes": (c_int, pointer, POINTER(ClearedPte), size_t, size_t, out_size),
     "p2mt_end": (c_int, pointer, POINTER(Report)), "p2mt_cancel": (c_int, pointer),
     "p2mt_verify": (c_int, pointer, u32),
@@ -216,15 +216,15 @@ class Migration:
         self._call("p2mt_accept", count)
 
     def frame_list(self):
-        """Leaves, the pfns that they cover, and the number of the list for `frame_list_told`."""
+        """Leaves, the pfns that they cover, and the number of the list for `frame_list_sent`."""
         count, pfn_count, serial = size_t(), u64(), u64()
         self._call("p2mt_frame_list", None, 0, byref(count), byref(pfn_count), byref(serial))
         leaves = (u64 * count.value)()
         self._call("p2mt_frame_list", leaves, count, byref(count), byref(pfn_count), byref(serial))
         return leaves, pfn_count.value, serial.value
 
-    def frame_list_told(self, serial):
-        self._call("p2mt_frame_list_told", serial)
+    def frame_list_sent(self, serial):
+        self._call("p2mt_frame_list_sent", serial)
 
     def gone(self):
         """Arrays of pfns, with the number of those that count."""
@@ -355,7 +355,7 @@ def run_round(guest, p2mt, stage):
         if flags & P2MT_DO_FRAME_LIST:
             leaves, pfn_count, serial = p2mt.frame_list()
             guest.send_frame_list(leaves, len(leaves), pfn_count)
-            p2mt.frame_list_told(serial)
+            p2mt.frame_list_sent(serial)
         for index in range(count):
             p2mt.answers[index] = answer_for(guest, p2mt, index, table)
         if count:

@@ -114,7 +114,7 @@ static int send_frame_list(struct saver *saver)
     if (!rc)
         rc = harness_send_frame_list(saver->guest, leaves, count, saver->pfn_count);
     free(leaves);
-    return rc ? rc : p2mt_frame_list_told(saver->p2mt, serial);
+    return rc ? rc : p2mt_frame_list_sent(saver->p2mt, serial);
 }
 
 /* One pass; *sent: pages that it sent. */

@@ -7,11 +7,11 @@
  * that read the guest's p2m, and steps a handle through rounds:
  *
  *     p2mt_create
- *     each round:  p2mt_begin   lends room for log-dirty
+ *     each round:  p2mt_begin   lends a buffer for log-dirty
  *                  p2mt_scan    takes the log, compares, finds what is owed
  *                  p2mt_take    the next pages to send, until there are none
  *                  p2mt_answer  what became of them, or p2mt_accept
- *                  p2mt_frame_list, p2mt_frame_list_told: when it changed
+ *                  p2mt_frame_list, p2mt_frame_list_sent: when it changed
  *                  p2mt_gone    suspended rounds: pfns without a frame
  *                  p2mt_end     the destination has it; the report
  *     p2mt_cancel  at any point; p2mt_destroy
@@ -148,7 +148,7 @@ struct p2mt_types_call {
 struct p2mt_unlogged_call {
     uint64_t *pfns; /* out */
     size_t capacity;
-    size_t *count; /* out: how many there are; if more than capacity, the callback is called again with room */
+    size_t *count; /* out: how many there are; if more than capacity, the callback is called again with more */
 };
 struct p2mt_accepts_transfer_call {
     /* out: not 0 if an entry of the grant table is GTF_accept_transfer, now or at any time since this was last asked. A host
@@ -159,7 +159,7 @@ struct p2mt_transfers_call {
     uint64_t *names; /* out: the frame field of each transfer entry of the grant table, as P2MT_TRANSFER_CAME says. If
                       * accepts_transfer said not 0 and none is named, it may be any: everything is owed while suspended. */
     size_t capacity;
-    size_t *count; /* out: how many there are; if more than capacity, the callback is called again with room */
+    size_t *count; /* out: how many there are; if more than capacity, the callback is called again with more */
 };
 struct p2mt_log_call {
     uint32_t level;   /* P2MT_LOG_* */
@@ -441,15 +441,15 @@ int p2mt_destroy(struct p2mt *handle);
 int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
 
 /*
- * Begins a round and lends room for the log, which the host then reads and clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for
- * all of room->pfns, and writes there, by itself or by p2mt_feed. The order matters: this call, CLEAN, p2mt_scan.
+ * Begins a round and lends a buffer for the log, which the host then reads and clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for
+ * all of buffer->pfns, and writes there, by itself or by p2mt_feed. The order matters: this call, CLEAN, p2mt_scan.
  * If CLEAN fails, p2mt_scan with `read` 0 puts all of it uncertain. A round that was not ended is given up: what it did not
  * settle is owed, and if its log was not handed over, everything, which is an uncertainty. E_HOST, E_ORDER (after the end).
  */
-int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_buffer *room);
+int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_buffer *buffer);
 
-/* Adds bits to the room, `pfns` of them from pfn `first` on, both multiples of 64. What lies past the room is dropped.
- * E_ORDER (no room is lent). */
+/* Adds bits to the log buffer, `pfns` of them from pfn `first` on, both multiples of 64. What lies past its end is dropped.
+ * E_ORDER (no buffer is lent). */
 int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64_t pfns);
 
 /*
@@ -472,7 +472,7 @@ int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size, si
 #define P2MT_BATCH_MAX 1024
 /* The p2m's structure was looked at anew: drop every mapping of it that the host holds by a walk of its own. */
 #define P2MT_DO_REMAP (1u << 0)
-/* The frame list has to be told to the destination, also if there are no pages: p2mt_frame_list, p2mt_frame_list_told. */
+/* The frame list has to be told to the destination, also if there are no pages: p2mt_frame_list, p2mt_frame_list_sent. */
 #define P2MT_DO_FRAME_LIST (1u << 1)
 
 /*
@@ -506,7 +506,7 @@ int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size
  * with every p2mt_take, no pages can be answered for, and no suspended round ended. E_ORDER: it is not the present one any
  * more, read it again.
  */
-int p2mt_frame_list_told(struct p2mt *handle, uint64_t serial);
+int p2mt_frame_list_sent(struct p2mt *handle, uint64_t serial);
 
 /* Hands back pfns that were accepted and then lost on the way: they are owed at the latest from the next p2mt_begin on. A
  * suspended round can't be ended while any wait for that: begin it again. E_ORDER after the end. */

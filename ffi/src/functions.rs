@@ -296,11 +296,11 @@ pub unsafe extern "C" fn p2mt_frame_list(
     unsafe { enter(handle, call) }
 }
 
-/// `p2mt_frame_list_told`.
+/// `p2mt_frame_list_sent`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn p2mt_frame_list_told(handle: *mut Handle, serial: u64) -> c_int {
+pub unsafe extern "C" fn p2mt_frame_list_sent(handle: *mut Handle, serial: u64) -> c_int {
     // SAFETY: the header's contract.
-    unsafe { enter(handle, |session| session.frame_list_told(serial)) }
+    unsafe { enter(handle, |session| session.frame_list_sent(serial)) }
 }
 
 /// `p2mt_return`.

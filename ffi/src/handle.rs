@@ -229,14 +229,14 @@ impl Session {
     /// Returns its number.
     pub(crate) fn frame_list_was_read(&mut self) -> u64 {
         if self.tracker.frame_list_changed() {
-            self.tracker.frame_list_told();
+            self.tracker.frame_list_sent();
             self.untold = true;
             self.lists += 1;
         }
         self.lists
     }
 
-    pub(crate) fn frame_list_told(&mut self, serial: u64) -> Result<(), Fault> {
+    pub(crate) fn frame_list_sent(&mut self, serial: u64) -> Result<(), Fault> {
         if serial == 0 || serial > self.lists {
             return Err(Fault::argument(format!("no frame list has the number {serial}")));
         }

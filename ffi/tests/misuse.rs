@@ -204,13 +204,13 @@ fn frame_list(handle: *mut f::Handle) -> c_int {
     code
 }
 
-fn frame_list_told(handle: *mut f::Handle) -> c_int {
+fn frame_list_sent(handle: *mut f::Handle) -> c_int {
     // SAFETY: it lives.
-    unsafe { f::p2mt_frame_list_told(handle, 1) }
+    unsafe { f::p2mt_frame_list_sent(handle, 1) }
 }
 
 fn tell_frame_list(handle: *mut f::Handle) {
-    assert_eq!([frame_list(handle), frame_list_told(handle)], [abi::OK; 2]);
+    assert_eq!([frame_list(handle), frame_list_sent(handle)], [abi::OK; 2]);
 }
 
 /// Takes and answers pages until there are none.
@@ -716,7 +716,7 @@ fn a_frame_list_that_was_read_and_not_told_is_asked_for_again() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
-    assert_eq!(frame_list_told(handle), abi::E_ARGUMENT, "nobody has read it");
+    assert_eq!(frame_list_sent(handle), abi::E_ARGUMENT, "nobody has read it");
     assert_eq!([frame_list(handle), take(handle), accept(handle)], [0, 0, abi::E_ORDER]);
     assert_eq!([begin(handle, abi::FINAL), scan(handle)], [abi::OK; 2]);
     let mut pages = vec![abi::Page::default(); abi::BATCH_MAX];
@@ -724,7 +724,7 @@ fn a_frame_list_that_was_read_and_not_told_is_asked_for_again() {
     // SAFETY: there is room.
     let code = unsafe { f::p2mt_take(handle, to, 32, 1024, &raw mut count, &raw mut flags) };
     assert_eq!((code, count, flags & abi::DO_FRAME_LIST), (abi::OK, 1, abi::DO_FRAME_LIST));
-    assert_eq!([accept(handle), frame_list_told(handle), accept(handle)], [abi::E_ORDER, 0, 0]);
+    assert_eq!([accept(handle), frame_list_sent(handle), accept(handle)], [abi::E_ORDER, 0, 0]);
     assert_eq!(take(handle), abi::OK);
     // SAFETY: it lives.
     assert_eq!(unsafe { f::p2mt_end(handle, null_mut()) }, abi::OK);

@@ -807,7 +807,7 @@ impl Sequence {
         self.expect(code);
         let other = self.machine.dice.one_in(20);
         // SAFETY: it lives.
-        let code = unsafe { f::p2mt_frame_list_told(self.handle, serial - u64::from(other)) };
+        let code = unsafe { f::p2mt_frame_list_sent(self.handle, serial - u64::from(other)) };
         if code == abi::OK {
             assert!(!other, "an older list was told");
             self.list_is_due = false;

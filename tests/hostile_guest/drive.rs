@@ -97,7 +97,7 @@ impl Machine<'_> {
             threads: 1,
             kernel: Some(choices.pick(Kernel::available())),
             shadow: Some(choices.pick(&Forms::ALL)),
-            rewalk: choices.pick(&[Rewalk::OnEvidence, Rewalk::OnEvidence, Rewalk::EveryRound]),
+            rewalk: choices.pick(&[Rewalk::WhenNeeded, Rewalk::WhenNeeded, Rewalk::EveryRound]),
             verify: choices.pick(&[Verify::Dirty, Verify::Dirty, Verify::Full]),
             uncertain_rounds_max: choices.pick(&[5, 0, 1, 2]),
             alias: choices.pick(&[AliasPolicy::Refuse, AliasPolicy::Copy]),

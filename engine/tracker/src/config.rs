@@ -14,7 +14,7 @@ use crate::shadow::Forms;
 pub enum Rewalk {
     /// When something says that it changed.
     #[default]
-    OnEvidence,
+    WhenNeeded,
     /// In every round, whatever is said: for recordings and for checks.
     EveryRound,
 }

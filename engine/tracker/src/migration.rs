@@ -160,7 +160,7 @@ impl Migration {
         let (width, leaves) = (self.tracker.width(), self.tracker.frame_list());
         let list = FrameList { width, pfn_count: self.tracker.pfn_count(), leaves: &leaves };
         ports.transport.frame_list(list).map_err(Error::port("transport"))?;
-        self.tracker.frame_list_told();
+        self.tracker.frame_list_sent();
         Ok(())
     }
 

@@ -233,7 +233,7 @@ impl Tracker {
         if self.ledger.pages().is_empty() {
             return Err(Error::Order { call: "answer", state: "no batch was taken" });
         }
-        self.expect_frame_list_told("answer")?;
+        self.expect_frame_list_sent("answer")?;
         let settled = guest.phase(Phase::Send, |guest| self.write_down(guest, answers));
         let settled = settled
             .and_then(|()| settle::expect_few_deferred(&self.p2m, &self.ledger, &self.destination));
@@ -296,7 +296,7 @@ impl Tracker {
         self.expect_answered("end")?;
         let stage = self.round.report.stage;
         if stage.is_suspended() {
-            self.expect_frame_list_told("end")?; // while the guest runs the next round will do
+            self.expect_frame_list_sent("end")?; // while the guest runs the next round will do
             if !self.is_settled() {
                 return Err(Error::Order { call: "end", state: "not everything is settled" });
             }
@@ -609,7 +609,7 @@ impl Tracker {
     }
 
     /// The destination was told the frame list.
-    pub const fn frame_list_told(&mut self) {
+    pub const fn frame_list_sent(&mut self) {
         self.p2m.layout.list_changed = false;
         self.round.report.structure.frame_lists += 1;
     }
@@ -670,7 +670,7 @@ impl Tracker {
         }
     }
 
-    const fn expect_frame_list_told(&self, call: &'static str) -> Result<(), Error> {
+    const fn expect_frame_list_sent(&self, call: &'static str) -> Result<(), Error> {
         if self.frame_list_changed() {
             return Err(Error::Order { call, state: "the frame list changed and was not told" });
         }

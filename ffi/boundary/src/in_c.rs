@@ -203,7 +203,7 @@ impl<'s> InC<'s> {
         assert_eq!(code, abi::OK);
         std::hint::black_box(leaves);
         // SAFETY: as above.
-        assert_eq!(unsafe { f::p2mt_frame_list_told(self.handle, serial) }, abi::OK);
+        assert_eq!(unsafe { f::p2mt_frame_list_sent(self.handle, serial) }, abi::OK);
     }
 }
 

@@ -66,7 +66,7 @@ impl Side for InRust<'_> {
             let taken = tracker.take(&mut guest).expect("takes").len();
             if tracker.frame_list_changed() {
                 std::hint::black_box(tracker.frame_list());
-                tracker.frame_list_told();
+                tracker.frame_list_sent();
             }
             if taken == 0 {
                 break;

@@ -29,7 +29,7 @@ let begin_and_scan saver stage =
 let send_frame_list saver =
   let leaves, pfn_count, serial = frame_list saver.p2mt in
   Harness.(ok (send_frame_list saver.guest leaves pfn_count));
-  frame_list_told saver.p2mt serial
+  frame_list_sent saver.p2mt serial
 
 (* One page: read, a page table normalised, sent; what can't be done now is put off. *)
 let send_page saver index { pfn; mfn; kind; _ } =

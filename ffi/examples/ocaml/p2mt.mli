@@ -147,10 +147,10 @@ val answer : t -> answer array -> unit
 (** All of the pages that were taken, so many, are accepted. *)
 val accept : t -> int -> unit
 
-(** Leaves, the number of pfns that they cover, and the number of the list, for {!frame_list_told}. *)
+(** Leaves, the number of pfns that they cover, and the number of the list, for {!frame_list_sent}. *)
 val frame_list : t -> words * int64 * int
 
-val frame_list_told : t -> int -> unit
+val frame_list_sent : t -> int -> unit
 
 (** Pfns that were lost on the way. *)
 val return : t -> words -> unit

@@ -513,11 +513,11 @@ CAMLprim value ml_p2mt_frame_list(value handle)
     CAMLreturn(done(result));
 }
 
-CAMLprim value ml_p2mt_frame_list_told(value handle, value serial)
+CAMLprim value ml_p2mt_frame_list_sent(value handle, value serial)
 {
     CAMLparam2(handle, serial);
 
-    CAMLreturn(done_or_failed(p2mt_frame_list_told(Migration_val(handle)->p2mt, (uint64_t)Long_val(serial))));
+    CAMLreturn(done_or_failed(p2mt_frame_list_sent(Migration_val(handle)->p2mt, (uint64_t)Long_val(serial))));
 }
 
 CAMLprim value ml_p2mt_return(value handle, value pfns)

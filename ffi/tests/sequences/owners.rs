@@ -426,7 +426,7 @@ impl Guest {
         // SAFETY: there is room.
         let code = unsafe { f::p2mt_frame_list(self.handle, to, 16, count_at, pfns_at, serial_at) };
         // SAFETY: it lives.
-        let told = unsafe { f::p2mt_frame_list_told(self.handle, serial) };
+        let told = unsafe { f::p2mt_frame_list_sent(self.handle, serial) };
         assert_eq!((code, told), (abi::OK, abi::OK));
     }
 

@@ -113,7 +113,7 @@ pub(crate) struct SimulateArgs {
     /// allocation-failure, transport-failure, query-failure, returned; or `all`
     #[arg(long, value_name = "LIST")]
     pub(super) faults: Option<FaultSet>,
-    /// The guest stands still after N steps; up to there the run is the same
+    /// The guest is suspended after N steps; up to there the run is the same
     #[arg(long, value_name = "N")]
     pub(super) steps: Option<u64>,
     /// Of the guest's programs only these do anything (numbers from 1 and ranges, such as

@@ -192,7 +192,7 @@ impl Saver<'_> {
                 self.simulation.shared().enter().receiver.take_list(pfns, &list);
                 self.told_pfns = pfns;
             }
-            self.tracker.frame_list_told();
+            self.tracker.frame_list_sent();
         }
         if pages.is_empty() {
             return Ok(false);
