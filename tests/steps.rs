@@ -567,3 +567,24 @@ fn who_keeps_the_loop_can_ask_which_pfns_lost_their_frames() {
     assert_eq!(tracker.take_noted_gone(), [Pfn(3)]);
     assert_eq!(tracker.take_noted_gone(), [], "since it was last asked");
 }
+
+/// Nobody says whether a page was sent that was taken in a round which was given up.
+#[test]
+fn a_page_that_was_taken_in_a_round_that_was_given_up_is_gone_once_it_has_no_frame() {
+    for given_up in [Stage::Live, Stage::Final] {
+        let rig = Rig::tree();
+        let mut tracker = attach(&rig);
+        rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+        // A pfn that the destination never had.
+        rig.machine().balloon_in(HOLES + 1, 7);
+        rig.with(|ports| {
+            let read = read_log(&mut tracker, ports, given_up).expect("begins");
+            tracker.scan(&mut ports.guest, read).expect("scans");
+            let pages = tracker.take(&mut ports.guest).expect("takes");
+            assert!(pages.iter().any(|page| page.pfn == Pfn(HOLES + 1)));
+        });
+        rig.machine().balloon_out(HOLES + 1);
+        rig.with(|ports| round(&mut tracker, ports, Stage::Final)).expect("settles");
+        assert_eq!(rig.machine().said_gone, [HOLES + 1]);
+    }
+}

@@ -443,7 +443,7 @@ int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
 /*
  * Begins a round and lends a buffer for the log, which the host then reads and clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for
  * all of buffer->pfns, and writes there, by itself or by p2mt_feed. The order matters: this call, CLEAN, p2mt_scan.
- * If CLEAN fails, p2mt_scan with `read` 0 puts all of it uncertain. A round that was not ended is given up: what it did not
+ * If CLEAN fails, p2mt_scan with `read` 0 makes all of it uncertain. A round that was not ended is given up: what it did not
  * settle is owed, and if its log was not handed over, everything, which is an uncertainty. E_HOST, E_ORDER (after the end).
  */
 int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_buffer *buffer);
@@ -470,7 +470,8 @@ int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
 int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size, size_t capacity, size_t *count,
               uint32_t *flags);
 #define P2MT_BATCH_MAX 1024
-/* The p2m's structure was looked at anew: drop every mapping of it that the host holds by a walk of its own. */
+/* The p2m's structure was walked anew: drop every mapping of it that the host holds by a walk of its own. Set from
+ * the first p2mt_take after the walk until a round ended well. */
 #define P2MT_DO_REMAP (1u << 0)
 /* The frame list has to be told to the destination, also if there are no pages: p2mt_frame_list, p2mt_frame_list_sent. */
 #define P2MT_DO_FRAME_LIST (1u << 1)
@@ -509,7 +510,8 @@ int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size
 int p2mt_frame_list_sent(struct p2mt *handle, uint64_t serial);
 
 /* Hands back pfns that were accepted and then lost on the way: they are owed at the latest from the next p2mt_begin on. A
- * suspended round can't be ended while any wait for that: begin it again. E_ORDER after the end. */
+ * suspended round can't be ended while any wait for that: begin it again. E_ARGUMENT: one of them was
+ * never taken, and none was handed back. E_ORDER after the end. */
 int p2mt_return(struct p2mt *handle, const uint64_t *pfns, size_t count);
 
 /*

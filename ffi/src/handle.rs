@@ -42,6 +42,8 @@ pub(crate) struct Session {
     lists: u64,
     /// The last of them was not told to the destination, as far as the host has said.
     untold: bool,
+    /// The p2m was walked since a round ended well: mappings by an older walk have to be dropped.
+    remap: bool,
     /// A round is under way, which `totals` do not have yet.
     open: bool,
     totals: abi::Totals,
@@ -68,6 +70,7 @@ impl Session {
             scanned: false,
             lists: 0,
             untold: false,
+            remap: false,
             open: false,
             totals: abi::Totals { size: size_of::<abi::Totals>() as u32, ..Default::default() },
         })
@@ -149,9 +152,10 @@ impl Session {
     pub(crate) fn take(&mut self) -> Result<(impl Iterator<Item = abi::Page>, u32), Fault> {
         let taken = self.tracker.take(&mut self.host.lend()).map(drop);
         self.note(taken)?;
-        let Self { tracker, tables, untold, .. } = self;
+        let Self { tracker, tables, untold, remap, .. } = self;
         tables.clear();
-        let remap = if tracker.remap() { abi::DO_REMAP } else { 0 };
+        *remap |= tracker.remap();
+        let remap = if *remap { abi::DO_REMAP } else { 0 };
         let list = if *untold || tracker.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
         let pages = tracker.batch().iter().zip(tracker.batch_causes());
         Ok((pages.map(|(page, causes)| convert::page(page, causes)), remap | list))
@@ -252,6 +256,10 @@ impl Session {
             return Err(Fault::order("p2mt_return called after the end: nobody will send them"));
         }
         let pfns: Vec<_> = pfns.iter().copied().map(Pfn).collect();
+        if let Some(pfn) = pfns.iter().find(|&&pfn| !self.tracker.is_held(pfn)) {
+            let text = format!("p2mt_return: {pfn} was never taken; no pfn was handed back");
+            return Err(Fault::argument(text));
+        }
         self.tracker.give_back(&pfns);
         Ok(())
     }
@@ -283,7 +291,8 @@ impl Session {
             self.warn_of_uncertainties(self.tracker.report());
         }
         let report = self.note(ended)?;
-        (self.gone, self.open) = (None, false);
+        // Each walk of the round was before a take, which said so.
+        (self.gone, self.open, self.remap) = (None, false, false);
         self.totals = with(&self.totals, &report);
         self.totals.rounds += 1;
         self.warn_of_uncertainties(&report);

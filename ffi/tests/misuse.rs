@@ -229,9 +229,14 @@ fn accept(handle: *mut f::Handle) -> c_int {
     unsafe { f::p2mt_accept(handle, 1) }
 }
 
+/// Hands back the guest's only page.
 fn give_back(handle: *mut f::Handle) -> c_int {
+    give_back_pfn(handle, 0)
+}
+
+fn give_back_pfn(handle: *mut f::Handle, pfn: u64) -> c_int {
     // SAFETY: one pfn is there.
-    unsafe { f::p2mt_return(handle, [3_u64].as_ptr(), 1) }
+    unsafe { f::p2mt_return(handle, [pfn].as_ptr(), 1) }
 }
 
 fn scan(handle: *mut f::Handle) -> c_int {
@@ -240,11 +245,16 @@ fn scan(handle: *mut f::Handle) -> c_int {
 }
 
 fn take(handle: *mut f::Handle) -> c_int {
+    take_with_flags(handle).0
+}
+
+fn take_with_flags(handle: *mut f::Handle) -> (c_int, u32) {
     let mut pages = vec![abi::Page::default(); abi::BATCH_MAX];
     let (mut count, mut flags) = (0, 0);
     let (capacity, to) = (pages.len(), pages.as_mut_ptr());
     // SAFETY: there is room.
-    unsafe { f::p2mt_take(handle, to, 32, capacity, &raw mut count, &raw mut flags) }
+    let code = unsafe { f::p2mt_take(handle, to, 32, capacity, &raw mut count, &raw mut flags) };
+    (code, flags)
 }
 
 #[test]
@@ -384,6 +394,48 @@ fn what_was_handed_back_keeps_a_suspended_round_open() {
     settle();
     assert_eq!([end(), give_back(handle)], [abi::OK, abi::E_ORDER]);
     destroy(handle);
+}
+
+#[test]
+fn a_pfn_that_was_never_taken_is_not_handed_back() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
+    assert_eq!(give_back(handle), abi::E_ARGUMENT, "not yet");
+    assert_eq!([take(handle), give_back(handle)], [abi::OK; 2]);
+    for pfn in [3, 511, 512, u64::MAX] {
+        assert_eq!(give_back_pfn(handle, pfn), abi::E_ARGUMENT);
+        let text = format!("p2mt_return: pfn {pfn:#x} was never taken; no pfn was handed back");
+        assert_eq!(told(&last_error(handle)), text);
+    }
+    destroy(handle);
+}
+
+#[test]
+fn a_mapping_has_to_be_dropped_until_a_round_ended_that_said_so() {
+    let mut state = fresh();
+    (state.m2p[1], state.m2p[2]) = (1, 2); // or its upper frames are walked in every round
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    let remap = || {
+        assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
+        let (code, flags) = take_with_flags(handle);
+        assert_eq!(code, abi::OK);
+        tell_frame_list(handle);
+        flags & abi::DO_REMAP
+    };
+    assert_eq!(remap(), abi::DO_REMAP, "the first walk");
+    assert_eq!(remap(), abi::DO_REMAP, "nobody knows what became of that round");
+    send_all_after_take(handle);
+    // SAFETY: it lives.
+    assert_eq!(unsafe { f::p2mt_end(handle, null_mut()) }, abi::OK);
+    assert_eq!(remap(), 0);
+    destroy(handle);
+}
+
+/// Answers what was taken, and all that comes after it.
+fn send_all_after_take(handle: *mut f::Handle) {
+    assert_eq!(accept(handle), abi::OK);
+    send_all(handle);
 }
 
 #[test]

@@ -505,7 +505,8 @@ impl Sequence {
             6 => self.answer(bad),
             7 => self.frame_list(bad),
             8 => {
-                let lost = [dice.below(pfns), dice.word()];
+                let far = if dice.one_in(4) { dice.word() } else { dice.below(pfns) };
+                let lost = [dice.below(pfns), far];
                 let at = if bad { null() } else { lost.as_ptr() };
                 // SAFETY: two pfns are there, or none.
                 unsafe { f::p2mt_return(handle, at, 2) }

@@ -177,7 +177,7 @@ impl Tracker {
         self.take_log(guest, read)?;
         self.follow(guest, false)?;
         if self.round.config.sender != Sender::Engine {
-            // What the scan put uncertain is sent in this round.
+            // What the scan found uncertain is sent in this round.
             again::owe_tables(&mut self.round, &self.ledger, &mut self.destination);
         }
         self.round.sending_begins(self.ledger.owed());
@@ -268,6 +268,13 @@ impl Tracker {
     pub fn give_back(&mut self, pfns: &[Pfn]) {
         pfns.iter().for_each(|&pfn| self.destination.distrust(pfn));
         self.ledger.give_back(pfns);
+    }
+
+    /// Whether the destination may hold a frame for a pfn: its page was taken, whatever the answer
+    /// was, or a table that was sent names it.
+    #[must_use]
+    pub fn is_held(&self, pfn: Pfn) -> bool {
+        self.destination.sent.is_held(pfn)
     }
 
     /// Pfns that the destination may hold a frame for, and that had none when they were last looked

@@ -2,7 +2,7 @@
 //! Uncertainty: what the engine could not find out, by kind, and for how many rounds running.
 //! Not here: what an uncertainty owes (the caller marks the range), or the causes of single pfns
 //! (`cause`).
-//! Units: rounds, and pfns put uncertain.
+//! Units: rounds, and what is uncertain in one.
 //! Threads: one owner.
 //! Source: `docs/design.md`, law 4 (uncertainty sets the bit).
 
