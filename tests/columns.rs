@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Comments and documents have at most 100 columns: two files fit side by side on a screen.
+//! Comments and documents have at most 100 columns, those of the C header 80: two files fit side by
+//! side on a screen.
 //! Not here: code, which rustfmt breaks; strings.
 //! Units: columns are characters.
 //! Threads: one.
@@ -53,6 +54,14 @@ fn too_long(path: &Path, text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+#[test]
+fn comments_of_the_header_have_at_most_80_columns() {
+    let header = fs::read_to_string(Path::new(ROOT).join("ffi/include/p2mtrack.h")).expect("text");
+    let is_comment = |line: &&str| line.contains("/*") || line.trim_start().starts_with('*');
+    let long = header.lines().filter(is_comment).filter(|line| line.chars().count() > 80);
+    assert_eq!(long.collect::<Vec<_>>(), [""; 0]);
 }
 
 #[test]

@@ -347,7 +347,7 @@ fn calls_in_a_wrong_order_change_nothing() {
         tracker.scan(&mut ports.guest, 0).expect("scans");
         expect_order(
             tracker.end(&mut ports.guest),
-            "end called while the frame list changed and was not told",
+            "end called while the frame list changed and was not sent",
         );
         let pages = tracker.take(&mut ports.guest).expect("takes").len();
         let accepted = || (0..pages).map(|_| Answer::Accepted).collect::<Vec<_>>();
@@ -360,7 +360,7 @@ fn calls_in_a_wrong_order_change_nothing() {
             "end called while the last batch has no answer",
         );
         let early = tracker.answer(&mut ports.guest, accepted());
-        expect_order(early, "answer called while the frame list changed and was not told");
+        expect_order(early, "answer called while the frame list changed and was not sent");
         assert!(tracker.frame_list_changed());
         tracker.frame_list_sent();
         assert!(!tracker.frame_list_changed());

@@ -205,6 +205,11 @@ const fn errno_of(fault: MapFault) -> i32 {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let (text, errnum) = in_full(&error);
+        // The functions of the header are named as the steps are.
+        let text = match &error {
+            Error::Order { .. } => format!("p2mt_{text}"),
+            _ => text,
+        };
         let fault = |code| Self::new(code, text.clone()).errnum(errnum);
         match &error {
             Error::Port { .. } => fault(abi::E_HOST),

@@ -214,7 +214,7 @@ impl Session {
 
     fn expect_list_told(&self, call: &str) -> Result<(), Fault> {
         if self.untold {
-            let text = format!("{call} called while the frame list was read and not told");
+            let text = format!("p2mt_{call} called while the frame list was read and not sent");
             return Err(Fault::order(text));
         }
         Ok(())

@@ -108,7 +108,7 @@ impl Host {
             ));
         }
         if host.zero != 0 {
-            return Err(Fault::argument("p2mt_host.zero is not"));
+            return Err(Fault::argument("p2mt_host.zero is not 0"));
         }
         if width == Width::W32 && compat_m2p(&host).is_none() {
             return Err(Fault::argument("p2mt_host.compat_m2p_mfn is lacking for a 32-bit guest"));

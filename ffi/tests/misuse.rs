@@ -272,7 +272,7 @@ fn a_handle_is_made_of_what_the_header_asks_for_or_not_at_all() {
         (abi::Host { unlogged: None, ..good }, "p2mt_host.unlogged is NULL"),
         (abi::Host { accepts_transfer: None, ..good }, "p2mt_host.accepts_transfer is NULL"),
         (abi::Host { m2p: null(), ..good }, "p2mt_host.m2p is NULL"),
-        (abi::Host { zero: 1, ..good }, "p2mt_host.zero is not"),
+        (abi::Host { zero: 1, ..good }, "p2mt_host.zero is not 0"),
     ];
     let narrow = abi::Config { width: 32, ..config() };
     for compat_m2p_mfn in [0, abi::NONE] {
@@ -362,19 +362,21 @@ fn calls_out_of_order_change_nothing() {
     assert_eq!(begin(handle, abi::FINAL), abi::OK);
     assert_eq!([take(handle), end()], [abi::E_ORDER; 2]);
     assert_eq!([scan(handle), scan(handle)], [abi::OK, abi::E_ORDER]);
+    let text = "p2mt_scan called while the log was handed over already";
+    assert_eq!(told(&last_error(handle)), text);
     assert_eq!(end(), abi::E_ORDER);
     assert_eq!(
         told(&last_error(handle)),
-        "end called while the frame list changed and was not told"
+        "p2mt_end called while the frame list changed and was not sent"
     );
     tell_frame_list(handle);
     assert_eq!(end(), abi::E_ORDER);
-    assert_eq!(told(&last_error(handle)), "end called while not everything is settled");
+    assert_eq!(told(&last_error(handle)), "p2mt_end called while not everything is settled");
     // SAFETY: it lives.
     assert_eq!(unsafe { f::p2mt_cancel(handle) }, abi::OK);
     assert_eq!([answer(), give_back(handle), frame_list(handle)], [abi::E_ORDER; 3]);
     assert_eq!(begin(handle, abi::LIVE), abi::E_ORDER);
-    assert_eq!(told(&last_error(handle)), "begin called while the migration is cancelled");
+    assert_eq!(told(&last_error(handle)), "p2mt_begin called while the migration is cancelled");
     destroy(handle);
 }
 

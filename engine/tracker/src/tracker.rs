@@ -170,10 +170,18 @@ impl Tracker {
         read: impl FnOnce(LogBuffer<'_>) -> Read,
     ) -> Result<(), Error> {
         self.expect_live("scan")?;
-        if !matches!(self.step, Step::Begun) {
-            return Err(Error::Order { call: "scan", state: "no round was begun" });
+        match self.step {
+            Step::Begun => self.step = Step::Closed,
+            Step::Closed => {
+                return Err(Error::Order { call: "scan", state: "no round was begun" });
+            }
+            Step::Sending(_) | Step::Swept => {
+                return Err(Error::Order {
+                    call: "scan",
+                    state: "the log was handed over already",
+                });
+            }
         }
-        self.step = Step::Closed;
         self.take_log(guest, read)?;
         self.follow(guest, false)?;
         if self.round.config.sender != Sender::Engine {
@@ -679,7 +687,7 @@ impl Tracker {
 
     const fn expect_frame_list_sent(&self, call: &'static str) -> Result<(), Error> {
         if self.frame_list_changed() {
-            return Err(Error::Order { call, state: "the frame list changed and was not told" });
+            return Err(Error::Order { call, state: "the frame list changed and was not sent" });
         }
         Ok(())
     }
