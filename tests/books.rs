@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Law 9: what was sent, and what is known otherwise, against the frames that the domain holds.
 //! Not here: the owners of single frames (`owners`).
-//! Units: frames of the hand-driven guest in `rig`, which holds 1,280.
+//! Units: frames of the hand-driven guest in `fixture`, which holds 1,280.
 //! Threads: one.
 //! Source: `docs/design.md`, law 9.
 
@@ -9,21 +9,21 @@ use p2mtrack::config::{AliasPolicy, Config, UnaccountedPolicy, Verify};
 use p2mtrack::error::Error;
 use p2mtrack::frame::{Entry, Mfn, Width};
 use p2mtrack::migration::Migration;
-use p2mtrack_tests::rig::{BASE, HOLES, Machine, OWN, Rig, round};
+use p2mtrack_tests::fixture::{BASE, Fixture, HOLES, Machine, OWN, round};
 
-fn both() -> [Rig; 2] {
-    [Rig::tree(), Rig::linear()]
+fn both() -> [Fixture; 2] {
+    [Fixture::tree(), Fixture::linear()]
 }
 
-fn start(rig: &Rig, config: Config) -> Migration {
-    let mut migration = rig.start(config);
-    round(rig, &mut migration);
+fn start(fixture: &Fixture, config: Config) -> Migration {
+    let mut migration = fixture.start(config);
+    round(fixture, &mut migration);
     migration
 }
 
 /// How many frames a suspended round does not account for, or what it ends with.
-fn unaccounted(rig: &Rig, migration: &mut Migration) -> Result<i64, Error> {
-    let report = rig.with(|ports| migration.checkpoint(ports))?;
+fn unaccounted(fixture: &Fixture, migration: &mut Migration) -> Result<i64, Error> {
+    let report = fixture.with(|ports| migration.checkpoint(ports))?;
     Ok(report.unaccounted_frames.expect("a suspended round"))
 }
 
@@ -53,18 +53,18 @@ fn hide(machine: &mut Machine, zeros: bool) {
 fn law_9_a_p2m_that_leads_nowhere_is_a_named_error() {
     for zeros in [false, true] {
         for first in [false, true] {
-            for rig in both() {
-                let mut migration = rig.start(Config::default());
+            for fixture in both() {
+                let mut migration = fixture.start(Config::default());
                 if !first {
-                    round(&rig, &mut migration);
+                    round(&fixture, &mut migration);
                 }
-                hide(&mut rig.machine(), zeros);
+                hide(&mut fixture.machine(), zeros);
                 if first {
-                    round(&rig, &mut migration);
+                    round(&fixture, &mut migration);
                 }
                 let error =
-                    rig.with(|ports| migration.finish(ports)).expect_err("nothing is there");
-                let held = rig.machine().frames.values().filter(|frame| frame.owned).count();
+                    fixture.with(|ports| migration.finish(ports)).expect_err("nothing is there");
+                let held = fixture.machine().frames.values().filter(|frame| frame.owned).count();
                 match error {
                     Error::Unaccounted { unaccounted_frames, domain_frames, limit } => {
                         assert_eq!((unaccounted_frames, domain_frames), (held as i64, held as u64));
@@ -72,8 +72,8 @@ fn law_9_a_p2m_that_leads_nowhere_is_a_named_error() {
                     }
                     other => panic!("{other}"),
                 }
-                assert!(rig.machine().said_gone.is_empty(), "nothing was said to be gone");
-                rig.with(|ports| migration.cancel(ports)).expect("cancels");
+                assert!(fixture.machine().said_gone.is_empty(), "nothing was said to be gone");
+                fixture.with(|ports| migration.cancel(ports)).expect("cancels");
             }
         }
     }
@@ -82,25 +82,25 @@ fn law_9_a_p2m_that_leads_nowhere_is_a_named_error() {
 #[test]
 fn law_9_a_policy_that_only_reports_goes_on() {
     let config = Config { unaccounted: UnaccountedPolicy::Report, ..Config::default() };
-    for rig in both() {
-        let mut migration = start(&rig, config);
-        hide(&mut rig.machine(), true);
-        assert_eq!(unaccounted(&rig, &mut migration).expect("goes on"), HOLES as i64 + 1);
+    for fixture in both() {
+        let mut migration = start(&fixture, config);
+        hide(&mut fixture.machine(), true);
+        assert_eq!(unaccounted(&fixture, &mut migration).expect("goes on"), HOLES as i64 + 1);
     }
 }
 
 #[test]
 fn law_9_types_that_disown_everything_are_a_named_error() {
-    for rig in both() {
-        let mut migration = start(&rig, Config { verify: Verify::Full, ..Config::default() });
-        rig.machine().disowned = true;
-        let error = unaccounted(&rig, &mut migration).expect_err("they are the domain's");
+    for fixture in both() {
+        let mut migration = start(&fixture, Config { verify: Verify::Full, ..Config::default() });
+        fixture.machine().disowned = true;
+        let error = unaccounted(&fixture, &mut migration).expect_err("they are the domain's");
         assert!(matches!(error, Error::Unaccounted { .. } | Error::Structure { .. }), "{error}");
         // A port that says so from the first copy on.
-        let rig = Rig::tree();
-        rig.machine().disowned = true;
-        let mut migration = start(&rig, Config::default());
-        let error = unaccounted(&rig, &mut migration).expect_err("they are the domain's");
+        let fixture = Fixture::tree();
+        fixture.machine().disowned = true;
+        let mut migration = start(&fixture, Config::default());
+        let error = unaccounted(&fixture, &mut migration).expect_err("they are the domain's");
         let expected = HOLES as i64;
         match error {
             Error::Unaccounted { unaccounted_frames, .. } => {
@@ -114,12 +114,12 @@ fn law_9_types_that_disown_everything_are_a_named_error() {
 #[test]
 fn law_9_the_limit_is_reached_and_not_passed() {
     for (frames, ends) in [(1024, false), (1025, true)] {
-        for rig in both() {
-            let mut migration = start(&rig, Config::default());
+        for fixture in both() {
+            let mut migration = start(&fixture, Config::default());
             for _ in 0..frames {
-                rig.machine().populate(1 << 20); // of no pfn that there is
+                fixture.machine().populate(1 << 20); // of no pfn that there is
             }
-            match unaccounted(&rig, &mut migration) {
+            match unaccounted(&fixture, &mut migration) {
                 Ok(count) => assert_eq!((count, ends), (frames, false)),
                 Err(error) => assert!(ends, "{error}"),
             }
@@ -129,16 +129,16 @@ fn law_9_the_limit_is_reached_and_not_passed() {
 
 #[test]
 fn law_9_more_pfns_with_frames_than_the_domain_holds_is_a_named_error() {
-    for rig in both() {
-        let mut migration = start(&rig, Config::default());
+    for fixture in both() {
+        let mut migration = start(&fixture, Config::default());
         for pfn in 0..HOLES {
             let part = (OWN..OWN + 8).contains(&pfn);
             if !part {
-                rig.machine().hand_out(BASE + pfn, Some(pfn)); // the entries stay
+                fixture.machine().hand_out(BASE + pfn, Some(pfn)); // the entries stay
             }
         }
         let error =
-            unaccounted(&rig, &mut migration).expect_err("who gave them away wrote nothing");
+            unaccounted(&fixture, &mut migration).expect_err("who gave them away wrote nothing");
         match &error {
             Error::Unaccounted { unaccounted_frames, .. } => {
                 assert_eq!(*unaccounted_frames, 8 - HOLES as i64);
@@ -152,11 +152,11 @@ fn law_9_more_pfns_with_frames_than_the_domain_holds_is_a_named_error() {
 #[test]
 fn law_9_each_frame_is_counted_once_on_whatever_footing() {
     let config = Config { alias: AliasPolicy::Copy, ..Config::default() };
-    for rig in both() {
-        let mut migration = start(&rig, config);
-        assert_eq!(unaccounted(&rig, &mut migration).expect("an honest guest"), 0);
+    for fixture in both() {
+        let mut migration = start(&fixture, config);
+        assert_eq!(unaccounted(&fixture, &mut migration).expect("an honest guest"), 0);
         {
-            let mut machine = rig.machine();
+            let mut machine = fixture.machine();
             machine.set_entry(HOLES + 5, Entry(BASE + 9)); // an alias
             machine.frame(BASE + 10).m2p = Some(HOLES + 7); // two pfns against the m2p
             machine.set_entry(10, Entry(BASE + 10));
@@ -168,16 +168,16 @@ fn law_9_each_frame_is_counted_once_on_whatever_footing() {
             machine.set_entry(13, Entry::INVALID); // on its way to Xen
         }
         for _ in 0..3 {
-            assert_eq!(unaccounted(&rig, &mut migration).expect("an honest guest"), 1);
+            assert_eq!(unaccounted(&fixture, &mut migration).expect("an honest guest"), 1);
         }
         {
-            let mut machine = rig.machine();
+            let mut machine = fixture.machine();
             machine.set_entry(10, Entry::INVALID); // the other pfn still has the frame
             machine.balloon_out(9); // and its alias with it
         }
-        assert_eq!(unaccounted(&rig, &mut migration).expect("an honest guest"), 1);
-        rig.machine().roots.pfn_count = 1200; // what falls away is still the domain's
-        let left = unaccounted(&rig, &mut migration).expect("an honest guest");
+        assert_eq!(unaccounted(&fixture, &mut migration).expect("an honest guest"), 1);
+        fixture.machine().roots.pfn_count = 1200; // what falls away is still the domain's
+        let left = unaccounted(&fixture, &mut migration).expect("an honest guest");
         let above = 2; // of HOLES + 6 and HOLES + 8
         assert_eq!(left, 1 + above + (HOLES as i64 - 1200));
     }

@@ -15,18 +15,18 @@ use p2mtrack::port::{Answer, Deferral};
 use p2mtrack::report::{
     EntryCounts, LeafCounts, PageCounts, RoundReport, SettledCounts, Stage, StructureCounts,
 };
-use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, OWN, Rig, round};
+use p2mtrack_tests::fixture::{At, BASE, Fixture, HOLES, MACHINE, OWN, round};
 
-fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    rig.with(|ports| migration.finish(ports)).expect("completes")
+fn finish(fixture: &Fixture, migration: &mut Migration) -> RoundReport {
+    fixture.with(|ports| migration.finish(ports)).expect("completes")
 }
 
 /// Both kinds of p2m, after the first copy; page tables of the guest that are its p2m's.
-fn both() -> [(Rig, Migration, u64); 2] {
-    [(Rig::tree(), 0), (Rig::linear(), 4)].map(|(rig, tables)| {
-        let mut migration = rig.start(Config::default());
-        round(&rig, &mut migration);
-        (rig, migration, tables)
+fn both() -> [(Fixture, Migration, u64); 2] {
+    [(Fixture::tree(), 0), (Fixture::linear(), 4)].map(|(fixture, tables)| {
+        let mut migration = fixture.start(Config::default());
+        round(&fixture, &mut migration);
+        (fixture, migration, tables)
     })
 }
 
@@ -41,8 +41,8 @@ fn accepted(pages: u64) -> PageCounts {
 }
 
 /// Two pfns swap their frames by p2m and m2p.
-fn swap(rig: &Rig, a: u64, b: u64) {
-    let guest = &mut *rig.machine();
+fn swap(fixture: &Fixture, a: u64, b: u64) {
+    let guest = &mut *fixture.machine();
     let (frame_a, frame_b) = (guest.entry(a), guest.entry(b));
     guest.set_entry(a, frame_b);
     guest.set_entry(b, frame_a);
@@ -51,8 +51,8 @@ fn swap(rig: &Rig, a: u64, b: u64) {
 }
 
 /// Writes the leaf of a pfn, and leaves it as it was.
-fn touch(rig: &Rig, pfn: u64) {
-    let guest = &mut *rig.machine();
+fn touch(fixture: &Fixture, pfn: u64) {
+    let guest = &mut *fixture.machine();
     let entry = guest.entry(pfn);
     guest.set_entry(pfn, Entry::INVALID);
     guest.set_entry(pfn, entry);
@@ -60,8 +60,8 @@ fn touch(rig: &Rig, pfn: u64) {
 
 #[test]
 fn the_first_copy_and_the_final_round() {
-    for (rig, tables) in [(Rig::tree(), 0), (Rig::linear(), 4)] {
-        let mut migration = rig.start(Config::default());
+    for (fixture, tables) in [(Fixture::tree(), 0), (Fixture::linear(), 4)] {
+        let mut migration = fixture.start(Config::default());
         let first = RoundReport {
             kernel: Kernel::choose().expect("a kernel").name(),
             threads: 1,
@@ -77,10 +77,10 @@ fn the_first_copy_and_the_final_round() {
             pages: PageCounts { tables, ..accepted(HOLES) },
             ..RoundReport::default()
         };
-        assert_eq!(round(&rig, &mut migration), first);
-        assert_eq!(round(&rig, &mut migration).round, 1);
-        touch(&rig, 9);
-        touch(&rig, HOLES + 1);
+        assert_eq!(round(&fixture, &mut migration), first);
+        assert_eq!(round(&fixture, &mut migration).round, 1);
+        touch(&fixture, 9);
+        touch(&fixture, HOLES + 1);
         // Entries that the m2p agrees with, and words that name no frame, are owed no second time.
         let last = RoundReport {
             round: 2,
@@ -95,15 +95,15 @@ fn the_first_copy_and_the_final_round() {
             unaccounted_frames: Some(0),
             ..first
         };
-        assert_eq!(finish(&rig, &mut migration), last);
+        assert_eq!(finish(&fixture, &mut migration), last);
     }
 }
 
 #[test]
 fn entries_by_kind() {
-    for (rig, mut migration, _) in both() {
+    for (fixture, mut migration, _) in both() {
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             guest.balloon_in(HOLES + 1, 5);
             guest.balloon_out(700);
             guest.balloon_out(5);
@@ -112,7 +112,7 @@ fn entries_by_kind() {
             guest.set_entry(HOLES + 3, Entry(MACHINE)); // just past the machine
             guest.set_entry(HOLES + 4, Entry(MACHINE));
         }
-        let report = round(&rig, &mut migration);
+        let report = round(&fixture, &mut migration);
         let (mapped, unmapped, remapped, other) = (1, 1, 1, 3);
         let beyond_log_dirty = 4; // the words without a frame: nobody wrote there
         assert_eq!(
@@ -122,14 +122,18 @@ fn entries_by_kind() {
         assert_eq!(report.pages, PageCounts { unpopulated: 4, owed: 9, ..accepted(5) });
         assert_eq!((report.log_dirty_pfns, report.leaves), (5, leaves(3, 3)));
         assert_eq!(report.structure, StructureCounts::default());
-        touch(&rig, HOLES + 2);
-        assert_eq!(round(&rig, &mut migration).leaves, LeafCounts { unchanged: 1, ..leaves(1, 1) });
-        rig.machine().set_entry(HOLES + 3, Entry::INVALID); // nobody is asked about such a frame
-        let report = round(&rig, &mut migration);
+        touch(&fixture, HOLES + 2);
+        assert_eq!(
+            round(&fixture, &mut migration).leaves,
+            LeafCounts { unchanged: 1, ..leaves(1, 1) }
+        );
+        // nobody is asked about such a frame
+        fixture.machine().set_entry(HOLES + 3, Entry::INVALID);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.other, report.pages.unpopulated), (1, 1));
-        touch(&rig, HOLES + 2);
-        touch(&rig, 9);
-        let report = finish(&rig, &mut migration);
+        touch(&fixture, HOLES + 2);
+        touch(&fixture, 9);
+        let report = finish(&fixture, &mut migration);
         assert_eq!(report.pages, accepted(2), "the leaves' own pages");
         assert_eq!(report.leaves, LeafCounts { unchanged: 2, ..leaves(2, 2) });
         assert_eq!(report.settled, SettledCounts { gone: 1, foreign: 2, ..Default::default() });
@@ -138,13 +142,13 @@ fn entries_by_kind() {
 
 #[test]
 fn an_entry_that_waits_is_not_counted_again() {
-    for (rig, mut migration, _) in both() {
-        let mfn = rig.machine().populate(0x77_7777);
-        rig.machine().set_entry(HOLES + 1, Entry(mfn));
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration, _) in both() {
+        let mfn = fixture.machine().populate(0x77_7777);
+        fixture.machine().set_entry(HOLES + 1, Entry(mfn));
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.mapped, report.pages.deferred_m2p), (1, 1));
-        rig.machine().balloon_in(HOLES + 2, 5);
-        let report = round(&rig, &mut migration);
+        fixture.machine().balloon_in(HOLES + 2, 5);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.changed(), report.entries.mapped), (1, 1));
         assert_eq!(report.pages, PageCounts { owed: 3, deferred_m2p: 1, left: 1, ..accepted(2) });
     }
@@ -152,19 +156,19 @@ fn an_entry_that_waits_is_not_counted_again() {
 
 #[test]
 fn what_has_no_answer_waits_as_a_uncertainty() {
-    for (rig, mut migration, _) in both() {
-        rig.machine().write(9, 5);
-        rig.machine().errors.push(At::Query);
+    for (fixture, mut migration, _) in both() {
+        fixture.machine().write(9, 5);
+        fixture.machine().errors.push(At::Query);
         let deferred = PageCounts { owed: 1, deferred_uncertain: 1, left: 1, ..accepted(0) };
-        assert_eq!(round(&rig, &mut migration).pages, deferred);
+        assert_eq!(round(&fixture, &mut migration).pages, deferred);
     }
 }
 
 #[test]
 fn a_leaf_under_another_pfn() {
-    for (rig, mut migration, _) in both() {
-        swap(&rig, OWN + 1, 1100);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration, _) in both() {
+        swap(&fixture, OWN + 1, 1100);
+        let report = round(&fixture, &mut migration);
         assert_eq!(report.entries, EntryCounts { remapped: 2, ..Default::default() });
         // The leaf itself is read twice: what was marked under its new pfn was nobody's at first.
         assert_eq!(report.leaves, LeafCounts { unchanged: 1, ..leaves(3, 4) });
@@ -182,9 +186,9 @@ fn a_leaf_under_another_pfn() {
 
 #[test]
 fn a_table_under_another_pfn() {
-    for (rig, mut migration, _) in both() {
-        swap(&rig, OWN + 3, 1100);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration, _) in both() {
+        swap(&fixture, OWN + 3, 1100);
+        let report = round(&fixture, &mut migration);
         assert_eq!(report.entries, EntryCounts { remapped: 2, ..Default::default() });
         assert_eq!(report.leaves, leaves(2, 2));
         let structure =
@@ -196,11 +200,11 @@ fn a_table_under_another_pfn() {
 
 #[test]
 fn a_leaf_that_the_last_walk_relied_on_under_another_pfn() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     {
         // A leaf without frames at position 3, before one with frames, and behind it, where nothing
         // is tracked.
-        let guest = &mut *rig.machine();
+        let guest = &mut *fixture.machine();
         guest.roots.pfn_count = 7 * 512;
         let [empty, last] = [1, 2].map(|n| {
             let leaf = guest.copy_words(guest.leaf(0), HOLES + n);
@@ -212,10 +216,10 @@ fn a_leaf_that_the_last_walk_relied_on_under_another_pfn() {
         guest.set_leaf(4, last);
         guest.balloon_in(4 * 512 + 1, 4);
     }
-    let mut migration = rig.start(Config::default());
-    assert_eq!(round(&rig, &mut migration).leaves.tracked, 5);
-    swap(&rig, HOLES + 1, 700);
-    let report = round(&rig, &mut migration);
+    let mut migration = fixture.start(Config::default());
+    assert_eq!(round(&fixture, &mut migration).leaves.tracked, 5);
+    swap(&fixture, HOLES + 1, 700);
+    let report = round(&fixture, &mut migration);
     // Its holder's entry changed, what the walk went by is marked as written, and is elsewhere.
     let structure = StructureCounts {
         dirty: 1,
@@ -229,8 +233,8 @@ fn a_leaf_that_the_last_walk_relied_on_under_another_pfn() {
 }
 
 /// Gives the guest a fourth leaf, whose words are a run that begins there.
-fn grow(rig: &Rig, first: u64, pfn_count: u64) {
-    let guest = &mut *rig.machine();
+fn grow(fixture: &Fixture, first: u64, pfn_count: u64) {
+    let guest = &mut *fixture.machine();
     let leaf = guest.copy_words(guest.leaf(1024), HOLES + 1);
     guest.set_entry(HOLES + 1, Entry(leaf));
     (0..512).for_each(|slot| guest.poke(leaf, slot, first + slot as u64));
@@ -240,10 +244,10 @@ fn grow(rig: &Rig, first: u64, pfn_count: u64) {
 
 #[test]
 fn growth_by_a_run_that_leads_out_of_the_machine() {
-    for (rig, mut migration, tables) in both() {
-        grow(&rig, MACHINE - 200, 2048);
-        rig.machine().log.extend([1536 + 5, 1536 + 6, 1536 + 511]);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration, tables) in both() {
+        grow(&fixture, MACHINE - 200, 2048);
+        fixture.machine().log.extend([1536 + 5, 1536 + 6, 1536 + 511]);
+        let report = round(&fixture, &mut migration);
         let entries =
             EntryCounts { mapped: 201, other: 312, beyond_log_dirty: 509, ..Default::default() };
         assert_eq!(report.entries, entries);
@@ -271,8 +275,8 @@ fn growth_by_a_run_that_leads_out_of_the_machine() {
         };
         assert_eq!(report.pages, pages);
         // The new leaf falls away with its page.
-        rig.machine().roots.pfn_count = 1000;
-        let report = round(&rig, &mut migration);
+        fixture.machine().roots.pfn_count = 1000;
+        let report = round(&fixture, &mut migration);
         let (tracked, distinct) = (2, 2);
         assert_eq!(report.leaves, LeafCounts { tracked, distinct, dropped: 2, ..leaves(0, 0) });
         assert_eq!(report.pages, accepted(0));
@@ -281,90 +285,90 @@ fn growth_by_a_run_that_leads_out_of_the_machine() {
 
 #[test]
 fn a_last_leaf_that_the_count_of_pfns_cuts() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        rig.machine().roots.pfn_count = 600;
-        let mut migration = rig.start(Config::default());
-        let report = round(&rig, &mut migration);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        fixture.machine().roots.pfn_count = 600;
+        let mut migration = fixture.start(Config::default());
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.mapped, report.pages.accepted), (600, 600));
         assert_eq!((report.leaves.tracked, report.leaves.compared), (2, 2));
         // A walk that finds the same count compares nothing.
-        let first = rig.machine().leaf(0);
-        rig.machine().set_leaf(0, first);
-        let report = round(&rig, &mut migration);
+        let first = fixture.machine().leaf(0);
+        fixture.machine().set_leaf(0, first);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.structure.walks, report.structure.frame_lists), (1, 0));
         assert_eq!(report.leaves.compared, 0);
-        rig.machine().roots.pfn_count = 700;
-        let report = round(&rig, &mut migration);
+        fixture.machine().roots.pfn_count = 700;
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.mapped, report.leaves.compared), (100, 1));
         assert_eq!(report.structure.frame_lists, 1, "no other leaves, but more pfns");
         // Aligned now: the cut leaf has no more to give.
-        rig.machine().roots.pfn_count = 1024;
-        let report = round(&rig, &mut migration);
+        fixture.machine().roots.pfn_count = 1024;
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.mapped, report.leaves.compared), (324, 1));
-        rig.machine().roots.pfn_count = 1536;
-        assert_eq!(round(&rig, &mut migration).leaves.compared, 1);
+        fixture.machine().roots.pfn_count = 1536;
+        assert_eq!(round(&fixture, &mut migration).leaves.compared, 1);
     }
 }
 
 #[test]
 fn a_frame_that_pauses_between_two_pfns_moves_when_it_arrives() {
-    for (rig, mut migration, _) in both() {
+    for (fixture, mut migration, _) in both() {
         let frame = Entry(BASE + 9);
-        rig.machine().set_entry(9, Entry::INVALID);
-        let report = round(&rig, &mut migration);
+        fixture.machine().set_entry(9, Entry::INVALID);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.pages.unpopulated, report.pages.moved), (1, 0));
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             guest.set_entry(HOLES + 1, frame);
             guest.machphys(frame.0, HOLES + 1);
         }
-        assert_eq!(round(&rig, &mut migration).pages.moved, 1);
+        assert_eq!(round(&fixture, &mut migration).pages.moved, 1);
         // A pfn past the last one is nobody's: the frame left and arrived nowhere.
-        rig.machine().set_entry(HOLES + 1, Entry::INVALID);
-        rig.machine().frame(frame.0).m2p = Some(1536);
-        let report = round(&rig, &mut migration);
+        fixture.machine().set_entry(HOLES + 1, Entry::INVALID);
+        fixture.machine().frame(frame.0).m2p = Some(1536);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.pages.unpopulated, report.pages.moved), (1, 0));
     }
 }
 
 #[test]
 fn a_frame_moves_also_between_a_pfn_and_the_one_that_only_a_table_knew_it_by() {
-    for (rig, mut migration, _) in both() {
+    for (fixture, mut migration, _) in both() {
         let (a, b) = (HOLES + 1, 9);
-        let frame = rig.machine().entry(b);
+        let frame = fixture.machine().entry(b);
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             guest.set_entry(a, frame);
             guest.machphys(frame.0, a);
             guest.make_table(20, a);
             guest.answers.insert(a, [Answer::Deferred(Deferral::Unacknowledged)].into());
         }
-        let report = round(&rig, &mut migration);
+        let report = round(&fixture, &mut migration);
         assert_eq!(migration.tracker().deferral(Pfn(a)), Some(Deferral::Unacknowledged));
         // The table names `a`, which waits, and is owed once, as it was.
         assert_eq!((report.pages.moved, report.pages.left, migration.tracker().owed()), (0, 1, 1));
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             guest.set_entry(a, Entry::INVALID);
             guest.set_entry(b, Entry::INVALID);
             guest.frame(frame.0).m2p = None;
         }
-        assert_eq!(round(&rig, &mut migration).pages.moved, 1);
+        assert_eq!(round(&fixture, &mut migration).pages.moved, 1);
     }
 }
 
 #[test]
 fn a_leaf_with_frames_may_stand_at_four_positions() {
     for positions in [4, 5] {
-        let rig = Rig::tree();
+        let fixture = Fixture::tree();
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             let first = guest.leaf(0);
             (3..2 + positions).for_each(|position| guest.set_leaf(position, first));
             guest.roots.pfn_count = (2 + positions as u64) * 512;
         }
-        let mut migration = rig.start(Config::default());
-        match rig.with(|ports| migration.round(ports)) {
+        let mut migration = fixture.start(Config::default());
+        match fixture.with(|ports| migration.round(ports)) {
             Ok(report) => assert_eq!((positions, report.entries.mapped), (4, HOLES + 3 * 512)),
             Err(error) => {
                 assert!(error.to_string().ends_with("is listed at 5 positions"), "{error}");
@@ -375,10 +379,10 @@ fn a_leaf_with_frames_may_stand_at_four_positions() {
 
 /// A guest whose leaf without frames stands at some positions before the last. Its words are no
 /// run.
-fn barren(positions: usize) -> (Rig, Migration) {
-    let rig = Rig::tree();
+fn barren(positions: usize) -> (Fixture, Migration) {
+    let fixture = Fixture::tree();
     {
-        let guest = &mut *rig.machine();
+        let guest = &mut *fixture.machine();
         let shared = guest.copy_words(guest.leaf(0), HOLES + 1);
         guest.set_entry(HOLES + 1, Entry(shared));
         for slot in 0..512 {
@@ -394,42 +398,42 @@ fn barren(positions: usize) -> (Rig, Migration) {
         guest.set_entry((3 + positions as u64) * 512, Entry::INVALID);
         guest.balloon_in((3 + positions as u64) * 512 + 1, 1);
     }
-    let mut migration = rig.start(Config::default());
-    round(&rig, &mut migration);
-    (rig, migration)
+    let mut migration = fixture.start(Config::default());
+    round(&fixture, &mut migration);
+    (fixture, migration)
 }
 
 #[test]
 fn a_uncertainty_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
-    let (rig, mut migration) = barren(90);
+    let (fixture, mut migration) = barren(90);
     let held = migration.tracker().shadow_bytes();
-    let list = std::mem::replace(&mut rig.machine().roots.frame_list_list, 1 << 40);
-    let report = round(&rig, &mut migration);
+    let list = std::mem::replace(&mut fixture.machine().roots.frame_list_list, 1 << 40);
+    let report = round(&fixture, &mut migration);
     assert!(report.p2m_unreadable);
-    rig.machine().roots.frame_list_list = list;
-    let report = round(&rig, &mut migration);
+    fixture.machine().roots.frame_list_list = list;
+    let report = round(&fixture, &mut migration);
     // The three leaves at the start, and the last one.
     assert_eq!(report.pages.owed, 4 * 512);
     assert_eq!(migration.tracker().shadow_bytes(), held);
     // Nor when somebody may have got a frame, and nobody says who.
-    rig.machine().accepts = true;
-    let report = finish(&rig, &mut migration);
+    fixture.machine().accepts = true;
+    let report = finish(&fixture, &mut migration);
     assert!(report.pages.owed <= 4 * 512 + 8, "{}", report.pages.owed);
     assert_eq!(migration.tracker().shadow_bytes(), held);
 }
 
 #[test]
 fn a_leaf_without_frames_at_many_positions_is_one_copy_and_owes_nothing() {
-    let ((_, two), (rig, mut migration)) = (barren(2), barren(90));
+    let ((_, two), (fixture, mut migration)) = (barren(2), barren(90));
     let held = migration.tracker().shadow_bytes();
     assert_eq!((two.tracker().shadow_bytes().shared, held.shared), (2, 90));
     let more = held.bytes - two.tracker().shadow_bytes().bytes;
     assert!(more < 90 * 64, "{more} bytes for 88 positions more");
     // It is written: every position follows, and still shares.
-    let shared = rig.machine().leaf(3 * 512);
+    let shared = fixture.machine().leaf(3 * 512);
     let now = Entry::identity(Width::W64, Pfn(0x777));
-    rig.machine().poke(shared, 5, now.0);
-    let report = round(&rig, &mut migration);
+    fixture.machine().poke(shared, 5, now.0);
+    let report = round(&fixture, &mut migration);
     assert_eq!(
         report.entries,
         EntryCounts { other: 90, beyond_log_dirty: 90, ..Default::default() }

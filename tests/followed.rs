@@ -2,7 +2,7 @@
 //! What is followed up though nothing of this round asks for it: each test is the only one that an
 //! engine without it fails.
 //! Not here: the changes themselves (`changes`), the owners of frames (`owners`).
-//! Units: pfns of the hand-driven guest in `rig`.
+//! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
 //! Source: `docs/design.md`, "Changes"; `docs/verification.md`, "Mutants".
 
@@ -13,20 +13,20 @@ use p2mtrack::migration::Migration;
 use p2mtrack::monitor::Monitor;
 use p2mtrack::port::Deferral;
 use p2mtrack::uncertainty::Uncertainty;
-use p2mtrack_tests::rig::{At, BASE, Got, HOLES, OWN, Rig, finish, round};
+use p2mtrack_tests::fixture::{At, BASE, Fixture, Got, HOLES, OWN, finish, round};
 
 /// A tree and a list after their first copy.
-fn copied(config: Config) -> [(Rig, Migration); 2] {
-    [Rig::tree(), Rig::linear()].map(|rig| {
-        let mut migration = rig.start(config);
-        round(&rig, &mut migration);
-        (rig, migration)
+fn copied(config: Config) -> [(Fixture, Migration); 2] {
+    [Fixture::tree(), Fixture::linear()].map(|fixture| {
+        let mut migration = fixture.start(config);
+        round(&fixture, &mut migration);
+        (fixture, migration)
     })
 }
 
 /// A frame moves from a pfn to one without a frame; PTEs are kept.
-fn hand_over(rig: &Rig, from: u64, to: u64) {
-    let mut machine = rig.machine();
+fn hand_over(fixture: &Fixture, from: u64, to: u64) {
+    let mut machine = fixture.machine();
     let frame = machine.entry(from);
     machine.set_entry(from, Entry::INVALID);
     machine.set_entry(to, frame);
@@ -35,42 +35,42 @@ fn hand_over(rig: &Rig, from: u64, to: u64) {
 
 #[test]
 fn frames_of_pfns_that_fell_away_are_looked_for_elsewhere() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        let mut migration = rig.start(Config::default());
-        rig.machine().make_table(5, 1100);
-        rig.machine().balloon_out(20);
-        round(&rig, &mut migration);
-        round(&rig, &mut migration); // whose log still has the table
-        hand_over(&rig, 1100, 20);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        let mut migration = fixture.start(Config::default());
+        fixture.machine().make_table(5, 1100);
+        fixture.machine().balloon_out(20);
+        round(&fixture, &mut migration);
+        round(&fixture, &mut migration); // whose log still has the table
+        hand_over(&fixture, 1100, 20);
         {
-            let mut machine = rig.machine();
+            let mut machine = fixture.machine();
             for pfn in 1024..HOLES {
                 machine.balloon_out_if_there(pfn);
             }
             machine.roots.pfn_count = 1024;
         }
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn the_log_is_read_as_far_as_parts_of_the_p2m_have_pfns() {
-    for rig in [Rig::tree(), Rig::linear()] {
+    for fixture in [Fixture::tree(), Fixture::linear()] {
         // Writes to this leaf are marked far past the guest's own count.
-        rig.machine().frame(BASE + OWN + 1).m2p = Some(40_000);
-        let mut migration = rig.start(Config::default());
-        round(&rig, &mut migration);
-        rig.machine().balloon_out(600);
-        assert_eq!(round(&rig, &mut migration).entries.unmapped, 1);
+        fixture.machine().frame(BASE + OWN + 1).m2p = Some(40_000);
+        let mut migration = fixture.start(Config::default());
+        round(&fixture, &mut migration);
+        fixture.machine().balloon_out(600);
+        assert_eq!(round(&fixture, &mut migration).entries.unmapped, 1);
     }
 }
 
 #[test]
 fn the_log_is_read_as_far_as_pfns_are_tracked() {
     const FAR: u64 = 70 * 512; // past the first leaf of the log
-    for rig in [Rig::tree(), Rig::linear()] {
+    for fixture in [Fixture::tree(), Fixture::linear()] {
         {
-            let mut machine = rig.machine();
+            let mut machine = fixture.machine();
             let leaf = machine.populate(HOLES + 1);
             machine.give_words(leaf, u64::MAX);
             machine.set_entry(HOLES + 1, Entry(leaf));
@@ -79,64 +79,64 @@ fn the_log_is_read_as_far_as_pfns_are_tracked() {
             machine.poke(leaf, 3, page);
             machine.roots.pfn_count = FAR + 512;
         }
-        let mut migration = rig.start(Config::default());
-        round(&rig, &mut migration);
+        let mut migration = fixture.start(Config::default());
+        round(&fixture, &mut migration);
         // The count is small when the log is asked for, and as before when it was read.
         let page = {
-            let mut machine = rig.machine();
+            let mut machine = fixture.machine();
             let page = machine.peek(machine.leaf(FAR), 3);
             machine.write_frame(page, 0xfa);
             machine.roots.pfn_count = 3 * 512;
             machine.on(At::Clean, |machine| machine.roots.pfn_count = FAR + 512);
             page
         };
-        round(&rig, &mut migration);
-        assert_eq!(rig.machine().frame(page).content, 0xfa);
-        assert_eq!(rig.machine().received.get(&(FAR + 3)), Some(&Got::Content(0xfa)));
+        round(&fixture, &mut migration);
+        assert_eq!(fixture.machine().frame(page).content, 0xfa);
+        assert_eq!(fixture.machine().received.get(&(FAR + 3)), Some(&Got::Content(0xfa)));
     }
 }
 
 #[test]
 fn departed_frames_of_which_nobody_says_whose_they_are_are_taken_for_the_domain_s() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        let mut migration = rig.start(Config::default());
-        rig.machine().make_table(5, 21);
-        rig.machine().balloon_out(20);
-        round(&rig, &mut migration);
-        hand_over(&rig, 21, 20);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        let mut migration = fixture.start(Config::default());
+        fixture.machine().make_table(5, 21);
+        fixture.machine().balloon_out(20);
+        round(&fixture, &mut migration);
+        hand_over(&fixture, 21, 20);
         // The question after the send is the one about what left its pfn.
-        rig.machine().on(At::Send, |machine| machine.errors.push(At::Query));
-        let report = round(&rig, &mut migration);
+        fixture.machine().on(At::Send, |machine| machine.errors.push(At::Query));
+        let report = round(&fixture, &mut migration);
         assert_eq!(report.pages.moved, 1);
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn tables_that_were_put_off_out_of_patience_are_sent_in_the_end() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        let mut migration = rig.start(Config { uncertain_rounds_max: 0, ..Config::default() });
-        rig.machine().make_table(5, 21);
-        rig.machine().balloon_out(20);
-        round(&rig, &mut migration);
-        hand_over(&rig, 21, 20);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        let mut migration = fixture.start(Config { uncertain_rounds_max: 0, ..Config::default() });
+        fixture.machine().make_table(5, 21);
+        fixture.machine().balloon_out(20);
+        round(&fixture, &mut migration);
+        hand_over(&fixture, 21, 20);
         for _ in 0..3 {
-            assert_eq!(round(&rig, &mut migration).uncertain[Uncertainty::Tables as usize], 0);
+            assert_eq!(round(&fixture, &mut migration).uncertain[Uncertainty::Tables as usize], 0);
         }
-        let report = finish(&rig, &mut migration);
+        let report = finish(&fixture, &mut migration);
         assert_eq!(report.uncertain[Uncertainty::Tables as usize], 1);
     }
 }
 
 #[test]
 fn the_structure_is_not_trusted_after_a_final_round_that_failed() {
-    for (rig, mut migration) in copied(Config::default()) {
-        rig.machine().errors.push(At::Gone);
-        rig.machine().balloon_out(9);
-        rig.with(|ports| migration.finish(ports)).expect_err("is taken back");
+    for (fixture, mut migration) in copied(Config::default()) {
+        fixture.machine().errors.push(At::Gone);
+        fixture.machine().balloon_out(9);
+        fixture.with(|ports| migration.finish(ports)).expect_err("is taken back");
         // What the guest does as it resumes needs no sign.
         {
-            let mut machine = rig.machine();
+            let mut machine = fixture.machine();
             let old = machine.leaf(512);
             let new = machine.copy_words(old, HOLES + 1);
             machine.set_entry(HOLES + 1, Entry(new));
@@ -146,16 +146,16 @@ fn the_structure_is_not_trusted_after_a_final_round_that_failed() {
             let leaf_and_page = [OWN + 2, HOLES + 1];
             machine.log.retain(|pfn| leaf_and_page.contains(pfn));
         }
-        let report = round(&rig, &mut migration);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.structure.forced, report.entries.unmapped), (1, 1));
     }
 }
 
 #[test]
 fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
-    for rig in [Rig::tree(), Rig::linear()] {
+    for fixture in [Fixture::tree(), Fixture::linear()] {
         let missing = {
-            let mut machine = rig.machine();
+            let mut machine = fixture.machine();
             machine.log_on = true;
             let missing = machine.populate(HOLES + 1);
             machine.give_words(missing, u64::MAX);
@@ -168,14 +168,14 @@ fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
         let observe = |monitor: &mut Monitor| {
             let mut told = Vec::new();
             let mut each = |pfn: Pfn, _: CauseSet| told.push(pfn.0);
-            let report = rig
+            let report = fixture
                 .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, &mut each))
                 .expect("a round");
             (report.entries.unmapped, told)
         };
         observe(&mut monitor);
         {
-            let mut machine = rig.machine();
+            let mut machine = fixture.machine();
             (1024..HOLES).for_each(|pfn| machine.release(BASE + pfn));
             machine.release(missing);
             let missing = machine.populate(30);
@@ -193,32 +193,32 @@ fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
 
 #[test]
 fn the_pfn_that_the_m2p_has_for_a_frame_that_left_another_is_owed() {
-    for (rig, mut migration) in copied(Config::default()) {
+    for (fixture, mut migration) in copied(Config::default()) {
         // The guest granted the frame to itself: another pfn names it under a tag, and is settled
         // as foreign.
         let tagged = Entry::foreign(Width::W64, Mfn(BASE + 9));
-        rig.machine().set_entry(HOLES + 5, tagged);
-        round(&rig, &mut migration);
+        fixture.machine().set_entry(HOLES + 5, tagged);
+        round(&fixture, &mut migration);
         // The frame goes to Xen and comes back to that pfn, which is not written.
-        rig.machine().balloon_out(9);
-        rig.machine().hand_in(BASE + 9, HOLES + 5, 0x55);
-        round(&rig, &mut migration);
-        assert_eq!(rig.machine().received.get(&(HOLES + 5)), Some(&Got::Content(0x55)));
+        fixture.machine().balloon_out(9);
+        fixture.machine().hand_in(BASE + 9, HOLES + 5, 0x55);
+        round(&fixture, &mut migration);
+        assert_eq!(fixture.machine().received.get(&(HOLES + 5)), Some(&Got::Content(0x55)));
     }
 }
 
 #[test]
 fn a_table_is_normalised_by_the_p2m_of_now() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        let mut migration = rig.start(Config::default());
-        rig.machine().make_table(5, 21);
-        round(&rig, &mut migration);
-        let table = rig.machine().entry(5).0;
-        rig.machine().poke(table, 4, (BASE + 21) << 12 | 0x67);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        let mut migration = fixture.start(Config::default());
+        fixture.machine().make_table(5, 21);
+        round(&fixture, &mut migration);
+        let table = fixture.machine().entry(5).0;
+        fixture.machine().poke(table, 4, (BASE + 21) << 12 | 0x67);
         // When the table is about to be normalised the frame is at no pfn any more, whatever was
         // sent of it.
-        rig.machine().on(At::Send, |machine| machine.set_entry(21, Entry::INVALID));
-        let report = round(&rig, &mut migration);
+        fixture.machine().on(At::Send, |machine| machine.set_entry(21, Entry::INVALID));
+        let report = round(&fixture, &mut migration);
         assert_eq!(report.pages.deferred_table, 1);
         assert!(matches!(migration.tracker().deferral(Pfn(5)), Some(Deferral::Table(_))));
     }

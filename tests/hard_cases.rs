@@ -3,7 +3,7 @@
 //! lie.
 //! Not here: the rows and branches that the design names (`changes`, `outcomes`), the laws
 //! (`laws`).
-//! Units: pfns of the hand-driven guest in `rig`.
+//! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
 //! Source: a review against `docs/design.md`; ports that fail on demand are in `Bent`.
 
@@ -16,18 +16,18 @@ use p2mtrack::migration::Migration;
 use p2mtrack::monitor::Monitor;
 use p2mtrack::port::*;
 use p2mtrack::table::TableView;
-use p2mtrack_tests::rig::{At, BASE, Frame, Got, HOLES, OWN, Rig, finish, round};
+use p2mtrack_tests::fixture::{At, BASE, Fixture, Frame, Got, HOLES, OWN, finish, round};
 use std::collections::BTreeMap;
 
-fn copied(rig: Rig) -> (Rig, Migration) {
-    let mut m = rig.start(Config::default());
-    round(&rig, &mut m);
-    (rig, m)
+fn copied(fixture: Fixture) -> (Fixture, Migration) {
+    let mut m = fixture.start(Config::default());
+    round(&fixture, &mut m);
+    (fixture, m)
 }
 
-/// The rig with ports that fail on demand.
+/// The fixture with ports that fail on demand.
 struct Bent {
-    rig: Rig,
+    fixture: Fixture,
     clean: bool,
     disable: bool,
     enable: bool,
@@ -38,9 +38,9 @@ struct Bent {
     point: Option<BTreeMap<u64, Got>>,
 }
 impl Bent {
-    fn new(rig: &Rig) -> Self {
+    fn new(fixture: &Fixture) -> Self {
         Self {
-            rig: rig.clone(),
+            fixture: fixture.clone(),
             clean: false,
             disable: false,
             enable: false,
@@ -58,16 +58,16 @@ impl LogDirty for BentLog<'_> {
         if std::mem::take(&mut self.0.enable) {
             return Err("enable".into());
         }
-        self.0.rig.clone().enable()
+        self.0.fixture.clone().enable()
     }
     fn disable(&mut self) -> Result<(), PortError> {
         if std::mem::take(&mut self.0.disable) {
             return Err("disable".into());
         }
-        self.0.rig.clone().disable()
+        self.0.fixture.clone().disable()
     }
     fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
-        let read = self.0.rig.clone().clean(into)?;
+        let read = self.0.fixture.clone().clean(into)?;
         // EFAULT at the end: the log was copied out and wiped, then the call failed.
         if std::mem::take(&mut self.0.clean) {
             return Err("efault".into());
@@ -76,39 +76,39 @@ impl LogDirty for BentLog<'_> {
     }
 }
 struct BentP2m {
-    rig: Rig,
+    fixture: Fixture,
     unmappable: bool,
     frames: Option<u64>,
 }
 impl P2mSource for BentP2m {
     fn width(&self) -> Width {
-        self.rig.width()
+        self.fixture.width()
     }
     fn domain_frames(&mut self) -> Result<u64, PortError> {
-        self.frames.map_or_else(|| self.rig.domain_frames(), Ok)
+        self.frames.map_or_else(|| self.fixture.domain_frames(), Ok)
     }
     fn roots(&mut self) -> Result<Roots, PortError> {
-        self.rig.roots()
+        self.fixture.roots()
     }
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
-        self.rig.read(mfn, into)
+        self.fixture.read(mfn, into)
     }
     fn map(&mut self, f: &[Mfn], a: &mut Vec<Result<MapSlot, MapFault>>) {
         if self.unmappable {
             a.resize(f.len(), Err(MapFault::Errno(12)))
         } else {
-            self.rig.map(f, a)
+            self.fixture.map(f, a)
         }
     }
     fn unmap(&mut self, slots: &[MapSlot]) {
-        self.rig.unmap(slots)
+        self.fixture.unmap(slots)
     }
     fn live(&self, slot: MapSlot) -> GuestLeaf<'_> {
-        self.rig.live(slot)
+        self.fixture.live(slot)
     }
 }
 struct BentTransport {
-    rig: Rig,
+    fixture: Fixture,
     fail: bool,
     unconfirmed: bool,
     point: Option<BTreeMap<u64, Got>>,
@@ -120,22 +120,22 @@ impl Transport for BentTransport {
         v: &dyn TableView,
         a: &mut Vec<Answer>,
     ) -> Result<(), PortError> {
-        self.rig.send(p, v, a)?;
+        self.fixture.send(p, v, a)?;
         if std::mem::take(&mut self.fail) { Err("cut off after delivery".into()) } else { Ok(()) }
     }
     fn frame_list(&mut self, l: FrameList<'_>) -> Result<(), PortError> {
-        self.rig.frame_list(l)
+        self.fixture.frame_list(l)
     }
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
-        self.rig.gone(pfns)
+        self.fixture.gone(pfns)
     }
     fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
-        self.rig.returned(into)
+        self.fixture.returned(into)
     }
     fn consistent(&mut self) -> Result<(), PortError> {
         if std::mem::take(&mut self.unconfirmed) {
             // The other side threw the unfinished checkpoint away, and said so.
-            let mut m = self.rig.machine();
+            let mut m = self.fixture.machine();
             let point = self.point.clone().expect("a point");
             let lost: Vec<_> = m
                 .received
@@ -148,18 +148,21 @@ impl Transport for BentTransport {
             m.received = point;
             return Err("not confirmed".into());
         }
-        self.rig.consistent()
+        self.fixture.consistent()
     }
 }
 impl Bent {
     fn with<T>(&mut self, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
-        let c = self.rig.clone();
-        let mut types = self.rig.clone();
-        let mut unlogged = self.rig.clone();
-        let mut p2m =
-            BentP2m { rig: self.rig.clone(), unmappable: self.unmappable, frames: self.frames };
+        let c = self.fixture.clone();
+        let mut types = self.fixture.clone();
+        let mut unlogged = self.fixture.clone();
+        let mut p2m = BentP2m {
+            fixture: self.fixture.clone(),
+            unmappable: self.unmappable,
+            frames: self.frames,
+        };
         let mut transport = BentTransport {
-            rig: self.rig.clone(),
+            fixture: self.fixture.clone(),
             fail: self.fail_after_delivery,
             unconfirmed: self.unconfirmed,
             point: self.point.clone(),
@@ -180,90 +183,90 @@ impl Bent {
 
 #[test]
 fn a_failed_clean_and_a_failed_disable_lose_the_log() {
-    let (rig, mut m) = copied(Rig::tree());
-    rig.machine().write(9, 0x99);
-    rig.machine().balloon_in(HOLES + 1, 7);
-    let mut bent = Bent::new(&rig);
+    let (fixture, mut m) = copied(Fixture::tree());
+    fixture.machine().write(9, 0x99);
+    fixture.machine().balloon_in(HOLES + 1, 7);
+    let mut bent = Bent::new(&fixture);
     (bent.clean, bent.disable) = (true, true);
     let _ = bent.with(|p| m.round(p));
-    round(&rig, &mut m); // "the round may be repeated"
-    finish(&rig, &mut m);
+    round(&fixture, &mut m); // "the round may be repeated"
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn a_failed_clean_and_a_failed_enable_leave_the_log_off() {
-    let (rig, mut m) = copied(Rig::tree());
-    let mut bent = Bent::new(&rig);
+    let (fixture, mut m) = copied(Fixture::tree());
+    let mut bent = Bent::new(&fixture);
     (bent.clean, bent.enable) = (true, true);
     bent.with(|p| m.round(p)).expect_err("enable failed");
-    let again = rig.with(|p| m.round(p));
-    rig.machine().write(9, 0x99);
+    let again = fixture.with(|p| m.round(p));
+    fixture.machine().write(9, 0x99);
     if again.is_ok() {
-        finish(&rig, &mut m);
+        finish(&fixture, &mut m);
     }
 }
 
 #[test]
 fn a_leaf_renamed_and_renamed_back_is_followed() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        let (rig, mut m) = copied(rig);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        let (fixture, mut m) = copied(fixture);
         let (a, b) = (OWN + 1, HOLES + 3);
-        let leaf = rig.machine().leaf(512);
+        let leaf = fixture.machine().leaf(512);
         {
-            let g = &mut *rig.machine();
+            let g = &mut *fixture.machine();
             g.set_entry(b, Entry(leaf));
             g.machphys(leaf, b);
         }
-        round(&rig, &mut m); // holder: b
-        rig.machine().set_entry(b, Entry::INVALID);
-        round(&rig, &mut m);
-        rig.machine().machphys(leaf, a); // undone: marks a, whose entry is what it always was
-        round(&rig, &mut m);
-        rig.machine().balloon_out(650); // written in the leaf, marked under a
-        round(&rig, &mut m);
-        finish(&rig, &mut m);
+        round(&fixture, &mut m); // holder: b
+        fixture.machine().set_entry(b, Entry::INVALID);
+        round(&fixture, &mut m);
+        fixture.machine().machphys(leaf, a); // undone: marks a, whose entry is what it always was
+        round(&fixture, &mut m);
+        fixture.machine().balloon_out(650); // written in the leaf, marked under a
+        round(&fixture, &mut m);
+        finish(&fixture, &mut m);
     }
 }
 #[test]
 fn a_leaf_renamed_and_renamed_back_is_told() {
-    let (rig, mut m) = copied(Rig::tree());
+    let (fixture, mut m) = copied(Fixture::tree());
     let (a, b) = (OWN + 1, HOLES + 3);
-    let leaf = rig.machine().leaf(512);
-    rig.machine().set_entry(b, Entry(leaf));
-    rig.machine().machphys(leaf, b);
-    round(&rig, &mut m);
-    rig.machine().set_entry(b, Entry::INVALID);
-    round(&rig, &mut m);
-    rig.machine().machphys(leaf, a);
-    round(&rig, &mut m);
-    finish(&rig, &mut m);
-    assert_eq!(rig.machine().list[1], Some(Pfn(a)));
+    let leaf = fixture.machine().leaf(512);
+    fixture.machine().set_entry(b, Entry(leaf));
+    fixture.machine().machphys(leaf, b);
+    round(&fixture, &mut m);
+    fixture.machine().set_entry(b, Entry::INVALID);
+    round(&fixture, &mut m);
+    fixture.machine().machphys(leaf, a);
+    round(&fixture, &mut m);
+    finish(&fixture, &mut m);
+    assert_eq!(fixture.machine().list[1], Some(Pfn(a)));
 }
 
 #[test]
 fn a_frame_renamed_and_renamed_back_reaches_the_tables() {
-    let (rig, mut m) = copied(Rig::tree());
+    let (fixture, mut m) = copied(Fixture::tree());
     let (a, b) = (600, HOLES + 3);
-    let f = rig.machine().entry(a).0;
+    let f = fixture.machine().entry(a).0;
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.set_entry(b, Entry(f));
         g.machphys(f, b);
         g.make_table(20, b); // normalised to b
     }
-    round(&rig, &mut m);
-    rig.machine().set_entry(b, Entry::INVALID);
-    round(&rig, &mut m);
-    rig.machine().machphys(f, a);
-    round(&rig, &mut m);
-    finish(&rig, &mut m);
+    round(&fixture, &mut m);
+    fixture.machine().set_entry(b, Entry::INVALID);
+    round(&fixture, &mut m);
+    fixture.machine().machphys(f, a);
+    round(&fixture, &mut m);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn copies_of_a_walk_that_was_not_taken_over_are_not_trusted() {
-    let (rig, mut m) = copied(Rig::tree());
+    let (fixture, mut m) = copied(Fixture::tree());
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let top = g.roots.frame_list_list;
         let mid = g.peek(top, 0);
         let mid_two = g.copy_words(mid, HOLES + 1);
@@ -271,26 +274,26 @@ fn copies_of_a_walk_that_was_not_taken_over_are_not_trusted() {
         g.poke(top, 0, mid_two);
         g.on(At::Read, |g| g.errors.push(At::Roots)); // the roots can't be read after the walk
     }
-    rig.with(|p| m.round(p)).expect_err("roots can't be read");
+    fixture.with(|p| m.round(p)).expect_err("roots can't be read");
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let leaf = g.copy_words(g.leaf(512), HOLES + 2);
         g.set_entry(HOLES + 2, Entry(leaf));
         g.poke(leaf, 88, u64::MAX);
         g.set_leaf(1, leaf); // written in mid_two
         g.release(BASE + 600);
     }
-    round(&rig, &mut m);
-    finish(&rig, &mut m);
+    round(&fixture, &mut m);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn copies_of_a_blind_walk_are_not_trusted() {
-    let rig = Rig::tree();
-    rig.machine().roots.pfn_count = (1 << 18) + 512;
-    let (rig, mut m) = copied(rig);
+    let fixture = Fixture::tree();
+    fixture.machine().roots.pfn_count = (1 << 18) + 512;
+    let (fixture, mut m) = copied(fixture);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let top = g.roots.frame_list_list;
         let mid = g.peek(top, 0);
         let mid_two = g.copy_words(mid, HOLES + 1);
@@ -298,9 +301,9 @@ fn copies_of_a_blind_walk_are_not_trusted() {
         g.poke(top, 0, mid_two);
         g.poke(top, 1, 0x3abc); // a mid that is not there yet
     }
-    assert!(round(&rig, &mut m).p2m_unreadable);
+    assert!(round(&fixture, &mut m).p2m_unreadable);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let leaf = g.copy_words(g.leaf(512), HOLES + 2);
         g.set_entry(HOLES + 2, Entry(leaf));
         g.set_leaf(1, leaf);
@@ -312,36 +315,36 @@ fn copies_of_a_blind_walk_are_not_trusted() {
         g.poke(top, 1, u64::MAX);
         g.roots.pfn_count = 1536;
     }
-    assert!(!round(&rig, &mut m).p2m_unreadable);
-    finish(&rig, &mut m);
+    assert!(!round(&fixture, &mut m).p2m_unreadable);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn an_offer_survives_rounds_that_failed() {
-    let (rig, mut m) = copied(Rig::tree());
+    let (fixture, mut m) = copied(Fixture::tree());
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.accepts = true;
         g.set_entry(9, Entry::INVALID);
         g.set_entry(9, Entry(BASE + 9));
         g.frame(BASE + 9).content = 0xd0;
     }
     for _ in 0..2 {
-        rig.machine().on(At::Clean, |g| g.errors.push(At::Roots));
-        rig.with(|p| m.round(p)).expect_err("roots can't be read");
-        rig.machine().accepts = false;
+        fixture.machine().on(At::Clean, |g| g.errors.push(At::Roots));
+        fixture.with(|p| m.round(p)).expect_err("roots can't be read");
+        fixture.machine().accepts = false;
     }
-    round(&rig, &mut m);
-    finish(&rig, &mut m);
+    round(&fixture, &mut m);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn an_offer_is_remembered_for_a_leaf_whose_writes_show_only_later() {
     for rounds in [0, 2, 5] {
-        for rig in [Rig::tree(), Rig::linear()] {
-            let (rig, mut m) = copied(rig);
+        for fixture in [Fixture::tree(), Fixture::linear()] {
+            let (fixture, mut m) = copied(fixture);
             let (leaf, home) = {
-                let g = &mut *rig.machine();
+                let g = &mut *fixture.machine();
                 let leaf = g.leaf(9);
                 let home = g.frame(leaf).m2p.expect("a leaf has a pfn");
                 g.machphys(leaf, HOLES + 40); // its writes are logged under a pfn of nobody's
@@ -351,80 +354,82 @@ fn an_offer_is_remembered_for_a_leaf_whose_writes_show_only_later() {
                 g.frame(BASE + 9).content = 0xd0;
                 (leaf, home)
             };
-            round(&rig, &mut m);
-            rig.machine().accepts = false;
+            round(&fixture, &mut m);
+            fixture.machine().accepts = false;
             for _ in 0..rounds {
-                round(&rig, &mut m);
+                round(&fixture, &mut m);
             }
-            rig.machine().machphys(leaf, home);
-            round(&rig, &mut m);
-            finish(&rig, &mut m);
+            fixture.machine().machphys(leaf, home);
+            round(&fixture, &mut m);
+            finish(&fixture, &mut m);
         }
     }
 }
 
 #[test]
 fn who_only_observes_hears_of_what_may_have_come_back_by_transfer() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     let mut monitor = Monitor::new(Config::default(), Width::W64).expect("threads");
-    rig.machine().log_on = true;
-    rig.with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |_, _| ()))
+    fixture.machine().log_on = true;
+    fixture
+        .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |_, _| ()))
         .expect("the first look");
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.accepts = true;
         g.set_entry(9, Entry::INVALID);
         g.set_entry(9, Entry(BASE + 9));
     }
     let mut heard = Vec::new();
-    rig.with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |pfn, _| heard.push(pfn)))
+    fixture
+        .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |pfn, _| heard.push(pfn)))
         .expect("a round");
     assert!(heard.contains(&Pfn(9)));
 }
 
 #[test]
 fn an_offer_of_the_round_before_survives_rounds_that_failed_before_the_log() {
-    let (rig, mut m) = copied(Rig::tree());
-    rig.machine().accepts = true;
-    round(&rig, &mut m);
+    let (fixture, mut m) = copied(Fixture::tree());
+    fixture.machine().accepts = true;
+    round(&fixture, &mut m);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.set_entry(9, Entry::INVALID);
         g.set_entry(9, Entry(BASE + 9));
         g.frame(BASE + 9).content = 0xd0;
         g.accepts = false;
     }
     for _ in 0..3 {
-        rig.machine().errors.push(At::Roots);
-        rig.with(|p| m.round(p)).expect_err("roots can't be read");
+        fixture.machine().errors.push(At::Roots);
+        fixture.with(|p| m.round(p)).expect_err("roots can't be read");
     }
-    round(&rig, &mut m);
-    finish(&rig, &mut m);
+    round(&fixture, &mut m);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn a_page_written_after_a_first_round_that_failed_amid_its_sends_arrives() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        rig.machine().on(At::Send, |_| ()); // the first batch is accepted
-        rig.machine().on(At::Send, |g| g.errors.push(At::Send));
-        let mut m = rig.start(Config::default());
-        rig.with(|p| m.round(p)).expect_err("the second batch failed");
-        rig.machine().write(9, 0x99);
-        finish(&rig, &mut m);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        fixture.machine().on(At::Send, |_| ()); // the first batch is accepted
+        fixture.machine().on(At::Send, |g| g.errors.push(At::Send));
+        let mut m = fixture.start(Config::default());
+        fixture.with(|p| m.round(p)).expect_err("the second batch failed");
+        fixture.machine().write(9, 0x99);
+        finish(&fixture, &mut m);
     }
 }
 
 #[test]
 fn a_leaf_whose_pfn_does_not_name_it_back_is_a_named_error() {
-    let (rig, mut m) = copied(Rig::tree());
+    let (fixture, mut m) = copied(Fixture::tree());
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let leaf = g.leaf(512);
         g.machphys(leaf, 9); // pfn 9 has another frame, by p2m and m2p
         g.set_entry(OWN + 1, Entry::INVALID);
     }
-    let done = rig.with(|p| m.finish(p));
-    let g = rig.machine();
+    let done = fixture.with(|p| m.finish(p));
+    let g = fixture.machine();
     assert!(
         matches!(done, Err(Error::Structure { cause: StructureCause::Unnamed, .. })),
         "completed, list {:?}, but pfn 9 is {:?}",
@@ -435,18 +440,18 @@ fn a_leaf_whose_pfn_does_not_name_it_back_is_a_named_error() {
 
 #[test]
 fn each_leaf_without_a_pfn_is_found() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     let low = BASE + 5;
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.roots.pfn_count = 5 * 512;
         g.frame(low).words = Some(std::sync::Arc::new(std::array::from_fn(|_| u64::MAX.into())));
         g.set_leaf(3, low);
         g.set_leaf(4, low); // a shared tail without frames: not tracked
     }
-    let (rig, mut m) = copied(rig);
+    let (fixture, mut m) = copied(fixture);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.frame(low).m2p = None;
         let leaf = g.leaf(512);
         g.frame(leaf).m2p = None;
@@ -459,19 +464,19 @@ fn each_leaf_without_a_pfn_is_found() {
         g.set_entry(5, Entry::INVALID);
         let _ = e;
     }
-    let done = rig.with(|p| m.finish(p));
+    let done = fixture.with(|p| m.finish(p));
     assert!(
         matches!(done, Err(Error::Structure { cause: StructureCause::Unnamed, .. })),
         "completed, list {:?}",
-        rig.machine().list
+        fixture.machine().list
     );
 }
 
 #[test]
 fn a_write_to_a_tail_leaf_that_is_tracked_elsewhere_calls_for_a_walk() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.roots.pfn_count = 7 * 512;
         let w = g.copy_words(g.leaf(0), HOLES + 1);
         g.set_entry(HOLES + 1, Entry(w));
@@ -489,18 +494,18 @@ fn a_write_to_a_tail_leaf_that_is_tracked_elsewhere_calls_for_a_walk() {
         g.set_leaf(4, last);
         g.balloon_in(4 * 512 + 1, 4);
     }
-    let mut m = rig.start(Config::default());
-    let r = round(&rig, &mut m);
+    let mut m = fixture.start(Config::default());
+    let r = round(&fixture, &mut m);
     assert_eq!(r.leaves.tracked, 5);
     let f = {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let f = g.populate(6 * 512 + 7);
         g.set_entry(6 * 512 + 7, Entry(f)); // written in the shared leaf
         g.write_frame(f, 0x6006);
         f
     };
-    let r = rig.with(|p| m.finish(p));
-    let g = rig.machine();
+    let r = fixture.with(|p| m.finish(p));
+    let g = fixture.machine();
     let at: Vec<_> =
         g.received.iter().filter(|(_, v)| **v == Got::Content(0x6006)).map(|x| *x.0).collect();
     assert!(
@@ -512,73 +517,74 @@ fn a_write_to_a_tail_leaf_that_is_tracked_elsewhere_calls_for_a_walk() {
 
 #[test]
 fn gone_is_said_again_if_the_point_was_not_confirmed() {
-    let (rig, mut m) = copied(Rig::tree());
-    rig.with(|p| m.checkpoint(p)).expect("a checkpoint");
-    let mut bent = Bent::new(&rig);
-    bent.point = Some(rig.machine().received.clone());
-    rig.machine().balloon_out(9);
+    let (fixture, mut m) = copied(Fixture::tree());
+    fixture.with(|p| m.checkpoint(p)).expect("a checkpoint");
+    let mut bent = Bent::new(&fixture);
+    bent.point = Some(fixture.machine().received.clone());
+    fixture.machine().balloon_out(9);
     bent.unconfirmed = true;
     bent.with(|p| m.checkpoint(p)).expect_err("not confirmed");
-    finish(&rig, &mut m);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn cancel_switches_the_log_off_also_after_a_failed_finish() {
-    let (rig, mut m) = copied(Rig::tree());
-    let mut bent = Bent::new(&rig);
+    let (fixture, mut m) = copied(Fixture::tree());
+    let mut bent = Bent::new(&fixture);
     bent.disable = true;
     // The destination is complete: an error would bring the source back to life beside it.
     assert!(bent.with(|p| m.finish(p)).expect("completes").log_left_on);
-    assert!(rig.machine().log_on && rig.machine().maps.is_empty());
-    rig.with(|p| m.cancel(p)).expect("cancels");
-    assert!(!rig.machine().log_on);
+    assert!(fixture.machine().log_on && fixture.machine().maps.is_empty());
+    fixture.with(|p| m.cancel(p)).expect("cancels");
+    assert!(!fixture.machine().log_on);
 }
 
 #[test]
 fn a_table_that_names_a_frame_which_lost_its_pfn_is_a_named_error() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        rig.machine().make_table(20, 21);
-        let (rig, mut m) = copied(rig);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        fixture.machine().make_table(20, 21);
+        let (fixture, mut m) = copied(fixture);
         // The frame stays the domain's and in the m2p; nobody touches the table.
-        rig.machine().set_entry(21, Entry::INVALID);
-        round(&rig, &mut m);
-        let error = rig.with(|ports| m.finish(ports)).expect_err("named");
+        fixture.machine().set_entry(21, Entry::INVALID);
+        round(&fixture, &mut m);
+        let error = fixture.with(|ports| m.finish(ports)).expect_err("named");
         assert!(matches!(error, Error::Table { pfn: Pfn(20), .. }), "{error}");
     }
 }
 
 #[test]
 fn a_frame_without_a_pfn_puts_the_tables_in_uncertainty_once() {
-    let (rig, mut m) = copied(Rig::tree());
-    rig.machine().make_table(20, 21);
-    rig.machine().set_entry(30, Entry::INVALID); // amid being ballooned out
-    let point = |m: &mut Migration| rig.with(|ports| m.checkpoint(ports)).expect("a checkpoint");
+    let (fixture, mut m) = copied(Fixture::tree());
+    fixture.machine().make_table(20, 21);
+    fixture.machine().set_entry(30, Entry::INVALID); // amid being ballooned out
+    let point =
+        |m: &mut Migration| fixture.with(|ports| m.checkpoint(ports)).expect("a checkpoint");
     assert_eq!(point(&mut m).pages.tables, 2);
     assert_eq!(point(&mut m).pages.tables, 0);
 }
 
 #[test]
 fn a_failed_cancel_is_not_live() {
-    let (rig, mut m) = copied(Rig::tree());
-    let mut bent = Bent::new(&rig);
+    let (fixture, mut m) = copied(Fixture::tree());
+    let mut bent = Bent::new(&fixture);
     bent.disable = true;
     bent.with(|p| m.cancel(p)).expect_err("disable failed");
-    rig.machine().write(9, 1);
-    if rig.with(|p| m.finish(p)).is_ok() {
-        rig.machine().assert_identical();
+    fixture.machine().write(9, 1);
+    if fixture.with(|p| m.finish(p)).is_ok() {
+        fixture.machine().assert_identical();
     }
 }
 
 #[test]
 fn what_a_table_named_in_a_failed_send_is_given_back() {
-    let (rig, mut m) = copied(Rig::tree());
+    let (fixture, mut m) = copied(Fixture::tree());
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.make_table(20, 21);
     }
-    round(&rig, &mut m);
+    round(&fixture, &mut m);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.balloon_in(HOLES + 4, 1);
         let t = g.entry(20).0;
         let f = g.entry(HOLES + 4).0;
@@ -593,10 +599,10 @@ fn what_a_table_named_in_a_failed_send_is_given_back() {
             g.on(At::Send, move |g| g.frame(f).m2p = Some(x));
         });
     }
-    let mut bent = Bent::new(&rig);
+    let mut bent = Bent::new(&fixture);
     bent.fail_after_delivery = false;
     // two sends in this round: data, then the table. Fail the second by a planted wrapper.
-    struct Second(u32, Rig);
+    struct Second(u32, Fixture);
     impl Transport for Second {
         fn send(
             &mut self,
@@ -621,64 +627,70 @@ fn what_a_table_named_in_a_failed_send_is_given_back() {
             self.1.consistent()
         }
     }
-    let (mut a, mut b, c, mut d, mut e, mut f) =
-        (rig.clone(), rig.clone(), rig.clone(), rig.clone(), rig.clone(), Second(0, rig.clone()));
+    let (mut a, mut b, c, mut d, mut e, mut f) = (
+        fixture.clone(),
+        fixture.clone(),
+        fixture.clone(),
+        fixture.clone(),
+        fixture.clone(),
+        Second(0, fixture.clone()),
+    );
     m.round(&mut Ports {
         guest: Guest { p2m: &mut b, m2p: &c, types: &mut d, unlogged: &mut e, observer: &mut () },
         log_dirty: &mut a,
         transport: &mut f,
     })
     .expect_err("cut off");
-    let Got::Table(t) = rig.machine().received[&20].clone() else { panic!() };
+    let Got::Table(t) = fixture.machine().received[&20].clone() else { panic!() };
     assert_eq!(t[3] >> 12, HOLES + 4, "the receiver has a table that names it");
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let t = g.entry(20).0;
         g.poke(t, 3, 0);
         g.balloon_out(HOLES + 4);
     }
-    finish(&rig, &mut m);
-    assert!(rig.machine().said_gone.contains(&(HOLES + 4)), "leaks at the destination");
+    finish(&fixture, &mut m);
+    assert!(fixture.machine().said_gone.contains(&(HOLES + 4)), "leaks at the destination");
 }
 
 #[test]
 fn a_pfn_under_a_foreign_tag_that_a_table_named_is_given_back() {
-    let (rig, mut m) = copied(Rig::tree());
+    let (fixture, mut m) = copied(Fixture::tree());
     let (x, y) = (HOLES + 4, HOLES + 5);
     let f = {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.balloon_in(y, 1);
         let f = g.entry(y).0;
         g.set_entry(x, Entry::foreign(Width::W64, Mfn(f))); // granted to itself
         g.make_table(20, 21);
         f
     };
-    round(&rig, &mut m);
+    round(&fixture, &mut m);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let t = g.entry(20).0;
         g.poke(t, 3, f << 12 | 0x67);
         g.on(At::Send, move |g| g.machphys(f, x));
     }
-    round(&rig, &mut m);
-    let Got::Table(t) = rig.machine().received[&20].clone() else { panic!() };
+    round(&fixture, &mut m);
+    let Got::Table(t) = fixture.machine().received[&20].clone() else { panic!() };
     assert_eq!(t[3] >> 12, x);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let t = g.entry(20).0;
         g.poke(t, 3, 0);
         g.set_entry(x, Entry::INVALID);
         g.machphys(f, y);
     }
-    finish(&rig, &mut m);
-    assert!(rig.machine().said_gone.contains(&x), "leaks at the destination");
+    finish(&fixture, &mut m);
+    assert!(fixture.machine().said_gone.contains(&x), "leaks at the destination");
 }
 
 #[test]
 fn leaves_that_can_not_be_mapped_for_a_moment_are_a_uncertainty_and_no_crowd() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.roots.pfn_count = 200 * 512;
         // Ballooned down: 200 leaves, few frames.
         for p in 3..200 {
@@ -691,19 +703,19 @@ fn leaves_that_can_not_be_mapped_for_a_moment_are_a_uncertainty_and_no_crowd() {
             g.set_leaf(p, leaf);
         }
     }
-    let mut m = rig.start(Config::default());
-    let mut bent = Bent::new(&rig);
+    let mut m = fixture.start(Config::default());
+    let mut bent = Bent::new(&fixture);
     bent.unmappable = true;
     let first = bent.with(|p| m.round(p));
     assert!(first.is_ok(), "{}", first.unwrap_err());
-    finish(&rig, &mut m);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn garbage_in_a_shared_leaf_does_not_panic() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let w = g.copy_words(g.leaf(0), HOLES + 9);
         g.set_entry(HOLES + 9, Entry(w));
         for slot in 0..512 {
@@ -720,18 +732,18 @@ fn garbage_in_a_shared_leaf_does_not_panic() {
         }
         g.roots.pfn_count = 7 * 512;
     }
-    let mut m = rig.start(Config::default());
-    round(&rig, &mut m);
-    finish(&rig, &mut m);
+    let mut m = fixture.start(Config::default());
+    round(&fixture, &mut m);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn one_failed_query_in_the_final_round_is_no_verdict() {
-    let rig = Rig::tree();
-    let mut m = rig.start(Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() });
-    round(&rig, &mut m);
+    let fixture = Fixture::tree();
+    let mut m = fixture.start(Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() });
+    round(&fixture, &mut m);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         let mfn = 0x3000;
         g.frames.insert(
             mfn,
@@ -743,27 +755,27 @@ fn one_failed_query_in_the_final_round_is_no_verdict() {
         g.log = [20].into();
         g.on(At::Send, |g| g.errors.push(At::Query));
     }
-    let r = rig.with(|p| m.finish(p));
+    let r = fixture.with(|p| m.finish(p));
     assert!(r.is_ok(), "{}", r.unwrap_err());
 }
 
 #[test]
 fn a_blind_round_does_not_say_that_it_shrinks() {
-    let (rig, mut m) = copied(Rig::tree());
-    rig.machine().write(9, 9);
-    let count = std::mem::take(&mut rig.machine().roots.pfn_count);
-    let r = round(&rig, &mut m);
+    let (fixture, mut m) = copied(Fixture::tree());
+    fixture.machine().write(9, 9);
+    let count = std::mem::take(&mut fixture.machine().roots.pfn_count);
+    let r = round(&fixture, &mut m);
     assert!(r.p2m_unreadable);
     assert_ne!(r.shrinking, Some(true), "owed {} left {}", r.pages.owed, r.pages.left);
-    rig.machine().roots.pfn_count = count;
-    finish(&rig, &mut m);
+    fixture.machine().roots.pfn_count = count;
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn shrink_and_regrowth_in_one_round() {
-    let (rig, mut m) = copied(Rig::tree());
+    let (fixture, mut m) = copied(Fixture::tree());
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.roots.pfn_count = 1100;
         // The page of leaf 1 moves: an entry of the p2m's own pfn changes, which calls for a second
         // walk.
@@ -780,38 +792,38 @@ fn shrink_and_regrowth_in_one_round() {
             g.release(mfn);
         });
     }
-    round(&rig, &mut m);
-    round(&rig, &mut m);
-    finish(&rig, &mut m);
+    round(&fixture, &mut m);
+    round(&fixture, &mut m);
+    finish(&fixture, &mut m);
 }
 
 #[test]
 fn report_uncertainties_of_a_failed_round_are_not_counted_in_the_next() {
-    let (rig, mut m) = copied(Rig::tree());
-    rig.machine().short = Some(100);
-    rig.machine().errors.push(At::Send);
-    rig.with(|p| m.round(p)).expect_err("send");
-    let r = round(&rig, &mut m);
+    let (fixture, mut m) = copied(Fixture::tree());
+    fixture.machine().short = Some(100);
+    fixture.machine().errors.push(At::Send);
+    fixture.with(|p| m.round(p)).expect_err("send");
+    let r = round(&fixture, &mut m);
     assert_eq!(r.uncertain[0], 0, "no short bitmap in this round");
 }
 
 #[test]
 fn report_entries_of_a_failed_round_are_not_counted_again() {
-    let (rig, mut m) = copied(Rig::tree());
-    rig.machine().balloon_out(9);
-    rig.machine().errors.push(At::Send);
-    rig.with(|p| m.round(p)).expect_err("send");
-    rig.machine().log.insert(OWN);
-    assert_eq!(round(&rig, &mut m).entries.unmapped, 0, "counted in the round that failed");
+    let (fixture, mut m) = copied(Fixture::tree());
+    fixture.machine().balloon_out(9);
+    fixture.machine().errors.push(At::Send);
+    fixture.with(|p| m.round(p)).expect_err("send");
+    fixture.machine().log.insert(OWN);
+    assert_eq!(round(&fixture, &mut m).entries.unmapped, 0, "counted in the round that failed");
 }
 
 #[test]
 fn report_cleared_ptes_of_a_table_that_fell_away() {
-    let rig = Rig::tree();
-    let mut m = rig.start(Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() });
-    round(&rig, &mut m);
+    let fixture = Fixture::tree();
+    let mut m = fixture.start(Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() });
+    round(&fixture, &mut m);
     {
-        let g = &mut *rig.machine();
+        let g = &mut *fixture.machine();
         g.frames.insert(
             0x3000,
             Frame { owned: false, m2p: Some(30), kind: FrameType::Data, content: 1, words: None },
@@ -820,8 +832,8 @@ fn report_cleared_ptes_of_a_table_that_fell_away() {
         let t = g.entry(1200).0;
         g.poke(t, 7, 0x3000 << 12 | 0x67);
     }
-    rig.with(|p| m.checkpoint(p)).expect("a checkpoint");
-    rig.machine().roots.pfn_count = 1100;
-    let r = rig.with(|p| m.finish(p)).expect("completes");
+    fixture.with(|p| m.checkpoint(p)).expect("a checkpoint");
+    fixture.machine().roots.pfn_count = 1100;
+    let r = fixture.with(|p| m.finish(p)).expect("completes");
     assert_eq!((r.settled.cleared_ptes, m.tracker().cleared_ptes().count()), (0, 0));
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The laws of `docs/design.md`, one or more tests each, by name.
 //! Not here: rows of the tables (`changes`, `outcomes`), random guests (`simulation`).
-//! Units: pfns of the hand-driven guest in `rig`.
+//! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
 //! Source: `docs/design.md`, "Laws".
 
@@ -15,12 +15,12 @@ use p2mtrack::migration::Migration;
 use p2mtrack::port::{Answer, Deferral};
 use p2mtrack::report::RoundReport;
 use p2mtrack::uncertainty::Uncertainty;
-use p2mtrack_tests::rig::{self, At, BASE, HOLES, OWN, Rig, round};
+use p2mtrack_tests::fixture::{self, At, BASE, Fixture, HOLES, OWN, round};
 
-fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    let report = rig::finish(rig, migration);
-    assert!(!rig.machine().log_on);
-    assert!(rig.machine().maps.is_empty());
+fn finish(fixture: &Fixture, migration: &mut Migration) -> RoundReport {
+    let report = fixture::finish(fixture, migration);
+    assert!(!fixture.machine().log_on);
+    assert!(fixture.machine().maps.is_empty());
     report
 }
 
@@ -29,128 +29,128 @@ fn uncertainties(report: &RoundReport, uncertainty: Uncertainty) -> u64 {
 }
 
 /// Both kinds of p2m, after the first copy.
-fn copied() -> Vec<(Rig, Migration)> {
-    [Rig::tree(), Rig::linear()]
+fn copied() -> Vec<(Fixture, Migration)> {
+    [Fixture::tree(), Fixture::linear()]
         .into_iter()
-        .map(|rig| {
-            let mut migration = rig.start(Config::default());
-            let first = round(&rig, &mut migration);
+        .map(|fixture| {
+            let mut migration = fixture.start(Config::default());
+            let first = round(&fixture, &mut migration);
             assert_eq!((first.pages.accepted, first.pages.left), (HOLES, 0));
-            (rig, migration)
+            (fixture, migration)
         })
         .collect()
 }
 
 #[test]
 fn law_1_clear_before_read() {
-    for (rig, mut migration) in copied() {
-        rig.machine().calls.clear();
+    for (fixture, mut migration) in copied() {
+        fixture.machine().calls.clear();
         // The last moment before the log is read, and the first one after.
-        rig.machine().on(At::Clean, |guest| guest.balloon_in(HOLES + 1, 7));
-        rig.machine().on(At::Live, |guest| guest.balloon_in(HOLES + 2, 8));
-        let report = round(&rig, &mut migration);
+        fixture.machine().on(At::Clean, |guest| guest.balloon_in(HOLES + 1, 7));
+        fixture.machine().on(At::Live, |guest| guest.balloon_in(HOLES + 2, 8));
+        let report = round(&fixture, &mut migration);
         assert_eq!(report.leaves.dirty, 1);
-        let calls = rig.machine().calls.clone();
+        let calls = fixture.machine().calls.clone();
         let read = |at: &At| matches!(at, At::Live | At::Read);
         let clean = calls.iter().position(|at| *at == At::Clean).expect("the log was read");
         assert!(calls.iter().position(read).expect("a leaf was read") > clean);
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_1_the_first_copy_is_taken_with_log_dirty_on() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     // A write while the first copy is taken is in the log of the round after it.
-    rig.machine().on(At::Send, |guest| guest.balloon_in(HOLES + 1, 9));
-    let mut migration = rig.start(Config::default());
-    round(&rig, &mut migration);
-    assert_eq!(round(&rig, &mut migration).entries.mapped, 1);
-    finish(&rig, &mut migration);
+    fixture.machine().on(At::Send, |guest| guest.balloon_in(HOLES + 1, 9));
+    let mut migration = fixture.start(Config::default());
+    round(&fixture, &mut migration);
+    assert_eq!(round(&fixture, &mut migration).entries.mapped, 1);
+    finish(&fixture, &mut migration);
 }
 
 #[test]
 fn law_1_the_log_is_asked_for_once_in_each_round_after_the_first_copy() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        let mut migration = rig.start(Config::default());
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        let mut migration = fixture.start(Config::default());
         for asked in [0, 1, 1] {
-            rig.machine().calls.clear();
-            round(&rig, &mut migration);
-            let calls = &rig.machine().calls;
+            fixture.machine().calls.clear();
+            round(&fixture, &mut migration);
+            let calls = &fixture.machine().calls;
             assert_eq!(calls.iter().filter(|&&at| at == At::Clean).count(), asked);
         }
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_2_report_before_remember() {
-    for (rig, mut migration) in copied() {
-        rig.machine().balloon_in(HOLES + 1, 7);
-        let freed = rig.machine().balloon_out(5);
-        rig.machine().errors.push(At::Send);
-        rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
+    for (fixture, mut migration) in copied() {
+        fixture.machine().balloon_in(HOLES + 1, 7);
+        let freed = fixture.machine().balloon_out(5);
+        fixture.machine().errors.push(At::Send);
+        fixture.with(|ports| migration.round(ports)).expect_err("the transport failed");
         assert!(migration.tracker().why(Pfn(HOLES + 1)).contains(Cause::Entry));
         assert_eq!(migration.tracker().shadow_entry(Pfn(HOLES + 1)), Entry::INVALID);
         assert_ne!(freed, 0);
         // Nothing changed since: only what was reported before can bring the page over.
-        round(&rig, &mut migration);
-        finish(&rig, &mut migration);
+        round(&fixture, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_2_a_stop_between_reading_and_comparing_repeats_the_work() {
-    for (rig, mut migration) in copied() {
-        rig.machine().balloon_in(HOLES + 1, 7);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().balloon_in(HOLES + 1, 7);
         // The roots are read again after the log: by then its bits are out of Xen's hands.
-        rig.machine().on(At::Clean, |guest| guest.errors.push(At::Roots));
-        rig.with(|ports| migration.round(ports)).expect_err("roots can't be read");
-        let report = round(&rig, &mut migration);
+        fixture.machine().on(At::Clean, |guest| guest.errors.push(At::Roots));
+        fixture.with(|ports| migration.round(ports)).expect_err("roots can't be read");
+        let report = round(&fixture, &mut migration);
         assert_eq!(report.entries.mapped, 1, "the leaf of the lost round is still compared");
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_3_debt_returns_after_a_transport_failure() {
-    for (rig, mut migration) in copied() {
-        rig.machine().write(9, 1);
-        rig.machine().errors.push(At::Send);
-        rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
+    for (fixture, mut migration) in copied() {
+        fixture.machine().write(9, 1);
+        fixture.machine().errors.push(At::Send);
+        fixture.with(|ports| migration.round(ports)).expect_err("the transport failed");
         assert!(migration.tracker().why(Pfn(9)).contains(Cause::LogDirty));
         assert_eq!(migration.tracker().owed(), 1);
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_3_debt_of_a_table_that_waits_for_its_pages_is_counted() {
-    for (rig, mut migration) in copied() {
-        rig.machine().make_table(20, 21);
-        rig.machine().write(900, 1);
-        rig.machine().errors.push(At::Send);
-        rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
+    for (fixture, mut migration) in copied() {
+        fixture.machine().make_table(20, 21);
+        fixture.machine().write(900, 1);
+        fixture.machine().errors.push(At::Send);
+        fixture.with(|ports| migration.round(ports)).expect_err("the transport failed");
         assert!(
             !migration.tracker().why(Pfn(20)).is_empty()
                 && !migration.tracker().why(Pfn(900)).is_empty()
         );
         assert_eq!(migration.tracker().owed(), 2);
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_7_the_final_round_is_patient_so_many_sweeps_and_then_names_the_pfn() {
     for lost in [1, 4, 8, 9, 20] {
-        for (rig, mut migration) in copied() {
-            rig.machine().write(9, 1);
+        for (fixture, mut migration) in copied() {
+            fixture.machine().write(9, 1);
             let lose = || Answer::Deferred(Deferral::Unacknowledged);
-            rig.machine().answers.insert(9, (0..lost).map(|_| lose()).collect());
-            let result = rig.with(|ports| migration.finish(ports));
+            fixture.machine().answers.insert(9, (0..lost).map(|_| lose()).collect());
+            let result = fixture.with(|ports| migration.finish(ports));
             if lost <= 8 {
                 result.expect("settles");
-                rig.machine().assert_identical();
+                fixture.machine().assert_identical();
             } else {
                 let error = result.expect_err("no word of the page, sweep after sweep");
                 let deferred = EntryCause::Deferred(Deferral::Unacknowledged);
@@ -165,180 +165,180 @@ fn law_7_the_final_round_is_patient_so_many_sweeps_and_then_names_the_pfn() {
 
 #[test]
 fn law_7_a_page_that_is_lost_again_after_every_sweep_is_named() {
-    for (rig, mut migration) in copied() {
-        rig.machine().write(9, 1);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().write(9, 1);
         for _ in 0..200 {
-            rig.machine().on(At::Send, |machine| machine.returned.push(9));
+            fixture.machine().on(At::Send, |machine| machine.returned.push(9));
         }
-        let error = rig.with(|ports| migration.finish(ports)).expect_err("never at rest");
+        let error = fixture.with(|ports| migration.finish(ports)).expect_err("never at rest");
         let cause = EntryCause::Restless;
         assert!(
             matches!(error, Error::Entry { pfn: Pfn(9), cause: found, .. } if found == cause),
             "{error}"
         );
-        rig.with(|ports| migration.cancel(ports)).expect("the source goes on");
+        fixture.with(|ports| migration.cancel(ports)).expect("the source goes on");
     }
 }
 
 #[test]
 fn law_7_sweeps_that_get_on_do_not_count_against_it() {
-    for (rig, mut migration) in copied() {
+    for (fixture, mut migration) in copied() {
         for (lost, pfn) in (2..12).map(|n| (3 * n, n)) {
-            rig.machine().write(pfn, 1);
+            fixture.machine().write(pfn, 1);
             let lose = || Answer::Deferred(Deferral::Unacknowledged);
-            rig.machine().answers.insert(pfn, (0..lost).map(|_| lose()).collect());
+            fixture.machine().answers.insert(pfn, (0..lost).map(|_| lose()).collect());
         }
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn rates_are_those_of_the_rounds() {
-    for (rig, mut migration) in copied() {
+    for (fixture, mut migration) in copied() {
         for pfn in 2..6 {
-            rig.machine().write(pfn, 1);
+            fixture.machine().write(pfn, 1);
         }
-        rig.machine().balloon_in(HOLES + 1, 7);
-        let first = round(&rig, &mut migration);
+        fixture.machine().balloon_in(HOLES + 1, 7);
+        let first = round(&fixture, &mut migration);
         let newly = first.log_dirty_pfns + first.entries.beyond_log_dirty;
         assert_eq!((first.entries.changed(), first.entries.mapped), (1, 1));
         for pfn in 2..9 {
-            rig.machine().write(pfn, 2);
+            fixture.machine().write(pfn, 2);
         }
-        let second = round(&rig, &mut migration);
+        let second = round(&fixture, &mut migration);
         assert_eq!((second.log_dirty_pfns, second.pages.owed), (7, 7));
         let rate = 7.0 / first.pages.accepted as f64;
         assert_eq!((second.dirty_rate, second.shrinking), (Some(rate), Some(false)), "{newly}");
         for pfn in 2..9 {
-            rig.machine().write(pfn, 3);
+            fixture.machine().write(pfn, 3);
         }
-        assert_eq!(round(&rig, &mut migration).shrinking, Some(false), "as many as before");
-        rig.machine().write(2, 4);
-        assert_eq!(round(&rig, &mut migration).shrinking, Some(true));
-        finish(&rig, &mut migration);
+        assert_eq!(round(&fixture, &mut migration).shrinking, Some(false), "as many as before");
+        fixture.machine().write(2, 4);
+        assert_eq!(round(&fixture, &mut migration).shrinking, Some(true));
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_3_debt_returns_after_one_page_failed() {
-    for (rig, mut migration) in copied() {
+    for (fixture, mut migration) in copied() {
         for pfn in [8, 9, 10] {
-            rig.machine().write(pfn, 1);
+            fixture.machine().write(pfn, 1);
         }
-        rig.machine().answers.insert(9, [Answer::Failed("disk full".into())].into());
-        let error = rig.with(|ports| migration.round(ports)).expect_err("page 9 failed");
+        fixture.machine().answers.insert(9, [Answer::Failed("disk full".into())].into());
+        let error = fixture.with(|ports| migration.round(ports)).expect_err("page 9 failed");
         assert!(matches!(error, Error::Page { pfn: Pfn(9), .. }), "{error}");
         assert!(std::error::Error::source(&error).expect("a source").to_string().contains("disk"));
         assert_eq!(migration.tracker().owed(), 1);
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_3_cancel_leaves_the_source_as_it_was() {
-    for (rig, mut migration) in copied() {
-        rig.machine().write(9, 1);
-        rig.machine().errors.push(At::Send);
-        rig.with(|ports| migration.round(ports)).expect_err("the transport failed");
-        rig.with(|ports| migration.cancel(ports)).expect("cancels");
-        assert!(!rig.machine().log_on && rig.machine().maps.is_empty());
-        let error = rig.with(|ports| migration.round(ports)).expect_err("it is over");
+    for (fixture, mut migration) in copied() {
+        fixture.machine().write(9, 1);
+        fixture.machine().errors.push(At::Send);
+        fixture.with(|ports| migration.round(ports)).expect_err("the transport failed");
+        fixture.with(|ports| migration.cancel(ports)).expect("cancels");
+        assert!(!fixture.machine().log_on && fixture.machine().maps.is_empty());
+        let error = fixture.with(|ports| migration.round(ports)).expect_err("it is over");
         assert!(matches!(error, Error::Order { .. }));
     }
 }
 
 #[test]
 fn law_4_short_bitmap_owes_what_was_not_read() {
-    for (rig, mut migration) in copied() {
-        rig.machine().short = Some(100);
-        rig.machine().balloon_in(HOLES + 1, 7); // its leaf's pfn is past the short bitmap
-        rig.machine().write(1000, 3);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().short = Some(100);
+        fixture.machine().balloon_in(HOLES + 1, 7); // its leaf's pfn is past the short bitmap
+        fixture.machine().write(1000, 3);
+        let report = round(&fixture, &mut migration);
         assert_eq!(uncertainties(&report, Uncertainty::ShortBitmap), 1);
         assert_eq!(report.entries.mapped, 1);
         assert!(report.pages.accepted >= HOLES - 100);
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_4_a_failed_clean_owes_everything_and_restarts_the_log() {
-    for (rig, mut migration) in copied() {
-        rig.machine().balloon_in(HOLES + 1, 7);
-        rig.machine().write(3, 3);
-        rig.machine().errors.push(At::Clean);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().balloon_in(HOLES + 1, 7);
+        fixture.machine().write(3, 3);
+        fixture.machine().errors.push(At::Clean);
+        let report = round(&fixture, &mut migration);
         assert_eq!(uncertainties(&report, Uncertainty::LogLost), 1);
         assert_eq!(report.pages.accepted, HOLES + 1);
-        assert!(rig.machine().log_on);
-        finish(&rig, &mut migration);
+        assert!(fixture.machine().log_on);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_4_an_odd_generation_owes_what_is_new_for_ever_and_the_final_round_decides() {
-    let rig = Rig::linear();
-    let mut migration = rig.start(Config { uncertain_rounds_max: 3, ..Config::default() });
-    round(&rig, &mut migration);
-    rig.machine().roots.generation = 7;
+    let fixture = Fixture::linear();
+    let mut migration = fixture.start(Config { uncertain_rounds_max: 3, ..Config::default() });
+    round(&fixture, &mut migration);
+    fixture.machine().roots.generation = 7;
     for turn in 0..10 {
         // A leaf is moved inside of the bracket, one entry of it with a frame of its own.
-        let leaf = rig.machine().leaf(0);
-        let moved = rig.machine().copy_words(leaf, HOLES + turn);
-        rig.machine().set_entry(HOLES + turn, Entry(moved));
-        rig.machine().set_leaf(0, moved);
-        let report = round(&rig, &mut migration);
+        let leaf = fixture.machine().leaf(0);
+        let moved = fixture.machine().copy_words(leaf, HOLES + turn);
+        fixture.machine().set_entry(HOLES + turn, Entry(moved));
+        fixture.machine().set_leaf(0, moved);
+        let report = round(&fixture, &mut migration);
         assert!(uncertainties(&report, Uncertainty::Generation) > 0);
         assert!(report.dirty_rate.is_some() && report.structure.walks > 0);
         assert!((1..8).contains(&report.pages.accepted), "{:?}", report.pages);
     }
-    let error = rig.with(|ports| migration.finish(ports)).map(|_| ());
+    let error = fixture.with(|ports| migration.finish(ports)).map(|_| ());
     assert!(error.is_ok(), "{error:?}");
 }
 
 #[test]
 fn law_4_an_odd_generation_whose_final_walk_fails_is_named() {
-    let rig = Rig::linear();
-    let mut migration = rig.start(Config::default());
-    round(&rig, &mut migration);
-    rig.machine().roots.generation = 7;
-    let l1 = rig.machine().table(1);
-    rig.machine().release(l1);
-    let error = rig.with(|ports| migration.finish(ports)).expect_err("a table is not there");
+    let fixture = Fixture::linear();
+    let mut migration = fixture.start(Config::default());
+    round(&fixture, &mut migration);
+    fixture.machine().roots.generation = 7;
+    let l1 = fixture.machine().table(1);
+    fixture.machine().release(l1);
+    let error = fixture.with(|ports| migration.finish(ports)).expect_err("a table is not there");
     assert!(matches!(error, Error::Structure { level: 1, .. }), "{error}");
 }
 
 #[test]
 fn law_4_a_generation_that_moves_in_every_walk_is_a_uncertainty() {
-    let rig = Rig::linear();
-    let mut migration = rig.start(Config::default());
-    round(&rig, &mut migration);
-    rig.machine().roots.generation = 2;
+    let fixture = Fixture::linear();
+    let mut migration = fixture.start(Config::default());
+    round(&fixture, &mut migration);
+    fixture.machine().roots.generation = 2;
     for _ in 0..40 {
-        rig.machine().on(At::Roots, |guest| guest.roots.generation += 2);
+        fixture.machine().on(At::Roots, |guest| guest.roots.generation += 2);
     }
-    let report = round(&rig, &mut migration);
+    let report = round(&fixture, &mut migration);
     assert_eq!(uncertainties(&report, Uncertainty::Generation), 1);
     assert!(report.structure.retries > 0);
-    finish(&rig, &mut migration);
+    finish(&fixture, &mut migration);
 }
 
 #[test]
 fn law_4_an_unmapped_leaf_owes_its_range() {
-    let rig = Rig::tree();
-    let mut migration = rig.start(Config { uncertain_rounds_max: 2, ..Config::default() });
-    round(&rig, &mut migration);
+    let fixture = Fixture::tree();
+    let mut migration = fixture.start(Config { uncertain_rounds_max: 2, ..Config::default() });
+    round(&fixture, &mut migration);
     // The guest points its second leaf at a frame that is not its own.
-    let right = rig.machine().leaf(512);
-    rig.machine().set_leaf(1, 0x3abc);
+    let right = fixture.machine().leaf(512);
+    fixture.machine().set_leaf(1, 0x3abc);
     for _ in 0..2 {
-        let report = round(&rig, &mut migration);
+        let report = round(&fixture, &mut migration);
         assert_eq!(uncertainties(&report, Uncertainty::LeafUnmapped), 1);
         assert_eq!(report.pages.deferred_uncertain, 512);
         assert!(migration.tracker().why(Pfn(600)).contains(Cause::Uncertain));
     }
-    let running = rig.with(|ports| migration.round(ports)).expect_err("three rounds running");
-    let error = rig.with(|ports| migration.finish(ports)).expect_err("no leaf to decide from");
+    let running = fixture.with(|ports| migration.round(ports)).expect_err("three rounds running");
+    let error = fixture.with(|ports| migration.finish(ports)).expect_err("no leaf to decide from");
     let Error::Uncertain {
         uncertainty: Uncertainty::LeafUnmapped,
         rounds: 3,
@@ -355,65 +355,65 @@ fn law_4_an_unmapped_leaf_owes_its_range() {
             "{error}"
         );
     }
-    rig.machine().set_leaf(1, right);
-    finish(&rig, &mut migration);
+    fixture.machine().set_leaf(1, right);
+    finish(&fixture, &mut migration);
 }
 
 #[test]
 fn law_4_a_failed_query_defers_the_batch() {
-    for (rig, mut migration) in copied() {
-        rig.machine().write(9, 5);
-        rig.machine().errors.push(At::Query);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().write(9, 5);
+        fixture.machine().errors.push(At::Query);
+        let report = round(&fixture, &mut migration);
         assert_eq!((uncertainties(&report, Uncertainty::QueryFailed), report.pages.left), (1, 1));
         assert_eq!(migration.tracker().deferral(Pfn(9)), Some(Deferral::QueryFailed));
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_5_the_shadow_is_what_was_sent() {
-    for (rig, mut migration) in copied() {
+    for (fixture, mut migration) in copied() {
         let before = migration.tracker().shadow_entry(Pfn(9));
-        rig.machine().balloon_out(9);
-        rig.machine().balloon_in(9, 77);
-        let now = rig.machine().entry(9);
-        rig.machine().answers.insert(9, [Answer::Deferred(Deferral::Unacknowledged)].into());
-        let report = round(&rig, &mut migration);
+        fixture.machine().balloon_out(9);
+        fixture.machine().balloon_in(9, 77);
+        let now = fixture.machine().entry(9);
+        fixture.machine().answers.insert(9, [Answer::Deferred(Deferral::Unacknowledged)].into());
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.remapped, report.pages.left), (1, 1));
         assert_eq!(
             migration.tracker().shadow_entry(Pfn(9)),
             before,
             "not accepted: not remembered"
         );
-        let report = round(&rig, &mut migration);
+        let report = round(&fixture, &mut migration);
         assert_eq!(migration.tracker().shadow_entry(Pfn(9)), now);
         assert_eq!((report.entries.changed(), report.pages.left), (0, 0));
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_5_a_pfn_that_is_handed_back_is_owed_again() {
-    for (rig, mut migration) in copied() {
-        rig.machine().received.remove(&9);
-        rig.machine().returned.push(9);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().received.remove(&9);
+        fixture.machine().returned.push(9);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.pages.returned, report.pages.accepted), (1, 1));
-        rig.machine().received.remove(&10);
-        rig.machine().returned.push(10);
-        finish(&rig, &mut migration);
+        fixture.machine().received.remove(&10);
+        fixture.machine().returned.push(10);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_5_an_invalid_entry_is_an_answer() {
-    for (rig, mut migration) in copied() {
-        rig.machine().balloon_out(9);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().balloon_out(9);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.pages.unpopulated, report.pages.left), (1, 0));
         assert_eq!(migration.tracker().shadow_entry(Pfn(9)), Entry::INVALID);
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
@@ -429,44 +429,44 @@ fn law_6_the_guest_is_hostile_roots() {
         (1536, 0, 0x110_6000, 0xffff_8000_0000_0000),
         (0, 0x1104, 0, 0),
     ] {
-        let rig = Rig::tree();
+        let fixture = Fixture::tree();
         {
-            let roots = &mut rig.machine().roots;
+            let roots = &mut fixture.machine().roots;
             (roots.pfn_count, roots.frame_list_list) = (count, list);
             (roots.p2m_cr3, roots.p2m_vaddr) = (cr3, vaddr);
         }
-        let mut migration = rig.start(Config::default());
+        let mut migration = fixture.start(Config::default());
         // A table that can't be read may be on its way out: that is borne for some rounds.
         let rounds = (0..=Config::default().uncertain_rounds_max)
-            .map(|_| rig.with(|ports| migration.round(ports)))
+            .map(|_| fixture.with(|ports| migration.round(ports)))
             .find_map(Result::err);
         let error = rounds.expect("named");
         assert!(matches!(error, Error::Roots { .. } | Error::Structure { .. }), "{error}");
-        assert!(rig.machine().sent.is_empty(), "nothing was sent blindly");
+        assert!(fixture.machine().sent.is_empty(), "nothing was sent blindly");
     }
 }
 
 #[test]
 fn law_6_the_log_is_never_asked_for_nothing() {
-    let rig = Rig::tree();
-    let list = std::mem::replace(&mut rig.machine().roots.frame_list_list, BASE - 1);
-    let mut migration = rig.start(Config::default());
-    assert!(round(&rig, &mut migration).p2m_unreadable, "its top frame can't be read");
+    let fixture = Fixture::tree();
+    let list = std::mem::replace(&mut fixture.machine().roots.frame_list_list, BASE - 1);
+    let mut migration = fixture.start(Config::default());
+    assert!(round(&fixture, &mut migration).p2m_unreadable, "its top frame can't be read");
     // Nothing is tracked, and the guest says that it has no pfns: Xen takes an empty request for
     // all of them.
-    let count = std::mem::take(&mut rig.machine().roots.pfn_count);
-    assert!(rig.with(|ports| migration.round(ports)).is_err(), "no pfns");
-    (rig.machine().roots.frame_list_list, rig.machine().roots.pfn_count) = (list, count);
-    finish(&rig, &mut migration);
+    let count = std::mem::take(&mut fixture.machine().roots.pfn_count);
+    assert!(fixture.with(|ports| migration.round(ports)).is_err(), "no pfns");
+    (fixture.machine().roots.frame_list_list, fixture.machine().roots.pfn_count) = (list, count);
+    finish(&fixture, &mut migration);
 }
 
 #[test]
 fn law_6_loops_and_aliases_end_and_cost_one_leaf() {
     // Every mid slot leads to one leaf, every top slot to one mid, and the mid is its own leaf.
     for own_leaf in [false, true] {
-        let rig = Rig::tree();
+        let fixture = Fixture::tree();
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             let top = guest.roots.frame_list_list;
             let mid = guest.peek(top, 0);
             let leaf = if own_leaf { mid } else { guest.leaf(0) };
@@ -478,11 +478,11 @@ fn law_6_loops_and_aliases_end_and_cost_one_leaf() {
             }
             guest.roots.pfn_count = 1 << 27;
         }
-        let mut migration = rig.start(Config::default());
+        let mut migration = fixture.start(Config::default());
         // 262,144 positions, one frame that names frames.
-        let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+        let error = fixture.with(|ports| migration.round(ports)).expect_err("named");
         assert!(error.to_string().ends_with("is listed at 262144 positions"), "{error}");
-        assert!(rig.machine().maps.len() <= 2);
+        assert!(fixture.machine().maps.len() <= 2);
         let shadow = migration.tracker().shadow_bytes().bytes;
         assert!(
             shadow > 0 && shadow < 8 << 20,
@@ -493,9 +493,9 @@ fn law_6_loops_and_aliases_end_and_cost_one_leaf() {
 
 #[test]
 fn law_6_a_shared_leaf_without_frames_costs_one_leaf() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     {
-        let guest = &mut *rig.machine();
+        let guest = &mut *fixture.machine();
         let mid = guest.peek(guest.roots.frame_list_list, 0);
         let shared = guest.copy_words(guest.leaf(0), HOLES + 9);
         guest.set_entry(HOLES + 9, Entry(shared));
@@ -513,23 +513,23 @@ fn law_6_a_shared_leaf_without_frames_costs_one_leaf() {
         guest.poke(mid, 511, last);
         guest.roots.pfn_count = 1 << 18;
     }
-    let mut migration = rig.start(Config::default());
-    let report = round(&rig, &mut migration);
+    let mut migration = fixture.start(Config::default());
+    let report = round(&fixture, &mut migration);
     assert_eq!((report.leaves.tracked, report.leaves.distinct), (512, 5));
     assert_eq!(report.pages.accepted, HOLES + 2);
     let bytes = migration.tracker().shadow_bytes().bytes;
     assert!(bytes < 64 << 10, "five leaves take {bytes} bytes");
-    assert_eq!(round(&rig, &mut migration).pages.owed, 0);
-    finish(&rig, &mut migration);
+    assert_eq!(round(&fixture, &mut migration).pages.owed, 0);
+    finish(&fixture, &mut migration);
 }
 
 #[test]
 fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
     // A run, no run, and nothing: three ways in which the shadow holds them.
     for (step, tag) in [(1, 1 << 62), (0x9e37_79b9, 1 << 62), (0, u64::MAX)] {
-        let rig = Rig::tree();
+        let fixture = Fixture::tree();
         let (shared, other) = {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             let mid = guest.peek(guest.roots.frame_list_list, 0);
             let [shared, other, last] = [1, 2, 3].map(|n| {
                 let leaf = guest.copy_words(guest.leaf(0), HOLES + n);
@@ -544,50 +544,50 @@ fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
             guest.poke(mid, 511, last);
             (shared, other)
         };
-        let mut migration = rig.start(Config::default());
-        round(&rig, &mut migration);
-        let looks = |rig: &Rig| {
-            let calls = std::mem::take(&mut rig.machine().calls);
+        let mut migration = fixture.start(Config::default());
+        round(&fixture, &mut migration);
+        let looks = |fixture: &Fixture| {
+            let calls = std::mem::take(&mut fixture.machine().calls);
             calls.iter().filter(|&&at| at == At::Live).count()
         };
-        looks(&rig);
-        rig.machine().roots.pfn_count = 1 << 18;
-        let report = round(&rig, &mut migration);
+        looks(&fixture);
+        fixture.machine().roots.pfn_count = 1 << 18;
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.leaves.tracked, report.leaves.compared), (512, 509));
         let other_entries = if tag == 1 << 62 { 508 * 512 } else { 0 };
         assert_eq!(report.entries.other, other_entries);
-        let grown = looks(&rig);
+        let grown = looks(&fixture);
         // A pfn that somebody marked, and a position that ends before the entry, are counted by
         // themselves.
-        rig.machine().roots.pfn_count = 100 * 512 + 5;
-        rig.machine().log.insert(50 * 512 + 5);
+        fixture.machine().roots.pfn_count = 100 * 512 + 5;
+        fixture.machine().log.insert(50 * 512 + 5);
         for leaf in [shared, other] {
-            rig.machine().poke(leaf, 5, 1 << 62 | 77);
+            fixture.machine().poke(leaf, 5, 1 << 62 | 77);
         }
-        let entries = round(&rig, &mut migration).entries;
+        let entries = round(&fixture, &mut migration).entries;
         assert_eq!((entries.other, entries.beyond_log_dirty), (97, 96));
-        rig.machine().roots.pfn_count = 1 << 18;
-        round(&rig, &mut migration);
-        looks(&rig);
+        fixture.machine().roots.pfn_count = 1 << 18;
+        round(&fixture, &mut migration);
+        looks(&fixture);
         for leaf in [shared, other] {
-            rig.machine().poke(leaf, 5, 1 << 62 | 78);
+            fixture.machine().poke(leaf, 5, 1 << 62 | 78);
         }
-        let report = round(&rig, &mut migration);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.leaves.dirty, report.entries.other), (508, 508));
-        let written = looks(&rig);
-        rig.machine().poke(shared, 5, 1 << 62 | 78);
-        let report = finish(&rig, &mut migration);
+        let written = looks(&fixture);
+        fixture.machine().poke(shared, 5, 1 << 62 | 78);
+        let report = finish(&fixture, &mut migration);
         assert_eq!((report.leaves.dirty, report.leaves.unchanged), (254, 254));
-        let looks = [grown, written, looks(&rig)];
+        let looks = [grown, written, looks(&fixture)];
         assert!(looks.iter().all(|&looks| looks < 100), "{looks:?} looks at live leaves");
     }
 }
 
 #[test]
 fn law_6_frames_named_over_and_over_are_a_named_error() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     {
-        let guest = &mut *rig.machine();
+        let guest = &mut *fixture.machine();
         let mid = guest.peek(guest.roots.frame_list_list, 0);
         for position in 3..400 {
             let leaf = guest.copy_words(guest.leaf(0), 1 << 20);
@@ -595,8 +595,8 @@ fn law_6_frames_named_over_and_over_are_a_named_error() {
         }
         guest.roots.pfn_count = 400 * 512;
     }
-    let mut migration = rig.start(Config::default());
-    let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+    let mut migration = fixture.start(Config::default());
+    let error = fixture.with(|ports| migration.round(ports)).expect_err("named");
     let Error::TooManyDeferred { domain_frames, .. } = error else { panic!("{error}") };
     assert_eq!(domain_frames, HOLES + 397);
 }
@@ -604,12 +604,12 @@ fn law_6_frames_named_over_and_over_are_a_named_error() {
 #[test]
 fn law_6_pfns_sent_against_the_m2p_are_no_more_than_frames() {
     for m2p in [Some(9), None] {
-        let rig = Rig::tree();
-        let mut migration = rig.start(Config { alias: AliasPolicy::Copy, ..Config::default() });
-        round(&rig, &mut migration);
+        let fixture = Fixture::tree();
+        let mut migration = fixture.start(Config { alias: AliasPolicy::Copy, ..Config::default() });
+        round(&fixture, &mut migration);
         {
             // Suspended all at once: 140 leaves name one frame, which has a pfn, or none.
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             for position in 3..143 {
                 let pfn = HOLES + position as u64;
                 let leaf = guest.copy_words(guest.leaf(0), pfn);
@@ -620,7 +620,7 @@ fn law_6_pfns_sent_against_the_m2p_are_no_more_than_frames() {
             guest.frame(BASE + 9).m2p = m2p;
             guest.roots.pfn_count = 143 * 512;
         }
-        let error = rig.with(|ports| migration.finish(ports)).expect_err("named");
+        let error = fixture.with(|ports| migration.finish(ports)).expect_err("named");
         let Error::TooManyDeferred { domain_frames, waiting, .. } = error else {
             panic!("{error}")
         };
@@ -631,13 +631,13 @@ fn law_6_pfns_sent_against_the_m2p_are_no_more_than_frames() {
 
 #[test]
 fn law_6_pfns_that_wait_for_a_frame_of_another_are_counted_although_rounds_are_given_up() {
-    let rig = Rig::tree();
+    let fixture = Fixture::tree();
     const LAST: usize = 160;
     const MIDDLE: usize = 80;
     let home = |position: usize| (MIDDLE * 512 + position) as u64;
     {
         // Leaves without frames; the pfns of their own frames are in the middle one.
-        let guest = &mut *rig.machine();
+        let guest = &mut *fixture.machine();
         let mut add = |position, pfn| {
             let leaf = guest.copy_words(guest.leaf(0), pfn);
             (0..512).for_each(|slot| guest.poke(leaf, slot, u64::MAX));
@@ -648,29 +648,29 @@ fn law_6_pfns_that_wait_for_a_frame_of_another_are_counted_although_rounds_are_g
         (3..MIDDLE).chain(MIDDLE + 1..LAST).for_each(|position| add(position, home(position)));
         guest.roots.pfn_count = LAST as u64 * 512;
     }
-    let mut migration = rig.start(Config::default());
-    round(&rig, &mut migration);
+    let mut migration = fixture.start(Config::default());
+    round(&fixture, &mut migration);
     let crowd = |positions: Range<usize>| {
-        let guest = &mut *rig.machine();
+        let guest = &mut *fixture.machine();
         for position in positions {
             let leaf = guest.entry(home(position)).0;
             (0..512).for_each(|slot| guest.poke(leaf, slot, BASE + 9));
         }
     };
     crowd(MIDDLE + 1..LAST);
-    round(&rig, &mut migration);
+    round(&fixture, &mut migration);
     // These are looked at first, then the leaves' own pages, with which the transport fails.
     crowd(3..MIDDLE);
-    rig.machine().errors.push(At::Send);
-    let error = rig.with(|ports| migration.round(ports)).expect_err("named");
+    fixture.machine().errors.push(At::Send);
+    let error = fixture.with(|ports| migration.round(ports)).expect_err("named");
     assert!(matches!(error, Error::TooManyDeferred { .. }), "{error}");
 }
 
 #[test]
 fn law_6_reach_is_bounded_by_the_frames_that_the_domain_holds() {
-    let rig = Rig::linear();
+    let fixture = Fixture::linear();
     {
-        let guest = &mut *rig.machine();
+        let guest = &mut *fixture.machine();
         // A leaf that names frames, 2^34 pfns up the list.
         let (l4, l3) = (guest.table(4), guest.table(3));
         let (first, second) = (guest.peek(l4, 402), guest.peek(l3, 0));
@@ -680,9 +680,9 @@ fn law_6_reach_is_bounded_by_the_frames_that_the_domain_holds() {
         }
         guest.roots.pfn_count = 1 << 35;
     }
-    let mut migration = rig.start(Config::default());
+    let mut migration = fixture.start(Config::default());
     let rounds = (0..=Config::default().uncertain_rounds_max)
-        .map(|_| rig.with(|ports| migration.round(ports)))
+        .map(|_| fixture.with(|ports| migration.round(ports)))
         .find_map(Result::err);
     let error = rounds.expect("out of reach");
     assert!(matches!(error, Error::P2mSize { .. }), "{error}");
@@ -690,37 +690,38 @@ fn law_6_reach_is_bounded_by_the_frames_that_the_domain_holds() {
 
 #[test]
 fn law_7_final_means_final() {
-    for (rig, mut migration) in copied() {
+    for (fixture, mut migration) in copied() {
         // p2m written, m2p not: deferred in every live round.
-        let mfn = rig.machine().populate(HOLES + 3);
-        rig.machine().frame(mfn).m2p = None;
-        rig.machine().set_entry(HOLES + 3, Entry(mfn));
+        let mfn = fixture.machine().populate(HOLES + 3);
+        fixture.machine().frame(mfn).m2p = None;
+        fixture.machine().set_entry(HOLES + 3, Entry(mfn));
         for _ in 0..3 {
-            assert_eq!(round(&rig, &mut migration).pages.deferred_m2p, 1);
+            assert_eq!(round(&fixture, &mut migration).pages.deferred_m2p, 1);
         }
-        rig.machine().machphys(mfn, HOLES + 3);
-        rig.machine().log.clear(); // not even the log tells
-        let report = finish(&rig, &mut migration);
+        fixture.machine().machphys(mfn, HOLES + 3);
+        fixture.machine().log.clear(); // not even the log tells
+        let report = finish(&fixture, &mut migration);
         assert_eq!(report.pages.left, 0);
     }
 }
 
 #[test]
 fn law_7_gone_is_only_said_at_a_consistent_point_after_every_table() {
-    for (rig, mut migration) in copied() {
-        rig.machine().make_table(20, 21);
-        rig.machine().balloon_out(9);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().make_table(20, 21);
+        fixture.machine().balloon_out(9);
         for _ in 0..3 {
-            let report = round(&rig, &mut migration);
+            let report = round(&fixture, &mut migration);
             assert_eq!(report.settled.gone, 0);
-            assert!(rig.machine().said_gone.is_empty(), "gone is a note while the guest runs");
+            assert!(fixture.machine().said_gone.is_empty(), "gone is a note while the guest runs");
         }
-        rig.machine().calls.clear();
-        let table = rig.machine().entry(20).0;
-        rig.machine().write_frame(table, 1); // the table is dirty: it is sent in the final round
-        let report = finish(&rig, &mut migration);
+        fixture.machine().calls.clear();
+        let table = fixture.machine().entry(20).0;
+        // the table is dirty: it is sent in the final round
+        fixture.machine().write_frame(table, 1);
+        let report = finish(&fixture, &mut migration);
         assert_eq!((report.settled.gone, report.pages.tables), (1, 1));
-        let calls = rig.machine().calls.clone();
+        let calls = fixture.machine().calls.clone();
         let last = |at| calls.iter().rposition(|&call| call == at).expect("called");
         assert!(last(At::Gone) > last(At::Send));
     }
@@ -728,50 +729,50 @@ fn law_7_gone_is_only_said_at_a_consistent_point_after_every_table() {
 
 #[test]
 fn law_7_gone_is_not_said_of_what_came_back() {
-    for (rig, mut migration) in copied() {
-        rig.machine().balloon_out(9);
-        round(&rig, &mut migration);
-        rig.machine().balloon_in(9, 5);
-        round(&rig, &mut migration);
-        assert_eq!(finish(&rig, &mut migration).settled.gone, 0);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().balloon_out(9);
+        round(&fixture, &mut migration);
+        fixture.machine().balloon_in(9, 5);
+        round(&fixture, &mut migration);
+        assert_eq!(finish(&fixture, &mut migration).settled.gone, 0);
     }
 }
 
 #[test]
 fn law_8_a_quiet_round_touches_no_leaf() {
-    for (rig, mut migration) in copied() {
-        rig.machine().calls.clear();
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().calls.clear();
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.leaves.compared, report.structure.walks, report.pages.owed), (0, 0, 0));
-        let calls = rig.machine().calls.clone();
+        let calls = fixture.machine().calls.clone();
         // Besides the roots and the log: one look at the m2p for each upper frame.
         let m2p = calls.iter().filter(|at| **at == At::M2p).count();
         assert!(m2p <= 4, "{m2p} looks at the m2p");
         let quiet = |at: &At| matches!(at, At::Roots | At::Clean | At::M2p | At::Transfers);
         assert!(calls.iter().all(quiet), "{calls:?}");
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn law_8_one_dirty_leaf_is_the_only_one_compared() {
-    for (rig, mut migration) in copied() {
-        rig.machine().balloon_in(HOLES + 1, 5);
-        let report = round(&rig, &mut migration);
+    for (fixture, mut migration) in copied() {
+        fixture.machine().balloon_in(HOLES + 1, 5);
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.leaves.compared, report.entries.changed()), (1, 1));
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
     }
 }
 
 #[test]
 fn verify_full_finds_an_m2p_that_lies_about_a_clean_leaf() {
     for verify in [Verify::Dirty, Verify::Full] {
-        let rig = Rig::tree();
-        let mut migration = rig.start(Config { verify, ..Config::default() });
-        round(&rig, &mut migration);
-        let mfn = rig.machine().entry(9).0;
-        rig.machine().frame(mfn).m2p = None; // no leaf written, nothing in the log
-        let report = round(&rig, &mut migration);
+        let fixture = Fixture::tree();
+        let mut migration = fixture.start(Config { verify, ..Config::default() });
+        round(&fixture, &mut migration);
+        let mfn = fixture.machine().entry(9).0;
+        fixture.machine().frame(mfn).m2p = None; // no leaf written, nothing in the log
+        let report = round(&fixture, &mut migration);
         assert_eq!(report.pages.deferred_m2p, u64::from(verify == Verify::Full));
     }
 }
@@ -779,17 +780,17 @@ fn verify_full_finds_an_m2p_that_lies_about_a_clean_leaf() {
 #[test]
 fn threads_do_not_change_the_result() {
     let reports = [1, 2, 4].map(|threads| {
-        let rig = Rig::tree();
-        let mut migration = rig.start(Config { threads, ..Config::default() });
-        round(&rig, &mut migration);
-        rig.machine().balloon_in(HOLES + 1, 5);
-        rig.machine().balloon_out(700);
-        let same = rig.machine().entry(9);
-        rig.machine().set_entry(9, same);
-        let mut report = round(&rig, &mut migration);
+        let fixture = Fixture::tree();
+        let mut migration = fixture.start(Config { threads, ..Config::default() });
+        round(&fixture, &mut migration);
+        fixture.machine().balloon_in(HOLES + 1, 5);
+        fixture.machine().balloon_out(700);
+        let same = fixture.machine().entry(9);
+        fixture.machine().set_entry(9, same);
+        let mut report = round(&fixture, &mut migration);
         assert_eq!((report.threads, report.leaves.unchanged), (threads, 1));
         report.threads = 0;
-        finish(&rig, &mut migration);
+        finish(&fixture, &mut migration);
         report
     });
     assert_eq!(reports[0], reports[1]);
@@ -798,11 +799,11 @@ fn threads_do_not_change_the_result() {
 
 #[test]
 fn the_own_frames_of_the_p2m_arrive_as_pages() {
-    for (rig, mut migration) in copied() {
+    for (fixture, mut migration) in copied() {
         let own: Vec<_> = (0..3).map(|n| Some(Pfn(OWN + n))).collect();
-        assert_eq!(rig.machine().list, own);
-        assert_eq!(rig.machine().lists, 1);
-        assert_eq!(rig.machine().frames[&(BASE + OWN)].kind, FrameType::Data);
-        finish(&rig, &mut migration);
+        assert_eq!(fixture.machine().list, own);
+        assert_eq!(fixture.machine().lists, 1);
+        assert_eq!(fixture.machine().frames[&(BASE + OWN)].kind, FrameType::Data);
+        finish(&fixture, &mut migration);
     }
 }

@@ -2,5 +2,5 @@
 //! What crosses crates: the laws, the tables of the design, simulation, captures, the command line.
 
 pub mod choices;
+pub mod fixture;
 pub mod hostile_guest;
-pub mod rig;

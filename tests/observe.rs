@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who only observes: what a tracker without a transport reports, remembers, and lets be looked at.
 //! Not here: migrations (`laws`, `changes`), captures (`engine/cli/tests`).
-//! Units: pfns of the hand-driven guest in `rig`; a shard of the shadow is 4,096 leaves.
+//! Units: pfns of the hand-driven guest in `fixture`; a shard of the shadow is 4,096 leaves.
 //! Threads: one, and two.
 //! Source: `Monitor::observe`; law 5 for who accepts everything as seen.
 
@@ -11,45 +11,45 @@ use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::monitor::Monitor;
 use p2mtrack::report::{EntryCounts, RoundReport};
 use p2mtrack::shadow::{Forms, ShadowBytes};
-use p2mtrack_tests::rig::{BASE, HOLES, OWN, Rig};
+use p2mtrack_tests::fixture::{BASE, Fixture, HOLES, OWN};
 
 /// Leaves of one shard of the shadow.
 const SHARD: usize = 4096;
 
 /// One observed round: its report, and what was told.
-fn observe(rig: &Rig, monitor: &mut Monitor) -> (RoundReport, Vec<(u64, Vec<Cause>)>) {
+fn observe(fixture: &Fixture, monitor: &mut Monitor) -> (RoundReport, Vec<(u64, Vec<Cause>)>) {
     let mut told = Vec::new();
     let mut each = |pfn: Pfn, causes: CauseSet| {
         told.push((pfn.0, causes.iter().collect()));
     };
-    let report = rig
+    let report = fixture
         .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, &mut each))
         .expect("a round");
     (report, told)
 }
 
-fn monitor(rig: &Rig, config: Config) -> Monitor {
-    rig.machine().log_on = true;
-    rig.machine().log.clear();
+fn monitor(fixture: &Fixture, config: Config) -> Monitor {
+    fixture.machine().log_on = true;
+    fixture.machine().log.clear();
     Monitor::new(config, Width::W64).expect("threads")
 }
 
 #[test]
 fn what_is_told_is_remembered() {
     for threads in [1, 2] {
-        let rig = Rig::linear();
-        let mut monitor = monitor(&rig, Config { threads, ..Config::default() });
+        let fixture = Fixture::linear();
+        let mut monitor = monitor(&fixture, Config { threads, ..Config::default() });
         assert_eq!((monitor.tracker().pfns(), monitor.tracker().roots()), (0, None));
-        let (first, told) = observe(&rig, &mut monitor);
+        let (first, told) = observe(&fixture, &mut monitor);
         assert_eq!((first.round, first.entries.mapped, first.pages.accepted), (0, HOLES, HOLES));
         assert_eq!(told, (0..HOLES).map(|pfn| (pfn, vec![Cause::First])).collect::<Vec<_>>());
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             guest.write(9, 1);
             guest.balloon_out(700);
             guest.balloon_in(HOLES + 1, 5);
         }
-        let (second, told) = observe(&rig, &mut monitor);
+        let (second, told) = observe(&fixture, &mut monitor);
         let (mapped, unmapped, beyond_log_dirty) = (1, 1, 1);
         let entries = EntryCounts { mapped, unmapped, beyond_log_dirty, ..Default::default() };
         assert_eq!(
@@ -66,37 +66,40 @@ fn what_is_told_is_remembered() {
         ];
         assert_eq!(told, expected);
         assert_eq!(monitor.tracker().shadow_entry(Pfn(700)), Entry::INVALID);
-        assert_eq!(monitor.tracker().shadow_entry(Pfn(HOLES + 1)), rig.machine().entry(HOLES + 1));
-        assert_eq!(observe(&rig, &mut monitor).1, []);
+        assert_eq!(
+            monitor.tracker().shadow_entry(Pfn(HOLES + 1)),
+            fixture.machine().entry(HOLES + 1)
+        );
+        assert_eq!(observe(&fixture, &mut monitor).1, []);
     }
 }
 
 #[test]
 fn what_is_past_the_count_is_told_when_the_count_has_grown() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        let mut monitor = monitor(&rig, Config::default());
-        rig.machine().roots.pfn_count = 513; // the words after it are frames already
-        let (first, _) = observe(&rig, &mut monitor);
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        let mut monitor = monitor(&fixture, Config::default());
+        fixture.machine().roots.pfn_count = 513; // the words after it are frames already
+        let (first, _) = observe(&fixture, &mut monitor);
         assert_eq!(first.entries.mapped, 513);
-        rig.machine().roots.pfn_count = 1024;
-        let (grown, told) = observe(&rig, &mut monitor);
+        fixture.machine().roots.pfn_count = 1024;
+        let (grown, told) = observe(&fixture, &mut monitor);
         assert_eq!((grown.entries.mapped, told.len()), (511, 511));
         for pfn in 512..1024 {
-            rig.machine().balloon_out(pfn);
+            fixture.machine().balloon_out(pfn);
         }
-        let (cleared, _) = observe(&rig, &mut monitor);
+        let (cleared, _) = observe(&fixture, &mut monitor);
         assert_eq!(cleared.entries.unmapped, 512);
-        let held = rig.machine().frames.values().filter(|frame| frame.owned).count() as i64;
+        let held = fixture.machine().frames.values().filter(|frame| frame.owned).count() as i64;
         assert_eq!(cleared.unaccounted_frames, Some(held - 512));
     }
 }
 
 #[test]
 fn the_structure_can_be_looked_at() {
-    let rig = Rig::tree();
-    let mut monitor = monitor(&rig, Config::default());
-    observe(&rig, &mut monitor);
-    let guest = rig.machine();
+    let fixture = Fixture::tree();
+    let mut monitor = monitor(&fixture, Config::default());
+    observe(&fixture, &mut monitor);
+    let guest = fixture.machine();
     let (top, mid) = (guest.roots.frame_list_list, guest.peek(guest.roots.frame_list_list, 0));
     assert_eq!((monitor.tracker().pfns(), monitor.tracker().roots()), (1536, Some(guest.roots)));
     assert_eq!(
@@ -113,11 +116,11 @@ fn the_structure_can_be_looked_at() {
 #[test]
 fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
     for threads in [1, 2] {
-        let rig = Rig::tree();
-        let [patched, twice] = reach_into_the_second_shard(&rig);
+        let fixture = Fixture::tree();
+        let [patched, twice] = reach_into_the_second_shard(&fixture);
         let config = Config { threads, shadow: Some(Forms::Auto), ..Config::default() };
-        let mut monitor = monitor(&rig, config);
-        observe(&rig, &mut monitor);
+        let mut monitor = monitor(&fixture, config);
+        observe(&fixture, &mut monitor);
         let held = ShadowBytes { bytes: 0, ..monitor.tracker().shadow_bytes() };
         let leaves = SHARD as u64 + 7;
         let expected = ShadowBytes {
@@ -130,13 +133,13 @@ fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
         };
         assert_eq!(held, expected);
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             guest.balloon_out(700);
             guest.balloon_out(9);
             guest.poke(patched, 8, 6);
             guest.poke(twice, 8, 7);
         }
-        let (report, told) = observe(&rig, &mut monitor);
+        let (report, told) = observe(&fixture, &mut monitor);
         assert_eq!((report.leaves.compared, report.entries.unmapped), (5, 2));
         let entry = |position: usize| (512 * (SHARD + position) as u64 + 8, vec![Cause::Entry]);
         let entries = told.into_iter().filter(|told| told.1 == [Cause::Entry]).collect::<Vec<_>>();
@@ -153,14 +156,14 @@ fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
             ShadowBytes { bytes: 0, ..monitor.tracker().shadow_bytes() },
             ShadowBytes { affine: 0, patched: 3, ..expected }
         );
-        assert_eq!(observe(&rig, &mut monitor).1, []);
+        assert_eq!(observe(&fixture, &mut monitor).1, []);
     }
 }
 
 /// Gives the guest 4,103 leaves: all but a few are one that names no frame. Returns a leaf with a
 /// patched run at position 3 of the second shard, and one without runs at its positions 5 and 6.
-fn reach_into_the_second_shard(rig: &Rig) -> [u64; 2] {
-    let guest = &mut *rig.machine();
+fn reach_into_the_second_shard(fixture: &Fixture) -> [u64; 2] {
+    let guest = &mut *fixture.machine();
     let top = guest.roots.frame_list_list;
     let word = |kind: u64, slot: u64| match kind {
         0 if !slot.is_multiple_of(3) => Entry::identity(Width::W64, Pfn(slot * 7)).0,
@@ -193,13 +196,13 @@ fn reach_into_the_second_shard(rig: &Rig) -> [u64; 2] {
 #[test]
 fn every_round_walks_and_asks_the_m2p_if_that_is_wanted() {
     for rewalk in [Rewalk::WhenNeeded, Rewalk::EveryRound] {
-        let rig = Rig::tree();
-        let mut monitor = monitor(&rig, Config { rewalk, ..Config::default() });
-        observe(&rig, &mut monitor);
+        let fixture = Fixture::tree();
+        let mut monitor = monitor(&fixture, Config { rewalk, ..Config::default() });
+        observe(&fixture, &mut monitor);
         // The leaf's frame gets another pfn, and nothing is written.
-        rig.machine().frame(BASE + OWN + 1).m2p = Some(HOLES + 1);
+        fixture.machine().frame(BASE + OWN + 1).m2p = Some(HOLES + 1);
         let every = u64::from(rewalk == Rewalk::EveryRound);
-        let (report, _) = observe(&rig, &mut monitor);
+        let (report, _) = observe(&fixture, &mut monitor);
         let structure = report.structure;
         assert_eq!((structure.walks, structure.forced, structure.moved), (every, every, every));
         assert_eq!(report.leaves.compared, every);

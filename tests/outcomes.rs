@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The final round's outcome table, one test a row, and the errors that end a migration by name.
 //! Not here: the laws (`laws`), changes while the guest runs (`changes`).
-//! Units: pfns of the hand-driven guest in `rig`.
+//! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
 //! Source: `docs/design.md`, "Outcomes".
 
@@ -11,25 +11,28 @@ use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableCause;
-use p2mtrack_tests::rig::{BASE, Frame, Got, HOLES, MACHINE, Machine, Rig};
+use p2mtrack_tests::fixture::{BASE, Fixture, Frame, Got, HOLES, MACHINE, Machine};
 
 /// A guest after its first copy and a change while it runs.
-fn guest(config: Config, change: impl FnOnce(&mut Machine)) -> (Rig, Migration) {
-    let rig = Rig::tree();
-    let mut migration = rig.start(config);
-    rig.with(|ports| migration.round(ports)).expect("the first copy");
-    change(&mut rig.machine());
-    (rig, migration)
+fn guest(config: Config, change: impl FnOnce(&mut Machine)) -> (Fixture, Migration) {
+    let fixture = Fixture::tree();
+    let mut migration = fixture.start(config);
+    fixture.with(|ports| migration.round(ports)).expect("the first copy");
+    change(&mut fixture.machine());
+    (fixture, migration)
 }
 
-fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    rig.with(|ports| migration.finish(ports)).expect("completes")
+fn finish(fixture: &Fixture, migration: &mut Migration) -> RoundReport {
+    fixture.with(|ports| migration.finish(ports)).expect("completes")
 }
 
-fn refuse(rig: &Rig, migration: &mut Migration) -> Error {
-    let error = rig.with(|ports| migration.finish(ports)).expect_err("ends with an error");
-    rig.with(|ports| migration.cancel(ports)).expect("cancels");
-    assert!(!rig.machine().log_on && rig.machine().maps.is_empty(), "the source is unharmed");
+fn refuse(fixture: &Fixture, migration: &mut Migration) -> Error {
+    let error = fixture.with(|ports| migration.finish(ports)).expect_err("ends with an error");
+    fixture.with(|ports| migration.cancel(ports)).expect("cancels");
+    assert!(
+        !fixture.machine().log_on && fixture.machine().maps.is_empty(),
+        "the source is unharmed"
+    );
     error
 }
 
@@ -43,34 +46,34 @@ fn foreign(machine: &mut Machine, m2p: Option<u64>) -> u64 {
 
 #[test]
 fn invalid_is_gone() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.balloon_out(9);
     });
-    let report = finish(&rig, &mut migration);
+    let report = finish(&fixture, &mut migration);
     assert_eq!((report.settled.gone, report.settled.foreign), (1, 0));
-    assert_eq!(rig.machine().said_gone, [9]);
-    rig.machine().assert_identical();
+    assert_eq!(fixture.machine().said_gone, [9]);
+    fixture.machine().assert_identical();
 }
 
 #[test]
 fn valid_but_not_ours_is_gone_and_counted_foreign() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         // The other domain's frame even has this pfn number in the m2p.
         let frame = foreign(machine, Some(9));
         let own = machine.entry(9).0;
         machine.set_entry(9, Entry(frame));
         machine.release(own);
     });
-    let report = rig.with(|ports| migration.round(ports)).expect("a live round");
+    let report = fixture.with(|ports| migration.round(ports)).expect("a live round");
     assert_eq!((report.pages.deferred_frame, report.settled.gone), (1, 0), "while live it waits");
-    let report = finish(&rig, &mut migration);
+    let report = finish(&fixture, &mut migration);
     assert_eq!((report.settled.gone, report.settled.foreign), (1, 1));
-    assert_eq!(rig.machine().said_gone, [9]);
+    assert_eq!(fixture.machine().said_gone, [9]);
 }
 
 #[test]
 fn tagged_foreign_and_identity_are_gone_and_counted_foreign() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         let frame = foreign(machine, Some(77));
         for (pfn, entry) in [
             (9, Entry::foreign(Width::W64, Mfn(frame))),
@@ -81,42 +84,42 @@ fn tagged_foreign_and_identity_are_gone_and_counted_foreign() {
             machine.release(own);
         }
     });
-    let report = rig.with(|ports| migration.round(ports)).expect("a live round");
+    let report = fixture.with(|ports| migration.round(ports)).expect("a live round");
     assert_eq!((report.pages.unpopulated, report.pages.left), (2, 0), "a tag is an answer");
-    let report = finish(&rig, &mut migration);
+    let report = finish(&fixture, &mut migration);
     assert_eq!((report.settled.gone, report.settled.foreign), (2, 2));
-    rig.machine().assert_identical();
+    fixture.machine().assert_identical();
 }
 
 #[test]
 fn an_own_frame_under_a_foreign_tag_is_sent_where_the_m2p_says() {
     // Kernels before 3.19 grant a frame to themselves: the tag is set on the frame's own pfn, too.
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         let tagged = Entry::foreign(Width::W64, Mfn(BASE + 9));
         machine.set_entry(9, tagged);
         machine.set_entry(HOLES + 5, tagged);
         machine.write_frame(BASE + 9, 0x5e1f);
     });
-    finish(&rig, &mut migration);
-    let machine = rig.machine();
+    finish(&fixture, &mut migration);
+    let machine = fixture.machine();
     assert_eq!(machine.received.get(&9), Some(&Got::Content(0x5e1f)));
     assert_eq!(machine.received.get(&(HOLES + 5)), None);
 }
 
 #[test]
 fn valid_ours_and_m2p_agrees_is_sent() {
-    let (rig, mut migration) = guest(Config::default(), |machine| machine.write(9, 0x11));
-    let report = finish(&rig, &mut migration);
+    let (fixture, mut migration) = guest(Config::default(), |machine| machine.write(9, 0x11));
+    let report = finish(&fixture, &mut migration);
     assert_eq!(report.pages.accepted, 1);
-    rig.machine().assert_identical();
+    fixture.machine().assert_identical();
 }
 
 #[test]
 fn an_alias_is_a_named_error() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.set_entry(HOLES + 5, Entry(BASE + 9));
     });
-    match refuse(&rig, &mut migration) {
+    match refuse(&fixture, &mut migration) {
         Error::Entry { pfn, mfn, cause } => {
             assert_eq!((pfn, mfn), (Pfn(HOLES + 5), Some(Mfn(BASE + 9))));
             assert_eq!(cause, EntryCause::Alias(Pfn(9)));
@@ -128,18 +131,18 @@ fn an_alias_is_a_named_error() {
 #[test]
 fn an_alias_is_copied_by_policy() {
     let config = Config { alias: AliasPolicy::Copy, ..Config::default() };
-    let (rig, mut migration) = guest(config, |machine| {
+    let (fixture, mut migration) = guest(config, |machine| {
         machine.set_entry(HOLES + 5, Entry(BASE + 9));
     });
-    let report = finish(&rig, &mut migration);
+    let report = finish(&fixture, &mut migration);
     assert_eq!(report.settled.aliases, 1);
-    let machine = rig.machine();
+    let machine = fixture.machine();
     assert_eq!(machine.received.get(&9), machine.received.get(&(HOLES + 5)));
 }
 
 #[test]
 fn any_other_m2p_is_sent_under_the_p2m_and_counted_stale() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         // One frame whose m2p names a pfn that is not its own, one without any.
         for (pfn, m2p) in [(9, Some(HOLES + 7)), (10, None)] {
             machine.balloon_out(pfn);
@@ -148,11 +151,11 @@ fn any_other_m2p_is_sent_under_the_p2m_and_counted_stale() {
             machine.frame(mfn).m2p = m2p;
         }
     });
-    let report = rig.with(|ports| migration.round(ports)).expect("a live round");
+    let report = fixture.with(|ports| migration.round(ports)).expect("a live round");
     assert_eq!(report.pages.deferred_m2p, 2, "while live they wait");
-    let report = finish(&rig, &mut migration);
+    let report = finish(&fixture, &mut migration);
     assert_eq!(report.settled.m2p_stale, 2);
-    let machine = rig.machine();
+    let machine = fixture.machine();
     for pfn in [9, 10] {
         assert_eq!(machine.received.get(&pfn), Some(&Got::Content(0xabc)));
     }
@@ -160,29 +163,29 @@ fn any_other_m2p_is_sent_under_the_p2m_and_counted_stale() {
 
 #[test]
 fn the_final_round_holds_every_entry_of_a_dirty_leaf_against_the_m2p() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.frame(BASE + 9).m2p = None; // without any write to its entry
         machine.balloon_in(HOLES + 1, 1); // leaf 2, not the one of pfn 9
     });
-    assert_eq!(finish(&rig, &mut migration).settled.m2p_stale, 0);
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    assert_eq!(finish(&fixture, &mut migration).settled.m2p_stale, 0);
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.frame(BASE + 9).m2p = None;
         machine.balloon_out(10); // the leaf of pfn 9
     });
-    assert_eq!(finish(&rig, &mut migration).settled.m2p_stale, 1);
+    assert_eq!(finish(&fixture, &mut migration).settled.m2p_stale, 1);
 }
 
 #[test]
 fn a_pte_to_a_frame_of_another_domain_is_a_named_error() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         let frame = foreign(machine, Some(30));
         machine.make_table(20, 21);
         let table = machine.entry(20).0;
         machine.poke(table, 7, frame << 12 | 0x67);
     });
-    let report = rig.with(|ports| migration.round(ports)).expect("a live round");
+    let report = fixture.with(|ports| migration.round(ports)).expect("a live round");
     assert_eq!(report.pages.deferred_table, 1, "while live it waits");
-    match refuse(&rig, &mut migration) {
+    match refuse(&fixture, &mut migration) {
         Error::Table { pfn, fault } => {
             assert_eq!((pfn, fault.slot, fault.mfn), (Pfn(20), 7, Mfn(0x3000)));
             assert_eq!((fault.level, fault.cause), (1, TableCause::Foreign));
@@ -193,12 +196,12 @@ fn a_pte_to_a_frame_of_another_domain_is_a_named_error() {
 
 #[test]
 fn a_pte_to_a_frame_past_the_machine_is_foreign_and_nobody_is_asked() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.make_table(20, 21);
         let table = machine.entry(20).0;
         machine.poke(table, 7, MACHINE << 12 | 0x67);
     });
-    match refuse(&rig, &mut migration) {
+    match refuse(&fixture, &mut migration) {
         Error::Table { fault, .. } => {
             assert_eq!((fault.mfn, fault.cause), (Mfn(MACHINE), TableCause::Foreign));
         }
@@ -208,7 +211,7 @@ fn a_pte_to_a_frame_past_the_machine_is_foreign_and_nobody_is_asked() {
 
 /// A guest whose table at pfn 20 names another domain's frame in slot 7, and an engine that clears
 /// such.
-fn with_a_foreign_pte() -> (Rig, Migration) {
+fn with_a_foreign_pte() -> (Fixture, Migration) {
     let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
     guest(config, |machine| {
         let frame = foreign(machine, Some(30));
@@ -226,26 +229,26 @@ fn listed(migration: &Migration) -> Vec<(Pfn, Vec<Mfn>)> {
 /// nothing in the list.
 #[test]
 fn cleared_ptes_are_those_of_tables_as_they_were_accepted() {
-    let (rig, mut migration) = with_a_foreign_pte();
+    let (fixture, mut migration) = with_a_foreign_pte();
     let cleared = [(Pfn(20), vec![Mfn(0x3000)])];
-    rig.with(|ports| migration.checkpoint(ports)).expect("clears it");
+    fixture.with(|ports| migration.checkpoint(ports)).expect("clears it");
     assert_eq!(listed(&migration), cleared);
-    let table = rig.machine().entry(20).0;
-    rig.machine().poke(table, 9, 0);
-    let report = rig.with(|ports| migration.round(ports)).expect("puts it off");
+    let table = fixture.machine().entry(20).0;
+    fixture.machine().poke(table, 9, 0);
+    let report = fixture.with(|ports| migration.round(ports)).expect("puts it off");
     assert_eq!((report.pages.deferred_table, listed(&migration)), (1, cleared.to_vec()));
-    rig.machine().poke(table, 7, 0);
-    finish(&rig, &mut migration);
+    fixture.machine().poke(table, 7, 0);
+    finish(&fixture, &mut migration);
     assert_eq!(listed(&migration), []);
 }
 
 #[test]
 fn a_pte_to_a_foreign_frame_is_cleared_by_policy_and_never_the_whole_table() {
-    let (rig, mut migration) = with_a_foreign_pte();
-    let report = finish(&rig, &mut migration);
+    let (fixture, mut migration) = with_a_foreign_pte();
+    let report = finish(&fixture, &mut migration);
     assert_eq!(report.settled.cleared_ptes, 1);
     assert_eq!(listed(&migration), [(Pfn(20), vec![Mfn(0x3000)])]);
-    let machine = rig.machine();
+    let machine = fixture.machine();
     let Some(Got::Table(ptes)) = machine.received.get(&20) else { panic!("the table is there") };
     assert_eq!((ptes[3], ptes[7]), (21 << 12 | 0x67, 0));
 }
@@ -254,12 +257,12 @@ fn a_pte_to_a_foreign_frame_is_cleared_by_policy_and_never_the_whole_table() {
 fn any_other_pte_that_resolves_to_no_pfn_is_a_named_error() {
     for policy in [ForeignPtePolicy::Refuse, ForeignPtePolicy::Clear] {
         let config = Config { foreign_pte: policy, ..Config::default() };
-        let (rig, mut migration) = guest(config, |machine| {
+        let (fixture, mut migration) = guest(config, |machine| {
             machine.make_table(20, 21);
             // The frame is the domain's, but the pfn that it had is ballooned out.
             machine.set_entry(21, Entry::INVALID);
         });
-        match refuse(&rig, &mut migration) {
+        match refuse(&fixture, &mut migration) {
             Error::Table { pfn: Pfn(20), fault } => {
                 assert_eq!((fault.slot, fault.cause), (3, TableCause::Unresolved));
             }
@@ -270,22 +273,22 @@ fn any_other_pte_that_resolves_to_no_pfn_is_a_named_error() {
 
 #[test]
 fn a_pte_to_a_stale_frame_can_not_be_normalised() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.make_table(20, 21);
         machine.frame(BASE + 21).m2p = None;
     });
-    assert!(matches!(refuse(&rig, &mut migration), Error::Table { pfn: Pfn(20), .. }));
+    assert!(matches!(refuse(&fixture, &mut migration), Error::Table { pfn: Pfn(20), .. }));
 }
 
 #[test]
 fn a_superpage_is_a_named_error() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.make_table(20, 21);
         let table = machine.entry(20).0;
         machine.frame(table).kind = FrameType::Table { level: 2, pinned: false };
         machine.poke(table, 3, (BASE + 21) << 12 | 0xe7);
     });
-    match refuse(&rig, &mut migration) {
+    match refuse(&fixture, &mut migration) {
         Error::Table { fault, .. } => assert_eq!(fault.cause, TableCause::Superpage),
         other => panic!("{other}"),
     }
@@ -293,11 +296,11 @@ fn a_superpage_is_a_named_error() {
 
 #[test]
 fn a_broken_page_is_a_named_error() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.frame(BASE + 9).kind = FrameType::Broken;
         machine.write(9, 1);
     });
-    match refuse(&rig, &mut migration) {
+    match refuse(&fixture, &mut migration) {
         Error::Entry { pfn: Pfn(9), cause: EntryCause::Broken, .. } => {}
         other => panic!("{other}"),
     }
@@ -305,14 +308,14 @@ fn a_broken_page_is_a_named_error() {
 
 #[test]
 fn a_leaf_without_a_pfn_is_a_named_error() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         let leaf = machine.leaf(512);
         machine.frame(leaf).m2p = None;
         machine.balloon_out(9);
     });
     // The leaf's own page can't be settled otherwise: its m2p is stale, it is nobody's leaf.
-    rig.machine().log.insert(p2mtrack_tests::rig::OWN + 1);
-    let error = refuse(&rig, &mut migration);
+    fixture.machine().log.insert(p2mtrack_tests::fixture::OWN + 1);
+    let error = refuse(&fixture, &mut migration);
     assert!(
         matches!(error, Error::Structure { level: 0, cause: StructureCause::Unnamed, .. }),
         "{error}"
@@ -321,9 +324,9 @@ fn a_leaf_without_a_pfn_is_a_named_error() {
 
 #[test]
 fn errors_name_what_they_are_about() {
-    let (rig, mut migration) = guest(Config::default(), |machine| {
+    let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.set_entry(HOLES + 5, Entry(BASE + 9));
     });
-    let text = refuse(&rig, &mut migration).to_string();
+    let text = refuse(&fixture, &mut migration).to_string();
     assert_eq!(text, "pfn 0x505, mfn 0x1009: the frame is also that of pfn 0x9");
 }

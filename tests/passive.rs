@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Passive mode: upstream's loop with the engine in front, and only what a saver has to change, is
+//! Passive mode: upstream's loop with the engine in front, and only what a sender has to change, is
 //! right; without any of it, it is not.
-//! Not here: the engine with a loop of its own (`simulation`), a saver in C (`ffi`).
+//! Not here: the engine with a loop of its own (`simulation`), a sender in C (`ffi`).
 //! Units: seeds of simulated guests.
 //! Threads: one guest a thread.
-//! Source: `docs/adopt.md`; the model of the saver: `engine/synthetic/src/upstream`.
+//! Source: `docs/adopt.md`; the model of the sender: `engine/synthetic/src/upstream`.
 
 use p2mtrack::frame::Width;
 use p2mtrack_synthetic::fault::{Fault, FaultSet};
@@ -34,7 +34,7 @@ fn told(run: &Run) -> String {
     format!("{}: {}", run.ending.name(), why.unwrap_or_default())
 }
 
-/// What nobody hears of the transport can't strike: the saver's own way to the destination is not
+/// What nobody hears of the transport can't strike: the sender's own way to the destination is not
 /// the model's.
 const FAULTS: [Fault; 5] = [
     Fault::MapFailure,
@@ -99,7 +99,7 @@ fn faults_end_it_or_change_nothing() {
 #[test]
 fn without_any_of_its_changes_it_is_wrong() {
     let honest: Vec<_> = Scenario::ALL.into_iter().filter(|s| !s.is_hostile()).collect();
-    // An entry that is another one only while the saver reads it is rare.
+    // An entry that is another one only while the sender reads it is rare.
     let rare = [Scenario::GrantMap];
     let rarely_past = [Scenario::Remus, Scenario::Mixed];
     for (without, changes, scenarios, seeds) in [

@@ -2,7 +2,7 @@
 //! Rounds in steps: whoever keeps the loop gets what a lent transport gets, and can't lose anything
 //! by a wrong order of calls.
 //! Not here: what a round finds (`laws`, `changes`, `outcomes`): both ways make the same steps.
-//! Units: pfns of the hand-driven guest in `rig`; runs of simulated guests.
+//! Units: pfns of the hand-driven guest in `fixture`; runs of simulated guests.
 //! Threads: one.
 //! Source: `engine/tracker/src/tracker.rs`; `docs/design.md`, laws 1, 3 and 7.
 
@@ -19,11 +19,13 @@ use p2mtrack::table::normalise;
 use p2mtrack::tracker::Tracker;
 use p2mtrack::uncertainty::Uncertainty;
 use p2mtrack_synthetic::{Scenario, SimConfig, Simulation, Verdict};
-use p2mtrack_tests::rig::{At, BASE, HOLES, MACHINE, OWN, Rig};
+use p2mtrack_tests::fixture::{At, BASE, Fixture, HOLES, MACHINE, OWN};
 
-fn attach(rig: &Rig) -> Tracker {
-    rig.machine().log_on = true;
-    rig.with(|ports| Tracker::new(Config::default(), ports.guest.p2m.width())).expect("attaches")
+fn attach(fixture: &Fixture) -> Tracker {
+    fixture.machine().log_on = true;
+    fixture
+        .with(|ports| Tracker::new(Config::default(), ports.guest.p2m.width()))
+        .expect("attaches")
 }
 
 fn by_port(error: PortError) -> Error {
@@ -97,32 +99,32 @@ fn expect_order(result: Result<impl Sized, Error>, expected: &str) {
 
 #[test]
 fn a_round_in_steps_is_a_round() {
-    for rig in [Rig::tree(), Rig::linear()] {
-        let mut tracker = attach(&rig);
-        let first = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+    for fixture in [Fixture::tree(), Fixture::linear()] {
+        let mut tracker = attach(&fixture);
+        let first = fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
         assert_eq!((first.pages.accepted, first.pages.left), (HOLES, 0));
-        rig.machine().balloon_in(HOLES + 1, 7);
-        rig.machine().balloon_out(3);
-        rig.machine().write(5, 99);
-        let report = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
+        fixture.machine().balloon_in(HOLES + 1, 7);
+        fixture.machine().balloon_out(3);
+        fixture.machine().write(5, 99);
+        let report = fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
         // Two pages, and the two leaves.
         assert_eq!((report.pages.accepted, report.pages.unpopulated), (4, 1));
-        rig.with(|ports| round(&mut tracker, ports, Stage::Checkpoint)).expect("settles");
-        assert_eq!(rig.machine().said_gone, [3]);
-        rig.machine().balloon_out(4);
-        let last = rig.with(|ports| round(&mut tracker, ports, Stage::Final)).expect("settles");
-        assert_eq!((last.settled.gone, rig.machine().consistent), (1, 2));
-        rig.machine().assert_identical();
-        assert!(rig.machine().maps.is_empty(), "given back");
-        assert!(rig.machine().log_on, "log-dirty is the host's");
+        fixture.with(|ports| round(&mut tracker, ports, Stage::Checkpoint)).expect("settles");
+        assert_eq!(fixture.machine().said_gone, [3]);
+        fixture.machine().balloon_out(4);
+        let last = fixture.with(|ports| round(&mut tracker, ports, Stage::Final)).expect("settles");
+        assert_eq!((last.settled.gone, fixture.machine().consistent), (1, 2));
+        fixture.machine().assert_identical();
+        assert!(fixture.machine().maps.is_empty(), "given back");
+        assert!(fixture.machine().log_on, "log-dirty is the host's");
     }
 }
 
 #[test]
 fn law_3_a_batch_without_an_answer_is_owed() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         let read = read_log(&mut tracker, ports, Stage::Live).expect("begins");
         tracker.scan(&mut ports.guest, read).expect("scans");
         let owed = tracker.owed();
@@ -140,9 +142,9 @@ fn law_3_a_batch_without_an_answer_is_owed() {
 
 #[test]
 fn law_3_what_was_given_up_is_sent_in_the_next_round() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         read_log(&mut tracker, ports, Stage::Live).expect("begins");
         tracker.scan(&mut ports.guest, 0).expect("scans");
         tracker.take(&mut ports.guest).expect("takes");
@@ -150,14 +152,14 @@ fn law_3_what_was_given_up_is_sent_in_the_next_round() {
         assert_eq!((report.pages.accepted, report.pages.left), (HOLES, 0));
         round(&mut tracker, ports, Stage::Final).expect("settles");
     });
-    rig.machine().assert_identical();
+    fixture.machine().assert_identical();
 }
 
 #[test]
 fn law_3_a_page_that_failed_is_owed_and_named() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         read_log(&mut tracker, ports, Stage::Live).expect("begins");
         tracker.scan(&mut ports.guest, 0).expect("scans");
         let pages = tracker.take(&mut ports.guest).expect("takes").to_vec();
@@ -185,9 +187,9 @@ fn law_3_a_page_that_failed_is_owed_and_named() {
 
 #[test]
 fn law_1_a_log_that_was_lent_has_to_be_handed_over() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         round(&mut tracker, ports, Stage::Live).expect("copies");
         assert_eq!(
             tracker.begin(&mut ports.guest, Stage::Live).expect("begins").pfns(),
@@ -205,11 +207,11 @@ fn law_1_a_log_that_was_lent_has_to_be_handed_over() {
 
 #[test]
 fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         round(&mut tracker, ports, Stage::Live).expect("copies");
-        rig.machine().write(5, 99);
+        fixture.machine().write(5, 99);
         let room = tracker.begin(&mut ports.guest, Stage::Final).expect("begins");
         ports.log_dirty.clean(room).expect("reads"); // its bit is nowhere else now
         tracker.begin(&mut ports.guest, Stage::Live).expect("begins anew");
@@ -219,7 +221,7 @@ fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
         assert!(tracker.why(Pfn(5)).contains(Cause::LogDirty));
         round(&mut tracker, ports, Stage::Final).expect("settles");
     });
-    rig.machine().assert_identical();
+    fixture.machine().assert_identical();
 }
 
 /// However little of it was read: what lies past that is owed, and what was marked there all the
@@ -229,12 +231,12 @@ fn law_4_a_short_log_puts_what_it_lacks_in_uncertainty() {
     let whole = 3 * 512;
     let odd = [0, 1, 5, 63, 64, 65, 255, 511, 512, 513, 700, 767, 1023, 1025, 1279, 1281];
     for read in odd.into_iter().chain([whole - 1, whole, 32_767, 32_768, u64::MAX]) {
-        for rig in [Rig::tree(), Rig::linear()] {
-            let mut tracker = attach(&rig);
-            rig.with(|ports| {
+        for fixture in [Fixture::tree(), Fixture::linear()] {
+            let mut tracker = attach(&fixture);
+            fixture.with(|ports| {
                 round(&mut tracker, ports, Stage::Live).expect("copies");
                 let marked = [3, 64, 700, 1270];
-                marked.iter().for_each(|&pfn| rig.machine().write(pfn, 99));
+                marked.iter().for_each(|&pfn| fixture.machine().write(pfn, 99));
                 let room = tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
                 ports.log_dirty.clean(room).expect("reads");
                 let report = tracker.scan(&mut ports.guest, read).expect("scans").clone();
@@ -258,9 +260,9 @@ fn law_4_a_short_log_puts_what_it_lacks_in_uncertainty() {
 #[test]
 fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
     for cancel in [true, false] {
-        let rig = Rig::tree();
-        let mut tracker = attach(&rig);
-        rig.with(|ports| {
+        let fixture = Fixture::tree();
+        let mut tracker = attach(&fixture);
+        fixture.with(|ports| {
             read_log(&mut tracker, ports, Stage::Final).expect("begins");
             tracker.scan(&mut ports.guest, 0).expect("scans");
             tracker.frame_list_sent();
@@ -270,8 +272,8 @@ fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
                 tracker.cancel(ports.guest.p2m);
             } else {
                 // The second of two pfns with one frame, in a batch of which others would be sent.
-                let own = rig.machine().entry(8);
-                rig.machine().set_entry(7, own);
+                let own = fixture.machine().entry(8);
+                fixture.machine().set_entry(7, own);
                 tracker.take(&mut ports.guest).expect_err("an alias");
             }
             assert!(tracker.batch().is_empty());
@@ -287,15 +289,15 @@ fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
 #[test]
 fn what_was_handed_out_is_owed_again_after_a_walk_to_who_reads_its_own_p2m() {
     for (sender, again) in [(Sender::Engine, 0), (Sender::CallerReadsP2m, HOLES)] {
-        let rig = Rig::tree();
-        rig.machine().log_on = true;
+        let fixture = Fixture::tree();
+        fixture.machine().log_on = true;
         let config = Config { sender, ..Config::default() };
         let mut tracker = Tracker::new(config, Width::W64).expect("attaches");
-        rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
-        let here = rig.machine().leaf(0);
-        rig.machine().set_leaf(0, 0x1234);
-        rig.machine().set_leaf(0, here);
-        let report = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("walks");
+        fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+        let here = fixture.machine().leaf(0);
+        fixture.machine().set_leaf(0, 0x1234);
+        fixture.machine().set_leaf(0, here);
+        let report = fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("walks");
         assert_eq!(report.structure.walks, 1);
         assert_eq!(report.entries.changed(), 0);
         let its_own = 1; // the page of the upper frame that was written
@@ -306,29 +308,29 @@ fn what_was_handed_out_is_owed_again_after_a_walk_to_who_reads_its_own_p2m() {
 /// One frame at very many positions costs no more than it does others.
 #[test]
 fn law_6_a_shared_leaf_without_frames_owes_nothing_to_who_normalises() {
-    let rig = Rig::tree();
-    rig.machine().log_on = true;
+    let fixture = Fixture::tree();
+    fixture.machine().log_on = true;
     let config = Config { sender: Sender::CallerNormalises, ..Config::default() };
     let mut tracker = Tracker::new(config, Width::W64).expect("attaches");
-    let hole = rig.machine().leaf(2 * 512);
+    let hole = fixture.machine().leaf(2 * 512);
     for pfn in 2 * 512..HOLES {
-        rig.machine().set_entry(pfn, Entry::INVALID);
+        fixture.machine().set_entry(pfn, Entry::INVALID);
     }
     for position in 3..100 {
-        rig.machine().set_leaf(position, hole);
+        fixture.machine().set_leaf(position, hole);
     }
-    rig.machine().roots.pfn_count = 100 * 512;
-    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
-    rig.machine().set_entry(2 * 512, Entry::INVALID); // written, and as it was
-    let report = rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("compares");
+    fixture.machine().roots.pfn_count = 100 * 512;
+    fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+    fixture.machine().set_entry(2 * 512, Entry::INVALID); // written, and as it was
+    let report = fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("compares");
     assert!(report.pages.owed < 10, "{}", report.pages.owed);
 }
 
 #[test]
 fn calls_in_a_wrong_order_change_nothing() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         expect_order(
             tracker.scan(&mut ports.guest, 0).map(|r| r.round),
             "scan called while no round was begun",
@@ -381,15 +383,15 @@ fn calls_in_a_wrong_order_change_nothing() {
             "begin called while the migration is cancelled",
         );
     });
-    assert!(rig.machine().maps.is_empty());
+    assert!(fixture.machine().maps.is_empty());
 }
 
 /// What a policy asks for is known when the log is, and again at the end.
 #[test]
 fn a_scan_tells_whether_it_converges() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         read_log(&mut tracker, ports, Stage::Live).expect("begins");
         let first = tracker.scan(&mut ports.guest, u64::MAX).expect("scans").clone();
         assert_eq!((first.dirty_rate, first.shrinking), (None, None));
@@ -397,7 +399,7 @@ fn a_scan_tells_whether_it_converges() {
         let sent = tracker.take(&mut ports.guest).expect("takes").len();
         send(&mut tracker, ports).expect("sends");
         tracker.end(&mut ports.guest).expect("ends early");
-        rig.machine().write(5, 99);
+        fixture.machine().write(5, 99);
         let read = read_log(&mut tracker, ports, Stage::Live).expect("begins");
         let report = tracker.scan(&mut ports.guest, read).expect("scans");
         assert_eq!(report.dirty_rate, Some(1.0 / sent as f64));
@@ -419,13 +421,13 @@ fn a_scan_tells_whether_it_converges() {
 /// An uncertainty is told until a round has ended with it, whatever fails meanwhile.
 #[test]
 fn law_4_a_lost_log_is_reported_though_the_next_round_does_not_begin() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         round(&mut tracker, ports, Stage::Live).expect("copies");
         let room = tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
         ports.log_dirty.clean(room).expect("reads");
-        rig.machine().errors.push(At::Roots);
+        fixture.machine().errors.push(At::Roots);
         tracker.begin(&mut ports.guest, Stage::Live).expect_err("no roots");
         for _ in 0..2 {
             tracker.begin(&mut ports.guest, Stage::Live).expect("begins anew");
@@ -442,14 +444,14 @@ fn law_4_a_lost_log_is_reported_though_the_next_round_does_not_begin() {
 /// Who normalises a table twice has cleared its PTEs once.
 #[test]
 fn a_table_that_is_normalised_again_is_cleared_once() {
-    let rig = Rig::tree();
-    rig.machine().log_on = true;
+    let fixture = Fixture::tree();
+    fixture.machine().log_on = true;
     let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
     let mut tracker = Tracker::new(config, Width::W64).expect("attaches");
-    rig.machine().make_table(20, 21);
-    let table = rig.machine().entry(20).0;
-    rig.machine().poke(table, 7, MACHINE << 12 | 0x67);
-    rig.with(|ports| {
+    fixture.machine().make_table(20, 21);
+    let table = fixture.machine().entry(20).0;
+    fixture.machine().poke(table, 7, MACHINE << 12 | 0x67);
+    fixture.with(|ports| {
         let read = read_log(&mut tracker, ports, Stage::Checkpoint).expect("begins");
         tracker.scan(&mut ports.guest, read).expect("scans");
         tell_list(&mut tracker, ports).expect("tells");
@@ -474,9 +476,9 @@ fn a_table_that_is_normalised_again_is_cleared_once() {
 /// one is told.
 #[test]
 fn a_live_round_ends_with_a_frame_list_that_was_not_told() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         read_log(&mut tracker, ports, Stage::Live).expect("begins");
         tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
         assert!(tracker.is_under_way() && tracker.frame_list_changed());
@@ -484,15 +486,15 @@ fn a_live_round_ends_with_a_frame_list_that_was_not_told() {
         assert!(!tracker.is_under_way() && tracker.frame_list_changed());
         round(&mut tracker, ports, Stage::Final).expect("settles");
     });
-    rig.machine().assert_identical();
+    fixture.machine().assert_identical();
 }
 
 /// Live rounds may be ended early: what was not taken is left.
 #[test]
 fn a_round_that_ends_early_leaves_the_rest_owed() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| {
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| {
         read_log(&mut tracker, ports, Stage::Live).expect("begins");
         tracker.scan(&mut ports.guest, 0).expect("scans");
         tracker.take(&mut ports.guest).expect("takes");
@@ -503,22 +505,22 @@ fn a_round_that_ends_early_leaves_the_rest_owed() {
         assert_eq!(tracker.shadow_entry(Pfn(0)), Entry(BASE));
         round(&mut tracker, ports, Stage::Final).expect("settles");
     });
-    rig.machine().assert_identical();
+    fixture.machine().assert_identical();
 }
 
 #[test]
 fn whoever_holds_a_mapping_of_the_p2m_hears_when_to_drop_it() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
     assert!(tracker.remap() && !tracker.remap());
-    rig.machine().balloon_in(HOLES + 1, 7);
-    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
+    fixture.machine().balloon_in(HOLES + 1, 7);
+    fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
     assert!(!tracker.remap(), "an entry is no structure");
-    let old = rig.machine().leaf(0);
-    let new = rig.machine().copy_words(old, HOLES + 2);
-    rig.machine().set_leaf(0, new);
-    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
+    let old = fixture.machine().leaf(0);
+    let new = fixture.machine().copy_words(old, HOLES + 2);
+    fixture.machine().set_leaf(0, new);
+    fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
     assert!(tracker.remap());
 }
 
@@ -558,12 +560,12 @@ fn simulated_guests_arrive_identical_in_steps() {
 
 #[test]
 fn who_keeps_the_loop_can_ask_which_pfns_lost_their_frames() {
-    let rig = Rig::tree();
-    let mut tracker = attach(&rig);
-    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+    let fixture = Fixture::tree();
+    let mut tracker = attach(&fixture);
+    fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
     assert_eq!(tracker.take_noted_gone(), []);
-    rig.machine().balloon_out(3);
-    rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
+    fixture.machine().balloon_out(3);
+    fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("sends");
     assert_eq!(tracker.take_noted_gone(), [Pfn(3)]);
     assert_eq!(tracker.take_noted_gone(), [], "since it was last asked");
 }
@@ -572,19 +574,19 @@ fn who_keeps_the_loop_can_ask_which_pfns_lost_their_frames() {
 #[test]
 fn a_page_that_was_taken_in_a_round_that_was_given_up_is_gone_once_it_has_no_frame() {
     for given_up in [Stage::Live, Stage::Final] {
-        let rig = Rig::tree();
-        let mut tracker = attach(&rig);
-        rig.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
+        let fixture = Fixture::tree();
+        let mut tracker = attach(&fixture);
+        fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
         // A pfn that the destination never had.
-        rig.machine().balloon_in(HOLES + 1, 7);
-        rig.with(|ports| {
+        fixture.machine().balloon_in(HOLES + 1, 7);
+        fixture.with(|ports| {
             let read = read_log(&mut tracker, ports, given_up).expect("begins");
             tracker.scan(&mut ports.guest, read).expect("scans");
             let pages = tracker.take(&mut ports.guest).expect("takes");
             assert!(pages.iter().any(|page| page.pfn == Pfn(HOLES + 1)));
         });
-        rig.machine().balloon_out(HOLES + 1);
-        rig.with(|ports| round(&mut tracker, ports, Stage::Final)).expect("settles");
-        assert_eq!(rig.machine().said_gone, [HOLES + 1]);
+        fixture.machine().balloon_out(HOLES + 1);
+        fixture.with(|ports| round(&mut tracker, ports, Stage::Final)).expect("settles");
+        assert_eq!(fixture.machine().said_gone, [HOLES + 1]);
     }
 }

@@ -2,7 +2,7 @@
 //! Guests that are attached with the width of others: each is told so in the first round, and no
 //! guest of its own width ever is.
 //! Not here: whole migrations of both widths (`simulation`), roots that lead nowhere (`laws`).
-//! Units: runs of simulated guests; pfns of the hand-driven guest in `rig`.
+//! Units: runs of simulated guests; pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
 //! Source: `engine/tracker/src/structure/width.rs`.
 
@@ -17,7 +17,7 @@ use p2mtrack::report::RoundReport;
 use p2mtrack::report::Stage;
 use p2mtrack::tracker::Tracker;
 use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
-use p2mtrack_tests::rig::{BASE, HOLES, OWN, Rig, finish, round};
+use p2mtrack_tests::fixture::{BASE, Fixture, HOLES, OWN, finish, round};
 
 /// A p2m of another width than its guest's.
 struct Bent<'a>(&'a mut dyn P2mSource, Width);
@@ -117,36 +117,36 @@ fn a_guest_of_its_own_width_is_believed_whatever_it_does() {
 
 #[test]
 fn a_guest_that_has_few_frames_or_whose_m2p_lags_is_believed() {
-    for rig in [Rig::tree(), Rig::linear()] {
+    for fixture in [Fixture::tree(), Fixture::linear()] {
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             (0..OWN).chain(OWN + 8..HOLES).for_each(|pfn| guest.frame(BASE + pfn).m2p = None);
         }
-        let mut migration = rig.start(Config::default());
-        let report = round(&rig, &mut migration);
+        let mut migration = fixture.start(Config::default());
+        let report = round(&fixture, &mut migration);
         assert_eq!((report.pages.accepted, report.pages.deferred_m2p), (8, HOLES - 8));
     }
-    for rig in [Rig::tree(), Rig::linear()] {
+    for fixture in [Fixture::tree(), Fixture::linear()] {
         {
-            let guest = &mut *rig.machine();
+            let guest = &mut *fixture.machine();
             (0..OWN).chain(OWN + 8..HOLES).for_each(|pfn| _ = guest.balloon_out(pfn));
         }
-        let mut migration = rig.start(Config::default());
-        assert_eq!(round(&rig, &mut migration).pages.accepted, 8);
-        finish(&rig, &mut migration);
+        let mut migration = fixture.start(Config::default());
+        assert_eq!(round(&fixture, &mut migration).pages.accepted, 8);
+        finish(&fixture, &mut migration);
     }
 }
 
 /// A tree whose first leaf is one of a 32-bit guest, so many of whose entries are named back; and
 /// of entries of 64 bits as many.
-fn like_another(narrow: u64, wide: u64) -> Rig {
-    let rig = Rig::tree();
-    become_another(&rig, narrow, wide);
-    rig
+fn like_another(narrow: u64, wide: u64) -> Fixture {
+    let fixture = Fixture::tree();
+    become_another(&fixture, narrow, wide);
+    fixture
 }
 
-fn become_another(rig: &Rig, narrow: u64, wide: u64) {
-    let guest = &mut *rig.machine();
+fn become_another(fixture: &Fixture, narrow: u64, wide: u64) {
+    let guest = &mut *fixture.machine();
     let leaves = [0, 1, 2].map(|n| guest.leaf(512 * n));
     for slot in 0..512 {
         let entry = |pfn: u64| if pfn <= narrow { BASE + pfn } else { u64::from(u32::MAX) };
@@ -162,9 +162,9 @@ fn many_entries_show_a_width_and_two_of_the_given_one_are_enough_against_them() 
     for (narrow, wide, expected) in
         [(15, 0, false), (16, 0, true), (900, 0, true), (16, 1, true), (16, 2, false)]
     {
-        let rig = like_another(narrow, wide);
-        let mut migration = rig.start(Config::default());
-        let first = rig.with(|ports| migration.round(ports));
+        let fixture = like_another(narrow, wide);
+        let mut migration = fixture.start(Config::default());
+        let first = fixture.with(|ports| migration.round(ports));
         let shown = match first {
             Err(Error::Width { given: Width::W64, cause: WidthCause::Entries { pfn, mfn } }) => {
                 assert_eq!((pfn, mfn), (Pfn(1), Mfn(BASE + 1)));
@@ -179,21 +179,21 @@ fn many_entries_show_a_width_and_two_of_the_given_one_are_enough_against_them() 
 /// Who has been followed in a width is of that width.
 #[test]
 fn only_the_first_walk_decides() {
-    let rig = Rig::tree();
-    let mut migration = rig.start(Config::default());
-    round(&rig, &mut migration);
-    become_another(&rig, 900, 0);
-    rig.machine().roots.pfn_count -= 1;
-    let report = round(&rig, &mut migration);
+    let fixture = Fixture::tree();
+    let mut migration = fixture.start(Config::default());
+    round(&fixture, &mut migration);
+    become_another(&fixture, 900, 0);
+    fixture.machine().roots.pfn_count -= 1;
+    let report = round(&fixture, &mut migration);
     assert!(report.structure.walks > 0 && !report.p2m_unreadable);
 }
 
 #[test]
 fn an_error_says_both_widths_and_what_shows_it() {
-    let rig = Rig::tree();
-    rig.machine().log_on = true;
+    let fixture = Fixture::tree();
+    fixture.machine().log_on = true;
     let mut tracker = Tracker::new(Config::default(), Width::W32).expect("attaches");
-    let error = rig.with(|ports| {
+    let error = fixture.with(|ports| {
         tracker.begin(&mut ports.guest, Stage::Live)?;
         tracker.scan(&mut ports.guest, 0).map(drop)
     });

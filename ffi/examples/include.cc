@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
 // The header from C++17: a handle that destroys itself, errors as exceptions, callbacks that let none out. Migrates one
-// simulated guest by the whole interface, as migrate.c does. Not a binding: what a saver in C++ would write for itself.
+// simulated guest by the whole interface, as migrate.c does. Not a binding: what a sender in C++ would write for itself.
 //
 //     include [SCENARIO [SEED]]    default: mixed 1
 //

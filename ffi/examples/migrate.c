@@ -11,7 +11,7 @@
 #include "host.h"
 
 /* Everything that one migration needs. */
-struct saver {
+struct sender {
     struct harness *guest;
     struct p2mt *p2mt;
     struct p2mt_page pages[P2MT_BATCH_MAX];
@@ -19,40 +19,40 @@ struct saver {
 };
 
 /* The log: room from the library, CLEAN from Xen. */
-static int begin(struct saver *saver, uint32_t stage)
+static int begin(struct sender *sender, uint32_t stage)
 {
     struct p2mt_log_buffer room;
     uint64_t read = 0;
-    int rc = p2mt_begin(saver->p2mt, stage, &room);
+    int rc = p2mt_begin(sender->p2mt, stage, &room);
 
     if (!rc && room.pfns)
-        rc = harness_clean(saver->guest, room.words, room.pfns, &read);
-    return rc ? rc : p2mt_scan(saver->p2mt, read, NULL);
+        rc = harness_clean(sender->guest, room.words, room.pfns, &read);
+    return rc ? rc : p2mt_scan(sender->p2mt, read, NULL);
 }
 
-static int send_frame_list(struct saver *saver)
+static int send_frame_list(struct sender *sender)
 {
     size_t count;
     uint64_t pfn_count, serial, *leaves;
-    int rc = p2mt_frame_list(saver->p2mt, NULL, 0, &count, &pfn_count, &serial); /* how long is it? */
+    int rc = p2mt_frame_list(sender->p2mt, NULL, 0, &count, &pfn_count, &serial); /* how long is it? */
 
     if (rc)
         return rc;
     leaves = malloc((count ? count : 1) * sizeof(*leaves));
-    rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &pfn_count, &serial);
+    rc = p2mt_frame_list(sender->p2mt, leaves, count, &count, &pfn_count, &serial);
     if (!rc)
-        rc = harness_send_frame_list(saver->guest, leaves, count, pfn_count);
+        rc = harness_send_frame_list(sender->guest, leaves, count, pfn_count);
     free(leaves);
-    return rc ? rc : p2mt_frame_list_sent(saver->p2mt, serial);
+    return rc ? rc : p2mt_frame_list_sent(sender->p2mt, serial);
 }
 
 /* One page: read, a page table normalised, sent; what can't be done now is put off. */
-static int send_page(struct saver *saver, size_t index)
+static int send_page(struct sender *sender, size_t index)
 {
-    const struct p2mt_page *page = &saver->pages[index];
-    struct p2mt_page_answer *answer = &saver->answers[index];
+    const struct p2mt_page *page = &sender->pages[index];
+    struct p2mt_page_answer *answer = &sender->answers[index];
     uint64_t content = 0, words[512];
-    int rc = harness_read_page(saver->guest, page->mfn, page->type, &content, words);
+    int rc = harness_read_page(sender->guest, page->mfn, page->type, &content, words);
 
     memset(answer, 0, sizeof(*answer));
     if (rc) {
@@ -62,7 +62,7 @@ static int send_page(struct saver *saver, size_t index)
         return 0;
     }
     if (page->type) {
-        rc = p2mt_normalise(saver->p2mt, index, words, NULL);
+        rc = p2mt_normalise(sender->p2mt, index, words, NULL);
         if (rc == P2MT_E_TABLE) {
             answer->verdict = P2MT_DEFERRED;
             answer->reason = P2MT_DEFER_TABLE;
@@ -71,17 +71,17 @@ static int send_page(struct saver *saver, size_t index)
         if (rc)
             return rc;
     }
-    return harness_send_page(saver->guest, page->pfn, page->type, content, words);
+    return harness_send_page(sender->guest, page->pfn, page->type, content, words);
 }
 
-static int send_gone(struct saver *saver)
+static int send_gone(struct sender *sender)
 {
     uint64_t pfns[256], from = 0;
     size_t count;
     int rc;
 
-    while (!(rc = p2mt_gone(saver->p2mt, from, pfns, 256, &count)) && count) {
-        rc = harness_send_gone(saver->guest, pfns, count);
+    while (!(rc = p2mt_gone(sender->p2mt, from, pfns, 256, &count)) && count) {
+        rc = harness_send_gone(sender->guest, pfns, count);
         if (rc)
             break;
         from = pfns[count - 1] + 1;
@@ -89,91 +89,91 @@ static int send_gone(struct saver *saver)
     return rc;
 }
 
-static int run_round(struct saver *saver, uint32_t stage)
+static int run_round(struct sender *sender, uint32_t stage)
 {
     size_t count, i;
     uint32_t todo;
-    int rc = begin(saver, stage);
+    int rc = begin(sender, stage);
 
     if (rc)
         return rc;
     do {
-        rc = p2mt_take(saver->p2mt, saver->pages, sizeof(*saver->pages), P2MT_BATCH_MAX, &count, &todo);
+        rc = p2mt_take(sender->p2mt, sender->pages, sizeof(*sender->pages), P2MT_BATCH_MAX, &count, &todo);
         if (!rc && todo & P2MT_DO_FRAME_LIST)
-            rc = send_frame_list(saver);
+            rc = send_frame_list(sender);
         for (i = 0; !rc && i < count; i++)
-            rc = send_page(saver, i);
+            rc = send_page(sender, i);
         if (!rc && count)
-            rc = p2mt_answer(saver->p2mt, saver->answers, sizeof(*saver->answers), count);
+            rc = p2mt_answer(sender->p2mt, sender->answers, sizeof(*sender->answers), count);
     } while (!rc && count);
     if (!rc && stage != P2MT_LIVE) {
-        rc = send_gone(saver);
+        rc = send_gone(sender);
         if (!rc)
-            rc = harness_confirm(saver->guest);
+            rc = harness_confirm(sender->guest);
     }
-    return rc ? rc : p2mt_end(saver->p2mt, NULL);
+    return rc ? rc : p2mt_end(sender->p2mt, NULL);
 }
 
-static int live_until_quiet(struct saver *saver)
+static int live_until_quiet(struct sender *sender)
 {
     int rc = 0;
 
-    while (!rc && !harness_wants_suspend(saver->guest))
-        rc = run_round(saver, P2MT_LIVE);
+    while (!rc && !harness_wants_suspend(sender->guest))
+        rc = run_round(sender, P2MT_LIVE);
     return rc;
 }
 
-static int migrate(struct saver *saver)
+static int migrate(struct sender *sender)
 {
-    uint32_t checkpoints = harness_checkpoints(saver->guest), i;
+    uint32_t checkpoints = harness_checkpoints(sender->guest), i;
     int rc = 0;
 
     for (i = 0; !rc && i < checkpoints; i++) {
-        rc = run_round(saver, P2MT_LIVE);
-        harness_suspend(saver->guest);
+        rc = run_round(sender, P2MT_LIVE);
+        harness_suspend(sender->guest);
         if (!rc)
-            rc = run_round(saver, P2MT_CHECKPOINT);
-        if (!rc && harness_judge(saver->guest))
+            rc = run_round(sender, P2MT_CHECKPOINT);
+        if (!rc && harness_judge(sender->guest))
             return 1;
-        harness_resume(saver->guest);
+        harness_resume(sender->guest);
     }
     if (!rc)
-        rc = live_until_quiet(saver);
-    harness_suspend(saver->guest);
-    return rc ? rc : run_round(saver, P2MT_FINAL);
+        rc = live_until_quiet(sender);
+    harness_suspend(sender->guest);
+    return rc ? rc : run_round(sender, P2MT_FINAL);
 }
 
 /* 0: as it should be. */
 static int run(const char *scenario, uint64_t seed, uint32_t threads, uint64_t guest_bytes, uint32_t width)
 {
-    static struct saver saver;
+    static struct sender sender;
     const char *harm;
     int rc, wrong;
 
-    saver.guest = harness_new(scenario, seed, guest_bytes, threads, width);
-    saver.p2mt = host_create(saver.guest, P2MT_FULL, threads, width);
-    if (!saver.p2mt)
+    sender.guest = harness_new(scenario, seed, guest_bytes, threads, width);
+    sender.p2mt = host_create(sender.guest, P2MT_FULL, threads, width);
+    if (!sender.p2mt)
         return 1;
-    rc = migrate(&saver);
+    rc = migrate(&sender);
     if (rc < 0) {
         struct p2mt_error error;
         memset(&error, 0, sizeof(error));
         error.size = sizeof(error);
-        p2mt_last_error(saver.p2mt, &error);
+        p2mt_last_error(sender.p2mt, &error);
         printf("%s %llu: ended with %d (%s)\n", scenario, (unsigned long long)seed, rc, error.text);
         wrong = !harness_is_hostile(scenario);
     } else {
-        wrong = rc || harness_judge(saver.guest);
+        wrong = rc || harness_judge(sender.guest);
         if (wrong)
-            harness_explain(saver.guest);
+            harness_explain(sender.guest);
     }
-    p2mt_destroy(saver.p2mt);
-    harness_log_off(saver.guest);
-    harm = harness_harm(saver.guest);
+    p2mt_destroy(sender.p2mt);
+    harness_log_off(sender.guest);
+    harm = harness_harm(sender.guest);
     if (wrong || harm)
         printf("%s %llu: WRONG %s\n", scenario, (unsigned long long)seed, harm ? harm : "");
     wrong = wrong || harm;
-    harness_free(saver.guest);
+    harness_free(sender.guest);
     return wrong;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A saver like the one of Xen's toolstack, with its own loop, policy, mapping of the p2m and normalisation of page tables,
+ * A sender like the one of Xen's toolstack, with its own loop, policy, mapping of the p2m and normalisation of page tables,
  * and with p2mtrack in front of it in passive mode. The lines marked (1) to (4) are what it changes: it sends what
  * p2mtrack hands out, by the entries that come with it; it drops its mapping of the p2m when it is told to; it puts off
  * what can't be sent now; and it asks who owns what a page table names. docs/adopt.md has the same as a table.
@@ -20,7 +20,7 @@
 #define SUPERPAGE (1u << 7)
 #define PTE_FRAME UINT64_C(0x000ffffffffff000)
 
-struct saver {
+struct sender {
     struct harness *guest;
     struct p2mt *p2mt;
     int reads;
@@ -29,7 +29,7 @@ struct saver {
 };
 
 /* Whether a table names a frame of another domain, of which p2m and m2p may say what they like. */
-static int names_others(const struct saver *saver, const uint64_t *words)
+static int names_others(const struct sender *sender, const uint64_t *words)
 {
     uint64_t mfns[512];
     uint32_t types[512];
@@ -38,7 +38,7 @@ static int names_others(const struct saver *saver, const uint64_t *words)
     for (i = 0; i < 512; i++)
         if (words[i] & PRESENT)
             mfns[count++] = (words[i] & PTE_FRAME) >> 12;
-    if (count && harness_types(saver->guest, mfns, count, types))
+    if (count && harness_types(sender->guest, mfns, count, types))
         return 1;
     for (i = 0; i < count; i++)
         if (types[i] >> 28 >= 0xd) /* BROKEN, XALLOC, XTAB */
@@ -47,25 +47,25 @@ static int names_others(const struct saver *saver, const uint64_t *words)
 }
 
 /* Upstream's normalisation: m2p, its own mapping of the p2m, both must agree. A kernel of old tags its own entries. */
-static int normalise(const struct saver *saver, uint32_t type, uint64_t *words)
+static int normalise(const struct sender *sender, uint32_t type, uint64_t *words)
 {
-    const uint64_t *m2p = harness_m2p(saver->guest);
-    uint64_t frames = harness_m2p_frames(saver->guest), mfn, pfn;
+    const uint64_t *m2p = harness_m2p(sender->guest);
+    uint64_t frames = harness_m2p_frames(sender->guest), mfn, pfn;
     unsigned int level = type >> 28 & 7, slot;
 
-    if (!saver->mapped)
+    if (!sender->mapped)
         return -1;
     for (slot = 256; level == 4 && slot <= 271; slot++)
         words[slot] = 0; /* Xen's own */
-    if (names_others(saver, words)) /* (4) */
+    if (names_others(sender, words)) /* (4) */
         return -1;
     for (slot = 0; slot < 512; slot++) {
         if (!(words[slot] & PRESENT))
             continue;
         mfn = (words[slot] & PTE_FRAME) >> 12;
         pfn = mfn < frames ? m2p[mfn] : P2MT_NONE;
-        if ((level > 1 && words[slot] & SUPERPAGE) || pfn >= saver->pfn_count ||
-            harness_p2m_frame(saver->guest, pfn) != mfn)
+        if ((level > 1 && words[slot] & SUPERPAGE) || pfn >= sender->pfn_count ||
+            harness_p2m_frame(sender->guest, pfn) != mfn)
             return -1;
         words[slot] = (words[slot] & ~PTE_FRAME) | pfn << 12;
     }
@@ -73,52 +73,52 @@ static int normalise(const struct saver *saver, uint32_t type, uint64_t *words)
 }
 
 /* 0: sent. Otherwise what the answer is to say of it. */
-static int send_page(struct saver *saver, const struct p2mt_page *page, struct p2mt_page_answer *answer)
+static int send_page(struct sender *sender, const struct p2mt_page *page, struct p2mt_page_answer *answer)
 {
     uint64_t mfn = page->mfn, content = 0, words[512]; /* (1) the entry that came with it */
     uint32_t type;
     int rc;
 
     memset(answer, 0, sizeof(*answer));
-    if (saver->reads)
-        mfn = saver->mapped ? harness_p2m_frame(saver->guest, page->pfn) : P2MT_NONE;
-    rc = mfn == P2MT_NONE ? P2MT_NOT_OWNED : harness_types(saver->guest, &mfn, 1, &type);
+    if (sender->reads)
+        mfn = sender->mapped ? harness_p2m_frame(sender->guest, page->pfn) : P2MT_NONE;
+    rc = mfn == P2MT_NONE ? P2MT_NOT_OWNED : harness_types(sender->guest, &mfn, 1, &type);
     if (!rc && type >> 28 >= 0xd) /* BROKEN, XALLOC, XTAB */
         rc = P2MT_NOT_OWNED;
     if (!rc)
-        rc = harness_read_page(saver->guest, mfn, type, &content, words);
+        rc = harness_read_page(sender->guest, mfn, type, &content, words);
     if (rc) { /* (3) */
         answer->verdict = P2MT_DEFERRED;
         answer->reason = P2MT_DEFER_MAP;
         answer->errnum = rc;
         return 0;
     }
-    if (type && normalise(saver, type, words)) { /* (3) */
+    if (type && normalise(sender, type, words)) { /* (3) */
         answer->verdict = P2MT_DEFERRED;
         answer->reason = page->type ? P2MT_DEFER_TABLE : P2MT_DEFER_NO_ANSWER; /* it became a table just now */
         return 0;
     }
-    return harness_send_page(saver->guest, page->pfn, type, content, words);
+    return harness_send_page(sender->guest, page->pfn, type, content, words);
 }
 
-static int send_frame_list(struct saver *saver)
+static int send_frame_list(struct sender *sender)
 {
     size_t count;
     uint64_t *leaves, serial;
-    int rc = p2mt_frame_list(saver->p2mt, NULL, 0, &count, &saver->pfn_count, &serial);
+    int rc = p2mt_frame_list(sender->p2mt, NULL, 0, &count, &sender->pfn_count, &serial);
 
     if (rc)
         return rc;
     leaves = malloc((count ? count : 1) * sizeof(*leaves));
-    rc = p2mt_frame_list(saver->p2mt, leaves, count, &count, &saver->pfn_count, &serial);
+    rc = p2mt_frame_list(sender->p2mt, leaves, count, &count, &sender->pfn_count, &serial);
     if (!rc)
-        rc = harness_send_frame_list(saver->guest, leaves, count, saver->pfn_count);
+        rc = harness_send_frame_list(sender->guest, leaves, count, sender->pfn_count);
     free(leaves);
-    return rc ? rc : p2mt_frame_list_sent(saver->p2mt, serial);
+    return rc ? rc : p2mt_frame_list_sent(sender->p2mt, serial);
 }
 
 /* One pass; *sent: pages that it sent. */
-static int pass(struct saver *saver, uint32_t stage, uint64_t *sent)
+static int pass(struct sender *sender, uint32_t stage, uint64_t *sent)
 {
     static struct p2mt_page pages[P2MT_BATCH_MAX];
     static struct p2mt_page_answer answers[P2MT_BATCH_MAX];
@@ -127,93 +127,93 @@ static int pass(struct saver *saver, uint32_t stage, uint64_t *sent)
     uint64_t read = 0, gone[256], from = 0;
     size_t count, i;
     uint32_t todo;
-    int rc = p2mt_begin(saver->p2mt, stage, &room);
+    int rc = p2mt_begin(sender->p2mt, stage, &room);
 
     if (!rc && room.pfns)
-        rc = harness_clean(saver->guest, room.words, room.pfns, &read);
+        rc = harness_clean(sender->guest, room.words, room.pfns, &read);
     if (!rc)
-        rc = p2mt_scan(saver->p2mt, read, NULL);
+        rc = p2mt_scan(sender->p2mt, read, NULL);
     do {
         if (!rc)
-            rc = p2mt_take(saver->p2mt, pages, sizeof(*pages), P2MT_BATCH_MAX, &count, &todo); /* (1) */
+            rc = p2mt_take(sender->p2mt, pages, sizeof(*pages), P2MT_BATCH_MAX, &count, &todo); /* (1) */
         if (rc)
             return rc;
-        if (todo & P2MT_DO_REMAP || !saver->mapped) { /* (2); while the guest runs this may fail */
-            saver->mapped = !harness_p2m_map(saver->guest);
-            if (!saver->mapped && stage != P2MT_LIVE)
+        if (todo & P2MT_DO_REMAP || !sender->mapped) { /* (2); while the guest runs this may fail */
+            sender->mapped = !harness_p2m_map(sender->guest);
+            if (!sender->mapped && stage != P2MT_LIVE)
                 return -5;
         }
         if (todo & P2MT_DO_FRAME_LIST)
-            rc = send_frame_list(saver);
+            rc = send_frame_list(sender);
         for (i = 0; !rc && i < count; i++)
-            rc = send_page(saver, &pages[i], &answers[i]);
+            rc = send_page(sender, &pages[i], &answers[i]);
         if (!rc && count)
-            rc = p2mt_answer(saver->p2mt, answers, sizeof(*answers), count);
+            rc = p2mt_answer(sender->p2mt, answers, sizeof(*answers), count);
     } while (!rc && count);
-    while (!rc && stage != P2MT_LIVE && !(rc = p2mt_gone(saver->p2mt, from, gone, 256, &count)) && count) {
-        rc = harness_send_gone(saver->guest, gone, count);
+    while (!rc && stage != P2MT_LIVE && !(rc = p2mt_gone(sender->p2mt, from, gone, 256, &count)) && count) {
+        rc = harness_send_gone(sender->guest, gone, count);
         from = gone[count - 1] + 1;
     }
     report.size = sizeof(report);
     if (!rc)
-        rc = p2mt_end(saver->p2mt, &report);
+        rc = p2mt_end(sender->p2mt, &report);
     if (!rc)
         *sent = report.pages_accepted; /* pages_owed has pfns without a frame among them */
     return rc;
 }
 
-static int migrate(struct saver *saver)
+static int migrate(struct sender *sender)
 {
-    uint32_t checkpoints = harness_checkpoints(saver->guest), i;
+    uint32_t checkpoints = harness_checkpoints(sender->guest), i;
     uint64_t sent = 0;
     int rc = 0;
 
     for (i = 1; !rc && i <= PASSES_MAX; i++) { /* upstream's policy */
-        rc = pass(saver, P2MT_LIVE, &sent);
+        rc = pass(sender, P2MT_LIVE, &sent);
         if (i > 1 && sent < FEW_PAGES)
             break;
     }
     for (i = 0; !rc && i < checkpoints; i++) {
-        harness_suspend(saver->guest);
-        rc = pass(saver, P2MT_CHECKPOINT, &sent);
-        if (!rc && harness_judge(saver->guest))
+        harness_suspend(sender->guest);
+        rc = pass(sender, P2MT_CHECKPOINT, &sent);
+        if (!rc && harness_judge(sender->guest))
             return 1;
-        harness_resume(saver->guest);
+        harness_resume(sender->guest);
         if (!rc)
-            rc = pass(saver, P2MT_LIVE, &sent);
+            rc = pass(sender, P2MT_LIVE, &sent);
     }
-    harness_suspend(saver->guest);
-    return rc ? rc : pass(saver, P2MT_FINAL, &sent);
+    harness_suspend(sender->guest);
+    return rc ? rc : pass(sender, P2MT_FINAL, &sent);
 }
 
 static int run(const char *scenario, uint64_t seed, int reads)
 {
-    struct saver saver;
+    struct sender sender;
     const char *harm;
     int rc, wrong;
 
-    memset(&saver, 0, sizeof(saver));
-    saver.guest = harness_new(scenario, seed, GUEST_BYTES, 1, P2MT_WIDTH_64);
-    saver.reads = reads;
-    saver.p2mt = host_create(saver.guest, reads ? P2MT_HOST_READS_P2M : P2MT_PASSIVE, 1, P2MT_WIDTH_64);
-    if (!saver.p2mt)
+    memset(&sender, 0, sizeof(sender));
+    sender.guest = harness_new(scenario, seed, GUEST_BYTES, 1, P2MT_WIDTH_64);
+    sender.reads = reads;
+    sender.p2mt = host_create(sender.guest, reads ? P2MT_HOST_READS_P2M : P2MT_PASSIVE, 1, P2MT_WIDTH_64);
+    if (!sender.p2mt)
         return 1;
-    rc = migrate(&saver);
+    rc = migrate(&sender);
     if (rc < 0) {
         printf("%s %llu: ended with %d\n", scenario, (unsigned long long)seed, rc);
         wrong = !harness_is_hostile(scenario);
     } else {
-        wrong = rc || harness_judge(saver.guest);
+        wrong = rc || harness_judge(sender.guest);
         if (wrong)
-            harness_explain(saver.guest);
+            harness_explain(sender.guest);
     }
-    p2mt_destroy(saver.p2mt);
-    harness_log_off(saver.guest);
-    harm = harness_harm(saver.guest);
+    p2mt_destroy(sender.p2mt);
+    harness_log_off(sender.guest);
+    harm = harness_harm(sender.guest);
     if (wrong || harm)
         printf("%s %llu: WRONG %s\n", scenario, (unsigned long long)seed, harm ? harm : "");
     wrong = wrong || harm;
-    harness_free(saver.guest);
+    harness_free(sender.guest);
     return wrong;
 }
 

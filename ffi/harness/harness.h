@@ -65,7 +65,7 @@ int harness_send_frame_list(struct harness *harness, const uint64_t *leaves, siz
 int harness_send_gone(struct harness *harness, const uint64_t *pfns, size_t count);
 int harness_confirm(struct harness *harness);
 
-/* --- a saver's own mapping of the p2m, as Xen's toolstack makes it --- */
+/* --- a sender's own mapping of the p2m, as Xen's toolstack makes it --- */
 int harness_p2m_map(struct harness *harness); /* drops the one before */
 void harness_p2m_unmap(struct harness *harness);
 /* The frame that the live entry names, all ones if none does. */

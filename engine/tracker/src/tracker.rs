@@ -629,8 +629,7 @@ impl Tracker {
         self.round.report.structure.frame_lists += 1;
     }
 
-    /// Whether the p2m's structure was looked at anew since this was last asked: whoever holds a
-    /// mapping of it by another walk has to drop it.
+    /// True if the structure was walked anew since the last call: drop a mapping of your own.
     pub fn remap(&mut self) -> bool {
         std::mem::take(&mut self.p2m.walked)
     }

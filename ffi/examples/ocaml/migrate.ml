@@ -11,29 +11,29 @@
 open P2mt
 
 (* Everything that one migration needs. *)
-type saver = { guest : Harness.t; p2mt : P2mt.t; content : words; table : words }
+type sender = { guest : Harness.t; p2mt : P2mt.t; content : words; table : words }
 
 (* The log: CLEAN from Xen, into the library. *)
-let begin_and_scan saver stage =
-  let pfns = begin_round saver.p2mt stage in
+let begin_and_scan sender stage =
+  let pfns = begin_round sender.p2mt stage in
   let read =
     if pfns = 0 then 0
     else
       let bits = words (pfns / 64) in
-      let read = Harness.(number (clean saver.guest bits)) in
-      feed saver.p2mt 0 bits;
+      let read = Harness.(number (clean sender.guest bits)) in
+      feed sender.p2mt 0 bits;
       read
   in
-  ignore (scan saver.p2mt read)
+  ignore (scan sender.p2mt read)
 
-let send_frame_list saver =
-  let leaves, pfn_count, serial = frame_list saver.p2mt in
-  Harness.(ok (send_frame_list saver.guest leaves pfn_count));
-  frame_list_sent saver.p2mt serial
+let send_frame_list sender =
+  let leaves, pfn_count, serial = frame_list sender.p2mt in
+  Harness.(ok (send_frame_list sender.guest leaves pfn_count));
+  frame_list_sent sender.p2mt serial
 
 (* One page: read, a page table normalised, sent; what can't be done now is put off. *)
-let send_page saver index { pfn; mfn; kind; _ } =
-  let { guest; p2mt; content; table } = saver in
+let send_page sender index { pfn; mfn; kind; _ } =
+  let { guest; p2mt; content; table } = sender in
   let read = Harness.read_page guest mfn kind content table in
   if read < 0 then Deferred (Map (-read))
   else if kind <> 0 && not (normalise p2mt index table) then Deferred Not_normalised
@@ -41,37 +41,37 @@ let send_page saver index { pfn; mfn; kind; _ } =
     Harness.(ok (send_page guest pfn kind content table));
     Accepted)
 
-let rec send_pages saver =
-  let pages, todo = take saver.p2mt in
-  if todo.frame_list then send_frame_list saver;
+let rec send_pages sender =
+  let pages, todo = take sender.p2mt in
+  if todo.frame_list then send_frame_list sender;
   if pages <> [||] then (
-    answer saver.p2mt (Array.mapi (send_page saver) pages);
-    send_pages saver)
+    answer sender.p2mt (Array.mapi (send_page sender) pages);
+    send_pages sender)
 
-let rec send_gone saver from =
-  let pfns = gone saver.p2mt from in
+let rec send_gone sender from =
+  let pfns = gone sender.p2mt from in
   let count = Bigarray.Array1.dim pfns in
   if count > 0 then (
-    Harness.(ok (send_gone saver.guest pfns));
-    send_gone saver (Int64.succ pfns.{count - 1}))
+    Harness.(ok (send_gone sender.guest pfns));
+    send_gone sender (Int64.succ pfns.{count - 1}))
 
-let round saver stage =
-  begin_and_scan saver stage;
-  send_pages saver;
+let round sender stage =
+  begin_and_scan sender stage;
+  send_pages sender;
   if stage <> Live then (
-    send_gone saver 0L;
-    Harness.(ok (confirm saver.guest)));
-  ignore (end_round saver.p2mt)
+    send_gone sender 0L;
+    Harness.(ok (confirm sender.guest)));
+  ignore (end_round sender.p2mt)
 
 (* Whether the destination was identical after each suspended round. *)
-let migrate saver =
-  let guest = saver.guest in
+let migrate sender =
+  let guest = sender.guest in
   let rec checkpoints = function
     | 0 -> true
     | left ->
-      round saver Live;
+      round sender Live;
       Harness.suspend guest;
-      round saver Checkpoint;
+      round sender Checkpoint;
       Harness.judge guest = 0
       && (Harness.resume guest;
           checkpoints (left - 1))
@@ -79,10 +79,10 @@ let migrate saver =
   checkpoints (Harness.checkpoints guest)
   && (
     while not (Harness.wants_suspend guest) do
-      round saver Live
+      round sender Live
     done;
     Harness.suspend guest;
-    round saver Final;
+    round sender Final;
     Harness.judge guest = 0)
 
 (* Whether it went as it should. *)

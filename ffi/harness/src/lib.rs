@@ -25,7 +25,7 @@ use p2mtrack::port::{
     Transfer, Transport, Unlogged,
 };
 use p2mtrack_synthetic::transport::Bytes;
-use p2mtrack_synthetic::upstream::SaversP2m;
+use p2mtrack_synthetic::upstream::SendersP2m;
 use p2mtrack_synthetic::words::Content;
 use p2mtrack_synthetic::{Scenario, SimConfig, SimError, SimPorts, Simulation, Verdict};
 
@@ -43,7 +43,7 @@ pub struct Harness {
     ports: SimPorts,
     /// A frame may be mapped more than once.
     mapped: HashMap<usize, Vec<MapSlot>>,
-    p2m: Option<SaversP2m>,
+    p2m: Option<SendersP2m>,
     harm: Option<CString>,
 }
 
@@ -453,7 +453,7 @@ pub unsafe extern "C" fn harness_p2m_map(harness: *mut Harness) -> c_int {
     // SAFETY: harness.h.
     let harness = unsafe { at(harness) };
     harness.drop_p2m();
-    harness.p2m = SaversP2m::map(&harness.simulation, &mut harness.ports).ok();
+    harness.p2m = SendersP2m::map(&harness.simulation, &mut harness.ports).ok();
     if harness.p2m.is_some() { 0 } else { -EIO }
 }
 

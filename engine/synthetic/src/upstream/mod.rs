@@ -13,6 +13,6 @@ mod p2m;
 mod passes;
 mod passive;
 
-pub use p2m::SaversP2m;
+pub use p2m::SendersP2m;
 pub use passes::{migrate, migrate_with};
 pub use passive::{Changes, migrate_passive};

@@ -194,11 +194,11 @@ impl TableView for View<'_> {
     }
 }
 
-/// A saver's own mapping of the p2m, for savers that are written elsewhere.
+/// A sender's own mapping of the p2m, for senders that are written elsewhere.
 #[expect(missing_debug_implementations, reason = "nothing of it says anything")]
-pub struct SaversP2m(P2m);
+pub struct SendersP2m(P2m);
 
-impl SaversP2m {
+impl SendersP2m {
     /// Finds and maps every leaf, as upstream does at the start.
     ///
     /// # Errors

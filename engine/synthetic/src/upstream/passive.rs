@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Upstream's loop with the engine in front of it in passive mode, and what a saver has to change
+//! Upstream's loop with the engine in front of it in passive mode, and what a sender has to change
 //! for that; each can be left out.
 //! Not here: upstream as it is (`passes`, `batch`).
 //! Units: pfns; a pass is one CLEAN and what the engine made of it.
@@ -35,14 +35,14 @@ use crate::simulation::{SimConfig, SimPorts, Simulation};
 const TARGET_SENT: u64 = 50;
 const PASSES_MAX: u64 = 5;
 
-/// What the saver changes. Everything, unless a proof leaves something out.
+/// What the sender changes. Everything, unless a proof leaves something out.
 #[derive(Clone, Copy, Debug)]
 pub struct Changes {
     /// Pfns that the engine adds to what log-dirty names are sent.
     pub adds: bool,
     /// Pages are sent by the entries that the engine hands out. Without it by the live ones.
     pub entries: bool,
-    /// The saver has told the engine that it reads its own live p2m.
+    /// The sender has told the engine that it reads its own live p2m.
     pub said_it_reads: bool,
     /// The mapping of the p2m is dropped when the engine says so.
     pub remap: bool,
@@ -60,7 +60,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// A saver that sends by the entries that it is given.
+    /// A sender that sends by the entries that it is given.
     pub const ALL: Self = Self {
         adds: true,
         entries: true,
@@ -72,7 +72,7 @@ impl Changes {
         tags: true,
         owners: true,
     };
-    /// A saver that can only read its own live p2m, and has said so.
+    /// A sender that can only read its own live p2m, and has said so.
     pub const READS: Self = Self { entries: false, said_it_reads: true, ..Self::ALL };
 }
 
@@ -88,7 +88,7 @@ pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
     let mut ports = simulation.ports();
     let result = match Tracker::new(engine, config.width) {
         Ok(tracker) => {
-            let mut saver = Saver {
+            let mut sender = PassiveSender {
                 simulation: &simulation,
                 ports: &mut ports,
                 tracker,
@@ -96,9 +96,9 @@ pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
                 told_pfns: 0,
                 changes,
             };
-            let result = saver.run(&mut run);
-            saver.drop_p2m();
-            let Saver { tracker, ports, .. } = &mut saver;
+            let result = sender.run(&mut run);
+            sender.drop_p2m();
+            let PassiveSender { tracker, ports, .. } = &mut sender;
             tracker.cancel(&mut ports.p2m);
             result
         }
@@ -108,8 +108,8 @@ pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
     run
 }
 
-/// A saver under way.
-struct Saver<'a> {
+/// A sender under way.
+struct PassiveSender<'a> {
     simulation: &'a Simulation,
     ports: &'a mut SimPorts,
     tracker: Tracker,
@@ -120,7 +120,7 @@ struct Saver<'a> {
     changes: Changes,
 }
 
-impl Saver<'_> {
+impl PassiveSender<'_> {
     fn run(&mut self, run: &mut Run) -> Result<(), Abort> {
         self.map_p2m(false)?;
         enable(self.simulation, self.ports)?;

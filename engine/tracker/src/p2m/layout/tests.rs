@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests of the layout, and the ports of a machine whose frames can't be read, for tests of who
 //! uses one.
-//! Not here: guests (`tests/rig.rs`).
+//! Not here: guests (`tests/fixture.rs`).
 //! Units: positions, mfns; the m2p holds `mfn - HELD` for every frame from `HELD` on.
 //! Threads: one.
 //! Source: own.

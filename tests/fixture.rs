@@ -321,21 +321,21 @@ impl Machine {
 
 /// The machine and its ports.
 #[derive(Clone)]
-pub struct Rig(Arc<Mutex<Machine>>);
+pub struct Fixture(Arc<Mutex<Machine>>);
 
 /// A live round that ends well.
-pub fn round(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    rig.with(|ports| migration.round(ports)).expect("a live round")
+pub fn round(fixture: &Fixture, migration: &mut Migration) -> RoundReport {
+    fixture.with(|ports| migration.round(ports)).expect("a live round")
 }
 
 /// A final round that ends well, with an identical destination.
-pub fn finish(rig: &Rig, migration: &mut Migration) -> RoundReport {
-    let report = rig.with(|ports| migration.finish(ports)).expect("completes");
-    rig.machine().assert_identical();
+pub fn finish(fixture: &Fixture, migration: &mut Migration) -> RoundReport {
+    let report = fixture.with(|ports| migration.finish(ports)).expect("completes");
+    fixture.machine().assert_identical();
     report
 }
 
-impl Rig {
+impl Fixture {
     /// A guest with a 3-level tree of three leaves: pfns 0..1280 have frames.
     pub fn tree() -> Self {
         Self::new(false)
@@ -418,7 +418,7 @@ impl Rig {
     }
 }
 
-impl LogDirty for Rig {
+impl LogDirty for Fixture {
     fn enable(&mut self) -> Result<(), PortError> {
         let mut machine = self.machine();
         machine.log_on = true;
@@ -447,7 +447,7 @@ impl LogDirty for Rig {
     }
 }
 
-impl P2mSource for Rig {
+impl P2mSource for Fixture {
     fn width(&self) -> Width {
         Width::W64
     }
@@ -513,7 +513,7 @@ impl P2mSource for Rig {
     }
 }
 
-impl M2p for Rig {
+impl M2p for Fixture {
     fn frames(&self) -> u64 {
         MACHINE
     }
@@ -525,7 +525,7 @@ impl M2p for Rig {
     }
 }
 
-impl FrameTypes for Rig {
+impl FrameTypes for Fixture {
     fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
         let mut machine = self.machine();
         machine.reach(At::Query);
@@ -540,7 +540,7 @@ impl FrameTypes for Rig {
     }
 }
 
-impl Unlogged for Rig {
+impl Unlogged for Fixture {
     fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
         into.extend(self.machine().unlogged.iter().copied().map(Pfn));
         Ok(())
@@ -559,7 +559,7 @@ impl Unlogged for Rig {
     }
 }
 
-impl Rig {
+impl Fixture {
     fn deliver(&self, page: &Page, view: &dyn TableView) -> Answer {
         let found = {
             let machine = self.machine();
@@ -590,7 +590,7 @@ impl Rig {
     }
 }
 
-impl Transport for Rig {
+impl Transport for Fixture {
     fn send(
         &mut self,
         pages: &[Page],
