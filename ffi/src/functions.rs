@@ -22,7 +22,7 @@ pub use crate::boundary::Handle;
 use crate::boundary::{self, array, array_mut, enter, place};
 use crate::convert;
 use crate::error::{Fault, meaning};
-use crate::handle::{Room, Session};
+use crate::handle::{LogBuffer, Session};
 use crate::sized::{Rows, check, read, write};
 
 /// `p2mt_version`.
@@ -94,12 +94,12 @@ pub unsafe extern "C" fn p2mt_last_error(handle: *const Handle, error: *mut abi:
 pub unsafe extern "C" fn p2mt_begin(
     handle: *mut Handle,
     stage: u32,
-    room: *mut abi::LogBuffer,
+    buffer: *mut abi::LogBuffer,
 ) -> c_int {
     let call = |session: &mut Session| {
         // SAFETY: the header's contract.
-        let to = unsafe { place(room, "room") }?;
-        let Room { words, pfns } = session.begin(stage)?;
+        let to = unsafe { place(buffer, "buffer") }?;
+        let LogBuffer { words, pfns } = session.begin(stage)?;
         to.write(abi::LogBuffer { words, pfns });
         Ok(())
     };
@@ -121,11 +121,11 @@ pub unsafe extern "C" fn p2mt_feed(
         }
         // SAFETY: the header's contract.
         let words = unsafe { array(words, (pfns / 64) as usize, "words") }?;
-        let room = session.room()?;
-        let left = room.pfns.saturating_sub(first) / 64;
+        let buffer = session.buffer()?;
+        let left = buffer.pfns.saturating_sub(first) / 64;
         for (index, &word) in words.iter().take(left as usize).enumerate() {
-            let to = room.words.wrapping_add((first / 64) as usize + index);
-            // SAFETY: the room is the engine's, `pfns` bits long, until the log is scanned, and
+            let to = buffer.words.wrapping_add((first / 64) as usize + index);
+            // SAFETY: the buffer is the engine's, `pfns` bits long, until the log is scanned, and
             // this one is below.
             let to = unsafe { &mut *to };
             *to |= word;

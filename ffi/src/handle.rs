@@ -30,8 +30,8 @@ pub(crate) struct Session {
     tracker: Tracker,
     host: Host,
     sender: Sender,
-    /// The log's room, while it is lent.
-    room: Option<Room>,
+    /// The log's buffer, while it is lent.
+    buffer: Option<LogBuffer>,
     /// How the normalisation of pages of the batch went.
     tables: Normalised,
     /// Pfns gone, once they were asked for.
@@ -41,7 +41,7 @@ pub(crate) struct Session {
     /// Frame lists that were read, each another one.
     lists: u64,
     /// The last of them was not told to the destination, as far as the host has said.
-    untold: bool,
+    list_unsent: bool,
     /// The p2m was walked since a round ended well: mappings by an older walk have to be dropped.
     remap: bool,
     /// A round is under way, which `totals` do not have yet.
@@ -51,7 +51,7 @@ pub(crate) struct Session {
 
 /// The engine's bitmap, as long as the host fills it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct LogBuffer {
     pub(crate) words: *mut u64,
     pub(crate) pfns: u64,
 }
@@ -64,12 +64,12 @@ impl Session {
             tracker: Tracker::new(config, width)?,
             host,
             sender: config.sender,
-            room: None,
+            buffer: None,
             tables: Normalised::new(),
             gone: None,
             scanned: false,
             lists: 0,
-            untold: false,
+            list_unsent: false,
             remap: false,
             open: false,
             totals: abi::Totals { size: size_of::<abi::Totals>() as u32, ..Default::default() },
@@ -80,10 +80,10 @@ impl Session {
         self.host.say(level, text);
     }
 
-    pub(crate) fn begin(&mut self, stage: u32) -> Result<Room, Fault> {
+    pub(crate) fn begin(&mut self, stage: u32) -> Result<LogBuffer, Fault> {
         let stage = config::stage(stage)?;
         // Also if it can't begin: the round before is given up.
-        (self.room, self.gone) = (None, None);
+        (self.buffer, self.gone) = (None, None);
         self.tables.clear();
         self.give_up();
         let Self { tracker, host, open, .. } = self;
@@ -92,9 +92,9 @@ impl Session {
         *open = true;
         let pfns = bits.pfns();
         let words = if pfns > 0 { bits.words_mut().as_mut_ptr() } else { std::ptr::null_mut() };
-        let room = Room { pfns, words };
-        self.room = Some(room);
-        Ok(room)
+        let buffer = LogBuffer { pfns, words };
+        self.buffer = Some(buffer);
+        Ok(buffer)
     }
 
     /// What a step came to: an error may have been the end of its round.
@@ -113,16 +113,16 @@ impl Session {
         }
     }
 
-    /// The room for the log, while it is lent.
-    pub(crate) fn room(&self) -> Result<Room, Fault> {
-        self.room.ok_or_else(|| Fault::order("p2mt_feed called while no log is lent"))
+    /// The buffer for the log, while it is lent.
+    pub(crate) fn buffer(&self) -> Result<LogBuffer, Fault> {
+        self.buffer.ok_or_else(|| Fault::order("p2mt_feed called while no log is lent"))
     }
 
     pub(crate) fn scan(&mut self, read: u64) -> Result<(), Fault> {
         let Self { tracker, host, .. } = self;
         let scanned = tracker.scan(&mut host.lend(), read).map(drop);
         // Also after an error: unless it was out of order, the log was taken.
-        self.room = self.room.filter(|_| matches!(&scanned, Err(Error::Order { .. })));
+        self.buffer = self.buffer.filter(|_| matches!(&scanned, Err(Error::Order { .. })));
         self.note(scanned)?;
         self.scanned = true;
         Ok(())
@@ -152,11 +152,12 @@ impl Session {
     pub(crate) fn take(&mut self) -> Result<(impl Iterator<Item = abi::Page>, u32), Fault> {
         let taken = self.tracker.take(&mut self.host.lend()).map(drop);
         self.note(taken)?;
-        let Self { tracker, tables, untold, remap, .. } = self;
+        let Self { tracker, tables, list_unsent, remap, .. } = self;
         tables.clear();
         *remap |= tracker.remap();
         let remap = if *remap { abi::DO_REMAP } else { 0 };
-        let list = if *untold || tracker.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
+        let list =
+            if *list_unsent || tracker.frame_list_changed() { abi::DO_FRAME_LIST } else { 0 };
         let pages = tracker.batch().iter().zip(tracker.batch_causes());
         Ok((pages.map(|(page, causes)| convert::page(page, causes)), remap | list))
     }
@@ -213,7 +214,7 @@ impl Session {
     }
 
     fn expect_list_told(&self, call: &str) -> Result<(), Fault> {
-        if self.untold {
+        if self.list_unsent {
             let text = format!("p2mt_{call} called while the frame list was read and not sent");
             return Err(Fault::order(text));
         }
@@ -234,7 +235,7 @@ impl Session {
     pub(crate) fn frame_list_was_read(&mut self) -> u64 {
         if self.tracker.frame_list_changed() {
             self.tracker.frame_list_sent();
-            self.untold = true;
+            self.list_unsent = true;
             self.lists += 1;
         }
         self.lists
@@ -247,7 +248,7 @@ impl Session {
         if serial < self.lists || self.tracker.frame_list_changed() {
             return Err(Fault::order("the frame list that was told is not the present one"));
         }
-        self.untold = false;
+        self.list_unsent = false;
         Ok(())
     }
 
@@ -311,7 +312,7 @@ impl Session {
     pub(crate) fn cancel(&mut self) {
         self.give_up();
         self.tracker.cancel(self.host.lend().p2m);
-        (self.room, self.gone) = (None, None);
+        (self.buffer, self.gone) = (None, None);
     }
 
     /// Lets go of the host's mappings, without the engine.

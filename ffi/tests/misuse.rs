@@ -187,10 +187,10 @@ fn destroy(handle: *mut f::Handle) {
 }
 
 fn begin(handle: *mut f::Handle, stage: u32) -> c_int {
-    let mut room = abi::LogBuffer { words: null_mut(), pfns: 0 };
+    let mut buffer = abi::LogBuffer { words: null_mut(), pfns: 0 };
     // SAFETY: both live.
-    let code = unsafe { f::p2mt_begin(handle, stage, &raw mut room) };
-    assert_eq!(room.words.is_null(), room.pfns == 0);
+    let code = unsafe { f::p2mt_begin(handle, stage, &raw mut buffer) };
+    assert_eq!(buffer.words.is_null(), buffer.pfns == 0);
     code
 }
 
@@ -612,7 +612,7 @@ fn a_list_that_does_not_fit_is_asked_for_again_with_room() {
         assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
         assert_eq!(
             state.asked, asked,
-            "twice a round, and once more when it does not fit: the room stays"
+            "twice a round, and once more when it does not fit: the buffer stays"
         );
     }
     let mut why = abi::PfnState { size: 24, ..Default::default() };

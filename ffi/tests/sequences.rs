@@ -617,8 +617,8 @@ impl Sequence {
     }
 
     fn begin(&mut self, stage: u32, bad: bool) -> c_int {
-        let mut room = abi::LogBuffer { words: null_mut(), pfns: 1 };
-        let at = if bad { null_mut() } else { &raw mut room };
+        let mut buffer = abi::LogBuffer { words: null_mut(), pfns: 1 };
+        let at = if bad { null_mut() } else { &raw mut buffer };
         // SAFETY: a place for it, or none.
         let code = unsafe { f::p2mt_begin(self.handle, stage, at) };
         if code == abi::OK {
@@ -629,13 +629,13 @@ impl Sequence {
                 assert!(state.causes != 0 || !is_there, "{page:?} was forgotten: {state:?}");
             }
         }
-        if code == abi::OK && room.pfns > 0 {
-            assert!(room.pfns.is_multiple_of(32_768) && !room.words.is_null());
-            let word = self.machine.dice.below(room.pfns / 64) as usize;
-            // SAFETY: the room has so many words, and is lent.
-            unsafe { room.words.wrapping_add(word).write(self.machine.dice.word()) };
+        if code == abi::OK && buffer.pfns > 0 {
+            assert!(buffer.pfns.is_multiple_of(32_768) && !buffer.words.is_null());
+            let word = self.machine.dice.below(buffer.pfns / 64) as usize;
+            // SAFETY: the buffer has so many words, and is lent.
+            unsafe { buffer.words.wrapping_add(word).write(self.machine.dice.word()) };
         } else {
-            assert!(code == abi::OK || room.pfns == 1, "written after an error");
+            assert!(code == abi::OK || buffer.pfns == 1, "written after an error");
         }
         code
     }

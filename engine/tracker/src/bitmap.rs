@@ -64,7 +64,7 @@ impl PfnBitmap {
         self.clear_tail();
     }
 
-    /// Changes the length; pfns that fall away leave the set.
+    /// Changes the length; pfns that are removed leave the set.
     pub fn resize(&mut self, pfns: u64) {
         let words = pfns.div_ceil(64) as usize;
         if self.words.is_empty() {

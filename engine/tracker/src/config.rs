@@ -106,7 +106,7 @@ pub struct Config {
     pub rewalk: Rewalk,
     /// How much is held against the m2p.
     pub verify: Verify,
-    /// Rounds running for which an uncertainty of one kind is borne while the guest runs.
+    /// Rounds running for which an uncertainty of one kind is tolerated while the guest runs.
     pub uncertain_rounds_max: u32,
     /// Two pfns, one frame.
     pub alias: AliasPolicy,

@@ -49,7 +49,7 @@ pub struct LeafCounts {
     pub dirty: u64,
     /// Positions that are new or backed by another frame than at the walk before.
     pub fresh: u64,
-    /// Positions that fell away.
+    /// Positions that were removed.
     pub dropped: u64,
     /// Leaves compared with the shadow.
     pub compared: u64,

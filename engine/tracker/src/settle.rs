@@ -30,7 +30,7 @@ pub(crate) fn expect_few_deferred(
     destination: &Destination,
 ) -> Result<(), Error> {
     let sent = &destination.sent;
-    let waiting = ledger.deferred_pfns().max(sent.contested_pfns());
+    let waiting = ledger.deferred_pfns().max(sent.waiting_beside_pfns());
     let waiting = waiting + sent.stale_pfns() + sent.alias_pfns();
     let domain_frames = p2m.domain.most;
     if waiting <= domain_frames.saturating_add(WAITING_SLACK) {

@@ -93,7 +93,7 @@ impl Join for Compared {
 struct Notes<'a, 'b> {
     resend: &'a mut ResendShard<'b>,
     found: Compared,
-    /// What was read of the last leaf that needed more than a glance.
+    /// What was read of the last leaf that needed more than a fast path.
     copy: Leaf,
     /// Leaves without frames at many positions.
     repeated: HashMap<Shared, Repeated>,
@@ -129,7 +129,7 @@ pub(super) struct Comparison<'a> {
     pub(super) sent: &'a Sent,
     /// What tables named is not told: a pfn without a frame may have had one meanwhile, and a table
     /// may name it.
-    pub(super) untold: bool,
+    pub(super) tables_unknown: bool,
     /// The guest is suspended: entries of dirty leaves are held against the m2p.
     pub(super) check_m2p: bool,
 }
@@ -253,7 +253,7 @@ impl Comparison<'_> {
         if self.check_m2p
             || self.offers.is_uncertain(item.leaf)
             || self.layout.is_shared(item.leaf)
-            || self.untold && !item.is_first_look()
+            || self.tables_unknown && !item.is_first_look()
             || handed()
         {
             return None; // equal entries and other positions matter, too
@@ -433,8 +433,9 @@ impl Comparison<'_> {
         let handed = self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
         // Not where one frame stands at many positions: each of them would cost what none of them
         // can hold.
-        let untold = self.untold && !item.is_first_look() && !self.layout.is_shared(item.leaf);
-        if !equal_owed && !handed && !untold && !self.check_m2p {
+        let tables_unknown =
+            self.tables_unknown && !item.is_first_look() && !self.layout.is_shared(item.leaf);
+        if !equal_owed && !handed && !tables_unknown && !self.check_m2p {
             return owed;
         }
         let frames = self.m2p.frames();
@@ -445,7 +446,7 @@ impl Comparison<'_> {
                 continue;
             }
             let entry = live.entry(width, slot);
-            if untold && self.names_nothing(entry) {
+            if tables_unknown && self.names_nothing(entry) {
                 owed.set(slot);
             }
             let Some(mfn) = entry.claim(width).named().filter(|mfn| mfn.0 < frames) else {

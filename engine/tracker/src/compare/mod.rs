@@ -88,7 +88,7 @@ fn comparison<'a>(
         log: intake.log.bits(),
         offers: &intake.offers,
         sent,
-        untold: round.config.sender != Sender::Engine,
+        tables_unknown: round.config.sender != Sender::Engine,
         check_m2p: round.checks_m2p(),
     }
 }

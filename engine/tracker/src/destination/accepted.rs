@@ -23,7 +23,7 @@ impl Accepted {
         self.entries[index] = entry;
     }
 
-    /// What fell away starts anew.
+    /// What was removed starts anew.
     pub(super) fn cut(&mut self, pfns: u64) {
         self.entries.truncate(pfns as usize);
     }

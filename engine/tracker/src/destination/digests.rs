@@ -46,7 +46,7 @@ impl Digests {
         }
     }
 
-    /// The same of a range that falls away. Costs the chunks that there are.
+    /// The same of a range that is removed. Costs the chunks that there are.
     pub(super) fn clear_range(&mut self, pfns: Range<u64>) {
         for pfn in pfns.start..pfns.end.min(pfns.start.next_multiple_of(CHUNK_PFNS)) {
             self.clear(Pfn(pfn));

@@ -60,7 +60,7 @@ pub(crate) struct Moves {
     pub(crate) departed: Vec<(Pfn, Mfn)>,
     /// Those that tables named under pfns not accepted under them.
     pub(crate) named: Vec<(Mfn, Pfn)>,
-    /// Entries of pfns that fell away.
+    /// Entries of pfns that were removed.
     pub(crate) removed: Vec<(Pfn, Entry)>,
 }
 
@@ -194,7 +194,7 @@ impl Destination {
         self.moves.named.append(&mut named);
     }
 
-    /// Takes what is to be followed up, but what fell away; see [`Destination::end_moves`].
+    /// Takes what is to be followed up, but what was removed; see [`Destination::end_moves`].
     pub(crate) fn take_moves(&mut self) -> Moves {
         let removed = std::mem::take(&mut self.moves.removed);
         let moves = std::mem::take(&mut self.moves);
@@ -211,7 +211,7 @@ impl Destination {
         self.moves = moves;
     }
 
-    /// Takes the pfns that fell away, with the frames that their entries named.
+    /// Takes the pfns that were removed, with the frames that their entries named.
     pub(crate) fn take_removed(&mut self) -> Vec<(Pfn, Mfn)> {
         let removed = std::mem::take(&mut self.moves.removed);
         for &(pfn, _) in &removed {
@@ -224,7 +224,7 @@ impl Destination {
         removed.into_iter().filter_map(named).collect()
     }
 
-    /// Fits everything to `pfns`, of `before`, and to the leaves that are tracked. What falls away
+    /// Fits everything to `pfns`, of `before`, and to the leaves that are tracked. What is removed
     /// has no frame any more.
     pub(crate) fn resize(&mut self, before: u64, pfns: u64, tracked: u64, machine_frames: u64) {
         self.shrink(pfns..before, tracked, machine_frames);
@@ -350,7 +350,7 @@ mod tests {
     use super::*;
 
     /// A leaf that no frame of a machine of `MACHINE` is named by, at every position of 2^27 pfns;
-    /// at position 0, and at the last one, what has to be noticed when it falls away.
+    /// at position 0, and at the last one, what has to be noticed when it is removed.
     #[test]
     fn what_falls_away_costs_what_was_there() {
         const MACHINE: u64 = 1 << 20;

@@ -3,7 +3,7 @@
 //! that moved.
 //! Not here: the entry under which a pfn was sent (`shadow`), what is done about a frame that moved
 //! (`send::moves`).
-//! Units: sets of pfns; they only grow in length, so that what fell away can still be said to be
+//! Units: sets of pfns; they only grow in length, so that what was removed can still be said to be
 //! gone.
 //! Threads: one owner.
 //! Source: `docs/design.md`: rows "frame moves to another pfn" and law 7.
@@ -31,7 +31,7 @@ pub(crate) struct Sent {
     /// Last sent as a copy of another pfn's frame, and which pfn that is by the m2p.
     twins: BTreeMap<Pfn, Pfn>,
     /// Waiting for a frame which is also another pfn's, and which pfn that is by the m2p.
-    contested: BTreeMap<Pfn, Pfn>,
+    waiting_beside: BTreeMap<Pfn, Pfn>,
     /// Pfns that were last settled with a frame of the domain.
     populated: u64,
     /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not
@@ -91,7 +91,7 @@ impl Sent {
         self.gone.clear(pfn);
         let foreign = self.foreign.clear(pfn);
         self.populated += u64::from(foreign || !before);
-        self.forget_contest(pfn);
+        self.forget_waiting_beside(pfn);
         self.tables.put(pfn, table);
         self.stale.put(pfn, footing == Footing::Stale);
         match footing {
@@ -107,7 +107,7 @@ impl Sent {
         self.tables.clear(pfn);
         self.stale.clear(pfn);
         self.forget_twin(pfn);
-        self.forget_contest(pfn);
+        self.forget_waiting_beside(pfn);
         self.foreign.put(pfn, foreign);
         if self.held.get(pfn) {
             self.gone.set(pfn);
@@ -121,13 +121,13 @@ impl Sent {
     }
 
     /// The pfn waits for a frame that is `other`'s, too.
-    pub(crate) fn contest(&mut self, pfn: Pfn, other: Pfn) {
-        self.contested.insert(pfn, other);
+    pub(crate) fn wait_beside(&mut self, pfn: Pfn, other: Pfn) {
+        self.waiting_beside.insert(pfn, other);
     }
 
-    fn forget_contest(&mut self, pfn: Pfn) {
-        if !self.contested.is_empty() {
-            self.contested.remove(&pfn);
+    fn forget_waiting_beside(&mut self, pfn: Pfn) {
+        if !self.waiting_beside.is_empty() {
+            self.waiting_beside.remove(&pfn);
         }
     }
 
@@ -160,7 +160,7 @@ impl Sent {
     pub(crate) fn beside(&self, pfn: Pfn) -> Option<Pfn> {
         let of =
             |map: &BTreeMap<Pfn, Pfn>| if map.is_empty() { None } else { map.get(&pfn).copied() };
-        of(&self.contested).or_else(|| of(&self.twins))
+        of(&self.waiting_beside).or_else(|| of(&self.twins))
     }
 
     /// What was last sent for `copy` is a copy of `pfn`'s frame.
@@ -173,11 +173,11 @@ impl Sent {
         self.twins.iter().map(|(&pfn, &twin)| (pfn, twin))
     }
 
-    /// These pfns fell away: none of them has a frame at the source; `populated` of them had one.
-    /// Returns how many lines of sets were looked at.
+    /// These pfns were removed: none of them has a frame at the source; `populated` of them had
+    /// one. Returns how many lines of sets were looked at.
     pub(crate) fn remove_by_shrink(&mut self, pfns: &Range<u64>, populated: u64) -> u64 {
         self.populated -= populated;
-        for map in [&mut self.twins, &mut self.contested] {
+        for map in [&mut self.twins, &mut self.waiting_beside] {
             map.retain(|pfn, _| !pfns.contains(&pfn.0));
         }
         let sets = [&mut self.tables, &mut self.stale, &mut self.foreign];
@@ -259,8 +259,8 @@ impl Sent {
     }
 
     /// Pfns that wait for another's frame.
-    pub(crate) fn contested_pfns(&self) -> u64 {
-        self.contested.len() as u64
+    pub(crate) fn waiting_beside_pfns(&self) -> u64 {
+        self.waiting_beside.len() as u64
     }
 
     /// Pfns sent as copies of another's frame.
@@ -333,12 +333,12 @@ mod tests {
     fn who_waits_for_another_s_frame_is_known_until_settled_or_gone() {
         let mut sent = Sent::default();
         sent.cover(100);
-        (1..4).for_each(|pfn| sent.contest(Pfn(pfn), Pfn(50)));
-        assert_eq!((sent.beside(Pfn(1)), sent.contested_pfns()), (Some(Pfn(50)), 3));
+        (1..4).for_each(|pfn| sent.wait_beside(Pfn(pfn), Pfn(50)));
+        assert_eq!((sent.beside(Pfn(1)), sent.waiting_beside_pfns()), (Some(Pfn(50)), 3));
         sent.accepted(Pfn(1), false, false, Footing::Sound);
         sent.unpopulated(Pfn(2), false, false);
         sent.remove_by_shrink(&(3..100), 0);
-        assert_eq!((sent.beside(Pfn(1)), sent.contested_pfns()), (None, 0));
+        assert_eq!((sent.beside(Pfn(1)), sent.waiting_beside_pfns()), (None, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! Source: Xen marks a write under `m2p[frame]` of that moment (`paging_mark_dirty`), so the m2p,
 //! not the p2m, is asked.
 //!
-//! All of it is plain arrays, made when a walk is taken over, because a p2m of 4 TiB has two
+//! All of it is plain arrays, made when a walk is adopted, because a p2m of 4 TiB has two
 //! million leaves. Few frames get another pfn in between: those are kept apart, and with them all
 //! that have a pfn which one of them left. So whatever frames do, each move costs a search, and a
 //! pfn's frames what there are of them.
@@ -56,7 +56,7 @@ pub(crate) struct BackingPfns {
     /// The pfn of each frame.
     pfns: Vec<Pfn>,
     without_pfn: BTreeSet<usize>,
-    /// The pfn that each frame had when the walk was taken over, and the frames in the order of
+    /// The pfn that each frame had when the walk was adopted, and the frames in the order of
     /// those.
     settled: Vec<Pfn>,
     by_pfn: Vec<u32>,
@@ -213,7 +213,7 @@ impl BackingPfns {
         found.map(|index| index as usize)
     }
 
-    /// The frames that had `pfn` when the walk was taken over, if they begin at `first` in
+    /// The frames that had `pfn` when the walk was adopted, if they begin at `first` in
     /// `by_pfn`.
     fn settled_at(&self, first: usize, pfn: Pfn) -> impl Iterator<Item = u32> + '_ {
         let frames = self.by_pfn[first..].iter().copied();

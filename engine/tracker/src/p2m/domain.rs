@@ -8,7 +8,7 @@
 
 /// Pfns that any guest may reach, however small it is: 512 GiB, a log-dirty bitmap of 16 MiB.
 const LIMIT_PFNS_MIN: u64 = 1 << 27;
-/// Pfns of reach for each frame that the domain holds: a guest ballooned down to a sixteenth.
+/// Pfns that each frame justifies that the domain holds: a guest ballooned down to a sixteenth.
 const PFNS_PER_FRAME: u64 = 16;
 
 /// The numbers of frames.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A quick no to the question whether a frame is one of the p2m's own, which is asked for every
 //! page that is sent.
-//! Not here: the yes (`holders`).
+//! Not here: the yes (`backing`).
 //! Units: one bit per frame in a line of 512 frames; lines share memory by a hash of their number.
 //! Threads: one owner.
 //! Source: the frames of a p2m lie close together, so that few lines are asked about; memory goes

@@ -82,9 +82,9 @@ pub(crate) struct Layout {
     leaves: Vec<Mfn>,
     /// The mapping at each tracked position, if there is one.
     slots: Vec<Option<MapSlot>>,
-    /// Positions that the guest's count of pfns makes, within reach; the last may have no leaf.
+    /// Positions that the guest's count of pfns makes, within the limit; the last may have no leaf.
     listed_leaves: u64,
-    /// The leaf frames, by the numbers that `holders` has for them.
+    /// The leaf frames, by the numbers that `backing` has for them.
     frames: Vec<LeafFrame>,
     /// The number of the frame at each listed position, or `NO_FRAME`.
     numbers: Vec<u32>,
@@ -229,7 +229,7 @@ impl Layout {
         self.watched.contains(&mfn)
     }
 
-    /// Copies that no log-dirty bit can refute: of a walk that was not taken over.
+    /// Copies that no log-dirty bit can refute: of a walk that was not adopted.
     pub(crate) fn drop_unheld_copies(&mut self) {
         let holders = &self.backing;
         self.copies.retain(|&(level, mfn), _| holders.find(P2mFrame::Upper(level, mfn)).is_some());

@@ -36,7 +36,7 @@ impl Pending {
         self.list.is_empty()
     }
 
-    /// Changes the number of leaves; those that fall away are not pending any more.
+    /// Changes the number of leaves; those that are removed are not pending any more.
     pub(crate) fn resize(&mut self, leaves: u64) {
         self.causes.resize(leaves as usize, None);
         self.list.retain(|leaf| leaf.0 < leaves);

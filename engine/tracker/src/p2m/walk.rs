@@ -15,8 +15,8 @@ use crate::frame::{LeafIndex, Mfn};
 use crate::leaf::Leaf;
 use crate::port::{M2p, P2mSource};
 
-/// Positions of reach for each distinct leaf: an honest p2m is dense but for holes that share
-/// leaves.
+/// Positions that the limit grows by for each distinct leaf: an honest p2m is dense but for holes
+/// that share leaves.
 pub(crate) const POSITIONS_PER_LEAF: u64 = 8;
 
 /// A position without a leaf.
@@ -31,7 +31,7 @@ pub(crate) type TableCopies = HashMap<(u8, Mfn), Arc<Leaf>>;
 pub(crate) struct Walked {
     /// The geometry it was made with.
     pub(crate) shape: Shape,
-    /// Frame of each leaf; `NO_LEAF` where there is none. Only positions within reach.
+    /// Frame of each leaf; `NO_LEAF` where there is none. Only positions within the limit.
     pub(crate) leaves: Vec<Mfn>,
     /// Positions that can hold a frame; from here on every position is empty or lists a shared leaf
     /// that names no frame (Linux's missing and identity leaves).
@@ -50,7 +50,7 @@ pub(crate) struct Walk<'a> {
     shape: Shape,
     pfn_count: u64,
     domain_frames: u64,
-    reach: u64,
+    limit: u64,
     found: Walked,
     /// Leaves listed so far, each once; and those listed more than once.
     seen: HashSet<Mfn>,
@@ -60,7 +60,7 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Prepares a walk of the first `pfn_count` pfns. `reach` bounds the positions it will list.
+    /// Prepares a walk of the first `pfn_count` pfns. `limit` bounds the positions it will list.
     pub(crate) fn new(
         p2m: &'a mut dyn P2mSource,
         m2p: &'a dyn M2p,
@@ -68,7 +68,7 @@ impl<'a> Walk<'a> {
         shape: Shape,
         pfn_count: u64,
         domain_frames: u64,
-        reach: u64,
+        limit: u64,
     ) -> Self {
         let found = Walked {
             shape,
@@ -84,7 +84,7 @@ impl<'a> Walk<'a> {
             shape,
             pfn_count,
             domain_frames,
-            reach,
+            limit,
             found,
             seen: HashSet::new(),
             shared: HashSet::new(),
@@ -130,7 +130,7 @@ impl<'a> Walk<'a> {
                 }
                 Slot::Frame(leaf) if level == 1 => self.list(position, leaf)?,
                 Slot::Frame(table) => {
-                    if position < self.reach() || !self.maps_no_frame(level - 1, table, position)? {
+                    if position < self.limit() || !self.maps_no_frame(level - 1, table, position)? {
                         self.descend(level - 1, table, start, pages)?;
                     }
                 }
@@ -141,13 +141,13 @@ impl<'a> Walk<'a> {
 
     /// Notes the leaf at a position.
     fn list(&mut self, position: u64, leaf: Mfn) -> Result<(), Error> {
-        if position >= self.reach() {
+        if position >= self.limit() {
             if self.leaf_maps_no_frame(leaf, position)? {
                 return Ok(());
             }
             return Err(Error::P2mSize {
                 pfn: self.shape.width.first_pfn(LeafIndex(position)),
-                limit: self.reach() << self.shape.width.entry_bits(),
+                limit: self.limit() << self.shape.width.entry_bits(),
                 domain_frames: self.domain_frames,
             });
         }
@@ -162,8 +162,8 @@ impl<'a> Walk<'a> {
 
     /// Positions that may be listed: as many as the domain's size justifies, or in proportion to
     /// the distinct leaves that were found below.
-    fn reach(&self) -> u64 {
-        self.reach.max(POSITIONS_PER_LEAF * self.seen.len() as u64)
+    fn limit(&self) -> u64 {
+        self.limit.max(POSITIONS_PER_LEAF * self.seen.len() as u64)
     }
 
     /// Cuts the tail that lists nothing, or shared leaves without frames, off the tracked
@@ -204,30 +204,30 @@ impl<'a> Walk<'a> {
 
     /// Whether nothing below an upper frame names a frame. Each distinct frame is looked at once.
     fn maps_no_frame(&mut self, level: u8, mfn: Mfn, position: u64) -> Result<bool, Error> {
-        if let Some(&barren) = self.tables_without_frames.get(&(level, mfn)) {
-            return Ok(barren);
+        if let Some(&without_frames) = self.tables_without_frames.get(&(level, mfn)) {
+            return Ok(without_frames);
         }
         let table = self.table(level, mfn, position + self.shape.base)?;
-        let mut barren = true;
+        let mut without_frames = true;
         for slot in 0..self.shape.slots() {
-            barren = match self.shape.slot(level, &table, slot) {
+            without_frames = match self.shape.slot(level, &table, slot) {
                 Slot::Empty => true,
                 Slot::Superpage => false,
                 Slot::Frame(leaf) if level == 1 => self.leaf_maps_no_frame(leaf, position)?,
                 Slot::Frame(table) => self.maps_no_frame(level - 1, table, position)?,
             };
-            if !barren {
+            if !without_frames {
                 break;
             }
         }
-        self.tables_without_frames.insert((level, mfn), barren);
-        Ok(barren)
+        self.tables_without_frames.insert((level, mfn), without_frames);
+        Ok(without_frames)
     }
 
     /// Whether no entry of a leaf names a frame.
     fn leaf_maps_no_frame(&mut self, mfn: Mfn, position: u64) -> Result<bool, Error> {
-        if let Some(&barren) = self.leaves_without_frames.get(&mfn) {
-            return Ok(barren);
+        if let Some(&without_frames) = self.leaves_without_frames.get(&mfn) {
+            return Ok(without_frames);
         }
         let mut copy = Leaf::default();
         self.p2m
@@ -235,10 +235,11 @@ impl<'a> Walk<'a> {
             .map_err(|fault| self.fault(0, mfn, position, StructureCause::Unreadable(fault)))?;
         let width = self.shape.width;
         let frames = self.m2p.frames();
-        let barren = copy.entries(width).all(|entry| entry.claim(width).names_nothing(frames));
-        self.leaves_without_frames.insert(mfn, barren);
+        let without_frames =
+            copy.entries(width).all(|entry| entry.claim(width).names_nothing(frames));
+        self.leaves_without_frames.insert(mfn, without_frames);
         self.found.watched.insert(mfn);
-        Ok(barren)
+        Ok(without_frames)
     }
 
     fn fault(&self, level: u8, mfn: Mfn, position: u64, cause: StructureCause) -> Error {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Shared words that begin where a cache line does.
-//! Not here: what their bits mean (`plane`, `summary`).
+//! Not here: what their bits mean (`cause_bitmap`, `summary`).
 //! Units: words of 64 bits, 8 a cache line.
 //! Threads: any number, by atomics; what wants the words alone says `&mut`.
 //! Source: two threads that write to one cache line wait for each other.

@@ -133,7 +133,7 @@ impl Received {
     }
 }
 
-/// Marks meet where they are in one plane.
+/// Marks meet where they are in one bitmap.
 const SAME: [Cause; 2] = [Cause::Entry; 2];
 const APART: [Cause; 2] = [Cause::Entry, Cause::Table];
 
@@ -264,7 +264,7 @@ fn a_debt_that_returns_beside_the_next_take() {
         }
         let pages = scene.bitmap.take(9, 0).forget();
         let dropper = beside(&scene, move |scene| {
-            drop(Taken::of(&scene.bitmap.planes, &scene.bitmap.spare, pages))
+            drop(Taken::of(&scene.bitmap.by_cause, &scene.bitmap.spare, pages))
         });
         received.pay_all(&scene, scene.bitmap.take(9, 0));
         settle();

@@ -2,15 +2,15 @@
 //! The resend bitmap: every pfn that is owed to the destination, and why. Many mark, one takes,
 //! nothing is lost.
 //! Not here: what happens to a page that was taken; until it is paid it is a debt (law 3).
-//! Units: a plane per cause, bit `pfn % 64` of word `pfn / 64`; a pfn is owed if any plane has its
-//! bit.
+//! Units: a bitmap per cause, bit `pfn % 64` of word `pfn / 64`; a pfn is owed if any bitmap has
+//! its bit.
 //! Threads: markers on any number of threads, at most one taker beside them; resizing stops all,
 //! and so do shards, which have their lines alone.
 //! Source: law 3, `docs/design`; bit order of `bitmap`, so that a 64-bit leaf's mask is one line of
 //! 64 bytes.
 //!
 //! # Protocol
-//! Each plane stands for itself. A marker ORs (1) the words, then sees to it that (2) the bit of
+//! Each bitmap stands for itself. A marker ORs (1) the words, then sees to it that (2) the bit of
 //! their line and (3) the bit of its group of lines are up: it looks, and ORs what is missing. The
 //! taker goes down: it clears (4) the group's bit and looks at the lines, clears (5) the line's bit
 //! and looks at the words, clears (6) the bits that it takes from them, and raises again the
@@ -23,11 +23,11 @@
 //!   the words.
 //! - *What a marker knew, the taker knows.* (1) comes before (6) for each bit that (6) takes, so
 //!   the page is read after everything that the marker saw, also when the bit was up already.
-//! - *No cause is lost*, because a cause is the plane that the bit is in: each is told with the
+//! - *No cause is lost*, because a cause is the bitmap that the bit is in: each is told with the
 //!   take of its bit.
 
 mod aligned;
-mod plane;
+mod cause_bitmap;
 mod shard;
 mod summary;
 mod take;
@@ -35,7 +35,7 @@ mod take;
 use std::fmt;
 use std::ops::Range;
 
-use plane::{PLANES, Plane};
+use cause_bitmap::{CAUSES, CauseBitmap};
 pub(crate) use shard::GROUP_PFNS;
 pub use shard::ResendShard;
 use summary::Summary;
@@ -51,7 +51,7 @@ use crate::leaf::LeafMask;
 /// The set of owed pfns below a length, with the causes of each.
 pub struct ResendBitmap {
     pfns: u64,
-    planes: [Plane; PLANES],
+    by_cause: [CauseBitmap; CAUSES],
     /// The memory of the last take that ended.
     spare: Spare,
 }
@@ -64,7 +64,11 @@ impl ResendBitmap {
     #[must_use]
     pub fn new(pfns: u64) -> Self {
         let lines = pfns.div_ceil(LINE_PFNS) as usize;
-        Self { pfns, planes: std::array::from_fn(|_| Plane::new(lines)), spare: Spare::default() }
+        Self {
+            pfns,
+            by_cause: std::array::from_fn(|_| CauseBitmap::new(lines)),
+            spare: Spare::default(),
+        }
     }
 
     /// Length in pfns.
@@ -77,23 +81,23 @@ impl ResendBitmap {
     /// away are no longer owed. Costs what is owed, beside the summary.
     pub fn resize(&mut self, pfns: u64) {
         if pfns < self.pfns {
-            self.planes.iter_mut().for_each(|plane| plane.cut(pfns));
+            self.by_cause.iter_mut().for_each(|bitmap| bitmap.cut(pfns));
         }
         if pfns.div_ceil(LINE_PFNS) as usize * LINE_WORDS <= self.words() {
             self.pfns = pfns;
             return;
         }
         let old = std::mem::replace(self, Self::new(pfns));
-        for (plane, old) in self.planes.iter().zip(&old.planes) {
+        for (bitmap, old) in self.by_cause.iter().zip(&old.by_cause) {
             for line in old.summary.raised() {
-                plane.mark_line(line, &old.line(line));
+                bitmap.mark_line(line, &old.line(line));
             }
         }
     }
 
-    /// Words of a plane.
+    /// Words of a bitmap.
     fn words(&self) -> usize {
-        self.planes[0].words().len()
+        self.by_cause[0].words().len()
     }
 
     /// Owes a pfn for all of these causes.
@@ -107,7 +111,7 @@ impl ResendBitmap {
     pub fn mark(&self, pfn: Pfn, cause: Cause) -> bool {
         let known = pfn.0 < self.pfns;
         if known {
-            self.planes[cause as usize].mark((pfn.0 / 64) as usize, [1 << (pfn.0 % 64)]);
+            self.by_cause[cause as usize].mark((pfn.0 / 64) as usize, [1 << (pfn.0 % 64)]);
         }
         known
     }
@@ -124,21 +128,21 @@ impl ResendBitmap {
         }
         let lines = (first / LINE_PFNS) as usize..;
         for (line, bits) in lines.zip(bits.chunks_exact(LINE_WORDS)) {
-            self.planes[cause as usize].mark_line(line, bits);
+            self.by_cause[cause as usize].mark_line(line, bits);
         }
     }
 
     /// Owes all bits of a piece of a dirty bitmap that begins at pfn `64 * first_word`. Bits past
     /// the length are dropped.
     pub fn mark_words(&self, first_word: usize, words: &[u64], cause: Cause) {
-        let plane = &self.planes[cause as usize];
+        let bitmap = &self.by_cause[cause as usize];
         if first_word.saturating_add(words.len()) as u64 <= self.pfns / 64 {
-            return plane.mark(first_word, words.iter().copied());
+            return bitmap.mark(first_word, words.iter().copied());
         }
         let bits = (first_word..)
             .zip(words)
             .map(|(index, bits)| bits & bits_within(&(0..self.pfns), index));
-        plane.mark(first_word, bits);
+        bitmap.mark(first_word, bits);
     }
 
     /// Owes a range, as far as it is below the length.
@@ -147,15 +151,15 @@ impl ResendBitmap {
         if !pfns.is_empty() {
             let words = (pfns.start / 64) as usize..pfns.end.div_ceil(64) as usize;
             let bits = words.clone().map(|index| bits_within(&pfns, index));
-            self.planes[cause as usize].mark(words.start, bits);
+            self.by_cause[cause as usize].mark(words.start, bits);
         }
     }
 
-    /// The bits of a line in any plane.
+    /// The bits of a line in any bitmap.
     fn line(&self, line: usize) -> [u64; LINE_WORDS] {
         let mut bits = [0; LINE_WORDS];
-        for plane in self.planes.iter().filter(|plane| plane.summary.may_have(line)) {
-            bits.iter_mut().zip(plane.line(line)).for_each(|(bits, more)| *bits |= more);
+        for bitmap in self.by_cause.iter().filter(|bitmap| bitmap.summary.may_have(line)) {
+            bits.iter_mut().zip(bitmap.line(line)).for_each(|(bits, more)| *bits |= more);
         }
         bits
     }
@@ -174,18 +178,18 @@ impl ResendBitmap {
         }
         let (index, bit) = ((pfn.0 / 64) as usize, pfn.0 % 64);
         let owes = |cause: &Cause| {
-            let plane = &self.planes[*cause as usize];
-            plane.summary.may_have(index / LINE_WORDS) && plane.word(index) >> bit & 1 == 1
+            let bitmap = &self.by_cause[*cause as usize];
+            bitmap.summary.may_have(index / LINE_WORDS) && bitmap.word(index) >> bit & 1 == 1
         };
         Cause::ALL.into_iter().filter(owes).collect()
     }
 
-    /// The lines that may have bits in any plane, in ascending order, with their bits.
+    /// The lines that may have bits in any bitmap, in ascending order, with their bits.
     fn raised(&self) -> impl Iterator<Item = [u64; LINE_WORDS]> + '_ {
         let any = |get: fn(&Summary, usize) -> u64, index| {
-            self.planes.iter().fold(0, |bits, plane| bits | get(&plane.summary, index))
+            self.by_cause.iter().fold(0, |bits, bitmap| bits | get(&bitmap.summary, index))
         };
-        let groups = 0..self.planes[0].summary.groups().len();
+        let groups = 0..self.by_cause[0].summary.groups().len();
         let groups =
             groups.flat_map(move |index| bits_at(index, any(Summary::groups_under, index)));
         let words = groups.flat_map(summary_of);
@@ -208,7 +212,7 @@ impl ResendBitmap {
         &'a mut self,
         firsts: impl IntoIterator<Item = u64>,
     ) -> impl Iterator<Item = ResendShard<'a>> {
-        shard::cut(self.pfns, &mut self.planes, firsts)
+        shard::cut(self.pfns, &mut self.by_cause, firsts)
     }
 
     /// Whether nothing is owed now. Exact while nobody marks or takes; costs the summary.
@@ -223,7 +227,7 @@ impl ResendBitmap {
     /// Costs the upper summary from `from` on, and what is taken; it uses the memory of the take
     /// before. Only one thread takes at a time.
     pub fn take(&self, limit: usize, from: u64) -> Taken<'_> {
-        Taken::new(&self.planes, &self.spare, self.pfns, limit, from)
+        Taken::new(&self.by_cause, &self.spare, self.pfns, limit, from)
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Neighbouring lines of the resend bitmap, lent to one thread, which marks in them without a lock.
-//! Not here: marks of many threads on the same lines (`plane`).
+//! Not here: marks of many threads on the same lines (`cause_bitmap`).
 //! Units: lines by their number in the bitmap.
 //! Threads: one for a shard. The summaries are shared with other shards; nobody takes meanwhile:
 //! the bitmap is borrowed.
@@ -9,7 +9,7 @@
 
 use std::ops::RangeFrom;
 
-use super::plane::{PLANES, Plane};
+use super::cause_bitmap::{CAUSES, CauseBitmap};
 use super::summary::{GROUP_LINES, Summary};
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_of, bits_within, words_of};
 use crate::cause::Cause;
@@ -26,7 +26,7 @@ pub struct ResendShard<'a> {
     /// Of the whole bitmap.
     pfns: u64,
     first_line: usize,
-    planes: [Part<'a>; PLANES],
+    by_cause: [Part<'a>; CAUSES],
 }
 
 /// The lines of a leaf, and those after it. Of a leaf that no bitmap is long enough for they are
@@ -35,33 +35,33 @@ fn lines_from(width: Width, leaf: LeafIndex) -> RangeFrom<usize> {
     (leaf.0.saturating_mul(width.entries() as u64) / LINE_PFNS) as usize..
 }
 
-/// What a shard has of one plane.
+/// What a shard has of one bitmap.
 struct Part<'a> {
     lines: &'a mut [[AtomicU64; LINE_WORDS]],
     summary: &'a Summary,
 }
 
-/// Cuts planes of `pfns` pfns into shards:
+/// Cuts bitmaps of `pfns` pfns into shards:
 /// [`ResendBitmap::shards_mut`](super::ResendBitmap::shards_mut).
 pub(super) fn cut<'a>(
     pfns: u64,
-    planes: &'a mut [Plane; PLANES],
+    by_cause: &'a mut [CauseBitmap; CAUSES],
     firsts: impl IntoIterator<Item = u64>,
 ) -> impl Iterator<Item = ResendShard<'a>> {
-    let end = planes[0].words().len() / LINE_WORDS;
+    let end = by_cause[0].words().len() / LINE_WORDS;
     let line = move |first: u64| (first / LINE_PFNS).min(end as u64) as usize;
     let mut firsts = firsts.into_iter().map(line).peekable();
     let first = firsts.peek().copied().unwrap_or(end);
-    let mut rest = planes.each_mut().map(|plane| {
-        let (words, summary) = plane.parts_mut();
+    let mut rest = by_cause.each_mut().map(|bitmap| {
+        let (words, summary) = bitmap.parts_mut();
         Part { lines: &mut words.as_chunks_mut().0[first..], summary }
     });
     std::iter::from_fn(move || {
         let first_line = firsts.next()?;
         let next = firsts.peek().copied().unwrap_or(end);
         assert!(first_line <= next, "shards in order");
-        let planes = rest.each_mut().map(|part| part.split_off(next - first_line));
-        Some(ResendShard { pfns, first_line, planes })
+        let by_cause = rest.each_mut().map(|part| part.split_off(next - first_line));
+        Some(ResendShard { pfns, first_line, by_cause })
     })
 }
 
@@ -82,7 +82,7 @@ impl ResendShard<'_> {
     #[inline]
     fn place(&self, line: usize) -> Option<usize> {
         let place = line.wrapping_sub(self.first_line);
-        if place < self.planes[0].lines.len() {
+        if place < self.by_cause[0].lines.len() {
             return Some(place);
         }
         assert!(line as u64 >= self.pfns.div_ceil(LINE_PFNS), "a line of another shard");
@@ -98,7 +98,7 @@ impl ResendShard<'_> {
         let (bits, _) = mask.used(width).as_chunks();
         for (line, bits) in lines_from(width, leaf).zip(bits) {
             let up = u64::from(self.put(line, bits, cause)) << (line % 64);
-            self.planes[cause as usize].summary.raise(line / 64, up);
+            self.by_cause[cause as usize].summary.raise(line / 64, up);
         }
     }
 
@@ -119,7 +119,7 @@ impl ResendShard<'_> {
             raised | u64::from(owed) << number
         };
         let raised = bits_of(up).fold(0, mark);
-        self.planes[cause as usize].summary.raise(first / 64, raised);
+        self.by_cause[cause as usize].summary.raise(first / 64, raised);
     }
 
     /// ORs bits into a line, those below the length. Returns whether there are any, so that its
@@ -129,7 +129,7 @@ impl ResendShard<'_> {
         let Some(place) = self.place(line) else { return false };
         let whole = (line as u64 + 1) * LINE_PFNS <= self.pfns;
         let bits = if whole { *bits } else { self.below_the_length(line, *bits) };
-        let words = &mut self.planes[cause as usize].lines[place];
+        let words = &mut self.by_cause[cause as usize].lines[place];
         words.iter_mut().zip(&bits).for_each(|(word, &bits)| add_bits(word, bits));
         bits.iter().fold(0, |any, bits| any | bits) != 0
     }
@@ -145,7 +145,7 @@ impl ResendShard<'_> {
     /// Brings a line near that will be marked.
     pub(crate) fn fetch(&self, line: usize, cause: Cause) {
         let place = line.wrapping_sub(self.first_line);
-        if let Some(words) = self.planes[cause as usize].lines.get(place) {
+        if let Some(words) = self.by_cause[cause as usize].lines.get(place) {
             prefetch(&words[0]);
         }
     }
@@ -159,7 +159,7 @@ impl ResendShard<'_> {
         let words = mask.words[..width.entries() / 64].chunks_exact_mut(LINE_WORDS);
         for (words, line) in words.zip(lines_from(width, leaf)) {
             let Some(place) = self.place(line) else { break };
-            let parts = causes.iter().map(|&cause| &self.planes[cause as usize]);
+            let parts = causes.iter().map(|&cause| &self.by_cause[cause as usize]);
             for part in parts.filter(|part| part.summary.may_have(line)) {
                 let owed = part.lines[place].iter();
                 // ORDER: nobody else writes them.

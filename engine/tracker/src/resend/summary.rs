@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The summary of one plane: which of its lines may have bits, on two levels.
-//! Not here: the bits (`plane`).
+//! The summary of one bitmap: which of its lines may have bits, on two levels.
+//! Not here: the bits (`cause_bitmap`).
 //! Units: a *line* is 512 pfns, one cache line; a bit of `lines` stands for a line, a bit of
 //! `groups` for 4,096 lines.
 //! Threads: markers on any number of threads raise, beside one taker, who clears.
@@ -73,7 +73,8 @@ impl Summary {
 
     /// The bits of one word of the lower level.
     pub(super) fn lines_under(&self, index: usize) -> u64 {
-        // ORDER: as in `Plane::word`, one level up; a marker looks after it has written the words.
+        // ORDER: as in `CauseBitmap::word`, one level up; a marker looks after it has written the
+        // words.
         self.lines()[index].load(Ordering::SeqCst)
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What leaves the resend bitmap: the taker's side of the protocol, and the debt that a take is.
-//! Not here: the marker's side (`plane`).
+//! Not here: the marker's side (`cause_bitmap`).
 //! Units: lines are gathered a few at a time, so that the misses of scattered ones overlap.
 //! Threads: one taker; a [`Taken`] may be dropped by another thread.
 //! Source: the protocol is told in `resend`; law 3.
@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::{Mutex, TryLockError};
 
-use super::plane::{PLANES, Plane};
+use super::cause_bitmap::{CAUSES, CauseBitmap};
 use super::summary::{GROUP_LINES, GROUP_WORDS};
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_of, bits_within, words_of};
 use crate::cause::CauseSet;
@@ -61,7 +61,7 @@ impl Spare {
 /// Pfns that left the bitmap. Each is a debt: what is not paid when this is dropped is owed again.
 #[must_use = "pfns that are dropped unpaid are owed again"]
 pub struct Taken<'a> {
-    planes: &'a [Plane; PLANES],
+    by_cause: &'a [CauseBitmap; CAUSES],
     spare: &'a Spare,
     pages: Pages,
     next: u64,
@@ -69,19 +69,19 @@ pub struct Taken<'a> {
 
 impl<'a> Taken<'a> {
     pub(super) fn new(
-        planes: &'a [Plane; PLANES],
+        by_cause: &'a [CauseBitmap; CAUSES],
         spare: &'a Spare,
         pfns: u64,
         limit: usize,
         from: u64,
     ) -> Self {
-        let pages = Taker { planes, limit, from, pages: spare.take() }.run();
+        let pages = Taker { by_cause, limit, from, pages: spare.take() }.run();
         let next = match pages.pfns[..pages.len].last() {
             Some(last) if pages.len == limit => last.0 + 1,
             None if limit == 0 => from,
             _ => from.max(pfns),
         };
-        Self { planes, spare, pages, next }
+        Self { by_cause, spare, pages, next }
     }
 
     /// What was taken, in ascending order.
@@ -118,13 +118,13 @@ impl<'a> Taken<'a> {
 
     /// Owes again what was not paid.
     fn restore(&self) {
-        let (mut word, mut owed) = (0, [0; PLANES]);
+        let (mut word, mut owed) = (0, [0; CAUSES]);
         let unpaid = self.pages.unpaid.iter().enumerate();
         for index in unpaid.flat_map(|(index, &bits)| bits_at(index, bits)) {
             let pfn = self.pages.pfns[index].0;
             if (pfn / 64) as usize != word {
                 self.owe(word, &owed);
-                (word, owed) = ((pfn / 64) as usize, [0; PLANES]);
+                (word, owed) = ((pfn / 64) as usize, [0; CAUSES]);
             }
             for cause in self.pages.causes[index].iter() {
                 owed[cause as usize] |= 1 << (pfn % 64);
@@ -133,10 +133,10 @@ impl<'a> Taken<'a> {
         self.owe(word, &owed);
     }
 
-    fn owe(&self, word: usize, owed: &[u64; PLANES]) {
-        for (plane, &bits) in self.planes.iter().zip(owed) {
+    fn owe(&self, word: usize, owed: &[u64; CAUSES]) {
+        for (bitmap, &bits) in self.by_cause.iter().zip(owed) {
             if bits != 0 {
-                plane.mark(word, [bits]);
+                bitmap.mark(word, [bits]);
             }
         }
     }
@@ -149,8 +149,8 @@ impl<'a> Taken<'a> {
         std::mem::take(&mut self.pages)
     }
 
-    pub(super) fn of(planes: &'a [Plane; PLANES], spare: &'a Spare, pages: Pages) -> Self {
-        Self { planes, spare, pages, next: 0 }
+    pub(super) fn of(by_cause: &'a [CauseBitmap; CAUSES], spare: &'a Spare, pages: Pages) -> Self {
+        Self { by_cause, spare, pages, next: 0 }
     }
 }
 
@@ -172,7 +172,7 @@ impl Drop for Taken<'_> {
 
 /// One take.
 struct Taker<'a> {
-    planes: &'a [Plane; PLANES],
+    by_cause: &'a [CauseBitmap; CAUSES],
     limit: usize,
     from: u64,
     pages: Pages,
@@ -182,9 +182,9 @@ struct Taker<'a> {
 struct Cursor {
     /// The word.
     top: usize,
-    /// The planes that have anything there, and their groups that were up.
-    planes: u16,
-    up: [u64; PLANES],
+    /// The bitmaps that have anything there, and their groups that were up.
+    by_cause: u16,
+    up: [u64; CAUSES],
     /// The groups that are not done.
     groups: u64,
     /// The next word of the first of them.
@@ -198,17 +198,17 @@ struct Ahead {
     len: usize,
 }
 
-/// The numbers of the planes of a set.
-fn planes_in(planes: u16) -> impl Iterator<Item = usize> {
-    bits_of(u64::from(planes)).map(|plane| plane as usize)
+/// The numbers of the bitmaps of a set.
+fn causes_in(by_cause: u16) -> impl Iterator<Item = usize> {
+    bits_of(u64::from(by_cause)).map(|bitmap| bitmap as usize)
 }
 
-/// Those of some planes whose words have a bit.
-fn planes_with(planes: u16, words: &[u64; PLANES], bit: u64) -> u16 {
-    if planes.is_power_of_two() {
-        return planes; // one of them has it
+/// Those of some bitmaps whose words have a bit.
+fn causes_with(by_cause: u16, words: &[u64; CAUSES], bit: u64) -> u16 {
+    if by_cause.is_power_of_two() {
+        return by_cause; // one of them has it
     }
-    planes_in(planes).fold(0, |set, plane| set | ((words[plane] >> bit & 1) as u16) << plane)
+    causes_in(by_cause).fold(0, |set, bitmap| set | ((words[bitmap] >> bit & 1) as u16) << bitmap)
 }
 
 /// The bits from number `first` of an endless row on that word `index` of it has.
@@ -222,7 +222,7 @@ fn from_on(first: usize, index: usize) -> u64 {
 impl Taker<'_> {
     fn run(mut self) -> Pages {
         let group = self.first_line() / GROUP_LINES;
-        for top in group / 64..self.planes[0].summary.groups().len() {
+        for top in group / 64..self.by_cause[0].summary.groups().len() {
             if self.is_full() {
                 break;
             }
@@ -246,32 +246,35 @@ impl Taker<'_> {
 
     /// Takes from the groups under one word of the upper summary, as far as they are in `open`.
     fn take_groups(&mut self, top: usize, open: u64) {
-        let up = self.planes.each_ref().map(|plane| plane.summary.groups_under(top) & open);
+        let up = self.by_cause.each_ref().map(|bitmap| bitmap.summary.groups_under(top) & open);
         let groups = up.iter().fold(0, |any, up| any | up);
         if groups == 0 {
             return;
         }
-        let planes = (0..PLANES).fold(0, |set, plane| set | u16::from(up[plane] != 0) << plane);
-        for plane in planes_in(planes) {
+        let by_cause =
+            (0..CAUSES).fold(0, |set, bitmap| set | u16::from(up[bitmap] != 0) << bitmap);
+        for bitmap in causes_in(by_cause) {
             // ORDER: sequentially consistent with the looks at the lines that follow, and with
             // `raise`.
-            clear_bits(&self.planes[plane].summary.groups()[top], up[plane], Ordering::SeqCst);
+            clear_bits(&self.by_cause[bitmap].summary.groups()[top], up[bitmap], Ordering::SeqCst);
         }
-        let mut left = [0; PLANES];
-        let mut cursor = Cursor { top, planes, up, groups, word: 0 };
+        let mut left = [0; CAUSES];
+        let mut cursor = Cursor { top, by_cause, up, groups, word: 0 };
         while cursor.groups != 0 && !self.is_full() {
             let ahead = self.look_ahead(&mut cursor);
             for &(index, _) in &ahead.words[..ahead.len] {
                 let group = index / GROUP_WORDS % 64;
-                let planes = planes_with(planes, &up, group as u64);
-                for plane in planes_in(self.take_lines(index, planes)) {
-                    left[plane] |= 1 << group;
+                let by_cause = causes_with(by_cause, &up, group as u64);
+                for bitmap in causes_in(self.take_lines(index, by_cause)) {
+                    left[bitmap] |= 1 << group;
                 }
             }
         }
-        for plane in planes_in(planes) {
+        for bitmap in causes_in(by_cause) {
             // Also what was not come to is still up.
-            self.planes[plane].summary.raise_groups(top, left[plane] | up[plane] & cursor.groups);
+            self.by_cause[bitmap]
+                .summary
+                .raise_groups(top, left[bitmap] | up[bitmap] & cursor.groups);
         }
     }
 
@@ -281,15 +284,15 @@ impl Taker<'_> {
         while cursor.groups != 0 {
             let bit = cursor.groups.trailing_zeros();
             let first = (64 * cursor.top + bit as usize) * GROUP_WORDS;
-            let planes = planes_with(cursor.planes, &cursor.up, u64::from(bit));
+            let by_cause = causes_with(cursor.by_cause, &cursor.up, u64::from(bit));
             for word in cursor.word..GROUP_WORDS {
                 if ahead.len == AHEAD || lines >= AHEAD as u32 {
                     cursor.word = word;
-                    self.fetch(&ahead, cursor.planes);
+                    self.fetch(&ahead, cursor.by_cause);
                     return ahead;
                 }
                 let index = first + word;
-                let any = self.lines_in(planes, index);
+                let any = self.lines_in(by_cause, index);
                 if any != 0 {
                     ahead.words[ahead.len] = (index, any);
                     ahead.len += 1;
@@ -299,109 +302,110 @@ impl Taker<'_> {
             cursor.groups &= cursor.groups - 1;
             cursor.word = 0;
         }
-        self.fetch(&ahead, cursor.planes);
+        self.fetch(&ahead, cursor.by_cause);
         ahead
     }
 
-    /// The lines under one word of the lower summary that are up in any of some planes.
-    fn lines_in(&self, planes: u16, index: usize) -> u64 {
-        if planes.is_power_of_two() {
-            return self.planes[planes.trailing_zeros() as usize].summary.lines_under(index);
+    /// The lines under one word of the lower summary that are up in any of some bitmaps.
+    fn lines_in(&self, by_cause: u16, index: usize) -> u64 {
+        if by_cause.is_power_of_two() {
+            return self.by_cause[by_cause.trailing_zeros() as usize].summary.lines_under(index);
         }
-        planes_in(planes).fold(0, |any, plane| any | self.planes[plane].summary.lines_under(index))
+        causes_in(by_cause)
+            .fold(0, |any, bitmap| any | self.by_cause[bitmap].summary.lines_under(index))
     }
 
     /// Fetches the lines that were found. Nothing waits for anything here, so that the misses of
     /// scattered pfns overlap.
-    fn fetch(&self, ahead: &Ahead, planes: u16) {
+    fn fetch(&self, ahead: &Ahead, by_cause: u16) {
         let words = ahead.words[..ahead.len].iter();
         let lines = words.flat_map(|&(index, lines)| bits_at(index, lines));
         for line in lines.take(AHEAD) {
-            for plane in planes_in(planes).map(|plane| &self.planes[plane]) {
-                if planes.is_power_of_two()
-                    || plane.summary.lines_under(line / 64) >> (line % 64) & 1 == 1
+            for bitmap in causes_in(by_cause).map(|bitmap| &self.by_cause[bitmap]) {
+                if by_cause.is_power_of_two()
+                    || bitmap.summary.lines_under(line / 64) >> (line % 64) & 1 == 1
                 {
-                    prefetch(&plane.words()[line * LINE_WORDS]);
+                    prefetch(&bitmap.words()[line * LINE_WORDS]);
                 }
             }
         }
     }
 
-    /// Takes from the lines under one word of the lower summary. Returns the planes in which lines
+    /// Takes from the lines under one word of the lower summary. Returns the bitmaps in which lines
     /// are left.
-    fn take_lines(&mut self, index: usize, planes: u16) -> u16 {
-        if planes.is_power_of_two() {
-            let plane = &self.planes[planes.trailing_zeros() as usize];
-            let left = self.take_lines_of(plane, index, CauseSet::from_bits(planes));
-            return if left { planes } else { 0 };
+    fn take_lines(&mut self, index: usize, by_cause: u16) -> u16 {
+        if by_cause.is_power_of_two() {
+            let bitmap = &self.by_cause[by_cause.trailing_zeros() as usize];
+            let left = self.take_lines_of(bitmap, index, CauseSet::from_bits(by_cause));
+            return if left { by_cause } else { 0 };
         }
-        let (mut left, mut present, mut any, mut up) = (0, 0, 0, [0; PLANES]);
-        for plane in planes_in(planes) {
-            let (lines, more) = self.open_lines(&self.planes[plane], index);
-            up[plane] = lines;
+        let (mut left, mut present, mut any, mut up) = (0, 0, 0, [0; CAUSES]);
+        for bitmap in causes_in(by_cause) {
+            let (lines, more) = self.open_lines(&self.by_cause[bitmap], index);
+            up[bitmap] = lines;
             any |= lines;
-            left |= u16::from(more) << plane;
-            present |= u16::from(lines != 0) << plane;
+            left |= u16::from(more) << bitmap;
+            present |= u16::from(lines != 0) << bitmap;
         }
-        let mut again = [0; PLANES];
+        let mut again = [0; CAUSES];
         while any != 0 && !self.is_full() {
             let bit = u64::from(any.trailing_zeros());
             any &= any - 1;
             let line = 64 * index + bit as usize;
-            for plane in planes_in(self.take_line(line, planes_with(present, &up, bit))) {
-                again[plane] |= 1 << bit;
+            for bitmap in causes_in(self.take_line(line, causes_with(present, &up, bit))) {
+                again[bitmap] |= 1 << bit;
             }
         }
-        for plane in planes_in(present) {
-            self.planes[plane].summary.raise(index, again[plane] | up[plane] & any);
+        for bitmap in causes_in(present) {
+            self.by_cause[bitmap].summary.raise(index, again[bitmap] | up[bitmap] & any);
         }
         left
     }
 
-    /// The same for one plane. Returns whether lines are left.
-    fn take_lines_of(&mut self, plane: &Plane, index: usize, causes: CauseSet) -> bool {
-        let (mut lines, more) = self.open_lines(plane, index);
+    /// The same for one bitmap. Returns whether lines are left.
+    fn take_lines_of(&mut self, bitmap: &CauseBitmap, index: usize, causes: CauseSet) -> bool {
+        let (mut lines, more) = self.open_lines(bitmap, index);
         let mut again = 0;
         while lines != 0 && !self.is_full() {
             let bit = lines.trailing_zeros();
             lines &= lines - 1;
-            let left = self.take_line_of(plane, 64 * index + bit as usize, causes);
+            let left = self.take_line_of(bitmap, 64 * index + bit as usize, causes);
             again |= u64::from(left) << bit;
         }
-        plane.summary.raise(index, again | lines);
+        bitmap.summary.raise(index, again | lines);
         more
     }
 
     /// The lines that are up under one word of the lower summary and may be taken: they are
     /// cleared. And whether there are others.
-    fn open_lines(&self, plane: &Plane, index: usize) -> (u64, bool) {
+    fn open_lines(&self, bitmap: &CauseBitmap, index: usize) -> (u64, bool) {
         let open = if self.is_full() { 0 } else { from_on(self.first_line(), index) };
-        let all = plane.summary.lines_under(index);
+        let all = bitmap.summary.lines_under(index);
         if all & open != 0 {
             // ORDER: sequentially consistent with the looks at the words that follow, and with
             // `raise`.
-            clear_bits(&plane.summary.lines()[index], all & open, Ordering::SeqCst);
+            clear_bits(&bitmap.summary.lines()[index], all & open, Ordering::SeqCst);
         }
         (all & open, all & !open != 0)
     }
 
-    /// Takes what one line has. Returns the planes in which something is left.
-    fn take_line(&mut self, line: usize, planes: u16) -> u16 {
-        if planes.is_power_of_two() {
-            let plane = &self.planes[planes.trailing_zeros() as usize];
-            let left = self.take_line_of(plane, line, CauseSet::from_bits(planes));
-            return if left { planes } else { 0 };
+    /// Takes what one line has. Returns the bitmaps in which something is left.
+    fn take_line(&mut self, line: usize, by_cause: u16) -> u16 {
+        if by_cause.is_power_of_two() {
+            let bitmap = &self.by_cause[by_cause.trailing_zeros() as usize];
+            let left = self.take_line_of(bitmap, line, CauseSet::from_bits(by_cause));
+            return if left { by_cause } else { 0 };
         }
-        words_of(line).fold(0, |left, index| left | self.take_words(index, planes))
+        words_of(line).fold(0, |left, index| left | self.take_words(index, by_cause))
     }
 
-    /// The same for one plane. Returns whether something is left.
-    fn take_line_of(&mut self, plane: &Plane, line: usize, causes: CauseSet) -> bool {
+    /// The same for one bitmap. Returns whether something is left.
+    fn take_line_of(&mut self, bitmap: &CauseBitmap, line: usize, causes: CauseSet) -> bool {
         let first = line * LINE_WORDS;
-        let words = &plane.words()[words_of(line)];
+        let words = &bitmap.words()[words_of(line)];
         // Which words have bits is found without a branch that nobody could foresee.
         let any = words.iter().enumerate().fold(0, |any, (number, word)| {
-            // ORDER: as in `Plane::word`
+            // ORDER: as in `CauseBitmap::word`
             any | u64::from(word.load(Ordering::SeqCst) != 0) << number
         });
         let words = bits_of(any).map(|number| (first + number as usize, &words[number as usize]));
@@ -418,14 +422,14 @@ impl Taker<'_> {
         if self.is_full() { 0 } else { bits_within(&(self.from..u64::MAX), index) }
     }
 
-    /// Takes from a word that one plane has. Returns what is left.
+    /// Takes from a word that one bitmap has. Returns what is left.
     fn take_word(&mut self, index: usize, word: &AtomicU64, causes: CauseSet) -> u64 {
         if self.has_room_for(index) {
             // ORDER: acquires what each marker of the bits released.
             self.pages.push_word(index, word.swap(0, Ordering::Acquire), causes);
             return 0;
         }
-        let seen = word.load(Ordering::SeqCst); // ORDER: as in `Plane::word`
+        let seen = word.load(Ordering::SeqCst); // ORDER: as in `CauseBitmap::word`
         let bits = lowest(seen & self.open(index), self.limit - self.pages.len);
         // ORDER: as above.
         let before = word.fetch_and(!bits, Ordering::Acquire);
@@ -433,22 +437,23 @@ impl Taker<'_> {
         before & !bits
     }
 
-    /// Takes from a word that several planes have. Returns the planes in which something is left.
-    fn take_words(&mut self, index: usize, planes: u16) -> u16 {
-        let seen = planes_in(planes).fold(0, |bits, plane| bits | self.planes[plane].word(index));
+    /// Takes from a word that several bitmaps have. Returns the bitmaps in which something is left.
+    fn take_words(&mut self, index: usize, by_cause: u16) -> u16 {
+        let seen =
+            causes_in(by_cause).fold(0, |bits, bitmap| bits | self.by_cause[bitmap].word(index));
         if seen == 0 {
             return 0;
         }
         let bits = lowest(seen & self.open(index), self.limit - self.pages.len);
-        let (mut taken, mut left) = ([0; PLANES], 0);
-        for plane in planes_in(planes) {
+        let (mut taken, mut left) = ([0; CAUSES], 0);
+        for bitmap in causes_in(by_cause) {
             // ORDER: as in `take_word`.
-            let before = self.planes[plane].words()[index].fetch_and(!bits, Ordering::Acquire);
-            taken[plane] = before & bits;
-            left |= u16::from(before & !bits != 0) << plane;
+            let before = self.by_cause[bitmap].words()[index].fetch_and(!bits, Ordering::Acquire);
+            taken[bitmap] = before & bits;
+            left |= u16::from(before & !bits != 0) << bitmap;
         }
         for bit in bits_of(bits) {
-            let causes = CauseSet::from_bits(planes_with(planes, &taken, bit));
+            let causes = CauseSet::from_bits(causes_with(by_cause, &taken, bit));
             self.pages.push(Pfn(64 * index as u64 + bit), causes);
         }
         left

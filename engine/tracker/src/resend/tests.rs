@@ -172,7 +172,7 @@ proptest! {
     fn behaves_like_a_map_of_causes(
         pfns in place(),
         ops in prop::collection::vec((op(), cause()), 0..40),
-        only in prop::option::of(cause()), // one plane is taken in its own way
+        only in prop::option::of(cause()), // one bitmap is taken in its own way
     ) {
         let (mut bitmap, mut model) = (ResendBitmap::new(pfns), Model::new());
         for (op, cause) in ops {
@@ -277,7 +277,8 @@ fn a_take_of_everything_leaves_no_summary_up() {
         {
             bitmap.mark(Pfn(pfn), cause);
         }
-        let up = || bitmap.planes.iter().map(|plane| plane.summary.raised().count()).sum::<usize>();
+        let up =
+            || bitmap.by_cause.iter().map(|bitmap| bitmap.summary.raised().count()).sum::<usize>();
         assert!(up() >= 4);
         bitmap.take(usize::MAX, 0).pay_all();
         assert_eq!(up(), 0);

@@ -13,7 +13,7 @@ use crate::round::Round;
 use crate::uncertainty::Uncertainty;
 
 /// A frame moved: whatever was sent as a page table may name its old pfn. While the guest runs,
-/// this is borne for so many rounds; then it is left to the final one.
+/// this is tolerated for so many rounds; then it is left to the final one.
 pub(crate) fn owe_tables(round: &mut Round, ledger: &Ledger, destination: &mut Destination) {
     let patience = round.config.uncertain_rounds_max;
     if !destination.sent.tables_are_uncertain()

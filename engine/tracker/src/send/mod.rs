@@ -98,7 +98,7 @@ fn sort(
                 out.defer(pfn, reason, causes);
             }
             Outcome::WaitBeside(other) => {
-                destination.sent.contest(pfn, other);
+                destination.sent.wait_beside(pfn, other);
                 round.report.pages.defer(Deferral::M2pMismatch);
                 out.defer(pfn, Deferral::M2pMismatch, causes);
             }

@@ -37,7 +37,7 @@ pub(crate) fn follow(
     destination.end_moves(moves);
 }
 
-/// Frames of pfns that fell away may turn up under others.
+/// Frames of pfns that were removed may turn up under others.
 pub(crate) fn follow_removed(
     round: &mut Round,
     p2m: &P2m,

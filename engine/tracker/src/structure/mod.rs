@@ -122,9 +122,9 @@ fn walk_once(
         width::expect(width, frames, guest, roots)?;
     }
     let shape = Shape::new(width, roots, guest.m2p.frames())?;
-    let reach = width.leaves(p2m.domain.limit_pfns());
+    let limit = width.leaves(p2m.domain.limit_pfns());
     let copies = &mut p2m.layout.copies;
-    Walk::new(guest.p2m, guest.m2p, copies, shape, roots.pfn_count, frames, reach).run()
+    Walk::new(guest.p2m, guest.m2p, copies, shape, roots.pfn_count, frames, limit).run()
 }
 
 /// No walk could be made: an error of a guest that stands still, or that goes on for too long; else
@@ -162,9 +162,9 @@ fn adopt(
     destination: &mut Destination,
     guest: &mut Guest<'_>,
 ) {
-    let (reach, width) = (p2m.limit_pfns(), p2m.width());
+    let (limit, width) = (p2m.limit_pfns(), p2m.width());
     let first = p2m.roots.is_none();
-    let changes = p2m.layout.install(walked, roots.pfn_count, guest.p2m, guest.m2p, reach);
+    let changes = p2m.layout.install(walked, roots.pfn_count, guest.p2m, guest.m2p, limit);
     p2m.roots = Some(*roots);
     let (before, pfns) = (changes.pfns_before, p2m.layout.pfns());
     if pfns > before && width.slot_of(Pfn(before)) > 0 {

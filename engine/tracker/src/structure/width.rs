@@ -28,7 +28,7 @@ struct NamedBack {
     entries: u64,
 }
 
-/// Before the first walk: the guest is not one of the other width. Costs a glance at one leaf,
+/// Before the first walk: the guest is not one of the other width. Costs a fast path at one leaf,
 /// unless what is there names little. `domain_frames` bound what is read.
 pub(super) fn expect(
     given: Width,

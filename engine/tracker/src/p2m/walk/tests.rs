@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tests of one walk over a memory of a few frames: reach, holes, shared tails, faults.
+//! Tests of one walk over a memory of a few frames: the limit, holes, shared tails, faults.
 //! Not here: walks of a guest that runs (`tests/walks.rs`), of any structure
 //! (`tests/hostile_guest/walks.rs`).
 //! Units: positions; frames by number, leaves with frames from `LEAVES` on.
@@ -75,50 +75,54 @@ fn tree(leaves: &[(usize, u64)]) -> Memory {
     Memory { frames: BTreeMap::from([(TOP.0, top), (MID.0, mid)]), reads: Vec::new() }
 }
 
-/// Walks so many positions with a reach of `reach`.
-fn walk(memory: &mut Memory, positions: u64, reach: u64) -> Result<Walked, Error> {
+/// Walks so many positions with a limit of `limit`.
+fn walk(memory: &mut Memory, positions: u64, limit: u64) -> Result<Walked, Error> {
     let shape = Shape { kind: Kind::Tree, width: Width::W64, root: TOP, base: 0, levels: 2 };
     let copies = &mut TableCopies::new();
-    Walk::new(memory, &M2pOf, copies, shape, positions * 512, 77, reach).run()
+    Walk::new(memory, &M2pOf, copies, shape, positions * 512, 77, limit).run()
 }
 
 #[test]
-fn a_leaf_with_frames_is_within_reach_of_the_distinct_ones_before_it() {
+fn a_leaf_with_frames_is_within_the_limit_by_the_distinct_ones_before_it() {
     // Two leaves justify sixteen positions, a third one eight more; the same leaf again none.
     let two = [(0, LEAVES), (1, LEAVES + 1), (2, LEAVES)];
     let with = |more: &[(usize, u64)]| tree(&[&two, more].concat());
-    let walked = walk(&mut with(&[(15, LEAVES + 2), (23, LEAVES + 3)]), 512, 2).expect("in reach");
+    let walked =
+        walk(&mut with(&[(15, LEAVES + 2), (23, LEAVES + 3)]), 512, 2).expect("within the limit");
     assert_eq!((walked.leaves.len(), walked.tracked), (24, 24));
     assert_eq!([walked.leaves[2], walked.leaves[3]], [Mfn(LEAVES), NO_LEAF]);
-    for (position, leaf, reach) in [(16, LEAVES + 2, 2), (16, LEAVES, 2), (40, LEAVES, 40)] {
-        let error = walk(&mut with(&[(position, leaf)]), 512, reach).expect_err("out of reach");
+    for (position, leaf, leaves) in [(16, LEAVES + 2, 2), (16, LEAVES, 2), (40, LEAVES, 40)] {
+        let error = walk(&mut with(&[(position, leaf)]), 512, leaves).expect_err("past the limit");
         let Error::P2mSize { pfn, limit, domain_frames } = error else { panic!("{error}") };
         assert_eq!((pfn, domain_frames), (Pfn(position as u64 * 512), 77));
-        assert_eq!(limit, reach.max(16) * 512);
+        assert_eq!(limit, leaves.max(16) * 512);
     }
-    assert_eq!(walk(&mut with(&[(39, LEAVES)]), 512, 40).expect("in reach").leaves.len(), 40);
+    assert_eq!(
+        walk(&mut with(&[(39, LEAVES)]), 512, 40).expect("within the limit").leaves.len(),
+        40
+    );
 }
 
 #[test]
-fn what_names_no_frame_is_no_matter_of_reach() {
+fn what_names_no_frame_is_no_matter_of_the_limit() {
     let mut memory = tree(&[(0, LEAVES), (100, BARREN), (200, BARREN)]);
-    let walked = walk(&mut memory, 512, 2).expect("nothing out of reach");
+    let walked = walk(&mut memory, 512, 2).expect("nothing past the limit");
     assert_eq!((walked.leaves.len(), walked.tracked), (1, 1));
     assert_eq!(walked.watched, BTreeSet::from([Mfn(BARREN)]));
     assert_eq!(memory.reads, [TOP.0, MID.0, BARREN], "each frame once");
-    // A second mid frame, past reach: looked through once, and listed nowhere.
+    // A second mid frame, past the limit: looked through once, and listed nowhere.
     let (mut memory, mut mid) = (tree(&[(0, LEAVES)]), Leaf::HOLE);
     mid.words[3] = BARREN;
     memory.frames.insert(9, mid.clone());
     memory.frames.get_mut(&TOP.0).expect("there").words[5..8].fill(9);
-    let walked = walk(&mut memory, 512 * 512, 2).expect("nothing out of reach");
+    let walked = walk(&mut memory, 512 * 512, 2).expect("nothing past the limit");
     assert_eq!((walked.leaves.len(), walked.tracked), (1, 1));
     assert_eq!(memory.reads, [TOP.0, MID.0, 9, BARREN], "each frame once");
     assert_eq!(walked.tables, BTreeSet::from([(2, TOP), (1, MID), (1, Mfn(9))]));
     // It names a frame after all: the position of its leaf is named.
     mid.words[4] = LEAVES;
     memory.frames.insert(9, mid);
-    let error = walk(&mut memory, 512 * 512, 2).expect_err("out of reach");
+    let error = walk(&mut memory, 512 * 512, 2).expect_err("past the limit");
     assert!(
         matches!(error, Error::P2mSize { pfn: Pfn(pfn), .. } if pfn == (5 * 512 + 4) * 512),
         "{error}"
@@ -138,7 +142,7 @@ fn tables_that_name_each_other_over_and_over_are_looked_through_once() {
     let copies = &mut TableCopies::new();
     let half = 1 << 35;
     let walk = Walk::new(&mut memory, &M2pOf, copies, shape, half * 512, 77, 6);
-    let walked = walk.run().expect("nothing out of reach");
+    let walked = walk.run().expect("nothing past the limit");
     assert_eq!((walked.leaves.len(), walked.tracked), (6, 6));
     assert_eq!(walked.watched, BTreeSet::from([Mfn(BARREN)]));
     assert_eq!(memory.reads, [10, 11, 12, 13, BARREN], "each frame once");
@@ -154,21 +158,21 @@ fn a_tail_of_shared_leaves_without_frames_is_not_tracked() {
         (&[(2, LEAVES)], 3),     // shared, but with frames
     ] {
         let mut memory = tree(&[&[(0, LEAVES)], &tail[..], more].concat());
-        let walked = walk(&mut memory, 512, 512).expect("in reach");
+        let walked = walk(&mut memory, 512, 512).expect("within the limit");
         assert_eq!(walked.tracked, tracked, "{more:?}");
     }
     for all in [&[][..], &tail[..]] {
-        assert_eq!(walk(&mut tree(all), 512, 512).expect("in reach").tracked, 0, "{all:?}");
+        assert_eq!(walk(&mut tree(all), 512, 512).expect("within the limit").tracked, 0, "{all:?}");
     }
     // One by itself may be written at any time: it is tracked.
-    let alone = walk(&mut tree(&[(0, LEAVES), (4, BARREN)]), 512, 512).expect("in reach");
+    let alone = walk(&mut tree(&[(0, LEAVES), (4, BARREN)]), 512, 512).expect("within the limit");
     assert_eq!((alone.tracked, alone.watched.len()), (5, 0));
 }
 
 #[test]
 fn a_walk_ends_with_the_count_of_pfns() {
     let leaves: Vec<_> = (0..9).map(|position| (position, LEAVES + position as u64)).collect();
-    assert_eq!(walk(&mut tree(&leaves), 4, 512).expect("in reach").leaves.len(), 4);
+    assert_eq!(walk(&mut tree(&leaves), 4, 512).expect("within the limit").leaves.len(), 4);
 }
 
 #[test]
@@ -179,7 +183,7 @@ fn a_frame_that_can_not_be_read_is_named_with_the_first_pfn_below_it() {
     let Error::Structure { level, mfn, pfn, cause } = error else { panic!("{error}") };
     assert_eq!((level, mfn, pfn), (1, Mfn(99), Pfn(3 * 512 * 512)));
     assert_eq!(cause, StructureCause::Unreadable(MapFault::NotOwned));
-    let error = walk(&mut memory, 512 * 512, 2).expect_err("nor past reach");
+    let error = walk(&mut memory, 512 * 512, 2).expect_err("nor past the limit");
     let Error::Structure { level, mfn, pfn, .. } = error else { panic!("{error}") };
     assert_eq!((level, mfn, pfn), (1, Mfn(99), Pfn(3 * 512 * 512)));
     // A leaf that has to be looked at is named by its position.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One plane of the resend bitmap: the pfns that are owed for one cause, under their summary.
-//! Not here: what leaves a plane (`take`), who has a part of it alone (`shard`), which planes there
-//! are (`resend`).
+//! The bitmap of one cause: the pfns that are owed for one cause, under their summary.
+//! Not here: how its pfns are taken (`take`), who has a part of it alone (`shard`), which bitmaps
+//! there are (`resend`).
 //! Units: words of 64 pfns, lines of 512.
-//! Threads: markers on any number of threads beside one taker; what wants a plane alone says
+//! Threads: markers on any number of threads beside one taker; what wants a bitmap alone says
 //! `&mut`.
 //! Source: the protocol is told in `resend`.
 
@@ -13,17 +13,17 @@ use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_within, words_of};
 use crate::cause::Cause;
 use crate::sync::{AtomicU64, Ordering, keep_bits, set_bits};
 
-/// Planes of a bitmap.
-pub(super) const PLANES: usize = Cause::ALL.len();
+/// Causes, each with a bitmap of its own.
+pub(super) const CAUSES: usize = Cause::ALL.len();
 
 /// The pfns owed for one cause.
-pub(super) struct Plane {
+pub(super) struct CauseBitmap {
     words: Aligned,
     pub(super) summary: Summary,
 }
 
-impl Plane {
-    /// An empty plane of `lines` lines.
+impl CauseBitmap {
+    /// An empty bitmap of `lines` lines.
     pub(super) fn new(lines: usize) -> Self {
         Self { words: Aligned::zeroed(lines * LINE_WORDS), summary: Summary::new(lines) }
     }
