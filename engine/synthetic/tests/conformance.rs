@@ -5,6 +5,7 @@
 //! Threads: two readers.
 //! Source: the contracts of the traits in `p2mtrack::port`.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
@@ -31,6 +32,39 @@ fn at_rest(width: Width, kind: P2mKind) -> Simulation {
 fn kinds() -> impl Iterator<Item = Simulation> {
     let both = [Width::W32, Width::W64].into_iter();
     both.flat_map(|width| [P2mKind::Linear, P2mKind::Tree].map(|kind| at_rest(width, kind)))
+}
+
+/// The guest goes on for a while.
+fn go_on(simulation: &Simulation) {
+    simulation.resume();
+    simulation.run_guest(50);
+    simulation.suspend();
+}
+
+/// The domain's frames, as they are read.
+fn copies(ports: &mut SimPorts) -> Vec<Option<Leaf>> {
+    let mut copy = |mfn| {
+        let mut leaf = Leaf::default();
+        ports.p2m.read(Mfn(mfn), &mut leaf).ok().map(|()| leaf)
+    };
+    (0..ports.m2p.frames()).map(&mut copy).collect()
+}
+
+/// The frames that a guest of [`at_rest`] writes when it goes on: another guest of the same seed
+/// does so.
+fn written_next(width: Width, kind: P2mKind) -> Vec<Mfn> {
+    let simulation = at_rest(width, kind);
+    let mut ports = simulation.ports();
+    let before = copies(&mut ports);
+    go_on(&simulation);
+    let after = copies(&mut ports);
+    let written = |mfn: &u64| {
+        let [before, after] = [&before[*mfn as usize], &after[*mfn as usize]];
+        before.is_some() && after.is_some() && before != after
+    };
+    let written: Vec<_> = (0..ports.m2p.frames()).filter(written).map(Mfn).collect();
+    assert!(written.len() > 3, "{} frames", written.len());
+    written
 }
 
 /// Every table is sent as it is.
@@ -80,11 +114,26 @@ fn simulated_ports_conform() {
     }
 }
 
+#[test]
+fn what_a_simulated_guest_writes_is_seen_and_logged() {
+    for (width, kind) in [(Width::W32, P2mKind::Tree), (Width::W64, P2mKind::Linear)] {
+        let (simulation, written) = (at_rest(width, kind), written_next(width, kind));
+        let SimPorts { mut log_dirty, mut p2m, m2p, .. } = simulation.ports();
+        let mut write = || {
+            conformance::live(&mut p2m, written[0], &mut || go_on(&simulation)).expect("live");
+            written.iter().filter_map(|&mfn| m2p.pfn(mfn)).collect::<Vec<_>>()
+        };
+        conformance::log_dirty(&mut log_dirty, 1 << 20, Some(&mut write)).expect("its log");
+    }
+}
+
 /// What a back end does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
+    Nothing,
     FramesGrow,
     PfnPastTheEnd,
+    PfnOfTheNext,
     RootsMove,
     HoldsTooMuch,
     ReadsPastTheEnd,
@@ -94,6 +143,8 @@ enum Wrong {
     OutOfOrder,
     MapsOnce,
     ShowsAnother,
+    LiveIsOld,
+    ReadIsOld,
     TypesOfStrangers,
     TypesOutOfOrder,
     NoWholeBatch,
@@ -104,6 +155,7 @@ enum Wrong {
     LogReadsNothing,
     LogOnce,
     WriteIsLost,
+    OneWriteOnly,
     AcceptsStrangers,
     PageLacks,
     NothingIsTaken,
@@ -116,6 +168,14 @@ struct Bad<'a, T> {
     inner: &'a mut T,
     wrong: Wrong,
     calls: AtomicU64,
+    /// The first frame that was mapped, as it was then.
+    old: OnceLock<Box<[AtomicU64; 512]>>,
+}
+
+impl<'a, T> Bad<'a, T> {
+    fn new(inner: &'a mut T, wrong: Wrong) -> Self {
+        Self { inner, wrong, calls: AtomicU64::new(0), old: OnceLock::new() }
+    }
 }
 
 impl<T> Bad<'_, T> {
@@ -136,7 +196,8 @@ impl M2p for BadM2p<'_> {
     }
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         let past = mfn.0 >= self.0.frames() && self.1 == Wrong::PfnPastTheEnd;
-        if past { Some(Pfn(0)) } else { self.0.pfn(mfn) }
+        let next = u64::from(self.1 == Wrong::PfnOfTheNext);
+        if past { Some(Pfn(0)) } else { self.0.pfn(Mfn(mfn.0.wrapping_add(next))) }
     }
 }
 
@@ -157,6 +218,10 @@ impl<T: P2mSource> P2mSource for Bad<'_, T> {
     }
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
         let read = self.inner.read(mfn, into);
+        if let Some(old) = self.old.get().filter(|_| self.wrong == Wrong::ReadIsOld) {
+            // ORDER: nobody writes it.
+            into.words = std::array::from_fn(|word| old[word].load(Ordering::Relaxed));
+        }
         if self.wrong == Wrong::ReadsPastTheEnd { Ok(()) } else { read }
     }
     fn map(&mut self, frames: &[Mfn], answers: &mut Vec<Result<MapSlot, MapFault>>) {
@@ -187,11 +252,19 @@ impl<T: P2mSource> P2mSource for Bad<'_, T> {
             answers.pop();
         }
         self.call();
+        if let Some(&Ok(slot)) = answers.first() {
+            let mut copy = Leaf::default();
+            self.inner.live(slot).fetch(&mut copy);
+            self.old.get_or_init(|| Box::new(copy.words.map(AtomicU64::new)));
+        }
     }
     fn unmap(&mut self, slots: &[MapSlot]) {
         self.inner.unmap(slots);
     }
     fn live(&self, slot: MapSlot) -> GuestLeaf<'_> {
+        if let Some(old) = self.old.get().filter(|_| self.wrong == Wrong::LiveIsOld) {
+            return GuestLeaf::from_atomics(old);
+        }
         let other = MapSlot(slot.0 ^ 1);
         self.inner.live(if self.wrong == Wrong::ShowsAnother { other } else { slot })
     }
@@ -246,6 +319,11 @@ impl<T: LogDirty> LogDirty for Bad<'_, T> {
             Wrong::LogTooLong => return Ok(read + 1),
             Wrong::LogReadsNothing => return Ok(0),
             Wrong::WriteIsLost => into.words_mut().fill(0),
+            Wrong::OneWriteOnly => {
+                let first = into.copy().drain().first().copied();
+                into.words_mut().fill(0);
+                first.into_iter().for_each(|pfn| into.set(pfn));
+            }
             _ => {}
         }
         Ok(read)
@@ -301,25 +379,32 @@ fn check(wrong: Wrong) -> Outcome {
     let (pages, pfns) = (pages(&mut handles), handles.p2m.roots().expect("roots").pfn_count);
     let SimPorts { log_dirty, p2m, m2p, types, unlogged, transport, .. } = &mut handles;
     let m2p = BadM2p(m2p, wrong, AtomicU64::new(0));
-    let calls = || AtomicU64::new(0);
+    // Of a guest that stands still these two do nothing wrong.
+    let stale = matches!(wrong, Wrong::LiveIsOld | Wrong::ReadIsOld);
     conformance::guest(&mut Guest {
-        p2m: &mut Bad { inner: p2m, wrong, calls: calls() },
+        p2m: &mut Bad::new(p2m, if stale { Wrong::Nothing } else { wrong }),
         m2p: &m2p,
-        types: &mut Bad { inner: types, wrong, calls: calls() },
-        unlogged: &mut Bad { inner: unlogged, wrong, calls: calls() },
+        types: &mut Bad::new(types, wrong),
+        unlogged: &mut Bad::new(unlogged, wrong),
         observer: &mut (),
     })?;
-    let mut wake = || {
-        simulation.resume();
-        simulation.run_guest(1);
-        simulation.suspend();
-        pages[0].pfn
+    let written = written_next(Width::W64, P2mKind::Linear);
+    if stale {
+        let p2m = &mut Bad::new(p2m, wrong);
+        return conformance::live(p2m, written[0], &mut || go_on(&simulation));
+    }
+    let mut write = || {
+        go_on(&simulation);
+        written.iter().filter_map(|&mfn| m2p.pfn(mfn)).collect()
     };
-    let lost = wrong == Wrong::WriteIsLost;
-    let write: Option<&mut dyn FnMut() -> Pfn> = if lost { Some(&mut wake) } else { None };
-    conformance::log_dirty(&mut Bad { inner: log_dirty, wrong, calls: calls() }, pfns, write)?;
-    let transport = &mut Bad { inner: transport, wrong, calls: calls() };
+    conformance::log_dirty(&mut Bad::new(log_dirty, wrong), pfns, Some(&mut write))?;
+    let transport = &mut Bad::new(transport, wrong);
     conformance::transport(transport, Width::W64, &pages, &Careless(Width::W64), &m2p)
+}
+
+#[test]
+fn who_does_nothing_wrong_conforms() {
+    check(Wrong::Nothing).unwrap_or_else(|broken| panic!("{broken}"));
 }
 
 #[test]
@@ -327,6 +412,7 @@ fn each_rule_finds_who_breaks_it() {
     for (wrong, port, rule) in [
         (Wrong::FramesGrow, "M2p", "the same at every call"),
         (Wrong::PfnPastTheEnd, "M2p", "past the end"),
+        (Wrong::PfnOfTheNext, "M2p", "whose entry names it"),
         (Wrong::RootsMove, "P2mSource", "roots of a guest that stands still"),
         (Wrong::HoldsTooMuch, "P2mSource", "no more frames than the machine"),
         (Wrong::ReadsPastTheEnd, "P2mSource", "past the machine's end"),
@@ -336,6 +422,8 @@ fn each_rule_finds_who_breaks_it() {
         (Wrong::OutOfOrder, "P2mSource", "in their order"),
         (Wrong::MapsOnce, "P2mSource", "mapped again"),
         (Wrong::ShowsAnother, "P2mSource", "`live`"),
+        (Wrong::LiveIsOld, "P2mSource", "written after `map`"),
+        (Wrong::ReadIsOld, "P2mSource", "what `live` shows"),
         (Wrong::TypesOfStrangers, "FrameTypes", "and no other is"),
         (Wrong::TypesOutOfOrder, "FrameTypes", "order of the frames"),
         (Wrong::NoWholeBatch, "FrameTypes", "up to 1,024"),
@@ -346,6 +434,7 @@ fn each_rule_finds_who_breaks_it() {
         (Wrong::LogReadsNothing, "LogDirty", "reads something"),
         (Wrong::LogOnce, "LogDirty", "switched on again"),
         (Wrong::WriteIsLost, "LogDirty", "that was written is dirty"),
+        (Wrong::OneWriteOnly, "LogDirty", "that was written is dirty"),
         (Wrong::AcceptsStrangers, "Transport", "is not there is deferred"),
         (Wrong::PageLacks, "Transport", "once for each page"),
         (Wrong::NothingIsTaken, "Transport", "can be read is accepted"),

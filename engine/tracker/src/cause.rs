@@ -73,8 +73,14 @@ impl fmt::Display for Cause {
 }
 
 /// A set of causes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct CauseSet(u16);
+
+impl fmt::Debug for CauseSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
 
 impl CauseSet {
     /// The set of the causes whose bits are set, in the order of [`Cause::ALL`].

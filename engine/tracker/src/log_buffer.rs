@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Room for the log of one round: what log-dirty is read into, by whoever reads it.
 //! Not here: what is made of it (`log`), or of what was not read (`intake`).
-//! Units: pfns; bits as in `bitmap`. The room of a round is whole leaves of Xen's log, or nothing.
+//! Units: pfns; bits as in `bitmap`. The buffer of a round is whole leaves of Xen's log, or
+//! nothing.
 //! Threads: one writer.
 //! Source: law 4 of `docs/design.md`: bits that were read are in no other log, so that nothing may
 //! become of them but owed.
@@ -28,7 +29,7 @@ use crate::frame::Pfn;
 /// ```compile_fail
 /// # use p2mtrack::{bitmap::PfnBitmap, port::LogBuffer};
 /// fn clean(into: LogBuffer<'_>) -> u64 {
-///     into.resize(64); // a bitmap's, not a room's
+///     into.resize(64); // a bitmap's, not a log buffer's
 ///     into.pfns()
 /// }
 /// ```
@@ -38,12 +39,12 @@ pub struct LogBuffer<'a> {
 }
 
 impl<'a> LogBuffer<'a> {
-    /// A bitmap as room, for who calls a port by itself.
+    /// A bitmap as a log buffer, for who calls a port by itself.
     pub const fn over(bits: &'a mut PfnBitmap) -> Self {
         Self { bits }
     }
 
-    /// The same room, for who looks at it again afterwards.
+    /// The same buffer, for who looks at it again afterwards.
     pub const fn lend(&mut self) -> LogBuffer<'_> {
         LogBuffer { bits: self.bits }
     }
@@ -62,8 +63,8 @@ impl<'a> LogBuffer<'a> {
     /// Adds the bits of a piece of a log that begins at pfn `64 * first_word`; past the end they
     /// are dropped.
     pub fn add(&mut self, first_word: usize, words: &[u64]) {
-        let (pfns, room) = (self.pfns(), self.bits.words_mut().iter_mut().enumerate());
-        for ((index, word), &bits) in room.skip(first_word).zip(words) {
+        let (pfns, all) = (self.pfns(), self.bits.words_mut().iter_mut().enumerate());
+        for ((index, word), &bits) in all.skip(first_word).zip(words) {
             *word |= bits & bits_within(&(0..pfns), index);
         }
     }
@@ -98,27 +99,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_room_is_filled_up_to_its_end() {
+    fn a_buffer_is_filled_up_to_its_end() {
         let mut bits = PfnBitmap::new(100);
-        let mut room = LogBuffer::over(&mut bits);
+        let mut buffer = LogBuffer::over(&mut bits);
         for pfn in [3, 99, 100, u64::MAX] {
-            room.lend().set(Pfn(pfn));
+            buffer.lend().set(Pfn(pfn));
         }
-        room.add(1, &[u64::MAX << 35, u64::MAX]);
-        room.add(2, &[1]);
-        assert_eq!((room.pfns(), room.words_mut().len()), (100, 2));
-        assert_eq!(room.copy().drain(), [Pfn(3), Pfn(99)]);
+        buffer.add(1, &[u64::MAX << 35, u64::MAX]);
+        buffer.add(2, &[1]);
+        assert_eq!((buffer.pfns(), buffer.words_mut().len()), (100, 2));
+        assert_eq!(buffer.copy().drain(), [Pfn(3), Pfn(99)]);
         for (read, first) in [(0, 0), (64, 64), (70, 70), (98, 98), (99, 99)] {
             let mut expected: Vec<_> = (first..100).map(Pfn).collect();
             if first > 3 {
                 expected.insert(0, Pfn(3));
             }
-            assert_eq!(room.marks(read).drain(), expected, "{read}");
+            assert_eq!(buffer.marks(read).drain(), expected, "{read}");
         }
         for read in [100, 128, u64::MAX] {
-            assert_eq!(room.marks(read).drain(), [Pfn(3), Pfn(99)], "{read}");
+            assert_eq!(buffer.marks(read).drain(), [Pfn(3), Pfn(99)], "{read}");
         }
-        room.add(0, &[1, 1]);
+        buffer.add(0, &[1, 1]);
         assert_eq!(bits.drain(), [Pfn(0), Pfn(3), Pfn(64), Pfn(99)]);
     }
 }

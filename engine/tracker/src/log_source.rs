@@ -39,9 +39,9 @@ impl LogSource {
     }
 
     /// Reads and clears it. What fails is switched off and on; what it had is lost.
-    pub(crate) fn read(&mut self, log_dirty: &mut dyn LogDirty, room: LogBuffer<'_>) -> Read {
+    pub(crate) fn read(&mut self, log_dirty: &mut dyn LogDirty, into: LogBuffer<'_>) -> Read {
         if !self.broken {
-            match log_dirty.clean(room) {
+            match log_dirty.clean(into) {
                 Ok(pfns) => return Read { pfns, lost: None },
                 Err(error) => (self.error, self.broken) = (Some(error), true),
             }

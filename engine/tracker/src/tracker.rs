@@ -84,8 +84,21 @@ pub(crate) enum Next {
     Nothing,
 }
 
-/// Follows one guest's p2m, step by step: begin, scan, take and answer as long as there are
-/// batches, end.
+/// Follows one guest's p2m, step by step. One round, whose caller has the log and the way to the
+/// destination:
+///
+/// 1. [`Tracker::give_back`] what was accepted before and lost on the way.
+/// 2. [`Tracker::begin`]. Clean the log into its buffer, unless that has no pfns.
+/// 3. [`Tracker::scan`].
+/// 4. [`Tracker::take`], until it gives nothing. Each time, if [`Tracker::frame_list_changed`]:
+///    send [`Tracker::frame_list`], and say [`Tracker::frame_list_sent`]. Then send
+///    [`Tracker::batch`], its page tables normalised with [`Tracker::view`], and
+///    [`Tracker::answer`]. After the last one the frame list again.
+/// 5. Of a suspended guest: send [`Tracker::gone`], and have the destination confirm all of it.
+///    The tracker can't see whether that was done.
+/// 6. [`Tracker::end`].
+///
+/// [`Migration`](crate::migration::Migration) does all of it.
 #[derive(Debug)]
 pub struct Tracker {
     round: Round,
@@ -196,6 +209,9 @@ impl Tracker {
     /// Takes the next pages, at most [`QUERY_FRAMES_MAX`](crate::port::QUERY_FRAMES_MAX), to be
     /// sent and answered; page tables are normalised with [`Tracker::view`]. None is left if there
     /// are none: of a guest that stands still everything is settled then.
+    ///
+    /// The result keeps the tracker borrowed: who sends tables asks here whether there are pages,
+    /// and then reads [`Tracker::batch`] beside [`Tracker::view`].
     ///
     /// # Errors
     /// [`Error::Order`] if the last batch has no answer, or nothing was scanned. Otherwise any of

@@ -6,8 +6,9 @@
 //! Threads: the caller's, and two that read a mapping at once.
 //! Source: the contracts of the traits in `port`; a rule is named in the error of its check.
 //!
-//! A guest has to stand still while its parts are checked: [`guest`] runs all of them.
-//! [`log_dirty`] and [`transport`] are for who has those, too.
+//! A guest has to stand still while its parts are checked: [`guest`] runs all of them. [`live`] is
+//! for who can have a frame written meanwhile, [`log_dirty`] and [`transport`] are for who has
+//! those, too.
 //!
 //! ```
 //! use p2mtrack::port::{Guest, conformance};
@@ -74,16 +75,24 @@ fn works<T>(
 }
 
 /// All parts of a guest that stands still: p2m, m2p, types, unlogged writers, and that the engine
-/// can follow its p2m.
+/// can follow its p2m. Each entry of its p2m that is valid and has no tag names a frame of its own.
+///
+/// Nothing is written meanwhile: [`live`] is for who can have a frame written.
 ///
 /// # Errors
 /// The first rule that does not hold.
 pub fn guest(guest: &mut Guest<'_>) -> Outcome {
     m2p(guest.m2p)?;
-    let frames = frames(guest)?;
+    unlogged(guest.unlogged)?;
+    let (frames, strange) = frames(guest)?;
     p2m(guest.p2m, guest.m2p, &frames)?;
-    types(guest.types, guest.m2p, &frames)?;
-    unlogged(guest.unlogged)
+    rule(
+        "M2p",
+        "the pfn of a leaf's frame is the one whose entry names it",
+        strange.is_none(),
+        || format!("{strange:?}"),
+    )?;
+    types(guest.types, guest.m2p, &frames)
 }
 
 /// No log: the first round reads none.
@@ -103,9 +112,12 @@ impl LogDirty for NoLog {
     }
 }
 
-/// The frames of the guest's pfns and of its leaves, as the engine finds them, of distinct contents
-/// where there are any.
-fn frames(guest: &mut Guest<'_>) -> Result<Vec<Mfn>, Broken> {
+/// A frame, and the pfn that the m2p has for it.
+type Named = (Mfn, Option<Pfn>);
+
+/// Frames of the guest's pfns and of its leaves, as the engine finds them; and a leaf's frame whose
+/// pfn by the m2p is no pfn whose entry names it, if there is one.
+fn frames(guest: &mut Guest<'_>) -> Result<(Vec<Mfn>, Option<Named>), Broken> {
     const PORT: &str = "P2mSource";
     let width = guest.p2m.width();
     let found = |error: Error| Broken {
@@ -116,14 +128,17 @@ fn frames(guest: &mut Guest<'_>) -> Result<Vec<Mfn>, Broken> {
     let mut monitor = Monitor::new(Config::default(), width).map_err(found)?;
     let seen = monitor.observe(guest, &mut NoLog, |_, _| ());
     let tracker = monitor.tracker();
-    let leaves = tracker.leaf_frames().iter().copied();
-    let entries = (0..tracker.pfns()).map(|pfn| tracker.shadow_entry(Pfn(pfn)));
-    let named = entries.filter_map(|entry| match entry.claim(width) {
-        Claim::Frame(mfn) if mfn.0 < guest.m2p.frames() => Some(mfn),
+    let there = |mfn: &Mfn| mfn.0 < guest.m2p.frames();
+    let claim = |pfn: Pfn| tracker.shadow_entry(pfn).claim(width);
+    let leaves: Vec<Mfn> = tracker.leaf_frames().iter().copied().filter(there).take(8).collect();
+    let named = (0..tracker.pfns()).filter_map(|pfn| match claim(Pfn(pfn)) {
+        Claim::Frame(mfn) => Some(mfn).filter(there),
         _ => None,
     });
-    let mut frames: Vec<_> =
-        leaves.filter(|mfn| mfn.0 < guest.m2p.frames()).take(8).chain(named.take(64)).collect();
+    let mut frames: Vec<_> = leaves.iter().copied().chain(named.take(64)).collect();
+    let strange = leaves.into_iter().map(|mfn| (mfn, guest.m2p.pfn(mfn))).find(|&(mfn, pfn)| {
+        pfn.is_none_or(|pfn| pfn.0 >= tracker.pfns() || claim(pfn) != Claim::Frame(mfn))
+    });
     monitor.release(guest.p2m);
     let report = seen.map_err(found)?;
     rule(
@@ -135,7 +150,7 @@ fn frames(guest: &mut Guest<'_>) -> Result<Vec<Mfn>, Broken> {
     frames.sort_unstable();
     frames.dedup();
     rule(PORT, "a guest has frames", frames.len() > 1, || format!("{} were found", frames.len()))?;
-    Ok(frames)
+    Ok((frames, strange))
 }
 
 /// The m2p.
@@ -260,6 +275,38 @@ fn show(p2m: &mut dyn P2mSource, held: &[(Mfn, MapSlot)]) -> Outcome {
     })
 }
 
+/// The live memory of one frame of the domain, which `write` changes: a mapping that was made
+/// before shows what is written after.
+///
+/// # Errors
+/// The first rule that does not hold.
+pub fn live(p2m: &mut dyn P2mSource, frame: Mfn, write: &mut dyn FnMut()) -> Outcome {
+    const PORT: &str = "P2mSource";
+    let mut answers = Vec::new();
+    p2m.map(&[frame], &mut answers);
+    let slot = answers.first().copied().and_then(Result::ok);
+    let Some(slot) = slot else {
+        return rule(PORT, "`map` maps a frame of the domain", false, || format!("{answers:?}"));
+    };
+    let copy = |p2m: &dyn P2mSource| {
+        let mut copy = Leaf::default();
+        p2m.live(slot).fetch(&mut copy);
+        copy
+    };
+    let before = copy(p2m);
+    write();
+    let after = copy(p2m);
+    let mut read = Leaf::default();
+    let fault = p2m.read(frame, &mut read).err();
+    p2m.unmap(&[slot]);
+    rule(PORT, "`live` shows what is written after `map`", before != after, || {
+        format!("{frame} looks as it did before the write")
+    })?;
+    rule(PORT, "`read` gives what `live` shows", fault.is_none() && read == after, || {
+        format!("{frame}: {}", fault.map_or("other words".into(), |fault| fault.to_string()))
+    })
+}
+
 /// Frame types, for a guest that has these frames, all of them the domain's own.
 ///
 /// # Errors
@@ -317,15 +364,15 @@ pub fn unlogged(unlogged: &mut dyn Unlogged) -> Outcome {
 }
 
 /// Log-dirty, off so far, of a guest that stands still and has `pfns` pfns. `write` makes somebody
-/// write a page with a mark, and says whose; without one that part is left out. It is off again at
-/// the end.
+/// write pages with a mark, and says whose: best of more than one, a leaf of the p2m among them.
+/// Without it that part is left out. It is off again at the end.
 ///
 /// # Errors
 /// The first rule that does not hold.
 pub fn log_dirty(
     log_dirty: &mut dyn LogDirty,
     pfns: u64,
-    write: Option<&mut dyn FnMut() -> Pfn>,
+    write: Option<&mut dyn FnMut() -> Vec<Pfn>>,
 ) -> Outcome {
     const PORT: &str = "LogDirty";
     let span = pfns.max(1).next_multiple_of(LOG_DIRTY_LEAF_PFNS);
@@ -346,21 +393,27 @@ pub fn log_dirty(
         format!("a guest that stands still has {} dirty pfns", bits.count())
     })?;
     if let Some(write) = write {
-        let pfn = write();
+        let written = write();
         let (bits, read) = clean(log_dirty)?;
-        rule(PORT, "a page that was written is dirty", pfn.0 >= read || bits.get(pfn), || {
-            format!("{pfn} is not")
+        let lost = written.iter().find(|pfn| pfn.0 < read && !bits.get(**pfn));
+        rule(PORT, "a page that was written is dirty", lost.is_none(), || {
+            format!("{lost:?} is not")
         })?;
         let (bits, _) = clean(log_dirty)?;
-        rule(PORT, "it is dirty once", !bits.get(pfn), || format!("{pfn} still is"))?;
+        let kept = written.iter().find(|pfn| bits.get(**pfn));
+        rule(PORT, "it is dirty once", kept.is_none(), || format!("{kept:?} still is"))?;
     }
     works(PORT, "`disable` switches off what is on", log_dirty.disable())?;
     works(PORT, "what was on can be switched on again", log_dirty.enable())?;
     works(PORT, "`disable` switches off what is on", log_dirty.disable())
 }
 
-/// A transport, for pages of a guest that stands still; `view` resolves their tables. The
-/// destination is as good as any after it: nothing that was sent has to be true.
+/// A transport, for pages of a guest that stands still (`Tracker::batch`); `view` resolves their
+/// tables (`Tracker::view`, after the same `Tracker::take`). The destination is as good as any
+/// after it: nothing that was sent has to be true.
+///
+/// What the destination has is not looked at, nor what is answered of page tables: compare the
+/// destination with the source after a migration.
 ///
 /// # Errors
 /// The first rule that does not hold.

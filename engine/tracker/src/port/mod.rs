@@ -28,12 +28,13 @@ pub const QUERY_FRAMES_MAX: usize = 1024;
 /// rounded up to it (`xen/arch/x86/mm/paging.c`).
 pub const LOG_DIRTY_LEAF_PFNS: u64 = 32_768;
 
-/// Xen's write log.
+/// Xen's write log. A write to a frame marks the pfn that the m2p has for that frame at the moment
+/// of the write. An update of the m2p (`MMU_MACHPHYS_UPDATE`) marks the frame's new pfn.
 pub trait LogDirty {
     /// Switches log-dirty on, with an empty log.
     ///
     /// # Errors
-    /// Refused (no shadow paging, assigned device, already on).
+    /// Refused (no shadow paging, assigned device, switched on by somebody else).
     fn enable(&mut self) -> Result<(), PortError>;
 
     /// Switches log-dirty off; the guest is as it was before `enable`.
@@ -48,7 +49,8 @@ pub trait LogDirty {
     /// Returns how many pfns of the prefix were really read; the rest is unknown to the caller.
     ///
     /// # Errors
-    /// Whatever the hypervisor said. Bits written to `into` before the error count as read.
+    /// Whatever the hypervisor said, or the log is off. Bits written to `into` before the error
+    /// count as read.
     fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError>;
 }
 
@@ -58,8 +60,11 @@ pub struct Roots {
     /// `max_pfn`: a *count* of pfns, whatever its name says.
     pub pfn_count: u64,
     /// `pfn_to_mfn_frame_list_list`: mfn of the tree's top frame; 0 not set up, all ones invalid.
+    /// Top and mid frames hold one mfn a slot, in words of the guest: 512 of a 64-bit guest, 1,024
+    /// of a 32-bit one. A slot of 0 or all ones is empty.
     pub frame_list_list: u64,
-    /// `p2m_cr3`: root of the page tables of the linear list; 0 = no linear list.
+    /// `p2m_cr3`: root of the page tables of the linear list; 0 = no linear list. If there is one,
+    /// the tree is not read.
     /// As the guest wrote it: a 32-bit guest folds the frame number.
     pub p2m_cr3: u64,
     /// `p2m_vaddr`: where the linear list begins in the guest's address space.
@@ -113,7 +118,9 @@ pub trait P2mSource: Sync {
     /// The guest's width, fixed for its life.
     fn width(&self) -> Width;
 
-    /// Frames that the domain holds now (Xen `tot_pages`): bounds what the engine will allocate.
+    /// Frames that the domain holds now (Xen `tot_pages`). It bounds what the engine will allocate,
+    /// and a suspended round holds it against the pfns that were sent: `Config::unaccounted` says
+    /// what a difference of more than 1,024 frames does.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -131,7 +138,8 @@ pub trait P2mSource: Sync {
     /// [`MapFault`] if the frame is not the domain's or can't be mapped now.
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault>;
 
-    /// Maps frames of the domain for reading and holds them; one answer for each frame, in order.
+    /// Maps frames of the domain for reading and holds them; appends one answer for each frame, in
+    /// order.
     /// A held mapping keeps the old frame alive if the guest gives it away.
     fn map(&mut self, frames: &[Mfn], answers: &mut Vec<Result<MapSlot, MapFault>>);
 
@@ -279,7 +287,9 @@ pub struct FrameList<'a> {
 /// The way to the destination.
 pub trait Transport {
     /// Sends pages, at most [`QUERY_FRAMES_MAX`]: reads each frame's bytes, normalises page tables
-    /// (`table::normalise` with `view`), appends one answer per page in order.
+    /// (`table::normalise` with `view`), appends one answer per page in order. A page whose frame
+    /// can't be mapped is [`Deferral::MapFailed`], a page table that `normalise` refuses
+    /// [`Deferral::Table`].
     ///
     /// # Errors
     /// The transport failed as a whole; nothing of this batch counts as accepted.
@@ -381,7 +391,8 @@ impl Observer for () {
 }
 
 /// The guest as whoever steps a tracker lends it for one call, and who is told of the phases
-/// meanwhile.
+/// meanwhile. Each port is a value of its own: a back end with state that several ports need is
+/// several handles on that state (an `Arc`, say), not one type with all of the traits.
 #[expect(missing_debug_implementations, reason = "ports are trait objects of the outside")]
 pub struct Guest<'a> {
     /// Its p2m.
