@@ -506,30 +506,4 @@ pub(crate) fn nobody() -> abi::Host {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_compat_m2p_is_a_frame_or_none() {
-        for (said, expected) in [(0, None), (abi::NONE, None), (7, Some(Mfn(7)))] {
-            let m2p = HostM2p(Callbacks(abi::Host { compat_m2p_mfn: said, ..nobody() }));
-            assert_eq!(m2p.compat_frame(), expected);
-        }
-    }
-
-    #[test]
-    fn a_transfer_entry_names_a_frame_that_came_or_a_pfn() {
-        assert_eq!(transfer(7), Transfer::Into(Pfn(7)));
-        assert_eq!(transfer(abi::TRANSFER_CAME | 7), Transfer::Came(Mfn(7)));
-        assert_eq!(transfer(abi::NONE), Transfer::Came(Mfn(abi::NONE >> 1)));
-    }
-
-    #[test]
-    fn a_frame_that_is_not_owned_is_no_errno() {
-        assert_eq!(map_fault(abi::NOT_OWNED), MapFault::NotOwned);
-        assert_eq!(map_fault(-6), MapFault::Errno(6)); // ENXIO
-        for nonsense in [0, 1, -4097, c_int::MIN, c_int::MAX] {
-            assert_eq!(map_fault(nonsense), MapFault::Errno(EINVAL));
-        }
-    }
-}
+mod tests;
