@@ -309,7 +309,7 @@ fn law_4_an_odd_generation_whose_final_walk_fails_is_named() {
 }
 
 #[test]
-fn law_4_a_generation_that_moves_in_every_walk_is_a_uncertainty() {
+fn law_4_a_generation_that_moves_in_every_walk_is_an_uncertainty() {
     let fixture = Fixture::linear();
     let mut migration = fixture.start(Config::default());
     round(&fixture, &mut migration);
