@@ -35,6 +35,10 @@
  * - Frames are of 4 KiB; pfns and mfns are numbers of frames. Bit n % 64 of
  *   word n / 64 of a bitmap is pfn n, in the host's byte order, as Xen's
  *   log-dirty bitmap is on a little-endian host.
+ * - What no sender can know is the host's to say, or lost (README, "Limits";
+ *   docs/adopt.md): writers without a log-dirty mark (p2mt_host.unlogged), and
+ *   frames that came by a grant transfer (accepts_transfer, transfers). A frame
+ *   that the guest got from Xen and never wrote has no contents to be kept.
  * - Nothing global: no thread, allocator, signal handler or output of the
  *   library's own outside of a handle. A handle of a parent process is refused
  *   in the child.
@@ -88,8 +92,11 @@ extern "C" {
  */
 #define P2MT_E_ENVIRONMENT (-38)
 /*
- * An uncertainty of one kind ran for too many rounds. If it is of leaves that
- * are not mapped, the first of them is named.
+ * p2mt_end: an uncertainty of one kind ran for more rounds than
+ * p2mt_config.uncertain_rounds_max. If it is of leaves that are not mapped, the
+ * first of them is named. A p2m that can't be followed for so long is not this
+ * but P2MT_E_ROOTS, P2MT_E_STRUCTURE or P2MT_E_P2M_SIZE, by p2mt_scan or
+ * p2mt_take, which name what is wrong.
  */
 #define P2MT_E_UNCERTAIN (-62)
 /* A call that makes no sense now. Nothing changed. */
@@ -128,7 +135,10 @@ extern "C" {
 
 /*
  * Said in place of an errno: the frame is not the domain's (now). No errno has
- * this number.
+ * this number. Of a frame that is nobody's, another domain's or Xen's own,
+ * Linux's privcmd says EINVAL, EBUSY or EPERM for that frame alone: a host
+ * makes P2MT_NOT_OWNED of these three. What a whole call fails with, and any
+ * other errno of one frame, is an errno here, too.
  */
 #define P2MT_NOT_OWNED (-4096)
 
@@ -232,7 +242,7 @@ struct p2mt_log_call {
 #define P2MT_LOG_INFO 3
 
 /*
- * * What the library asks of the host. Each returns 0, or a negative errno. All
+ * What the library asks of the host. Each returns 0, or a negative errno. All
  * are required, `log` and `transfers` apart. Frame numbers may be any: they are
  * the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped.
  * Failures of `map`, `read`, `unmap` and `types` are reported to the log, those
@@ -317,7 +327,7 @@ struct p2mt_host {
  * mode: the host sends by the entries that it is given, and normalises by its
  * own mapping of the p2m. That p2m and m2p agree on a frame does not say whose
  * it is: the host asks for the type of each frame that a table names
- * (docs/adopt.md).
+ * (docs/adopt.md, "Rules of a normaliser").
  */
 #define P2MT_PASSIVE 1
 /*
@@ -340,7 +350,10 @@ struct p2mt_config {
      * P2MT_FOREIGN_PTE_*
      */
     uint32_t foreign_pte;
-    /* rounds running for which an uncertainty is borne; 0 means 5 */
+    /*
+     * rounds running for which an uncertainty of one kind is tolerated while
+     * the guest runs; the next one ends with an error. 0 means 5
+     */
     uint32_t uncertain_rounds_max;
     /*
      * frames of the domain that no pfn has, in a suspended round:
@@ -356,8 +369,8 @@ struct p2mt_config {
 #define P2MT_FINAL 2      /* suspended for good */
 
 /*
- * Room for log-dirty, the library's, until p2mt_scan, p2mt_cancel or the next
- * p2mt_begin.
+ * A buffer for log-dirty, the library's, until p2mt_scan, p2mt_cancel or the
+ * next p2mt_begin.
  */
 struct p2mt_log_buffer {
     uint64_t *words; /* zeroes; NULL if pfns is 0 */
@@ -571,14 +584,14 @@ uint32_t p2mt_version(void);
 const char *p2mt_strerror(int code);
 
 /*
- * * Creates a handle. Both structures are copied. Log-dirty has to be on, and
- * to have been empty when it was switched on, before the first p2mt_scan; it
- * stays the host's to switch off. `error` may be NULL, otherwise it is written
- * on failure (unless it is its size that is wrong): there is no handle then
- * that could keep it. E_THREADS, E_ENVIRONMENT.
+ * Creates a handle. Both structures are copied. Log-dirty has to be on, and to
+ * have been empty when it was switched on, before the first p2mt_scan; it stays
+ * the host's to switch off. `error` may be NULL, otherwise it is written on
+ * failure (unless it is its size that is wrong): there is no handle then that
+ * could keep it. E_THREADS, E_ENVIRONMENT.
  */
-int p2mt_create(const struct p2mt_config *config, const struct p2mt_host *host, struct p2mt_error *error,
-                struct p2mt **handle);
+int p2mt_create(const struct p2mt_config *config, const struct p2mt_host *host,
+                struct p2mt_error *error, struct p2mt **handle);
 
 /*
  * Cancels if need be, waits for its threads, and frees. NULL is fine. OK: it is
@@ -595,25 +608,27 @@ int p2mt_destroy(struct p2mt *handle);
 int p2mt_last_error(const struct p2mt *handle, struct p2mt_error *error);
 
 /*
- * * Begins a round and lends a buffer for the log, which the host then reads
- * and clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for all of buffer->pfns, and
+ * Begins a round and lends a buffer for the log, which the host then reads and
+ * clears in Xen (XEN_DOMCTL_SHADOW_OP_CLEAN) for all of buffer->pfns, and
  * writes there, by itself or by p2mt_feed. The order matters: this call, CLEAN,
  * p2mt_scan. If CLEAN fails, p2mt_scan with `read` 0 makes all of it uncertain.
  * A round that was not ended is given up: what it did not settle is owed, and
  * if its log was not handed over, everything, which is an uncertainty. E_HOST,
  * E_ORDER (after the end).
  */
-int p2mt_begin(struct p2mt *handle, uint32_t stage, struct p2mt_log_buffer *buffer);
+int p2mt_begin(struct p2mt *handle, uint32_t stage,
+               struct p2mt_log_buffer *buffer);
 
 /*
  * Adds bits to the log buffer, `pfns` of them from pfn `first` on, both
  * multiples of 64. What lies past its end is dropped. E_ORDER (no buffer is
  * lent).
  */
-int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64_t pfns);
+int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words,
+              uint64_t pfns);
 
 /*
- * * Takes the log, of which the pfns below `read` were read, and finds what is
+ * Takes the log, of which the pfns below `read` were read, and finds what is
  * owed. What was not read is uncertain, and owed, to the pfn; bits that were
  * written past `read` all the same are owed as what they are. `report` may be
  * NULL: what was found so far. E_HOST, E_WIDTH (until a first walk is made),
@@ -622,7 +637,7 @@ int p2mt_feed(struct p2mt *handle, uint64_t first, const uint64_t *words, uint64
 int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
 
 /*
- * * Takes the next pages. *count is 0 when there are none: of a suspended guest
+ * Takes the next pages. *count is 0 when there are none: of a suspended guest
  * everything is settled then. page_size: sizeof(struct p2mt_page). capacity: at
  * least P2MT_BATCH_MAX; no more are taken at once. *flags: what the host has to
  * do before it sends them, P2MT_DO_*. E_HOST, E_ENTRY, E_TABLE, E_STRUCTURE,
@@ -630,8 +645,8 @@ int p2mt_scan(struct p2mt *handle, uint64_t read, struct p2mt_report *report);
  * to be answered for, begin a round again. E_ORDER: the last pages have no
  * answer, or nothing was scanned.
  */
-int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size, size_t capacity, size_t *count,
-              uint32_t *flags);
+int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size,
+              size_t capacity, size_t *count, uint32_t *flags);
 #define P2MT_BATCH_MAX 1024
 /*
  * The p2m's structure was walked anew: drop every mapping of it that the host
@@ -646,22 +661,24 @@ int p2mt_take(struct p2mt *handle, struct p2mt_page *pages, size_t page_size, si
 #define P2MT_DO_FRAME_LIST (1u << 1)
 
 /*
- * * Replaces frames by pfns in the page table that is number `index` of the
- * pages taken last: 512 words, read by the host. P2MT_E_TABLE: not now, answer
+ * Replaces frames by pfns in the page table that is number `index` of the pages
+ * taken last: 512 words, read by the host. P2MT_E_TABLE: not now, answer
  * P2MT_DEFER_TABLE; *fault, which may be NULL, is written then, and the words
  * are half done. In mode P2MT_FULL a page table is accepted only after this
  * succeeded. E_TABLE. An index that is no page table's is E_ARGUMENT.
  */
-int p2mt_normalise(struct p2mt *handle, size_t index, uint64_t *words, struct p2mt_table_fault *fault);
+int p2mt_normalise(struct p2mt *handle, size_t index, uint64_t *words,
+                   struct p2mt_table_fault *fault);
 
 /*
- * * Answers the pages taken last, in order; `count` is theirs, all of them.
+ * Answers the pages taken last, in order; `count` is theirs, all of them.
  * answer_size: sizeof(struct p2mt_page_answer). E_PAGE (P2MT_FAILED among them:
  * the others are written down), E_TOO_MANY_DEFERRED, E_ORDER (there are no such
  * pages; the frame list was not sent; a page table was not normalised).
  * E_ARGUMENT, E_SIZE, E_ORDER: nothing is written down.
  */
-int p2mt_answer(struct p2mt *handle, const struct p2mt_page_answer *answers, size_t answer_size, size_t count);
+int p2mt_answer(struct p2mt *handle, const struct p2mt_page_answer *answers,
+                size_t answer_size, size_t count);
 
 /*
  * The same, if all of them are accepted; `count` as p2mt_take gave it, so that
@@ -670,20 +687,20 @@ int p2mt_answer(struct p2mt *handle, const struct p2mt_page_answer *answers, siz
 int p2mt_accept(struct p2mt *handle, size_t count);
 
 /*
- * * The frame list: for each leaf of the p2m the pfn of its frame, or
- * P2MT_NONE. *count is the number of leaves; if it is more than `capacity`,
- * nothing else is written. *pfn_count: pfns that it covers. *serial: of this
- * list, from 1 on. May be asked for at any time once a round was scanned, until
- * the end. E_ORDER.
+ * The frame list: for each leaf of the p2m the pfn of its frame, or P2MT_NONE.
+ * *count is the number of leaves; if it is more than `capacity`, nothing else
+ * is written. *pfn_count: pfns that it covers. *serial: of this list, from 1
+ * on. May be asked for at any time once a round was scanned, until the end.
+ * E_ORDER.
  */
-int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity, size_t *count, uint64_t *pfn_count,
-                    uint64_t *serial);
+int p2mt_frame_list(struct p2mt *handle, uint64_t *leaves, size_t capacity,
+                    size_t *count, uint64_t *pfn_count, uint64_t *serial);
 
 /*
- * * The list of this serial is on its way to the destination. Until this is
- * said of the present one, P2MT_DO_FRAME_LIST comes with every p2mt_take, no
- * pages can be answered for, and no suspended round ended. E_ORDER: it is not
- * the present one any more, read it again.
+ * The list of this serial is on its way to the destination. Until this is said
+ * of the present one, P2MT_DO_FRAME_LIST comes with every p2mt_take, no pages
+ * can be answered for, and no suspended round ended. E_ORDER: it is not the
+ * present one any more, read it again.
  */
 int p2mt_frame_list_sent(struct p2mt *handle, uint64_t serial);
 
@@ -696,23 +713,24 @@ int p2mt_frame_list_sent(struct p2mt *handle, uint64_t serial);
 int p2mt_return(struct p2mt *handle, const uint64_t *pfns, size_t count);
 
 /*
- * * Suspended rounds, once p2mt_take has no more: pfns without a frame at the
+ * Suspended rounds, once p2mt_take has no more: pfns without a frame at the
  * source for which the destination may hold one, ascending, from `from` on.
  * *count: how many were written; 0 ends it. E_ORDER.
  */
-int p2mt_gone(struct p2mt *handle, uint64_t from, uint64_t *pfns, size_t capacity, size_t *count);
+int p2mt_gone(struct p2mt *handle, uint64_t from, uint64_t *pfns,
+              size_t capacity, size_t *count);
 
 /*
- * * PTEs that are cleared in page tables as they were accepted last, ascending
- * by pfn; one of them that is cleared twice is there twice. pte_size:
+ * PTEs that are cleared in page tables as they were accepted last, ascending by
+ * pfn; one of them that is cleared twice is there twice. pte_size:
  * sizeof(struct p2mt_cleared_pte). *count: how many there are; if that is more
  * than `capacity`, nothing else is written.
  */
-int p2mt_cleared_ptes(struct p2mt *handle, struct p2mt_cleared_pte *ptes, size_t pte_size, size_t capacity,
-                      size_t *count);
+int p2mt_cleared_ptes(struct p2mt *handle, struct p2mt_cleared_pte *ptes,
+                      size_t pte_size, size_t capacity, size_t *count);
 
 /*
- * * Ends the round: the destination has what was accepted, and of a suspended
+ * Ends the round: the destination has what was accepted, and of a suspended
  * guest also the frame list and the pfns gone. A live round may be ended before
  * p2mt_take has no more. After P2MT_FINAL everything is unmapped. `report` may
  * be NULL. E_UNCERTAIN: the round is over, begin again. E_ORDER: it goes on.

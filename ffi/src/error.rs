@@ -136,20 +136,22 @@ pub(crate) fn none() -> abi::Error {
 pub(crate) struct CallbackError {
     pub(crate) callback: &'static str,
     /// What it returned.
-    pub(crate) errnum: i32,
+    pub(crate) word: c_int,
 }
 
 impl CallbackError {
     /// A word that is no errno counts as `-EINVAL`.
-    pub(crate) fn new(callback: &'static str, word: c_int) -> Self {
-        let known = errno(word).is_some() || word == abi::NOT_OWNED;
-        Self { callback, errnum: if known { word } else { -EINVAL } }
+    pub(crate) fn errnum(&self) -> i32 {
+        let known = errno(self.word).is_some() || self.word == abi::NOT_OWNED;
+        if known { self.word } else { -EINVAL }
     }
 }
 
 impl fmt::Display for CallbackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the host's callback {} returned {}", self.callback, self.errnum)
+        write!(f, "the host's callback {} returned {}", self.callback, self.word)?;
+        let known = self.errnum() == self.word;
+        if known { Ok(()) } else { write!(f, ", which is no errno") }
     }
 }
 
@@ -161,7 +163,7 @@ pub(crate) struct PageError(pub(crate) i32);
 
 impl fmt::Display for PageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the host could not send it (errno {})", self.0)
+        write!(f, "the host could not send it: its answer said {}", -self.0)
     }
 }
 
@@ -186,7 +188,7 @@ fn in_full(error: &Error) -> (String, i32) {
     while let Some(inner) = source {
         text = format!("{text}: {inner}");
         if let Some(callback) = inner.downcast_ref::<CallbackError>() {
-            errnum = callback.errnum;
+            errnum = callback.errnum();
         } else if let Some(PageError(page)) = inner.downcast_ref() {
             errnum = -*page;
         }
@@ -283,7 +285,7 @@ mod tests {
 
     #[test]
     fn an_error_names_what_it_is_about() {
-        let callback = CallbackError { callback: "types", errnum: -12 };
+        let callback = CallbackError { callback: "types", word: -12 };
         let port = Error::Port { port: "type query", source: Box::new(callback) };
         let told = Fault::from(port).told();
         assert_eq!((told.code, told.errnum, told.pfn), (abi::E_HOST, -12, abi::NONE));
@@ -301,6 +303,19 @@ mod tests {
         let error = Error::Structure { level: 3, mfn: Mfn(1), pfn: Pfn(2), cause };
         let told = Fault::from(error).told();
         assert_eq!((told.code, told.level, told.errnum), (abi::E_STRUCTURE, 3, -14));
+    }
+
+    #[test]
+    fn a_text_has_the_number_that_the_host_said() {
+        for (word, errnum, text) in [
+            (-5, -5, "the host's callback read returned -5"),
+            (abi::NOT_OWNED, abi::NOT_OWNED, "the host's callback read returned -4096"),
+            (7, -EINVAL, "the host's callback read returned 7, which is no errno"),
+        ] {
+            let error = CallbackError { callback: "read", word };
+            assert_eq!((error.errnum(), error.to_string().as_str()), (errnum, text));
+        }
+        assert_eq!(PageError(32).to_string(), "the host could not send it: its answer said -32");
     }
 
     #[test]

@@ -59,7 +59,7 @@ macro_rules! call {
 
 /// A callback's error.
 fn failed(callback: &'static str) -> impl Fn(c_int) -> PortError {
-    move |word| Box::new(CallbackError::new(callback, word))
+    move |word| Box::new(CallbackError { callback, word })
 }
 
 fn map_fault(word: i32) -> MapFault {
@@ -183,8 +183,8 @@ impl Callbacks {
 
     /// The same of one that returned a word.
     fn warn_of_word(self, callback: &'static str, word: c_int, known: &mut Known) {
-        let error = CallbackError::new(callback, word);
-        self.warn_of(error.errnum, || error.to_string(), known);
+        let error = CallbackError { callback, word };
+        self.warn_of(error.errnum(), || error.to_string(), known);
     }
 }
 
@@ -313,7 +313,7 @@ impl P2mSource for HostP2m {
             if let Err(MapFault::Errno(errno)) = answer {
                 let text = || {
                     if address.is_null() {
-                        format!("the host's callback map said -{errno} of {mfn}")
+                        format!("the host's callback map said {error} of {mfn}")
                     } else {
                         format!("the host's callback map put {mfn} where no word can be")
                     }

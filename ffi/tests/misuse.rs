@@ -676,7 +676,11 @@ fn uncertainties_are_counted_by_the_scan_and_named_at_the_end() {
         assert_eq!((report.dirty_rate.is_nan(), report.shrinking), (true, -1));
         // SAFETY: as above.
         let ended = unsafe { f::p2mt_end(handle, null_mut()) };
-        assert_eq!(ended, if number < 6 { abi::OK } else { abi::E_UNCERTAIN }, "five are borne");
+        assert_eq!(
+            ended,
+            if number < 6 { abi::OK } else { abi::E_UNCERTAIN },
+            "five are tolerated"
+        );
     }
     let said = state.said.iter().filter(|said| said.ends_with("short-bitmap, 1 times"));
     assert_eq!((said.count(), last_error(handle).errnum), (6, 0));
@@ -685,8 +689,8 @@ fn uncertainties_are_counted_by_the_scan_and_named_at_the_end() {
     destroy(handle);
 }
 
-/// Live rounds with an uncertainty: five are borne. The error that ends the sixth.
-fn until_it_is_no_longer_borne(handle: *mut f::Handle) -> abi::Error {
+/// Live rounds with an uncertainty: five are tolerated. The error that ends the sixth.
+fn until_it_is_no_longer_tolerated(handle: *mut f::Handle) -> abi::Error {
     for number in 0..=5 {
         assert_eq!([begin(handle, abi::LIVE), scan(handle), take(handle)], [abi::OK; 3]);
         // SAFETY: it lives.
@@ -696,13 +700,35 @@ fn until_it_is_no_longer_borne(handle: *mut f::Handle) -> abi::Error {
     last_error(handle)
 }
 
+/// A p2m that can't be followed for more rounds than are tolerated: the error of the walk, which
+/// names the frame, and not that of an uncertainty.
+#[test]
+fn a_p2m_that_is_not_readable_for_too_long_names_its_frame() {
+    let mut state = fresh();
+    let handle = create(&host(&mut state), &config()).expect("creates");
+    assert_eq!([begin(handle, abi::LIVE), scan(handle), take(handle)], [abi::OK; 3]);
+    state.fails = "read";
+    for number in 0..=5 {
+        assert_eq!(begin(handle, abi::LIVE), abi::OK);
+        // SAFETY: it lives. Nothing was read of the log, so that the p2m is walked anew.
+        let scanned = unsafe { f::p2mt_scan(handle, 0, null_mut()) };
+        assert_eq!(scanned, if number < 5 { abi::OK } else { abi::E_STRUCTURE });
+        // SAFETY: it lives.
+        let ended = (number < 5).then(|| unsafe { f::p2mt_end(handle, null_mut()) });
+        assert!(ended.is_none_or(|ended| ended == abi::OK));
+    }
+    let error = last_error(handle);
+    assert_eq!((error.code, error.errnum, error.mfn), (abi::E_STRUCTURE, EIO, 1), "its top");
+    destroy(handle);
+}
+
 /// The same of a type query, which has a callback behind it.
 #[test]
-fn a_uncertainty_that_runs_on_names_the_callback_behind_it() {
+fn an_uncertainty_that_runs_on_names_the_callback_behind_it() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     state.fails = "types";
-    let error = until_it_is_no_longer_borne(handle);
+    let error = until_it_is_no_longer_tolerated(handle);
     assert_eq!(error.errnum, EIO);
     assert!(told(&error).ends_with("the host's callback types returned -5"), "{}", told(&error));
     destroy(handle);
@@ -714,7 +740,7 @@ fn a_leaf_that_is_not_mapped_for_too_long_is_named() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     state.fails = "map";
-    let error = until_it_is_no_longer_borne(handle);
+    let error = until_it_is_no_longer_tolerated(handle);
     assert_eq!((error.errnum, error.pfn, error.mfn, error.level), (EIO, 0, 3, 0));
     let warned = state.said.iter().filter(|said| said.ends_with("callback map returned -5"));
     assert_eq!(warned.count(), 6, "once a round");

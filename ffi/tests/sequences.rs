@@ -55,7 +55,7 @@ const CODES: [c_int; 20] = [
 ];
 
 /// A lie: tens of thousands of pfns have one frame, and wait.
-const CROWD: u64 = 5;
+const TOO_MANY: u64 = 5;
 /// A lie: the p2m says nothing of most of what the domain holds.
 const HIDDEN: u64 = 6;
 /// Frames that it says nothing of, then.
@@ -109,7 +109,7 @@ impl Machine {
         let mut dice = Dice(seed);
         let faulty = [0, 0, 200, 20][dice.below(4) as usize];
         let lie = if dice.one_in(8) { 1 + dice.below(6) } else { 0 };
-        let leaves = LEAVES[usize::from(lie == CROWD || dice.one_in(25))];
+        let leaves = LEAVES[usize::from(lie == TOO_MANY || dice.one_in(25))];
         let count = FRAMES + leaves;
         let machine_frames = count + if lie == HIDDEN { HIDDEN_FRAMES } else { 0 };
         let frame = |_| std::array::from_fn(|_| AtomicU64::new(u64::MAX));
@@ -135,7 +135,7 @@ impl Machine {
             machine.put(LEAF, frame, frame as u64);
             machine.m2p[frame].store(frame as u64, Ordering::Relaxed);
         }
-        if lie == CROWD {
+        if lie == TOO_MANY {
             for leaf in LEAF + 1..LEAF + leaves {
                 (0..WORDS).for_each(|word| machine.put(leaf, word, 40));
             }

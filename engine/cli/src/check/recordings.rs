@@ -210,7 +210,7 @@ impl Life {
 
     /// The pfn and the positions of a leaf without frames that stands at several positions, two of
     /// them before a leaf with frames; in the round before this one, and in all that follow.
-    fn barren(&self, number: usize) -> Option<(u64, Vec<usize>)> {
+    fn without_frames(&self, number: usize) -> Option<(u64, Vec<usize>)> {
         let [before, now] = [number - 1, number].map(|at| &self.rounds[at]);
         let any_frame = |round: &Round, at: usize| {
             round.leaf_entries(self.width(), at).iter().any(|&entry| self.is_frame(entry))
@@ -236,7 +236,7 @@ impl Life {
     /// That leaf says something else without frames from some round on; whether its log says so.
     fn with_other_words(&self, is_marked: bool) -> Option<Self> {
         let (number, (leaf, positions)) =
-            self.inner().find_map(|number| Some((number, self.barren(number)?)))?;
+            self.inner().find_map(|number| Some((number, self.without_frames(number)?)))?;
         let mut life = self.clone();
         let width = self.width();
         for round in &mut life.rounds[number..] {

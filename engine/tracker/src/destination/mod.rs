@@ -378,8 +378,8 @@ mod tests {
             // Leaves that are cut or have frames, twice at most; and once the one that stands
             // everywhere.
             assert!(looks <= 7 * 512, "{looks} looks");
-            let fallen: Vec<_> = destination.moves.removed.iter().map(|&(pfn, _)| pfn).collect();
-            assert_eq!(fallen, [Pfn(511), Pfn(1024), last]);
+            let removed: Vec<_> = destination.moves.removed.iter().map(|&(pfn, _)| pfn).collect();
+            assert_eq!(removed, [Pfn(511), Pfn(1024), last]);
             assert_eq!(destination.sent.gone(), [Pfn(511), Pfn(1024), last]);
             assert_eq!((destination.sent.stale_pfns(), destination.sent.foreign_pfns()), (1, 0));
             assert_eq!(destination.sent.take_tables(), [Pfn(510)]);

@@ -145,8 +145,8 @@ impl Intake {
         let uncertainty =
             if read.lost.is_some() { Uncertainty::LogLost } else { Uncertainty::ShortBitmap };
         read.lost.unwrap_or(Ok(())).map_err(Error::port("log-dirty"))?;
-        // Upper frames lead to everything else and are few: the m2p is asked for each. A blind
-        // part's writes were not marked anywhere so far.
+        // Upper frames lead to everything else and are few: the m2p is asked for each. Writes to
+        // one that had no pfn so far were not marked anywhere.
         for part in p2m.layout.backing.to_ask() {
             p2m.p2m_frame_moved(part, guest.m2p, &mut round.report.structure);
         }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 const TOP: Mfn = Mfn(1);
 const MID: Mfn = Mfn(2);
 /// A leaf that names no frame.
-const BARREN: u64 = 3;
+const EMPTY: u64 = 3;
 /// From here on a frame is a leaf that names one.
 const LEAVES: u64 = 1000;
 const MACHINE: u64 = 1 << 20;
@@ -41,7 +41,7 @@ impl P2mSource for Memory {
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
         self.reads.push(mfn.0);
         *into = match mfn.0 {
-            BARREN => Leaf::HOLE,
+            EMPTY => Leaf::HOLE,
             frame if frame >= LEAVES => Leaf { words: [frame; 512] },
             frame => self.frames.get(&frame).cloned().ok_or(MapFault::NotOwned)?,
         };
@@ -105,19 +105,19 @@ fn a_leaf_with_frames_is_within_the_limit_by_the_distinct_ones_before_it() {
 
 #[test]
 fn what_names_no_frame_is_no_matter_of_the_limit() {
-    let mut memory = tree(&[(0, LEAVES), (100, BARREN), (200, BARREN)]);
+    let mut memory = tree(&[(0, LEAVES), (100, EMPTY), (200, EMPTY)]);
     let walked = walk(&mut memory, 512, 2).expect("nothing past the limit");
     assert_eq!((walked.leaves.len(), walked.tracked), (1, 1));
-    assert_eq!(walked.watched, BTreeSet::from([Mfn(BARREN)]));
-    assert_eq!(memory.reads, [TOP.0, MID.0, BARREN], "each frame once");
+    assert_eq!(walked.watched, BTreeSet::from([Mfn(EMPTY)]));
+    assert_eq!(memory.reads, [TOP.0, MID.0, EMPTY], "each frame once");
     // A second mid frame, past the limit: looked through once, and listed nowhere.
     let (mut memory, mut mid) = (tree(&[(0, LEAVES)]), Leaf::HOLE);
-    mid.words[3] = BARREN;
+    mid.words[3] = EMPTY;
     memory.frames.insert(9, mid.clone());
     memory.frames.get_mut(&TOP.0).expect("there").words[5..8].fill(9);
     let walked = walk(&mut memory, 512 * 512, 2).expect("nothing past the limit");
     assert_eq!((walked.leaves.len(), walked.tracked), (1, 1));
-    assert_eq!(memory.reads, [TOP.0, MID.0, 9, BARREN], "each frame once");
+    assert_eq!(memory.reads, [TOP.0, MID.0, 9, EMPTY], "each frame once");
     assert_eq!(walked.tables, BTreeSet::from([(2, TOP), (1, MID), (1, Mfn(9))]));
     // It names a frame after all: the position of its leaf is named.
     mid.words[4] = LEAVES;
@@ -135,7 +135,7 @@ fn what_names_no_frame_is_no_matter_of_the_limit() {
 fn tables_that_name_each_other_over_and_over_are_looked_through_once() {
     let table = |below: u64| Leaf { words: [below << 12 | 1; 512] };
     let mut last = Leaf::default();
-    last.words[5] = BARREN << 12 | 1;
+    last.words[5] = EMPTY << 12 | 1;
     let frames = BTreeMap::from([(10, table(11)), (11, table(12)), (12, table(13)), (13, last)]);
     let mut memory = Memory { frames, reads: Vec::new() };
     let shape = Shape { kind: Kind::Linear, width: Width::W64, root: Mfn(10), base: 0, levels: 4 };
@@ -144,17 +144,17 @@ fn tables_that_name_each_other_over_and_over_are_looked_through_once() {
     let walk = Walk::new(&mut memory, &M2pOf, copies, shape, half * 512, 77, 6);
     let walked = walk.run().expect("nothing past the limit");
     assert_eq!((walked.leaves.len(), walked.tracked), (6, 6));
-    assert_eq!(walked.watched, BTreeSet::from([Mfn(BARREN)]));
-    assert_eq!(memory.reads, [10, 11, 12, 13, BARREN], "each frame once");
+    assert_eq!(walked.watched, BTreeSet::from([Mfn(EMPTY)]));
+    assert_eq!(memory.reads, [10, 11, 12, 13, EMPTY], "each frame once");
 }
 
 #[test]
 fn a_tail_of_shared_leaves_without_frames_is_not_tracked() {
-    let tail = [(4, BARREN), (6, BARREN)];
+    let tail = [(4, EMPTY), (6, EMPTY)];
     for (more, tracked) in [
         (&[][..], 1),
         (&[(7, LEAVES + 1)], 8), // behind it
-        (&[(7, BARREN)], 1),     // more of it
+        (&[(7, EMPTY)], 1),      // more of it
         (&[(2, LEAVES)], 3),     // shared, but with frames
     ] {
         let mut memory = tree(&[&[(0, LEAVES)], &tail[..], more].concat());
@@ -165,7 +165,7 @@ fn a_tail_of_shared_leaves_without_frames_is_not_tracked() {
         assert_eq!(walk(&mut tree(all), 512, 512).expect("within the limit").tracked, 0, "{all:?}");
     }
     // One by itself may be written at any time: it is tracked.
-    let alone = walk(&mut tree(&[(0, LEAVES), (4, BARREN)]), 512, 512).expect("within the limit");
+    let alone = walk(&mut tree(&[(0, LEAVES), (4, EMPTY)]), 512, 512).expect("within the limit");
     assert_eq!((alone.tracked, alone.watched.len()), (5, 0));
 }
 
