@@ -163,7 +163,7 @@ impl Tracker {
         }
         self.before_log(guest)?;
         self.step = Step::Begun;
-        Ok(self.intake.room())
+        Ok(self.intake.buffer())
     }
 
     /// Takes the log, of which the first `read` pfns were read, and finds what is owed. What was
@@ -371,7 +371,7 @@ impl Tracker {
     ) -> Result<RoundReport, Error> {
         self.open(guest, Stage::Live);
         self.before_log(guest)?;
-        self.intake.room();
+        self.intake.buffer();
         self.take_log(guest, read)?;
         self.follow(guest, true)?;
         self.destination.forget_removed(); // nothing was sent that could name them

@@ -27,7 +27,8 @@ struct Machine {
     m2p: [u64; 8],
     /// The callback that breaks its rule.
     wrong: &'static str,
-    mapped: usize,
+    /// Times that the roots were read.
+    roots_read: u64,
 }
 
 impl Machine {
@@ -43,7 +44,7 @@ impl Machine {
             frames[LEAF as usize].0[pfn as usize] = pfn + 1;
             m2p[pfn as usize + 1] = pfn;
         }
-        Box::new(Self { frames, m2p, wrong, mapped: 0 })
+        Box::new(Self { frames, m2p, wrong, roots_read: 0 })
     }
 
     fn owned(&self, mfn: u64) -> Option<&Frame> {
@@ -92,8 +93,8 @@ callback!(domain_frames, abi::DomainFramesCall, |machine, call, wrong| {
     0
 });
 callback!(roots, abi::RootsCall, |machine, call, wrong| {
-    machine.mapped += 1;
-    let generation = if wrong { machine.mapped as u64 } else { 0 };
+    machine.roots_read += 1;
+    let generation = if wrong { machine.roots_read } else { 0 };
     let known = abi::Roots { pfn_count: PFNS, frame_list_list: TOP, ..*call.roots };
     call.roots.write(abi::Roots { generation, ..known });
     0

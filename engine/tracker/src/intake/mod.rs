@@ -83,9 +83,9 @@ impl Intake {
         Ok(())
     }
 
-    /// Room for the log: empty, as long as the log has to be read. No pfns if it has not to be read
-    /// at all.
-    pub(crate) fn room(&mut self) -> LogBuffer<'_> {
+    /// The buffer for the log: empty, as long as the log has to be read. No pfns if it has not to
+    /// be read at all.
+    pub(crate) fn buffer(&mut self) -> LogBuffer<'_> {
         self.log.reset(self.span);
         self.log.fill()
     }

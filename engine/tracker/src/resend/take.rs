@@ -183,7 +183,7 @@ struct Cursor {
     /// The word.
     top: usize,
     /// The bitmaps that have anything there, and their groups that were up.
-    by_cause: u16,
+    causes: u16,
     up: [u64; CAUSES],
     /// The groups that are not done.
     groups: u64,
@@ -199,16 +199,16 @@ struct Ahead {
 }
 
 /// The numbers of the bitmaps of a set.
-fn causes_in(by_cause: u16) -> impl Iterator<Item = usize> {
-    bits_of(u64::from(by_cause)).map(|bitmap| bitmap as usize)
+fn causes_in(causes: u16) -> impl Iterator<Item = usize> {
+    bits_of(u64::from(causes)).map(|bitmap| bitmap as usize)
 }
 
 /// Those of some bitmaps whose words have a bit.
-fn causes_with(by_cause: u16, words: &[u64; CAUSES], bit: u64) -> u16 {
-    if by_cause.is_power_of_two() {
-        return by_cause; // one of them has it
+fn causes_with(causes: u16, words: &[u64; CAUSES], bit: u64) -> u16 {
+    if causes.is_power_of_two() {
+        return causes; // one of them has it
     }
-    causes_in(by_cause).fold(0, |set, bitmap| set | ((words[bitmap] >> bit & 1) as u16) << bitmap)
+    causes_in(causes).fold(0, |set, bitmap| set | ((words[bitmap] >> bit & 1) as u16) << bitmap)
 }
 
 /// The bits from number `first` of an endless row on that word `index` of it has.
@@ -251,26 +251,25 @@ impl Taker<'_> {
         if groups == 0 {
             return;
         }
-        let by_cause =
-            (0..CAUSES).fold(0, |set, bitmap| set | u16::from(up[bitmap] != 0) << bitmap);
-        for bitmap in causes_in(by_cause) {
+        let causes = (0..CAUSES).fold(0, |set, bitmap| set | u16::from(up[bitmap] != 0) << bitmap);
+        for bitmap in causes_in(causes) {
             // ORDER: sequentially consistent with the looks at the lines that follow, and with
             // `raise`.
             clear_bits(&self.by_cause[bitmap].summary.groups()[top], up[bitmap], Ordering::SeqCst);
         }
         let mut left = [0; CAUSES];
-        let mut cursor = Cursor { top, by_cause, up, groups, word: 0 };
+        let mut cursor = Cursor { top, causes, up, groups, word: 0 };
         while cursor.groups != 0 && !self.is_full() {
             let ahead = self.look_ahead(&mut cursor);
             for &(index, _) in &ahead.words[..ahead.len] {
                 let group = index / GROUP_WORDS % 64;
-                let by_cause = causes_with(by_cause, &up, group as u64);
-                for bitmap in causes_in(self.take_lines(index, by_cause)) {
+                let causes = causes_with(causes, &up, group as u64);
+                for bitmap in causes_in(self.take_lines(index, causes)) {
                     left[bitmap] |= 1 << group;
                 }
             }
         }
-        for bitmap in causes_in(by_cause) {
+        for bitmap in causes_in(causes) {
             // Also what was not come to is still up.
             self.by_cause[bitmap]
                 .summary
@@ -284,15 +283,15 @@ impl Taker<'_> {
         while cursor.groups != 0 {
             let bit = cursor.groups.trailing_zeros();
             let first = (64 * cursor.top + bit as usize) * GROUP_WORDS;
-            let by_cause = causes_with(cursor.by_cause, &cursor.up, u64::from(bit));
+            let causes = causes_with(cursor.causes, &cursor.up, u64::from(bit));
             for word in cursor.word..GROUP_WORDS {
                 if ahead.len == AHEAD || lines >= AHEAD as u32 {
                     cursor.word = word;
-                    self.fetch(&ahead, cursor.by_cause);
+                    self.fetch(&ahead, cursor.causes);
                     return ahead;
                 }
                 let index = first + word;
-                let any = self.lines_in(by_cause, index);
+                let any = self.lines_in(causes, index);
                 if any != 0 {
                     ahead.words[ahead.len] = (index, any);
                     ahead.len += 1;
@@ -302,27 +301,27 @@ impl Taker<'_> {
             cursor.groups &= cursor.groups - 1;
             cursor.word = 0;
         }
-        self.fetch(&ahead, cursor.by_cause);
+        self.fetch(&ahead, cursor.causes);
         ahead
     }
 
     /// The lines under one word of the lower summary that are up in any of some bitmaps.
-    fn lines_in(&self, by_cause: u16, index: usize) -> u64 {
-        if by_cause.is_power_of_two() {
-            return self.by_cause[by_cause.trailing_zeros() as usize].summary.lines_under(index);
+    fn lines_in(&self, causes: u16, index: usize) -> u64 {
+        if causes.is_power_of_two() {
+            return self.by_cause[causes.trailing_zeros() as usize].summary.lines_under(index);
         }
-        causes_in(by_cause)
+        causes_in(causes)
             .fold(0, |any, bitmap| any | self.by_cause[bitmap].summary.lines_under(index))
     }
 
     /// Fetches the lines that were found. Nothing waits for anything here, so that the misses of
     /// scattered pfns overlap.
-    fn fetch(&self, ahead: &Ahead, by_cause: u16) {
+    fn fetch(&self, ahead: &Ahead, causes: u16) {
         let words = ahead.words[..ahead.len].iter();
         let lines = words.flat_map(|&(index, lines)| bits_at(index, lines));
         for line in lines.take(AHEAD) {
-            for bitmap in causes_in(by_cause).map(|bitmap| &self.by_cause[bitmap]) {
-                if by_cause.is_power_of_two()
+            for bitmap in causes_in(causes).map(|bitmap| &self.by_cause[bitmap]) {
+                if causes.is_power_of_two()
                     || bitmap.summary.lines_under(line / 64) >> (line % 64) & 1 == 1
                 {
                     prefetch(&bitmap.words()[line * LINE_WORDS]);
@@ -333,14 +332,14 @@ impl Taker<'_> {
 
     /// Takes from the lines under one word of the lower summary. Returns the bitmaps in which lines
     /// are left.
-    fn take_lines(&mut self, index: usize, by_cause: u16) -> u16 {
-        if by_cause.is_power_of_two() {
-            let bitmap = &self.by_cause[by_cause.trailing_zeros() as usize];
-            let left = self.take_lines_of(bitmap, index, CauseSet::from_bits(by_cause));
-            return if left { by_cause } else { 0 };
+    fn take_lines(&mut self, index: usize, causes: u16) -> u16 {
+        if causes.is_power_of_two() {
+            let bitmap = &self.by_cause[causes.trailing_zeros() as usize];
+            let left = self.take_lines_of(bitmap, index, CauseSet::from_bits(causes));
+            return if left { causes } else { 0 };
         }
         let (mut left, mut present, mut any, mut up) = (0, 0, 0, [0; CAUSES]);
-        for bitmap in causes_in(by_cause) {
+        for bitmap in causes_in(causes) {
             let (lines, more) = self.open_lines(&self.by_cause[bitmap], index);
             up[bitmap] = lines;
             any |= lines;
@@ -390,13 +389,13 @@ impl Taker<'_> {
     }
 
     /// Takes what one line has. Returns the bitmaps in which something is left.
-    fn take_line(&mut self, line: usize, by_cause: u16) -> u16 {
-        if by_cause.is_power_of_two() {
-            let bitmap = &self.by_cause[by_cause.trailing_zeros() as usize];
-            let left = self.take_line_of(bitmap, line, CauseSet::from_bits(by_cause));
-            return if left { by_cause } else { 0 };
+    fn take_line(&mut self, line: usize, causes: u16) -> u16 {
+        if causes.is_power_of_two() {
+            let bitmap = &self.by_cause[causes.trailing_zeros() as usize];
+            let left = self.take_line_of(bitmap, line, CauseSet::from_bits(causes));
+            return if left { causes } else { 0 };
         }
-        words_of(line).fold(0, |left, index| left | self.take_words(index, by_cause))
+        words_of(line).fold(0, |left, index| left | self.take_words(index, causes))
     }
 
     /// The same for one bitmap. Returns whether something is left.
@@ -438,22 +437,22 @@ impl Taker<'_> {
     }
 
     /// Takes from a word that several bitmaps have. Returns the bitmaps in which something is left.
-    fn take_words(&mut self, index: usize, by_cause: u16) -> u16 {
+    fn take_words(&mut self, index: usize, causes: u16) -> u16 {
         let seen =
-            causes_in(by_cause).fold(0, |bits, bitmap| bits | self.by_cause[bitmap].word(index));
+            causes_in(causes).fold(0, |bits, bitmap| bits | self.by_cause[bitmap].word(index));
         if seen == 0 {
             return 0;
         }
         let bits = lowest(seen & self.open(index), self.limit - self.pages.len);
         let (mut taken, mut left) = ([0; CAUSES], 0);
-        for bitmap in causes_in(by_cause) {
+        for bitmap in causes_in(causes) {
             // ORDER: as in `take_word`.
             let before = self.by_cause[bitmap].words()[index].fetch_and(!bits, Ordering::Acquire);
             taken[bitmap] = before & bits;
             left |= u16::from(before & !bits != 0) << bitmap;
         }
         for bit in bits_of(bits) {
-            let causes = CauseSet::from_bits(causes_with(by_cause, &taken, bit));
+            let causes = CauseSet::from_bits(causes_with(causes, &taken, bit));
             self.pages.push(Pfn(64 * index as u64 + bit), causes);
         }
         left
