@@ -12,65 +12,65 @@
 #include "p2mtrack.h"
 #include "harness.h"
 
-static int host_domain_frames(void *user, struct p2mt_domain_frames_call call)
+static int host_domain_frames(void *user, const struct p2mt_domain_frames_call *call)
 {
-    return harness_domain_frames(user, call.frames);
+    return harness_domain_frames(user, call->frames);
 }
 
-static int host_roots(void *user, struct p2mt_roots_call call)
+static int host_roots(void *user, const struct p2mt_roots_call *call)
 {
     uint64_t words[5];
     int rc = harness_roots(user, words);
     if (rc)
         return rc;
-    call.roots->pfn_count = words[0]; /* fields that every version has: call.roots->size has not to be looked at */
-    call.roots->frame_list_list = words[1];
-    call.roots->p2m_cr3 = words[2];
-    call.roots->p2m_vaddr = words[3];
-    call.roots->generation = words[4];
+    call->roots->pfn_count = words[0]; /* fields that every version has: call->roots->size has not to be looked at */
+    call->roots->frame_list_list = words[1];
+    call->roots->p2m_cr3 = words[2];
+    call->roots->p2m_vaddr = words[3];
+    call->roots->generation = words[4];
     return 0;
 }
 
-static int host_read(void *user, struct p2mt_read_call call)
+static int host_read(void *user, const struct p2mt_read_call *call)
 {
-    return harness_read(user, call.mfn, call.words);
+    return harness_read(user, call->mfn, call->words);
 }
 
-static int host_map(void *user, struct p2mt_map_call call)
+static int host_map(void *user, const struct p2mt_map_call *call)
 {
-    return harness_map(user, call.mfns, call.count, call.addresses, call.errors);
+    return harness_map(user, call->mfns, call->count, call->addresses, call->errors);
 }
 
-static int host_unmap(void *user, struct p2mt_unmap_call call)
+static int host_unmap(void *user, const struct p2mt_unmap_call *call)
 {
-    return harness_unmap(user, call.addresses, call.count);
+    return harness_unmap(user, call->addresses, call->count);
 }
 
-static int host_types(void *user, struct p2mt_types_call call)
+static int host_types(void *user, const struct p2mt_types_call *call)
 {
-    return harness_types(user, call.mfns, call.count, call.types);
+    return harness_types(user, call->mfns, call->count, call->types);
 }
 
-static int host_unlogged(void *user, struct p2mt_unlogged_call call)
+static int host_unlogged(void *user, const struct p2mt_unlogged_call *call)
 {
-    return harness_unlogged(user, call.pfns, call.capacity, call.count);
+    return harness_unlogged(user, call->pfns, call->capacity, call->count);
 }
 
-static int host_accepts_transfer(void *user, struct p2mt_accepts_transfer_call call)
+static int host_accepts_transfer(void *user, const struct p2mt_accepts_transfer_call *call)
 {
-    return harness_accepts_transfer(user, call.accepts);
+    return harness_accepts_transfer(user, call->accepts);
 }
 
-static int host_transfers(void *user, struct p2mt_transfers_call call)
+static int host_transfers(void *user, const struct p2mt_transfers_call *call)
 {
-    return harness_transfers(user, call.names, call.capacity, call.count);
+    return harness_transfers(user, call->names, call->capacity, call->count);
 }
 
-static int host_log(void *user, struct p2mt_log_call call)
+static int host_log(void *user, const struct p2mt_log_call *call)
 {
     (void)user;
-    if (call.level <= P2MT_LOG_ERROR)
-        fprintf(stderr, "p2mtrack: %s\n", call.text);
+    if (call->level <= P2MT_LOG_ERROR)
+        fprintf(stderr, "p2mtrack: %s\n", call->text);
     return 0;
 }
 

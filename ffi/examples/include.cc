@@ -42,8 +42,8 @@ int ok(int code)
 }
 
 // A callback from a function that may throw: no exception may cross the library. Noexcept for what catch can't catch.
-template <typename Call, int (*function)(harness *, Call)>
-int callback(void *user, Call call) noexcept
+template <typename Call, int (*function)(harness *, const Call *)>
+int callback(void *user, const Call *call) noexcept
 {
     try {
         return function(static_cast<harness *>(user), call);
@@ -54,61 +54,61 @@ int callback(void *user, Call call) noexcept
     }
 }
 
-int domain_frames(harness *guest, p2mt_domain_frames_call call)
+int domain_frames(harness *guest, const p2mt_domain_frames_call *call)
 {
-    return harness_domain_frames(guest, call.frames);
+    return harness_domain_frames(guest, call->frames);
 }
 
-int roots(harness *guest, p2mt_roots_call call)
+int roots(harness *guest, const p2mt_roots_call *call)
 {
     std::vector<uint64_t> words(5); // it may throw
     const int code = harness_roots(guest, words.data());
-    call.roots->pfn_count = words[0];
-    call.roots->frame_list_list = words[1];
-    call.roots->p2m_cr3 = words[2];
-    call.roots->p2m_vaddr = words[3];
-    call.roots->generation = words[4];
+    call->roots->pfn_count = words[0];
+    call->roots->frame_list_list = words[1];
+    call->roots->p2m_cr3 = words[2];
+    call->roots->p2m_vaddr = words[3];
+    call->roots->generation = words[4];
     return code;
 }
 
-int read(harness *guest, p2mt_read_call call)
+int read(harness *guest, const p2mt_read_call *call)
 {
-    return harness_read(guest, call.mfn, call.words);
+    return harness_read(guest, call->mfn, call->words);
 }
 
-int map(harness *guest, p2mt_map_call call)
+int map(harness *guest, const p2mt_map_call *call)
 {
-    return harness_map(guest, call.mfns, call.count, call.addresses, call.errors);
+    return harness_map(guest, call->mfns, call->count, call->addresses, call->errors);
 }
 
-int unmap(harness *guest, p2mt_unmap_call call)
+int unmap(harness *guest, const p2mt_unmap_call *call)
 {
-    return harness_unmap(guest, call.addresses, call.count);
+    return harness_unmap(guest, call->addresses, call->count);
 }
 
-int types(harness *guest, p2mt_types_call call)
+int types(harness *guest, const p2mt_types_call *call)
 {
-    return harness_types(guest, call.mfns, call.count, call.types);
+    return harness_types(guest, call->mfns, call->count, call->types);
 }
 
-int unlogged(harness *guest, p2mt_unlogged_call call)
+int unlogged(harness *guest, const p2mt_unlogged_call *call)
 {
-    return harness_unlogged(guest, call.pfns, call.capacity, call.count);
+    return harness_unlogged(guest, call->pfns, call->capacity, call->count);
 }
 
-int accepts_transfer(harness *guest, p2mt_accepts_transfer_call call)
+int accepts_transfer(harness *guest, const p2mt_accepts_transfer_call *call)
 {
-    return harness_accepts_transfer(guest, call.accepts);
+    return harness_accepts_transfer(guest, call->accepts);
 }
 
-int transfers(harness *guest, p2mt_transfers_call call)
+int transfers(harness *guest, const p2mt_transfers_call *call)
 {
-    return harness_transfers(guest, call.names, call.capacity, call.count);
+    return harness_transfers(guest, call->names, call->capacity, call->count);
 }
 
-int log(harness *, p2mt_log_call call)
+int log(harness *, const p2mt_log_call *call)
 {
-    return call.level <= P2MT_LOG_ERROR && std::fprintf(stderr, "p2mtrack: %s\n", call.text) < 0 ? -EIO : 0;
+    return call->level <= P2MT_LOG_ERROR && std::fprintf(stderr, "p2mtrack: %s\n", call->text) < 0 ? -EIO : 0;
 }
 
 class Migration {

@@ -42,7 +42,7 @@ CALLS = {  # in the order of struct p2mt_host
     "log": struct("p2mt_log_call", u32, "level", c_char_p, "text"),
     "transfers": struct("p2mt_transfers_call", words, "names", size_t, "capacity", POINTER(size_t), "count"),
 }
-CALLBACKS = {name: CFUNCTYPE(c_int, pointer, call) for name, call in CALLS.items()}
+CALLBACKS = {name: CFUNCTYPE(c_int, pointer, POINTER(call)) for name, call in CALLS.items()}
 lent = [part for name, callback in CALLBACKS.items() for part in (callback, name)]
 Host = struct("p2mt_host", u32, "size zero", pointer, "user", *lent[:-2],
               pointer, "m2p", u64, "m2p_frames compat_m2p_mfn", *lent[-2:])  # the last callback is younger
@@ -154,7 +154,7 @@ class Migration:
     def _guard(self, function):
         def callback(_user, call):
             try:
-                function(call)
+                function(call.contents)
                 return 0
             except OSError as error:
                 return -(error.errno or EIO)

@@ -242,32 +242,35 @@ struct p2mt_log_call {
 #define P2MT_LOG_INFO 3
 
 /*
- * What the library asks of the host. Each returns 0, or a negative errno. All
- * are required, `log` and `transfers` apart. Frame numbers may be any: they are
- * the guest's. If `map` fails as a whole, what it wrote as mapped is unmapped.
- * Failures of `map`, `read`, `unmap` and `types` are reported to the log, those
- * with the same errno once a round; not that a frame is P2MT_NOT_OWNED. The
- * memory at an address that `map` gave is read until `unmap`, by all threads of
- * the handle; the guest may write it.
+ * What the library asks of the host. Each takes `user` and a pointer to its
+ * arguments, which live until it returns, and returns 0 or a negative errno.
+ * All are required, `log` and `transfers` apart. Frame numbers may be any: they
+ * are the guest's. If `map` fails as a whole, what it wrote as mapped is
+ * unmapped. Failures of `map`, `read`, `unmap` and `types` are reported to the
+ * log, those with the same errno once a round; not that a frame is
+ * P2MT_NOT_OWNED. The memory at an address that `map` gave is read until
+ * `unmap`, by all threads of the handle; the guest may write it.
  */
 struct p2mt_host {
     uint32_t size; /* sizeof(struct p2mt_host) */
     uint32_t zero;
     void *user; /* the first argument of each callback */
-    int (*domain_frames)(void *user, struct p2mt_domain_frames_call call);
-    int (*roots)(void *user, struct p2mt_roots_call call);
-    int (*read)(void *user, struct p2mt_read_call call);
-    int (*map)(void *user, struct p2mt_map_call call);
-    int (*unmap)(void *user, struct p2mt_unmap_call call);
-    int (*types)(void *user, struct p2mt_types_call call);
+    int (*domain_frames)(void *user,
+                         const struct p2mt_domain_frames_call *call);
+    int (*roots)(void *user, const struct p2mt_roots_call *call);
+    int (*read)(void *user, const struct p2mt_read_call *call);
+    int (*map)(void *user, const struct p2mt_map_call *call);
+    int (*unmap)(void *user, const struct p2mt_unmap_call *call);
+    int (*types)(void *user, const struct p2mt_types_call *call);
     /*
      * Pfns whose frames are written without a log-dirty mark. Asked in
      * suspended rounds.
      */
-    int (*unlogged)(void *user, struct p2mt_unlogged_call call);
+    int (*unlogged)(void *user, const struct p2mt_unlogged_call *call);
     /* Asked twice a round, on both sides of CLEAN. */
-    int (*accepts_transfer)(void *user, struct p2mt_accepts_transfer_call call);
-    int (*log)(void *user, struct p2mt_log_call call);
+    int (*accepts_transfer)(void *user,
+                            const struct p2mt_accepts_transfer_call *call);
+    int (*log)(void *user, const struct p2mt_log_call *call);
     /*
      * Xen's mfn to pfn table, mapped for the life of the handle: m2p_frames
      * words, P2MT_NONE or a pfn.
@@ -285,7 +288,7 @@ struct p2mt_host {
      * may have got a frame, and each suspended round sends the whole guest, as
      * long as offers stand.
      */
-    int (*transfers)(void *user, struct p2mt_transfers_call call);
+    int (*transfers)(void *user, const struct p2mt_transfers_call *call);
 };
 
 /* --- choices -------------------------------------------------------------- */

@@ -172,7 +172,7 @@ pub struct LogCall {
     pub text: *const c_char,
 }
 
-pub type Callback<C> = Option<unsafe extern "C" fn(user: *mut c_void, call: C) -> c_int>;
+pub type Callback<C> = Option<unsafe extern "C" fn(user: *mut c_void, call: *const C) -> c_int>;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

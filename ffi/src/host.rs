@@ -46,10 +46,10 @@ unsafe impl Sync for Callbacks {}
 /// Calls one of them; `Err` is what it returned.
 macro_rules! call {
     ($callbacks:expr, $name:ident, $call:expr) => {{
-        let Callbacks(host) = &$callbacks;
-        // SAFETY: the header's contract: the callback takes `user` and this structure, whose
-        // pointers lead to as many values as it says, and live until it returns.
-        match host.$name.map(|callback| unsafe { callback(host.user, $call) }) {
+        let (Callbacks(host), call) = (&$callbacks, $call);
+        // SAFETY: the header's contract: the callback takes `user` and a pointer to this structure,
+        // whose pointers lead to as many values as it says. All live until it returns.
+        match host.$name.map(|callback| unsafe { callback(host.user, &raw const call) }) {
             Some(0) => Ok(()),
             Some(word) => Err(word),
             None => Err(abi::E_ARGUMENT), // all of them were there when the handle was created
@@ -481,7 +481,7 @@ fn list_of<'r>(
 /// A host that has nothing, for tests of what does not ask it.
 #[cfg(test)]
 pub(crate) fn nobody() -> abi::Host {
-    unsafe extern "C" fn refuse<C>(_: *mut c_void, _: C) -> c_int {
+    unsafe extern "C" fn refuse<C>(_: *mut c_void, _: *const C) -> c_int {
         -EINVAL
     }
     static M2P: [u64; 1] = [abi::NONE];

@@ -243,6 +243,17 @@ fn structures_are_laid_out_alike() {
 }
 
 #[test]
+fn callbacks_take_a_pointer_to_their_arguments() {
+    let callbacks = pieces(&header(), "int (*", ";");
+    assert_eq!(callbacks.len(), 10);
+    for callback in callbacks {
+        let (name, arguments) = callback.split_once(')').expect("a name");
+        let expected = format!("(void *user, const struct p2mt_{name}_call *call)");
+        assert_eq!(arguments, expected, "{name}: of abi::Callback");
+    }
+}
+
+#[test]
 fn numbers_are_alike() {
     let ours = numbers();
     assert!(ours.len() > 50, "abi.rs is not read right: {}", ours.len());

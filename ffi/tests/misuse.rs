@@ -41,9 +41,9 @@ unsafe fn at<'a>(user: *mut c_void) -> &'a mut Host {
 
 macro_rules! callback {
     ($name:ident, $call:ty, |$of:ident $(, $host:ident)?| $body:expr) => {
-        unsafe extern "C" fn $name(user: *mut c_void, $of: $call) -> c_int {
-            // SAFETY: as promised to the host.
-            let host = unsafe { at(user) };
+        unsafe extern "C" fn $name(user: *mut c_void, call: *const $call) -> c_int {
+            // SAFETY: as promised to the host; the header: the call's arguments.
+            let (host, $of) = unsafe { (at(user), &*call) };
             if host.fails == stringify!($name) {
                 return EIO;
             }
@@ -112,9 +112,9 @@ callback!(transfers, abi::TransfersCall, |call| {
     0
 });
 
-unsafe extern "C" fn log(user: *mut c_void, call: abi::LogCall) -> c_int {
-    // SAFETY: the header: a string.
-    let text = unsafe { CStr::from_ptr(call.text) }.to_string_lossy().into_owned();
+unsafe extern "C" fn log(user: *mut c_void, call: *const abi::LogCall) -> c_int {
+    // SAFETY: the header: the call's arguments, a string among them.
+    let text = unsafe { CStr::from_ptr((*call).text) }.to_string_lossy().into_owned();
     // SAFETY: as promised to the host.
     unsafe { at(user) }.said.push(text);
     0
@@ -560,17 +560,17 @@ fn a_host_that_is_shorter_has_no_callback_for_transfers() {
 
 #[test]
 fn a_list_that_grows_for_ever_is_asked_for_a_few_times() {
-    unsafe extern "C" fn pfns(user: *mut c_void, call: abi::UnloggedCall) -> c_int {
-        // SAFETY: as promised to the host.
-        unsafe { at(user) }.asked += 1;
+    unsafe extern "C" fn pfns(user: *mut c_void, call: *const abi::UnloggedCall) -> c_int {
+        // SAFETY: as promised to the host; the header: the call's arguments.
+        let (host, call) = unsafe { (at(user), &*call) };
+        host.asked += 1;
         // SAFETY: the header: a place for it.
         unsafe { call.count.write(call.capacity + 1) };
         0
     }
-    unsafe extern "C" fn names(user: *mut c_void, call: abi::TransfersCall) -> c_int {
-        let abi::TransfersCall { names: pfns_at, capacity, count } = call;
+    unsafe extern "C" fn names(user: *mut c_void, call: *const abi::TransfersCall) -> c_int {
         // SAFETY: as promised to the host; the two are laid out alike.
-        unsafe { pfns(user, abi::UnloggedCall { pfns: pfns_at, capacity, count }) }
+        unsafe { pfns(user, call.cast()) }
     }
     let mut state = fresh();
     let good = host(&mut state);
@@ -592,11 +592,11 @@ fn a_list_that_grows_for_ever_is_asked_for_a_few_times() {
 
 #[test]
 fn a_list_that_does_not_fit_is_asked_for_again_with_room() {
-    unsafe extern "C" fn names(user: *mut c_void, call: abi::TransfersCall) -> c_int {
-        // SAFETY: as promised to the host.
-        let asked = &mut unsafe { at(user) }.asked;
-        *asked += 1;
-        let count = if *asked > 3 { 1 } else { 300 };
+    unsafe extern "C" fn names(user: *mut c_void, call: *const abi::TransfersCall) -> c_int {
+        // SAFETY: as promised to the host; the header: the call's arguments.
+        let (host, call) = unsafe { (at(user), &*call) };
+        host.asked += 1;
+        let count = if host.asked > 3 { 1 } else { 300 };
         // SAFETY: the header: a place for it.
         unsafe { call.count.write(count) };
         for index in 0..call.capacity.min(count) {
@@ -751,18 +751,18 @@ fn a_leaf_that_is_not_mapped_for_too_long_is_named() {
 /// frame is not the domain's is no failure. The last word is the one that an error names.
 #[test]
 fn failures_of_single_frames_are_told_once() {
-    unsafe extern "C" fn map(user: *mut c_void, call: abi::MapCall) -> c_int {
-        // SAFETY: as promised to the host.
-        let said = unsafe { at(user) }.map_says;
+    unsafe extern "C" fn map(user: *mut c_void, call: *const abi::MapCall) -> c_int {
+        // SAFETY: as promised to the host; the header: the call's arguments.
+        let (said, call) = unsafe { (at(user).map_says, &*call) };
         for index in 0..call.count {
             // SAFETY: the header: room for `count`.
             unsafe { call.errors.wrapping_add(index).write(said) };
         }
         0
     }
-    unsafe extern "C" fn types(user: *mut c_void, call: abi::TypesCall) -> c_int {
-        // SAFETY: as promised to the host.
-        let state = unsafe { at(user) };
+    unsafe extern "C" fn types(user: *mut c_void, call: *const abi::TypesCall) -> c_int {
+        // SAFETY: as promised to the host; the header: the call's arguments.
+        let (state, call) = unsafe { (at(user), &*call) };
         for index in 0..call.count {
             // SAFETY: the header: room for `count`.
             unsafe { call.types.wrapping_add(index).write(8 << 28) };
@@ -852,7 +852,7 @@ fn totals(handle: *mut f::Handle) -> abi::Totals {
 fn a_second_thread_is_refused_while_a_call_runs() {
     static HANDLE: std::sync::atomic::AtomicPtr<f::Handle> =
         std::sync::atomic::AtomicPtr::new(null_mut());
-    unsafe extern "C" fn slow(_: *mut c_void, _: abi::DomainFramesCall) -> c_int {
+    unsafe extern "C" fn slow(_: *mut c_void, _: *const abi::DomainFramesCall) -> c_int {
         let other = std::thread::spawn(|| {
             // SAFETY: it lives: a call is on it.
             unsafe { f::p2mt_cancel(HANDLE.load(std::sync::atomic::Ordering::SeqCst)) }

@@ -210,18 +210,18 @@ unsafe fn at<'a>(user: *mut c_void) -> &'a mut Machine {
     unsafe { &mut *user.cast::<Machine>() }
 }
 
-unsafe extern "C" fn domain_frames(user: *mut c_void, call: abi::DomainFramesCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn domain_frames(user: *mut c_void, call: *const abi::DomainFramesCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     let frames = if machine.dice.one_in(50) { machine.dice.word() } else { machine.held() };
     // SAFETY: the header: a place for a word.
     unsafe { call.frames.write(frames) };
     machine.fate()
 }
 
-unsafe extern "C" fn roots(user: *mut c_void, call: abi::RootsCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn roots(user: *mut c_void, call: *const abi::RootsCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     // SAFETY: the header: a place for them, with a size.
     assert_eq!(unsafe { call.roots.cast::<u32>().read() }, size_of::<abi::Roots>() as u32);
     let pfn_count = machine.pfns();
@@ -240,9 +240,9 @@ unsafe extern "C" fn roots(user: *mut c_void, call: abi::RootsCall) -> c_int {
     machine.fate()
 }
 
-unsafe extern "C" fn read(user: *mut c_void, call: abi::ReadCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn read(user: *mut c_void, call: *const abi::ReadCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     let Some(frame) = machine.frames.get(call.mfn as usize) else { return abi::NOT_OWNED };
     for (index, word) in frame.iter().enumerate() {
         // SAFETY: the header: room for 512 words.
@@ -251,9 +251,9 @@ unsafe extern "C" fn read(user: *mut c_void, call: abi::ReadCall) -> c_int {
     machine.fate()
 }
 
-unsafe extern "C" fn map(user: *mut c_void, call: abi::MapCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn map(user: *mut c_void, call: *const abi::MapCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     let fate = machine.fate();
     if fate != 0 {
         return fate;
@@ -279,9 +279,9 @@ unsafe extern "C" fn map(user: *mut c_void, call: abi::MapCall) -> c_int {
     0
 }
 
-unsafe extern "C" fn unmap(user: *mut c_void, call: abi::UnmapCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn unmap(user: *mut c_void, call: *const abi::UnmapCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     // SAFETY: the header: `count` of them.
     for address in unsafe { std::slice::from_raw_parts(call.addresses, call.count) } {
         let held = machine.mapped.get_mut(&address.addr()).expect("unmapped what was not mapped");
@@ -293,9 +293,9 @@ unsafe extern "C" fn unmap(user: *mut c_void, call: abi::UnmapCall) -> c_int {
     machine.fate()
 }
 
-unsafe extern "C" fn types(user: *mut c_void, call: abi::TypesCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn types(user: *mut c_void, call: *const abi::TypesCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     assert!(call.count <= 1024);
     for index in 0..call.count {
         // SAFETY: the header: `count` of them.
@@ -312,9 +312,9 @@ unsafe extern "C" fn types(user: *mut c_void, call: abi::TypesCall) -> c_int {
     machine.fate()
 }
 
-unsafe extern "C" fn unlogged(user: *mut c_void, call: abi::UnloggedCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn unlogged(user: *mut c_void, call: *const abi::UnloggedCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     let count = [0, 3, 256, 300, 5000][machine.dice.below(5) as usize];
     for index in 0..count.min(call.capacity) {
         let pfn = machine.dice.below(machine.pfns() + 10);
@@ -326,17 +326,17 @@ unsafe extern "C" fn unlogged(user: *mut c_void, call: abi::UnloggedCall) -> c_i
     machine.fate()
 }
 
-unsafe extern "C" fn accepts(user: *mut c_void, call: abi::AcceptsTransferCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn accepts(user: *mut c_void, call: *const abi::AcceptsTransferCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     // SAFETY: the header: a place for it.
     unsafe { call.accepts.write(i32::from(machine.dice.one_in(10))) };
     machine.fate()
 }
 
-unsafe extern "C" fn transfers(user: *mut c_void, call: abi::TransfersCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let machine = unsafe { at(user) };
+unsafe extern "C" fn transfers(user: *mut c_void, call: *const abi::TransfersCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (machine, call) = unsafe { (at(user), &*call) };
     let count = [0, 0, 0, 3, 300][machine.dice.below(5) as usize];
     for index in 0..count.min(call.capacity) {
         let name = match machine.dice.below(8) {
@@ -352,10 +352,10 @@ unsafe extern "C" fn transfers(user: *mut c_void, call: abi::TransfersCall) -> c
     machine.fate()
 }
 
-unsafe extern "C" fn log(_: *mut c_void, call: abi::LogCall) -> c_int {
-    // SAFETY: the header: a string.
-    let text = unsafe { std::ffi::CStr::from_ptr(call.text) };
-    assert!(text.to_str().is_ok_and(|text| !text.is_empty()) && (1..=3).contains(&call.level));
+unsafe extern "C" fn log(_: *mut c_void, call: *const abi::LogCall) -> c_int {
+    // SAFETY: the header: the call's arguments, a string among them.
+    let (level, text) = unsafe { ((*call).level, std::ffi::CStr::from_ptr((*call).text)) };
+    assert!(text.to_str().is_ok_and(|text| !text.is_empty()) && (1..=3).contains(&level));
     0
 }
 

@@ -49,15 +49,15 @@ unsafe fn at<'a>(user: *mut c_void) -> &'a mut Host<'a> {
     unsafe { &mut *user.cast::<Host<'a>>() }
 }
 
-unsafe extern "C" fn domain_frames(user: *mut c_void, call: abi::DomainFramesCall) -> c_int {
+unsafe extern "C" fn domain_frames(user: *mut c_void, call: *const abi::DomainFramesCall) -> c_int {
     // SAFETY: as promised to the host.
     let frames = unsafe { at(user) }.with(|ports| ports.guest.p2m.domain_frames());
     // SAFETY: the header: a place for it.
-    unsafe { call.frames.write(frames.unwrap_or(0)) };
+    unsafe { (*call).frames.write(frames.unwrap_or(0)) };
     0
 }
 
-unsafe extern "C" fn roots(user: *mut c_void, call: abi::RootsCall) -> c_int {
+unsafe extern "C" fn roots(user: *mut c_void, call: *const abi::RootsCall) -> c_int {
     // SAFETY: as promised to the host.
     let roots = unsafe { at(user) }.with(|ports| ports.guest.p2m.roots());
     let Ok(r) = roots else { return -5 };
@@ -71,21 +71,24 @@ unsafe extern "C" fn roots(user: *mut c_void, call: abi::RootsCall) -> c_int {
         generation: r.generation,
     };
     // SAFETY: the header: a place for them.
-    unsafe { call.roots.write(roots) };
+    unsafe { (*call).roots.write(roots) };
     0
 }
 
-unsafe extern "C" fn read(user: *mut c_void, call: abi::ReadCall) -> c_int {
+unsafe extern "C" fn read(user: *mut c_void, call: *const abi::ReadCall) -> c_int {
     let mut leaf = Leaf::default();
-    // SAFETY: as promised to the host.
-    let read = unsafe { at(user) }.with(|ports| ports.guest.p2m.read(Mfn(call.mfn), &mut leaf));
+    // SAFETY: as promised to the host; the header: the arguments.
+    let (host, call) = unsafe { (at(user), &*call) };
+    let read = host.with(|ports| ports.guest.p2m.read(Mfn(call.mfn), &mut leaf));
     // SAFETY: the header: room for 512 words.
     unsafe { std::slice::from_raw_parts_mut(call.words, FRAME_WORDS) }.copy_from_slice(&leaf.words);
     read.map_or(abi::NOT_OWNED, |()| 0)
 }
 
-unsafe extern "C" fn map(user: *mut c_void, call: abi::MapCall) -> c_int {
-    // SAFETY: the header: `count` of each.
+unsafe extern "C" fn map(user: *mut c_void, call: *const abi::MapCall) -> c_int {
+    // SAFETY: the header: the arguments, and `count` of each.
+    let call = unsafe { &*call };
+    // SAFETY: as above.
     let mfns = unsafe { std::slice::from_raw_parts(call.mfns, call.count) };
     // SAFETY: as above.
     let addresses = unsafe { std::slice::from_raw_parts_mut(call.addresses, call.count) };
@@ -101,12 +104,14 @@ unsafe extern "C" fn map(user: *mut c_void, call: abi::MapCall) -> c_int {
     0
 }
 
-const unsafe extern "C" fn unmap(_: *mut c_void, _: abi::UnmapCall) -> c_int {
+const unsafe extern "C" fn unmap(_: *mut c_void, _: *const abi::UnmapCall) -> c_int {
     0 // the guest stays mapped for as long as the program runs
 }
 
-unsafe extern "C" fn types(user: *mut c_void, call: abi::TypesCall) -> c_int {
-    // SAFETY: the header: `count` of each.
+unsafe extern "C" fn types(user: *mut c_void, call: *const abi::TypesCall) -> c_int {
+    // SAFETY: the header: the arguments, and `count` of each.
+    let call = unsafe { &*call };
+    // SAFETY: as above.
     let mfns = unsafe { std::slice::from_raw_parts(call.mfns, call.count) };
     // SAFETY: as above.
     let types = unsafe { std::slice::from_raw_parts_mut(call.types, call.count) };
@@ -115,21 +120,21 @@ unsafe extern "C" fn types(user: *mut c_void, call: abi::TypesCall) -> c_int {
     0
 }
 
-unsafe extern "C" fn unlogged(_: *mut c_void, call: abi::UnloggedCall) -> c_int {
+unsafe extern "C" fn unlogged(_: *mut c_void, call: *const abi::UnloggedCall) -> c_int {
     // SAFETY: the header: a place for it.
-    unsafe { call.count.write(0) };
+    unsafe { (*call).count.write(0) };
     0
 }
 
-unsafe extern "C" fn accepts(_: *mut c_void, call: abi::AcceptsTransferCall) -> c_int {
+unsafe extern "C" fn accepts(_: *mut c_void, call: *const abi::AcceptsTransferCall) -> c_int {
     // SAFETY: the header: a place for it.
-    unsafe { call.accepts.write(0) };
+    unsafe { (*call).accepts.write(0) };
     0
 }
 
-unsafe extern "C" fn transfers(_: *mut c_void, call: abi::TransfersCall) -> c_int {
+unsafe extern "C" fn transfers(_: *mut c_void, call: *const abi::TransfersCall) -> c_int {
     // SAFETY: the header: a place for it.
-    unsafe { call.count.write(0) };
+    unsafe { (*call).count.write(0) };
     0
 }
 

@@ -151,10 +151,10 @@ static int call_ocaml(void *user, enum callback which, const void *call)
     return Is_exception_result(result) ? -EIO : Int_val(result);
 }
 
-#define CALLBACK(name, which)                                     \
-    static int on_##name(void *user, struct p2mt_##name##_call call) \
-    {                                                             \
-        return call_ocaml(user, which, &call);                    \
+#define CALLBACK(name, which)                                               \
+    static int on_##name(void *user, const struct p2mt_##name##_call *call) \
+    {                                                                       \
+        return call_ocaml(user, which, call);                               \
     }
 CALLBACK(domain_frames, DOMAIN_FRAMES)
 CALLBACK(roots, ROOTS)

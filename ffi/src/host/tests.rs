@@ -78,9 +78,10 @@ impl Machine {
 /// A callback: the machine behind `user`, and whether it is the one that breaks its rule.
 macro_rules! callback {
     ($name:ident, $call:ty, |$machine:ident, $of:ident, $wrong:ident| $body:expr) => {
-        unsafe extern "C" fn $name(user: *mut c_void, $of: $call) -> c_int {
-            // SAFETY: `user` is the machine of the test, which outlives the host.
-            let $machine = unsafe { &mut *user.cast::<Machine>() };
+        unsafe extern "C" fn $name(user: *mut c_void, call: *const $call) -> c_int {
+            // SAFETY: `user` is the machine of the test, which outlives the host; the header: the
+            // call's arguments.
+            let ($machine, $of) = unsafe { (&mut *user.cast::<Machine>(), &*call) };
             let $wrong = $machine.wrong == stringify!($name);
             // SAFETY: the header: what the call points to has the places that it says.
             unsafe { $body }

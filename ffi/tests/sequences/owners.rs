@@ -265,9 +265,9 @@ macro_rules! say {
 
 macro_rules! callback {
     ($name:ident, $call:ty, |$guest:ident, $of:ident| $body:block) => {
-        unsafe extern "C" fn $name(user: *mut c_void, $of: $call) -> c_int {
-            // SAFETY: as promised to the host.
-            let $guest = unsafe { at(user) };
+        unsafe extern "C" fn $name(user: *mut c_void, call: *const $call) -> c_int {
+            // SAFETY: as promised to the host; the header: the call's arguments.
+            let ($guest, $of) = unsafe { (at(user), &*call) };
             $body;
             0
         }
