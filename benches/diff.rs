@@ -16,8 +16,8 @@ use p2mtrack_bench::diff::Diff;
 use p2mtrack_bench::figures::{affine, density, random, scattered};
 use p2mtrack_bench::frames::Pages;
 use p2mtrack_bench::p2m::Planted;
+use p2mtrack_bench::pool::Pool;
 use p2mtrack_bench::setup::Setup;
-use p2mtrack_bench::team::Team;
 use p2mtrack_synthetic::huge::Shape;
 
 /// Half a GiB of p2m: more than caches hold.
@@ -25,9 +25,9 @@ const GUEST_BYTES: u64 = 256 << 30;
 
 fn setup() -> Setup {
     let kernel = Kernel::choose().expect("a kernel of this machine");
-    let team = Team::new(2).expect("threads");
+    let pool = Pool::new(2).expect("threads");
     // A pass looks once at each leaf: criterion repeats it.
-    Setup { guest_bytes: GUEST_BYTES, kernel, forms: Forms::Auto, pass_bytes: 0, team }
+    Setup { guest_bytes: GUEST_BYTES, kernel, forms: Forms::Auto, pass_bytes: 0, pool }
 }
 
 fn each_side(criterion: &mut Criterion, name: &str, diff: &Diff<'_>) {
@@ -35,7 +35,7 @@ fn each_side(criterion: &mut Criterion, name: &str, diff: &Diff<'_>) {
     let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Bytes((diff.p2m.listed().len() * FRAME_BYTES) as u64));
     group.sample_size(10);
-    for side in diff.contest(Planted::default()).sides() {
+    for side in diff.ab_run(Planted::default()).sides() {
         group.bench_function(side.name(), |bencher| bencher.iter(|| side.run()));
     }
     group.finish();
@@ -54,15 +54,15 @@ fn whole(criterion: &mut Criterion) {
 }
 
 fn few(criterion: &mut Criterion) {
-    let (setup, team) = (setup(), Team::new(1).expect("a thread"));
+    let (setup, pool) = (setup(), Pool::new(1).expect("a thread"));
     for pages in [Pages::Small, Pages::Huge] {
-        let mut p2m = scattered::p2m(&setup, &team, pages);
+        let mut p2m = scattered::p2m(&setup, &pool, pages);
         for (variant, percent) in
             scattered::VARIANTS.into_iter().flat_map(|v| scattered::PERCENTS.map(|p| (v, p)))
         {
             p2m.list(scattered::listed(p2m.leaves(), percent));
             let name = format!("{}.{percent}pct.{}", variant.name, pages.name());
-            each_side(criterion, &name, &scattered::diff(&setup, &team, &p2m, variant));
+            each_side(criterion, &name, &scattered::diff(&setup, &pool, &p2m, variant));
         }
     }
 }
@@ -73,7 +73,7 @@ fn densities(criterion: &mut Criterion) {
         let p2ms = density::p2ms(&setup, shape);
         let diffs = density::diffs(&setup, &p2ms, forms);
         let mut group = criterion.benchmark_group(format!("diff.density.{suffix}"));
-        for side in density::contest(&diffs).sides() {
+        for side in density::ab_run(&diffs).sides() {
             group.bench_function(side.name(), |bencher| bencher.iter(|| side.run()));
         }
         group.finish();

@@ -15,8 +15,8 @@ use p2mtrack::diff::Kernel;
 use p2mtrack::shadow::Forms;
 use p2mtrack_bench::catalog::{Entry, Selection};
 use p2mtrack_bench::figure::Figure;
+use p2mtrack_bench::pool::Pool;
 use p2mtrack_bench::setup::{PASS_BYTES, Setup};
-use p2mtrack_bench::team::Team;
 use serde::Deserialize;
 
 /// Threads of each side.
@@ -105,7 +105,7 @@ fn setup(guest_bytes: u64) -> Result<Setup, Box<dyn Error>> {
         kernel: Kernel::choose()?,
         forms: Forms::Auto,
         pass_bytes: PASS_BYTES,
-        team: Team::new(THREADS)?,
+        pool: Pool::new(THREADS)?,
     })
 }
 

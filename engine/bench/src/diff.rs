@@ -4,7 +4,7 @@
 //! reading.
 //! Not here: which p2m, which leaves, which goal (`figures`).
 //! Units: a pass looks at all listed leaves, several times if they are few; it finds changed pfns.
-//! Threads: a team; every side cuts the list in the same way.
+//! Threads: a pool; every side cuts the list in the same way.
 //! Source: the engine's own order of work: `engine/tracker/src/compare/leaf.rs`.
 
 use std::hint::black_box;
@@ -18,12 +18,12 @@ use p2mtrack::leaf::Leaf;
 use p2mtrack::resend::{ResendBitmap, ResendShard};
 use p2mtrack::shadow::{Forms, Shadow, ShadowBytes};
 
-use crate::contest::{Contest, Side, Times, WallClock};
+use crate::ab_run::{AbRun, Side, Times, WallClock};
 use crate::figure::{Figure, Rate, Unit};
 use crate::p2m::{LiveP2m, Planted};
 use crate::peer::memcmp;
+use crate::pool::Pool;
 use crate::setup::Setup;
-use crate::team::Team;
 
 /// The guest's width: that of all guests which are large.
 const WIDTH: Width = Width::W64;
@@ -42,7 +42,7 @@ pub const READ: [&str; 2] = ["read", "read-ahead"];
 pub struct Diff<'a> {
     /// The p2m. Its copy is what the shadow stands for.
     pub p2m: &'a LiveP2m,
-    team: &'a Team,
+    pool: &'a Pool,
     kernel: Kernel,
     shadow: Shadow,
     /// Locked for a pass, not by its threads.
@@ -60,7 +60,7 @@ impl<'a> Diff<'a> {
     #[must_use]
     pub fn new(
         p2m: &'a LiveP2m,
-        team: &'a Team,
+        pool: &'a Pool,
         kernel: Kernel,
         forms: Forms,
         repeats: usize,
@@ -74,18 +74,18 @@ impl<'a> Diff<'a> {
             shadow.install(LeafIndex(u64::from(index)), &leaf);
         }
         let resend = Mutex::new(ResendBitmap::new(leaves * WIDTH.entries() as u64));
-        Self { p2m, team, kernel, shadow, resend, repeats }
+        Self { p2m, pool, kernel, shadow, resend, repeats }
     }
 
     /// The same for a p2m that is compared from end to end.
     #[must_use]
     pub fn whole(setup: &'a Setup, p2m: &'a LiveP2m, forms: Forms) -> Self {
-        Self::new(p2m, &setup.team, setup.kernel, forms, setup.repeats(p2m.leaves()))
+        Self::new(p2m, &setup.pool, setup.kernel, forms, setup.repeats(p2m.leaves()))
     }
 
-    /// Gives the work to another team.
-    pub fn staff(&mut self, team: &'a Team) {
-        self.team = team;
+    /// Gives the work to another pool.
+    pub fn staff(&mut self, pool: &'a Pool) {
+        self.pool = pool;
     }
 
     /// What the shadow holds.
@@ -96,7 +96,7 @@ impl<'a> Diff<'a> {
 
     /// The sum of what all threads find in all looks of a pass.
     fn pass(&self, work: impl Fn(&[u32]) -> u64 + Sync) -> u64 {
-        self.team.sum(self.p2m.listed(), |piece| {
+        self.pool.sum(self.p2m.listed(), |piece| {
             // Each look is one of its own: the compiler may not take a later one for the first.
             (0..self.repeats).map(|_| work(black_box(piece))).fold(0, u64::wrapping_add)
         })
@@ -109,7 +109,7 @@ impl<'a> Diff<'a> {
     pub fn compare(&self, kernel: Kernel) -> u64 {
         let mut resend = self.resend.lock().expect("no pass failed");
         let first = |piece: &[u32]| piece.first().map(|&leaf| first_pfn(leaf));
-        let firsts: Vec<_> = self.team.pieces(self.p2m.listed()).filter_map(first).collect();
+        let firsts: Vec<_> = self.pool.pieces(self.p2m.listed()).filter_map(first).collect();
         let shards: Vec<_> = resend.shards_mut(firsts.iter().copied()).map(Mutex::new).collect();
         self.pass(|piece| {
             let Some(&leaf) = piece.first() else { return 0 };
@@ -163,24 +163,24 @@ impl<'a> Diff<'a> {
     /// All sides, if these changes are there. The whole can only be asked of a p2m that is listed
     /// whole and has no changes, or the answer would depend on where threads cut.
     #[must_use]
-    pub fn contest(&self, there: Planted) -> Contest<'_> {
+    pub fn ab_run(&self, there: Planted) -> AbRun<'_> {
         let Planted { pfns, leaves } = there;
         let (looks, kernel) = (self.repeats as u64, self.kernel);
         let checksum = self.p2m.checksum().wrapping_mul(looks);
         let read = |ahead| move || self.pass(|piece| self.p2m.read(piece, ahead));
         // Who stands at an end runs twice in a row and may find something in a cache: reading, so
         // that this makes the floor only harder to reach.
-        let mut contest = Contest::default()
+        let mut ab_run = AbRun::default()
             .side(READ[0], checksum, read(false))
             .side(OURS, pfns * looks, move || self.compare(kernel))
             .side(MEMCMP, leaves * looks, || self.memcmp());
         if self.p2m.is_whole() && pfns == 0 {
-            contest = contest.side(MEMCMP_WHOLE, 0, || self.memcmp_whole());
+            ab_run = ab_run.side(MEMCMP_WHOLE, 0, || self.memcmp_whole());
         }
         for other in [Kernel::SCALAR, Kernel::WIDE].into_iter().filter(|&other| other != kernel) {
-            contest = contest.side(other.name(), pfns * looks, move || self.compare(other));
+            ab_run = ab_run.side(other.name(), pfns * looks, move || self.compare(other));
         }
-        contest.side(READ[1], checksum, read(true))
+        ab_run.side(READ[1], checksum, read(true))
     }
 
     /// Shows that every side finds changes where there are some, and that they are owed then.
@@ -189,7 +189,7 @@ impl<'a> Diff<'a> {
     /// If one does not.
     pub fn prove(&self) {
         let planted = self.p2m.plant();
-        self.contest(planted).sides().iter().for_each(Side::run);
+        self.ab_run(planted).sides().iter().for_each(Side::run);
         let owed = self.resend.lock().expect("no pass failed").count();
         assert_eq!(owed, planted.pfns, "changes are owed");
         self.p2m.plant();
@@ -202,7 +202,7 @@ impl<'a> Diff<'a> {
     #[must_use]
     pub fn measure(&self, name: &str, detail: &str) -> Figure {
         self.prove();
-        let times = self.contest(Planted::default()).run(&WallClock::default());
+        let times = self.ab_run(Planted::default()).run(&WallClock::default());
         self.figure(name, &times, detail)
     }
 
@@ -215,8 +215,8 @@ impl<'a> Diff<'a> {
         (listed * (FRAME_BYTES + size_of::<u64>()) as u64 + blocks) as f64
     }
 
-    /// A figure of what a contest took: as many times as fast as the faster `memcmp`, and the share
-    /// of the floor.
+    /// The figure of an A/B run: how many times the speed of the faster `memcmp`, and the share of
+    /// the floor.
     fn figure(&self, name: &str, times: &Times, detail: &str) -> Figure {
         let whole = self.p2m.is_whole();
         let memcmp = if whole { &[MEMCMP, MEMCMP_WHOLE][..] } else { &[MEMCMP] };
@@ -232,7 +232,7 @@ impl<'a> Diff<'a> {
         Figure {
             floor: Some(times.speed(OURS, read) * self.needed_bytes() / live),
             kernel: Some(self.kernel),
-            threads: self.team.threads(),
+            threads: self.pool.threads(),
             peers,
             rate: Some(Rate {
                 leaves: leaves * looks / seconds,

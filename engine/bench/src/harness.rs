@@ -3,7 +3,7 @@
 //! Not here: which rounds are figures (`figures`).
 //! Units: seconds of the engine's own work; what the ports take before the end of CLEAN is left out
 //! by who asks.
-//! Threads: the engine's, as many as the setup's team has.
+//! Threads: the engine's, as many as the setup's pool has.
 //! Source: phases are the engine's (`port::Observer`).
 
 use std::time::{Duration, Instant};
@@ -193,7 +193,7 @@ impl<'g> Harness<'g> {
 
 fn config(setup: &Setup) -> Config {
     Config {
-        threads: setup.team.threads(),
+        threads: setup.pool.threads(),
         kernel: Some(setup.kernel),
         shadow: Some(setup.forms),
         ..Config::default()
@@ -256,17 +256,17 @@ impl<'g> Watched<'g> {
     }
 }
 
-/// Reads words with the setup's team. Returns the time.
+/// Reads words with the setup's pool. Returns the time.
 #[must_use]
 pub fn read_words(setup: &Setup, words: &[u64]) -> Duration {
     let begin = Instant::now();
-    std::hint::black_box(setup.team.sum(words, |piece| {
+    std::hint::black_box(setup.pool.sum(words, |piece| {
         piece.chunks(64).fold(0, |sum, words| sum ^ words.iter().fold(0, |all, word| all ^ word))
     }));
     begin.elapsed()
 }
 
-/// Reads a guest's whole p2m with the setup's team. Returns the time.
+/// Reads a guest's whole p2m with the setup's pool. Returns the time.
 ///
 /// # Panics
 /// If a leaf is missing.
@@ -274,7 +274,7 @@ pub fn read_words(setup: &Setup, words: &[u64]) -> Duration {
 pub fn read(setup: &Setup, guest: &Guest) -> Duration {
     let list: Vec<u64> = (0..setup.leaves() as u64).collect();
     let begin = Instant::now();
-    std::hint::black_box(setup.team.sum(&list, |piece| {
+    std::hint::black_box(setup.pool.sum(&list, |piece| {
         let leaf = |index: u64| guest.leaf(index).expect("a leaf");
         piece.iter().fold(0, |sum, &index| sum ^ xor(leaf(index), guest.leaf(index + 1)))
     }));

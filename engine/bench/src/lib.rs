@@ -2,8 +2,8 @@
 //! p2mtrack-bench: the figures of `p2mtrack bench`, their scenarios, peers and floors.
 //!
 //! A figure is a ratio of things that were run in turn in one process on the same data
-//! ([`contest`]), with the physical floor beside it: the bytes that must be read, over the read
-//! bandwidth that was measured in the same contest. No figure is a time. Each figure is a file of
+//! ([`ab_run`]), with the physical floor beside it: the bytes that must be read, over the read
+//! bandwidth that was measured in the same A/B run. No figure is a time. Each figure is a file of
 //! [`figures`] with one function `run`; [`catalog`] lists them. What is timed returns what it
 //! found, and each run of it is checked: a scenario that computes rubbish panics.
 //!
@@ -15,8 +15,8 @@
 
 #![deny(unsafe_code)]
 
+pub mod ab_run;
 pub mod catalog;
-pub mod contest;
 pub mod diff;
 pub mod figure;
 pub mod figures;
@@ -27,6 +27,6 @@ pub mod memory;
 pub mod p2m;
 pub mod peer;
 pub mod plot;
+pub mod pool;
 pub mod read;
 pub mod setup;
-pub mod team;

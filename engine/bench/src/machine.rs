@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What this machine is: figures of one machine say little about another.
-//! Not here: bandwidth, which each contest measures for itself.
+//! Not here: bandwidth, which each A/B run measures for itself.
 //! Units: bytes; names as the system writes them.
 //! Threads: reads small files of the system.
 //! Source: Linux: `/proc`, `/sys`. What a system does not tell is `None` or empty.

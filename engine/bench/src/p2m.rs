@@ -3,7 +3,7 @@
 //! looked at.
 //! Not here: its shape, the shadow.
 //! Units: leaves by position, 512 entries each.
-//! Threads: written by the team that will read it, so that each thread's memory is near to it.
+//! Threads: written by the pool that will read it, so that each thread's memory is near to it.
 //! Source: none.
 
 use std::collections::BTreeSet;
@@ -15,8 +15,8 @@ use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack_synthetic::huge::{Pattern, Shape};
 
 use crate::frames::{FrameWords, Frames, Pages};
+use crate::pool::Pool;
 use crate::read::xor;
-use crate::team::Team;
 
 /// What decides everything about a pattern.
 const SEED: u64 = 1;
@@ -60,7 +60,7 @@ impl LiveP2m {
     /// If there is no address space.
     #[must_use]
     pub fn new(
-        team: &Team,
+        pool: &Pool,
         leaves: usize,
         pages: Pages,
         listed: Vec<u32>,
@@ -68,7 +68,7 @@ impl LiveP2m {
     ) -> Self {
         let frames = || Frames::new(leaves, pages).expect("address space for the p2m");
         let (live, copy) = (frames(), frames());
-        team.sum(&listed, |piece| {
+        pool.sum(&listed, |piece| {
             let mut leaf = Leaf::default();
             for &index in piece {
                 pattern.fill_leaf(u64::from(index), &mut leaf.words);
@@ -85,9 +85,9 @@ impl LiveP2m {
     /// # Panics
     /// If there is no address space.
     #[must_use]
-    pub fn whole(team: &Team, leaves: usize, shape: Shape) -> Self {
+    pub fn whole(pool: &Pool, leaves: usize, shape: Shape) -> Self {
         let listed = (0..leaves as u32).collect();
-        Self::new(team, leaves, Pages::Small, listed, &pattern(shape, leaves))
+        Self::new(pool, leaves, Pages::Small, listed, &pattern(shape, leaves))
     }
 
     /// Leaves, listed or not.

@@ -2,14 +2,14 @@
 //! What all figures of one run have in common: the guest's size, the threads, what is forced.
 //! Not here: where it comes from (the command line).
 //! Units: bytes of guest memory; leaves of 512 entries, a 64-bit guest's.
-//! Threads: the team is the one that all sides use, figures of one thread apart.
+//! Threads: the pool is the one that all sides use, figures of one thread apart.
 //! Source: none.
 
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::FRAME_BYTES;
 use p2mtrack::shadow::Forms;
 
-use crate::team::Team;
+use crate::pool::Pool;
 
 /// Bytes of live p2m that one measured pass looks at, at least: less is looked at several times, up
 /// to 64.
@@ -34,7 +34,7 @@ pub struct Setup {
     /// As [`PASS_BYTES`]; tests have less time.
     pub pass_bytes: usize,
     /// The threads.
-    pub team: Team,
+    pub pool: Pool,
 }
 
 impl Setup {

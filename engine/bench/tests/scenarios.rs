@@ -8,20 +8,20 @@
 
 use p2mtrack::diff::Kernel;
 use p2mtrack::shadow::Forms;
+use p2mtrack_bench::ab_run::Side;
 use p2mtrack_bench::catalog::ENTRIES;
-use p2mtrack_bench::contest::Side;
 use p2mtrack_bench::diff::Diff;
 use p2mtrack_bench::figures::{affine, density, random, scattered};
 use p2mtrack_bench::frames::Pages;
 use p2mtrack_bench::p2m::{LiveP2m, Planted};
+use p2mtrack_bench::pool::Pool;
 use p2mtrack_bench::setup::Setup;
-use p2mtrack_bench::team::Team;
 use p2mtrack_synthetic::huge::Shape;
 
 /// A guest of 256 MiB: 128 leaves, each looked at twice in a pass.
 fn setup(kernel: Kernel, threads: usize) -> Setup {
-    let team = Team::new(threads).expect("threads");
-    Setup { guest_bytes: 256 << 20, kernel, forms: Forms::Auto, pass_bytes: 1 << 20, team }
+    let pool = Pool::new(threads).expect("threads");
+    Setup { guest_bytes: 256 << 20, kernel, forms: Forms::Auto, pass_bytes: 1 << 20, pool }
 }
 
 fn each_setup(check: impl Fn(&Setup)) {
@@ -64,11 +64,11 @@ fn whole_p2ms() {
 fn scattered_leaves() {
     each_setup(|setup| {
         for pages in [Pages::Small, Pages::Huge] {
-            let mut p2m = scattered::p2m(setup, &setup.team, pages);
+            let mut p2m = scattered::p2m(setup, &setup.pool, pages);
             for (variant, percent) in scattered::VARIANTS.into_iter().zip([5, 1]) {
                 p2m.list(scattered::listed(p2m.leaves(), percent));
                 p2m.copy_again(Pages::Small);
-                let diff = scattered::diff(setup, &setup.team, &p2m, variant);
+                let diff = scattered::diff(setup, &setup.pool, &p2m, variant);
                 diff.prove();
                 assert_eq!(diff.held().raw > 0, variant.is_raw);
             }
@@ -81,7 +81,7 @@ fn any_density() {
     each_setup(|setup| {
         for (_, shape, forms) in density::helds(setup) {
             let p2ms = density::p2ms(setup, shape);
-            density::contest(&density::diffs(setup, &p2ms, forms))
+            density::ab_run(&density::diffs(setup, &p2ms, forms))
                 .sides()
                 .iter()
                 .for_each(Side::run);

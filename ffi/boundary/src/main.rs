@@ -16,7 +16,7 @@ use std::fs;
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use p2mtrack_bench::contest::{Contest, WallClock};
+use p2mtrack_bench::ab_run::{AbRun, WallClock};
 
 use crate::in_c::InC;
 use crate::in_rust::InRust;
@@ -201,24 +201,24 @@ fn tell(round: Round, what: &str, ratio: f64, most: f64) -> bool {
 /// The time through C over that in Rust: A B B A, medians.
 fn time(stage: &Stage, rust: &mut InRust<'_>, c: &mut InC<'_>, round: Round, times: u64) -> f64 {
     fn add<'a>(
-        contest: Contest<'a>,
+        ab_run: AbRun<'a>,
         name: &str,
         stage: &Stage,
         (round, times): (Round, u64),
         side: &'a mut dyn Side,
-    ) -> Contest<'a> {
+    ) -> AbRun<'a> {
         let side = std::rc::Rc::new(std::cell::RefCell::new(side));
         let prepared = std::rc::Rc::clone(&side);
         let expected = times * stage.expected(round);
-        contest.prepared(
+        ab_run.prepared(
             name,
             expected,
             move || prepared.borrow_mut().prepare(round),
             move || (0..times).map(|_| side.borrow_mut().round()).sum(),
         )
     }
-    let contest = add(Contest::default(), "rust", stage, (round, times), rust);
-    let times = add(contest, "c", stage, (round, times), c).run(&WallClock::default());
+    let ab_run = add(AbRun::default(), "rust", stage, (round, times), rust);
+    let times = add(ab_run, "c", stage, (round, times), c).run(&WallClock::default());
     times.speed("rust", "c")
 }
 

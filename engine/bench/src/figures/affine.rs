@@ -3,7 +3,7 @@
 //! beside it.
 //! Not here: leaves that are no runs (`packed`, `raw`).
 //! Units: times as fast as `memcmp` over two full copies; share of the read floor.
-//! Threads: the setup's team.
+//! Threads: the setup's pool.
 //! Source: one memory stream instead of two is the reason for the compressed shadow.
 
 use p2mtrack_synthetic::huge::Shape;
@@ -16,7 +16,7 @@ use crate::setup::Setup;
 /// The p2m.
 #[must_use]
 pub fn p2m(setup: &Setup, shape: Shape) -> LiveP2m {
-    LiveP2m::whole(&setup.team, setup.whole_leaves(), shape)
+    LiveP2m::whole(&setup.pool, setup.whole_leaves(), shape)
 }
 
 /// Measures.

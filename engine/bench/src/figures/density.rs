@@ -2,7 +2,7 @@
 //! `diff.density`: leaves with any number of changed entries, in cache, against leaves with none.
 //! Not here: memory.
 //! Units: times as fast as the same leaves unchanged; at most 1 or so.
-//! Threads: the setup's team, so many leaves each.
+//! Threads: the setup's pool, so many leaves each.
 //! Source: a kernel may be quick where nothing changed and slow where much did; the figure is the
 //! worst density of the worst shadow.
 
@@ -10,7 +10,7 @@ use p2mtrack::frame::FRAME_BYTES;
 use p2mtrack::shadow::Forms;
 use p2mtrack_synthetic::huge::Shape;
 
-use crate::contest::{Contest, Times, WallClock};
+use crate::ab_run::{AbRun, Times, WallClock};
 use crate::diff::Diff;
 use crate::figure::{Figure, Goal, Unit};
 use crate::p2m::LiveP2m;
@@ -43,7 +43,7 @@ pub const fn helds(setup: &Setup) -> [Held; 4] {
 #[must_use]
 pub fn p2ms(setup: &Setup, shape: Shape) -> Vec<LiveP2m> {
     let p2m = |changed| {
-        let p2m = LiveP2m::whole(&setup.team, LEAVES * setup.team.threads(), shape);
+        let p2m = LiveP2m::whole(&setup.pool, LEAVES * setup.pool.threads(), shape);
         p2m.change(changed);
         p2m
     };
@@ -54,16 +54,16 @@ pub fn p2ms(setup: &Setup, shape: Shape) -> Vec<LiveP2m> {
 #[must_use]
 pub fn diffs<'a>(setup: &'a Setup, p2ms: &'a [LiveP2m], forms: Forms) -> Vec<Diff<'a>> {
     let looks = (setup.pass_bytes / PASS_PART / (LEAVES * FRAME_BYTES)).max(1);
-    let diff = |p2m| Diff::new(p2m, &setup.team, setup.kernel, forms, looks);
+    let diff = |p2m| Diff::new(p2m, &setup.pool, setup.kernel, forms, looks);
     p2ms.iter().map(diff).collect()
 }
 
 /// All densities, a side each.
 #[must_use]
-pub fn contest<'a>(diffs: &'a [Diff<'a>]) -> Contest<'a> {
-    DENSITIES.into_iter().zip(diffs).fold(Contest::default(), |contest, (changed, diff)| {
+pub fn ab_run<'a>(diffs: &'a [Diff<'a>]) -> AbRun<'a> {
+    DENSITIES.into_iter().zip(diffs).fold(AbRun::default(), |ab_run, (changed, diff)| {
         let pfns = (changed * diff.p2m.leaves()) as u64;
-        contest.side(changed.to_string(), diff.in_a_pass(pfns), || diff.compare_again())
+        ab_run.side(changed.to_string(), diff.in_a_pass(pfns), || diff.compare_again())
     })
 }
 
@@ -73,7 +73,7 @@ pub fn run(setup: &Setup) -> Vec<Figure> {
     let figures = helds(setup).map(|(suffix, shape, forms)| {
         let p2ms = p2ms(setup, shape);
         let diffs = diffs(setup, &p2ms, forms);
-        figure(setup, suffix, &contest(&diffs).run(&WallClock::default()))
+        figure(setup, suffix, &ab_run(&diffs).run(&WallClock::default()))
     });
     let worst = figures.iter().min_by(|a, b| a.value.total_cmp(&b.value)).expect("four");
     let worst = Figure {
@@ -92,7 +92,7 @@ fn figure(setup: &Setup, suffix: &str, times: &Times) -> Figure {
     let detail = format!("slowest with {at} changes a leaf ({points})");
     Figure {
         kernel: Some(setup.kernel),
-        threads: setup.team.threads(),
+        threads: setup.pool.threads(),
         ..Figure::new(format!("diff.density.{suffix}"), worst, Unit::Times, detail)
     }
 }

@@ -3,7 +3,7 @@
 //! under migration.
 //! Not here: how it is stepped (`harness`).
 //! Units: times the time of a guest of 64 GiB; share of the read floor; bytes.
-//! Threads: the engine's, as many as the setup's team has.
+//! Threads: the engine's, as many as the setup's pool has.
 //! Source: rounds of both guests are run in turn; a round begins where the intake ends.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use p2mtrack::frame::FRAME_BYTES;
 use p2mtrack_synthetic::huge::{Guest, Shape};
 
-use crate::contest::{BLOCKS, median};
+use crate::ab_run::{BLOCKS, median};
 use crate::figure::{Figure, Goal, Unit};
 use crate::harness::{Harness, Watched, read, read_words};
 use crate::memory::{forget_peak, peak_bytes};
@@ -44,7 +44,7 @@ pub fn run(setup: &Setup) -> Vec<Figure> {
     figures.extend(intake(setup, &mut huge));
     huge.finish();
     figures.extend(peak());
-    figures.into_iter().map(|figure| Figure { threads: setup.team.threads(), ..figure }).collect()
+    figures.into_iter().map(|figure| Figure { threads: setup.pool.threads(), ..figure }).collect()
 }
 
 fn guest(bytes: u64) -> Guest {

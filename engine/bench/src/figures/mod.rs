@@ -3,7 +3,7 @@
 //! by other means.
 //! Not here: which of them were asked for (`catalog`).
 //! Units: as each figure says.
-//! Threads: the setup's team, where a figure does not say one.
+//! Threads: the setup's pool, where a figure does not say one.
 //! Source: names and goals are those of the project's issue on speed; `docs/json.md`.
 
 pub mod affine;

@@ -3,7 +3,7 @@
 //! in half its size, or whole.
 //! Not here: runs (`affine`).
 //! Units: times as fast as `memcmp` over two full copies; share of the read floor.
-//! Threads: the setup's team.
+//! Threads: the setup's pool.
 //! Source: a stream and a half instead of two; or two, as `memcmp` has, so that nothing else may
 //! cost anything.
 
@@ -18,7 +18,7 @@ use crate::setup::Setup;
 /// The p2m.
 #[must_use]
 pub fn p2m(setup: &Setup) -> LiveP2m {
-    LiveP2m::whole(&setup.team, setup.whole_leaves(), Shape::Random)
+    LiveP2m::whole(&setup.pool, setup.whole_leaves(), Shape::Random)
 }
 
 /// Measures `diff.packed`.

@@ -17,8 +17,8 @@ use crate::diff::Diff;
 use crate::figure::{Figure, Goal};
 use crate::frames::Pages;
 use crate::p2m::{LiveP2m, pattern};
+use crate::pool::Pool;
 use crate::setup::Setup;
-use crate::team::Team;
 
 /// Dirty leaves, in percent.
 pub const PERCENTS: [u64; 2] = [1, 5];
@@ -67,17 +67,17 @@ fn roll(index: u32) -> u64 {
 
 /// The p2m; of its leaves the dirty ones are written.
 #[must_use]
-pub fn p2m(setup: &Setup, team: &Team, pages: Pages) -> LiveP2m {
+pub fn p2m(setup: &Setup, pool: &Pool, pages: Pages) -> LiveP2m {
     let leaves = setup.leaves();
-    LiveP2m::new(team, leaves, pages, listed(leaves, MOST), &pattern(Shape::Runs, leaves))
+    LiveP2m::new(pool, leaves, pages, listed(leaves, MOST), &pattern(Shape::Runs, leaves))
 }
 
 /// The comparison.
 #[must_use]
-pub fn diff<'a>(setup: &Setup, team: &'a Team, p2m: &'a LiveP2m, variant: Variant) -> Diff<'a> {
+pub fn diff<'a>(setup: &Setup, pool: &'a Pool, p2m: &'a LiveP2m, variant: Variant) -> Diff<'a> {
     let forms = if variant.is_raw { Forms::Raw } else { setup.forms };
     let looks = setup.pass_bytes.min(PASS_BYTES) / (p2m.listed().len().max(1) * FRAME_BYTES);
-    Diff::new(p2m, team, setup.kernel, forms, looks.max(1))
+    Diff::new(p2m, pool, setup.kernel, forms, looks.max(1))
 }
 
 /// Measures.
@@ -86,10 +86,10 @@ pub fn diff<'a>(setup: &Setup, team: &'a Team, p2m: &'a LiveP2m, variant: Varian
 /// If there is no second thread pool.
 #[must_use]
 pub fn run(setup: &Setup) -> Vec<Figure> {
-    let team = Team::new(1).expect("a thread");
+    let pool = Pool::new(1).expect("a thread");
     let mut figures = VARIANTS.map(|_| Vec::new());
     for pages in [Pages::Small, Pages::Huge] {
-        let mut p2m = p2m(setup, &team, pages);
+        let mut p2m = p2m(setup, &pool, pages);
         for (variant, figures) in VARIANTS.into_iter().zip(&mut figures) {
             if variant.is_raw && pages == Pages::Huge {
                 p2m.list(listed(p2m.leaves(), MOST));
@@ -99,7 +99,7 @@ pub fn run(setup: &Setup) -> Vec<Figure> {
                 p2m.list(listed(p2m.leaves(), percent));
                 let name = format!("{}.{percent}pct.{}", variant.name, pages.name());
                 let detail = format!("{percent} % of the leaves, scattered, unchanged");
-                figures.push(diff(setup, &team, &p2m, variant).measure(&name, &detail));
+                figures.push(diff(setup, &pool, &p2m, variant).measure(&name, &detail));
             }
         }
     }

@@ -13,7 +13,7 @@ use p2mtrack::frame::{FRAME_BYTES, Pfn};
 use p2mtrack::port::QUERY_FRAMES_MAX;
 use p2mtrack::resend::ResendBitmap;
 
-use crate::contest::{Contest, WallClock};
+use crate::ab_run::{AbRun, WallClock};
 use crate::figure::{Figure, Goal, Unit};
 use crate::peer::{DirtySet, dirty_sets};
 use crate::setup::Setup;
@@ -65,7 +65,7 @@ fn sparse(pfns: u64) -> Vec<Figure> {
         owed.iter().for_each(|&pfn| assert!(bitmap.mark(Pfn(pfn), Cause::LogDirty)));
         evict();
     };
-    let mut contest = Contest::default().prepared(OURS, sum, ours, || {
+    let mut ab_run = AbRun::default().prepared(OURS, sum, ours, || {
         let mut taken = bitmap.take(usize::MAX, 0);
         taken.pay_all();
         taken.pfns().iter().fold(0, |sum, pfn| sum.wrapping_add(pfn.0))
@@ -73,9 +73,9 @@ fn sparse(pfns: u64) -> Vec<Figure> {
     let mut concurrent = Vec::new();
     for set in dirty_sets(pfns) {
         concurrent.extend(set.is_concurrent().then(|| set.name()));
-        contest = with_set(contest, set, &owed, sum, evict);
+        ab_run = with_set(ab_run, set, &owed, sum, evict);
     }
-    let times = contest.run(&WallClock::default());
+    let times = ab_run.run(&WallClock::default());
     let detail = format!("{} scattered pfns of {pfns}, cold, against words", owed.len());
     let flat = Figure {
         goal: Some(Goal::AtLeast(80.0)),
@@ -110,12 +110,12 @@ fn touched(pfns: u64) -> ResendBitmap {
 }
 
 fn with_set<'a>(
-    contest: Contest<'a>,
+    ab_run: AbRun<'a>,
     set: Box<dyn DirtySet>,
     owed: &'a [u64],
     sum: u64,
     evict: impl Fn() + 'a,
-) -> Contest<'a> {
+) -> AbRun<'a> {
     let name = set.name();
     // Both closures of a side have it in turn.
     let set = std::rc::Rc::new(RefCell::new(set));
@@ -125,7 +125,7 @@ fn with_set<'a>(
         owed.iter().for_each(|&pfn| marked.borrow_mut().mark(pfn));
         evict();
     };
-    contest.prepared(name, sum, prepare, move || {
+    ab_run.prepared(name, sum, prepare, move || {
         taken.clear();
         set.borrow_mut().take(&mut taken);
         taken.iter().fold(0, |sum, pfn| sum.wrapping_add(*pfn))
@@ -146,7 +146,7 @@ fn dense(name: &str, pfns: u64, percent: u64) -> Figure {
     let owed = words.iter().map(|word| u64::from(word.count_ones())).sum();
     let bitmap = touched(pfns);
     let flat = RefCell::new(words.clone());
-    let contest = Contest::default()
+    let ab_run = AbRun::default()
         .prepared(OURS, owed, || bitmap.mark_words(0, &words, Cause::LogDirty), || sweep(&bitmap))
         .prepared(
             FLAT,
@@ -154,7 +154,7 @@ fn dense(name: &str, pfns: u64, percent: u64) -> Figure {
             || flat.borrow_mut().copy_from_slice(&words),
             || sweep_flat(&mut flat.borrow_mut()),
         );
-    let times = contest.run(&WallClock::default());
+    let times = ab_run.run(&WallClock::default());
     let detail = format!("{percent} % of {pfns} pfns, in batches of {QUERY_FRAMES_MAX}");
     Figure::new(name, times.speed(OURS, FLAT), Unit::Times, detail)
 }

@@ -5,7 +5,7 @@
 //! Units: bytes a leaf, leaves a second; the latter are drawn by their logarithm.
 //! Threads: plain values.
 //! Source: Williams, Waterman, Patterson, CACM 2009. There is one roof for each number of threads:
-//! the widest bandwidth that any contest with so many measured.
+//! the widest bandwidth that any A/B run with so many measured.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -10,12 +10,12 @@ use p2mtrack_synthetic::huge::Shape;
 use plotters::prelude::*;
 
 use super::{PlotError, SIZE, colour, millions};
-use crate::contest::WallClock;
+use crate::ab_run::WallClock;
 use crate::diff::{Diff, MEMCMP, OURS, READ};
 use crate::figures::affine;
 use crate::p2m::Planted;
+use crate::pool::Pool;
 use crate::setup::Setup;
-use crate::team::Team;
 
 /// What is drawn.
 pub const CURVES: [&str; 3] = [OURS, MEMCMP, READ[1]];
@@ -40,15 +40,15 @@ fn thread_counts(most: usize) -> Vec<usize> {
 #[must_use]
 pub fn measure(setup: &Setup) -> Vec<Step> {
     let p2m = affine::p2m(setup, Shape::Runs);
-    let counts = thread_counts(setup.team.threads());
-    let teams: Vec<_> = counts.iter().map(|&n| Team::new(n).expect("threads")).collect();
+    let counts = thread_counts(setup.pool.threads());
+    let pools: Vec<_> = counts.iter().map(|&n| Pool::new(n).expect("threads")).collect();
     let mut diff = Diff::whole(setup, &p2m, setup.forms);
-    let steps = teams.iter().map(|team| {
-        diff.staff(team);
-        let times = diff.contest(Planted::default()).only(&CURVES).run(&WallClock::default());
+    let steps = pools.iter().map(|pool| {
+        diff.staff(pool);
+        let times = diff.ab_run(Planted::default()).only(&CURVES).run(&WallClock::default());
         let looked = diff.in_a_pass(p2m.leaves() as u64) as f64;
         let leaves = CURVES.map(|side| looked / times.seconds(side));
-        Step { threads: team.threads(), leaves }
+        Step { threads: pool.threads(), leaves }
     });
     steps.collect()
 }

@@ -3,7 +3,7 @@
 //! reached.
 //! Not here: the figures (`p2mtrack-bench`), how they are printed (`object`, `table`).
 //! Units: ratios; no figure is a time.
-//! Threads: the team of each figure.
+//! Threads: the pool of each figure.
 //! Source: names and options are an interface: see `docs/json.md` and `--help`.
 
 mod object;
@@ -19,8 +19,8 @@ use p2mtrack::shadow::Forms;
 use p2mtrack_bench::catalog::Selection;
 use p2mtrack_bench::figure::Figure;
 use p2mtrack_bench::machine::Machine;
+use p2mtrack_bench::pool::Pool;
 use p2mtrack_bench::setup::{PASS_BYTES, Setup};
-use p2mtrack_bench::team::Team;
 
 use crate::compare::CompareArgs;
 use crate::failure::{Failure, VERDICT};
@@ -75,13 +75,13 @@ impl BenchArgs {
     fn setup(&self) -> Result<Setup, Failure> {
         let unusable = |source| Failure::Unusable { about: "bench".to_owned(), source };
         let kernel = self.compare.kernel.map_or_else(Kernel::choose, Ok);
-        let team = Team::new(usize::from(self.threads));
+        let pool = Pool::new(usize::from(self.threads));
         Ok(Setup {
             guest_bytes: self.size,
             kernel: kernel.map_err(|error| unusable(error.into()))?,
             forms: self.compare.shadow.unwrap_or(Forms::Auto),
             pass_bytes: PASS_BYTES,
-            team: team.map_err(|error| unusable(error.into()))?,
+            pool: pool.map_err(|error| unusable(error.into()))?,
         })
     }
 }

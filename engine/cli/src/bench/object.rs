@@ -45,7 +45,7 @@ pub(super) fn machine<'a>(machine: &'a Machine, setup: &Setup) -> MachineObject<
         kernels: Kernel::available().iter().map(|kernel| kernel.name()).collect(),
         kernel: setup.kernel.name(),
         shadow: setup.forms.name(),
-        threads: setup.team.threads(),
+        threads: setup.pool.threads(),
         guest_bytes: setup.guest_bytes,
         version: env!("CARGO_PKG_VERSION"),
     }

@@ -2,7 +2,7 @@
 //! `--plot DIR`: the roofline and the scaling curve as files.
 //! Not here: the drawings (`p2mtrack_bench::plot`).
 //! Units: none.
-//! Threads: the curve's own teams.
+//! Threads: the curve's own pools.
 //! Source: names of the files are an interface.
 
 use std::fs;

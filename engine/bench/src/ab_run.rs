@@ -2,14 +2,14 @@
 //! Several ways to do one job, run in turn: A B B A, five blocks, medians of ratios.
 //! Not here: what the jobs are, or which ratio is a figure.
 //! Units: seconds, of which only ratios leave this module, rates for plots apart.
-//! Threads: the caller's; a side may use a team.
+//! Threads: the caller's; a side may use a pool.
 //! Source: ABBA cancels a drift of the machine that is linear over a block; a median drops blocks
 //! that were disturbed.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-/// Blocks of a contest.
+/// Blocks of an A/B run.
 pub const BLOCKS: usize = 5;
 
 /// A source of time. Tests have one that is told what everything takes.
@@ -71,11 +71,11 @@ impl Side<'_> {
 
 /// All ways to do one job on the same data.
 #[derive(Default)]
-pub struct Contest<'a> {
+pub struct AbRun<'a> {
     sides: Vec<Side<'a>>,
 }
 
-impl<'a> Contest<'a> {
+impl<'a> AbRun<'a> {
     /// Adds a side, which finds `expected` each time.
     #[must_use]
     pub fn side(
@@ -102,7 +102,7 @@ impl<'a> Contest<'a> {
         self
     }
 
-    /// The contest of some of the sides.
+    /// The A/B run of some of the sides.
     #[must_use]
     pub fn only(mut self, names: &[&str]) -> Self {
         self.sides.retain(|side| names.contains(&side.name()));
@@ -136,7 +136,7 @@ impl<'a> Contest<'a> {
     }
 }
 
-/// What a contest took.
+/// What an A/B run took.
 #[derive(Clone, Debug)]
 pub struct Times {
     names: Vec<String>,
@@ -248,11 +248,12 @@ mod tests {
             order.borrow_mut().push(name);
             0
         };
-        let contest = Contest::default()
-            .side("a", 0, || note('a'))
-            .side("b", 0, || note('b'))
-            .side("c", 0, || note('c'));
-        let _ = contest.run(&clock);
+        let ab_run = AbRun::default().side("a", 0, || note('a')).side("b", 0, || note('b')).side(
+            "c",
+            0,
+            || note('c'),
+        );
+        let _ = ab_run.run(&clock);
         assert_eq!(*order.borrow(), format!("abc{}", "abccba".repeat(BLOCKS)));
     }
 
@@ -264,8 +265,8 @@ mod tests {
             turn.set(turn.get() + 1);
             clock.spend(own + turn.get())
         };
-        let contest = Contest::default().side("a", 7, || drift(1000)).side("b", 7, || drift(1000));
-        assert!(near(contest.run(&clock).speed("a", "b"), 1.0));
+        let ab_run = AbRun::default().side("a", 7, || drift(1000)).side("b", 7, || drift(1000));
+        assert!(near(ab_run.run(&clock).speed("a", "b"), 1.0));
     }
 
     #[test]
@@ -276,8 +277,8 @@ mod tests {
             turn.set(turn.get() + 1);
             clock.spend(if (4..8).contains(&turn.get()) { 1000 } else { 100 })
         };
-        let contest = Contest::default().side("a", 7, disturbed).side("b", 7, || clock.spend(300));
-        let times = contest.run(&clock);
+        let ab_run = AbRun::default().side("a", 7, disturbed).side("b", 7, || clock.spend(300));
+        let times = ab_run.run(&clock);
         assert!(near(times.speed("a", "b"), 3.0) && near(times.speed("b", "a"), 1.0 / 3.0));
         assert!(near(times.seconds("a"), 0.1));
         assert_eq!(times.fastest(&["b", "a"]), "a");
@@ -291,19 +292,19 @@ mod tests {
         let prepare = || {
             clock.spend(5000);
         };
-        let contest =
-            Contest::default()
+        let ab_run =
+            AbRun::default()
                 .prepared("a", 7, prepare, || clock.spend(100))
                 .side("b", 7, || clock.spend(300));
-        assert!(near(contest.run(&clock).speed("a", "b"), 3.0));
+        assert!(near(ab_run.run(&clock).speed("a", "b"), 3.0));
     }
 
     #[test]
     #[should_panic(expected = "b found something else than there is")]
     fn a_side_that_computes_rubbish_has_no_time() {
         let clock = FakeClock::default();
-        let contest =
-            Contest::default().side("a", 7, || clock.spend(1)).side("b", 8, || clock.spend(1));
-        let _ = contest.run(&clock);
+        let ab_run =
+            AbRun::default().side("a", 7, || clock.spend(1)).side("b", 8, || clock.spend(1));
+        let _ = ab_run.run(&clock);
     }
 }

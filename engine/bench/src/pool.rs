@@ -10,9 +10,9 @@ use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
 /// Threads that work on one list together.
 #[derive(Debug)]
-pub struct Team(ThreadPool);
+pub struct Pool(ThreadPool);
 
-impl Team {
+impl Pool {
     /// Starts threads, one at least.
     ///
     /// # Errors
@@ -62,11 +62,11 @@ mod tests {
     fn every_item_is_one_threads() {
         let list: Vec<u64> = (0..1001).collect();
         for threads in [0, 1, 2, 3, 7] {
-            let team = Team::new(threads).expect("threads");
-            assert_eq!(team.threads(), threads.max(1));
-            assert_eq!(team.sum(&list, |piece| piece.iter().sum()), 1000 * 1001 / 2);
-            assert_eq!(team.sum(&list[..1], |piece| piece.len() as u64), 1);
-            assert_eq!(team.pieces(&list).collect::<Vec<_>>().concat(), list);
+            let pool = Pool::new(threads).expect("threads");
+            assert_eq!(pool.threads(), threads.max(1));
+            assert_eq!(pool.sum(&list, |piece| piece.iter().sum()), 1000 * 1001 / 2);
+            assert_eq!(pool.sum(&list[..1], |piece| piece.len() as u64), 1);
+            assert_eq!(pool.pieces(&list).collect::<Vec<_>>().concat(), list);
         }
     }
 }
