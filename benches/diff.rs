@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The scenarios of `diff.*`, each side a benchmark; a side that finds something else than there is
-//! panics.
+//! The scenarios of `diff.*`, each side a benchmark; a side with a wrong result panics.
 //! Not here: the scenarios (`p2mtrack_bench::figures`).
 //! Units: bytes of live p2m a second.
-//! Threads: two; of scattered leaves one.
+//! Threads: two; one for scattered leaves.
 //! Source: `docs/decisions/0009`.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
@@ -26,7 +25,7 @@ const GUEST_BYTES: u64 = 256 << 30;
 fn setup() -> Setup {
     let kernel = Kernel::choose().expect("a kernel of this machine");
     let pool = Pool::new(2).expect("threads");
-    // A pass looks once at each leaf: criterion repeats it.
+    // A pass compares each leaf once: criterion repeats it.
     Setup { guest_bytes: GUEST_BYTES, kernel, forms: Forms::Auto, pass_bytes: 0, pool }
 }
 

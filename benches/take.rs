@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The scenarios of `bitmap.take.*`: what was marked is taken out again, all of it.
+//! The scenarios of `bitmap.take.*`: everything that was marked is taken again.
 //! Not here: the scenarios (`p2mtrack_bench::figures::take`), their peers (`p2mtrack bench`).
 //! Units: pfns taken a second; marking them is not timed.
 //! Threads: one.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Arrows point one way: no circle among the files of a crate, and a type has its methods where it
+//! Dependencies go one way: the files of a crate have no cycle, and a type has its methods where it
 //! is defined.
-//! Not here: which arrows there are (`docs/design.md`, "Shape").
-//! Units: files; an arrow is a path of one file that names what another one defines.
+//! Not here: which dependencies there are (`docs/design.md`, "Shape").
+//! Units: files; an arrow is a path in one file that names an item of another one.
 //! Threads: one.
 //! Source: the sources of this workspace as they lie on disk;
 //! `docs/decisions/0023-one-downward-path.md`.
@@ -16,7 +16,7 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemUse, UseTree, Visibility};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-/// The crates whose files are held to it.
+/// The crates whose files are checked.
 const CRATES: [&str; 4] = ["tracker", "cli", "trace", "synthetic"];
 
 /// A module's path below its crate; the root's is empty.
@@ -27,12 +27,11 @@ type Names = Vec<String>;
 /// The files of a crate, tests left out.
 struct Crate {
     files: BTreeMap<Module, syn::File>,
-    /// What each file takes from elsewhere and gives on: by its name here, the path that it has
-    /// there.
+    /// What each file re-exports: the name here, and the path of the item there.
     given_on: BTreeMap<Module, BTreeMap<String, Names>>,
 }
 
-/// All arrows of one file.
+/// All arrows from one file.
 struct Paths {
     found: Vec<Names>,
 }
@@ -77,7 +76,7 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
-        // What is given on is no arrow of the file that does so.
+        // A re-export is no arrow.
         if matches!(item.vis, Visibility::Inherited) {
             let mut found = Vec::new();
             leaves(&item.tree, &[], &mut found);
@@ -85,7 +84,7 @@ impl<'ast> Visit<'ast> for Paths {
         }
     }
 
-    fn visit_visibility(&mut self, _: &'ast Visibility) {} // who may see it
+    fn visit_visibility(&mut self, _: &'ast Visibility) {} // `pub(in path)` is no arrow
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         self.found.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
@@ -112,7 +111,7 @@ impl Crate {
     }
 
     /// A path of a file, from the crate's root; `None` if it leads out of the crate, or is a name
-    /// of the file's own.
+    /// of the file itself.
     fn absolute(&self, module: &[String], path: &[String]) -> Option<Names> {
         match path.first()?.as_str() {
             "crate" => Some(path[1..].to_vec()),
@@ -190,20 +189,20 @@ fn reached<'a>(
 }
 
 #[test]
-fn files_of_a_crate_make_no_circle() {
-    let mut circles = Vec::new();
+fn files_of_a_crate_make_no_cycle() {
+    let mut cycles = Vec::new();
     for name in CRATES {
         let files = Crate::read(name);
         let arrows = files.arrows();
         let count: usize = arrows.values().map(BTreeSet::len).sum();
-        assert!(count > arrows.len(), "{name}: {count} arrows can't be all");
+        assert!(count > arrows.len(), "{name}: only {count} arrows found");
         for (&from, others) in &arrows {
             let back = others.iter().filter(|other| reached(other, &arrows).contains(from));
-            circles
+            cycles
                 .extend(back.map(|to| format!("{name}: {} -> {}", from.join("::"), to.join("::"))));
         }
     }
-    assert!(circles.is_empty(), "arrows of circles:\n{}", circles.join("\n"));
+    assert!(cycles.is_empty(), "arrows of cycles:\n{}", cycles.join("\n"));
 }
 
 #[test]
@@ -224,7 +223,11 @@ fn a_type_has_its_methods_where_it_is_defined() {
                 .extend(found.map(|found| format!("{name}: {found} in {}", module.join("::"))));
         }
     }
-    assert!(elsewhere.is_empty(), "methods that are elsewhere:\n{}", elsewhere.join("\n"));
+    assert!(
+        elsewhere.is_empty(),
+        "methods in another file than their type:\n{}",
+        elsewhere.join("\n")
+    );
 }
 
 fn defined_name(item: &Item) -> Option<String> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Law 9: what was sent, and what is known otherwise, against the frames that the domain holds.
+//! Law 9: frames that were sent, or are known otherwise, against the frames that the domain holds.
 //! Not here: the owners of single frames (`owners`).
 //! Units: frames of the hand-driven guest in `fixture`, which holds 1,280.
 //! Threads: one.
@@ -21,13 +21,13 @@ fn start(fixture: &Fixture, config: Config) -> Migration {
     migration
 }
 
-/// How many frames a suspended round does not account for, or what it ends with.
+/// The frames that a suspended round does not account for, or its error.
 fn unaccounted(fixture: &Fixture, migration: &mut Migration) -> Result<i64, Error> {
     let report = fixture.with(|ports| migration.checkpoint(ports))?;
     Ok(report.unaccounted_frames.expect("a suspended round"))
 }
 
-/// The list, or the tree, leads to pages of zeros, or to nothing, from now on.
+/// From now on the list, or the tree, leads to pages of zeros, or to nothing.
 fn hide(machine: &mut Machine, zeros: bool) {
     let nowhere = if zeros { machine.populate(HOLES + 9) } else { 0 };
     if zeros {
@@ -72,7 +72,7 @@ fn law_9_a_p2m_that_leads_nowhere_is_a_named_error() {
                     }
                     other => panic!("{other}"),
                 }
-                assert!(fixture.machine().said_gone.is_empty(), "nothing was said to be gone");
+                assert!(fixture.machine().said_gone.is_empty(), "nothing was reported gone");
                 fixture.with(|ports| migration.cancel(ports)).expect("cancels");
             }
         }
@@ -96,7 +96,7 @@ fn law_9_types_that_disown_everything_are_a_named_error() {
         fixture.machine().disowned = true;
         let error = unaccounted(&fixture, &mut migration).expect_err("they are the domain's");
         assert!(matches!(error, Error::Unaccounted { .. } | Error::Structure { .. }), "{error}");
-        // A port that says so from the first copy on.
+        // A port that reports this from the first copy on.
         let fixture = Fixture::tree();
         fixture.machine().disowned = true;
         let mut migration = start(&fixture, Config::default());
@@ -117,7 +117,7 @@ fn law_9_the_limit_is_reached_and_not_passed() {
         for fixture in both() {
             let mut migration = start(&fixture, Config::default());
             for _ in 0..frames {
-                fixture.machine().populate(1 << 20); // of no pfn that there is
+                fixture.machine().populate(1 << 20); // a frame without a valid pfn
             }
             match unaccounted(&fixture, &mut migration) {
                 Ok(count) => assert_eq!((count, ends), (frames, false)),
@@ -132,13 +132,13 @@ fn law_9_more_pfns_with_frames_than_the_domain_holds_is_a_named_error() {
     for fixture in both() {
         let mut migration = start(&fixture, Config::default());
         for pfn in 0..HOLES {
-            let part = (OWN..OWN + 8).contains(&pfn);
-            if !part {
-                fixture.machine().hand_out(BASE + pfn, Some(pfn)); // the entries stay
+            let is_p2m_frame = (OWN..OWN + 8).contains(&pfn);
+            if !is_p2m_frame {
+                fixture.machine().give_away(BASE + pfn, Some(pfn)); // the entries stay
             }
         }
         let error =
-            unaccounted(&fixture, &mut migration).expect_err("who gave them away wrote nothing");
+            unaccounted(&fixture, &mut migration).expect_err("the guest did not write the entries");
         match &error {
             Error::Unaccounted { unaccounted_frames, .. } => {
                 assert_eq!(*unaccounted_frames, 8 - HOLES as i64);
@@ -165,7 +165,7 @@ fn law_9_each_frame_is_counted_once_on_whatever_footing() {
             machine.set_entry(11, Entry::foreign(Width::W64, Mfn(BASE + 11)));
             machine.balloon_out(12);
             machine.balloon_in(HOLES + 8, 0x88);
-            machine.set_entry(13, Entry::INVALID); // on its way to Xen
+            machine.set_entry(13, Entry::INVALID); // not yet returned to Xen
         }
         for _ in 0..3 {
             assert_eq!(unaccounted(&fixture, &mut migration).expect("an honest guest"), 1);
@@ -176,7 +176,7 @@ fn law_9_each_frame_is_counted_once_on_whatever_footing() {
             machine.balloon_out(9); // and its alias with it
         }
         assert_eq!(unaccounted(&fixture, &mut migration).expect("an honest guest"), 1);
-        fixture.machine().roots.pfn_count = 1200; // what falls away is still the domain's
+        fixture.machine().roots.pfn_count = 1200; // the removed pfns' frames are still the domain's
         let left = unaccounted(&fixture, &mut migration).expect("an honest guest");
         let above = 2; // of HOLES + 6 and HOLES + 8
         assert_eq!(left, 1 + above + (HOLES as i64 - 1200));

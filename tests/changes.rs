@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the tracker notices: the rows of the design's table of changes, and the branches of the
-//! completeness argument. Not here: the laws (`laws`), the final round's table (`outcomes`).
+//! What the tracker detects: the rows of the design's table of changes, and the branches of the
+//! completeness argument.
+//! Not here: the laws (`laws`), the final round's table (`outcomes`).
 //! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
 //! Source: `docs/design.md`, "Changes" and "Completeness".
@@ -50,7 +51,7 @@ fn entries_of_a_leaf() {
             (entries.mapped, entries.unmapped, entries.remapped, entries.other),
             (1, 1, 1, 0)
         );
-        // The new pages were written, so log-dirty names them; nobody wrote the one that left.
+        // The new pages were written, so log-dirty names them; the one that left was not.
         assert_eq!(entries.beyond_log_dirty, 1);
         finish(&fixture, &mut migration);
     }
@@ -118,7 +119,7 @@ fn a_reshape_with_equal_entries_owes_only_the_frame_list() {
             let new = machine.copy_words(machine.leaf(512), HOLES + 1);
             machine.set_entry(HOLES + 1, Entry(new));
             machine.set_leaf(1, new);
-            // the copy itself is no news
+            // the copy itself was sent already
             machine.log.retain(|&pfn| pfn >= OWN + 3 || pfn == OWN + 2);
         }
         let lists = fixture.machine().lists;
@@ -133,7 +134,7 @@ fn a_walk_that_finds_the_same_leaves_keeps_their_mappings() {
     for (fixture, mut migration) in both() {
         let held = fixture.machine().map_frames.clone();
         let again = fixture.machine().leaf(512);
-        fixture.machine().set_leaf(1, again); // written, and as it was
+        fixture.machine().set_leaf(1, again); // written with the same value
         assert_eq!(round(&fixture, &mut migration).structure.walks, 1);
         assert_eq!(fixture.machine().map_frames, held);
         finish(&fixture, &mut migration);
@@ -152,7 +153,7 @@ fn two_leaves_that_get_other_pfns_in_one_round_owe_the_frame_list() {
 }
 
 #[test]
-fn a_frame_list_that_changes_twice_before_it_is_told_is_told() {
+fn a_frame_list_that_changes_twice_before_it_is_sent_is_sent() {
     for (fixture, mut migration) in both() {
         fixture.machine().roots.pfn_count = 1400;
         swap(&fixture, OWN + 3, 1100); // found by the comparison: a second walk
@@ -215,7 +216,7 @@ fn a_leaf_that_gets_another_frame_is_read_from_the_new_one() {
             machine.release(old);
             machine.poke(new, 88, u64::MAX);
             machine.release(BASE + 600);
-            // The old frame, still mapped by us, says something else now.
+            // The old frame, which the engine still maps, has another value now.
             machine.poke(old, 89, 0x1234);
         }
         let report = round(&fixture, &mut migration);
@@ -330,7 +331,7 @@ fn a_frame_that_moves_with_its_ptes_kept_puts_every_table_in_uncertainty_once() 
 }
 
 #[test]
-fn a_uncertainty_of_tables_is_borne_so_many_rounds_running_and_then_put_off() {
+fn an_uncertainty_of_tables_is_tolerated_for_some_rounds_and_then_deferred() {
     for (fixture, mut migration) in both() {
         fixture.machine().make_table(20, 21);
         round(&fixture, &mut migration);
@@ -361,9 +362,9 @@ fn a_frame_that_moves_in_the_final_round_reaches_the_tables() {
 
 #[test]
 fn a_frame_that_moves_on_before_it_was_accepted_where_a_table_named_it() {
-    // The table is normalised while frame F is at pfn 600; 600 itself is not sent under F, because
-    // the transport has no answer for it. Then F moves on to a pfn that had none. No shadow entry
-    // ever held F.
+    // The table is normalised while frame F is at pfn 600; 600 itself is not accepted under F,
+    // because the transport defers it. Then F moves on to a pfn that had no frame. No shadow entry
+    // ever named F.
     for (fixture, mut migration) in both() {
         let frame = {
             let machine = &mut *fixture.machine();
@@ -391,8 +392,8 @@ fn a_frame_that_moves_on_before_it_was_accepted_where_a_table_named_it() {
 
 #[test]
 fn a_pfn_that_only_a_table_named_is_given_back() {
-    // A receiver that localises tables on arrival has made a frame for pfn 1300, which never was
-    // sent.
+    // A receiver that localises tables on arrival has allocated a frame for pfn 1300, which was
+    // never sent.
     for (fixture, mut migration) in both() {
         {
             let machine = &mut *fixture.machine();
@@ -444,7 +445,7 @@ fn a_frame_that_vanishes_between_query_and_map_is_deferred() {
 fn a_table_that_can_not_be_normalised_now_is_deferred() {
     for (fixture, mut migration) in both() {
         fixture.machine().make_table(20, 21);
-        fixture.machine().frame(BASE + 21).m2p = None; // amid an update
+        fixture.machine().frame(BASE + 21).m2p = None; // during an update
         assert_eq!(round(&fixture, &mut migration).pages.deferred_table, 1);
         fixture.machine().machphys(BASE + 21, 21);
         assert_eq!(round(&fixture, &mut migration).pages.left, 0);
@@ -562,7 +563,7 @@ fn complete_a_b_a_by_transfer_is_owed_while_the_guest_takes_transfers() {
             machine.accepts = true;
             machine.set_entry(9, Entry::INVALID);
             machine.set_entry(9, Entry(BASE + 9));
-            machine.frame(BASE + 9).content = 0xd0; // another domain defined it: no mark
+            machine.frame(BASE + 9).content = 0xd0; // another domain wrote it: no mark
         }
         let report = round(&fixture, &mut migration);
         assert!(report.pages.accepted >= 512);
@@ -572,9 +573,9 @@ fn complete_a_b_a_by_transfer_is_owed_while_the_guest_takes_transfers() {
 
 #[test]
 fn complete_a_b_a_by_transfer_just_before_the_log_is_taken() {
-    // The round begins, and only then the guest offers to take a frame; its leaf is dirty in this
-    // round's log and not in the next one's. Once the offer is up to the end of the round, and once
-    // it is gone when the log was taken.
+    // The guest offers to take a frame only after the round began; its leaf is dirty in this
+    // round's log and not in the next one's. In one case the offer lasts to the end of the round,
+    // in the other it is withdrawn once the log was taken.
     for stays in [true, false] {
         for (fixture, mut migration) in both() {
             fixture.machine().on(if stays { At::Clean } else { At::Roots }, move |machine| {

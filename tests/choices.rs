@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The one source of chance of a hostile case: a byte string, read from front to back.
+//! The only source of randomness of a hostile case: a byte string, read from front to back.
 //! Not here: what is chosen (`hostile_guest`).
-//! Units: bytes; a choice takes as few as hold it.
+//! Units: bytes; a choice takes as few as it needs.
 //! Threads: one owner.
-//! Source: own. Zero is the tamest answer to each question, and what an exhausted string answers,
+//! Source: own. Zero is the most harmless choice everywhere, and an exhausted string gives zeros,
 //! so that a shorter or smaller string is a simpler case: proptest shrinks it, a fuzzer mutates it.
 
 /// Choices read out of a byte string.
@@ -13,13 +13,13 @@ pub struct Choices<'a> {
 }
 
 impl<'a> Choices<'a> {
-    /// All choices that these bytes hold; zeros after them.
+    /// The choices in these bytes; zeros after them.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self { left: bytes }
     }
 
-    /// Whether everything that follows is zero because nothing is left.
+    /// Whether no bytes are left, so that everything that follows is zero.
     #[must_use]
     pub const fn is_exhausted(&self) -> bool {
         self.left.is_empty()
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_exhausted_string_answers_zero() {
+    fn an_exhausted_string_gives_zeros() {
         let mut choices = Choices::new(&[7, 1, 2]);
         assert_eq!((choices.below(4), choices.below(0x200)), (3, 0x102));
         assert!(choices.is_exhausted());

@@ -4,8 +4,8 @@
 //! Not here: code, which rustfmt breaks; strings.
 //! Units: columns are characters.
 //! Threads: one.
-//! Source: the files of this workspace as they lie on disk. Tables, links and what stands between
-//! fences in a document have no limit.
+//! Source: the files of this workspace on disk. Tables, links and fenced blocks of a document have
+//! no limit.
 #![cfg(not(miri))] // reads the disk
 
 use std::fs;
@@ -32,7 +32,7 @@ fn is_comment(line: &str) -> bool {
     if let Some(comment) = text.strip_prefix("//") {
         return !comment.trim_start_matches(['/', '!']).trim_start().starts_with('|');
     }
-    // Behind code; a string may have slashes, too.
+    // After code; a string may have slashes, too.
     text.rsplit_once(" // ").is_some_and(|(code, _)| code.matches('"').count() % 2 == 0)
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a round's report says, to the last count: one change of the guest, and all the numbers that
-//! follow from it.
+//! Every count of a round's report: one change of the guest, and all the numbers that follow from
+//! it.
 //! Not here: whether the destination is right (`laws`, `changes`), uncertainties (`walks`), rates
 //! (`laws`).
 //! Units: as in the reports.
@@ -30,7 +30,7 @@ fn both() -> [(Fixture, Migration, u64); 2] {
     })
 }
 
-/// Three leaves, of which so many are dirty, and compared.
+/// Counts of three leaves, of which so many are dirty, and compared.
 const fn leaves(dirty: u64, compared: u64) -> LeafCounts {
     let (tracked, distinct) = (3, 3);
     LeafCounts { tracked, distinct, dirty, compared, fresh: 0, dropped: 0, unchanged: 0 }
@@ -50,7 +50,7 @@ fn swap(fixture: &Fixture, a: u64, b: u64) {
     guest.machphys(frame_a.0, b);
 }
 
-/// Writes the leaf of a pfn, and leaves it as it was.
+/// Writes the leaf of a pfn without a change.
 fn touch(fixture: &Fixture, pfn: u64) {
     let guest = &mut *fixture.machine();
     let entry = guest.entry(pfn);
@@ -81,7 +81,7 @@ fn the_first_copy_and_the_final_round() {
         assert_eq!(round(&fixture, &mut migration).round, 1);
         touch(&fixture, 9);
         touch(&fixture, HOLES + 1);
-        // Entries that the m2p agrees with, and words that name no frame, are owed no second time.
+        // Entries that agree with the m2p, and words that name no frame, are not owed again.
         let last = RoundReport {
             round: 2,
             stage: Stage::Final,
@@ -114,7 +114,7 @@ fn entries_by_kind() {
         }
         let report = round(&fixture, &mut migration);
         let (mapped, unmapped, remapped, other) = (1, 1, 1, 3);
-        let beyond_log_dirty = 4; // the words without a frame: nobody wrote there
+        let beyond_log_dirty = 4; // the words without a frame: no page was written
         assert_eq!(
             report.entries,
             EntryCounts { mapped, unmapped, remapped, other, beyond_log_dirty }
@@ -127,7 +127,7 @@ fn entries_by_kind() {
             round(&fixture, &mut migration).leaves,
             LeafCounts { unchanged: 1, ..leaves(1, 1) }
         );
-        // nobody is asked about such a frame
+        // such a frame is not queried
         fixture.machine().set_entry(HOLES + 3, Entry::INVALID);
         let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.other, report.pages.unpopulated), (1, 1));
@@ -170,7 +170,8 @@ fn a_leaf_under_another_pfn() {
         swap(&fixture, OWN + 1, 1100);
         let report = round(&fixture, &mut migration);
         assert_eq!(report.entries, EntryCounts { remapped: 2, ..Default::default() });
-        // The leaf itself is read twice: what was marked under its new pfn was nobody's at first.
+        // The leaf itself is read twice: at first its new pfn, under which it was marked, was not
+        // known as a backing pfn.
         assert_eq!(report.leaves, LeafCounts { unchanged: 1, ..leaves(3, 4) });
         let structure = StructureCounts {
             entries: 1,
@@ -202,7 +203,7 @@ fn a_table_under_another_pfn() {
 fn a_leaf_that_the_last_walk_relied_on_under_another_pfn() {
     let fixture = Fixture::tree();
     {
-        // A leaf without frames at position 3, before one with frames, and behind it, where nothing
+        // A leaf without frames at position 3, before one with frames, and after it, where nothing
         // is tracked.
         let guest = &mut *fixture.machine();
         guest.roots.pfn_count = 7 * 512;
@@ -220,7 +221,7 @@ fn a_leaf_that_the_last_walk_relied_on_under_another_pfn() {
     assert_eq!(round(&fixture, &mut migration).leaves.tracked, 5);
     swap(&fixture, HOLES + 1, 700);
     let report = round(&fixture, &mut migration);
-    // Its holder's entry changed, what the walk went by is marked as written, and is elsewhere.
+    // The entry of its backing pfn changed; the frame is marked as written, and has another pfn.
     let structure = StructureCounts {
         dirty: 1,
         entries: 2,
@@ -232,7 +233,7 @@ fn a_leaf_that_the_last_walk_relied_on_under_another_pfn() {
     assert_eq!(report.structure, structure);
 }
 
-/// Gives the guest a fourth leaf, whose words are a run that begins there.
+/// Adds a fourth leaf, whose words are a run that begins at this value.
 fn grow(fixture: &Fixture, first: u64, pfn_count: u64) {
     let guest = &mut *fixture.machine();
     let leaf = guest.copy_words(guest.leaf(1024), HOLES + 1);
@@ -274,7 +275,7 @@ fn growth_by_a_run_that_leads_out_of_the_machine() {
             ..accepted(3)
         };
         assert_eq!(report.pages, pages);
-        // The new leaf falls away with its page.
+        // The new leaf is removed with its page.
         fixture.machine().roots.pfn_count = 1000;
         let report = round(&fixture, &mut migration);
         let (tracked, distinct) = (2, 2);
@@ -301,7 +302,7 @@ fn a_last_leaf_that_the_count_of_pfns_cuts() {
         let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.mapped, report.leaves.compared), (100, 1));
         assert_eq!(report.structure.frame_lists, 1, "no other leaves, but more pfns");
-        // Aligned now: the cut leaf has no more to give.
+        // Aligned now: the cut leaf has no more entries.
         fixture.machine().roots.pfn_count = 1024;
         let report = round(&fixture, &mut migration);
         assert_eq!((report.entries.mapped, report.leaves.compared), (324, 1));
@@ -323,7 +324,7 @@ fn a_frame_that_pauses_between_two_pfns_moves_when_it_arrives() {
             guest.machphys(frame.0, HOLES + 1);
         }
         assert_eq!(round(&fixture, &mut migration).pages.moved, 1);
-        // A pfn past the last one is nobody's: the frame left and arrived nowhere.
+        // A pfn past the last one does not count: the frame left and arrived nowhere.
         fixture.machine().set_entry(HOLES + 1, Entry::INVALID);
         fixture.machine().frame(frame.0).m2p = Some(1536);
         let report = round(&fixture, &mut migration);
@@ -345,7 +346,7 @@ fn a_frame_moves_also_between_a_pfn_and_the_one_that_only_a_table_knew_it_by() {
         }
         let report = round(&fixture, &mut migration);
         assert_eq!(migration.tracker().deferral(Pfn(a)), Some(Deferral::Unacknowledged));
-        // The table names `a`, which waits, and is owed once, as it was.
+        // The table names `a`, which is deferred, and is still owed once.
         assert_eq!((report.pages.moved, report.pages.left, migration.tracker().owed()), (0, 1, 1));
         {
             let guest = &mut *fixture.machine();
@@ -377,9 +378,9 @@ fn a_leaf_with_frames_may_stand_at_four_positions() {
     }
 }
 
-/// A guest whose leaf without frames stands at some positions before the last. Its words are no
+/// A guest whose leaf without frames is listed at some positions before the last. Its words are no
 /// run.
-fn barren(positions: usize) -> (Fixture, Migration) {
+fn without_frames(positions: usize) -> (Fixture, Migration) {
     let fixture = Fixture::tree();
     {
         let guest = &mut *fixture.machine();
@@ -405,7 +406,7 @@ fn barren(positions: usize) -> (Fixture, Migration) {
 
 #[test]
 fn a_uncertainty_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
-    let (fixture, mut migration) = barren(90);
+    let (fixture, mut migration) = without_frames(90);
     let held = migration.tracker().shadow_bytes();
     let list = std::mem::replace(&mut fixture.machine().roots.frame_list_list, 1 << 40);
     let report = round(&fixture, &mut migration);
@@ -415,7 +416,7 @@ fn a_uncertainty_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
     // The three leaves at the start, and the last one.
     assert_eq!(report.pages.owed, 4 * 512);
     assert_eq!(migration.tracker().shadow_bytes(), held);
-    // Nor when somebody may have got a frame, and nobody says who.
+    // Nor when an unknown pfn may have got a frame by transfer.
     fixture.machine().accepts = true;
     let report = finish(&fixture, &mut migration);
     assert!(report.pages.owed <= 4 * 512 + 8, "{}", report.pages.owed);
@@ -424,12 +425,12 @@ fn a_uncertainty_owes_nothing_of_a_leaf_without_frames_at_many_positions() {
 
 #[test]
 fn a_leaf_without_frames_at_many_positions_is_one_copy_and_owes_nothing() {
-    let ((_, two), (fixture, mut migration)) = (barren(2), barren(90));
+    let ((_, two), (fixture, mut migration)) = (without_frames(2), without_frames(90));
     let held = migration.tracker().shadow_bytes();
     assert_eq!((two.tracker().shadow_bytes().shared, held.shared), (2, 90));
     let more = held.bytes - two.tracker().shadow_bytes().bytes;
     assert!(more < 90 * 64, "{more} bytes for 88 positions more");
-    // It is written: every position follows, and still shares.
+    // It is written: the copy changes at every position, and is still shared.
     let shared = fixture.machine().leaf(3 * 512);
     let now = Entry::identity(Width::W64, Pfn(0x777));
     fixture.machine().poke(shared, 5, now.0);

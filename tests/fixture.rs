@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest driven by hand: a few leaves, every write and hypercall the test's own, hooks at every
+//! A hand-driven guest: a few leaves; the test makes every write and hypercall, with hooks at every
 //! port call.
 //! Not here: random guests (`p2mtrack-synthetic`); this machine does nothing by itself.
 //! Units: pfns, mfns; page contents are numbers.
-//! Threads: one; ports share the machine behind a mutex because the traits ask for it.
+//! Threads: one; ports share the machine behind a mutex because the traits require `Sync`.
 //! Source: marking rules as in Xen: by pfn through the m2p at the time of the write, owned frames
 //! only.
 
@@ -28,7 +28,7 @@ use p2mtrack::table::{TableView, normalise};
 pub const MACHINE: u64 = 1 << 14;
 /// The frame of pfn `p` at the start is `p + BASE`.
 pub const BASE: u64 = 0x1000;
-/// First of the pfns that hold the p2m's own frames: leaves, then upper frames.
+/// First of the pfns with the p2m's own frames: leaves, then upper frames.
 pub const OWN: u64 = 0x100;
 /// First pfn without a frame: the rest of leaf 2 is ballooned out.
 pub const HOLES: u64 = 2 * 512 + 256;
@@ -78,7 +78,7 @@ pub struct Machine {
     pub log: BTreeSet<u64>,
     pub received: BTreeMap<u64, Got>,
     pub said_gone: Vec<u64>,
-    /// The same of a guest that ran.
+    /// The same while the guest ran.
     pub noted_gone: Vec<u64>,
     pub list: Vec<Option<Pfn>>,
     pub lists: u64,
@@ -88,17 +88,17 @@ pub struct Machine {
     pub map_frames: BTreeMap<u32, u64>,
     pub next_map: u32,
     pub unlogged: Vec<u64>,
-    /// The type query says of every frame that it is not the domain's.
+    /// The type query reports every frame as not the domain's.
     pub disowned: bool,
     pub accepts: bool,
-    /// What the transfer entries of the grant table name; `None` if the port can't say.
+    /// What the transfer entries of the grant table name; `None` if the port does not know.
     pub transfers: Option<Vec<Transfer>>,
     pub returned: Vec<u64>,
     /// Answers to give instead of the transport's own, by pfn.
     pub answers: BTreeMap<u64, VecDeque<Answer>>,
     /// Errors of whole calls, by point; one each.
     pub errors: Vec<At>,
-    /// CLEAN reads only so many pfns, once.
+    /// CLEAN reads only this many pfns, once.
     pub short: Option<u64>,
     pub calls: Vec<At>,
     hooks: Vec<(At, Action)>,
@@ -109,7 +109,7 @@ impl Machine {
         self.hooks.push((at, Box::new(action)));
     }
 
-    fn reach(&mut self, at: At) {
+    fn arrive(&mut self, at: At) {
         self.calls.push(at);
         if let Some(index) = self.hooks.iter().position(|hook| hook.0 == at) {
             let (_, action) = self.hooks.remove(index);
@@ -167,7 +167,7 @@ impl Machine {
         self.write_frame(mfn, content);
     }
 
-    /// The frame of the leaf that holds the entry of `pfn`, as the guest sees it now.
+    /// The frame of the leaf with the entry of `pfn`, as the guest sees it now.
     pub fn leaf(&self, pfn: u64) -> u64 {
         let position = (pfn / 512) as usize;
         if self.linear {
@@ -207,7 +207,7 @@ impl Machine {
         }
     }
 
-    /// A fresh frame from Xen for a pfn: m2p set, nothing marked.
+    /// A new frame from Xen for a pfn: m2p set, nothing marked.
     pub fn populate(&mut self, pfn: u64) -> u64 {
         let mfn =
             (BASE + 0x800..MACHINE).find(|m| !self.frames.contains_key(m)).expect("a free frame");
@@ -229,15 +229,15 @@ impl Machine {
         self.frame(mfn).words = Some(Arc::new(std::array::from_fn(|_| AtomicU64::new(word))));
     }
 
-    /// Another domain gets a frame: its m2p is that one's business.
-    pub fn hand_out(&mut self, mfn: u64, m2p: Option<u64>) {
+    /// Another domain gets a frame, and sets its m2p.
+    pub fn give_away(&mut self, mfn: u64, m2p: Option<u64>) {
         let frame = self.frame(mfn);
         (frame.owned, frame.m2p, frame.content) = (false, m2p, 0xbad);
     }
 
-    /// A frame comes to a pfn, from Xen or by transfer, with what is in it: m2p set, nothing
-    /// marked, no entry written.
-    pub fn hand_in(&mut self, mfn: u64, pfn: u64, content: u64) {
+    /// A pfn gets a frame, from Xen or by transfer, with its contents: m2p set, nothing marked, no
+    /// entry written.
+    pub fn receive(&mut self, mfn: u64, pfn: u64, content: u64) {
         let frame = self.frame(mfn);
         (frame.owned, frame.m2p, frame.content) = (true, Some(pfn), content);
     }
@@ -278,7 +278,7 @@ impl Machine {
         self.poke(mfn, 3, named << 12 | PRESENT);
     }
 
-    /// Copies a leaf, with its words, to a fresh frame of `pfn`.
+    /// Copies a leaf, with its words, to a new frame of `pfn`.
     pub fn copy_words(&mut self, from: u64, pfn: u64) -> u64 {
         let mfn = self.populate(pfn);
         let words = self.words(from);
@@ -290,7 +290,7 @@ impl Machine {
 
     // --- the judge -----------------------------------------------------------------------------
 
-    /// What the destination has to hold: computed from the machine alone.
+    /// What the destination must hold: computed from the machine alone.
     pub fn expected(&self) -> BTreeMap<u64, Got> {
         let frame_of = |pfn: u64| {
             let mfn = self.entry(pfn).0;
@@ -323,12 +323,12 @@ impl Machine {
 #[derive(Clone)]
 pub struct Fixture(Arc<Mutex<Machine>>);
 
-/// A live round that ends well.
+/// A live round that ends without an error.
 pub fn round(fixture: &Fixture, migration: &mut Migration) -> RoundReport {
     fixture.with(|ports| migration.round(ports)).expect("a live round")
 }
 
-/// A final round that ends well, with an identical destination.
+/// A final round that ends without an error, with an identical destination.
 pub fn finish(fixture: &Fixture, migration: &mut Migration) -> RoundReport {
     let report = fixture.with(|ports| migration.finish(ports)).expect("completes");
     fixture.machine().assert_identical();
@@ -434,7 +434,7 @@ impl LogDirty for Fixture {
     fn clean(&mut self, mut into: LogBuffer<'_>) -> Result<u64, PortError> {
         let mut machine = self.machine();
         assert!(into.pfns() > 0 && into.pfns().is_multiple_of(LOG_DIRTY_LEAF_PFNS));
-        machine.reach(At::Clean);
+        machine.arrive(At::Clean);
         machine.fails(At::Clean)?;
         let read = machine.short.take().unwrap_or(into.pfns());
         let log = std::mem::take(&mut machine.log);
@@ -458,14 +458,14 @@ impl P2mSource for Fixture {
 
     fn roots(&mut self) -> Result<Roots, PortError> {
         let mut machine = self.machine();
-        machine.reach(At::Roots);
+        machine.arrive(At::Roots);
         machine.fails(At::Roots)?;
         Ok(machine.roots)
     }
 
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
         let mut machine = self.machine();
-        machine.reach(At::Read);
+        machine.arrive(At::Read);
         let frame = machine.frames.get(&mfn.0).filter(|f| f.owned).ok_or(MapFault::NotOwned)?;
         for (index, word) in into.words.iter_mut().enumerate() {
             *word = frame.words.as_ref().map_or(0, |words| words[index].load(Ordering::Relaxed));
@@ -475,7 +475,7 @@ impl P2mSource for Fixture {
 
     fn map(&mut self, frames: &[Mfn], answers: &mut Vec<Result<MapSlot, MapFault>>) {
         let mut machine = self.machine();
-        machine.reach(At::Map);
+        machine.arrive(At::Map);
         for mfn in frames {
             let owned = machine.frames.get(&mfn.0).filter(|frame| frame.owned);
             let words = owned.map(|frame| {
@@ -504,7 +504,7 @@ impl P2mSource for Fixture {
 
     fn live(&self, slot: MapSlot) -> GuestLeaf<'_> {
         let mut machine = self.machine();
-        machine.reach(At::Live);
+        machine.arrive(At::Live);
         let words = Arc::as_ptr(machine.maps.get(&slot.0).expect("a held mapping"));
         drop(machine);
         // SAFETY: the words are atomics behind an Arc that stays in `maps` until `unmap` takes the
@@ -520,7 +520,7 @@ impl M2p for Fixture {
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         let mut machine = self.machine();
-        machine.reach(At::M2p);
+        machine.arrive(At::M2p);
         machine.frames.get(&mfn.0).and_then(|frame| frame.m2p).map(Pfn)
     }
 }
@@ -528,7 +528,7 @@ impl M2p for Fixture {
 impl FrameTypes for Fixture {
     fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
         let mut machine = self.machine();
-        machine.reach(At::Query);
+        machine.arrive(At::Query);
         machine.fails(At::Query)?;
         assert!(frames.len() <= QUERY_FRAMES_MAX && frames.iter().all(|mfn| mfn.0 < MACHINE));
         for (mfn, kind) in frames.iter().zip(types) {
@@ -552,7 +552,7 @@ impl Unlogged for Fixture {
 
     fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
         let mut machine = self.machine();
-        machine.reach(At::Transfers);
+        machine.arrive(At::Transfers);
         machine.fails(At::Transfers)?;
         into.extend(machine.transfers.iter().flatten());
         Ok(machine.transfers.is_some())
@@ -599,7 +599,7 @@ impl Transport for Fixture {
     ) -> Result<(), PortError> {
         {
             let mut machine = self.machine();
-            machine.reach(At::Send);
+            machine.arrive(At::Send);
             machine.fails(At::Send)?;
         }
         for page in pages {
@@ -618,7 +618,7 @@ impl Transport for Fixture {
 
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
         let mut machine = self.machine();
-        machine.reach(At::Gone);
+        machine.arrive(At::Gone);
         machine.fails(At::Gone)?;
         for pfn in pfns {
             machine.said_gone.push(pfn.0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is followed up though nothing of this round asks for it: each test is the only one that an
-//! engine without it fails.
+//! Work that follows from earlier rounds, without a sign in this one. Each test is the only one
+//! that fails if the engine omits that work.
 //! Not here: the changes themselves (`changes`), the owners of frames (`owners`).
 //! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
@@ -25,7 +25,7 @@ fn copied(config: Config) -> [(Fixture, Migration); 2] {
 }
 
 /// A frame moves from a pfn to one without a frame; PTEs are kept.
-fn hand_over(fixture: &Fixture, from: u64, to: u64) {
+fn move_frame(fixture: &Fixture, from: u64, to: u64) {
     let mut machine = fixture.machine();
     let frame = machine.entry(from);
     machine.set_entry(from, Entry::INVALID);
@@ -34,14 +34,14 @@ fn hand_over(fixture: &Fixture, from: u64, to: u64) {
 }
 
 #[test]
-fn frames_of_pfns_that_fell_away_are_looked_for_elsewhere() {
+fn frames_of_removed_pfns_are_looked_up_elsewhere() {
     for fixture in [Fixture::tree(), Fixture::linear()] {
         let mut migration = fixture.start(Config::default());
         fixture.machine().make_table(5, 1100);
         fixture.machine().balloon_out(20);
         round(&fixture, &mut migration);
         round(&fixture, &mut migration); // whose log still has the table
-        hand_over(&fixture, 1100, 20);
+        move_frame(&fixture, 1100, 20);
         {
             let mut machine = fixture.machine();
             for pfn in 1024..HOLES {
@@ -54,7 +54,7 @@ fn frames_of_pfns_that_fell_away_are_looked_for_elsewhere() {
 }
 
 #[test]
-fn the_log_is_read_as_far_as_parts_of_the_p2m_have_pfns() {
+fn the_log_is_read_as_far_as_p2m_frames_have_pfns() {
     for fixture in [Fixture::tree(), Fixture::linear()] {
         // Writes to this leaf are marked far past the guest's own count.
         fixture.machine().frame(BASE + OWN + 1).m2p = Some(40_000);
@@ -81,7 +81,7 @@ fn the_log_is_read_as_far_as_pfns_are_tracked() {
         }
         let mut migration = fixture.start(Config::default());
         round(&fixture, &mut migration);
-        // The count is small when the log is asked for, and as before when it was read.
+        // The count is small when the log is requested, and as before after it was read.
         let page = {
             let mut machine = fixture.machine();
             let page = machine.peek(machine.leaf(FAR), 3);
@@ -97,14 +97,14 @@ fn the_log_is_read_as_far_as_pfns_are_tracked() {
 }
 
 #[test]
-fn departed_frames_of_which_nobody_says_whose_they_are_are_taken_for_the_domain_s() {
+fn departed_frames_without_a_known_owner_are_taken_for_the_domain_s() {
     for fixture in [Fixture::tree(), Fixture::linear()] {
         let mut migration = fixture.start(Config::default());
         fixture.machine().make_table(5, 21);
         fixture.machine().balloon_out(20);
         round(&fixture, &mut migration);
-        hand_over(&fixture, 21, 20);
-        // The question after the send is the one about what left its pfn.
+        move_frame(&fixture, 21, 20);
+        // The query after the send is about the frame that left its pfn.
         fixture.machine().on(At::Send, |machine| machine.errors.push(At::Query));
         let report = round(&fixture, &mut migration);
         assert_eq!(report.pages.moved, 1);
@@ -113,13 +113,13 @@ fn departed_frames_of_which_nobody_says_whose_they_are_are_taken_for_the_domain_
 }
 
 #[test]
-fn tables_that_were_put_off_out_of_patience_are_sent_in_the_end() {
+fn tables_that_were_deferred_too_long_are_sent_in_the_end() {
     for fixture in [Fixture::tree(), Fixture::linear()] {
         let mut migration = fixture.start(Config { uncertain_rounds_max: 0, ..Config::default() });
         fixture.machine().make_table(5, 21);
         fixture.machine().balloon_out(20);
         round(&fixture, &mut migration);
-        hand_over(&fixture, 21, 20);
+        move_frame(&fixture, 21, 20);
         for _ in 0..3 {
             assert_eq!(round(&fixture, &mut migration).uncertain[Uncertainty::Tables as usize], 0);
         }
@@ -133,8 +133,8 @@ fn the_structure_is_not_trusted_after_a_final_round_that_failed() {
     for (fixture, mut migration) in copied(Config::default()) {
         fixture.machine().errors.push(At::Gone);
         fixture.machine().balloon_out(9);
-        fixture.with(|ports| migration.finish(ports)).expect_err("is taken back");
-        // What the guest does as it resumes needs no sign.
+        fixture.with(|ports| migration.finish(ports)).expect_err("the suspend is cancelled");
+        // Changes during the resume need no sign.
         {
             let mut machine = fixture.machine();
             let old = machine.leaf(512);
@@ -152,7 +152,7 @@ fn the_structure_is_not_trusted_after_a_final_round_that_failed() {
 }
 
 #[test]
-fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
+fn entries_of_a_leaf_that_became_a_shared_hole_are_reported_one_by_one() {
     for fixture in [Fixture::tree(), Fixture::linear()] {
         let missing = {
             let mut machine = fixture.machine();
@@ -166,12 +166,12 @@ fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
         };
         let mut monitor = Monitor::new(Config::default(), Width::W64).expect("threads");
         let observe = |monitor: &mut Monitor| {
-            let mut told = Vec::new();
-            let mut each = |pfn: Pfn, _: CauseSet| told.push(pfn.0);
+            let mut reported = Vec::new();
+            let mut each = |pfn: Pfn, _: CauseSet| reported.push(pfn.0);
             let report = fixture
                 .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, &mut each))
                 .expect("a round");
-            (report.entries.unmapped, told)
+            (report.entries.unmapped, reported)
         };
         observe(&mut monitor);
         {
@@ -184,10 +184,10 @@ fn entries_of_a_leaf_that_became_a_shared_hole_are_told_one_by_one() {
             machine.set_leaf(3, missing);
             machine.log.retain(|pfn| (OWN..OWN + 8).contains(pfn));
         }
-        let (unmapped, told) = observe(&mut monitor);
-        let named = HOLES - 1024 + 1; // and that of the page before
+        let (unmapped, reported) = observe(&mut monitor);
+        let named = HOLES - 1024 + 1; // and the page of the old leaf
         assert_eq!(unmapped, named);
-        assert!((1024..HOLES).all(|pfn| told.contains(&pfn)), "{told:x?}");
+        assert!((1024..HOLES).all(|pfn| reported.contains(&pfn)), "{reported:x?}");
     }
 }
 
@@ -199,9 +199,9 @@ fn the_pfn_that_the_m2p_has_for_a_frame_that_left_another_is_owed() {
         let tagged = Entry::foreign(Width::W64, Mfn(BASE + 9));
         fixture.machine().set_entry(HOLES + 5, tagged);
         round(&fixture, &mut migration);
-        // The frame goes to Xen and comes back to that pfn, which is not written.
+        // The frame goes to Xen and comes back under that pfn, whose entry is not written.
         fixture.machine().balloon_out(9);
-        fixture.machine().hand_in(BASE + 9, HOLES + 5, 0x55);
+        fixture.machine().receive(BASE + 9, HOLES + 5, 0x55);
         round(&fixture, &mut migration);
         assert_eq!(fixture.machine().received.get(&(HOLES + 5)), Some(&Got::Content(0x55)));
     }
@@ -215,8 +215,8 @@ fn a_table_is_normalised_by_the_p2m_of_now() {
         round(&fixture, &mut migration);
         let table = fixture.machine().entry(5).0;
         fixture.machine().poke(table, 4, (BASE + 21) << 12 | 0x67);
-        // When the table is about to be normalised the frame is at no pfn any more, whatever was
-        // sent of it.
+        // When the table is about to be normalised no pfn has the frame any more, whatever was sent
+        // before.
         fixture.machine().on(At::Send, |machine| machine.set_entry(21, Entry::INVALID));
         let report = round(&fixture, &mut migration);
         assert_eq!(report.pages.deferred_table, 1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hard cases: sequences that a hostile reading of the engine found, each once a loss, a leak or a
-//! lie.
+//! Hard cases: sequences found by an adversarial review of the engine, each once a loss, a leak or
+//! a wrong report.
 //! Not here: the rows and branches that the design names (`changes`, `outcomes`), the laws
 //! (`laws`).
 //! Units: pfns of the hand-driven guest in `fixture`.
@@ -68,7 +68,7 @@ impl LogDirty for BentLog<'_> {
     }
     fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
         let read = self.0.fixture.clone().clean(into)?;
-        // EFAULT at the end: the log was copied out and wiped, then the call failed.
+        // EFAULT at the end: the log was copied out and cleared, then the call failed.
         if std::mem::take(&mut self.0.clean) {
             return Err("efault".into());
         }
@@ -134,7 +134,7 @@ impl Transport for BentTransport {
     }
     fn consistent(&mut self) -> Result<(), PortError> {
         if std::mem::take(&mut self.unconfirmed) {
-            // The other side threw the unfinished checkpoint away, and said so.
+            // The destination discarded the unfinished checkpoint, and reported it.
             let mut m = self.fixture.machine();
             let point = self.point.clone().expect("a point");
             let lost: Vec<_> = m
@@ -217,10 +217,10 @@ fn a_leaf_renamed_and_renamed_back_is_followed() {
             g.set_entry(b, Entry(leaf));
             g.machphys(leaf, b);
         }
-        round(&fixture, &mut m); // holder: b
+        round(&fixture, &mut m); // backing pfn: b
         fixture.machine().set_entry(b, Entry::INVALID);
         round(&fixture, &mut m);
-        fixture.machine().machphys(leaf, a); // undone: marks a, whose entry is what it always was
+        fixture.machine().machphys(leaf, a); // undone: marks a, whose entry never changed
         round(&fixture, &mut m);
         fixture.machine().balloon_out(650); // written in the leaf, marked under a
         round(&fixture, &mut m);
@@ -228,7 +228,7 @@ fn a_leaf_renamed_and_renamed_back_is_followed() {
     }
 }
 #[test]
-fn a_leaf_renamed_and_renamed_back_is_told() {
+fn a_leaf_renamed_and_renamed_back_is_reported() {
     let (fixture, mut m) = copied(Fixture::tree());
     let (a, b) = (OWN + 1, HOLES + 3);
     let leaf = fixture.machine().leaf(512);
@@ -299,7 +299,7 @@ fn copies_of_a_blind_walk_are_not_trusted() {
         let mid_two = g.copy_words(mid, HOLES + 1);
         g.set_entry(HOLES + 1, Entry(mid_two));
         g.poke(top, 0, mid_two);
-        g.poke(top, 1, 0x3abc); // a mid that is not there yet
+        g.poke(top, 1, 0x3abc); // a mid that does not exist yet
     }
     assert!(round(&fixture, &mut m).p2m_unreadable);
     {
@@ -347,7 +347,7 @@ fn an_offer_is_remembered_for_a_leaf_whose_writes_show_only_later() {
                 let g = &mut *fixture.machine();
                 let leaf = g.leaf(9);
                 let home = g.frame(leaf).m2p.expect("a leaf has a pfn");
-                g.machphys(leaf, HOLES + 40); // its writes are logged under a pfn of nobody's
+                g.machphys(leaf, HOLES + 40); // its writes are logged under a pfn without an entry
                 g.accepts = true;
                 g.set_entry(9, Entry::INVALID);
                 g.set_entry(9, Entry(BASE + 9));
@@ -367,13 +367,13 @@ fn an_offer_is_remembered_for_a_leaf_whose_writes_show_only_later() {
 }
 
 #[test]
-fn who_only_observes_hears_of_what_may_have_come_back_by_transfer() {
+fn an_observer_gets_what_may_have_come_back_by_transfer() {
     let fixture = Fixture::tree();
     let mut monitor = Monitor::new(Config::default(), Width::W64).expect("threads");
     fixture.machine().log_on = true;
     fixture
         .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, |_, _| ()))
-        .expect("the first look");
+        .expect("the first round");
     {
         let g = &mut *fixture.machine();
         g.accepts = true;
@@ -532,7 +532,7 @@ fn cancel_switches_the_log_off_also_after_a_failed_finish() {
     let (fixture, mut m) = copied(Fixture::tree());
     let mut bent = Bent::new(&fixture);
     bent.disable = true;
-    // The destination is complete: an error would bring the source back to life beside it.
+    // The destination is complete: after an error the source would run beside it.
     assert!(bent.with(|p| m.finish(p)).expect("completes").log_left_on);
     assert!(fixture.machine().log_on && fixture.machine().maps.is_empty());
     fixture.with(|p| m.cancel(p)).expect("cancels");
@@ -544,7 +544,7 @@ fn a_table_that_names_a_frame_which_lost_its_pfn_is_a_named_error() {
     for fixture in [Fixture::tree(), Fixture::linear()] {
         fixture.machine().make_table(20, 21);
         let (fixture, mut m) = copied(fixture);
-        // The frame stays the domain's and in the m2p; nobody touches the table.
+        // The frame stays the domain's and in the m2p; the table is not written.
         fixture.machine().set_entry(21, Entry::INVALID);
         round(&fixture, &mut m);
         let error = fixture.with(|ports| m.finish(ports)).expect_err("named");
@@ -556,7 +556,7 @@ fn a_table_that_names_a_frame_which_lost_its_pfn_is_a_named_error() {
 fn a_frame_without_a_pfn_puts_the_tables_in_uncertainty_once() {
     let (fixture, mut m) = copied(Fixture::tree());
     fixture.machine().make_table(20, 21);
-    fixture.machine().set_entry(30, Entry::INVALID); // amid being ballooned out
+    fixture.machine().set_entry(30, Entry::INVALID); // while it is ballooned out
     let point =
         |m: &mut Migration| fixture.with(|ports| m.checkpoint(ports)).expect("a checkpoint");
     assert_eq!(point(&mut m).pages.tables, 2);
@@ -589,8 +589,8 @@ fn what_a_table_named_in_a_failed_send_is_given_back() {
         let t = g.entry(20).0;
         let f = g.entry(HOLES + 4).0;
         g.poke(t, 3, f << 12 | 0x67);
-        // The new page itself waits: its m2p is amid an update when it is looked at, not when the
-        // table is.
+        // The new page itself is deferred: its m2p is being updated when the page is resolved, but
+        // not when the table is.
         g.frame(f).m2p = None;
         g.log = [20, OWN + 2].into();
         let x = HOLES + 4;
@@ -601,7 +601,7 @@ fn what_a_table_named_in_a_failed_send_is_given_back() {
     }
     let mut bent = Bent::new(&fixture);
     bent.fail_after_delivery = false;
-    // two sends in this round: data, then the table. Fail the second by a planted wrapper.
+    // two sends in this round: data, then the table. A wrapper makes the second one fail.
     struct Second(u32, Fixture);
     impl Transport for Second {
         fn send(

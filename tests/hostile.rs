@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Hostile guests and hosts: drawn machines, each of which ends in a named error or a completed
+//! Hostile guests and hosts: random machines, each of which ends in a named error or a completed
 //! migration within bounds.
 //! Not here: the machine and its checks (`hostile_guest`), memory (`hostile_memory`), guided search
 //! (`fuzz`).
 //! Units: `P2MTRACK_HOSTILE_CASES` cases over all tests here (default 2,000);
 //! `P2MTRACK_HOSTILE_CASE` is one, in hex.
-//! Threads: the test harness's; each case is one thread's and deterministic.
+//! Threads: the test harness's; each case runs on one thread and is deterministic.
 //! Source: law 6 of `docs/design.md`.
 
 use std::cell::Cell;
@@ -18,23 +18,23 @@ use p2mtrack_tests::hostile_guest::{End, Hostility, Machine, drive};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-/// Bytes of a case at most.
+/// The most bytes of a case.
 const BYTES_MAX: usize = 768;
 
-/// Cases of a test that takes this share, in hundredths, of all.
+/// The number of cases of a test with this share, in per cent, of all.
 fn cases(share: u32) -> u32 {
     let all = std::env::var("P2MTRACK_HOSTILE_CASES");
     let all: u32 = all.map_or(2_000, |cases| cases.parse().expect("a number of cases"));
     all.div_ceil(100) * share
 }
 
-/// What the cases of a test came to.
+/// Totals over the cases of a test.
 #[derive(Debug, Default)]
 struct Tally {
     ends: BTreeMap<&'static str, u64>,
     judged: u64,
     calls: u64,
-    looks: u64,
+    reads: u64,
 }
 
 impl Tally {
@@ -42,7 +42,7 @@ impl Tally {
         *self.ends.entry(end.name).or_default() += 1;
         self.judged += end.judged;
         self.calls = self.calls.max(end.calls);
-        self.looks = self.looks.max(end.looks);
+        self.reads = self.reads.max(end.reads);
     }
 }
 
@@ -51,7 +51,7 @@ fn bytes_of(hex: &str) -> Vec<u8> {
     digits.map(|pair| u8::from_str_radix(pair, 16).expect("hex digits")).collect()
 }
 
-/// A case that fails is shrunk by failing thousands of times: only the last word on it is printed.
+/// Shrinking makes a case fail thousands of times: only the last message is printed.
 fn quiet() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -65,11 +65,11 @@ fn quiet() {
 }
 
 thread_local! {
-    /// Whether this thread runs cases just now.
+    /// Whether this thread is running cases.
     static HUNTING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs drawn cases, and shrinks the first one that fails to a short string.
+/// Runs random cases, and shrinks the first one that fails to a short string.
 fn hunt(name: &str, share: u32, case: impl Fn(Choices<'_>) -> End) -> Tally {
     let tally = Cell::new(Tally::default());
     let run = |bytes: &[u8]| {
@@ -113,8 +113,8 @@ fn hunt(name: &str, share: u32, case: impl Fn(Choices<'_>) -> End) -> Tally {
     let tally = tally.into_inner();
     let cases: u64 = tally.ends.values().sum();
     println!(
-        "{name}: {cases} cases, {} pfns judged, at most {} port calls and {} looks in one call, {:?}",
-        tally.judged, tally.calls, tally.looks, tally.ends
+        "{name}: {cases} cases, {} pfns judged, at most {} port calls and {} reads in one call, {:?}",
+        tally.judged, tally.calls, tally.reads, tally.ends
     );
     tally
 }
@@ -126,7 +126,7 @@ fn family(name: &str, family: Family) -> Tally {
     })
 }
 
-/// What a fuzzer found stays among its seeds.
+/// Cases that the fuzzer found are among its seeds.
 #[test]
 fn seeds_of_the_fuzzer_end_well() {
     let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/tracker");

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A small machine with one guest that lies and, if asked to, a host that breaks its contracts: all
-//! drawn from `Choices`.
+//! A small machine with one guest that lies and, optionally, a host that breaks its contracts: all
+//! generated from `Choices`.
 //! Not here: its ports (`ports`), one migration of it (`drive`), what must have arrived (`judge`),
 //! shapes (`families`).
 //! Units: pfns, mfns; a machine of 320 frames; page contents are version numbers.
-//! Threads: one a machine; the traits ask for `Sync`, so the state stands behind a mutex and live
-//! words are atomics.
+//! Threads: one a machine; the traits require `Sync`, so the state is behind a mutex and live words
+//! are atomics.
 //! Source: law 6 of `docs/design.md`; marking as in Xen: through the m2p at the time of the write,
 //! owned frames only.
 
@@ -33,22 +33,22 @@ use crate::choices::Choices;
 pub const FRAMES: u64 = 320;
 /// Frames of other domains: from 0 on.
 pub const OTHERS: u64 = 48;
-/// The first of the frames that the domain holds at the start.
+/// The first frame that the domain holds at the start.
 pub const OWN: u64 = 64;
-/// How many it holds.
+/// The number of frames that it holds at the start.
 pub const OWN_FRAMES: u64 = 192;
-/// Leaves of the p2m at the start; the last one is cut inside.
+/// Leaves of the p2m at the start; the count of pfns ends inside the last one.
 pub const LEAVES: u64 = 4;
 /// Frames that each leaf names at the start, from its first slot on.
 const LEAF_FRAMES: u64 = OWN_FRAMES / LEAVES;
-/// Which of the domain's frames the p2m is made of: four leaves, then the frames above them.
+/// The p2m frames among the domain's frames: four leaves, then the frames above them.
 const LOW_TABLES: [u64; 2] = [OWN + 4, OWN + 5];
 const HIGH_TABLES: [u64; 3] = [OWN + 6, OWN + 7, OWN + 8];
 /// Slot of leaf 0 in the lowest page table: the list crosses into a second one.
 const FIRST_SLOT: u64 = 510;
 /// Present, writable, user, accessed, dirty.
 const PTE_FLAGS: u64 = 0x67;
-/// A superpage, if it stands above level 1.
+/// A superpage, if it is above level 1.
 const PTE_SUPERPAGE: u64 = 0x80;
 
 /// Who breaks rules.
@@ -72,16 +72,16 @@ pub enum Kind {
 /// How the roots behave when they are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reading {
-    /// As they stand.
+    /// Unchanged.
     #[default]
     Still,
     /// The generation is another odd number at each read.
     OddForEver,
-    /// Others at each read.
+    /// Other roots at each read.
     Restless,
 }
 
-/// How far a guest goes back to the truth before it is suspended.
+/// How much of its honest state a guest restores before it is suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repentance {
     Whole,
@@ -98,11 +98,11 @@ pub(crate) struct Temper {
     repents: Repentance,
 }
 
-/// Something that happens now and then: after a drawn number of chances, never once nothing is left
-/// to draw.
+/// Something that happens at random: after a random number of chances, never once no choices are
+/// left.
 #[derive(Clone, Copy, Debug)]
 struct Beat {
-    /// Chances from one time to the next, on average; 0 = never.
+    /// Chances between two occurrences, on average; 0 = never.
     period: u64,
     left: u64,
 }
@@ -124,7 +124,7 @@ impl Beat {
 
 type Words = [AtomicU64; FRAME_WORDS];
 
-/// Whose a frame is.
+/// The owner of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     Domain,
@@ -157,30 +157,30 @@ pub(crate) struct State<'c> {
     meddles: Beat,
     /// A port fails as its contract allows.
     fails: Beat,
-    /// A port breaks its contract; the m2p, which is asked most, has its own beat.
+    /// A port breaks its contract; the m2p, which is called most often, has its own beat.
     breaks: Beat,
     lies: Beat,
-    /// How large the host says that the machine is: once said, it stays.
+    /// The size of the machine as the host reported it: once reported, it stays.
     said_frames: Option<u64>,
     pub(crate) frames: Vec<Frame>,
     pub(crate) roots: Roots,
     pub(crate) reading: Reading,
     pub(crate) log_on: bool,
     pub(crate) log: BTreeSet<u64>,
-    /// The frame behind each slot that was ever given out.
+    /// The frame of each slot that was ever returned.
     pub(crate) slots: Vec<Option<u64>>,
     /// The largest count of pfns that was published, and the largest pfn that the m2p ever named.
     farthest: u64,
-    /// Counts and pfns that the engine can follow are cut here.
-    reach: u64,
+    /// The limit for counts and pfns that the engine can follow.
+    size_limit: u64,
     pub(crate) suspended: bool,
-    /// A port said that log-dirty can't be switched off.
+    /// A port refused to switch log-dirty off.
     pub(crate) off_refused: bool,
     pub(crate) received: HashMap<u64, Received>,
-    /// Port calls in the engine's current call: those that may change something, and looks (`live`,
-    /// `pfn`).
+    /// Port calls in the engine's current call: those during which the guest may act, and reads
+    /// (`live`, `pfn`).
     pub(crate) calls: u64,
-    pub(crate) looks: u64,
+    pub(crate) reads: u64,
 }
 
 /// The machine.
@@ -204,7 +204,7 @@ const fn cr3_of(width: Width, mfn: u64) -> u64 {
 }
 
 impl<'c> Machine<'c> {
-    /// A machine whose guest is honest so far; width, kind and temper are drawn.
+    /// A machine whose guest is honest so far; width, kind and temper are random.
     #[must_use]
     pub fn new(mut choices: Choices<'c>, hostility: Hostility) -> Self {
         let temper = Temper {
@@ -221,8 +221,7 @@ impl<'c> Machine<'c> {
         Self::with(choices, temper)
     }
 
-    /// The machine that a fuzzer's string stands for: its first choices say who is hostile, and
-    /// how.
+    /// The machine for a fuzzer's string: its first choices select who is hostile, and how.
     #[must_use]
     pub fn of_string(bytes: &'c [u8]) -> Self {
         let mut choices = Choices::new(bytes);
@@ -234,7 +233,7 @@ impl<'c> Machine<'c> {
         machine.no_farther_than(1 << 16)
     }
 
-    /// One like that of [`Machine::new`], of a given width and kind.
+    /// Like [`Machine::new`], with a given width and kind.
     #[must_use]
     pub fn of(choices: Choices<'c>, hostility: Hostility, width: Width, kind: Kind) -> Self {
         let machine = Self::new(choices, hostility);
@@ -272,12 +271,12 @@ impl<'c> Machine<'c> {
             log: BTreeSet::new(),
             slots: Vec::new(),
             farthest: 0,
-            reach: u64::MAX,
+            size_limit: u64::MAX,
             suspended: false,
             off_refused: false,
             received: HashMap::new(),
             calls: 0,
-            looks: 0,
+            reads: 0,
         };
         let words = (0..FRAMES).map(|_| OnceLock::new()).collect();
         let machine = Self { temper, words, state: Mutex::new(state) };
@@ -325,7 +324,7 @@ impl<'c> Machine<'c> {
         }
     }
 
-    /// Where the list begins: two pages before the end of what its first page table maps.
+    /// The start of the list: two pages before the end of what its first page table maps.
     const fn vaddr(&self) -> u64 {
         match self.temper.width {
             Width::W64 => 0xffff_c900_003f_e000,
@@ -379,19 +378,19 @@ impl<'c> Machine<'c> {
         index / LEAF_FRAMES * self.temper.width.entries() as u64 + index % LEAF_FRAMES
     }
 
-    /// A panic in another call leaves nothing half done: the case is over.
+    /// Poisoning does not matter: after a panic in another call the case is over.
     pub(crate) fn state(&self) -> MutexGuard<'_, State<'c>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The largest pfn that roots or m2p ever spoke of: what a host may have to reach for.
+    /// The largest pfn that roots or m2p ever named: it bounds the memory that a host may need.
     #[must_use]
     pub fn farthest_pfn(&self) -> u64 {
         self.state().farthest
     }
 
-    /// Frames whose words anybody looked at or wrote: what the p2m, its leaves or a table can be
-    /// made of.
+    /// Frames whose words were ever read or written: the p2m, its leaves or a table can only be
+    /// made of these.
     #[must_use]
     pub fn frames_touched(&self) -> u64 {
         self.words.iter().filter(|words| words.get().is_some()).count() as u64
@@ -399,7 +398,7 @@ impl<'c> Machine<'c> {
 
     // --- words ---------------------------------------------------------------------------------
 
-    /// The words of a frame of the machine; zeros until somebody writes them.
+    /// The words of a frame of the machine; zeros until they are written.
     pub(crate) fn words(&self, mfn: u64) -> &Words {
         self.words[mfn as usize]
             .get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))))
@@ -411,7 +410,7 @@ impl<'c> Machine<'c> {
         }
     }
 
-    /// Writes a word, or one of its halves; nobody is told.
+    /// Writes a word, or one of its halves, without a mark.
     fn put(&self, mfn: u64, slot: u64, narrow: bool, word: u64) {
         let slot = slot as usize;
         let relaxed = Ordering::Relaxed; // ORDER: as in `order_free`
@@ -460,7 +459,7 @@ impl<'c> Machine<'c> {
         }
     }
 
-    /// One thing that a guest does; the first ones are honest.
+    /// One action of a guest; the first ones are honest.
     pub(crate) fn act(&self, st: &mut State<'_>) {
         match st.choices.below(12) {
             0 => {
@@ -527,7 +526,7 @@ impl<'c> Machine<'c> {
         st.touch(mfn);
     }
 
-    /// A leaf is copied to another frame of the guest, which changes places with it.
+    /// A leaf is copied to another frame of the guest, and the two frames swap pfns.
     fn move_leaf(&self, st: &mut State<'_>) {
         let position = st.choices.below(LEAVES);
         let (old, new) = (self.leaf_of(st, position), st.some_own());
@@ -548,7 +547,7 @@ impl<'c> Machine<'c> {
         st.roots.generation = st.roots.generation.wrapping_add(1);
     }
 
-    /// Writes an entry through whatever leaf stands there.
+    /// Writes an entry through the leaf at that position, whatever it is.
     fn set_entry(&self, st: &mut State<'_>, pfn: u64, word: u64) {
         let width = self.temper.width;
         if let Some(leaf) = self.leaf_of(st, width.leaf_of(Pfn(pfn)).0) {
@@ -569,7 +568,7 @@ impl<'c> Machine<'c> {
         self.poke(st, table, slot, self.narrow_upper(), word);
     }
 
-    /// Any slot of any frame that the p2m is made of gets an interesting word.
+    /// Any slot of any p2m frame gets an interesting word.
     fn twist_slot(&self, st: &mut State<'_>) {
         let table = OWN + st.choices.below(9);
         let slot = match st.choices.below(4) {
@@ -691,7 +690,7 @@ impl State<'_> {
     }
 
     fn cut(&self, pfns: u64) -> u64 {
-        if (self.reach..1 << 40).contains(&pfns) { self.reach } else { pfns }
+        if (self.size_limit..1 << 40).contains(&pfns) { self.size_limit } else { pfns }
     }
 
     fn some_own(&mut self) -> u64 {
@@ -731,7 +730,7 @@ impl State<'_> {
         }
     }
 
-    /// A fresh frame from Xen: nothing is marked.
+    /// A new frame from Xen: nothing is marked.
     fn populate(&mut self, mfn: u64, pfn: u64) {
         let pfn = self.cut(pfn);
         self.farthest = self.farthest.max(pfn);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a hostile guest can cost the host in memory: the heap of whole migrations under a counting
 //! allocator.
-//! Not here: time and answers (`hostile`). One test, alone in its process: it counts all that the
-//! process allocates.
-//! Units: bytes asked for, zeroed pages that nobody touched included; `P2MTRACK_HOSTILE_CASES` / 20
-//! cases.
+//! Not here: time and answers (`hostile`). One test, alone in its process: it counts all
+//! allocations of the process.
+//! Units: bytes requested, including zeroed pages that were never touched; `P2MTRACK_HOSTILE_CASES`
+//! / 20 cases.
 //! Threads: one.
 //! Source: law 6 of `docs/design.md`, `docs/decisions/0001`.
 
@@ -24,8 +24,8 @@ static PEAK: AtomicU64 = AtomicU64::new(0);
 
 struct Counting;
 
-// SAFETY: every call is the system allocator's own, with the caller's arguments; only sums are kept
-// beside.
+// SAFETY: every call goes to the system allocator with the caller's arguments; besides, only sums
+// are kept.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
@@ -55,15 +55,15 @@ fn count(bytes: usize) {
 #[global_allocator]
 static HEAP: Counting = Counting;
 
-/// Bytes per pfn that the guest speaks of, up to 2^27 whatever it holds: 9 bitmaps, and the resend
-/// bitmap with a plane for each of ten causes, two of them while it is resized. That is 496 MiB for
-/// a leaf at the end of 512 GiB, of which a kernel that maps zeros lazily gives out 135 MiB.
+/// Bytes per pfn that the guest names, up to 2^27 whatever it holds: 9 bitmaps, and the resend
+/// bitmap with a bitmap for each of ten causes, twice while it is resized. That is 496 MiB for a
+/// leaf at the end of 512 GiB, of which a kernel that maps zeros lazily allocates 135 MiB.
 const fn per_pfns(pfns: u64) -> u64 {
-    let reach = if pfns < 1 << 27 { pfns.next_multiple_of(32_768) } else { 1 << 27 };
-    let positions = reach / 512;
+    let covered = if pfns < 1 << 27 { pfns.next_multiple_of(32_768) } else { 1 << 27 };
+    let positions = covered / 512;
     let compared = if positions < 16_384 { positions } else { 16_384 };
-    let waiting = if reach < 65_536 + FRAMES { reach } else { 65_536 + FRAMES };
-    reach / 8 * (9 + 2 * 11)
+    let waiting = if covered < 65_536 + FRAMES { covered } else { 65_536 + FRAMES };
+    covered / 8 * (9 + 2 * 11)
         + positions * POSITION_BYTES
         + compared * COPY_BYTES
         + waiting * WAITING_BYTES
@@ -71,24 +71,24 @@ const fn per_pfns(pfns: u64) -> u64 {
 /// Per position of a leaf: its frame, in two walks, its place in the shadow, among the pending, in
 /// the frame list, and what a comparison found.
 const POSITION_BYTES: u64 = 500;
-/// Per pfn that waits; more than 65,536 beyond the domain's frames are a crowd.
+/// Per pfn that waits; more than 65,536 beyond the domain's frames are too many deferred.
 const WAITING_BYTES: u64 = 120;
-/// Per leaf that is compared, up to 16,384 at a time: the copy that is to be remembered, until it
-/// is found to be shared.
+/// Per leaf that is compared, up to 16,384 at a time: the copy for the shadow, until it is found to
+/// be shared.
 const COPY_BYTES: u64 = 4096 + 64;
-/// Per frame that can be a part of the p2m: its words, a private copy at each of four levels, and
-/// four shadow leaves.
+/// Per frame that can be a p2m frame: its words, a private copy at each of four levels, and four
+/// shadow leaves.
 const FRAME_BYTES: u64 = (1 + 4 + 4) * 4096;
 /// Batches, reports, the machine itself, and all else that does not grow.
 const FIXED_BYTES: u64 = 256 << 10;
 
-/// The bound for a guest whose largest count or m2p value was this, with so many frames that can be
-/// a part of its p2m.
+/// The bound for a guest whose largest count or m2p value was `pfns`, with so many possible p2m
+/// frames.
 const fn bound(pfns: u64, frames: u64) -> u64 {
     FIXED_BYTES + frames * FRAME_BYTES + per_pfns(pfns)
 }
 
-/// The most that a migration of this machine had allocated, and what it may have.
+/// Peak memory of a migration of this machine, and its bound.
 fn cost<'c>(machine: impl FnOnce() -> Machine<'c>) -> (u64, u64) {
     let before = NOW.load(Ordering::Relaxed); // ORDER: one thread
     PEAK.store(before, Ordering::Relaxed); // ORDER: one thread
@@ -113,7 +113,7 @@ fn memory_is_bounded_by_frames_and_reach() {
     let most = Cell::new((0, 0, 0));
     let result = TestRunner::new_with_rng(config, rng).run(&strings, |bytes| {
         let mut choices = Choices::new(&bytes);
-        // The shapes that could cost most are drawn most.
+        // The shapes that could cost most are tried most often.
         let machine = || match choices.below(4) {
             0 => Machine::new(choices, Hostility::Guest),
             1 => Family::Cycles.machine(choices, Hostility::Guest),
@@ -131,7 +131,7 @@ fn memory_is_bounded_by_frames_and_reach() {
     if let Err(failure) = result {
         panic!("{failure}");
     }
-    // Debug builds look at each of the 2^27 pfns after every round.
+    // Debug builds check each of the 2^27 pfns after every round.
     if !cfg!(debug_assertions) {
         let (peak, bound) = cost(Machine::with_a_long_tail);
         println!("a long tail: {peak} of {bound} bytes");

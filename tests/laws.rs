@@ -45,7 +45,7 @@ fn copied() -> Vec<(Fixture, Migration)> {
 fn law_1_clear_before_read() {
     for (fixture, mut migration) in copied() {
         fixture.machine().calls.clear();
-        // The last moment before the log is read, and the first one after.
+        // Just before the log is read, and just after.
         fixture.machine().on(At::Clean, |guest| guest.balloon_in(HOLES + 1, 7));
         fixture.machine().on(At::Live, |guest| guest.balloon_in(HOLES + 2, 8));
         let report = round(&fixture, &mut migration);
@@ -93,7 +93,7 @@ fn law_2_report_before_remember() {
         assert!(migration.tracker().why(Pfn(HOLES + 1)).contains(Cause::Entry));
         assert_eq!(migration.tracker().shadow_entry(Pfn(HOLES + 1)), Entry::INVALID);
         assert_ne!(freed, 0);
-        // Nothing changed since: only what was reported before can bring the page over.
+        // Nothing changed since: the page is sent only because of what was reported before.
         round(&fixture, &mut migration);
         finish(&fixture, &mut migration);
     }
@@ -103,7 +103,7 @@ fn law_2_report_before_remember() {
 fn law_2_a_stop_between_reading_and_comparing_repeats_the_work() {
     for (fixture, mut migration) in copied() {
         fixture.machine().balloon_in(HOLES + 1, 7);
-        // The roots are read again after the log: by then its bits are out of Xen's hands.
+        // The roots are read again after the log: by then Xen has cleared its bits.
         fixture.machine().on(At::Clean, |guest| guest.errors.push(At::Roots));
         fixture.with(|ports| migration.round(ports)).expect_err("roots can't be read");
         let report = round(&fixture, &mut migration);
@@ -141,7 +141,7 @@ fn law_3_debt_of_a_table_that_waits_for_its_pages_is_counted() {
 }
 
 #[test]
-fn law_7_the_final_round_is_patient_so_many_sweeps_and_then_names_the_pfn() {
+fn law_7_the_final_round_tries_so_many_sweeps_and_then_names_the_pfn() {
     for lost in [1, 4, 8, 9, 20] {
         for (fixture, mut migration) in copied() {
             fixture.machine().write(9, 1);
@@ -152,7 +152,7 @@ fn law_7_the_final_round_is_patient_so_many_sweeps_and_then_names_the_pfn() {
                 result.expect("settles");
                 fixture.machine().assert_identical();
             } else {
-                let error = result.expect_err("no word of the page, sweep after sweep");
+                let error = result.expect_err("the page is never acknowledged");
                 let deferred = EntryCause::Deferred(Deferral::Unacknowledged);
                 assert!(
                     matches!(error, Error::Entry { pfn: Pfn(9), cause, .. } if cause == deferred),
@@ -170,7 +170,7 @@ fn law_7_a_page_that_is_lost_again_after_every_sweep_is_named() {
         for _ in 0..200 {
             fixture.machine().on(At::Send, |machine| machine.returned.push(9));
         }
-        let error = fixture.with(|ports| migration.finish(ports)).expect_err("never at rest");
+        let error = fixture.with(|ports| migration.finish(ports)).expect_err("never settled");
         let cause = EntryCause::Restless;
         assert!(
             matches!(error, Error::Entry { pfn: Pfn(9), cause: found, .. } if found == cause),
@@ -181,7 +181,7 @@ fn law_7_a_page_that_is_lost_again_after_every_sweep_is_named() {
 }
 
 #[test]
-fn law_7_sweeps_that_get_on_do_not_count_against_it() {
+fn law_7_sweeps_that_settle_something_do_not_count() {
     for (fixture, mut migration) in copied() {
         for (lost, pfn) in (2..12).map(|n| (3 * n, n)) {
             fixture.machine().write(pfn, 1);
@@ -394,7 +394,7 @@ fn law_5_the_shadow_is_what_was_sent() {
 }
 
 #[test]
-fn law_5_a_pfn_that_is_handed_back_is_owed_again() {
+fn law_5_a_pfn_that_is_returned_is_owed_again() {
     for (fixture, mut migration) in copied() {
         fixture.machine().received.remove(&9);
         fixture.machine().returned.push(9);
@@ -436,13 +436,13 @@ fn law_6_the_guest_is_hostile_roots() {
             (roots.p2m_cr3, roots.p2m_vaddr) = (cr3, vaddr);
         }
         let mut migration = fixture.start(Config::default());
-        // A table that can't be read may be on its way out: that is borne for some rounds.
+        // A table that can't be read may be about to be replaced: tolerated for some rounds.
         let rounds = (0..=Config::default().uncertain_rounds_max)
             .map(|_| fixture.with(|ports| migration.round(ports)))
             .find_map(Result::err);
         let error = rounds.expect("named");
         assert!(matches!(error, Error::Roots { .. } | Error::Structure { .. }), "{error}");
-        assert!(fixture.machine().sent.is_empty(), "nothing was sent blindly");
+        assert!(fixture.machine().sent.is_empty(), "nothing was sent without a check");
     }
 }
 
@@ -452,8 +452,8 @@ fn law_6_the_log_is_never_asked_for_nothing() {
     let list = std::mem::replace(&mut fixture.machine().roots.frame_list_list, BASE - 1);
     let mut migration = fixture.start(Config::default());
     assert!(round(&fixture, &mut migration).p2m_unreadable, "its top frame can't be read");
-    // Nothing is tracked, and the guest says that it has no pfns: Xen takes an empty request for
-    // all of them.
+    // Nothing is tracked, and the guest reports 0 pfns: Xen treats an empty request as one for all
+    // of them.
     let count = std::mem::take(&mut fixture.machine().roots.pfn_count);
     assert!(fixture.with(|ports| migration.round(ports)).is_err(), "no pfns");
     (fixture.machine().roots.frame_list_list, fixture.machine().roots.pfn_count) = (list, count);
@@ -524,8 +524,8 @@ fn law_6_a_shared_leaf_without_frames_costs_one_leaf() {
 }
 
 #[test]
-fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
-    // A run, no run, and nothing: three ways in which the shadow holds them.
+fn law_6_a_leaf_without_frames_is_read_once_wherever_it_is_listed() {
+    // A run, no run, and a hole: three forms in the shadow.
     for (step, tag) in [(1, 1 << 62), (0x9e37_79b9, 1 << 62), (0, u64::MAX)] {
         let fixture = Fixture::tree();
         let (shared, other) = {
@@ -538,7 +538,7 @@ fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
                 (0..512).for_each(|slot| guest.poke(leaf, slot as usize, word(slot)));
                 leaf
             });
-            // In turn, so that no two positions beside each other have the same.
+            // In turn, so that neighbouring positions have different leaves.
             (3..511).for_each(|slot| guest.poke(mid, slot, [shared, other][slot % 2]));
             (0..512).for_each(|slot| guest.poke(last, slot, u64::MAX));
             guest.poke(mid, 511, last);
@@ -546,19 +546,19 @@ fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
         };
         let mut migration = fixture.start(Config::default());
         round(&fixture, &mut migration);
-        let looks = |fixture: &Fixture| {
+        let reads = |fixture: &Fixture| {
             let calls = std::mem::take(&mut fixture.machine().calls);
             calls.iter().filter(|&&at| at == At::Live).count()
         };
-        looks(&fixture);
+        reads(&fixture);
         fixture.machine().roots.pfn_count = 1 << 18;
         let report = round(&fixture, &mut migration);
         assert_eq!((report.leaves.tracked, report.leaves.compared), (512, 509));
         let other_entries = if tag == 1 << 62 { 508 * 512 } else { 0 };
         assert_eq!(report.entries.other, other_entries);
-        let grown = looks(&fixture);
-        // A pfn that somebody marked, and a position that ends before the entry, are counted by
-        // themselves.
+        let grown = reads(&fixture);
+        // A pfn that is in the log, and a position that ends before the entry, are counted
+        // separately.
         fixture.machine().roots.pfn_count = 100 * 512 + 5;
         fixture.machine().log.insert(50 * 512 + 5);
         for leaf in [shared, other] {
@@ -568,18 +568,18 @@ fn law_6_a_leaf_without_frames_is_read_once_wherever_it_stands() {
         assert_eq!((entries.other, entries.beyond_log_dirty), (97, 96));
         fixture.machine().roots.pfn_count = 1 << 18;
         round(&fixture, &mut migration);
-        looks(&fixture);
+        reads(&fixture);
         for leaf in [shared, other] {
             fixture.machine().poke(leaf, 5, 1 << 62 | 78);
         }
         let report = round(&fixture, &mut migration);
         assert_eq!((report.leaves.dirty, report.entries.other), (508, 508));
-        let written = looks(&fixture);
+        let written = reads(&fixture);
         fixture.machine().poke(shared, 5, 1 << 62 | 78);
         let report = finish(&fixture, &mut migration);
         assert_eq!((report.leaves.dirty, report.leaves.unchanged), (254, 254));
-        let looks = [grown, written, looks(&fixture)];
-        assert!(looks.iter().all(|&looks| looks < 100), "{looks:?} looks at live leaves");
+        let reads = [grown, written, reads(&fixture)];
+        assert!(reads.iter().all(|&reads| reads < 100), "{reads:?} reads of live leaves");
     }
 }
 
@@ -650,24 +650,24 @@ fn law_6_pfns_that_wait_for_a_frame_of_another_are_counted_although_rounds_are_g
     }
     let mut migration = fixture.start(Config::default());
     round(&fixture, &mut migration);
-    let crowd = |positions: Range<usize>| {
+    let overfill = |positions: Range<usize>| {
         let guest = &mut *fixture.machine();
         for position in positions {
             let leaf = guest.entry(home(position)).0;
             (0..512).for_each(|slot| guest.poke(leaf, slot, BASE + 9));
         }
     };
-    crowd(MIDDLE + 1..LAST);
+    overfill(MIDDLE + 1..LAST);
     round(&fixture, &mut migration);
-    // These are looked at first, then the leaves' own pages, with which the transport fails.
-    crowd(3..MIDDLE);
+    // These are resolved first, then the leaves' own pages, for which the transport fails.
+    overfill(3..MIDDLE);
     fixture.machine().errors.push(At::Send);
     let error = fixture.with(|ports| migration.round(ports)).expect_err("named");
     assert!(matches!(error, Error::TooManyDeferred { .. }), "{error}");
 }
 
 #[test]
-fn law_6_reach_is_bounded_by_the_frames_that_the_domain_holds() {
+fn law_6_the_p2m_size_is_bounded_by_the_frames_that_the_domain_holds() {
     let fixture = Fixture::linear();
     {
         let guest = &mut *fixture.machine();
@@ -684,7 +684,7 @@ fn law_6_reach_is_bounded_by_the_frames_that_the_domain_holds() {
     let rounds = (0..=Config::default().uncertain_rounds_max)
         .map(|_| fixture.with(|ports| migration.round(ports)))
         .find_map(Result::err);
-    let error = rounds.expect("out of reach");
+    let error = rounds.expect("past the p2m size limit");
     assert!(matches!(error, Error::P2mSize { .. }), "{error}");
 }
 
@@ -699,14 +699,14 @@ fn law_7_final_means_final() {
             assert_eq!(round(&fixture, &mut migration).pages.deferred_m2p, 1);
         }
         fixture.machine().machphys(mfn, HOLES + 3);
-        fixture.machine().log.clear(); // not even the log tells
+        fixture.machine().log.clear(); // not even log-dirty names it
         let report = finish(&fixture, &mut migration);
         assert_eq!(report.pages.left, 0);
     }
 }
 
 #[test]
-fn law_7_gone_is_only_said_at_a_consistent_point_after_every_table() {
+fn law_7_gone_is_only_reported_at_a_consistent_point_after_every_table() {
     for (fixture, mut migration) in copied() {
         fixture.machine().make_table(20, 21);
         fixture.machine().balloon_out(9);
@@ -728,7 +728,7 @@ fn law_7_gone_is_only_said_at_a_consistent_point_after_every_table() {
 }
 
 #[test]
-fn law_7_gone_is_not_said_of_what_came_back() {
+fn law_7_gone_is_not_reported_for_what_came_back() {
     for (fixture, mut migration) in copied() {
         fixture.machine().balloon_out(9);
         round(&fixture, &mut migration);
@@ -745,9 +745,9 @@ fn law_8_a_quiet_round_touches_no_leaf() {
         let report = round(&fixture, &mut migration);
         assert_eq!((report.leaves.compared, report.structure.walks, report.pages.owed), (0, 0, 0));
         let calls = fixture.machine().calls.clone();
-        // Besides the roots and the log: one look at the m2p for each upper frame.
+        // Besides the roots and the log: one read of the m2p for each upper frame.
         let m2p = calls.iter().filter(|at| **at == At::M2p).count();
-        assert!(m2p <= 4, "{m2p} looks at the m2p");
+        assert!(m2p <= 4, "{m2p} reads of the m2p");
         let quiet = |at: &At| matches!(at, At::Roots | At::Clean | At::M2p | At::Transfers);
         assert!(calls.iter().all(quiet), "{calls:?}");
         finish(&fixture, &mut migration);

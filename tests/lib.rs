@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What crosses crates: the laws, the tables of the design, simulation, captures, the command line.
+//! Tests across crates: the laws, the tables of the design, simulation, captures, the command line.
 
 pub mod choices;
 pub mod fixture;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who only observes: what a tracker without a transport reports, remembers, and lets be looked at.
+//! Observing: what a tracker without a transport reports, remembers, and shows.
 //! Not here: migrations (`laws`, `changes`), captures (`engine/cli/tests`).
 //! Units: pfns of the hand-driven guest in `fixture`; a shard of the shadow is 4,096 leaves.
 //! Threads: one, and two.
-//! Source: `Monitor::observe`; law 5 for who accepts everything as seen.
+//! Source: `Monitor::observe`; law 5 where everything counts as accepted when it is seen.
 
 use p2mtrack::cause::{Cause, CauseSet};
 use p2mtrack::config::{Config, Rewalk};
@@ -16,16 +16,16 @@ use p2mtrack_tests::fixture::{BASE, Fixture, HOLES, OWN};
 /// Leaves of one shard of the shadow.
 const SHARD: usize = 4096;
 
-/// One observed round: its report, and what was told.
+/// One observed round: its report, and the pfns reported.
 fn observe(fixture: &Fixture, monitor: &mut Monitor) -> (RoundReport, Vec<(u64, Vec<Cause>)>) {
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut each = |pfn: Pfn, causes: CauseSet| {
-        told.push((pfn.0, causes.iter().collect()));
+        reported.push((pfn.0, causes.iter().collect()));
     };
     let report = fixture
         .with(|ports| monitor.observe(&mut ports.guest, ports.log_dirty, &mut each))
         .expect("a round");
-    (report, told)
+    (report, reported)
 }
 
 fn monitor(fixture: &Fixture, config: Config) -> Monitor {
@@ -35,21 +35,21 @@ fn monitor(fixture: &Fixture, config: Config) -> Monitor {
 }
 
 #[test]
-fn what_is_told_is_remembered() {
+fn what_is_reported_is_remembered() {
     for threads in [1, 2] {
         let fixture = Fixture::linear();
         let mut monitor = monitor(&fixture, Config { threads, ..Config::default() });
         assert_eq!((monitor.tracker().pfns(), monitor.tracker().roots()), (0, None));
-        let (first, told) = observe(&fixture, &mut monitor);
+        let (first, reported) = observe(&fixture, &mut monitor);
         assert_eq!((first.round, first.entries.mapped, first.pages.accepted), (0, HOLES, HOLES));
-        assert_eq!(told, (0..HOLES).map(|pfn| (pfn, vec![Cause::First])).collect::<Vec<_>>());
+        assert_eq!(reported, (0..HOLES).map(|pfn| (pfn, vec![Cause::First])).collect::<Vec<_>>());
         {
             let guest = &mut *fixture.machine();
             guest.write(9, 1);
             guest.balloon_out(700);
             guest.balloon_in(HOLES + 1, 5);
         }
-        let (second, told) = observe(&fixture, &mut monitor);
+        let (second, reported) = observe(&fixture, &mut monitor);
         let (mapped, unmapped, beyond_log_dirty) = (1, 1, 1);
         let entries = EntryCounts { mapped, unmapped, beyond_log_dirty, ..Default::default() };
         assert_eq!(
@@ -64,7 +64,7 @@ fn what_is_told_is_remembered() {
             (700, vec![Cause::Entry]),
             (HOLES + 1, vec![log, Cause::Entry]),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
         assert_eq!(monitor.tracker().shadow_entry(Pfn(700)), Entry::INVALID);
         assert_eq!(
             monitor.tracker().shadow_entry(Pfn(HOLES + 1)),
@@ -75,15 +75,15 @@ fn what_is_told_is_remembered() {
 }
 
 #[test]
-fn what_is_past_the_count_is_told_when_the_count_has_grown() {
+fn what_is_past_the_count_is_reported_when_the_count_has_grown() {
     for fixture in [Fixture::tree(), Fixture::linear()] {
         let mut monitor = monitor(&fixture, Config::default());
         fixture.machine().roots.pfn_count = 513; // the words after it are frames already
         let (first, _) = observe(&fixture, &mut monitor);
         assert_eq!(first.entries.mapped, 513);
         fixture.machine().roots.pfn_count = 1024;
-        let (grown, told) = observe(&fixture, &mut monitor);
-        assert_eq!((grown.entries.mapped, told.len()), (511, 511));
+        let (grown, reported) = observe(&fixture, &mut monitor);
+        assert_eq!((grown.entries.mapped, reported.len()), (511, 511));
         for pfn in 512..1024 {
             fixture.machine().balloon_out(pfn);
         }
@@ -95,7 +95,7 @@ fn what_is_past_the_count_is_told_when_the_count_has_grown() {
 }
 
 #[test]
-fn the_structure_can_be_looked_at() {
+fn the_structure_can_be_inspected() {
     let fixture = Fixture::tree();
     let mut monitor = monitor(&fixture, Config::default());
     observe(&fixture, &mut monitor);
@@ -117,7 +117,7 @@ fn the_structure_can_be_looked_at() {
 fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
     for threads in [1, 2] {
         let fixture = Fixture::tree();
-        let [patched, twice] = reach_into_the_second_shard(&fixture);
+        let [patched, twice] = grow_into_the_second_shard(&fixture);
         let config = Config { threads, shadow: Some(Forms::Auto), ..Config::default() };
         let mut monitor = monitor(&fixture, config);
         observe(&fixture, &mut monitor);
@@ -139,10 +139,13 @@ fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
             guest.poke(patched, 8, 6);
             guest.poke(twice, 8, 7);
         }
-        let (report, told) = observe(&fixture, &mut monitor);
+        let (report, reported) = observe(&fixture, &mut monitor);
         assert_eq!((report.leaves.compared, report.entries.unmapped), (5, 2));
         let entry = |position: usize| (512 * (SHARD + position) as u64 + 8, vec![Cause::Entry]);
-        let entries = told.into_iter().filter(|told| told.1 == [Cause::Entry]).collect::<Vec<_>>();
+        let entries = reported
+            .into_iter()
+            .filter(|reported| reported.1 == [Cause::Entry])
+            .collect::<Vec<_>>();
         let own = [(9, vec![Cause::Entry]), (700, vec![Cause::Entry])];
         assert_eq!(entries, own.into_iter().chain([3, 5, 6].map(entry)).collect::<Vec<_>>());
         let base = 512 * SHARD as u64;
@@ -160,9 +163,10 @@ fn leaves_of_every_shard_and_form_are_remembered_as_seen() {
     }
 }
 
-/// Gives the guest 4,103 leaves: all but a few are one that names no frame. Returns a leaf with a
-/// patched run at position 3 of the second shard, and one without runs at its positions 5 and 6.
-fn reach_into_the_second_shard(fixture: &Fixture) -> [u64; 2] {
+/// Gives the guest 4,103 leaves, all but a few of them the same leaf without frames. Returns a leaf
+/// with a patched run at position 3 of the second shard, and one without runs at its positions 5
+/// and 6.
+fn grow_into_the_second_shard(fixture: &Fixture) -> [u64; 2] {
     let guest = &mut *fixture.machine();
     let top = guest.roots.frame_list_list;
     let word = |kind: u64, slot: u64| match kind {
@@ -173,18 +177,18 @@ fn reach_into_the_second_shard(fixture: &Fixture) -> [u64; 2] {
         3 => 0x3000 + slot * 37 % 512,
         _ => u64::MAX,
     };
-    let [barren, many, last, patched, twice] = [0, 1, 1, 2, 3].map(|kind| {
+    let [shared, many, last, patched, twice] = [0, 1, 1, 2, 3].map(|kind| {
         let pfn = (HOLES..).find(|&pfn| guest.entry(pfn) == Entry::INVALID).expect("a free pfn");
         let frame = guest.copy_words(guest.leaf(0), pfn);
         guest.set_entry(pfn, Entry(frame));
         (0..512).for_each(|slot| guest.poke(frame, slot, word(kind, slot as u64)));
         frame
     });
-    (3..512).for_each(|position| guest.set_leaf(position, barren));
-    (0..512).for_each(|slot| guest.poke(many, slot, barren));
+    (3..512).for_each(|position| guest.set_leaf(position, shared));
+    (0..512).for_each(|slot| guest.poke(many, slot, shared));
     (1..8).for_each(|slot| guest.poke(top, slot, many));
     for (slot, leaf) in
-        [barren, barren, barren, patched, barren, twice, twice].into_iter().enumerate()
+        [shared, shared, shared, patched, shared, twice, twice].into_iter().enumerate()
     {
         guest.poke(last, slot, leaf);
     }
@@ -194,7 +198,7 @@ fn reach_into_the_second_shard(fixture: &Fixture) -> [u64; 2] {
 }
 
 #[test]
-fn every_round_walks_and_asks_the_m2p_if_that_is_wanted() {
+fn every_round_walks_and_reads_the_m2p_if_configured() {
     for rewalk in [Rewalk::WhenNeeded, Rewalk::EveryRound] {
         let fixture = Fixture::tree();
         let mut monitor = monitor(&fixture, Config { rewalk, ..Config::default() });

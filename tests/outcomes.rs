@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The final round's outcome table, one test a row, and the errors that end a migration by name.
+//! The final round's outcome table, one test per row, and the named errors that end a migration.
 //! Not here: the laws (`laws`), changes while the guest runs (`changes`).
 //! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
@@ -36,7 +36,7 @@ fn refuse(fixture: &Fixture, migration: &mut Migration) -> Error {
     error
 }
 
-/// A frame that another domain owns; its m2p is the other's business.
+/// A frame that another domain owns; that domain sets its m2p.
 fn foreign(machine: &mut Machine, m2p: Option<u64>) -> u64 {
     let mfn = 0x3000;
     let frame = Frame { owned: false, m2p, kind: FrameType::Data, content: 0xbad, words: None };
@@ -85,7 +85,7 @@ fn tagged_foreign_and_identity_are_gone_and_counted_foreign() {
         }
     });
     let report = fixture.with(|ports| migration.round(ports)).expect("a live round");
-    assert_eq!((report.pages.unpopulated, report.pages.left), (2, 0), "a tag is an answer");
+    assert_eq!((report.pages.unpopulated, report.pages.left), (2, 0), "a tag is a final answer");
     let report = finish(&fixture, &mut migration);
     assert_eq!((report.settled.gone, report.settled.foreign), (2, 2));
     fixture.machine().assert_identical();
@@ -195,7 +195,7 @@ fn a_pte_to_a_frame_of_another_domain_is_a_named_error() {
 }
 
 #[test]
-fn a_pte_to_a_frame_past_the_machine_is_foreign_and_nobody_is_asked() {
+fn a_pte_to_a_frame_past_the_machine_is_foreign_without_a_query() {
     let (fixture, mut migration) = guest(Config::default(), |machine| {
         machine.make_table(20, 21);
         let table = machine.entry(20).0;
@@ -210,7 +210,7 @@ fn a_pte_to_a_frame_past_the_machine_is_foreign_and_nobody_is_asked() {
 }
 
 /// A guest whose table at pfn 20 names another domain's frame in slot 7, and an engine that clears
-/// such.
+/// such PTEs.
 fn with_a_foreign_pte() -> (Fixture, Migration) {
     let config = Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() };
     guest(config, |machine| {
@@ -225,8 +225,8 @@ fn listed(migration: &Migration) -> Vec<(Pfn, Vec<Mfn>)> {
     migration.tracker().cleared_ptes().map(|(table, frames)| (table, frames.to_vec())).collect()
 }
 
-/// The destination still has the table as it was accepted: a later version that is put off changes
-/// nothing in the list.
+/// The destination still has the table as it was accepted: a later version that is deferred does
+/// not change the list.
 #[test]
 fn cleared_ptes_are_those_of_tables_as_they_were_accepted() {
     let (fixture, mut migration) = with_a_foreign_pte();
@@ -235,7 +235,7 @@ fn cleared_ptes_are_those_of_tables_as_they_were_accepted() {
     assert_eq!(listed(&migration), cleared);
     let table = fixture.machine().entry(20).0;
     fixture.machine().poke(table, 9, 0);
-    let report = fixture.with(|ports| migration.round(ports)).expect("puts it off");
+    let report = fixture.with(|ports| migration.round(ports)).expect("defers it");
     assert_eq!((report.pages.deferred_table, listed(&migration)), (1, cleared.to_vec()));
     fixture.machine().poke(table, 7, 0);
     finish(&fixture, &mut migration);
@@ -313,7 +313,8 @@ fn a_leaf_without_a_pfn_is_a_named_error() {
         machine.frame(leaf).m2p = None;
         machine.balloon_out(9);
     });
-    // The leaf's own page can't be settled otherwise: its m2p is stale, it is nobody's leaf.
+    // The leaf's own page can't be settled otherwise: its m2p is stale, so no pfn is known for the
+    // leaf.
     fixture.machine().log.insert(p2mtrack_tests::fixture::OWN + 1);
     let error = refuse(&fixture, &mut migration);
     assert!(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames of which p2m and m2p do not say all: two pfns with one frame, another domain's frame that
-//! matches, frames that leave the domain or come back without a write of their entry. Not here: the
-//! rows of the outcome table (`outcomes`).
+//! Frames for which p2m and m2p are not enough: two pfns with one frame, another domain's frame
+//! that matches, frames that leave the domain or come back without a write of their entry.
+//! Not here: the rows of the outcome table (`outcomes`).
 //! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
 //! Source: `docs/design.md`, "Outcomes" and "Completeness".
@@ -44,10 +44,10 @@ fn arrived(fixture: &Fixture, pfn: u64) -> Option<Got> {
     fixture.machine().received.get(&pfn).cloned()
 }
 
-/// Another domain's frame, which that one has at pfn `m2p`.
+/// Another domain's frame, which that domain has at pfn `m2p`.
 fn foreign(machine: &mut Machine, m2p: u64) -> u64 {
     let mfn = machine.populate(m2p);
-    machine.hand_out(mfn, Some(m2p));
+    machine.give_away(mfn, Some(m2p));
     mfn
 }
 
@@ -57,8 +57,8 @@ fn entries(mfn: u64) -> [Entry; 2] {
 
 // --- two pfns, one frame; a frame whose m2p names another pfn ------------------------------------
 
-/// What is written into the frame of pfn 9, which another pfn names, too, is at both after each
-/// checkpoint.
+/// The frame of pfn 9 has a second pfn: after each checkpoint both pfns have what was written to
+/// it.
 fn expect_sent_to_both(fixture: &Fixture, migration: &mut Migration) {
     for content in [0x11, 0x22] {
         fixture.machine().write_frame(BASE + 9, content);
@@ -105,7 +105,7 @@ fn a_frame_whose_m2p_names_another_pfn_or_none_is_sent_again_in_each_suspended_r
                 assert_eq!(report.settled.m2p_stale, 1, "{other:x?}");
                 assert_eq!(arrived(&fixture, 9), Some(Got::Content(content)), "{other:x?}");
             }
-            // A footing that became sound costs nothing more.
+            // Once the footing is sound, the pfn is not sent again.
             fixture.machine().machphys(BASE + 9, 9);
             assert_eq!(checkpoint(&fixture, &mut migration).settled.m2p_stale, 0);
             assert_eq!(finish(&fixture, &mut migration).pages.accepted, 0);
@@ -114,7 +114,7 @@ fn a_frame_whose_m2p_names_another_pfn_or_none_is_sent_again_in_each_suspended_r
 }
 
 #[test]
-fn what_a_suspend_that_was_taken_back_settled_against_the_m2p_is_owed_again() {
+fn what_a_cancelled_suspend_settled_against_the_m2p_is_owed_again() {
     for at in [At::Gone, At::Send] {
         for (fixture, mut migration) in copied(aliases()) {
             fixture.machine().frame(BASE + 8).m2p = None;
@@ -122,9 +122,11 @@ fn what_a_suspend_that_was_taken_back_settled_against_the_m2p_is_owed_again() {
             fixture.machine().write(7, 0x77);
             fixture.machine().balloon_out(6);
             let settled = |fixture: &Fixture, migration: &mut Migration| {
-                fixture.with(|ports| migration.finish(ports)).expect_err("is taken back");
+                fixture
+                    .with(|ports| migration.finish(ports))
+                    .expect_err("the suspend is cancelled");
             };
-            // The pages go in a first batch; what fails comes after it.
+            // The pages are in a first batch; the failure comes after it.
             if at == At::Send {
                 fixture.machine().make_table(5, 4);
                 fixture.machine().on(At::Send, |machine| machine.errors.push(At::Gone));
@@ -169,7 +171,7 @@ fn an_alias_whose_m2p_goes_over_to_the_copy_leaves_the_first_pfn_owed() {
     for (fixture, mut migration) in copied(aliases()) {
         fixture.machine().set_entry(HOLES + 5, Entry(BASE + 9));
         checkpoint(&fixture, &mut migration);
-        // From now on writes are marked under the copy, and nothing of the first pfn is written.
+        // From now on writes are marked under the copy, and nothing is marked under the first pfn.
         fixture.machine().machphys(BASE + 9, HOLES + 5);
         expect_sent_to_both(&fixture, &mut migration);
     }
@@ -181,7 +183,8 @@ fn an_alias_whose_m2p_goes_over_to_the_copy_in_a_live_round_leaves_the_first_pfn
         for (fixture, mut migration) in copied(aliases()) {
             fixture.machine().set_entry(HOLES + 5, Entry(BASE + 9));
             checkpoint(&fixture, &mut migration);
-            // The copy is sent as what the m2p names; the other one is the copy from now on.
+            // The copy is sent as the pfn that the m2p names; the other pfn is the copy from now
+            // on.
             fixture.machine().machphys(BASE + 9, HOLES + 5);
             round(&fixture, &mut migration);
             if back {
@@ -206,9 +209,9 @@ fn a_pfn_that_waited_for_another_s_frame_and_gets_its_m2p_makes_that_one_the_cop
         round(&fixture, &mut migration);
         assert!(
             migration.tracker().deferral(Pfn(HOLES + 5)).is_some(),
-            "while it runs nobody decides"
+            "deferred while the guest runs"
         );
-        // Nobody writes the first pfn's entry.
+        // The first pfn's entry is not written.
         fixture.machine().machphys(BASE + 9, HOLES + 5);
         round(&fixture, &mut migration);
         expect_sent_to_both(&fixture, &mut migration);
@@ -226,7 +229,7 @@ fn a_pfn_that_waited_for_another_s_frame_and_gets_its_m2p_makes_that_one_the_cop
 }
 
 #[test]
-fn full_verification_finds_a_copy_whose_m2p_went_over_before_anybody_looked() {
+fn full_verification_finds_a_copy_whose_m2p_changed_before_a_round_saw_both() {
     for (fixture, mut migration) in copied(full()) {
         fixture.machine().set_entry(HOLES + 5, Entry(BASE + 9));
         fixture.machine().machphys(BASE + 9, HOLES + 5);
@@ -239,7 +242,7 @@ fn full_verification_finds_a_copy_whose_m2p_went_over_before_anybody_looked() {
 }
 
 #[test]
-fn a_copy_that_falls_away_is_a_copy_no_more() {
+fn a_copy_that_is_removed_is_a_copy_no_more() {
     for (fixture, mut migration) in copied(aliases()) {
         fixture.machine().set_entry(HOLES + 5, Entry(BASE + 9));
         assert_eq!(checkpoint(&fixture, &mut migration).settled.aliases, 1);
@@ -259,11 +262,9 @@ fn an_own_frame_under_a_foreign_tag_is_asked_about_and_not_owed() {
     }
 }
 
-// --- PTEs to another domain's frame that matches
-// --------------------------------------------------
+// --- PTEs to another domain's frame that matches ------------------------------------------------
 
-/// A table with a PTE to another domain's frame, whose pfn there is the one under which it is
-/// mapped here.
+/// A table with a PTE to another domain's frame, which has the same pfn there as here.
 fn with_a_matching_pte(config: Config, entry: usize) -> [(Fixture, Migration, u64); 2] {
     copied(config).map(|(fixture, migration)| {
         let mut machine = fixture.machine();
@@ -300,7 +301,7 @@ fn a_pte_to_a_foreign_frame_that_matches_is_cleared_and_listed() {
     for entry in 0..2 {
         for (fixture, mut migration, frame) in with_a_matching_pte(config, entry) {
             let report = round(&fixture, &mut migration);
-            assert_eq!(report.pages.deferred_table, 1, "while it runs nobody decides");
+            assert_eq!(report.pages.deferred_table, 1, "deferred while the guest runs");
             let report = finish(&fixture, &mut migration);
             assert_eq!((report.settled.cleared_ptes, report.settled.foreign), (1, 1));
             let listed: Vec<_> = migration.tracker().cleared_ptes().collect();
@@ -314,13 +315,13 @@ fn a_pte_to_a_foreign_frame_that_matches_is_cleared_and_listed() {
     }
 }
 
-/// The pfn's own frame goes to another domain, which has it at the same pfn, and stays in its
-/// entry; a table names it.
+/// The pfn's own frame goes to another domain, which has it at the same pfn; the entry still names
+/// it, and so does a table.
 fn with_a_frame_that_was_ours(config: Config, entry: usize) -> [(Fixture, Migration); 2] {
     copied(config).map(|(fixture, migration)| {
         let mut machine = fixture.machine();
         let frame = machine.balloon_out(9);
-        machine.hand_out(frame, Some(9));
+        machine.give_away(frame, Some(9));
         machine.set_entry(9, entries(frame)[entry]);
         machine.make_table(5, 9);
         let table = machine.entry(5).0;
@@ -353,7 +354,7 @@ fn a_pte_to_a_frame_that_was_the_pfn_s_own_is_cleared_and_listed() {
                 if live {
                     round(&fixture, &mut migration);
                 }
-                // owners and types are asked too late
+                // owners and types are queried too late
                 fixture.machine().errors = vec![At::Query; failing];
                 finish(&fixture, &mut migration);
                 assert_eq!(migration.tracker().cleared_ptes().count(), 1);
@@ -381,8 +382,7 @@ fn a_failed_query_does_not_make_a_foreign_frame_ours() {
     }
 }
 
-// --- entries that stay, frames that do not
-// --------------------------------------------------------
+// --- entries that stay, frames that do not ------------------------------------------------------
 
 #[test]
 fn a_frame_that_comes_back_under_an_entry_that_stayed_is_sent() {
@@ -392,13 +392,13 @@ fn a_frame_that_comes_back_under_an_entry_that_stayed_is_sent() {
                 let frame = {
                     let mut machine = fixture.machine();
                     let frame = machine.balloon_out(9);
-                    machine.hand_out(frame, Some(77));
+                    machine.give_away(frame, Some(77));
                     machine.set_entry(9, entries(frame)[entry]);
                     frame
                 };
                 let report = checkpoint(&fixture, &mut migration);
                 assert_eq!((report.settled.gone, report.settled.foreign), (1, 1));
-                fixture.machine().hand_in(frame, 9, 0xbac);
+                fixture.machine().receive(frame, 9, 0xbac);
                 if live {
                     round(&fixture, &mut migration);
                 }
@@ -415,12 +415,12 @@ fn a_frame_that_comes_back_under_another_pfn_s_m2p_ends_by_the_table() {
         let frame = {
             let mut machine = fixture.machine();
             let frame = machine.balloon_out(9);
-            machine.hand_out(frame, None);
+            machine.give_away(frame, None);
             machine.set_entry(9, Entry(frame));
             frame
         };
         checkpoint(&fixture, &mut migration);
-        fixture.machine().hand_in(frame, HOLES + 9, 0xbac);
+        fixture.machine().receive(frame, HOLES + 9, 0xbac);
         let report = finish(&fixture, &mut migration);
         assert_eq!(report.settled.m2p_stale, 1);
         assert_eq!(arrived(&fixture, 9), Some(Got::Content(0xbac)));
@@ -434,7 +434,7 @@ fn complete_a_b_a_that_is_another_domain_s_at_the_end_is_gone() {
             {
                 let mut machine = fixture.machine();
                 let frame = machine.balloon_out(9);
-                machine.hand_out(frame, Some(9));
+                machine.give_away(frame, Some(9));
                 machine.set_entry(9, Entry(frame));
             }
             if live {
@@ -451,7 +451,7 @@ fn complete_a_b_a_that_is_another_domain_s_at_the_end_is_gone() {
 fn full_verification_asks_who_owns_a_frame_whose_entry_stayed() {
     for live in [false, true] {
         for (fixture, mut migration) in copied(full()) {
-            fixture.machine().hand_out(BASE + 9, Some(9));
+            fixture.machine().give_away(BASE + 9, Some(9));
             if live {
                 round(&fixture, &mut migration);
                 assert!(migration.tracker().deferral(Pfn(9)).is_some());
@@ -464,28 +464,27 @@ fn full_verification_asks_who_owns_a_frame_whose_entry_stayed() {
 }
 
 #[test]
-fn a_question_for_owners_that_fails_is_asked_again() {
+fn a_query_for_owners_that_fails_is_repeated() {
     for (fixture, mut migration) in copied(full()) {
-        fixture.machine().hand_out(BASE + 9, Some(9));
+        fixture.machine().give_away(BASE + 9, Some(9));
         fixture.machine().errors = vec![At::Query; 3];
         let report = finish(&fixture, &mut migration);
         assert_eq!(report.settled.foreign, 1);
     }
     for (fixture, mut migration) in copied(full()) {
         fixture.machine().errors = vec![At::Query; 1000];
-        let error = fixture.with(|ports| migration.finish(ports)).expect_err("nobody answers");
+        let error = fixture.with(|ports| migration.finish(ports)).expect_err("no answer");
         assert!(matches!(error, Error::Port { port: "frame types", .. }), "{error}");
     }
 }
 
-// --- transfers
-// ------------------------------------------------------------------------------------
+// --- transfers ----------------------------------------------------------------------------------
 
-/// A frame given to another domain and got back, with that one's contents; its entry is not
+/// A frame given to another domain and got back, with that domain's contents; its entry is not
 /// written.
 fn there_and_back(fixture: &Fixture, pfn: u64, content: u64) {
-    fixture.machine().hand_out(BASE + pfn, Some(3));
-    fixture.machine().hand_in(BASE + pfn, pfn, content);
+    fixture.machine().give_away(BASE + pfn, Some(3));
+    fixture.machine().receive(BASE + pfn, pfn, content);
 }
 
 #[test]
@@ -539,7 +538,7 @@ fn what_was_offered_at_the_last_look_and_is_used_and_withdrawn_before_the_next_i
         assert_eq!(arrived(&fixture, 9), Some(Got::Content(0x11)));
         assert_eq!(migration.tracker().owed(), 0);
         assert_eq!(round(&fixture, &mut migration).pages.accepted, 0, "and no longer");
-        // The same, if the round that looked last came to nothing.
+        // The same, if the last round that read the grant table failed.
         fixture.machine().transfers = Some(vec![Transfer::Into(Pfn(9))]);
         fixture.machine().errors.push(At::Roots);
         fixture.with(|ports| migration.round(ports)).expect_err("no roots");
@@ -551,7 +550,7 @@ fn what_was_offered_at_the_last_look_and_is_used_and_withdrawn_before_the_next_i
 }
 
 #[test]
-fn an_offer_that_is_told_once_is_noted_though_its_entries_can_not_be_read() {
+fn an_offer_that_is_reported_once_is_recorded_though_its_entries_can_not_be_read() {
     for (fixture, mut migration) in copied(Config::default()) {
         fixture.machine().transfers = Some(vec![]);
         there_and_back(&fixture, 9, 0x11);
@@ -594,7 +593,7 @@ fn hostile_transfer_entries_name_nothing() {
 }
 
 #[test]
-fn who_can_not_say_what_the_entries_name_pays_with_everything_in_a_suspended_round() {
+fn without_transfer_entries_a_suspended_round_sends_everything() {
     for (fixture, mut migration) in copied(Config::default()) {
         fixture.machine().transfers = None;
         assert_eq!(checkpoint(&fixture, &mut migration).pages.accepted, 0, "nothing was offered");

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The parallel round: shards compare live leaves while other threads, the guest's vCPUs, write
 //! them.
-//! Not here: reshaped p2ms (`simulation`, `hard_cases`); the structure of this guest stands still.
+//! Not here: reshaped p2ms (`simulation`, `hard_cases`); the structure of this guest does not
+//! change.
 //! Units: leaves of 512 entries, of which a few name frames; contents are numbers.
-//! Threads: two writers beside 1, 2, 4 or 8 of the engine's; no lock anywhere, so that a checker
-//! for races sees all.
+//! Threads: two writers beside 1, 2, 4 or 8 of the engine's; without locks, so that a race detector
+//! sees all accesses.
 //! Source: `docs/design.md`, "Completeness". Also run by Miri and by ThreadSanitizer, see
 //! `tests/run`.
 
@@ -25,26 +26,25 @@ use p2mtrack::port::{
 };
 use p2mtrack::table::TableView;
 
-/// Eight shards of the fewest leaves that one may have; under Miri a shard may be that much
-/// smaller.
+/// Eight shards of the minimum size; under Miri a shard may be smaller in proportion.
 const LEAVES: u64 = if cfg!(miri) { 4 } else { 512 };
 /// Slots of each leaf that the writers use.
 const SLOTS: u64 = if cfg!(miri) { 2 } else { 16 };
 const WRITERS: u64 = if cfg!(miri) { 1 } else { 2 };
 /// The p2m's own frames: each leaf, the mid and the top frame.
 const OWN_FRAMES: u64 = LEAVES + 2;
-/// Frames of the machine: none, the p2m's own, one per slot, and half as many to spare.
+/// Frames of the machine: an unused one, the p2m's own, one per slot, and half as many spare ones.
 const MACHINE: u64 = 1 + OWN_FRAMES + LEAVES * SLOTS * 3 / 2;
-/// Live rounds at least, and words written while leaves were compared.
+/// Minimum of live rounds, and of words written while leaves were compared.
 const ROUNDS: usize = if cfg!(miri) { 2 } else { 6 };
 const OVERLAPPING: u64 = if cfg!(miri) { 2 } else { 20_000 };
-/// After so many rounds the writers are taken for stuck.
+/// After so many rounds the writers count as stuck.
 const ROUNDS_MAX: usize = 2_000;
 const NO_PFN: u64 = u64::MAX;
 
 type Words = Vec<[AtomicU64; FRAME_WORDS]>;
 
-/// Frames, p2m and log of a guest. All atomics, each with the order that the real thing would have.
+/// Frames, p2m and log of a guest. All atomics, each with the order that real hardware would give.
 struct Machine {
     /// Words of the p2m's own frames: mfn 1 is leaf 0.
     words: Words,
@@ -104,11 +104,11 @@ impl Machine {
         self.m2p[mfn as usize].load(Ordering::Relaxed) // ORDER: as the guest's words
     }
 
-    /// Marks the pfn of a frame that was written. After the write: a log that is taken between the
-    /// two tells of the write next time.
+    /// Marks the pfn of a frame that was written. After the write: if the log is taken between the
+    /// two, the next log has the write.
     fn mark(&self, mfn: u64) {
         let pfn = self.pfn_of(mfn);
-        // ORDER: Release for the Acquire in `clean`: who finds the mark finds the write.
+        // ORDER: Release for the Acquire in `clean`: a thread that sees the mark sees the write.
         self.log[(pfn / 64) as usize].fetch_or(1 << (pfn % 64), Ordering::Release);
     }
 
@@ -122,7 +122,7 @@ impl Machine {
         self.overlapping.fetch_add(u64::from(comparing), Ordering::Relaxed);
     }
 
-    /// Xen hands a frame out.
+    /// Xen allocates a frame.
     fn give(&self, mfn: u64, pfn: u64) {
         // ORDER: published by the entry's mark
         self.m2p[mfn as usize].store(pfn, Ordering::Relaxed);
@@ -144,12 +144,12 @@ impl Machine {
     fn balloon_out(&self, pfn: u64) -> u64 {
         let mfn = self.entry(pfn).0;
         self.set_entry(pfn, Entry::INVALID);
-        self.owned[mfn as usize].store(false, Ordering::Relaxed); // ORDER: asked for each time
+        self.owned[mfn as usize].store(false, Ordering::Relaxed); // ORDER: queried each time
         self.m2p[mfn as usize].store(NO_PFN, Ordering::Relaxed); // ORDER: the same
         mfn
     }
 
-    /// One vCPU: every `WRITERS`th pfn and a share of the spare frames are its own.
+    /// One vCPU: it has every `WRITERS`th pfn and a share of the spare frames.
     fn run_writer(&self, writer: u64) {
         let own: Vec<u64> = (0..LEAVES * SLOTS)
             .filter(|slot| slot % WRITERS == writer)
@@ -158,14 +158,14 @@ impl Machine {
         let frames = 1 + OWN_FRAMES..MACHINE;
         let mut free: Vec<u64> = frames.filter(|mfn| mfn % WRITERS == writer).collect();
         let mut turn = writer;
-        // ORDER: Relaxed: the engine's thread joins this one before it relies on anything.
+        // ORDER: Relaxed: the engine's thread joins this one before it uses the results.
         while !self.stop.load(Ordering::Relaxed) {
             if cfg!(miri) && !self.comparing.load(Ordering::Relaxed) {
-                thread::yield_now(); // its time is dear: writes only where they meet a comparison
+                thread::yield_now(); // Miri is slow: write only during a comparison
                 continue;
             }
             turn += WRITERS;
-            // A generator of full period: all pfns come, in no order that the leaves have.
+            // A generator of full period: it gives all pfns, in an order unrelated to the leaves.
             let dice = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
             let pfn = own[dice as usize % own.len()];
             let entry = self.entry(pfn);
@@ -192,7 +192,7 @@ impl Machine {
         }
     }
 
-    /// What a page holds; a leaf's is all of its words.
+    /// The contents of a page; of a leaf, all of its words.
     fn page(&self, mfn: u64) -> u64 {
         let content = self.content[mfn as usize].load(Ordering::Relaxed); // ORDER: after `clean`
         let own = self.words.get(mfn as usize - 1);
@@ -202,7 +202,7 @@ impl Machine {
         })
     }
 
-    /// What the destination has to hold.
+    /// What the destination must hold.
     fn expected(&self) -> BTreeMap<u64, u64> {
         let pfns = (0..LEAVES * 512).filter(|&pfn| self.entry(pfn) != Entry::INVALID);
         pfns.map(|pfn| (pfn, self.page(self.entry(pfn).0))).collect()
@@ -374,7 +374,7 @@ fn with<T>(received: &mut Received<'_>, call: impl FnOnce(&mut Ports<'_>) -> T) 
 }
 
 /// Repeats `round` beside the writers until enough was written while leaves were compared, and
-/// twice more. Then the guest stands still.
+/// twice more. Then the guest does not run any more.
 fn beside_writers(machine: &Machine, mut round: impl FnMut()) {
     thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -386,13 +386,13 @@ fn beside_writers(machine: &Machine, mut round: impl FnMut()) {
         while rounds < ROUNDS || machine.overlapping.load(Ordering::Relaxed) < OVERLAPPING {
             round();
             rounds += 1;
-            assert!(rounds < ROUNDS_MAX, "nobody writes while leaves are compared");
+            assert!(rounds < ROUNDS_MAX, "no writes while leaves are compared");
         }
         drop(stop);
     });
     round();
-    // The writers come by every page in every round, so that its own mark tells of it. Now only
-    // entries do.
+    // The writers write every page in every round, so that it has a mark of its own. Now only
+    // entries are written.
     thread::scope(|scope| {
         scope.spawn(|| machine.balloon_out_some());
         round();
@@ -422,7 +422,7 @@ fn migrate_beside_writers(threads: usize) {
     machine.assert_shadow(|pfn| migration.tracker().shadow_entry(pfn));
 }
 
-/// Who only observes hears of every pfn whose entry the shadow took over, in the same round.
+/// An observer gets every pfn whose entry changed in the shadow, in the same round.
 fn observe_beside_writers(threads: usize) {
     let machine = Machine::new();
     let mut received = Received { machine: &machine, pages: BTreeMap::new() };
@@ -430,15 +430,18 @@ fn observe_beside_writers(threads: usize) {
     let mut monitor = Monitor::new(config, Width::W64).expect("threads");
     let mut before = vec![Entry::INVALID; (LEAVES * 512) as usize];
     let mut round = || {
-        let mut told = BTreeSet::new();
-        let hear = |pfn: Pfn, _| {
-            told.insert(pfn.0);
+        let mut reported = BTreeSet::new();
+        let report = |pfn: Pfn, _| {
+            reported.insert(pfn.0);
         };
-        with(&mut received, |ports| monitor.observe(&mut ports.guest, ports.log_dirty, hear))
+        with(&mut received, |ports| monitor.observe(&mut ports.guest, ports.log_dirty, report))
             .expect("a round");
         for (pfn, before) in (0..).zip(&mut before) {
             let now = monitor.tracker().shadow_entry(Pfn(pfn));
-            assert!(now == *before || told.contains(&pfn), "pfn {pfn:#x} changed unheard");
+            assert!(
+                now == *before || reported.contains(&pfn),
+                "pfn {pfn:#x} changed without a report"
+            );
             *before = now;
         }
     };
@@ -447,7 +450,7 @@ fn observe_beside_writers(threads: usize) {
     machine.assert_shadow(|pfn| monitor.tracker().shadow_entry(pfn));
 }
 
-/// Under Miri one number of threads: its seeds explore more than further threads would.
+/// Under Miri only one number of threads: its seeds explore more than other numbers would.
 const THREADS: &[usize] = if cfg!(miri) { &[2] } else { &[1, 2, 4, 8] };
 
 #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Passive mode: upstream's loop with the engine in front, and only what a sender has to change, is
-//! right; without any of it, it is not.
+//! Passive mode: upstream's loop with the engine in front and exactly the changes of a sender is
+//! right; if any of them is left out, it is wrong.
 //! Not here: the engine with a loop of its own (`simulation`), a sender in C (`ffi`).
 //! Units: seeds of simulated guests.
 //! Threads: one guest a thread.
@@ -27,15 +27,15 @@ fn is_identical(run: &Run) -> bool {
     run.ending == Ending::Judged(Verdict::Identical)
 }
 
-fn told(run: &Run) -> String {
+fn describe(run: &Run) -> String {
     let found = run.judgement.as_ref().and_then(|judgement| judgement.differences.first());
     let found = found.map(ToString::to_string);
     let why = run.harmed.clone().or(run.error.clone()).or(found);
     format!("{}: {}", run.ending.name(), why.unwrap_or_default())
 }
 
-/// What nobody hears of the transport can't strike: the sender's own way to the destination is not
-/// the model's.
+/// Faults that a run can meet; those of the transport are left out, because the model does not have
+/// the sender's own transport.
 const FAULTS: [Fault; 5] = [
     Fault::MapFailure,
     Fault::ShortBitmap,
@@ -56,14 +56,14 @@ fn expect_right(changes: Changes, width: Width, faults: &[Fault]) -> usize {
             && run.ending == Ending::Aborted
             && run.error.is_some();
         if run.harmed.is_some() || !is_identical(run) && !named {
-            wrong.push(format!("{} {}: {}", config.scenario, config.seed, told(run)));
+            wrong.push(format!("{} {}: {}", config.scenario, config.seed, describe(run)));
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), runs.len(), wrong.join("\n"));
     runs.iter().filter(|run| is_identical(run)).count()
 }
 
-/// How many of the runs go wrong without something, by scenario.
+/// How many of the runs go wrong if a change is left out, by scenario.
 fn wrong_without(changes: Changes, scenarios: &[Scenario], seeds: u64) -> Vec<(Scenario, usize)> {
     let configs = configs(scenarios, seeds);
     let runs = side_by_side(&configs, |config| migrate_passive(config, changes));
@@ -91,7 +91,7 @@ fn a_saver_that_reads_its_own_p2m_and_says_so_is_right() {
 fn faults_end_it_or_change_nothing() {
     for changes in [Changes::ALL, Changes::READS] {
         let identical = expect_right(changes, Width::W64, &FAULTS);
-        println!("{identical} guests arrived identical, though faults struck");
+        println!("{identical} guests arrived identical despite faults");
         assert!(identical > seeds() as usize * Scenario::ALL.len() / 3);
     }
 }
@@ -99,7 +99,7 @@ fn faults_end_it_or_change_nothing() {
 #[test]
 fn without_any_of_its_changes_it_is_wrong() {
     let honest: Vec<_> = Scenario::ALL.into_iter().filter(|s| !s.is_hostile()).collect();
-    // An entry that is another one only while the sender reads it is rare.
+    // It is rare that an entry differs only while the sender reads it.
     let rare = [Scenario::GrantMap];
     let rarely_past = [Scenario::Remus, Scenario::Mixed];
     for (without, changes, scenarios, seeds) in [
@@ -108,11 +108,11 @@ fn without_any_of_its_changes_it_is_wrong() {
         ("remap", Changes { remap: false, ..Changes::ALL }, &honest[..], 6),
         ("remap, reading", Changes { remap: false, ..Changes::READS }, &honest[..], 6),
         ("defer", Changes { defer: false, ..Changes::ALL }, &honest[..], 6),
-        ("the list told again", Changes { list: false, ..Changes::ALL }, &honest[..], 6),
+        ("the list sent again", Changes { list: false, ..Changes::ALL }, &honest[..], 6),
         ("owners asked", Changes { owners: false, ..Changes::ALL }, &[Scenario::ForeignPte], 6),
         ("tags left out", Changes { tags: false, ..Changes::ALL }, &honest[..], 6),
         (
-            "a put-off past the list",
+            "a deferral past the list",
             Changes { past_list: false, ..Changes::ALL },
             &rarely_past[..],
             150,

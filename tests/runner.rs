@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The runner of schedules as a user runs it: interrupted and gone on with, its totals, its
-//! refusals.
-//! Not here: what a schedule is, or how a failure is told (unit tests beside them).
+//! The runner of schedules as a user runs it: interrupted and resumed, its totals, its refusals.
+//! Not here: what a schedule is, or how a failure is reported (unit tests beside them).
 //! Units: schedules.
 //! Threads: each run is a process.
 //! Source: `docs/verification.md`, "A million schedules"; keys: `docs/json.md`.
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// More than two savings of the state, so that there is a middle to be interrupted in.
+/// Long enough to save the state more than twice, so that a run can be interrupted between.
 const COUNT: u64 = 700;
 
 fn schedules(state: &Path, args: &[&str]) -> Command {
@@ -29,7 +28,7 @@ fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-/// The JSON lines but for the time.
+/// The JSON lines without the time.
 fn totals(output: &Output) -> Vec<Value> {
     let text = text(output);
     let lines = text.lines().filter(|line| line.starts_with('{'));
@@ -40,7 +39,7 @@ fn totals(output: &Output) -> Vec<Value> {
     totals
 }
 
-/// How far a state is.
+/// The next schedule of a state.
 fn next(state: &Path) -> u64 {
     let text = std::fs::read_to_string(state).expect("a state");
     text.parse::<Value>().expect("JSON")["next"].as_u64().expect("a number")
@@ -58,13 +57,13 @@ fn an_interrupted_run_ends_with_the_totals_of_a_whole_one() {
         schedules(&state, &args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
     while !state.exists() {
         std::thread::sleep(Duration::from_millis(2));
-        assert!(child.try_wait().expect("a child").is_none(), "done before its first saving");
+        assert!(child.try_wait().expect("a child").is_none(), "done before it saved its state");
     }
     child.kill().expect("killed");
     child.wait().expect("ended");
     let before = next(&state);
-    assert!((2..=COUNT).contains(&before), "killed amid the range: {before}");
-    // Other threads, and the range in other pieces.
+    assert!((2..=COUNT).contains(&before), "killed within the range: {before}");
+    // Other threads, and the range divided in another way.
     let rest = done(&state, &["--count", &count, "--threads", "1"]);
     assert_eq!(rest.status.code(), Some(0));
     assert!(text(&rest).starts_with(&format!("going on after {} schedules\n", before - 1)));
@@ -74,7 +73,7 @@ fn an_interrupted_run_ends_with_the_totals_of_a_whole_one() {
     assert_eq!((&last["silent"], &last["from"]), (&0.into(), &1.into()));
     assert_eq!(totals(&whole).len(), 33, "each scenario, and all");
     assert_eq!(next(&state), COUNT + 1);
-    // What is done is not done again, and a longer range goes on from there.
+    // Completed schedules are not run again, and a longer range goes on from there.
     let again = done(&state, &["--count", &count]);
     assert_eq!(totals(&again), totals(&whole));
     let longer = done(&state, &["--count", &(COUNT + 3).to_string()]);
@@ -93,15 +92,15 @@ fn another_range_is_another_checksum() {
 }
 
 #[test]
-fn a_state_that_can_not_be_gone_on_with_is_refused() {
+fn a_state_that_does_not_fit_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let state = folder.path().join("state");
     assert_eq!(done(&state, &["--count", "3"]).status.code(), Some(0));
     let refused = |args: &[&str], why: &str| {
         let output = done(&state, args);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{told}");
-        assert!(told.contains(why), "{told}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(why), "{message}");
     };
     refused(&["--count", "3", "--from", "2"], "begins at 1");
     refused(&["--count", "2"], "is past");
@@ -116,7 +115,7 @@ fn a_state_that_can_not_be_gone_on_with_is_refused() {
 }
 
 #[test]
-fn all_that_is_told_goes_into_the_log() {
+fn all_output_goes_into_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let log = folder.path().join("log");
     let args = ["--count", "5", "--log", log.to_str().expect("a path")];

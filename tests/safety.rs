@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `docs/safety.md` names every file with unsafe code, and no other.
-//! Not here: the arguments themselves; a reader judges those.
+//! Not here: the arguments themselves, which a reader checks.
 //! Units: files and lines.
 //! Threads: one.
-//! Source: the sources of this workspace as they lie on disk.
+//! Source: the sources of this workspace on disk.
 #![cfg(not(miri))] // reads the disk
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Where Rust sources are.
 const SOURCES: [&str; 5] = ["engine", "ffi", "benches", "perf", "tests"];
-/// What makes a line a site: an attribute or a comment that talks of unsafe code does not.
+/// What makes a line a site; attributes and comments about unsafe code are none.
 const SITES: [&str; 5] =
     ["unsafe {", "unsafe fn ", "unsafe impl ", "unsafe extern ", "unsafe trait "];
 
@@ -64,7 +64,7 @@ fn every_unsafe_site_is_listed() {
     assert_eq!(listed(), unsafe_files(), "left: docs/safety.md, right: the sources");
 }
 
-/// Crates without unsafe code forbid it; the others deny it but for the files that are listed.
+/// Crates without unsafe code forbid it; the others deny it except in the files that are listed.
 #[test]
 fn no_crate_may_grow_unsafe_code_unseen() {
     let files: BTreeSet<_> = unsafe_files().into_keys().collect();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How rounds end: what the final one bears and for how long, what it looks at again, and how a
-//! live one gives up.
+//! How rounds end: what the final round tolerates and for how long, what it checks again, and how a
+//! live round gives up.
 //! Not here: the outcome of one pfn (`outcomes`), sequences that were once a loss (`hard_cases`).
 //! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
@@ -25,7 +25,7 @@ fn both() -> [(Fixture, Migration); 2] {
 }
 
 #[test]
-fn sweeps_that_settle_nothing_are_told_from_those_that_do_whatever_was_settled() {
+fn sweeps_that_settle_nothing_are_distinguished_from_those_that_do() {
     for (fixture, mut migration) in both() {
         // Pages and an entry without a frame, all settled by the first sweep; one page never is.
         fixture.machine().balloon_out(700);
@@ -34,14 +34,16 @@ fn sweeps_that_settle_nothing_are_told_from_those_that_do_whatever_was_settled()
         }
         let lose = || Answer::Deferred(Deferral::Unacknowledged);
         fixture.machine().answers.insert(9, (0..12).map(|_| lose()).collect());
-        let error = fixture.with(|ports| migration.finish(ports)).expect_err("no word of the page");
+        let error = fixture
+            .with(|ports| migration.finish(ports))
+            .expect_err("the page is never acknowledged");
         let deferred = EntryCause::Deferred(Deferral::Unacknowledged);
         assert!(
             matches!(error, Error::Entry { pfn: Pfn(9), mfn: Some(Mfn(mfn)), cause }
                 if cause == deferred && mfn == BASE + 9),
             "{error}"
         );
-        // The first sweep and the nine that bring nothing are over: two answers are left.
+        // The first sweep and nine that settle nothing are over: two answers are left.
         assert_eq!(fixture.machine().answers[&9].len(), 2);
     }
 }
@@ -70,7 +72,7 @@ fn a_log_that_fails_round_after_round_says_why() {
     fixture.machine().errors.push(At::Clean);
     round(&fixture, &mut migration);
     fixture.machine().errors.push(At::Clean);
-    let error = fixture.with(|ports| migration.round(ports)).expect_err("two rounds running");
+    let error = fixture.with(|ports| migration.round(ports)).expect_err("two rounds in a row");
     assert!(
         matches!(error, Error::Uncertain { uncertainty: Uncertainty::LogLost, rounds: 2, .. }),
         "{error}"
@@ -88,7 +90,7 @@ fn a_leaf_without_a_mapping_owes_its_own_pfns_and_no_others() {
     let right = fixture.machine().leaf(512);
     fixture.machine().set_leaf(1, 0x3abc);
     let report = round(&fixture, &mut migration);
-    // Besides them the page of the table that was written.
+    // Also the page of the table that was written.
     assert_eq!((report.pages.owed, report.pages.accepted, report.pages.left), (513, 1, 512));
     fixture.machine().set_leaf(1, right);
     finish(&fixture, &mut migration);
@@ -119,7 +121,7 @@ fn a_leaf_that_only_its_own_page_leads_to_is_read_before_the_end() {
         fixture.machine().set_entry(b, Entry::INVALID);
         round(&fixture, &mut migration);
         fixture.machine().machphys(leaf, a);
-        // marked under a pfn that holds nothing, as far as is known
+        // marked under a pfn that is not known as a backing pfn
         fixture.machine().balloon_out(650);
         let report = finish(&fixture, &mut migration);
         assert_eq!((report.structure.moved, report.entries.unmapped), (1, 1));
@@ -134,7 +136,7 @@ fn tables_are_not_sent_again_for_a_frame_that_left_the_domain() {
         let mut migration = fixture.start(Config::default());
         round(&fixture, &mut migration);
         let frame = fixture.machine().entry(30).0;
-        fixture.machine().set_entry(30, Entry::INVALID); // amid being ballooned out
+        fixture.machine().set_entry(30, Entry::INVALID); // while it is ballooned out
         round(&fixture, &mut migration);
         if released {
             fixture.machine().release(frame);
@@ -165,7 +167,7 @@ fn a_pfn_that_a_table_names_is_owed_if_it_was_not_accepted_so() {
         let guest = &mut *fixture.machine();
         let table = guest.entry(20).0;
         guest.poke(table, 3, frame << 12 | 0x67);
-        // not a word in the log
+        // without a mark in the log
         guest.on(At::Send, move |guest| guest.frame(frame).m2p = Some(tagged));
     }
     assert_eq!(round(&fixture, &mut migration).pages.left, 1);
@@ -187,7 +189,7 @@ fn leaves_that_name_nothing_behind_the_last_one_need_no_pfn() {
     finish(&fixture, &mut migration);
 }
 
-/// What the transport was told of pfns without a frame while the guest ran.
+/// The notes about pfns without a frame that the transport got while the guest ran.
 fn noted(fixture: &Fixture) -> Vec<u64> {
     std::mem::take(&mut fixture.machine().noted_gone)
 }
@@ -195,12 +197,12 @@ fn noted(fixture: &Fixture) -> Vec<u64> {
 #[test]
 fn a_pfn_that_lost_its_frame_is_noted_while_the_guest_runs_and_gone_at_the_end() {
     for (fixture, mut migration) in both() {
-        assert_eq!(noted(&fixture), [], "a hole was never anything");
+        assert_eq!(noted(&fixture), [], "a hole never had a frame");
         fixture.machine().balloon_out(3);
         fixture.machine().balloon_out(700);
         round(&fixture, &mut migration);
         assert_eq!(noted(&fixture), [3, 700]);
-        assert!(!fixture.machine().received.contains_key(&3), "who takes notes has given it back");
+        assert!(!fixture.machine().received.contains_key(&3), "the receiver has given it back");
         round(&fixture, &mut migration);
         assert_eq!(noted(&fixture), [], "once");
         // It comes back, another one goes; the count of pfns falls.
@@ -210,14 +212,14 @@ fn a_pfn_that_lost_its_frame_is_noted_while_the_guest_runs_and_gone_at_the_end()
         assert_eq!(noted(&fixture), [701]);
         fixture.machine().balloon_out(702);
         finish(&fixture, &mut migration);
-        assert_eq!(noted(&fixture), [], "all are said at once");
+        assert_eq!(noted(&fixture), [], "all are reported gone instead");
         assert_eq!(fixture.machine().said_gone, [700, 701, 702]);
         fixture.machine().assert_identical();
     }
 }
 
 #[test]
-fn what_falls_away_is_noted() {
+fn what_a_shrink_removes_is_noted() {
     let fixture = Fixture::tree();
     let mut migration = fixture.start(Config::default());
     round(&fixture, &mut migration);
@@ -234,7 +236,7 @@ fn a_digest_is_kept_as_long_as_its_bytes_are_what_the_destination_has() {
         let answer = |pfn: u64, answer| {
             fixture.machine().answers.entry(pfn).or_default().push_back(answer);
         };
-        assert_eq!(digest(&migration, 9), None, "nobody said one");
+        assert_eq!(digest(&migration, 9), None, "no digest was given");
         for pfn in 9..14 {
             fixture.machine().write(pfn, 1);
             answer(pfn, copy(100 + pfn));
@@ -242,7 +244,7 @@ fn a_digest_is_kept_as_long_as_its_bytes_are_what_the_destination_has() {
         assert_eq!(round(&fixture, &mut migration).pages.accepted, 5);
         let all: Vec<_> = (9..14).map(|pfn| digest(&migration, pfn)).collect();
         assert_eq!(all, [109, 110, 111, 112, 113].map(Some));
-        // Sent again without one, deferred, given back, without a frame, and left alone.
+        // Sent again without one, deferred, returned, without a frame, and unchanged.
         for pfn in 9..11 {
             fixture.machine().write(pfn, 2);
         }
@@ -257,7 +259,7 @@ fn a_digest_is_kept_as_long_as_its_bytes_are_what_the_destination_has() {
         answer(11, Answer::Deferred(Deferral::Unacknowledged));
         round(&fixture, &mut migration);
         assert_eq!([10, 11].map(|pfn| digest(&migration, pfn)), [Some(7), None]);
-        // A batch that fails as a whole may have come through.
+        // A batch that fails as a whole may have been delivered.
         fixture.machine().write(13, 3);
         fixture.machine().errors.push(At::Send);
         fixture.with(|ports| migration.round(ports)).expect_err("planted");

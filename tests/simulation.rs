@@ -24,7 +24,7 @@ fn seeds() -> u64 {
     std::env::var("P2MTRACK_SEEDS").map_or(6, |seeds| seeds.parse().expect("a number of seeds"))
 }
 
-/// Configurations that differ in all that a seed does not decide.
+/// Configurations that differ in everything that a seed does not determine.
 fn runs(scenarios: impl Iterator<Item = Scenario>, faults: &FaultSet) -> Vec<SimConfig> {
     scenarios
         .flat_map(|scenario| {
@@ -45,7 +45,7 @@ fn runs(scenarios: impl Iterator<Item = Scenario>, faults: &FaultSet) -> Vec<Sim
 
 fn engine(config: &SimConfig) -> Config {
     let (kernels, seed) = (Kernel::available(), config.seed as usize);
-    let free = |variable| std::env::var_os(variable).is_none(); // else that one is for all
+    let free = |variable| std::env::var_os(variable).is_none(); // otherwise it applies to all runs
     let kernel = free(KERNEL_VARIABLE).then(|| kernels[seed % kernels.len()]);
     let shadow = free(SHADOW_VARIABLE).then(|| Forms::ALL[seed / kernels.len() % 4]);
     let engine = Config { threads: config.threads, kernel, shadow, ..Config::default() };
@@ -101,7 +101,7 @@ fn a_hostile_guest_ends_in_a_named_error_or_arrives_as_it_is() {
         refused += u64::from(run.ending == Ending::Aborted);
         assert_eq!(run.ending == Ending::Aborted, run.error.is_some());
     }
-    println!("{refused} of {} hostile guests refused by name", done.len());
+    println!("{refused} of {} hostile guests refused with a named error", done.len());
     assert!(refused > 0);
 }
 
@@ -121,7 +121,7 @@ fn a_page_table_names_no_frame_of_another_domain() {
             }
         }
     }
-    println!("{refused} of {} refused by name", done.len());
+    println!("{refused} of {} refused with a named error", done.len());
     assert!(0 < refused && refused < done.len());
 }
 
@@ -225,7 +225,7 @@ fn watched(config: &SimConfig) -> (Run, Vec<(u64, RoundReport)>) {
     (run, rounds.0)
 }
 
-/// Runs of a kind in which a good deal happens, with faults and without.
+/// Runs with much activity, with faults and without.
 fn busy() -> Vec<SimConfig> {
     let scenarios = [Scenario::Mixed, Scenario::Remus, Scenario::Hostile, Scenario::LeafMoved];
     let faulty = FaultSet(Fault::ALL.to_vec());

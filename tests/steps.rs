@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rounds in steps: whoever keeps the loop gets what a lent transport gets, and can't lose anything
-//! by a wrong order of calls.
+//! Rounds in steps: a caller that drives the steps itself gets what a transport port gets, and
+//! can't lose anything by a wrong order of calls.
 //! Not here: what a round finds (`laws`, `changes`, `outcomes`): both ways make the same steps.
 //! Units: pfns of the hand-driven guest in `fixture`; runs of simulated guests.
 //! Threads: one.
@@ -32,7 +32,7 @@ fn by_port(error: PortError) -> Error {
     Error::Port { port: "the host", source: error }
 }
 
-/// Tells what was lost on the way.
+/// Returns pages that were lost.
 fn take_back(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> {
     let mut returned = Vec::new();
     ports.transport.returned(&mut returned).map_err(by_port)?;
@@ -40,17 +40,17 @@ fn take_back(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> 
     Ok(())
 }
 
-/// Reads the log into the room that is lent, if it is to be read.
+/// Reads the log into the lent buffer, if this round has one.
 fn read_log(tracker: &mut Tracker, ports: &mut Ports<'_>, stage: Stage) -> Result<u64, Error> {
     take_back(tracker, ports)?;
-    let room = tracker.begin(&mut ports.guest, stage)?;
-    if room.pfns() == 0 {
+    let buffer = tracker.begin(&mut ports.guest, stage)?;
+    if buffer.pfns() == 0 {
         return Ok(0);
     }
-    ports.log_dirty.clean(room).map_err(by_port)
+    ports.log_dirty.clean(buffer).map_err(by_port)
 }
 
-fn tell_list(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> {
+fn send_list(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> {
     if !tracker.frame_list_changed() {
         return Ok(());
     }
@@ -63,7 +63,7 @@ fn tell_list(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> 
 
 /// Sends the batch over the transport, as the host's own code would.
 fn send(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> {
-    tell_list(tracker, ports)?;
+    send_list(tracker, ports)?;
     let mut answers = Vec::new();
     let sent = {
         let view = tracker.view(&mut ports.guest);
@@ -73,7 +73,7 @@ fn send(tracker: &mut Tracker, ports: &mut Ports<'_>) -> Result<(), Error> {
     tracker.answer(&mut ports.guest, answers)
 }
 
-/// A whole round of a host that keeps the loop.
+/// A whole round of a host that drives the steps.
 fn round(tracker: &mut Tracker, ports: &mut Ports<'_>, stage: Stage) -> Result<RoundReport, Error> {
     let read = read_log(tracker, ports, stage)?;
     tracker.scan(&mut ports.guest, read)?;
@@ -81,7 +81,7 @@ fn round(tracker: &mut Tracker, ports: &mut Ports<'_>, stage: Stage) -> Result<R
         send(tracker, ports)?;
         take_back(tracker, ports)?;
     }
-    tell_list(tracker, ports)?;
+    send_list(tracker, ports)?;
     if stage != Stage::Live {
         ports.transport.gone(&tracker.gone()?).map_err(by_port)?;
         ports.transport.consistent().map_err(by_port)?;
@@ -115,7 +115,7 @@ fn a_round_in_steps_is_a_round() {
         let last = fixture.with(|ports| round(&mut tracker, ports, Stage::Final)).expect("settles");
         assert_eq!((last.settled.gone, fixture.machine().consistent), (1, 2));
         fixture.machine().assert_identical();
-        assert!(fixture.machine().maps.is_empty(), "given back");
+        assert!(fixture.machine().maps.is_empty(), "all unmapped");
         assert!(fixture.machine().log_on, "log-dirty is the host's");
     }
 }
@@ -186,7 +186,7 @@ fn law_3_a_page_that_failed_is_owed_and_named() {
 }
 
 #[test]
-fn law_1_a_log_that_was_lent_has_to_be_handed_over() {
+fn law_1_a_log_that_was_lent_has_to_be_returned() {
     let fixture = Fixture::tree();
     let mut tracker = attach(&fixture);
     fixture.with(|ports| {
@@ -206,14 +206,14 @@ fn law_1_a_log_that_was_lent_has_to_be_handed_over() {
 }
 
 #[test]
-fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
+fn law_1_a_log_that_is_not_returned_leaves_everything_owed() {
     let fixture = Fixture::tree();
     let mut tracker = attach(&fixture);
     fixture.with(|ports| {
         round(&mut tracker, ports, Stage::Live).expect("copies");
         fixture.machine().write(5, 99);
-        let room = tracker.begin(&mut ports.guest, Stage::Final).expect("begins");
-        ports.log_dirty.clean(room).expect("reads"); // its bit is nowhere else now
+        let buffer = tracker.begin(&mut ports.guest, Stage::Final).expect("begins");
+        ports.log_dirty.clean(buffer).expect("reads"); // Xen has cleared its bit
         tracker.begin(&mut ports.guest, Stage::Live).expect("begins anew");
         let report = tracker.scan(&mut ports.guest, u64::MAX).expect("scans");
         assert_eq!(report.uncertain[Uncertainty::ShortBitmap as usize], 1, "law 4: it is reported");
@@ -224,8 +224,7 @@ fn law_1_a_log_that_is_not_handed_over_leaves_everything_owed() {
     fixture.machine().assert_identical();
 }
 
-/// However little of it was read: what lies past that is owed, and what was marked there all the
-/// same is marked.
+/// However little was read: pfns past that are owed as uncertain, and marks past that still count.
 #[test]
 fn law_4_a_short_log_puts_what_it_lacks_in_uncertainty() {
     let whole = 3 * 512;
@@ -237,8 +236,8 @@ fn law_4_a_short_log_puts_what_it_lacks_in_uncertainty() {
                 round(&mut tracker, ports, Stage::Live).expect("copies");
                 let marked = [3, 64, 700, 1270];
                 marked.iter().for_each(|&pfn| fixture.machine().write(pfn, 99));
-                let room = tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
-                ports.log_dirty.clean(room).expect("reads");
+                let buffer = tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
+                ports.log_dirty.clean(buffer).expect("reads");
                 let report = tracker.scan(&mut ports.guest, read).expect("scans").clone();
                 let short = u64::from(read < LOG_DIRTY_LEAF_PFNS);
                 assert_eq!(report.uncertain[Uncertainty::ShortBitmap as usize], short, "{read:#x}");
@@ -248,7 +247,7 @@ fn law_4_a_short_log_puts_what_it_lacks_in_uncertainty() {
                     assert_eq!(is_marked, marked.contains(&pfn), "{read:#x}, {pfn:#x}");
                     assert_eq!(why.contains(Cause::Uncertain), pfn >= read, "{read:#x}, {pfn:#x}");
                 }
-                // The leaves' own pfns are among what was not read: each leaf is compared.
+                // The leaves' own pfns were not read: each leaf is compared.
                 let leaves = 3 - read.saturating_sub(OWN).min(3);
                 assert_eq!(report.leaves.compared, leaves, "{read:#x}");
                 tracker.cancel(ports.guest.p2m);
@@ -258,7 +257,7 @@ fn law_4_a_short_log_puts_what_it_lacks_in_uncertainty() {
 }
 
 #[test]
-fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
+fn nothing_is_answered_after_a_cancel_or_a_take_that_failed() {
     for cancel in [true, false] {
         let fixture = Fixture::tree();
         let mut tracker = attach(&fixture);
@@ -271,7 +270,8 @@ fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
                 tracker.take(&mut ports.guest).expect("takes");
                 tracker.cancel(ports.guest.p2m);
             } else {
-                // The second of two pfns with one frame, in a batch of which others would be sent.
+                // The second of two pfns with one frame, in a batch with other pfns that would be
+                // sent.
                 let own = fixture.machine().entry(8);
                 fixture.machine().set_entry(7, own);
                 tracker.take(&mut ports.guest).expect_err("an alias");
@@ -284,10 +284,10 @@ fn nothing_is_answered_for_after_a_cancel_or_a_take_that_failed() {
     }
 }
 
-/// A slot of the p2m's structure points elsewhere and back between two looks: whoever maps the p2m
-/// itself may have read from there.
+/// A slot of the p2m's structure points elsewhere and back between two walks: a host that maps the
+/// p2m itself may have read from there.
 #[test]
-fn what_was_handed_out_is_owed_again_after_a_walk_to_who_reads_its_own_p2m() {
+fn what_was_taken_is_owed_again_after_a_walk_if_the_host_reads_its_own_p2m() {
     for (sender, again) in [(Sender::Engine, 0), (Sender::CallerReadsP2m, HOLES)] {
         let fixture = Fixture::tree();
         fixture.machine().log_on = true;
@@ -305,9 +305,9 @@ fn what_was_handed_out_is_owed_again_after_a_walk_to_who_reads_its_own_p2m() {
     }
 }
 
-/// One frame at very many positions costs no more than it does others.
+/// One leaf at very many positions costs no more than in other modes.
 #[test]
-fn law_6_a_shared_leaf_without_frames_owes_nothing_to_who_normalises() {
+fn law_6_a_shared_leaf_without_frames_owes_nothing_if_the_host_normalises() {
     let fixture = Fixture::tree();
     fixture.machine().log_on = true;
     let config = Config { sender: Sender::CallerNormalises, ..Config::default() };
@@ -321,7 +321,7 @@ fn law_6_a_shared_leaf_without_frames_owes_nothing_to_who_normalises() {
     }
     fixture.machine().roots.pfn_count = 100 * 512;
     fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
-    fixture.machine().set_entry(2 * 512, Entry::INVALID); // written, and as it was
+    fixture.machine().set_entry(2 * 512, Entry::INVALID); // written with the same value
     let report = fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("compares");
     assert!(report.pages.owed < 10, "{}", report.pages.owed);
 }
@@ -379,23 +379,23 @@ fn calls_in_a_wrong_order_change_nothing() {
         tracker.cancel(ports.guest.p2m);
         let begun = tracker.begin(&mut ports.guest, Stage::Live);
         expect_order(
-            begun.map(|room| room.pfns()),
+            begun.map(|buffer| buffer.pfns()),
             "begin called while the migration is cancelled",
         );
     });
     assert!(fixture.machine().maps.is_empty());
 }
 
-/// What a policy asks for is known when the log is, and again at the end.
+/// What a policy needs is known after the scan, and again at the end.
 #[test]
-fn a_scan_tells_whether_it_converges() {
+fn a_scan_reports_whether_it_converges() {
     let fixture = Fixture::tree();
     let mut tracker = attach(&fixture);
     fixture.with(|ports| {
         read_log(&mut tracker, ports, Stage::Live).expect("begins");
         let first = tracker.scan(&mut ports.guest, u64::MAX).expect("scans").clone();
         assert_eq!((first.dirty_rate, first.shrinking), (None, None));
-        tell_list(&mut tracker, ports).expect("tells");
+        send_list(&mut tracker, ports).expect("sends the list");
         let sent = tracker.take(&mut ports.guest).expect("takes").len();
         send(&mut tracker, ports).expect("sends");
         tracker.end(&mut ports.guest).expect("ends early");
@@ -404,11 +404,11 @@ fn a_scan_tells_whether_it_converges() {
         let report = tracker.scan(&mut ports.guest, read).expect("scans");
         assert_eq!(report.dirty_rate, Some(1.0 / sent as f64));
         assert_eq!(report.shrinking, Some(true));
-        // Of a round that was given up, and of one whose log was not read, nobody knows.
+        // It is not known after a round that was given up, and after one whose log was not read.
         let read = read_log(&mut tracker, ports, Stage::Live).expect("begins");
         let report = tracker.scan(&mut ports.guest, read).expect("scans");
         assert_eq!((report.dirty_rate, report.shrinking), (None, None));
-        tell_list(&mut tracker, ports).expect("tells");
+        send_list(&mut tracker, ports).expect("sends the list");
         tracker.end(&mut ports.guest).expect("ends early");
         read_log(&mut tracker, ports, Stage::Live).expect("begins");
         let report = tracker.scan(&mut ports.guest, 0).expect("scans");
@@ -418,15 +418,15 @@ fn a_scan_tells_whether_it_converges() {
     });
 }
 
-/// An uncertainty is told until a round has ended with it, whatever fails meanwhile.
+/// An uncertainty is reported until a round has ended with it, whatever fails meanwhile.
 #[test]
 fn law_4_a_lost_log_is_reported_though_the_next_round_does_not_begin() {
     let fixture = Fixture::tree();
     let mut tracker = attach(&fixture);
     fixture.with(|ports| {
         round(&mut tracker, ports, Stage::Live).expect("copies");
-        let room = tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
-        ports.log_dirty.clean(room).expect("reads");
+        let buffer = tracker.begin(&mut ports.guest, Stage::Live).expect("begins");
+        ports.log_dirty.clean(buffer).expect("reads");
         fixture.machine().errors.push(At::Roots);
         tracker.begin(&mut ports.guest, Stage::Live).expect_err("no roots");
         for _ in 0..2 {
@@ -441,7 +441,7 @@ fn law_4_a_lost_log_is_reported_though_the_next_round_does_not_begin() {
     });
 }
 
-/// Who normalises a table twice has cleared its PTEs once.
+/// If a table is normalised twice, its cleared PTEs count once.
 #[test]
 fn a_table_that_is_normalised_again_is_cleared_once() {
     let fixture = Fixture::tree();
@@ -454,7 +454,7 @@ fn a_table_that_is_normalised_again_is_cleared_once() {
     fixture.with(|ports| {
         let read = read_log(&mut tracker, ports, Stage::Checkpoint).expect("begins");
         tracker.scan(&mut ports.guest, read).expect("scans");
-        tell_list(&mut tracker, ports).expect("tells");
+        send_list(&mut tracker, ports).expect("sends the list");
         while !tracker.take(&mut ports.guest).expect("takes").is_empty() {
             if let Some(page) = tracker.batch().iter().find(|page| page.pfn == Pfn(20)).copied() {
                 for _ in 0..2 {
@@ -472,10 +472,10 @@ fn a_table_that_is_normalised_again_is_cleared_once() {
     });
 }
 
-/// A frame list may change after the last look at it: a live round ends all the same, and the next
-/// one is told.
+/// A frame list may change after the host last read it: a live round ends all the same, and the
+/// next round reports the list.
 #[test]
-fn a_live_round_ends_with_a_frame_list_that_was_not_told() {
+fn a_live_round_ends_with_a_frame_list_that_was_not_sent() {
     let fixture = Fixture::tree();
     let mut tracker = attach(&fixture);
     fixture.with(|ports| {
@@ -509,7 +509,7 @@ fn a_round_that_ends_early_leaves_the_rest_owed() {
 }
 
 #[test]
-fn whoever_holds_a_mapping_of_the_p2m_hears_when_to_drop_it() {
+fn a_host_with_a_mapping_of_the_p2m_learns_when_to_drop_it() {
     let fixture = Fixture::tree();
     let mut tracker = attach(&fixture);
     fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
@@ -559,7 +559,7 @@ fn simulated_guests_arrive_identical_in_steps() {
 }
 
 #[test]
-fn who_keeps_the_loop_can_ask_which_pfns_lost_their_frames() {
+fn a_caller_can_ask_which_pfns_lost_their_frames() {
     let fixture = Fixture::tree();
     let mut tracker = attach(&fixture);
     fixture.with(|ports| round(&mut tracker, ports, Stage::Live)).expect("copies");
@@ -570,7 +570,7 @@ fn who_keeps_the_loop_can_ask_which_pfns_lost_their_frames() {
     assert_eq!(tracker.take_noted_gone(), [], "since it was last asked");
 }
 
-/// Nobody says whether a page was sent that was taken in a round which was given up.
+/// It is not known whether a page was sent that was taken in a round which was given up.
 #[test]
 fn a_page_that_was_taken_in_a_round_that_was_given_up_is_gone_once_it_has_no_frame() {
     for given_up in [Stage::Live, Stage::Final] {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The environment's variables that force a kernel and a form, each asked once for a process: one
-//! process a case.
-//! Not here: what is done with them (`config`), options of the command line (`engine/cli/tests`).
+//! The environment variables that force a kernel and a form, each read once per process: one
+//! process per case.
+//! Not here: their effect (`config`), options of the command line (`engine/cli/tests`).
 //! Units: none.
 //! Threads: one a process.
 //! Source: `KERNEL_VARIABLE`, `SHADOW_VARIABLE`.
@@ -11,7 +11,7 @@ use std::process::Command;
 use p2mtrack::diff::{KERNEL_VARIABLE, Kernel};
 use p2mtrack::shadow::{Forms, SHADOW_VARIABLE};
 
-/// The child's part: says what is chosen, and asserts nothing.
+/// The child's part: prints what is chosen, and asserts nothing.
 #[test]
 fn what_is_chosen() {
     let kernel = Kernel::choose().map_err(|unknown| unknown.to_string());
@@ -19,7 +19,7 @@ fn what_is_chosen() {
     println!("\nchosen: {kernel:?} {forms:?}");
 }
 
-/// What a process with these variables says; `None` is a variable that is not there.
+/// What a process with these variables prints; `None` is an unset variable.
 fn chosen(kernel: Option<&str>, form: Option<&str>) -> String {
     let mut child = Command::new(std::env::current_exe().expect("this program"));
     child.args(["--exact", "what_is_chosen", "--nocapture"]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Walks of the structure under a guest that does not hold still: tries, reads, uncertainties, and
-//! what comes of them.
+//! Walks of the structure while the guest changes it: tries, reads, uncertainties, and their
+//! results.
 //! Not here: which change calls for a walk (`changes`), walks of hostile structures (`hostile`).
 //! Units: pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
@@ -20,8 +20,8 @@ fn reads_of_the_roots(fixture: &Fixture) -> usize {
 
 #[test]
 fn a_generation_is_read_until_it_is_even_and_only_where_there_is_one() {
-    // Two reads around the log; then one before the walk, and one after it unless the guest stands
-    // still.
+    // Two reads around the log; then one before the walk, and one after it unless the guest is
+    // suspended.
     for (fixture, generation, live, last) in [
         (Fixture::tree(), 7, 4, 2),
         (Fixture::linear(), 8, 4, 2),
@@ -39,7 +39,7 @@ fn a_generation_is_read_until_it_is_even_and_only_where_there_is_one() {
 }
 
 #[test]
-fn a_generation_that_stands_still_calls_for_a_walk_only_if_it_is_odd() {
+fn a_generation_that_does_not_change_requires_a_walk_only_if_it_is_odd() {
     for generation in 0..6 {
         let fixture = Fixture::linear();
         fixture.machine().roots.generation = generation;
@@ -53,7 +53,7 @@ fn a_generation_that_stands_still_calls_for_a_walk_only_if_it_is_odd() {
 }
 
 #[test]
-fn a_walk_is_tried_eight_times_and_each_time_with_nothing_of_the_last_one() {
+fn a_walk_is_tried_eight_times_and_each_time_from_the_start() {
     let fixture = Fixture::linear();
     let mut migration = fixture.start(Config::default());
     assert_eq!(round(&fixture, &mut migration).structure.retries, 0);
@@ -62,7 +62,7 @@ fn a_walk_is_tried_eight_times_and_each_time_with_nothing_of_the_last_one() {
     fixture.machine().calls.clear();
     let structure = round(&fixture, &mut migration).structure;
     assert_eq!((structure.walks, structure.retries), (8, 7));
-    // What was copied before the first one stays good while its pfns are not in the log.
+    // Copies from before the first try stay valid while their pfns are not in the log.
     let reads = fixture.machine().calls.iter().filter(|&&at| at == At::Read).count();
     assert_eq!(reads, 7 * 4);
     finish(&fixture, &mut migration);
@@ -78,7 +78,7 @@ fn a_tree_whose_root_was_elsewhere_during_every_walk_is_walked_again() {
         let top = guest.roots.frame_list_list;
         let copy = guest.copy_words(top, HOLES + 1);
         guest.set_entry(HOLES + 1, Entry(copy));
-        guest.write(OWN + 4, 1); // the root is written: that calls for a walk
+        guest.write(OWN + 4, 1); // the root is written: that requires a walk
         (top, copy)
     };
     // Around the log, then around each walk.
@@ -113,8 +113,9 @@ fn roots_that_lead_nowhere_and_frames_that_can_not_be_read_are_uncertainties_of_
     fixture.machine().poke(BASE + OWN + 4, 0, 0x3abc);
     let report = round(&fixture, &mut migration);
     assert_eq!((report.p2m_unreadable, uncertainties(&report)), (true, [0, 1]));
-    // A guest that stands still does not put it right: the frame is named.
-    let error = fixture.with(|ports| migration.finish(ports)).expect_err("a mid that is not there");
+    // Suspending the guest does not help: the error names the frame.
+    let error =
+        fixture.with(|ports| migration.finish(ports)).expect_err("a mid that does not exist");
     let Error::Structure { level, mfn, cause, .. } = error else { panic!("{error}") };
     let unreadable = StructureCause::Unreadable(MapFault::NotOwned);
     assert_eq!((level, mfn, cause), (1, Mfn(0x3abc), unreadable));

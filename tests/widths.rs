@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Guests that are attached with the width of others: each is told so in the first round, and no
-//! guest of its own width ever is.
+//! Guests attached with the other width: each gets an error in the first round, and a guest
+//! attached with its own width never does.
 //! Not here: whole migrations of both widths (`simulation`), roots that lead nowhere (`laws`).
 //! Units: runs of simulated guests; pfns of the hand-driven guest in `fixture`.
 //! Threads: one.
@@ -19,7 +19,7 @@ use p2mtrack::tracker::Tracker;
 use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, Simulation};
 use p2mtrack_tests::fixture::{BASE, Fixture, HOLES, OWN, finish, round};
 
-/// A p2m of another width than its guest's.
+/// A p2m port that reports another width than its guest's.
 struct Bent<'a>(&'a mut dyn P2mSource, Width);
 
 impl P2mSource for Bent<'_> {
@@ -52,7 +52,7 @@ impl P2mSource for Bent<'_> {
     }
 }
 
-/// The first round of a guest as one of this width.
+/// The first round of a guest that is attached with this width.
 fn first_round(simulation: &Simulation, width: Width) -> Result<RoundReport, Error> {
     let mut handles = simulation.ports();
     let mut bent = Bent(&mut handles.p2m, width);
@@ -79,7 +79,7 @@ fn simulation(scenario: Scenario, seed: u64, width: Width, kind: P2mKind) -> Sim
 }
 
 #[test]
-fn a_guest_that_is_attached_with_the_other_width_is_told_so() {
+fn a_guest_that_is_attached_with_the_other_width_is_a_named_error() {
     for scenario in [Scenario::Quiet, Scenario::Balloon, Scenario::Exchange, Scenario::Mixed] {
         for (seed, width, kind) in [
             (1, Width::W64, P2mKind::Linear),
@@ -137,8 +137,8 @@ fn a_guest_that_has_few_frames_or_whose_m2p_lags_is_believed() {
     }
 }
 
-/// A tree whose first leaf is one of a 32-bit guest, so many of whose entries are named back; and
-/// of entries of 64 bits as many.
+/// A tree whose first leaf is one of a 32-bit guest, with `narrow` entries whose m2p names them;
+/// and `wide` such entries of 64 bits.
 fn like_another(narrow: u64, wide: u64) -> Fixture {
     let fixture = Fixture::tree();
     become_another(&fixture, narrow, wide);
@@ -176,7 +176,7 @@ fn many_entries_show_a_width_and_two_of_the_given_one_are_enough_against_them() 
     }
 }
 
-/// Who has been followed in a width is of that width.
+/// A guest that was once walked in a width keeps that width.
 #[test]
 fn only_the_first_walk_decides() {
     let fixture = Fixture::tree();
@@ -205,8 +205,8 @@ fn an_error_says_both_widths_and_what_shows_it() {
     let error = |cause| Error::Width { given: Width::W64, cause }.to_string();
     assert_eq!(
         error(WidthCause::Entries { pfn: Pfn(1), mfn: Mfn(0x1001) }),
-        "a 32-bit guest, attached as one of 64 bits: only so do its entries name frames that are theirs, pfn 0x1 mfn 0x1001 \
-         and others"
+        "a 32-bit guest, attached as one of 64 bits: its entries match the m2p only in the guest's \
+         own width, pfn 0x1 mfn 0x1001 and others"
     );
     assert!(error(WidthCause::Root(1 << 40)).ends_with(": a root of its p2m is 0x10000000000"));
 }

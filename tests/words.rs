@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Public names are made of the words of `docs/glossary.md`, and of none that it rules out.
-//! Not here: prose, which a reader judges.
+//! Public names use the words of `docs/glossary.md`, and none that it rules out.
+//! Not here: prose.
 //! Units: words of a name, cut at capitals and underscores.
 //! Threads: one.
-//! Source: the last table of the glossary; names as they stand in the sources, the header and
-//! `docs/json.md`.
+//! Source: the last table of the glossary; names in the sources, the header and `docs/json.md`.
 #![cfg(not(miri))] // reads the disk
 
 use std::collections::BTreeSet;
@@ -117,7 +116,7 @@ fn of_c() -> BTreeSet<String> {
     header.split(|letter| !is_part(letter)).map(str::to_lowercase).collect()
 }
 
-/// Keys of JSON: what stands between backticks in `docs/json.md`.
+/// Keys of JSON: the words between backticks in `docs/json.md`.
 fn of_json() -> BTreeSet<String> {
     let text = read("docs/json.md");
     let keys = text.split('`').skip(1).step_by(2);
@@ -127,7 +126,7 @@ fn of_json() -> BTreeSet<String> {
 }
 
 #[test]
-fn names_are_made_of_the_glossary_s_words() {
+fn names_use_the_glossary_s_words() {
     let ruled_out = ruled_out();
     assert!(ruled_out.len() > 20 && ruled_out.contains("doubt"), "{ruled_out:?}");
     let mut rust = Names::default();
@@ -135,7 +134,7 @@ fn names_are_made_of_the_glossary_s_words() {
     let all = [("Rust", rust.0), ("C", of_c()), ("JSON", of_json())];
     let mut wrong = Vec::new();
     for (language, names) in &all {
-        assert!(names.len() > 50, "{language}: {} names can't be all", names.len());
+        assert!(names.len() > 50, "{language}: only {} names found", names.len());
         let bad =
             names.iter().filter(|name| words(name).iter().any(|word| ruled_out.contains(word)));
         wrong.extend(bad.map(|name| format!("{language}: {name}")));

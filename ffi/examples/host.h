@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The callbacks of a host whose hypervisor is the harness: what a toolstack writes over its own hypercalls. Its errors are
- * handed on as they are: HARNESS_NOT_OWNED has the number of P2MT_NOT_OWNED. Used by migrate.c and passive.c.
+ * The callbacks of a host whose hypervisor is the harness. A toolstack writes them over its own
+ * hypercalls. Errors of the harness are passed on unchanged: HARNESS_NOT_OWNED has the number of
+ * P2MT_NOT_OWNED. Used by migrate.c and passive.c.
  */
 #ifndef HOST_H
 #define HOST_H
@@ -23,7 +24,7 @@ static int host_roots(void *user, const struct p2mt_roots_call *call)
     int rc = harness_roots(user, words);
     if (rc)
         return rc;
-    call->roots->pfn_count = words[0]; /* fields that every version has: call->roots->size has not to be looked at */
+    call->roots->pfn_count = words[0]; /* every version has these fields: no check of size */
     call->roots->frame_list_list = words[1];
     call->roots->p2m_cr3 = words[2];
     call->roots->p2m_vaddr = words[3];

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //
-// The header from C++17: a handle that destroys itself, errors as exceptions, callbacks that let none out. Migrates one
-// simulated guest by the whole interface, as migrate.c does. Not a binding: what a sender in C++ would write for itself.
+// The header used from C++17: a handle that destroys itself, errors as exceptions, callbacks that
+// let no exception out. Migrates one simulated guest with the whole interface, as migrate.c does.
+// Not a binding: what a sender in C++ would write for itself.
 //
 //     include [SCENARIO [SEED]]    default: mixed 1
 //
@@ -33,7 +34,7 @@ using Handle = std::unique_ptr<p2mt, Destroy>;
 using Answer = p2mt_page_answer;
 using Guest = std::unique_ptr<harness, Destroy>;
 
-// The harness's calls: a negative errno.
+// Calls of the harness return a negative errno.
 int ok(int code)
 {
     if (code < 0)
@@ -41,7 +42,8 @@ int ok(int code)
     return code;
 }
 
-// A callback from a function that may throw: no exception may cross the library. Noexcept for what catch can't catch.
+// Makes a callback of a function that may throw: no exception may cross the library. noexcept
+// covers what catch can't.
 template <typename Call, int (*function)(harness *, const Call *)>
 int callback(void *user, const Call *call) noexcept
 {
@@ -161,14 +163,14 @@ public:
     }
 
 private:
-    // The code of a call, if it is none of those expected an exception.
+    // The code of a call; an exception if the code is neither P2MT_OK nor expected.
     int call(int code, int expected = P2MT_OK) const
     {
         if (code == P2MT_OK || code == expected)
             return code;
         p2mt_error error{};
         error.size = sizeof(error);
-        if (p2mt_last_error(handle.get(), &error) || error.code != code) { // of those that the handle does not keep
+        if (p2mt_last_error(handle.get(), &error) || error.code != code) { // the handle did not keep it
             error.code = code;
             std::snprintf(error.text, sizeof(error.text), "%s", p2mt_strerror(code));
         }
@@ -210,11 +212,11 @@ private:
 
     void round(uint32_t stage)
     {
-        p2mt_log_buffer room{};
+        p2mt_log_buffer buffer{};
         uint64_t read = 0;
-        call(p2mt_begin(handle.get(), stage, &room));
-        if (room.pfns)
-            ok(harness_clean(guest, room.words, room.pfns, &read));
+        call(p2mt_begin(handle.get(), stage, &buffer));
+        if (buffer.pfns)
+            ok(harness_clean(guest, buffer.words, buffer.pfns, &read));
         call(p2mt_scan(handle.get(), read, nullptr));
         for (;;) {
             size_t count;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Migrates simulated guests by the whole interface: the host keeps the loop, takes batches, sends and answers them.
+ * Migrates simulated guests with the whole interface: the host drives the rounds, takes batches,
+ * sends and answers them.
  *
  *     migrate [THREADS [SCENARIO [SEEDS [MIB [WIDTH]]]]]    default: 1 all 3 32 64
  *
@@ -18,15 +19,15 @@ struct sender {
     struct p2mt_page_answer answers[P2MT_BATCH_MAX];
 };
 
-/* The log: room from the library, CLEAN from Xen. */
+/* The log: a buffer from the library, CLEAN from Xen. */
 static int begin(struct sender *sender, uint32_t stage)
 {
-    struct p2mt_log_buffer room;
+    struct p2mt_log_buffer buffer;
     uint64_t read = 0;
-    int rc = p2mt_begin(sender->p2mt, stage, &room);
+    int rc = p2mt_begin(sender->p2mt, stage, &buffer);
 
-    if (!rc && room.pfns)
-        rc = harness_clean(sender->guest, room.words, room.pfns, &read);
+    if (!rc && buffer.pfns)
+        rc = harness_clean(sender->guest, buffer.words, buffer.pfns, &read);
     return rc ? rc : p2mt_scan(sender->p2mt, read, NULL);
 }
 
@@ -46,7 +47,7 @@ static int send_frame_list(struct sender *sender)
     return rc ? rc : p2mt_frame_list_sent(sender->p2mt, serial);
 }
 
-/* One page: read, a page table normalised, sent; what can't be done now is put off. */
+/* Reads, normalises (page tables) and sends a page. One that can't be sent now is deferred. */
 static int send_page(struct sender *sender, size_t index)
 {
     const struct p2mt_page *page = &sender->pages[index];
@@ -143,7 +144,7 @@ static int migrate(struct sender *sender)
     return rc ? rc : run_round(sender, P2MT_FINAL);
 }
 
-/* 0: as it should be. */
+/* 0: success. */
 static int run(const char *scenario, uint64_t seed, uint32_t threads, uint64_t guest_bytes, uint32_t width)
 {
     static struct sender sender;

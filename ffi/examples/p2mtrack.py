@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """
-libp2mtrack by ctypes, with nothing compiled: the structures, a class over the handle, and a program that migrates
-simulated guests by the whole interface, as migrate.c does. Not a package, and not fast: each page is a few calls.
+libp2mtrack with ctypes, with nothing compiled: the structures, a class over the handle, and a
+program that migrates simulated guests with the whole interface, as migrate.c does. Not a package,
+and not fast: each page takes a few calls.
 
     p2mtrack.py LIBP2MTRACK LIBHARNESS [SCENARIO [SEEDS]]    default: all 3
 
-Exit status as of migrate.c. What has to be right with ctypes:
-- Types of all arguments are declared: an undeclared number is cut to 32 bits.
-- Callbacks live as long as the handle: ctypes keeps none alive.
-- Callbacks raise nothing: ctypes would print it, and return to the library what nobody chose.
-- Callbacks run under the interpreter's lock, on the thread of the call. The library's own threads never call back.
+Exit status as of migrate.c. Rules with ctypes:
+- Declare the types of all arguments: an undeclared number is cut to 32 bits.
+- Keep callbacks alive as long as the handle: ctypes does not.
+- Callbacks must not raise: ctypes would print the exception, and return an arbitrary value to the
+  library.
+- Callbacks run under the interpreter's lock, on the thread of the call. The library's own threads
+  never call back.
 """
 
 import sys
@@ -45,7 +48,7 @@ CALLS = {  # in the order of struct p2mt_host
 CALLBACKS = {name: CFUNCTYPE(c_int, pointer, POINTER(call)) for name, call in CALLS.items()}
 lent = [part for name, callback in CALLBACKS.items() for part in (callback, name)]
 Host = struct("p2mt_host", u32, "size zero", pointer, "user", *lent[:-2],
-              pointer, "m2p", u64, "m2p_frames compat_m2p_mfn", *lent[-2:])  # the last callback is younger
+              pointer, "m2p", u64, "m2p_frames compat_m2p_mfn", *lent[-2:])  # the last callback was added later
 Config = struct("p2mt_config", u32, "size width mode threads kernel verify alias foreign_pte uncertain_rounds_max "
                 "unaccounted")
 LogBuffer = struct("p2mt_log_buffer", words, "words", u64, "pfns")
@@ -67,7 +70,7 @@ Totals = struct("p2mt_totals", u32, "size zero", u64, "rounds rounds_given_up pa
 PfnState = struct("p2mt_pfn_state", u32, "size causes defer zero", u64, "entry")
 Error = struct("p2mt_error", u32, "size", i32, "code errnum level", u64, "pfn mfn", c_char * 488, "text")
 
-# Of the constants those that are used here.
+# Only the constants that are used here.
 P2MT_NONE = 2**64 - 1
 P2MT_E_BUSY, P2MT_E_TABLE = -16, -78
 P2MT_WIDTH_64, P2MT_FULL, P2MT_LOG_ERROR = 64, 0, 1
@@ -126,7 +129,10 @@ def load(path, functions):
 
 
 class P2mError(Exception):
-    """A call failed. `errno` is negative, or 0. `pfn` and `mfn` are None, and `level` is -1, where it is about none."""
+    """
+    A call failed. `errno` is negative, or 0. `pfn` and `mfn` are None, and `level` is -1, if the
+    error names none.
+    """
 
     def __init__(self, error):
         self.code, self.errno, self.level, self.text = error.code, error.errnum, error.level, error.text.decode()
@@ -136,14 +142,15 @@ class P2mError(Exception):
 
 class Migration:
     """
-    A handle; `close` it, or use it with `with`. `host` has a method for each callback, which takes the structure of the
-    call and raises OSError for an errno. Whatever else a callback raises is raised again once the library has returned.
+    A handle; `close` it, or use it with `with`. `host` has a method for each callback, which takes
+    the structure of the call and raises OSError for an errno. Any other exception of a callback is
+    raised again after the library has returned.
     """
 
     def __init__(self, library, host, m2p, m2p_frames, **config):
         self.library, self.raised, self.handle = library, None, pointer()
         lent = {name: kind(self._guard(getattr(host, name))) for name, kind in CALLBACKS.items()}
-        # Kept: it keeps the callbacks alive.
+        # Keeps the callbacks alive.
         self.lent = Host(size=sizeof(Host), m2p=m2p, m2p_frames=m2p_frames, compat_m2p_mfn=P2MT_NONE, **lent)
         error = Error(size=sizeof(Error))
         asked = Config(size=sizeof(Config), width=P2MT_WIDTH_64, **config)
@@ -172,13 +179,13 @@ class Migration:
             raise raised
         if code not in (0, expected):
             error = Error(size=sizeof(Error))
-            if self.library.p2mt_last_error(self.handle, byref(error)) or error.code != code:  # this one was not kept
+            if self.library.p2mt_last_error(self.handle, byref(error)) or error.code != code:  # the handle did not keep it
                 error = Error(code=code, level=-1, pfn=P2MT_NONE, mfn=P2MT_NONE, text=self.library.p2mt_strerror(code))
             raise P2mError(error)
         return code
 
     def close(self):
-        self._call("p2mt_destroy")  # NULL is fine
+        self._call("p2mt_destroy")  # NULL is allowed
 
     def __enter__(self):
         return self
@@ -187,10 +194,10 @@ class Migration:
         self.close()
 
     def begin(self, stage):
-        """The room for the log: `room.words` must not be used after `scan`."""
-        room = LogBuffer()
-        self._call("p2mt_begin", stage, byref(room))
-        return room
+        """The buffer for the log: its `words` must not be used after `scan`."""
+        buffer = LogBuffer()
+        self._call("p2mt_begin", stage, byref(buffer))
+        return buffer
 
     def scan(self, read):
         report = Report(size=sizeof(Report))
@@ -208,11 +215,11 @@ class Migration:
         return self._call("p2mt_normalise", index, table, None, expected=P2MT_E_TABLE) == 0
 
     def answer(self, count):
-        """By the first `count` of `answers`, which are all that were taken."""
+        """Answers the `count` pages that were taken, with the first `count` of `answers`."""
         self._call("p2mt_answer", self.answers, sizeof(Answer), count)
 
     def accept(self, count):
-        """All that were taken."""
+        """Accepts all `count` pages that were taken."""
         self._call("p2mt_accept", count)
 
     def frame_list(self):
@@ -227,7 +234,7 @@ class Migration:
         self._call("p2mt_frame_list_sent", serial)
 
     def gone(self):
-        """Arrays of pfns, with the number of those that count."""
+        """Arrays of pfns, each with the number of its valid elements."""
         pfns, count, start = (u64 * 256)(), size_t(), 0
         while True:
             self._call("p2mt_gone", start, pfns, len(pfns), byref(count))
@@ -272,7 +279,7 @@ class Migration:
 
 
 class Guest:
-    """Calls of the harness for one guest, and what it lends as the host of a migration."""
+    """Calls of the harness for one guest."""
 
     def __init__(self, library, *arguments):
         self.library, self.at = library, library.harness_new(*arguments)
@@ -332,7 +339,7 @@ class Lent:
 
 
 def answer_for(guest, p2mt, index, table):
-    """Sends a page that was taken: what became of it."""
+    """Sends a page that was taken. Returns the answer for it."""
     page, content = p2mt.pages[index], u64()
     try:
         guest.read_page(page.mfn, page.type, byref(content), table)
@@ -345,9 +352,9 @@ def answer_for(guest, p2mt, index, table):
 
 
 def run_round(guest, p2mt, stage):
-    room, read, table = p2mt.begin(stage), u64(), (u64 * 512)()
-    if room.pfns:
-        guest.clean(room.words, room.pfns, byref(read))
+    buffer, read, table = p2mt.begin(stage), u64(), (u64 * 512)()
+    if buffer.pfns:
+        guest.clean(buffer.words, buffer.pfns, byref(read))
     p2mt.scan(read.value)
     count = 1
     while count:
@@ -384,7 +391,7 @@ def migrate(guest, p2mt):
 
 
 def run(p2mtrack, harness, scenario, seed):
-    """Whether it went as it should."""
+    """Whether the result is right."""
     guest = Guest(harness, scenario, seed, 32 << 20, 1, P2MT_WIDTH_64)
     guest.log_on()
     with Migration(p2mtrack, Lent(guest), guest.m2p(), guest.m2p_frames(), mode=P2MT_FULL) as p2mt:

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A sender like the one of Xen's toolstack, with its own loop, policy, mapping of the p2m and normalisation of page tables,
- * and with p2mtrack in front of it in passive mode. The lines marked (1) to (4) are what it changes: it sends what
- * p2mtrack hands out, by the entries that come with it; it drops its mapping of the p2m when it is told to; it puts off
- * what can't be sent now; and it asks who owns what a page table names. docs/adopt.md has the same as a table.
+ * A sender like that of Xen's toolstack, with its own loop, policy, mapping of the p2m and
+ * normalisation of page tables, that uses p2mtrack in passive mode. The lines marked (1) to (4) are
+ * the changes. It (1) sends the pages of p2mt_take by the entries that come with them, (2) drops
+ * its mapping of the p2m on P2MT_DO_REMAP, (3) defers what can't be sent now, and (4) queries the
+ * owners of the frames that a page table names. docs/adopt.md has the same as a table.
  *
  *     passive [entries|reads [SCENARIO [SEEDS]]]    default: entries all 3
  *
- * `reads`: it sends by its own live mapping of the p2m, and has said so. Exit status as of migrate.c.
+ * `reads`: it sends by its own live mapping of the p2m, in mode P2MT_HOST_READS_P2M. Exit status as
+ * of migrate.c.
  */
 #include <stdlib.h>
 
@@ -25,10 +27,10 @@ struct sender {
     struct p2mt *p2mt;
     int reads;
     int mapped;         /* its own mapping of the p2m is there */
-    uint64_t pfn_count; /* as it was told to the destination */
+    uint64_t pfn_count; /* as it was sent to the destination */
 };
 
-/* Whether a table names a frame of another domain, of which p2m and m2p may say what they like. */
+/* Whether a table names a frame of another domain: p2m and m2p do not show that. */
 static int names_others(const struct sender *sender, const uint64_t *words)
 {
     uint64_t mfns[512];
@@ -46,7 +48,10 @@ static int names_others(const struct sender *sender, const uint64_t *words)
     return 0;
 }
 
-/* Upstream's normalisation: m2p, its own mapping of the p2m, both must agree. A kernel of old tags its own entries. */
+/*
+ * Upstream's normalisation: the m2p and its own mapping of the p2m must agree. harness_p2m_frame
+ * leaves out the tags of entries: old kernels tag entries of their own frames.
+ */
 static int normalise(const struct sender *sender, uint32_t type, uint64_t *words)
 {
     const uint64_t *m2p = harness_m2p(sender->guest);
@@ -72,7 +77,7 @@ static int normalise(const struct sender *sender, uint32_t type, uint64_t *words
     return 0;
 }
 
-/* 0: sent. Otherwise what the answer is to say of it. */
+/* Sends a page and fills in its answer. Not 0: an error of the harness. */
 static int send_page(struct sender *sender, const struct p2mt_page *page, struct p2mt_page_answer *answer)
 {
     uint64_t mfn = page->mfn, content = 0, words[512]; /* (1) the entry that came with it */
@@ -122,15 +127,15 @@ static int pass(struct sender *sender, uint32_t stage, uint64_t *sent)
 {
     static struct p2mt_page pages[P2MT_BATCH_MAX];
     static struct p2mt_page_answer answers[P2MT_BATCH_MAX];
-    struct p2mt_log_buffer room;
+    struct p2mt_log_buffer buffer;
     struct p2mt_report report;
     uint64_t read = 0, gone[256], from = 0;
     size_t count, i;
     uint32_t todo;
-    int rc = p2mt_begin(sender->p2mt, stage, &room);
+    int rc = p2mt_begin(sender->p2mt, stage, &buffer);
 
-    if (!rc && room.pfns)
-        rc = harness_clean(sender->guest, room.words, room.pfns, &read);
+    if (!rc && buffer.pfns)
+        rc = harness_clean(sender->guest, buffer.words, buffer.pfns, &read);
     if (!rc)
         rc = p2mt_scan(sender->p2mt, read, NULL);
     do {
@@ -158,7 +163,7 @@ static int pass(struct sender *sender, uint32_t stage, uint64_t *sent)
     if (!rc)
         rc = p2mt_end(sender->p2mt, &report);
     if (!rc)
-        *sent = report.pages_accepted; /* pages_owed has pfns without a frame among them */
+        *sent = report.pages_accepted; /* pages_owed includes pfns without a frame */
     return rc;
 }
 

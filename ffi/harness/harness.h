@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A simulated Xen with one PV guest, and a receiver with an oracle: what stands for the hypervisor and for the destination
- * in the tests of libp2mtrack. Not a part of that library, and not installed.
+ * A simulated Xen with one PV guest, and a receiver with an oracle: the hypervisor and the
+ * destination in the tests of libp2mtrack. Not a part of that library, and not installed.
  *
- * Every call is a moment at which the guest may run first. Functions return 0, a negative errno, or HARNESS_NOT_OWNED. One
- * thread.
+ * The guest may run before any call takes effect. Functions return 0, a negative errno, or
+ * HARNESS_NOT_OWNED. One thread.
  */
 #ifndef HARNESS_H
 #define HARNESS_H
@@ -21,11 +21,14 @@ extern "C" {
 
 struct harness;
 
-/* The names of the scenarios: `index` from 0 on, NULL at the end. A hostile one may end in an error. */
+/* The names of the scenarios: `index` from 0 on, NULL at the end. Hostile ones may fail. */
 const char *harness_scenario(size_t index);
 int harness_is_hostile(const char *scenario);
 
-/* A guest of a scenario and a seed. NULL: no such scenario. `threads`: those of the tracker. `width`: 32 or 64 bits. */
+/*
+ * A guest for a scenario and a seed. NULL: no such scenario. `threads`: those of the tracker.
+ * `width`: 32 or 64 bits.
+ */
 struct harness *harness_new(const char *scenario, uint64_t seed, uint64_t guest_bytes, uint32_t threads, uint32_t width);
 void harness_free(struct harness *harness);
 
@@ -48,18 +51,20 @@ int harness_unmap(struct harness *harness, const void *const *addresses, size_t 
 int harness_types(struct harness *harness, const uint64_t *mfns, size_t count, uint32_t *types);
 int harness_unlogged(struct harness *harness, uint64_t *pfns, size_t capacity, size_t *count);
 int harness_accepts_transfer(struct harness *harness, int32_t *accepts);
-/* What the transfer entries of the grant table name: a pfn, or with bit 63 the mfn of a frame that came. *count: how many there
- * are, of which as many as fit are written. */
+/*
+ * What the transfer entries of the grant table name: a pfn, or with bit 63 the mfn of a frame that
+ * arrived. *count: number of names; as many as fit are written.
+ */
 int harness_transfers(struct harness *harness, uint64_t *names, size_t capacity, size_t *count);
 int harness_log_on(struct harness *harness);
 int harness_log_off(struct harness *harness);
 /* CLEAN of the first `pfns` pfns, a multiple of 32,768. */
 int harness_clean(struct harness *harness, uint64_t *words, uint64_t pfns, uint64_t *read);
 
-/* --- the way to the destination --- */
-/* Reads a page: of a data page what stands for its bytes, of a page table its 512 words. */
+/* --- the transport --- */
+/* Reads a page: for data a number that stands for its bytes, for a page table its 512 words. */
 int harness_read_page(struct harness *harness, uint64_t mfn, uint32_t type, uint64_t *content, uint64_t *words);
-/* Hands it to the receiver; a page table's words with pfns in place of frames. */
+/* Sends it to the receiver; the words of a page table have pfns in place of frames. */
 int harness_send_page(struct harness *harness, uint64_t pfn, uint32_t type, uint64_t content, const uint64_t *words);
 int harness_send_frame_list(struct harness *harness, const uint64_t *leaves, size_t count, uint64_t pfn_count);
 int harness_send_gone(struct harness *harness, const uint64_t *pfns, size_t count);
@@ -74,9 +79,9 @@ uint64_t harness_p2m_frame(const struct harness *harness, uint64_t pfn);
 /* --- the oracle --- */
 /* 0 identical, 1 corrupt, 2 leaked; the guest has to be suspended. */
 int harness_judge(const struct harness *harness);
-/* Says on stderr what differs. */
+/* Prints the differences to stderr. */
 void harness_explain(const struct harness *harness);
-/* NULL, or what was left behind at the source; valid until harness_free. The guest goes on from here. */
+/* NULL, or what was left behind at the source; valid until harness_free. The guest runs on. */
 const char *harness_harm(struct harness *harness);
 
 #ifdef __cplusplus

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The header's structures and numbers, as Rust has them.
-//! Not here: what they mean; `include/p2mtrack.h` says that, field by field.
+//! Not here: what they mean; `include/p2mtrack.h` documents each field.
 //! Units: those of the header.
-//! Threads: plain values; a host's pointers are only ever used on its calls.
+//! Threads: plain values; a host's pointers are used only in its calls.
 //! Source: `include/p2mtrack.h`; `tests/header.rs` compiles it and compares sizes, offsets and
 //! numbers.
 
-#![expect(missing_docs, reason = "the header says it, and only once")]
+#![expect(missing_docs, reason = "the header documents it, in one place")]
 
 use std::ffi::{c_char, c_int, c_void};
 

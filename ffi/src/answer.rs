@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A host's answers for a batch, checked as a whole before any of them is written down.
+//! A host's answers for a batch, checked as a whole before any of them is recorded.
 //! Not here: what follows from them.
 //! Units: one answer a page, in order.
 //! Threads: plain values.
@@ -14,18 +14,18 @@ use p2mtrack::table::{TableCause, TableFault};
 use crate::abi;
 use crate::error::{Fault, PageError};
 
-/// How the normalisation of page tables of a batch went, by their numbers in it.
+/// The results of normalising page tables of a batch, by their index in it.
 pub(crate) type Normalised = BTreeMap<usize, Result<(), TableFault>>;
 
-/// The largest errno that there is.
+/// The largest errno.
 const ERRNO_MAX: i32 = 4095;
 
-/// The errno that a host's negative word says.
+/// The errno that a host returned as a negative word.
 pub(crate) fn errno(word: i32) -> Option<i32> {
     (-ERRNO_MAX..0).contains(&word).then(|| -word)
 }
 
-/// That all are accepted. `ours`: page tables only if they were normalised by us.
+/// Checks that all pages can be accepted. `ours`: page tables have to be normalised by the library.
 pub(crate) fn all_accepted(pages: &[Page], tables: &Normalised, ours: bool) -> Result<(), Fault> {
     let all = abi::PageAnswer::default();
     let mut kept = pages.iter().enumerate().filter(|(_, page)| ours && page.kind.is_table());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The boundary that every call crosses: whose pointer, which process, which thread, panics, the
-//! last error.
+//! The boundary that every call crosses: checks of pointer, process and thread; panics; the last
+//! error.
 //! Not here: what the calls do (`functions`, `handle`).
 //! Units: none.
 //! Threads: one call at a time on a handle, on any thread; a second one is refused, also from
@@ -26,7 +26,7 @@ use crate::quiet;
 /// What a host holds a pointer to: `struct p2mt`.
 #[derive(Debug)]
 pub struct Handle {
-    /// Who created it.
+    /// The process that created it.
     origin: Origin,
     /// A call is under way.
     busy: AtomicBool,
@@ -37,11 +37,11 @@ pub struct Handle {
 struct Kept {
     session: Session,
     error: Option<Fault>,
-    /// A call panicked: what it left behind is not to be trusted.
+    /// A call panicked: the state that it left is not trusted.
     poisoned: bool,
 }
 
-/// A call under way; no other is until it is dropped.
+/// A call under way; there is no other until it is dropped.
 struct Entered<'a>(&'a Handle);
 
 impl Drop for Entered<'_> {
@@ -64,19 +64,19 @@ impl Handle {
     unsafe fn occupy<'a>(
         handle: *const Self,
     ) -> Result<(Entered<'a>, &'a mut ManuallyDrop<Kept>), c_int> {
-        // SAFETY: the caller's contract: what is not null lives. Nothing but its atomic and its
-        // origin is looked at yet.
+        // SAFETY: the caller's contract: what is not null lives. Only its atomic and its origin are
+        // used so far.
         let handle = unsafe { handle.as_ref() }.ok_or(abi::E_ARGUMENT)?;
         if !handle.origin.is_here() {
             return Err(abi::E_FORKED);
         }
-        // ORDER: Acquire: what the last call wrote before its Release in `Entered::drop` is seen by
-        // this one.
+        // ORDER: Acquire: this call sees what the last call wrote before its Release in
+        // `Entered::drop`.
         if handle.busy.swap(true, Ordering::Acquire) {
             return Err(abi::E_BUSY);
         }
-        // SAFETY: `busy` was down and is up: nobody else has a reference, and nobody gets one
-        // before `Entered` is dropped.
+        // SAFETY: `busy` was false and is true now: there is no other reference, and there will be
+        // none before `Entered` is dropped.
         let kept = unsafe { &mut *handle.kept.get() };
         Ok((Entered(handle), kept))
     }
@@ -107,7 +107,7 @@ pub(crate) unsafe fn enter(
             fault
         }
     };
-    if fault.is_news() {
+    if !fault.is_expected() {
         kept.session.say(abi::LOG_ERROR, format_args!("{}", fault.text()));
     }
     let code = fault.code();
@@ -115,17 +115,17 @@ pub(crate) unsafe fn enter(
     code
 }
 
-/// Runs something that may panic. Whoever panicked is not to be used again.
+/// Runs something that may panic. After a panic its state must not be used again.
 fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Fault> {
     let _quiet = quiet::here();
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
-        let text = format!("a defect of the library: {}", said(&*payload));
+        let text = format!("a defect of the library: {}", message(&*payload));
         std::mem::forget(payload); // dropping it might panic
         Fault::new(abi::E_PANIC, text)
     })
 }
 
-fn said(payload: &(dyn Any + Send)) -> &str {
+fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")
 }
@@ -136,22 +136,22 @@ pub(crate) fn create(make: impl FnOnce() -> Result<Session, Fault>) -> Result<*m
     Ok(Box::into_raw(Box::new(Handle::new(session))))
 }
 
-/// Starts threads that inherit a mask with everything in it: signals are the host's, and none of
-/// its handlers is to run on a thread of ours.
+/// Runs `work` with all signals blocked. Threads that it starts inherit the mask: the host's signal
+/// handlers must not run on the library's threads.
 fn without_signals<T>(work: impl FnOnce() -> T) -> T {
     let mut masks = [MaybeUninit::<libc::sigset_t>::uninit(), MaybeUninit::uninit()];
     let [all, before] = &mut masks;
-    // SAFETY: a place for a set, which is made there.
+    // SAFETY: a place for a set, which the call initialises.
     unsafe { libc::sigfillset(all.as_mut_ptr()) };
     // SAFETY: a set, and a place for another.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
     let done = work();
-    // SAFETY: the set that was written there: the call can't fail with these arguments.
+    // SAFETY: the set that was written above: that call can't fail with these arguments.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     done
 }
 
-/// Takes a handle back.
+/// Frees a handle.
 ///
 /// # Safety
 /// As of [`Handle::occupy`]; the handle is not used after this returns [`abi::OK`].
@@ -163,17 +163,17 @@ pub(crate) unsafe fn destroy(handle: *mut Handle) -> c_int {
     let kept = match unsafe { Handle::occupy(handle) } {
         Ok((entered, kept)) => {
             std::mem::forget(entered); // busy to the end: callbacks that call it are refused
-            // SAFETY: nobody looks at it again: the handle stays busy until it is freed.
+            // SAFETY: it is not used again: the handle stays busy until it is freed.
             unsafe { ManuallyDrop::take(kept) }
         }
         Err(code) => return code,
     };
-    // What panics here is lost: the handle is freed in any case.
+    // A panic here is dropped: the handle is freed in any case.
     let _ = guarded(|| {
         let Kept { mut session, poisoned, .. } = kept;
         if poisoned {
-            session.let_go();
-            std::mem::forget(session); // its inner state is not to be trusted
+            session.unmap_all();
+            std::mem::forget(session); // its inner state is not trusted
         } else {
             session.cancel();
         }
@@ -190,14 +190,14 @@ pub(crate) unsafe fn destroy(handle: *mut Handle) -> c_int {
 pub(crate) unsafe fn last_error(handle: *const Handle) -> Result<abi::Error, c_int> {
     // SAFETY: the caller's contract.
     let (_entered, kept) = unsafe { Handle::occupy(handle) }?;
-    Ok(kept.error.as_ref().map_or_else(crate::error::none, Fault::told))
+    Ok(kept.error.as_ref().map_or_else(crate::error::none, Fault::to_abi))
 }
 
 /// A host's array for reading.
 ///
 /// # Safety
-/// If `at` is neither null nor out of line, it is readable for `count` values during `'a`, and
-/// nobody writes them.
+/// If `at` is neither null nor misaligned, it is readable for `count` values during `'a`, and
+/// nothing writes them.
 pub(crate) unsafe fn array<'a, T: Copy>(
     at: *const T,
     count: usize,
@@ -214,8 +214,8 @@ pub(crate) unsafe fn array<'a, T: Copy>(
 /// A host's array for writing. What is there is not read.
 ///
 /// # Safety
-/// If `at` is neither null nor out of line, it is writable for `count` values during `'a`, and
-/// nobody else uses them.
+/// If `at` is neither null nor misaligned, it is writable for `count` values during `'a`, and
+/// nothing else uses them.
 pub(crate) unsafe fn array_mut<'a, T: Copy>(
     at: *mut T,
     count: usize,
@@ -245,7 +245,7 @@ fn expect_array<T>(at: *const T, count: usize, name: &str) -> Result<(), Fault> 
 /// A host's place for one value.
 ///
 /// # Safety
-/// If `at` is neither null nor out of line, it is writable during `'a`, and nobody else uses it.
+/// If `at` is neither null nor misaligned, it is writable during `'a`, and nothing else uses it.
 pub(crate) unsafe fn place<'a, T: Copy>(
     at: *mut T,
     name: &str,
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use crate::handle::tests::session;
 
-    /// There is no known way to make the library panic, so that one is planted behind the boundary.
+    /// There is no known way to make the library panic, so the test plants one behind the boundary.
     #[test]
     fn a_panic_becomes_a_code_and_poisons_the_handle() {
         let handle = create(|| Ok(session())).expect("creates");
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(call(|_| panic!("planted {}", 7)), abi::E_PANIC);
         assert_eq!(call(|_| Ok(())), abi::E_PANIC, "poisoned");
         // SAFETY: it lives.
-        let error = unsafe { last_error(handle) }.expect("is told");
+        let error = unsafe { last_error(handle) }.expect("is reported");
         let text: Vec<u8> = error.text.iter().map(|&c| c as u8).take_while(|&c| c != 0).collect();
         assert_eq!(String::from_utf8_lossy(&text), "a defect of the library: planted 7");
         // SAFETY: it lives, and is not used after.

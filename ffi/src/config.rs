@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A host's choices as the engine's.
+//! A host's configuration as the engine's.
 //! Not here: what they mean.
 //! Units: those of the header.
 //! Threads: plain values.
@@ -14,11 +14,11 @@ use crate::abi;
 use crate::convert::KERNELS;
 use crate::error::Fault;
 
-/// Threads that make any sense; a number past it is a mistake.
+/// The most threads that make sense; a larger number is a mistake.
 const THREADS_MAX: u32 = 1024;
 
 fn unknown(what: &str, value: u32) -> Fault {
-    Fault::argument(format!("{value} is no {what}"))
+    Fault::argument(format!("{value} is not a valid {what}"))
 }
 
 pub(crate) fn width(value: u32) -> Result<Width, Fault> {
@@ -64,7 +64,7 @@ fn kernel(value: u32) -> Result<Option<Kernel>, Fault> {
     name.parse().map(Some).map_err(|error| Fault::argument(format!("{error}")))
 }
 
-/// All of them.
+/// The whole configuration.
 pub(crate) fn config(theirs: &abi::Config) -> Result<Config, Fault> {
     if theirs.threads > THREADS_MAX {
         return Err(unknown("number of threads", theirs.threads));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_are_taken_over() {
+    fn choices_are_passed_on() {
         let theirs = abi::Config {
             threads: 3,
             kernel: abi::KERNEL_SCALAR,

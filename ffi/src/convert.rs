@@ -38,7 +38,7 @@ pub(crate) const fn deferral(reason: Deferral) -> u32 {
         Deferral::QueryFailed => abi::DEFER_QUERY,
         Deferral::MapFailed(_) => abi::DEFER_MAP,
         Deferral::Table(_) => abi::DEFER_TABLE,
-        // Whatever else may come: no answer that the host could act on.
+        // A later kind, too, is reported as no answer: the host can't act on it.
         Deferral::Unacknowledged | _ => abi::DEFER_NO_ANSWER,
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a host is told when a call fails: a code, an errno, where, and a text with the causes
-//! behind it.
-//! Not here: who keeps it (`boundary`).
+//! What a failed call reports to the host: a code, an errno, pfn, mfn and level, and a text with
+//! the causes.
+//! Not here: where it is kept (`boundary`).
 //! Units: frame numbers as in the header; `abi::NONE` and -1 where there is none.
 //! Threads: plain values.
 //! Source: `p2mtrack::error`; the codes are the header's.
@@ -18,7 +18,7 @@ use p2mtrack::table::TableFault;
 use crate::abi;
 use crate::answer::errno;
 
-/// `EINVAL`: what a host answers that makes no sense.
+/// `EINVAL`: stands for an answer of a host that makes no sense.
 pub(crate) const EINVAL: i32 = 22;
 
 /// A failed call.
@@ -30,7 +30,7 @@ pub(crate) struct Fault {
     pfn: u64,
     mfn: u64,
     text: String,
-    /// An answer that a host asked for, and no news for its log.
+    /// A result that the host expects; it is not logged.
     expected: bool,
 }
 
@@ -40,14 +40,14 @@ impl Fault {
         Self { code, errnum: 0, level: -1, pfn, mfn, text: text.into(), expected: false }
     }
 
-    /// It is an answer that the host asked for.
+    /// Marks it as a result that the host expects.
     pub(crate) const fn expected(mut self) -> Self {
         self.expected = true;
         self
     }
 
-    pub(crate) const fn is_news(&self) -> bool {
-        !self.expected
+    pub(crate) const fn is_expected(&self) -> bool {
+        self.expected
     }
 
     pub(crate) fn argument(text: impl Into<String>) -> Self {
@@ -71,7 +71,7 @@ impl Fault {
         self
     }
 
-    /// A callback was behind it, unless another is known to have been.
+    /// Adds the failure of a callback as its cause, unless it has an errno already.
     pub(crate) fn because(mut self, errnum: i32, what: &str) -> Self {
         if self.errnum != 0 {
             return self;
@@ -113,8 +113,8 @@ impl Fault {
         }
     }
 
-    /// As the header has it. A text that is too long is cut.
-    pub(crate) fn told(&self) -> abi::Error {
+    /// As the header's structure. A text that is too long is cut.
+    pub(crate) fn to_abi(&self) -> abi::Error {
         let mut text = [0; abi::ERROR_TEXT_BYTES];
         let most = self.text.len().min(abi::ERROR_TEXT_BYTES - 1);
         let end = (0..=most).rev().find(|&end| self.text.is_char_boundary(end)).unwrap_or(0);
@@ -128,7 +128,7 @@ impl Fault {
 
 /// No error so far.
 pub(crate) fn none() -> abi::Error {
-    Fault::new(abi::OK, "").told()
+    Fault::new(abi::OK, "").to_abi()
 }
 
 /// A callback of the host failed.
@@ -157,7 +157,7 @@ impl fmt::Display for CallbackError {
 
 impl StdError for CallbackError {}
 
-/// The host said that a page can't be sent.
+/// The host answered that a page can't be sent.
 #[derive(Debug)]
 pub(crate) struct PageError(pub(crate) i32);
 
@@ -169,7 +169,7 @@ impl fmt::Display for PageError {
 
 impl StdError for PageError {}
 
-/// What a port of the host can't be believed: not an errno, but a word that makes no sense.
+/// A callback answered something that makes no sense: not an errno.
 #[derive(Debug)]
 pub(crate) struct Nonsense(pub(crate) String);
 
@@ -181,7 +181,7 @@ impl fmt::Display for Nonsense {
 
 impl StdError for Nonsense {}
 
-/// An error with the causes behind it, and the errno of the host's among them.
+/// The text of an error with its causes, and the host's errno among them.
 fn in_full(error: &Error) -> (String, i32) {
     let (mut text, mut errnum) = (error.to_string(), 0);
     let mut source = error.source();
@@ -207,7 +207,7 @@ const fn errno_of(fault: MapFault) -> i32 {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let (text, errnum) = in_full(&error);
-        // The functions of the header are named as the steps are.
+        // The header's functions have the names of the steps.
         let text = match &error {
             Error::Order { .. } => format!("p2mt_{text}"),
             _ => text,
@@ -245,7 +245,7 @@ impl From<Error> for Fault {
             Error::Environment { .. } => fault(abi::E_ENVIRONMENT),
             Error::Threads { .. } => fault(abi::E_THREADS),
             Error::Order { .. } => fault(abi::E_ORDER),
-            _ => fault(abi::E_PANIC), // an error of the engine's without a code: a defect
+            _ => fault(abi::E_PANIC), // an error of the engine without a code: a defect
         }
     }
 }
@@ -255,25 +255,25 @@ pub(crate) const fn meaning(code: c_int) -> &'static CStr {
     match code {
         abi::OK => c"no error",
         abi::E_HOST => c"a callback of the host failed",
-        abi::E_SIZE => c"a structure of a size or with fields that this library does not know",
+        abi::E_SIZE => c"a structure has a size or fields that this library does not know",
         abi::E_FORKED => c"the handle was created by another process",
         abi::E_THREADS => c"the engine's threads can't be started",
         abi::E_BUSY => c"the handle is in use",
-        abi::E_ARGUMENT => c"an argument makes no sense",
-        abi::E_ENVIRONMENT => c"an environment variable asks for what is not there",
-        abi::E_UNCERTAIN => c"an uncertainty of one kind ran for too many rounds",
-        abi::E_ORDER => c"the call makes no sense now",
+        abi::E_ARGUMENT => c"an argument is invalid",
+        abi::E_ENVIRONMENT => c"an environment variable asks for something that is not available",
+        abi::E_UNCERTAIN => c"an uncertainty of one kind lasted for too many rounds",
+        abi::E_ORDER => c"the call is not allowed in this state",
         abi::E_PAGE => c"the host could not send a page",
         abi::E_ROOTS => c"the roots of the p2m can't be followed",
         abi::E_STRUCTURE => c"a frame of the p2m's structure can't be used",
-        abi::E_P2M_SIZE => c"the p2m reaches further than the domain's frames can justify",
-        abi::E_TOO_MANY_DEFERRED => c"more pfns wait than the domain holds frames",
+        abi::E_P2M_SIZE => c"the p2m covers more pfns than the domain's frames can justify",
+        abi::E_TOO_MANY_DEFERRED => c"more pfns are deferred than the domain holds frames",
         abi::E_ENTRY => c"a pfn can't be settled",
         abi::E_TABLE => c"a page table can't be normalised",
-        abi::E_WIDTH => c"the guest is of the other width",
+        abi::E_WIDTH => c"the guest does not have the configured width",
         abi::E_UNACCOUNTED => c"the domain's frames and its pfns' frames differ by too many",
-        abi::E_PANIC => c"the library has a defect, and the handle met it",
-        _ => c"no code of this library",
+        abi::E_PANIC => c"the library has a defect, and the handle hit it",
+        _ => c"not a code of this library",
     }
 }
 
@@ -287,22 +287,22 @@ mod tests {
     fn an_error_names_what_it_is_about() {
         let callback = CallbackError { callback: "types", word: -12 };
         let port = Error::Port { port: "type query", source: Box::new(callback) };
-        let told = Fault::from(port).told();
-        assert_eq!((told.code, told.errnum, told.pfn), (abi::E_HOST, -12, abi::NONE));
+        let error = Fault::from(port).to_abi();
+        assert_eq!((error.code, error.errnum, error.pfn), (abi::E_HOST, -12, abi::NONE));
         let page = Error::Page { pfn: Pfn(5), mfn: Mfn(6), source: Box::new(PageError(32)) };
-        let told = Fault::from(page).told();
-        assert_eq!((told.code, told.errnum, told.pfn, told.mfn), (abi::E_PAGE, -32, 5, 6));
+        let error = Fault::from(page).to_abi();
+        assert_eq!((error.code, error.errnum, error.pfn, error.mfn), (abi::E_PAGE, -32, 5, 6));
         let cause = TableCause::Superpage;
         let fault = TableFault { level: 2, slot: 7, mfn: Mfn(9), cause };
-        let told = Fault::from(Error::Table { pfn: Pfn(8), fault }).told();
-        assert_eq!((told.code, told.level, told.pfn, told.mfn), (abi::E_TABLE, 2, 8, 9));
+        let error = Fault::from(Error::Table { pfn: Pfn(8), fault }).to_abi();
+        assert_eq!((error.code, error.level, error.pfn, error.mfn), (abi::E_TABLE, 2, 8, 9));
         let cause = WidthCause::Entries { pfn: Pfn(3), mfn: Mfn(4) };
-        let told = Fault::from(Error::Width { given: Width::W32, cause }).told();
-        assert_eq!((told.code, told.pfn, told.mfn, told.level), (abi::E_WIDTH, 3, 4, -1));
+        let error = Fault::from(Error::Width { given: Width::W32, cause }).to_abi();
+        assert_eq!((error.code, error.pfn, error.mfn, error.level), (abi::E_WIDTH, 3, 4, -1));
         let cause = StructureCause::Unreadable(MapFault::Errno(14));
         let error = Error::Structure { level: 3, mfn: Mfn(1), pfn: Pfn(2), cause };
-        let told = Fault::from(error).told();
-        assert_eq!((told.code, told.level, told.errnum), (abi::E_STRUCTURE, 3, -14));
+        let error = Fault::from(error).to_abi();
+        assert_eq!((error.code, error.level, error.errnum), (abi::E_STRUCTURE, 3, -14));
     }
 
     #[test]
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_between_characters_and_ends() {
-        let told = Fault::argument("ä".repeat(400) + "\0").told();
-        assert_eq!((told.text[485] as u8, told.text[486], told.text[487]), (0xa4, 0, 0));
+        let error = Fault::argument("ä".repeat(400) + "\0").to_abi();
+        assert_eq!((error.text[485] as u8, error.text[486], error.text[487]), (0xa4, 0, 0));
     }
 }

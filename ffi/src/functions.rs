@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The functions of `p2mtrack.h`, one for each, in its order.
-//! Not here: what they do (`handle`). Each looks at its pointers, crosses the boundary, and writes
-//! what it is to write.
+//! Not here: what they do (`handle`). Each checks its pointers, crosses the boundary, and writes
+//! its output.
 //! Units: those of the header.
 //! Threads: as the header says.
 //! Source: `include/p2mtrack.h`, which is their documentation and their contract. A pointer that is
-//! neither null nor out of line is believed.
+//! neither null nor misaligned is trusted.
 
 #![expect(unsafe_code, reason = "a host's pointers; docs/safety.md")]
 #![expect(
@@ -64,9 +64,9 @@ pub unsafe extern "C" fn p2mt_create(
         Err(fault) => fault,
     };
     if !error.is_null() {
-        // SAFETY: the header's contract. If it is the size that is wrong, there is nowhere to say
-        // so.
-        let _ = unsafe { write(error, fault.told()) };
+        // SAFETY: the header's contract. If the size of `error` is wrong, the error can't be
+        // reported.
+        let _ = unsafe { write(error, fault.to_abi()) };
     }
     fault.code()
 }
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn p2mt_last_error(handle: *const Handle, error: *mut abi:
     match unsafe { boundary::last_error(handle) } {
         Err(code) => code,
         // SAFETY: as above.
-        Ok(told) => unsafe { write(error, told) }.map_or_else(|fault| fault.code(), |()| abi::OK),
+        Ok(last) => unsafe { write(error, last) }.map_or_else(|fault| fault.code(), |()| abi::OK),
     }
 }
 
@@ -117,7 +117,8 @@ pub unsafe extern "C" fn p2mt_feed(
 ) -> c_int {
     let call = |session: &mut Session| {
         if !first.is_multiple_of(64) || !pfns.is_multiple_of(64) {
-            return Err(Fault::argument(format!("{pfns} pfns from {first} on are no whole words")));
+            let text = format!("{pfns} pfns from {first} on are not whole 64-bit words");
+            return Err(Fault::argument(text));
         }
         // SAFETY: the header's contract.
         let words = unsafe { array(words, (pfns / 64) as usize, "words") }?;
@@ -147,7 +148,7 @@ pub unsafe extern "C" fn p2mt_scan(
     unsafe { reporting(handle, report, |session| session.scan(until)) }
 }
 
-/// A call that ends with a report, if there is a place for it.
+/// A call that ends with a report, if the caller has a place for it.
 ///
 /// # Safety
 /// The header's contract for both pointers.
@@ -182,7 +183,7 @@ pub unsafe extern "C" fn p2mt_take(
 ) -> c_int {
     let call = |session: &mut Session| {
         if capacity < abi::BATCH_MAX {
-            let text = format!("room for {capacity} pages; {} may be taken", abi::BATCH_MAX);
+            let text = format!("capacity {capacity} is below P2MT_BATCH_MAX, {}", abi::BATCH_MAX);
             return Err(Fault::argument(text));
         }
         let mut to = Rows::new(pages, page_size, capacity)?;
@@ -308,7 +309,7 @@ pub unsafe extern "C" fn p2mt_frame_list_sent(handle: *mut Handle, serial: u64) 
 pub unsafe extern "C" fn p2mt_return(handle: *mut Handle, pfns: *const u64, count: usize) -> c_int {
     let call = |session: &mut Session| {
         // SAFETY: the header's contract.
-        session.hand_back(unsafe { array(pfns, count, "pfns") }?)
+        session.return_pfns(unsafe { array(pfns, count, "pfns") }?)
     };
     // SAFETY: as above.
     unsafe { enter(handle, call) }
@@ -329,7 +330,7 @@ pub unsafe extern "C" fn p2mt_gone(
         // SAFETY: as above.
         let count = unsafe { place(count, "count") }?;
         if capacity == 0 {
-            return Err(Fault::argument("no room for any pfn"));
+            return Err(Fault::argument("capacity is 0"));
         }
         let gone = session.gone(from)?;
         count.write(gone.len().min(capacity));

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A migration behind a handle: the engine, the host's ports, and what has to be kept between two
-//! calls.
+//! A migration behind a handle: the engine, the host's ports, and the state between calls.
 //! Not here: pointers and threads (`boundary`), the exported functions (`functions`).
 //! Units: those of the header.
 //! Threads: one call at a time.
@@ -32,24 +31,25 @@ pub(crate) struct Session {
     sender: Sender,
     /// The log's buffer, while it is lent.
     buffer: Option<LogBuffer>,
-    /// How the normalisation of pages of the batch went.
+    /// The results of normalising page tables of the batch.
     tables: Normalised,
-    /// Pfns gone, once they were asked for.
+    /// Pfns gone, once the host has read them.
     gone: Option<Vec<Pfn>>,
     /// A round was scanned: there is a frame list.
     scanned: bool,
-    /// Frame lists that were read, each another one.
+    /// Number of distinct frame lists that the host has read.
     lists: u64,
-    /// The last of them was not told to the destination, as far as the host has said.
+    /// The host has not reported that the last of them was sent.
     list_unsent: bool,
-    /// The p2m was walked since a round ended well: mappings by an older walk have to be dropped.
+    /// The p2m was walked since a round last ended without an error: mappings by an older walk have
+    /// to be dropped.
     remap: bool,
-    /// A round is under way, which `totals` do not have yet.
+    /// A round is under way, which `totals` does not include yet.
     open: bool,
     totals: abi::Totals,
 }
 
-/// The engine's bitmap, as long as the host fills it.
+/// The engine's bitmap, while the host fills it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogBuffer {
     pub(crate) words: *mut u64,
@@ -82,7 +82,7 @@ impl Session {
 
     pub(crate) fn begin(&mut self, stage: u32) -> Result<LogBuffer, Fault> {
         let stage = config::stage(stage)?;
-        // Also if it can't begin: the round before is given up.
+        // Even if this round can't begin, the one before is given up.
         (self.buffer, self.gone) = (None, None);
         self.tables.clear();
         self.give_up();
@@ -97,7 +97,7 @@ impl Session {
         Ok(buffer)
     }
 
-    /// What a step came to: an error may have been the end of its round.
+    /// Passes on the result of a step: an error may have ended its round.
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Fault> {
         if result.is_err() && !self.tracker.is_under_way() {
             self.give_up();
@@ -105,7 +105,7 @@ impl Session {
         result.map_err(|error| with_query(error, &self.host))
     }
 
-    /// The round under way, if there is one, will not be ended.
+    /// Gives up the round under way, if there is one.
     fn give_up(&mut self) {
         if std::mem::take(&mut self.open) {
             self.totals = with(&self.totals, self.tracker.report());
@@ -121,14 +121,14 @@ impl Session {
     pub(crate) fn scan(&mut self, read: u64) -> Result<(), Fault> {
         let Self { tracker, host, .. } = self;
         let scanned = tracker.scan(&mut host.lend(), read).map(drop);
-        // Also after an error: unless it was out of order, the log was taken.
+        // After an error the log is taken, too, unless the call was out of order.
         self.buffer = self.buffer.filter(|_| matches!(&scanned, Err(Error::Order { .. })));
         self.note(scanned)?;
         self.scanned = true;
         Ok(())
     }
 
-    /// Of the round under way, or of the one that was just ended.
+    /// The report of the round under way, or of the one that just ended.
     pub(crate) fn report(&self) -> abi::Report {
         convert::report(self.tracker.report())
     }
@@ -148,7 +148,7 @@ impl Session {
         }
     }
 
-    /// The next pages, and what has to be done before they are sent.
+    /// The next pages, and what the host has to do before it sends them.
     pub(crate) fn take(&mut self) -> Result<(impl Iterator<Item = abi::Page>, u32), Fault> {
         let taken = self.tracker.take(&mut self.host.lend()).map(drop);
         self.note(taken)?;
@@ -162,7 +162,7 @@ impl Session {
         Ok((pages.map(|(page, causes)| convert::page(page, causes)), remap | list))
     }
 
-    /// `Ok(Some)` is a table that can't be normalised now.
+    /// `Ok(Some)`: the table can't be normalised now.
     pub(crate) fn normalise(
         &mut self,
         index: usize,
@@ -171,7 +171,7 @@ impl Session {
         let page = self.tracker.batch().get(index).copied();
         let page = page.ok_or_else(|| Fault::argument(format!("no page {index} was taken")))?;
         let FrameType::Table { level, .. } = page.kind else {
-            return Err(Fault::argument(format!("{} is no page table", page.pfn)));
+            return Err(Fault::argument(format!("{} is not a page table", page.pfn)));
         };
         let mut guest = self.host.lend();
         let done = normalise(page.pfn, level, words, &self.tracker.view(&mut guest));
@@ -179,7 +179,7 @@ impl Session {
         Ok(done.err().map(|fault| (page.pfn, fault)))
     }
 
-    /// The answers of `count` pages.
+    /// The host answers `count` pages.
     pub(crate) fn answer(
         &mut self,
         count: usize,
@@ -192,7 +192,7 @@ impl Session {
         self.note(done)
     }
 
-    /// `count` pages are all accepted.
+    /// The host accepts all of `count` pages.
     pub(crate) fn accept(&mut self, count: usize) -> Result<(), Fault> {
         self.expect_all(count)?;
         all_accepted(self.tracker.batch(), &self.tables, self.sender == Sender::Engine)?;
@@ -204,16 +204,16 @@ impl Session {
     fn expect_all(&self, count: usize) -> Result<(), Fault> {
         let pages = self.tracker.batch().len();
         if pages == 0 {
-            return Ok(()); // that is for the engine to say
+            return Ok(()); // the engine returns the error
         }
-        self.expect_list_told("answer")?;
+        self.expect_list_sent("answer")?;
         if count != pages {
             return Err(Fault::argument(format!("{count} answers for {pages} pages")));
         }
         Ok(())
     }
 
-    fn expect_list_told(&self, call: &str) -> Result<(), Fault> {
+    fn expect_list_sent(&self, call: &str) -> Result<(), Fault> {
         if self.list_unsent {
             let text = format!("p2mt_{call} called while the frame list was read and not sent");
             return Err(Fault::order(text));
@@ -230,8 +230,7 @@ impl Session {
         Ok((self.tracker.frame_list(), self.tracker.pfn_count()))
     }
 
-    /// The host has the list. Until it says that the destination has it too, nobody may think so.
-    /// Returns its number.
+    /// The host has the list. It is unsent until the host reports it sent. Returns its number.
     pub(crate) fn frame_list_was_read(&mut self) -> u64 {
         if self.tracker.frame_list_changed() {
             self.tracker.frame_list_sent();
@@ -246,26 +245,26 @@ impl Session {
             return Err(Fault::argument(format!("no frame list has the number {serial}")));
         }
         if serial < self.lists || self.tracker.frame_list_changed() {
-            return Err(Fault::order("the frame list that was told is not the present one"));
+            return Err(Fault::order("the frame list of this serial is not the current one"));
         }
         self.list_unsent = false;
         Ok(())
     }
 
-    pub(crate) fn hand_back(&mut self, pfns: &[u64]) -> Result<(), Fault> {
+    pub(crate) fn return_pfns(&mut self, pfns: &[u64]) -> Result<(), Fault> {
         if !self.tracker.is_live() {
-            return Err(Fault::order("p2mt_return called after the end: nobody will send them"));
+            return Err(Fault::order("p2mt_return called after the end: they will not be sent"));
         }
         let pfns: Vec<_> = pfns.iter().copied().map(Pfn).collect();
         if let Some(pfn) = pfns.iter().find(|&&pfn| !self.tracker.is_held(pfn)) {
-            let text = format!("p2mt_return: {pfn} was never taken; no pfn was handed back");
+            let text = format!("p2mt_return: {pfn} was never taken; no pfn was returned");
             return Err(Fault::argument(text));
         }
         self.tracker.give_back(&pfns);
         Ok(())
     }
 
-    /// Pfns gone, from one on.
+    /// Pfns gone, from pfn `from` on.
     pub(crate) fn gone(&mut self, from: u64) -> Result<&[Pfn], Fault> {
         let known = self.gone.take().filter(|_| self.tracker.is_settled());
         let gone = match known {
@@ -276,7 +275,7 @@ impl Session {
         Ok(&gone[begin..])
     }
 
-    /// PTEs that were cleared in tables as they were accepted last.
+    /// PTEs that are cleared in tables as they were last accepted.
     pub(crate) fn cleared_ptes(&self) -> Vec<abi::ClearedPte> {
         let pte = |Pfn(pfn): Pfn, &Mfn(mfn): &Mfn| abi::ClearedPte { pfn, mfn };
         let tables = self.tracker.cleared_ptes();
@@ -285,14 +284,14 @@ impl Session {
 
     pub(crate) fn end(&mut self) -> Result<(), Fault> {
         if self.tracker.is_settled() {
-            self.expect_list_told("end")?;
+            self.expect_list_sent("end")?;
         }
         let ended = self.tracker.end(&mut self.host.lend());
         if let Err(Error::Uncertain { .. }) = &ended {
             self.warn_of_uncertainties(self.tracker.report());
         }
         let report = self.note(ended)?;
-        // Each walk of the round was before a take, which said so.
+        // The host knows of every walk of the round: a take after it set `DO_REMAP`.
         (self.gone, self.open, self.remap) = (None, false, false);
         self.totals = with(&self.totals, &report);
         self.totals.rounds += 1;
@@ -308,15 +307,15 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the tracker. Nothing of it can fail: log-dirty is the host's.
+    /// Ends the tracker. This can't fail: the host switches log-dirty off.
     pub(crate) fn cancel(&mut self) {
         self.give_up();
         self.tracker.cancel(self.host.lend().p2m);
         (self.buffer, self.gone) = (None, None);
     }
 
-    /// Lets go of the host's mappings, without the engine.
-    pub(crate) fn let_go(&mut self) {
+    /// Unmaps the host's mappings, without the engine.
+    pub(crate) fn unmap_all(&mut self) {
         self.host.unmap_all();
     }
 
@@ -348,7 +347,7 @@ impl Session {
     }
 }
 
-/// Totals with those of a round.
+/// Totals plus the counts of a round.
 fn with(totals: &abi::Totals, report: &RoundReport) -> abi::Totals {
     let RoundReport { pages, entries, .. } = report;
     let deferred =
@@ -362,7 +361,7 @@ fn with(totals: &abi::Totals, report: &RoundReport) -> abi::Totals {
     }
 }
 
-/// An error, with the failure of the type query that is behind it.
+/// An error, with the failure of the type query that caused it.
 fn with_query(error: Error, host: &Host) -> Fault {
     let query = matches!(
         error,
@@ -380,10 +379,10 @@ fn with_query(error: Error, host: &Host) -> Fault {
 pub(crate) mod tests {
     use super::*;
 
-    /// Over a host that refuses everything.
+    /// A session with a host whose callbacks all fail.
     pub(crate) fn session() -> Session {
         let config = abi::Config { width: 64, ..Default::default() };
-        Session::new(&config, crate::host::nobody()).expect("starts")
+        Session::new(&config, crate::host::refusing()).expect("starts")
     }
 
     #[test]

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The host's callbacks as the engine's ports.
-//! Not here: what the engine does with them; log-dirty and the way to the destination, which stay
-//! the host's.
+//! Not here: what the engine does with them; log-dirty and the transport, which the host has.
 //! Units: those of the header.
-//! Threads: callbacks are called on the calling thread only; mapped frames and the m2p are read by
-//! all of the engine's.
+//! Threads: callbacks are called on the calling thread only; all threads of the engine read mapped
+//! frames and the m2p.
 //! Source: `include/p2mtrack.h`, `struct p2mt_host`; `p2mtrack::port`.
 
 #![expect(unsafe_code, reason = "a host's callbacks and memory; docs/safety.md")]
@@ -28,27 +27,27 @@ use crate::abi;
 use crate::answer::errno;
 use crate::error::{CallbackError, EINVAL, Fault, Nonsense};
 
-/// Times that the host is asked for a list while it becomes longer.
+/// How often the host is asked for a list that grows each time.
 const LIST_TRIES: u32 = 8;
-/// Elements of a list that there is room for at first.
-const LIST_ROOM: usize = 256;
+/// The first capacity for a list, in elements.
+const LIST_CAPACITY: usize = 256;
 
 /// The callbacks.
 #[derive(Clone, Copy, Debug)]
 struct Callbacks(abi::Host);
 
 // SAFETY: the host's `user` and its functions are used on the thread of the call that needs them,
-// and by the contract of the header a handle may be called on any thread.
+// and by the header's contract a handle may be called on any thread.
 unsafe impl Send for Callbacks {}
 // SAFETY: nothing is called through a shared reference but `log`, on the calling thread.
 unsafe impl Sync for Callbacks {}
 
-/// Calls one of them; `Err` is what it returned.
+/// Calls a callback; `Err` is what it returned.
 macro_rules! call {
     ($callbacks:expr, $name:ident, $call:expr) => {{
         let (Callbacks(host), call) = (&$callbacks, $call);
         // SAFETY: the header's contract: the callback takes `user` and a pointer to this structure,
-        // whose pointers lead to as many values as it says. All live until it returns.
+        // whose pointers lead to as many values as it says. All are valid until it returns.
         match host.$name.map(|callback| unsafe { callback(host.user, &raw const call) }) {
             Some(0) => Ok(()),
             Some(word) => Err(word),
@@ -70,8 +69,8 @@ fn map_fault(word: i32) -> MapFault {
     }
 }
 
-/// What a callback failed with last in a round, whose failure is no error of the call: an errno,
-/// and in words.
+/// The last failure in a round of a callback whose failures are no errors of the call: an errno and
+/// a text.
 type Known = Option<(i32, String)>;
 
 /// All ports of a handle.
@@ -81,12 +80,12 @@ pub(crate) struct Host {
     m2p: HostM2p,
     types: HostTypes,
     unlogged: HostUnlogged,
-    /// Who looks on: the host has its own clock.
-    nobody: (),
+    /// Observes nothing: the host has its own clock.
+    observer: (),
 }
 
 impl Host {
-    /// Checks what the host lends.
+    /// Checks the host's structure.
     pub(crate) fn new(host: abi::Host, width: Width) -> Result<Self, Fault> {
         let missing = [
             ("domain_frames", host.domain_frames.is_none()),
@@ -111,15 +110,15 @@ impl Host {
             return Err(Fault::argument("p2mt_host.zero is not 0"));
         }
         if width == Width::W32 && compat_m2p(&host).is_none() {
-            return Err(Fault::argument("p2mt_host.compat_m2p_mfn is lacking for a 32-bit guest"));
+            return Err(Fault::argument("p2mt_host.compat_m2p_mfn is missing for a 32-bit guest"));
         }
         let callbacks = Callbacks(host);
         Ok(Self {
             p2m: HostP2m::new(callbacks, width),
             m2p: HostM2p(callbacks),
             types: HostTypes { callbacks, failed: None },
-            unlogged: HostUnlogged { callbacks, room: vec![0; LIST_ROOM] },
-            nobody: (),
+            unlogged: HostUnlogged { callbacks, buffer: vec![0; LIST_CAPACITY] },
+            observer: (),
         })
     }
 
@@ -130,11 +129,11 @@ impl Host {
             m2p: &self.m2p,
             types: &mut self.types,
             unlogged: &mut self.unlogged,
-            observer: &mut self.nobody,
+            observer: &mut self.observer,
         }
     }
 
-    /// Before a round: failures are news again.
+    /// Before a round: failures are reported again.
     pub(crate) fn begin_round(&mut self) {
         let HostP2m { read_failed, map_failed, unmap_failed, .. } = &mut self.p2m;
         for known in [read_failed, map_failed, unmap_failed, &mut self.types.failed] {
@@ -142,8 +141,8 @@ impl Host {
         }
     }
 
-    /// The last failure of a type query in this round: the engine defers then, and knows no more of
-    /// it.
+    /// The last failure of a type query in this round: the engine then defers the pages and does
+    /// not keep the error.
     pub(crate) const fn failed_query(&self) -> Option<&(i32, String)> {
         self.types.failed.as_ref()
     }
@@ -155,7 +154,7 @@ impl Host {
         self.p2m.unmap(&slots);
     }
 
-    /// Says something to the host's log, if it has one.
+    /// Writes to the host's log, if it has one.
     pub(crate) fn say(&self, level: u32, text: fmt::Arguments<'_>) {
         self.types.callbacks.say(level, text);
     }
@@ -167,13 +166,13 @@ impl Callbacks {
             return;
         }
         let text = CString::new(text.to_string().replace('\0', " ")).unwrap_or_default();
-        // What a log does not take is lost.
+        // A message that the log refuses is lost.
         let _ = call!(self, log, abi::LogCall { level, text: text.as_ptr() });
     }
 
-    /// Says that a callback failed whose failure is no error of the call, if that is news.
+    /// Logs the failure of a callback whose failures are no errors of the call, if it is new.
     fn warn_of(self, errnum: i32, text: impl FnOnce() -> String, known: &mut Known) {
-        if known.as_ref().is_some_and(|(said, _)| *said == errnum) {
+        if known.as_ref().is_some_and(|(last, _)| *last == errnum) {
             return;
         }
         let text = text();
@@ -181,7 +180,7 @@ impl Callbacks {
         *known = Some((errnum, text));
     }
 
-    /// The same of one that returned a word.
+    /// The same, for a callback that returned this word.
     fn warn_of_word(self, callback: &'static str, word: c_int, known: &mut Known) {
         let error = CallbackError { callback, word };
         self.warn_of(error.errnum(), || error.to_string(), known);
@@ -203,8 +202,8 @@ struct HostP2m {
 
 // SAFETY: the addresses are the host's mappings, which belong to no thread.
 unsafe impl Send for HostP2m {}
-// SAFETY: through a shared reference the addresses are only read, and `live` makes nothing else of
-// them.
+// SAFETY: through a shared reference the addresses are only read; `live` makes only references for
+// reading from them.
 unsafe impl Sync for HostP2m {}
 
 impl HostP2m {
@@ -220,7 +219,7 @@ impl HostP2m {
         }
     }
 
-    fn hold(&mut self, address: *const c_void) -> MapSlot {
+    fn insert(&mut self, address: *const c_void) -> MapSlot {
         let slot = self.unused.pop().unwrap_or(self.slots.len() as u32);
         if slot as usize == self.slots.len() {
             self.slots.push(address);
@@ -230,7 +229,7 @@ impl HostP2m {
         MapSlot(slot)
     }
 
-    /// One frame of what `map` said.
+    /// The answer of `map` for one frame.
     fn mapped(&mut self, address: *const c_void, error: i32) -> Result<MapSlot, MapFault> {
         if address.is_null() {
             return Err(map_fault(error));
@@ -239,7 +238,7 @@ impl HostP2m {
             self.unmap_addresses(&[address]);
             return Err(MapFault::Errno(EINVAL));
         }
-        Ok(self.hold(address))
+        Ok(self.insert(address))
     }
 
     fn unmap_addresses(&mut self, addresses: &[*const c_void]) {
@@ -248,7 +247,7 @@ impl HostP2m {
         }
         let call = abi::UnmapCall { addresses: addresses.as_ptr(), count: addresses.len() };
         if let Err(word) = call!(self.callbacks, unmap, call) {
-            // There is nothing that could be done about it.
+            // It can only be logged.
             self.callbacks.warn_of_word("unmap", word, &mut self.unmap_failed);
         }
     }
@@ -315,7 +314,7 @@ impl P2mSource for HostP2m {
                     if address.is_null() {
                         format!("the host's callback map said {error} of {mfn}")
                     } else {
-                        format!("the host's callback map put {mfn} where no word can be")
+                        format!("the host's callback map put {mfn} at an address not aligned to 8")
                     }
                 };
                 self.callbacks.warn_of(-errno, text, &mut self.map_failed);
@@ -340,8 +339,8 @@ impl P2mSource for HostP2m {
         let address = self.slots.get(slot.0 as usize).copied().unwrap_or(null());
         assert!(!address.is_null(), "live: slot {} is not mapped", slot.0);
         // SAFETY: the host mapped a frame there for reading, aligned as was checked, and keeps it
-        // until `unmap` is called, which takes the address out of `slots` before. Nobody but the
-        // guest writes it.
+        // until `unmap` is called, before which the address is removed from `slots`. Only the guest
+        // writes it.
         unsafe { GuestLeaf::from_ptr(address.cast()) }
     }
 }
@@ -363,8 +362,7 @@ impl M2p for HostM2p {
         // SAFETY: the header's contract: `m2p_frames` aligned words, readable for the life of the
         // handle. Xen writes them at any time, which an atomic allows.
         let word = unsafe { &*at };
-        // ORDER: Relaxed: each word is looked at by itself; the one order that read-only memory
-        // allows.
+        // ORDER: Relaxed: each word is used by itself; the only order that read-only memory allows.
         let pfn = word.load(Ordering::Relaxed);
         (pfn != abi::NONE).then_some(Pfn(pfn))
     }
@@ -374,7 +372,7 @@ impl M2p for HostM2p {
     }
 }
 
-/// The first frame of the compat m2p. Frame 0 is never one: who left the field alone has none.
+/// The first frame of the compat m2p. It is never frame 0: a host that leaves the field 0 has none.
 fn compat_m2p(host: &abi::Host) -> Option<Mfn> {
     Some(host.compat_m2p_mfn).filter(|mfn| ![0, abi::NONE].contains(mfn)).map(Mfn)
 }
@@ -389,7 +387,7 @@ struct HostTypes {
 impl FrameTypes for HostTypes {
     fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {
         let mut mfns = [0; QUERY_FRAMES_MAX];
-        // What is not written is no type that there is.
+        // A word that the callback does not write is no valid type.
         let mut words = [8 << 28; QUERY_FRAMES_MAX];
         for (to, mfn) in mfns.iter_mut().zip(frames) {
             *to = mfn.0;
@@ -412,17 +410,17 @@ impl FrameTypes for HostTypes {
     }
 }
 
-/// What log-dirty can't tell.
+/// Writes that log-dirty does not show.
 #[derive(Debug)]
 struct HostUnlogged {
     callbacks: Callbacks,
-    /// For lists, which are asked for in every round.
-    room: Vec<u64>,
+    /// For lists, which are read in every round.
+    buffer: Vec<u64>,
 }
 
 impl Unlogged for HostUnlogged {
     fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
-        let pfns = list_of("unlogged pfns", &mut self.room, |pfns, capacity, count| {
+        let pfns = list_of("unlogged pfns", &mut self.buffer, |pfns, capacity, count| {
             let call = abi::UnloggedCall { pfns, capacity, count };
             call!(self.callbacks, unlogged, call).map_err(failed("unlogged"))
         })?;
@@ -441,7 +439,7 @@ impl Unlogged for HostUnlogged {
         if self.callbacks.0.transfers.is_none() {
             return Ok(false);
         }
-        let names = list_of("transfer entries", &mut self.room, |names, capacity, count| {
+        let names = list_of("transfer entries", &mut self.buffer, |names, capacity, count| {
             let call = abi::TransfersCall { names, capacity, count };
             call!(self.callbacks, transfers, call).map_err(failed("transfers"))
         })?;
@@ -458,29 +456,29 @@ const fn transfer(name: u64) -> Transfer {
     }
 }
 
-/// Asks for a list, again with more room as long as there is too little. `ask` takes a place for
-/// the elements, how many fit there, and a place for how many there are.
-fn list_of<'r>(
+/// Fetches a list, and retries with a larger buffer while it does not fit. `ask` takes a place for
+/// the elements, its capacity, and a place for their number.
+fn list_of<'b>(
     what: &str,
-    room: &'r mut Vec<u64>,
+    buffer: &'b mut Vec<u64>,
     ask: impl Fn(*mut u64, usize, *mut usize) -> Result<(), PortError>,
-) -> Result<&'r [u64], PortError> {
+) -> Result<&'b [u64], PortError> {
     for _ in 0..LIST_TRIES {
-        let (capacity, mut count) = (room.len(), 0);
-        ask(room.as_mut_ptr(), capacity, &raw mut count)?;
+        let (capacity, mut count) = (buffer.len(), 0);
+        ask(buffer.as_mut_ptr(), capacity, &raw mut count)?;
         if count <= capacity {
-            return Ok(&room[..count]);
+            return Ok(&buffer[..count]);
         }
-        let more = room.try_reserve_exact(count - capacity);
+        let more = buffer.try_reserve_exact(count - capacity);
         more.map_err(|_| Nonsense(format!("there is no memory for {count} {what}")))?;
-        room.resize(count, 0);
+        buffer.resize(count, 0);
     }
-    Err(Box::new(Nonsense(format!("the {what} become more whenever they are asked for"))))
+    Err(Box::new(Nonsense(format!("the list of {what} grows each time that it is read"))))
 }
 
-/// A host that has nothing, for tests of what does not ask it.
+/// A host whose callbacks all fail, for tests that do not use them.
 #[cfg(test)]
-pub(crate) fn nobody() -> abi::Host {
+pub(crate) fn refusing() -> abi::Host {
     unsafe extern "C" fn refuse<C>(_: *mut c_void, _: *const C) -> c_int {
         -EINVAL
     }

@@ -6,10 +6,10 @@
 //! functions --boundary--> Handle { Tracker, HostP2m, ... } --ports--> host --callbacks--> host's C
 //! ```
 //!
-//! [`functions`] has what is exported, one function for each of the header, and nothing but that.
+//! [`functions`] has the exported functions, one for each of the header, and nothing else.
 //! `boundary` is what all of them go through: pointers, processes, threads, panics, the last error.
-//! [`abi`] mirrors the header's structures and numbers; a test holds the two against each other.
-//! `host` makes ports of callbacks.
+//! [`abi`] mirrors the header's structures and numbers; a test compares the two. `host` makes ports
+//! of callbacks.
 //!
 //! Units: those of the header. Unsafe code is confined to `boundary`, [`functions`], `sized`,
 //! `host` and `origin`.

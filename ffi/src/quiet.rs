@@ -3,23 +3,23 @@
 //! last error.
 //! Not here: catching it (`boundary`).
 //! Units: none.
-//! Threads: a mark on the calling thread while a call runs; the engine's own threads are known by
-//! their names.
-//! Source: std's panic hook is one for each copy of std; the shared library has its own. Others'
-//! panics go the old way.
+//! Threads: a mark on the calling thread while a call runs; the engine's own threads are recognised
+//! by their names.
+//! Source: each copy of std has one panic hook; the shared library has its own copy. Other panics
+//! go to the hook that was there before.
 
 use std::cell::Cell;
 use std::panic::{PanicHookInfo, set_hook, take_hook};
 use std::sync::Once;
 
-/// How the engine's threads are called (`p2mtrack`, `shard`).
+/// The prefix of the names of the engine's threads (`p2mtrack`, `shard`).
 const THREADS: &str = "p2mtrack-";
 
 thread_local! {
     static BEHIND: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Behind the boundary until it is dropped.
+/// The thread is behind the boundary until this is dropped.
 pub(crate) struct Quiet(bool);
 
 impl Drop for Quiet {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Structures that may grow: the caller says how long it knows them, in their first word or, of an
-//! array, beside it.
+//! Structures that may grow: the caller passes the size that it knows, in the first word or, for an
+//! array, as an argument.
 //! Not here: what is in them (`abi`).
 //! Units: bytes.
 //! Threads: the caller's.
@@ -14,13 +14,13 @@ use std::mem::{MaybeUninit, size_of};
 use crate::abi;
 use crate::error::Fault;
 
-/// Bytes that any structure of this interface will ever have, at most.
+/// The most bytes that any structure of this interface will ever have.
 const SIZE_MAX: usize = 4096;
 
 /// A structure that may grow, and of which any bytes are a value.
 ///
 /// # Safety
-/// `repr(C)`; no padding; all bit patterns are values (pointers are only numbers, until they are
+/// `repr(C)`; no padding; all bit patterns are values (pointers are only numbers until they are
 /// used; callbacks are `Option`s).
 pub(crate) unsafe trait Grows: Copy {
     /// Bytes of the structure in the first version that had it.
@@ -73,31 +73,30 @@ grows! {
     abi::ClearedPte, 16, "p2mt_cleared_pte";
 }
 
-/// Sizes of elements are multiples of it. Arrays may lie anywhere: an element that grows may come
-/// to need more alignment than those who know it shorter give it.
+/// Sizes of elements are multiples of it. Arrays may have any alignment: an element that grows may
+/// need more alignment than a host that knows a shorter one gives it.
 const STEP: usize = 8;
 
-/// That a structure can have so many bytes.
+/// Checks that a structure can have so many bytes.
 fn expect_size<T: Grows>(size: usize) -> Result<(), Fault> {
     let (name, first) = (T::NAME, T::FIRST);
     if (first..=SIZE_MAX).contains(&size) {
         return Ok(());
     }
-    let text =
-        format!("struct {name} is said to have {size} bytes; {first} to {SIZE_MAX} make sense");
+    let text = format!("struct {name} is given as {size} bytes; {first} to {SIZE_MAX} are allowed");
     Err(Fault::new(abi::E_SIZE, text))
 }
 
-/// That it ends with a field.
+/// Checks that it ends with a field.
 fn expect_multiple<T: Grows>(size: usize, step: usize) -> Result<(), Fault> {
     if size.is_multiple_of(step) {
         return Ok(());
     }
-    let text = format!("struct {} is said to have {size} bytes, no multiple of {step}", T::NAME);
+    let text = format!("struct {} is given as {size} bytes, not a multiple of {step}", T::NAME);
     Err(Fault::new(abi::E_SIZE, text))
 }
 
-/// That nothing is set past what this library knows.
+/// Checks that nothing is set past what this library knows.
 fn expect_zeroes<T: Grows>(more: &[u8]) -> Result<(), Fault> {
     if more.iter().all(|&byte| byte == 0) {
         return Ok(());
@@ -106,7 +105,7 @@ fn expect_zeroes<T: Grows>(more: &[u8]) -> Result<(), Fault> {
     Err(Fault::new(abi::E_SIZE, text))
 }
 
-/// How long the caller says that its structure is.
+/// The size that the caller gives for its structure.
 ///
 /// # Safety
 /// `at` is null, or readable for a `u32` at any alignment.
@@ -121,7 +120,7 @@ unsafe fn size_of_theirs<T: Sized32>(at: *const T) -> Result<usize, Fault> {
     Ok(size)
 }
 
-/// Copies a structure that the caller made. What it does not know is zero.
+/// Copies a structure of the caller's. Fields that the caller does not know are zero.
 ///
 /// # Safety
 /// `at` is null, or readable for as many bytes as its first word says, but at least for that word.
@@ -129,14 +128,15 @@ pub(crate) unsafe fn read<T: Sized32>(at: *const T) -> Result<T, Fault> {
     // SAFETY: the caller's contract.
     let size = unsafe { size_of_theirs(at) }?;
     let mut bytes = [0_u8; SIZE_MAX];
-    // SAFETY: the caller's contract gives `size` bytes there, and there is room for them here.
+    // SAFETY: the caller's contract gives `size` bytes there, and `bytes` is large enough.
     unsafe { std::ptr::copy_nonoverlapping(at.cast::<u8>(), bytes.as_mut_ptr(), size) };
     expect_zeroes::<T>(&bytes[size_of::<T>()..])?;
-    // SAFETY: there are at least `size_of::<T>()` bytes, and any are a value of what `Grows`.
+    // SAFETY: there are at least `size_of::<T>()` bytes, and any bytes are a value of a type that
+    // `Grows`.
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-/// Whether there is room for a structure: to be asked before anything is done that can't be undone.
+/// Checks the size of an output structure, before anything is done that can't be undone.
 ///
 /// # Safety
 /// As of [`read`].
@@ -145,8 +145,8 @@ pub(crate) unsafe fn check<T: Sized32>(at: *mut T) -> Result<(), Fault> {
     unsafe { size_of_theirs(at.cast_const()) }.map(|_| ())
 }
 
-/// Writes a structure as far as the caller knows it. What this library does not know becomes zero,
-/// the size stays.
+/// Writes a structure as far as the caller knows it. Fields that this library does not know become
+/// zero; the size stays.
 ///
 /// # Safety
 /// `at` is null, or readable and writable for as many bytes as its first word says, but at least
@@ -177,7 +177,7 @@ pub(crate) struct Rows<T> {
 }
 
 impl<T: Grows> Rows<T> {
-    /// Nothing is looked at yet.
+    /// Reads no element yet.
     pub(crate) fn new(at: *mut T, size: usize, count: usize) -> Result<Self, Fault> {
         let name = T::NAME;
         expect_size::<T>(size)?;
@@ -186,7 +186,8 @@ impl<T: Grows> Rows<T> {
             return Err(Fault::argument(format!("no array of struct {name} (NULL)")));
         }
         if count > isize::MAX as usize / size {
-            return Err(Fault::argument(format!("{count} of struct {name} are nowhere")));
+            let text = format!("no array can have {count} elements of struct {name}");
+            return Err(Fault::argument(text));
         }
         Ok(Self { at, size, count })
     }
@@ -196,31 +197,31 @@ impl<T: Grows> Rows<T> {
         self.at.cast::<u8>().wrapping_add(index * self.size)
     }
 
-    /// Copies an element that the caller made. What it does not know is zero.
+    /// Copies an element of the caller's. Fields that the caller does not know are zero.
     ///
     /// # Safety
-    /// Where the array was said to be, as many elements of that size are readable.
+    /// The array given to [`Rows::new`] is readable, with that count and element size.
     pub(crate) unsafe fn get(&self, index: usize) -> Result<T, Fault> {
         let row = self.row(index);
         let known = self.size.min(size_of::<T>());
-        // SAFETY: the caller's contract: so many bytes are there past those that are known.
+        // SAFETY: the caller's contract: the element has `size` bytes, of which these are the rest.
         let more =
             unsafe { std::slice::from_raw_parts(row.wrapping_add(known), self.size - known) };
         expect_zeroes::<T>(more)?;
         let mut value = MaybeUninit::<T>::zeroed();
-        // SAFETY: the caller's contract gives `known` bytes there, and there is room for them here.
+        // SAFETY: the caller's contract gives `known` bytes there, and `value` is large enough.
         unsafe {
             std::ptr::copy_nonoverlapping(row.cast_const(), value.as_mut_ptr().cast(), known);
         };
-        // SAFETY: zeroes or the caller's bytes: any are a value of what `Grows`.
+        // SAFETY: zeroes or the caller's bytes: any are a value of a type that `Grows`.
         Ok(unsafe { value.assume_init() })
     }
 
-    /// Writes elements as far as the caller knows them, and returns how many there were. What this
-    /// library does not know becomes zero.
+    /// Writes elements as far as the caller knows them, and returns how many it wrote. Fields that
+    /// this library does not know become zero.
     ///
     /// # Safety
-    /// Where the array was said to be, as many elements of that size are writable.
+    /// The array given to [`Rows::new`] is writable, with that count and element size.
     pub(crate) unsafe fn fill(&mut self, values: impl Iterator<Item = T>) -> usize {
         if self.count == 0 || self.size != size_of::<T>() || !self.at.is_aligned() {
             // SAFETY: the caller's contract.
@@ -229,14 +230,14 @@ impl<T: Grows> Rows<T> {
                 .map(|(row, value)| unsafe { self.put(row, value) })
                 .count();
         }
-        // SAFETY: the caller's contract, for elements as they are here; not null, and aligned, as
-        // was just seen.
+        // SAFETY: the caller's contract, for elements of this library's size; not null, and
+        // aligned, as was just checked.
         let to =
             unsafe { std::slice::from_raw_parts_mut(self.at.cast::<MaybeUninit<T>>(), self.count) };
         to.iter_mut().zip(values).map(|(to, value)| to.write(value)).count()
     }
 
-    /// The same for one.
+    /// Writes one element.
     ///
     /// # Safety
     /// As of [`Rows::fill`].
@@ -276,7 +277,7 @@ mod tests {
     fn a_size_that_makes_no_sense_is_refused_and_nothing_behind_it_is_touched() {
         for size in [0, 1, 39, 4097, u32::MAX] {
             let config = abi::Config { size, ..Default::default() };
-            // SAFETY: only its first word is looked at.
+            // SAFETY: only its first word is read.
             let refused = unsafe { read(&raw const config) };
             assert_eq!(refused.expect_err("no size").code(), abi::E_SIZE);
         }
@@ -336,7 +337,7 @@ mod tests {
         words[0] = 32 | 7 << 32;
         let value = abi::PfnState { size: 1, causes: 2, defer: 3, zero: 0, entry: 5 };
         // SAFETY: 32 bytes are there.
-        unsafe { write(words.as_mut_ptr().cast::<abi::PfnState>(), value) }.expect("room");
+        unsafe { write(words.as_mut_ptr().cast::<abi::PfnState>(), value) }.expect("fits");
         assert_eq!(words, [32 | 2 << 32, 3, 5, 0, 7, 7, 7, 7]);
     }
 }

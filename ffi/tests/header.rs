@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The header is the code: sizes, offsets and numbers as a C compiler sees them, and each
-//! function's types.
+//! Header and code agree: sizes, offsets and numbers as a C compiler sees them, and the types of
+//! each function.
 //! Not here: what is exported, and under which version (`ffi/tests/package`).
 //! Units: bytes.
 //! Threads: one.
@@ -171,7 +171,7 @@ fn layouts() -> Vec<Layout> {
     ]
 }
 
-/// Numbers that are in the Rust code, by their names in C without the prefix.
+/// Constants of the Rust code, by their names in C without the prefix.
 fn numbers() -> BTreeMap<String, i128> {
     let source = fs::read_to_string(format!("{ROOT}/src/abi.rs")).expect("abi.rs");
     let consts = source.lines().filter_map(|line| line.strip_prefix("pub const "));
@@ -195,8 +195,8 @@ fn defined() -> BTreeSet<String> {
     lines.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
 }
 
-/// What a C program says that includes the header.
-fn said_in_c(body: &str) -> Vec<String> {
+/// The output of a C program that includes the header.
+fn output_in_c(body: &str) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a folder");
     let (source, program) = (folder.path().join("layout.c"), folder.path().join("layout"));
     let text = format!(
@@ -230,11 +230,11 @@ fn structures_are_laid_out_alike() {
             expected.push(format!("{name}.{field} {offset} {bytes}"));
         }
         let sum: usize = fields.iter().map(|(_, _, bytes)| bytes).sum();
-        // the only one, and never read by this library
+        // the only one with padding; this library never reads it
         let padded = matches!(name, "p2mt_log_call");
         assert!(sum == size || padded, "struct {name} has padding, or a field that is not listed");
     }
-    assert_eq!(said_in_c(&body), expected);
+    assert_eq!(output_in_c(&body), expected);
     let header = header();
     let structures =
         header.lines().filter_map(|line| line.strip_prefix("struct ")?.strip_suffix(" {"));
@@ -272,7 +272,7 @@ fn numbers_are_alike() {
         writeln!(body, "printf(\"{name} %{format}\\n\", ({kind})(P2MT_{name}));").expect("text");
         expected.push(format!("{name} {value}"));
     }
-    assert_eq!(said_in_c(&body), expected);
+    assert_eq!(output_in_c(&body), expected);
     for name in ours.keys().filter(|name| *name != "ERROR_TEXT_BYTES") {
         assert!(theirs.contains(name), "abi::{name} is not in the header");
     }
@@ -287,11 +287,11 @@ fn causes_are_those_of_the_engine() {
         writeln!(body, "printf(\"{name} %u\\n\", P2MT_CAUSE_{name});").expect("text");
         expected.push(format!("{name} {}", 1 << bit));
     }
-    assert_eq!(said_in_c(&body), expected);
+    assert_eq!(output_in_c(&body), expected);
     assert_eq!(defined().iter().filter(|name| name.starts_with("CAUSE_")).count(), expected.len());
 }
 
-/// The text from each begin to an end, comments and line breaks gone.
+/// The text from each `begin` to an `end`, without line breaks.
 fn pieces(text: &str, begin: &str, end: &str) -> Vec<String> {
     let rest = text.split(begin).skip(1);
     let piece = |rest: &str| {
@@ -300,7 +300,7 @@ fn pieces(text: &str, begin: &str, end: &str) -> Vec<String> {
     rest.filter_map(piece).collect()
 }
 
-/// A type of C as Rust writes it.
+/// A C type as written in Rust.
 fn in_rust(c: &str) -> String {
     let c = c.trim();
     if let Some(pointee) = c.strip_suffix('*') {
@@ -326,7 +326,7 @@ fn in_rust(c: &str) -> String {
     .to_owned()
 }
 
-/// A parameter of C: its type, its name gone.
+/// The type of a C parameter, as written in Rust.
 fn parameter(c: &str) -> String {
     let at = c.rfind(|character: char| !(character.is_alphanumeric() || character == '_'));
     in_rust(&c[..=at.expect("a type and a name")])

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Mistakes of a host, one by one: the code that each is answered with, and that nothing else
-//! happened.
-//! Not here: mistakes in any order (`sequences`); what the engine makes of a guest
-//! (`ffi/examples`).
+//! Mistakes of a host, one by one: the code that each call returns, and that nothing else changes.
+//! Not here: mistakes in any order (`sequences`); migrations of a guest (`ffi/examples`).
 //! Units: one tiny guest, whose p2m has no frame but its own leaf.
 //! Threads: one, and a second one that is refused; a child process.
 //! Source: `docs/abi.md`.
@@ -17,33 +15,36 @@ use p2mtrack_ffi::functions as f;
 
 const EIO: c_int = -5;
 
-/// A hypervisor that holds still, and fails when it is told to.
+/// A hypervisor whose guest does not change, and whose callbacks fail on request.
 struct Host {
     m2p: Vec<u64>,
-    /// Frames that the domain is said to hold.
+    /// The number of frames that the host reports for the domain.
     holds: u64,
     /// The callback that fails now.
     fails: &'static str,
     said: Vec<String>,
-    /// What one `map` says of every frame, and how often one `types` was asked.
+    /// What one test's `map` answers for every frame, and the calls of its list or `types`.
     map_says: c_int,
     asked: u32,
 }
 
-/// The host behind `user`.
+/// The host behind `user`, and the arguments of the callback.
 ///
 /// # Safety
 /// It is the one that the handle was made with, and lives.
-unsafe fn at<'a>(user: *mut c_void) -> &'a mut Host {
+/// The arguments are what the library passed.
+unsafe fn at<'a, C>(user: *mut c_void, call: *const C) -> (&'a mut Host, &'a C) {
     // SAFETY: the caller's contract.
-    unsafe { &mut *user.cast::<Host>() }
+    let of = unsafe { &mut *user.cast::<Host>() };
+    // SAFETY: as above.
+    (of, unsafe { &*call })
 }
 
 macro_rules! callback {
     ($name:ident, $call:ty, |$of:ident $(, $host:ident)?| $body:expr) => {
         unsafe extern "C" fn $name(user: *mut c_void, call: *const $call) -> c_int {
             // SAFETY: as promised to the host; the header: the call's arguments.
-            let (host, $of) = unsafe { (at(user), &*call) };
+            let (host, $of) = unsafe { at(user, call) };
             if host.fails == stringify!($name) {
                 return EIO;
             }
@@ -70,7 +71,7 @@ callback!(read, abi::ReadCall, |call| {
             (1 | 2, 0) => call.mfn + 1, // top names mid, mid names the leaf
             _ => abi::NONE,
         };
-        // SAFETY: the header: room for 512 words.
+        // SAFETY: the header: space for 512 words.
         unsafe { call.words.wrapping_add(word).write(value) };
     }
     0
@@ -82,7 +83,7 @@ callback!(map, abi::MapCall, |call| {
         words
     };
     for index in 0..call.count {
-        // SAFETY: the header: room for `count`.
+        // SAFETY: the header: space for `count`.
         unsafe { call.addresses.wrapping_add(index).write(LEAF.as_ptr().cast()) };
     }
     0
@@ -90,7 +91,7 @@ callback!(map, abi::MapCall, |call| {
 callback!(unmap, abi::UnmapCall, |_call| 0);
 callback!(types, abi::TypesCall, |call| {
     for index in 0..call.count {
-        // SAFETY: the header: room for `count`.
+        // SAFETY: the header: space for `count`.
         unsafe { call.types.wrapping_add(index).write(0) };
     }
     0
@@ -113,10 +114,11 @@ callback!(transfers, abi::TransfersCall, |call| {
 });
 
 unsafe extern "C" fn log(user: *mut c_void, call: *const abi::LogCall) -> c_int {
-    // SAFETY: the header: the call's arguments, a string among them.
-    let text = unsafe { CStr::from_ptr((*call).text) }.to_string_lossy().into_owned();
-    // SAFETY: as promised to the host.
-    unsafe { at(user) }.said.push(text);
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (host, call) = unsafe { at(user, call) };
+    // SAFETY: the header: a string.
+    let text = unsafe { CStr::from_ptr(call.text) }.to_string_lossy().into_owned();
+    host.said.push(text);
     0
 }
 
@@ -169,7 +171,7 @@ fn no_error() -> abi::Error {
     abi::Error { size, code: 1, errnum: 0, level: 0, pfn: 0, mfn: 0, text }
 }
 
-fn told(error: &abi::Error) -> String {
+fn text_of(error: &abi::Error) -> String {
     // SAFETY: the text ends with a zero.
     unsafe { CStr::from_ptr(error.text.as_ptr()) }.to_string_lossy().into_owned()
 }
@@ -197,7 +199,7 @@ fn begin(handle: *mut f::Handle, stage: u32) -> c_int {
 fn frame_list(handle: *mut f::Handle) -> c_int {
     let (mut leaves, mut count, mut pfns, mut serial) = ([0; 8], 0, 0, 0);
     let (to, number) = (leaves.as_mut_ptr(), &raw mut serial);
-    // SAFETY: there is room.
+    // SAFETY: there is space.
     let code = unsafe { f::p2mt_frame_list(handle, to, 8, &raw mut count, &raw mut pfns, number) };
     let expected = if code == abi::OK { (1, 512, 1) } else { (0, 0, 0) };
     assert_eq!((count, pfns, serial), expected, "the list of this guest never changes");
@@ -209,7 +211,7 @@ fn frame_list_sent(handle: *mut f::Handle) -> c_int {
     unsafe { f::p2mt_frame_list_sent(handle, 1) }
 }
 
-fn tell_frame_list(handle: *mut f::Handle) {
+fn send_frame_list(handle: *mut f::Handle) {
     assert_eq!([frame_list(handle), frame_list_sent(handle)], [abi::OK; 2]);
 }
 
@@ -229,12 +231,12 @@ fn accept(handle: *mut f::Handle) -> c_int {
     unsafe { f::p2mt_accept(handle, 1) }
 }
 
-/// Hands back the guest's only page.
-fn give_back(handle: *mut f::Handle) -> c_int {
-    give_back_pfn(handle, 0)
+/// Returns the guest's only page.
+fn return_page(handle: *mut f::Handle) -> c_int {
+    return_pfn(handle, 0)
 }
 
-fn give_back_pfn(handle: *mut f::Handle, pfn: u64) -> c_int {
+fn return_pfn(handle: *mut f::Handle, pfn: u64) -> c_int {
     // SAFETY: one pfn is there.
     unsafe { f::p2mt_return(handle, [pfn].as_ptr(), 1) }
 }
@@ -252,7 +254,7 @@ fn take_with_flags(handle: *mut f::Handle) -> (c_int, u32) {
     let mut pages = vec![abi::Page::default(); abi::BATCH_MAX];
     let (mut count, mut flags) = (0, 0);
     let (capacity, to) = (pages.len(), pages.as_mut_ptr());
-    // SAFETY: there is room.
+    // SAFETY: there is space.
     let code = unsafe { f::p2mt_take(handle, to, 32, capacity, &raw mut count, &raw mut flags) };
     (code, flags)
 }
@@ -277,13 +279,13 @@ fn a_handle_is_made_of_what_the_header_asks_for_or_not_at_all() {
     let narrow = abi::Config { width: 32, ..config() };
     for compat_m2p_mfn in [0, abi::NONE] {
         let error = create(&abi::Host { compat_m2p_mfn, ..good }, &narrow).expect_err("32 bits");
-        let text = "p2mt_host.compat_m2p_mfn is lacking for a 32-bit guest";
-        assert_eq!((error.code, told(&error).as_str()), (abi::E_ARGUMENT, text));
+        let text = "p2mt_host.compat_m2p_mfn is missing for a 32-bit guest";
+        assert_eq!((error.code, text_of(&error).as_str()), (abi::E_ARGUMENT, text));
     }
     destroy(create(&abi::Host { compat_m2p_mfn: 7, ..good }, &narrow).expect("has all"));
     for (host, text) in &lacking {
         let error = create(host, &config()).expect_err("lacks something");
-        assert_eq!((error.code, told(&error)), (abi::E_ARGUMENT, (*text).to_owned()));
+        assert_eq!((error.code, text_of(&error)), (abi::E_ARGUMENT, (*text).to_owned()));
     }
     for size in [0, 8, 111, 116, 4097] {
         let error = create(&abi::Host { size, ..good }, &config()).expect_err("size");
@@ -295,7 +297,7 @@ fn a_handle_is_made_of_what_the_header_asks_for_or_not_at_all() {
     let code =
         unsafe { f::p2mt_create(&config(), &raw const good, &raw mut short, &raw mut handle) };
     assert_eq!((code, handle.is_null()), (abi::E_SIZE, true), "there is no place for an error");
-    // SAFETY: what is null is looked at before anything else.
+    // SAFETY: nulls are checked before anything else.
     let codes = unsafe {
         [
             f::p2mt_create(null(), &raw const good, null_mut(), &raw mut handle),
@@ -318,7 +320,7 @@ fn null_handles_and_null_places_are_arguments() {
     let (mut count, mut flags) = (7, 7);
     let mut pages = vec![abi::Page::default(); abi::BATCH_MAX];
     let to = pages.as_mut_ptr();
-    // SAFETY: what is null is looked at before anything else; the rest lives.
+    // SAFETY: nulls are checked before anything else; the rest lives.
     let codes = unsafe {
         [
             f::p2mt_begin(nobody, 0, null_mut()),
@@ -363,52 +365,52 @@ fn calls_out_of_order_change_nothing() {
     assert_eq!([take(handle), end()], [abi::E_ORDER; 2]);
     assert_eq!([scan(handle), scan(handle)], [abi::OK, abi::E_ORDER]);
     let text = "p2mt_scan called while the log was handed over already";
-    assert_eq!(told(&last_error(handle)), text);
+    assert_eq!(text_of(&last_error(handle)), text);
     assert_eq!(end(), abi::E_ORDER);
     assert_eq!(
-        told(&last_error(handle)),
+        text_of(&last_error(handle)),
         "p2mt_end called while the frame list changed and was not sent"
     );
-    tell_frame_list(handle);
+    send_frame_list(handle);
     assert_eq!(end(), abi::E_ORDER);
-    assert_eq!(told(&last_error(handle)), "p2mt_end called while not everything is settled");
+    assert_eq!(text_of(&last_error(handle)), "p2mt_end called while not everything is settled");
     // SAFETY: it lives.
     assert_eq!(unsafe { f::p2mt_cancel(handle) }, abi::OK);
-    assert_eq!([answer(), give_back(handle), frame_list(handle)], [abi::E_ORDER; 3]);
+    assert_eq!([answer(), return_page(handle), frame_list(handle)], [abi::E_ORDER; 3]);
     assert_eq!(begin(handle, abi::LIVE), abi::E_ORDER);
-    assert_eq!(told(&last_error(handle)), "p2mt_begin called while the migration is cancelled");
+    assert_eq!(text_of(&last_error(handle)), "p2mt_begin called while the migration is cancelled");
     destroy(handle);
 }
 
 #[test]
-fn what_was_handed_back_keeps_a_suspended_round_open() {
+fn what_was_returned_keeps_a_suspended_round_open() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     // SAFETY: it lives.
     let end = || unsafe { f::p2mt_end(handle, null_mut()) };
     let settle = || {
         assert_eq!([begin(handle, abi::FINAL), scan(handle)], [abi::OK; 2]);
-        tell_frame_list(handle);
+        send_frame_list(handle);
         send_all(handle);
     };
     settle();
-    assert_eq!([give_back(handle), end()], [abi::OK, abi::E_ORDER]);
+    assert_eq!([return_page(handle), end()], [abi::OK, abi::E_ORDER]);
     settle();
-    assert_eq!([end(), give_back(handle)], [abi::OK, abi::E_ORDER]);
+    assert_eq!([end(), return_page(handle)], [abi::OK, abi::E_ORDER]);
     destroy(handle);
 }
 
 #[test]
-fn a_pfn_that_was_never_taken_is_not_handed_back() {
+fn a_pfn_that_was_never_taken_is_not_returned() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
-    assert_eq!(give_back(handle), abi::E_ARGUMENT, "not yet");
-    assert_eq!([take(handle), give_back(handle)], [abi::OK; 2]);
+    assert_eq!(return_page(handle), abi::E_ARGUMENT, "not yet");
+    assert_eq!([take(handle), return_page(handle)], [abi::OK; 2]);
     for pfn in [3, 511, 512, u64::MAX] {
-        assert_eq!(give_back_pfn(handle, pfn), abi::E_ARGUMENT);
-        let text = format!("p2mt_return: pfn {pfn:#x} was never taken; no pfn was handed back");
-        assert_eq!(told(&last_error(handle)), text);
+        assert_eq!(return_pfn(handle, pfn), abi::E_ARGUMENT);
+        let text = format!("p2mt_return: pfn {pfn:#x} was never taken; no pfn was returned");
+        assert_eq!(text_of(&last_error(handle)), text);
     }
     destroy(handle);
 }
@@ -422,11 +424,11 @@ fn a_mapping_has_to_be_dropped_until_a_round_ended_that_said_so() {
         assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
         let (code, flags) = take_with_flags(handle);
         assert_eq!(code, abi::OK);
-        tell_frame_list(handle);
+        send_frame_list(handle);
         flags & abi::DO_REMAP
     };
     assert_eq!(remap(), abi::DO_REMAP, "the first walk");
-    assert_eq!(remap(), abi::DO_REMAP, "nobody knows what became of that round");
+    assert_eq!(remap(), abi::DO_REMAP, "that round did not end");
     send_all_after_take(handle);
     // SAFETY: it lives.
     assert_eq!(unsafe { f::p2mt_end(handle, null_mut()) }, abi::OK);
@@ -446,11 +448,11 @@ fn pfns_gone_are_those_of_the_round_that_is_settled() {
     let handle = create(&host(&mut state), &config()).expect("creates");
     let gone = || {
         let (mut pfns, mut count) = ([0; 4], 0);
-        // SAFETY: there is room.
+        // SAFETY: there is space.
         unsafe { f::p2mt_gone(handle, 0, pfns.as_mut_ptr(), 4, &raw mut count) }
     };
     assert_eq!([begin(handle, abi::CHECKPOINT), scan(handle)], [abi::OK; 2]);
-    tell_frame_list(handle);
+    send_frame_list(handle);
     send_all(handle);
     assert_eq!([gone(), gone()], [abi::OK; 2]);
     state.fails = "roots";
@@ -470,10 +472,10 @@ fn signals_are_the_hosts() {
         statuses.filter(|status| status.contains("Name:\tp2mtrack-")).collect::<Vec<_>>()
     };
     while ours().len() < 2 {
-        std::thread::yield_now(); // a thread gives itself its name
+        std::thread::yield_now(); // a thread sets its own name
     }
     let ours = ours();
-    // All signals but KILL and STOP, which can't be, and two that libc keeps for itself.
+    // All signals but KILL and STOP, which can't be blocked, and two that libc reserves.
     let all: u64 = !(1 << 8 | 1 << 18 | 0b11 << 31);
     let masked = |status: &String| {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));
@@ -495,11 +497,11 @@ fn a_callback_that_fails_is_named_and_the_round_can_be_begun_again() {
         let error = last_error(handle);
         assert_eq!((error.code, error.errnum), (abi::E_HOST, EIO));
         assert!(
-            told(&error).ends_with(&format!("callback {fails} returned -5")),
+            text_of(&error).ends_with(&format!("callback {fails} returned -5")),
             "{}",
-            told(&error)
+            text_of(&error)
         );
-        assert_eq!(state.said.last(), Some(&told(&error)), "the log hears of it");
+        assert_eq!(state.said.last(), Some(&text_of(&error)), "the log hears of it");
     }
     state.fails = "unlogged";
     assert_eq!(begin(handle, abi::CHECKPOINT), abi::E_HOST);
@@ -508,7 +510,7 @@ fn a_callback_that_fails_is_named_and_the_round_can_be_begun_again() {
     destroy(handle);
 }
 
-/// One pfn has a frame.
+/// One pfn has a frame; the host reports more frames.
 #[test]
 fn frames_that_no_pfn_has_end_a_suspended_round_unless_they_are_only_to_be_reported() {
     let size = size_of::<abi::Report>() as u32;
@@ -522,7 +524,7 @@ fn frames_that_no_pfn_has_end_a_suspended_round_unless_they_are_only_to_be_repor
             state.holds = holds;
             assert_eq!([begin(handle, stage), scan(handle)], [abi::OK; 2]);
             if stage == abi::LIVE {
-                tell_frame_list(handle);
+                send_frame_list(handle);
             }
             while take(handle) == abi::OK && accept(handle) == abi::OK {}
             let mut report = abi::Report { size, ..Default::default() };
@@ -539,7 +541,7 @@ fn frames_that_no_pfn_has_end_a_suspended_round_unless_they_are_only_to_be_repor
             assert_eq!(take(handle), abi::E_UNACCOUNTED);
             let error = last_error(handle);
             let text = "the domain holds 1026 frames, and 1025 of them have no pfn in its p2m";
-            assert!(told(&error).starts_with(text), "{}", told(&error));
+            assert!(text_of(&error).starts_with(text), "{}", text_of(&error));
             state.holds = 8;
             assert_eq!([begin(handle, abi::FINAL), scan(handle), take(handle)], [abi::OK; 3]);
         }
@@ -547,7 +549,7 @@ fn frames_that_no_pfn_has_end_a_suspended_round_unless_they_are_only_to_be_repor
     }
 }
 
-/// A host of the first version ends before `transfers`: what lies there is not its.
+/// A host of the first version ends before `transfers`: the library must not read past its end.
 #[test]
 fn a_host_that_is_shorter_has_no_callback_for_transfers() {
     let mut state = fresh();
@@ -562,7 +564,7 @@ fn a_host_that_is_shorter_has_no_callback_for_transfers() {
 fn a_list_that_grows_for_ever_is_asked_for_a_few_times() {
     unsafe extern "C" fn pfns(user: *mut c_void, call: *const abi::UnloggedCall) -> c_int {
         // SAFETY: as promised to the host; the header: the call's arguments.
-        let (host, call) = unsafe { (at(user), &*call) };
+        let (host, call) = unsafe { at(user, call) };
         host.asked += 1;
         // SAFETY: the header: a place for it.
         unsafe { call.count.write(call.capacity + 1) };
@@ -581,26 +583,24 @@ fn a_list_that_grows_for_ever_is_asked_for_a_few_times() {
         state.asked = 0;
         let handle = create(&host, &config()).expect("creates");
         assert_eq!((begin(handle, stage), state.asked), (abi::E_HOST, 8));
-        let told = told(&last_error(handle));
-        assert!(
-            told.ends_with(&format!("the {of} become more whenever they are asked for")),
-            "{told}"
-        );
+        let text = text_of(&last_error(handle));
+        let expected = format!("the list of {of} grows each time that it is read");
+        assert!(text.ends_with(&expected), "{text}");
         destroy(handle);
     }
 }
 
 #[test]
-fn a_list_that_does_not_fit_is_asked_for_again_with_room() {
+fn a_list_that_does_not_fit_is_asked_for_again_with_more_capacity() {
     unsafe extern "C" fn names(user: *mut c_void, call: *const abi::TransfersCall) -> c_int {
         // SAFETY: as promised to the host; the header: the call's arguments.
-        let (host, call) = unsafe { (at(user), &*call) };
+        let (host, call) = unsafe { at(user, call) };
         host.asked += 1;
         let count = if host.asked > 3 { 1 } else { 300 };
         // SAFETY: the header: a place for it.
         unsafe { call.count.write(count) };
         for index in 0..call.capacity.min(count) {
-            // SAFETY: the header: room for `capacity`.
+            // SAFETY: the header: space for `capacity`.
             unsafe { call.names.wrapping_add(index).write(index as u64 + 1) };
         }
         0
@@ -635,15 +635,15 @@ fn a_p2m_that_cannot_be_read_is_an_error_of_the_suspended_round_with_level_and_m
     destroy(handle);
 }
 
-/// A failure that the engine bears: the host's log hears of it once a round, and the error that
-/// comes of it names it.
+/// A failure that the engine tolerates: it is logged once a round, and the error that follows names
+/// it.
 #[test]
 fn a_type_query_that_fails_is_a_warning_and_then_the_cause() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     state.fails = "types";
     assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
-    tell_frame_list(handle);
+    send_frame_list(handle);
     assert_eq!([take(handle), take(handle)], [abi::OK; 2]);
     let warning = "the host's callback types returned -5";
     assert_eq!(state.said.iter().filter(|said| *said == warning).count(), 1);
@@ -655,12 +655,12 @@ fn a_type_query_that_fails_is_a_warning_and_then_the_cause() {
     assert_eq!([begin(handle, abi::FINAL), scan(handle), take(handle)], [0, 0, abi::E_ENTRY]);
     let error = last_error(handle);
     assert_eq!((error.errnum, error.pfn, error.mfn), (EIO, 0, 3));
-    assert!(told(&error).ends_with(warning), "{}", told(&error));
+    assert!(text_of(&error).ends_with(warning), "{}", text_of(&error));
     destroy(handle);
 }
 
-/// What the log was not read for is uncertain: a report says so from the scan on, the log once the
-/// round is ended.
+/// Pfns for which the log was not read are uncertain: the report counts this from the scan on, the
+/// log names it when the round ends.
 #[test]
 fn uncertainties_are_counted_by_the_scan_and_named_at_the_end() {
     let mut state = fresh();
@@ -672,7 +672,7 @@ fn uncertainties_are_counted_by_the_scan_and_named_at_the_end() {
         assert_eq!(unsafe { f::p2mt_scan(handle, 0, &raw mut report) }, abi::OK);
         let uncertainties = u64::from(number > 0); // the first round reads no log
         assert_eq!((report.round, report.uncertain), (number, uncertainties));
-        // Everything is owed, and nobody knows why: no word of convergence.
+        // Everything is owed as an uncertainty: there is no estimate of convergence.
         assert_eq!((report.dirty_rate.is_nan(), report.shrinking), (true, -1));
         // SAFETY: as above.
         let ended = unsafe { f::p2mt_end(handle, null_mut()) };
@@ -689,7 +689,7 @@ fn uncertainties_are_counted_by_the_scan_and_named_at_the_end() {
     destroy(handle);
 }
 
-/// Live rounds with an uncertainty: five are tolerated. The error that ends the sixth.
+/// Live rounds with an uncertainty: five are tolerated. Returns the error that ends the sixth.
 fn until_it_is_no_longer_tolerated(handle: *mut f::Handle) -> abi::Error {
     for number in 0..=5 {
         assert_eq!([begin(handle, abi::LIVE), scan(handle), take(handle)], [abi::OK; 3]);
@@ -700,8 +700,8 @@ fn until_it_is_no_longer_tolerated(handle: *mut f::Handle) -> abi::Error {
     last_error(handle)
 }
 
-/// A p2m that can't be followed for more rounds than are tolerated: the error of the walk, which
-/// names the frame, and not that of an uncertainty.
+/// A p2m that can't be followed for more rounds than are tolerated: the error is that of the walk,
+/// which names the frame, not `E_UNCERTAIN`.
 #[test]
 fn a_p2m_that_is_not_readable_for_too_long_names_its_frame() {
     let mut state = fresh();
@@ -710,7 +710,7 @@ fn a_p2m_that_is_not_readable_for_too_long_names_its_frame() {
     state.fails = "read";
     for number in 0..=5 {
         assert_eq!(begin(handle, abi::LIVE), abi::OK);
-        // SAFETY: it lives. Nothing was read of the log, so that the p2m is walked anew.
+        // SAFETY: it lives. Nothing was read of the log, so that the p2m is walked again.
         let scanned = unsafe { f::p2mt_scan(handle, 0, null_mut()) };
         assert_eq!(scanned, if number < 5 { abi::OK } else { abi::E_STRUCTURE });
         // SAFETY: it lives.
@@ -722,7 +722,7 @@ fn a_p2m_that_is_not_readable_for_too_long_names_its_frame() {
     destroy(handle);
 }
 
-/// The same of a type query, which has a callback behind it.
+/// A type query that fails for too long: the error names the callback.
 #[test]
 fn an_uncertainty_that_runs_on_names_the_callback_behind_it() {
     let mut state = fresh();
@@ -730,11 +730,15 @@ fn an_uncertainty_that_runs_on_names_the_callback_behind_it() {
     state.fails = "types";
     let error = until_it_is_no_longer_tolerated(handle);
     assert_eq!(error.errnum, EIO);
-    assert!(told(&error).ends_with("the host's callback types returned -5"), "{}", told(&error));
+    assert!(
+        text_of(&error).ends_with("the host's callback types returned -5"),
+        "{}",
+        text_of(&error)
+    );
     destroy(handle);
 }
 
-/// And of a leaf that can't be mapped, which has a frame.
+/// A leaf that can't be mapped for too long: the error names its frame.
 #[test]
 fn a_leaf_that_is_not_mapped_for_too_long_is_named() {
     let mut state = fresh();
@@ -747,24 +751,24 @@ fn a_leaf_that_is_not_mapped_for_too_long_is_named() {
     destroy(handle);
 }
 
-/// What a callback says of a single frame, and what makes no sense: each errno once a round; that a
-/// frame is not the domain's is no failure. The last word is the one that an error names.
+/// Errors of single frames, and answers that make no sense: each errno is reported once a round;
+/// `NOT_OWNED` is no failure. An error names the last of them.
 #[test]
-fn failures_of_single_frames_are_told_once() {
+fn failures_of_single_frames_are_reported_once() {
     unsafe extern "C" fn map(user: *mut c_void, call: *const abi::MapCall) -> c_int {
         // SAFETY: as promised to the host; the header: the call's arguments.
-        let (said, call) = unsafe { (at(user).map_says, &*call) };
+        let (host, call) = unsafe { at(user, call) };
         for index in 0..call.count {
-            // SAFETY: the header: room for `count`.
-            unsafe { call.errors.wrapping_add(index).write(said) };
+            // SAFETY: the header: space for `count`.
+            unsafe { call.errors.wrapping_add(index).write(host.map_says) };
         }
         0
     }
     unsafe extern "C" fn types(user: *mut c_void, call: *const abi::TypesCall) -> c_int {
         // SAFETY: as promised to the host; the header: the call's arguments.
-        let (state, call) = unsafe { (at(user), &*call) };
+        let (state, call) = unsafe { at(user, call) };
         for index in 0..call.count {
-            // SAFETY: the header: room for `count`.
+            // SAFETY: the header: space for `count`.
             unsafe { call.types.wrapping_add(index).write(8 << 28) };
         }
         state.asked += 1;
@@ -773,11 +777,11 @@ fn failures_of_single_frames_are_told_once() {
     let mut state = fresh();
     let odd = abi::Host { map: Some(map), types: Some(types), ..host(&mut state) };
     let handle = create(&odd, &config()).expect("creates");
-    for (says, told) in [(abi::NOT_OWNED, 0), (-12, 1)] {
+    for (says, times) in [(abi::NOT_OWNED, 0), (-12, 1)] {
         state.map_says = says;
         assert_eq!([begin(handle, abi::LIVE), scan(handle), take(handle)], [abi::OK; 3]);
         let said = state.said.iter().filter(|said| said.contains("callback map said -12 of"));
-        assert_eq!(said.count(), told);
+        assert_eq!(said.count(), times);
     }
     destroy(handle);
     let odd = abi::Host { types: Some(types), ..host(&mut state) };
@@ -790,18 +794,18 @@ fn failures_of_single_frames_are_told_once() {
     destroy(handle);
 }
 
-/// To read the frame list is not to tell it.
+/// Reading the frame list does not count as sending it.
 #[test]
-fn a_frame_list_that_was_read_and_not_told_is_asked_for_again() {
+fn a_frame_list_that_was_read_and_not_sent_is_asked_for_again() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
-    assert_eq!(frame_list_sent(handle), abi::E_ARGUMENT, "nobody has read it");
+    assert_eq!(frame_list_sent(handle), abi::E_ARGUMENT, "it was not read");
     assert_eq!([frame_list(handle), take(handle), accept(handle)], [0, 0, abi::E_ORDER]);
     assert_eq!([begin(handle, abi::FINAL), scan(handle)], [abi::OK; 2]);
     let mut pages = vec![abi::Page::default(); abi::BATCH_MAX];
     let (mut count, mut flags, to) = (0, 0, pages.as_mut_ptr());
-    // SAFETY: there is room.
+    // SAFETY: there is space.
     let code = unsafe { f::p2mt_take(handle, to, 32, 1024, &raw mut count, &raw mut flags) };
     assert_eq!((code, count, flags & abi::DO_FRAME_LIST), (abi::OK, 1, abi::DO_FRAME_LIST));
     assert_eq!([accept(handle), frame_list_sent(handle), accept(handle)], [abi::E_ORDER, 0, 0]);
@@ -811,14 +815,14 @@ fn a_frame_list_that_was_read_and_not_told_is_asked_for_again() {
     destroy(handle);
 }
 
-/// Answers are for what was taken: one too few or too many, of another size or of another time is a
-/// mistake.
+/// Answers have to match the pages taken: one too few or too many, of another size or at another
+/// time is a mistake.
 #[test]
 fn answers_are_for_the_pages_taken_and_a_mistake_changes_nothing() {
     let mut state = fresh();
     let handle = create(&host(&mut state), &config()).expect("creates");
     assert_eq!([begin(handle, abi::LIVE), scan(handle)], [abi::OK; 2]);
-    tell_frame_list(handle);
+    send_frame_list(handle);
     assert_eq!(take(handle), abi::OK);
     let all = [abi::PageAnswer::default(); 2];
     let unknown = abi::PageAnswer { verdict: 1, reason: abi::DEFER_MAP, errnum: -6000, zero: 0 };
@@ -874,7 +878,7 @@ unsafe extern "C" {
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
 }
 
-/// The child of a process with an engine of two threads: its calls end, with an error.
+/// In the child of a process with an engine of two threads calls return an error.
 #[test]
 fn a_handle_in_a_forked_child_is_refused() {
     let mut state = fresh();
@@ -883,7 +887,7 @@ fn a_handle_in_a_forked_child_is_refused() {
     // SAFETY: the child makes calls that touch nothing of the parent's threads, and exits at once.
     let child = unsafe { fork() };
     if child == 0 {
-        // SAFETY: it lives, and its process is looked at first.
+        // SAFETY: it lives, and its process is checked first.
         let codes =
             [begin(handle, 0), scan(handle), take(handle), unsafe { f::p2mt_destroy(handle) }];
         let refused = codes == [abi::E_FORKED; 4];

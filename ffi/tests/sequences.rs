@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Random sequences of calls by a host that makes mistakes, of a guest that lies, over callbacks
-//! that fail: codes, never a crash, a leak or a hang. And what the calls say of single pages is
-//! kept: an entry handed out is one that the guest wrote, an accepted page is remembered under it
+//! Random sequences of calls by a host that makes mistakes, with a guest that lies and callbacks
+//! that fail: calls return codes, and never crash, leak or hang. What the calls report of single
+//! pages holds: the guest wrote the entry of each page taken, an accepted page is recorded under it
 //! (law 5), any other stays owed (law 3).
-//! Not here: whether a migration is right (`ffi/examples` over the harness; `owners` of cases that
+//! Not here: whether a migration is right (`ffi/examples` over the harness; `owners` for cases that
 //! have no simulated guest).
 //! Units: a sequence is one handle's life; `P2MTRACK_SEQUENCES` of them, each from its number.
 //! Threads: the engine's, one or two.
@@ -54,14 +54,14 @@ const CODES: [c_int; 20] = [
     abi::E_PANIC,
 ];
 
-/// A lie: tens of thousands of pfns have one frame, and wait.
+/// A lie: tens of thousands of pfns have one frame, and are deferred.
 const TOO_MANY: u64 = 5;
-/// A lie: the p2m says nothing of most of what the domain holds.
+/// A lie: the p2m does not name most of the domain's frames.
 const HIDDEN: u64 = 6;
-/// Frames that it says nothing of, then.
+/// Frames that it does not name then.
 const HIDDEN_FRAMES: usize = 2000;
 
-/// A number after the other, from a seed.
+/// Random numbers from a seed.
 struct Dice(u64);
 
 impl Dice {
@@ -86,21 +86,21 @@ impl Dice {
 struct Machine {
     dice: Dice,
     leaves: usize,
-    /// As the host says it: the guest knows of none.
+    /// From the host's configuration; the guest has none.
     width: u32,
     frames: Vec<[AtomicU64; WORDS]>,
     m2p: Vec<AtomicU64>,
-    /// `pfn_count` as the roots said it last.
+    /// The last `pfn_count` that `roots` returned.
     pfn_count: u64,
     /// Addresses that are mapped, and how often.
     mapped: HashMap<usize, u32>,
     /// One call in so many fails; 0: none does.
     faulty: u64,
-    /// The guest publishes roots of this kind throughout; 0: good ones, mostly.
+    /// The guest always publishes roots of this kind; 0: mostly good ones.
     lie: u64,
-    /// A handle to be called from inside of a callback.
+    /// A handle that callbacks call.
     handle: *mut f::Handle,
-    /// What such a call answered.
+    /// What such a call returned.
     inner: Option<c_int>,
 }
 
@@ -152,8 +152,8 @@ impl Machine {
         if self.lie == HIDDEN { self.m2p.len() as u64 } else { self.frames.len() as u64 }
     }
 
-    /// Whether some frame has that entry for a pfn: the leaf may have been moved, and not been
-    /// looked at since.
+    /// Whether some frame has that entry for a pfn: the leaf may have moved since the engine last
+    /// read it.
     fn wrote(&self, pfn: u64, entry: u64) -> bool {
         let word = |frame: &[AtomicU64; WORDS], index: usize| frame[index].load(Ordering::Relaxed);
         let (wide, half) = (pfn as usize % WORDS, pfn as usize % (2 * WORDS));
@@ -190,7 +190,7 @@ impl Machine {
     /// A callback's answer: mostly 0.
     fn fate(&mut self) -> c_int {
         if !self.handle.is_null() && self.dice.one_in(50) {
-            // SAFETY: it lives: it is in the call whose callback this is.
+            // SAFETY: it lives: one of its calls runs this callback.
             self.inner = Some(unsafe { f::p2mt_verify(self.handle, 0) });
         }
         if self.faulty == 0 || !self.dice.one_in(self.faulty) {
@@ -200,19 +200,22 @@ impl Machine {
     }
 }
 
-/// The machine behind `user`.
+/// The machine behind `user`, and the arguments of the callback.
 ///
 /// # Safety
 /// It is the one that the host was made with, which outlives the handle.
-unsafe fn at<'a>(user: *mut c_void) -> &'a mut Machine {
-    // SAFETY: the caller's contract; callbacks come one at a time, and the test does not look
+/// The arguments are what the library passed.
+unsafe fn at<'a, C>(user: *mut c_void, call: *const C) -> (&'a mut Machine, &'a C) {
+    // SAFETY: the caller's contract; callbacks come one at a time, and the test does not use it
     // meanwhile.
-    unsafe { &mut *user.cast::<Machine>() }
+    let of = unsafe { &mut *user.cast::<Machine>() };
+    // SAFETY: as above.
+    (of, unsafe { &*call })
 }
 
 unsafe extern "C" fn domain_frames(user: *mut c_void, call: *const abi::DomainFramesCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     let frames = if machine.dice.one_in(50) { machine.dice.word() } else { machine.held() };
     // SAFETY: the header: a place for a word.
     unsafe { call.frames.write(frames) };
@@ -221,7 +224,7 @@ unsafe extern "C" fn domain_frames(user: *mut c_void, call: *const abi::DomainFr
 
 unsafe extern "C" fn roots(user: *mut c_void, call: *const abi::RootsCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     // SAFETY: the header: a place for them, with a size.
     assert_eq!(unsafe { call.roots.cast::<u32>().read() }, size_of::<abi::Roots>() as u32);
     let pfn_count = machine.pfns();
@@ -242,10 +245,10 @@ unsafe extern "C" fn roots(user: *mut c_void, call: *const abi::RootsCall) -> c_
 
 unsafe extern "C" fn read(user: *mut c_void, call: *const abi::ReadCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     let Some(frame) = machine.frames.get(call.mfn as usize) else { return abi::NOT_OWNED };
     for (index, word) in frame.iter().enumerate() {
-        // SAFETY: the header: room for 512 words.
+        // SAFETY: the header: space for 512 words.
         unsafe { call.words.wrapping_add(index).write(word.load(Ordering::Relaxed)) };
     }
     machine.fate()
@@ -253,7 +256,7 @@ unsafe extern "C" fn read(user: *mut c_void, call: *const abi::ReadCall) -> c_in
 
 unsafe extern "C" fn map(user: *mut c_void, call: *const abi::MapCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     let fate = machine.fate();
     if fate != 0 {
         return fate;
@@ -268,7 +271,7 @@ unsafe extern "C" fn map(user: *mut c_void, call: *const abi::MapCall) -> c_int 
         let fate = machine.fate();
         match machine.frames.get(mfn as usize) {
             Some(frame) if fate == 0 => {
-                let odd = usize::from(machine.dice.one_in(300)); // an address that nobody can use
+                let odd = usize::from(machine.dice.one_in(300)); // an address that is not aligned
                 *address = frame.as_ptr().cast::<u8>().wrapping_add(odd).cast();
                 *machine.mapped.entry(address.addr()).or_default() += 1;
             }
@@ -281,7 +284,7 @@ unsafe extern "C" fn map(user: *mut c_void, call: *const abi::MapCall) -> c_int 
 
 unsafe extern "C" fn unmap(user: *mut c_void, call: *const abi::UnmapCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     // SAFETY: the header: `count` of them.
     for address in unsafe { std::slice::from_raw_parts(call.addresses, call.count) } {
         let held = machine.mapped.get_mut(&address.addr()).expect("unmapped what was not mapped");
@@ -295,7 +298,7 @@ unsafe extern "C" fn unmap(user: *mut c_void, call: *const abi::UnmapCall) -> c_
 
 unsafe extern "C" fn types(user: *mut c_void, call: *const abi::TypesCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     assert!(call.count <= 1024);
     for index in 0..call.count {
         // SAFETY: the header: `count` of them.
@@ -314,11 +317,11 @@ unsafe extern "C" fn types(user: *mut c_void, call: *const abi::TypesCall) -> c_
 
 unsafe extern "C" fn unlogged(user: *mut c_void, call: *const abi::UnloggedCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     let count = [0, 3, 256, 300, 5000][machine.dice.below(5) as usize];
     for index in 0..count.min(call.capacity) {
         let pfn = machine.dice.below(machine.pfns() + 10);
-        // SAFETY: the header: room for `capacity`.
+        // SAFETY: the header: space for `capacity`.
         unsafe { call.pfns.wrapping_add(index).write(pfn) };
     }
     // SAFETY: the header: a place for it.
@@ -328,7 +331,7 @@ unsafe extern "C" fn unlogged(user: *mut c_void, call: *const abi::UnloggedCall)
 
 unsafe extern "C" fn accepts(user: *mut c_void, call: *const abi::AcceptsTransferCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     // SAFETY: the header: a place for it.
     unsafe { call.accepts.write(i32::from(machine.dice.one_in(10))) };
     machine.fate()
@@ -336,7 +339,7 @@ unsafe extern "C" fn accepts(user: *mut c_void, call: *const abi::AcceptsTransfe
 
 unsafe extern "C" fn transfers(user: *mut c_void, call: *const abi::TransfersCall) -> c_int {
     // SAFETY: as promised to the host; the header: the call's arguments.
-    let (machine, call) = unsafe { (at(user), &*call) };
+    let (machine, call) = unsafe { at(user, call) };
     let count = [0, 0, 0, 3, 300][machine.dice.below(5) as usize];
     for index in 0..count.min(call.capacity) {
         let name = match machine.dice.below(8) {
@@ -344,7 +347,7 @@ unsafe extern "C" fn transfers(user: *mut c_void, call: *const abi::TransfersCal
             1..4 => machine.dice.below(FRAMES as u64) | abi::TRANSFER_CAME,
             _ => machine.dice.below(machine.pfns() + 10),
         };
-        // SAFETY: the header: room for `capacity`.
+        // SAFETY: the header: space for `capacity`.
         unsafe { call.names.wrapping_add(index).write(name) };
     }
     // SAFETY: the header: a place for it.
@@ -353,13 +356,15 @@ unsafe extern "C" fn transfers(user: *mut c_void, call: *const abi::TransfersCal
 }
 
 unsafe extern "C" fn log(_: *mut c_void, call: *const abi::LogCall) -> c_int {
-    // SAFETY: the header: the call's arguments, a string among them.
-    let (level, text) = unsafe { ((*call).level, std::ffi::CStr::from_ptr((*call).text)) };
-    assert!(text.to_str().is_ok_and(|text| !text.is_empty()) && (1..=3).contains(&level));
+    // SAFETY: the header: the call's arguments.
+    let call = unsafe { &*call };
+    // SAFETY: the header: a string.
+    let text = unsafe { std::ffi::CStr::from_ptr(call.text) };
+    assert!(text.to_str().is_ok_and(|text| !text.is_empty()) && (1..=3).contains(&call.level));
     0
 }
 
-/// A host over a machine; now and then one that lacks something.
+/// The host of a machine; sometimes with a mistake.
 fn host(machine: &mut Machine) -> abi::Host {
     let user = (&raw mut *machine).cast();
     let mut host = abi::Host {
@@ -418,7 +423,7 @@ fn config(machine: &mut Machine) -> abi::Config {
         _ => {}
     }
     if config.size > size_of::<abi::Config>() as u32 {
-        config.size = u32::MAX; // there are no such bytes
+        config.size = u32::MAX; // the structure here is not that long
     }
     machine.width = config.width;
     config
@@ -430,23 +435,23 @@ struct Sequence {
     handle: *mut f::Handle,
     /// Pages that have no answer yet.
     taken: Vec<abi::Page>,
-    /// The page tables among them, and what became of their normalisation.
+    /// The page tables among them, and the codes of their normalisation.
     tables: Vec<(usize, c_int)>,
-    /// How often each code came.
+    /// How often each code was returned.
     tally: BTreeMap<c_int, u64>,
-    /// Rounds that ended well, by stage, where they were made as a whole.
+    /// Rounds of `round` that ended without an error, by stage.
     ended: [u64; 3],
-    /// The last take asked for the frame list, and it was not told since.
+    /// The last take asked for the frame list, and it was not sent since.
     list_is_due: bool,
     /// Cleared PTEs that were listed.
     cleared: u64,
-    /// What the totals have to say: rounds begun and ended, pages accepted and put off by answers.
-    told: Told,
+    /// The expected totals: rounds begun and ended, pages accepted and deferred by answers.
+    counts: Counts,
 }
 
-/// What a host knows of its own calls.
+/// The host's counts of its own calls.
 #[derive(Default)]
-struct Told {
+struct Counts {
     begun: u64,
     ended: u64,
     accepted: u64,
@@ -483,7 +488,7 @@ impl Sequence {
             ended: [0; 3],
             list_is_due: false,
             cleared: 0,
-            told: Told::default(),
+            counts: Counts::default(),
         })
     }
 
@@ -515,7 +520,7 @@ impl Sequence {
             10 => {
                 // SAFETY: a report is not wanted.
                 let code = unsafe { f::p2mt_end(handle, null_mut()) };
-                self.told.ended += u64::from(code == abi::OK);
+                self.counts.ended += u64::from(code == abi::OK);
                 code
             }
             11 if choice < 10 => {
@@ -541,7 +546,7 @@ impl Sequence {
         self.expect(code);
     }
 
-    /// A code that there is, never that of a defect, and the handle's last error.
+    /// Expects a known code, never that of a defect, and the handle's last error to have it.
     fn expect(&mut self, code: c_int) {
         assert!(CODES.contains(&code), "{code}");
         *self.tally.entry(code).or_default() += 1;
@@ -576,7 +581,7 @@ impl Sequence {
         error.text.iter().take_while(|&&c| c != 0).map(|&c| c as u8 as char).collect()
     }
 
-    /// A round as it should be, left anywhere.
+    /// A round in the right order, which may be left at any step.
     fn round(&mut self) {
         let stage = self.machine.dice.below(3) as u32;
         for step in 0..60 {
@@ -612,7 +617,7 @@ impl Sequence {
             assert_eq!(report.unaccounted_frames == i64::MIN, stage == abi::LIVE, "{report:?}");
         }
         self.ended[stage as usize] += u64::from(code == abi::OK);
-        self.told.ended += u64::from(code == abi::OK);
+        self.counts.ended += u64::from(code == abi::OK);
         self.expect(code);
     }
 
@@ -622,7 +627,7 @@ impl Sequence {
         // SAFETY: a place for it, or none.
         let code = unsafe { f::p2mt_begin(self.handle, stage, at) };
         if code == abi::OK {
-            self.told.begun += 1;
+            self.counts.begun += 1;
             for page in std::mem::take(&mut self.taken) {
                 let (state, _) = self.why(page.pfn);
                 let is_there = page.pfn < self.machine.pfn_count;
@@ -662,7 +667,7 @@ impl Sequence {
         let capacity = if bad { 1000 } else { pages.len() };
         let (to, count_at) = (pages.as_mut_ptr(), &raw mut count);
         let (size, flags_at) = (size_of::<abi::Page>(), &raw mut flags);
-        // SAFETY: there is room for all of them.
+        // SAFETY: there is space for all of them.
         let code = unsafe { f::p2mt_take(self.handle, to, size, capacity, count_at, flags_at) };
         if code == abi::OK {
             assert!(count <= pages.len() && flags < 4);
@@ -673,7 +678,7 @@ impl Sequence {
             for page in &self.taken {
                 let &abi::Page { pfn, mfn, entry, causes, .. } = page;
                 assert!(causes != 0 && mfn == entry & !tags, "{page:?}");
-                assert!(self.machine.wrote(pfn, entry), "{page:?} is nobody's");
+                assert!(self.machine.wrote(pfn, entry), "{page:?} was never written");
                 let (state, _) = self.why(pfn); // it may have become owed again since
                 assert_eq!(state.causes & causes, causes, "{page:?} is on its way: {state:?}");
             }
@@ -689,7 +694,7 @@ impl Sequence {
         let mut ptes = [abi::ClearedPte::default(); 4096];
         let (mut count, capacity) = (0, if bad { 0 } else { ptes.len() });
         let to = ptes.as_mut_ptr();
-        // SAFETY: there is room.
+        // SAFETY: there is space.
         let code = unsafe { f::p2mt_cleared_ptes(self.handle, to, 16, capacity, &raw mut count) };
         if code == abi::OK && !bad {
             assert!(ptes[..count].is_sorted_by_key(|pte| pte.pfn), "{count}");
@@ -701,7 +706,7 @@ impl Sequence {
     /// Rounds begun that the totals have neither as ended nor as given up.
     fn under_way(&self) -> u64 {
         let (_, totals) = self.stats();
-        self.told.begun - totals.rounds - totals.rounds_given_up
+        self.counts.begun - totals.rounds - totals.rounds_given_up
     }
 
     fn stats(&self) -> (c_int, abi::Totals) {
@@ -711,10 +716,10 @@ impl Sequence {
         (code, totals)
     }
 
-    /// The totals, which are what the calls came to.
+    /// Compares the totals with the results of the calls.
     fn totals(&self) -> c_int {
         let (code, totals) = self.stats();
-        let Told { begun, ended, accepted, deferred } = self.told;
+        let Counts { begun, ended, accepted, deferred } = self.counts;
         assert_eq!((totals.rounds, totals.pages_accepted), (ended, accepted), "{totals:?}");
         assert!(totals.pages_deferred >= deferred, "{totals:?}");
         assert!(self.under_way() <= 1, "{totals:?}, {begun} begun");
@@ -774,16 +779,16 @@ impl Sequence {
         self.answered(code, &answers)
     }
 
-    /// Accepted is remembered under the entry that was handed out, all else is owed.
+    /// An accepted page is recorded under the entry of its take, any other is owed.
     fn answered(&mut self, code: c_int, answers: &[abi::PageAnswer]) -> c_int {
         if ![abi::OK, abi::E_PAGE, abi::E_TOO_MANY_DEFERRED].contains(&code) {
-            return code; // nothing was written down
+            return code; // nothing was recorded
         }
-        assert!(!self.list_is_due, "pages were answered for, and the list not told");
+        assert!(!self.list_is_due, "pages were answered before the list was sent");
         for (page, answer) in std::mem::take(&mut self.taken).iter().zip(answers) {
             let (state, _) = self.why(page.pfn);
-            self.told.accepted += u64::from(answer.verdict == abi::ACCEPTED);
-            self.told.deferred += u64::from(answer.verdict == abi::DEFERRED);
+            self.counts.accepted += u64::from(answer.verdict == abi::ACCEPTED);
+            self.counts.deferred += u64::from(answer.verdict == abi::DEFERRED);
             if answer.verdict == abi::ACCEPTED {
                 assert_eq!(state.entry, page.entry, "{page:?} was accepted: {state:?}");
             } else {
@@ -799,7 +804,7 @@ impl Sequence {
         let capacity = if bad { 1 } else { leaves.len() };
         let (to, count_at) = (leaves.as_mut_ptr(), &raw mut count);
         let (pfns_at, serial_at) = (&raw mut pfns, &raw mut serial);
-        // SAFETY: there is room for as many.
+        // SAFETY: there is space for as many.
         let code =
             unsafe { f::p2mt_frame_list(self.handle, to, capacity, count_at, pfns_at, serial_at) };
         if code != abi::OK || bad || self.machine.dice.one_in(20) {
@@ -810,7 +815,7 @@ impl Sequence {
         // SAFETY: it lives.
         let code = unsafe { f::p2mt_frame_list_sent(self.handle, serial - u64::from(other)) };
         if code == abi::OK {
-            assert!(!other, "an older list was told");
+            assert!(!other, "an older list was accepted as sent");
             self.list_is_due = false;
         }
         code
@@ -821,7 +826,7 @@ impl Sequence {
         let mut count = MARK;
         let from = self.machine.dice.below(self.machine.pfns());
         let capacity = if bad { 0 } else { pfns.len() };
-        // SAFETY: there is room for as many.
+        // SAFETY: there is space for as many.
         unsafe { f::p2mt_gone(self.handle, from, pfns.as_mut_ptr(), capacity, &raw mut count) }
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The gate, second half: figures of `p2mtrack bench`, held against floors that any quiet or busy
-//! machine reaches.
+//! The gate, second half: figures of `p2mtrack bench`, compared with floors that any machine
+//! reaches, quiet or busy.
 //! Not here: the figures (`p2mtrack-bench`), or their goals, which are for a quiet machine.
-//! Units: as the figures; all are ratios of things that are run in turn.
+//! Units: as the figures; all are ratios of jobs that run in turn.
 //! Threads: two, as the goals are set for.
 //! Source: `perf/floors.json`, written by hand; `docs/perf.md`, "The gate".
 
@@ -22,15 +22,15 @@ use serde::Deserialize;
 /// Threads of each side.
 const THREADS: usize = 2;
 
-/// What a figure must keep.
+/// The bounds of a figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Floor {
-    /// The guest that it is measured on.
+    /// The guest's size.
     guest_gib: u64,
     at_least: Option<f64>,
     at_most: Option<f64>,
-    /// Share of the least time in which the memory can be read.
+    /// The least value of [`Figure::floor`].
     of_floor: Option<f64>,
 }
 
@@ -41,7 +41,7 @@ impl Floor {
             && self.of_floor.is_none_or(|least| figure.floor.is_some_and(|share| share >= least))
     }
 
-    /// What was measured, beside what must be.
+    /// What was measured, beside its bounds.
     fn line(&self, figure: &Figure) -> String {
         let bound = |word: &str, bound: Option<f64>| {
             bound.map_or_else(String::new, |bound| format!(", {word} {bound}"))
@@ -68,17 +68,17 @@ impl Floors {
     /// Reads them.
     ///
     /// # Errors
-    /// There is no such file, or it is none of floors.
+    /// The file can't be read, or has no floors.
     pub(crate) fn read(path: &Path) -> Result<Self, Box<dyn Error>> {
         let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?)
     }
 
-    /// Measures every figure that has a floor and whose name contains `only`, and says whether all
+    /// Measures every figure that has a floor and whose name contains `only`. Returns whether all
     /// floors are kept.
     ///
     /// # Errors
-    /// No figure is called so, or the machine can't measure it.
+    /// A floor is of an unknown figure, or the machine can't measure it.
     pub(crate) fn hold(&self, only: &str) -> Result<bool, Box<dyn Error>> {
         let mut held = true;
         let chosen = || self.0.iter().filter(|(name, _)| name.contains(only));
@@ -109,8 +109,8 @@ fn setup(guest_bytes: u64) -> Result<Setup, Box<dyn Error>> {
     })
 }
 
-/// Measures figures, and once more if one is below its floor: a busy machine may have been in the
-/// way. Takes those that were measured out of `wanted`.
+/// Measures figures, and once more if one is below its floor: the machine may have been busy.
+/// Removes those that were measured from `wanted`.
 fn hold_twice(entry: &Entry, setup: &Setup, wanted: &mut BTreeMap<&str, Floor>) -> bool {
     let below = judge(&(entry.run)(setup), wanted);
     for (name, floor) in &below {
@@ -125,7 +125,7 @@ fn hold_twice(entry: &Entry, setup: &Setup, wanted: &mut BTreeMap<&str, Floor>) 
     below.is_empty()
 }
 
-/// Takes what was measured out of `wanted`; returns what is below its floor.
+/// Removes what was measured from `wanted`; returns what is below its floor.
 fn judge<'a>(
     figures: &[Figure],
     wanted: &mut BTreeMap<&'a str, Floor>,
@@ -154,9 +154,9 @@ mod tests {
 
     /// A figure that is slow the first time.
     fn slow_once(setup: &Setup) -> Vec<Figure> {
-        static LOOKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        static RUNS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         // ORDER: one thread
-        let again = LOOKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0;
+        let again = RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0;
         let value = if again { 2.0 } else { 0.5 };
         assert_eq!(setup.guest_bytes, 1 << 28);
         vec![figure("a", value), figure("b", 1.0), figure("beside", 0.0)]
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_bounds_what_it_says() {
+    fn a_floor_checks_each_of_its_bounds() {
         let mut measured = figure("a", 1.0);
         let keeps = |floor: Floor, figure: &Figure| floor.is_kept_by(figure);
         let none = Floor::default();

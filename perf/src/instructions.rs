@@ -3,7 +3,7 @@
 //! Not here: AVX-512, which valgrind does not run.
 //! Units: instructions for one unit of work.
 //! Threads: one; a process of this program for each count.
-//! Source: callgrind's "Collected" line; what start and preparation cost cancels out.
+//! Source: callgrind's "Collected" line; the cost of start and preparation cancels out.
 
 use std::error::Error;
 use std::process::Command;
@@ -15,13 +15,14 @@ use crate::scenario::Scenario;
 /// Turns of the shorter run.
 const FEW: u32 = 2;
 
-/// Turns between the two runs: enough for a per cent of planted work to show. The scalar kernel
-/// costs twenty times the others' instructions, and what start costs more or less drowns in them.
+/// The difference in turns between the two runs: enough to show one per cent of planted work. The
+/// scalar kernel executes twenty times as many instructions as the others, so that variations of
+/// the start matter less.
 fn between(scenario: Scenario, kernel: Kernel) -> u32 {
     if scenario.has_kernel() && kernel == Kernel::SCALAR { 100 } else { 200 }
 }
 
-/// Counts.
+/// Counts instructions for one unit of work.
 pub(crate) fn of(scenario: Scenario, kernel: Kernel, plant: u32) -> Result<f64, Box<dyn Error>> {
     let turns = between(scenario, kernel);
     let count = |turns| collected(scenario, kernel, turns, plant);
@@ -42,16 +43,16 @@ fn collected(
         .args([turns.to_string(), plant.to_string()])
         .output()
         .map_err(|error| format!("valgrind can't be started: {error}"))?;
-    let told = String::from_utf8_lossy(&output.stderr);
+    let output_text = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        return Err(format!("the work failed under valgrind:\n{told}").into());
+        return Err(format!("the work failed under valgrind:\n{output_text}").into());
     }
-    let line = told.lines().find_map(|line| line.split_once("Collected : "));
-    let (_, number) = line.ok_or_else(|| format!("valgrind did not tell a count:\n{told}"))?;
+    let line = output_text.lines().find_map(|line| line.split_once("Collected : "));
+    let (_, number) = line.ok_or_else(|| format!("valgrind reported no count:\n{output_text}"))?;
     Ok(number.trim().parse()?)
 }
 
-/// The compiler that made this program; another one makes other instructions.
+/// The compiler of this program; another one makes other instructions.
 pub(crate) fn compiler() -> Result<String, Box<dyn Error>> {
     let output = Command::new("rustc").arg("--version").output()?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The gate: counts of instructions and allocations, held against a record in the repository;
-//! ratios against floors.
+//! The gate: compares counts of instructions and allocations with a record in the repository, and
+//! ratios with floors.
 //! Not here: times; what is counted (`scenario`), or how ratios are measured (`p2mtrack-bench`).
 //! Units: instructions and allocations for one unit of a scenario's work; ratios.
 //! Threads: one for a count, as many counts at once as there are processors; two for ratios.
@@ -44,7 +44,7 @@ enum Command {
         /// Count only scenarios whose name contains this
         #[arg(long, default_value = "")]
         only: String,
-        /// Do this much more work than is said, in percent: what the gate is there to catch
+        /// Plant this much extra work, in percent, for the gate to catch
         #[arg(long, default_value_t = 0)]
         plant: u32,
     },
@@ -66,7 +66,7 @@ enum Command {
         #[arg(long, default_value = "")]
         only: String,
     },
-    /// Do a scenario's work so many times: what is counted
+    /// Do a scenario's work so many times; this is what is counted
     #[command(hide = true)]
     Work { scenario: String, kernel: Kernel, turns: u32, plant: u32 },
 }
@@ -136,7 +136,7 @@ fn subjects(only: &str) -> Vec<Subject> {
     all.filter(|subject| subject.name.contains(only)).collect()
 }
 
-/// Counts them side by side: counts, unlike times, do not mind.
+/// Counts them in parallel, which does not affect counts as it would times.
 fn counts(only: &str, plant: u32) -> Result<Vec<(Subject, Count)>, String> {
     let count = |subject: Subject| {
         let Subject { name, scenario, kernel } = &subject;

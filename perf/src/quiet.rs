@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rounds of a guest that does nothing, after the first: what is left is the pass over the log.
-//! Not here: the pass of a hypervisor that copies the log; here it is all zeros, and nobody writes
-//! it.
+//! Rounds of an idle guest, after the first one: only the pass over the log is left.
+//! Not here: the hypervisor's copy of the log; here the log is all zeros and is not written.
 //! Units: rounds; leaves of the guest.
 //! Threads: the caller's.
 //! Source: law 8; `docs/perf.md`, "The gate".
@@ -15,8 +14,8 @@ use p2mtrack_bench::p2m::pattern;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 use p2mtrack_synthetic::huge::{Guest, Shape};
 
-/// Leaves of the guest: 4 GiB. One instruction more for each of them is a twentieth of what a round
-/// costs.
+/// Leaves of the guest: 4 GiB. One more instruction for each of them is a twentieth of the cost of
+/// a round.
 pub(crate) const LEAVES: u64 = 2048;
 
 /// A log in which nothing is ever written.
@@ -37,7 +36,7 @@ impl LogDirty for Silent {
     }
 }
 
-/// A guest whose p2m is followed.
+/// A guest whose p2m is tracked.
 #[derive(Debug)]
 pub(crate) struct Quiet {
     ports: GuestPorts<'static>,
@@ -45,7 +44,7 @@ pub(crate) struct Quiet {
 }
 
 impl Quiet {
-    /// Takes the first snapshot. The guest stays for as long as the program runs.
+    /// Takes the first snapshot. The guest lives as long as the program.
     pub(crate) fn new(kernel: Kernel) -> Self {
         let guest = Guest::new(pattern(Shape::Superpage, LEAVES as usize));
         let ports = GuestPorts::new(Box::leak(Box::new(guest.expect("memory for a guest"))));
@@ -58,8 +57,8 @@ impl Quiet {
 
     /// A round. Returns how many leaves were compared.
     pub(crate) fn round(&mut self) -> u64 {
-        let mut nobody = ();
-        let mut guest = self.ports.lend(&mut nobody).guest;
+        let mut no_observer = ();
+        let mut guest = self.ports.lend(&mut no_observer).guest;
         let report = self.monitor.observe(&mut guest, &mut Silent, |_, _| ());
         report.expect("a round of an honest guest").leaves.compared
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The record of counts, and what it says of new ones.
+//! The record of counts, and the verdict on new ones.
 //! Not here: the counting.
-//! Units: as the counts; margins in parts of the recorded count.
+//! Units: as the counts; margins as fractions of the recorded count.
 //! Threads: plain values.
-//! Source: `perf/record.json`; written by `p2mtrack-perf record`, which only ever lowers a ceiling:
-//! it is raised by hand.
+//! Source: `perf/record.json`; written by `p2mtrack-perf record`, which only lowers ceilings: they
+//! are raised by hand.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -14,12 +14,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// What a count may grow by, with the compiler of the record.
+/// How much a count may grow, with the compiler of the record.
 const MARGIN: f64 = 0.02;
 /// How far above its first count a ceiling is set.
 const CEILING: f64 = 1.25;
 
-/// What one unit of a scenario's work costs.
+/// The cost of one unit of a scenario's work.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Count {
     pub(crate) instructions: f64,
@@ -36,7 +36,7 @@ impl fmt::Display for Count {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Held {
     instructions: f64,
-    /// Never to be passed, whatever the record is raised to, and with any compiler.
+    /// Must not be passed, even if the record is raised, and with any compiler.
     ceiling: f64,
 }
 
@@ -45,12 +45,12 @@ struct Held {
 pub(crate) struct Record {
     compiler: String,
     counts: BTreeMap<String, Held>,
-    /// The compiler of this run is another: only the ceilings hold.
+    /// This run has another compiler: only the ceilings apply.
     #[serde(skip)]
     foreign: bool,
 }
 
-/// What the record says of a count.
+/// The verdict on a count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Verdict {
     /// Within the margin, or less.
@@ -59,7 +59,7 @@ pub(crate) enum Verdict {
     Grew { change: f64 },
     /// Past the ceiling.
     PastCeiling { ceiling: f64 },
-    /// The steady state asks for memory, or more often than it may.
+    /// The steady state allocates more often than it may.
     Allocates,
     /// There is no such count in the record.
     Unknown,
@@ -91,7 +91,7 @@ impl Record {
         Self { compiler, counts: BTreeMap::new(), foreign: false }
     }
 
-    /// Reads a record, and asks which compiler this is.
+    /// Reads a record, and compares its compiler with this one.
     pub(crate) fn read(path: &Path) -> Result<Self, Box<dyn Error>> {
         let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let mut record: Self =
@@ -100,7 +100,7 @@ impl Record {
         record.foreign = compiler != record.compiler;
         if record.foreign {
             println!(
-                "The record is of {}, this is {compiler}: only ceilings hold.",
+                "The record is of {}, this is {compiler}: only ceilings apply.",
                 record.compiler
             );
         }
@@ -114,7 +114,7 @@ impl Record {
         self.counts.insert(name, Held { instructions, ceiling });
     }
 
-    /// Writes the record. No ceiling is above that of the record which stands there.
+    /// Writes the record. No ceiling is above that of the record which it replaces.
     pub(crate) fn write(&mut self, path: &Path) -> Result<(), Box<dyn Error>> {
         if let Ok(text) = fs::read_to_string(path) {
             let before: Self = serde_json::from_str(&text)?;
@@ -127,7 +127,7 @@ impl Record {
         Ok(fs::write(path, serde_json::to_string_pretty(self)? + "\n")?)
     }
 
-    /// Holds a count against the record, and its allocations against how many there may be.
+    /// Compares a count with the record, and its allocations with the allowed number.
     pub(crate) fn judge(&self, name: &str, count: &Count, allocations_max: f64) -> Verdict {
         let Some(held) = self.counts.get(name) else { return Verdict::Unknown };
         let change = count.instructions / held.instructions - 1.0;

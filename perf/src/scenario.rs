@@ -3,7 +3,7 @@
 //! Not here: the counting.
 //! Units: a turn does [`Scenario::units`] units of work: leaves, entries or pfns.
 //! Threads: one.
-//! Source: the interfaces that a round uses: `Shadow`, `ResendBitmap`; for a whole one, `Tracker`
+//! Source: the interfaces that a round uses: `Shadow`, `ResendBitmap`; for a whole round `Monitor`
 //! (`quiet`).
 
 use std::fmt;
@@ -20,7 +20,7 @@ use p2mtrack::shadow::{Forms, Shadow};
 
 use crate::quiet::{self, Quiet};
 
-/// Units of work in a turn of most.
+/// Units of work in a turn of most scenarios.
 const UNITS: u64 = 512;
 
 /// One loop.
@@ -32,19 +32,19 @@ pub(crate) enum Scenario {
     UnchangedSegments,
     /// A leaf without runs, compared and equal.
     UnchangedPacked,
-    /// The same, held as it was read.
+    /// The same, with a raw shadow.
     UnchangedRaw,
-    /// An entry that differs, found and marked; half of the entries of each leaf do.
+    /// An entry that differs, found and marked; half of the entries of each leaf differ.
     ChangedEntry,
-    /// An entry that is accepted: the leaf is taken apart and put together.
+    /// An entry that is accepted: its leaf is decoded and encoded.
     AcceptedEntry,
     /// A leaf whose slots are all marked.
     MarkedLeaf,
-    /// A pfn among few, taken.
+    /// A pfn taken from a sparse bitmap.
     TakenSparse,
-    /// A pfn among many, taken.
+    /// A pfn taken from a dense bitmap.
     TakenDense,
-    /// A leaf of a guest in a round in which nothing happens.
+    /// A leaf of an idle guest, in one round.
     QuietLeaf,
 }
 
@@ -98,8 +98,8 @@ impl Scenario {
         }
     }
 
-    /// Allocations that a unit may cost in the steady state: a round lists its pieces of the log,
-    /// and the page tables that it asks the m2p about.
+    /// Allocations that a unit may cost in the steady state: a round allocates a list of its pieces
+    /// of the log, and one of the page tables that it looks up in the m2p.
     pub(crate) fn allocations_max(self) -> f64 {
         match self {
             Self::QuietLeaf => 2.0 / quiet::LEAVES as f64,
@@ -173,7 +173,7 @@ impl Stage {
     /// Does so many turns of work, and `plant` percent more.
     ///
     /// # Panics
-    /// If what was found is not what had to be found.
+    /// If a result is wrong.
     pub(crate) fn work(&mut self, turns: u32, plant: u32) {
         let mut surplus = 0;
         for turn in 0..turns {
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_finds_what_it_has_to_find_with_every_kernel() {
+    fn every_scenario_has_the_right_result_with_every_kernel() {
         for scenario in Scenario::ALL {
             assert_eq!(scenario.to_string().parse(), Ok(scenario));
             for &kernel in Kernel::available() {

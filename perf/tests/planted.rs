@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The gate catches a kernel that became slower, and lets one pass that did not.
+//! The gate catches a kernel that became slower, and passes one that did not.
 //! Not here: the rules of records and floors (`record`, `floors`).
 //! Units: per cent of work.
 //! Threads: one.
-//! Source: a planted slowness is more turns than were asked for.
+//! Source: a planted slowdown is more turns than were asked for.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -21,7 +21,7 @@ fn perf(command: &str, record: &Path, arguments: &[&str]) -> Output {
         .expect("the gate")
 }
 
-/// The record is made here and now: one of another compiler has only ceilings to say.
+/// Makes its own record: of another compiler's record only the ceilings apply.
 #[test]
 #[ignore = "needs valgrind; tests/run has it"]
 fn three_per_cent_more_work_is_caught() {
@@ -31,11 +31,12 @@ fn three_per_cent_more_work_is_caught() {
     let honest = perf("gate", &record, &[]);
     assert!(honest.status.success(), "{honest:?}");
     let planted = perf("gate", &record, &["--plant", "3"]);
-    let told = String::from_utf8_lossy(&planted.stdout);
+    let output = String::from_utf8_lossy(&planted.stdout);
     assert_eq!(planted.status.code(), Some(1), "{planted:?}");
-    let caught =
-        told.lines().filter(|line| line.contains("FAILED: +3.0") || line.contains("FAILED: +2.9"));
-    assert_eq!(caught.count(), told.lines().count(), "with every kernel:\n{told}");
+    let caught = output
+        .lines()
+        .filter(|line| line.contains("FAILED: +3.0") || line.contains("FAILED: +2.9"));
+    assert_eq!(caught.count(), output.lines().count(), "with every kernel:\n{output}");
 }
 
 /// The slowest kernel in the place of the fastest.
@@ -48,7 +49,7 @@ fn a_slow_kernel_is_below_its_floor() {
         .args(["floors", "--only", "diff.affine"])
         .output()
         .expect("the floors");
-    let told = String::from_utf8_lossy(&floors.stdout);
+    let output = String::from_utf8_lossy(&floors.stdout);
     assert_eq!(floors.status.code(), Some(1), "{floors:?}");
-    assert!(told.contains("FAILED: twice below its floor"), "{told}");
+    assert!(output.contains("FAILED: twice below its floor"), "{output}");
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One hostile case: a migration of a drawn machine, stepped to its end, and everything that must
+//! One hostile case: a migration of a random machine, stepped to its end, and everything that must
 //! be true then.
-//! Not here: what the engine may ask of a port (`ports`), what must have arrived (`judge`).
+//! Not here: how the engine may call a port (`ports`), what must have arrived (`judge`).
 //! Units: port calls in one call of the engine.
 //! Threads: one.
 //! Source: laws 6 and 7 of `docs/design.md`; the errors' promise: pfn, mfn, level and cause.
@@ -20,35 +20,36 @@ use p2mtrack::shadow::Forms;
 
 use super::{Hostility, Machine, State};
 
-/// Port calls in one call of the engine, looks at live leaves and at the m2p apart. A live round
-/// looks at most 3 times, walks at most 8 times a look, reads the roots at most 65 times and each
-/// of 320 frames at most 5 times (4 levels, leaf) a walk: 40,000. A suspended guest rests after a
-/// few looks, whatever it wrote, unless the host lets it run: then 64 sweeps of 16 rests end it.
+/// Port calls in one call of the engine, without reads of live leaves and the m2p. A live round
+/// makes at most 3 passes over the structure, of at most 8 walks each; a walk reads the roots at
+/// most 65 times and each of 320 frames at most 5 times (4 levels, leaf): 40,000. The structure of
+/// a suspended guest is stable after a few passes, whatever it wrote, unless the host lets it run:
+/// then the engine gives up after 64 sweeps with 16 attempts each.
 pub(crate) const CALLS_MAX: u64 = 40_000;
-/// Looks in one call: entries that are compared, decided or asked for in the m2p. Each position
-/// that is listed costs its entries a few times over. Not counted: entries of page tables, at which
-/// the transport looks.
-pub(crate) const LOOKS_MAX: u64 = 1_000_000;
+/// Reads in one call: entries that are compared, resolved or looked up in the m2p. The entries of
+/// each listed position are read a few times. Not counted: entries of page tables, which the
+/// transport looks up.
+pub(crate) const READS_MAX: u64 = 1_000_000;
 
 /// How a case ended.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     /// `completed`, `cancelled`, or the kind of the error.
     pub name: &'static str,
-    /// Pfns that were held against the destination.
+    /// Pfns that were compared with the destination.
     pub judged: u64,
     /// The most port calls in one call of the engine.
     pub calls: u64,
-    /// The most looks.
-    pub looks: u64,
+    /// The most reads.
+    pub reads: u64,
 }
 
-/// Migrates the machine's guest, as far as the drawn plan goes.
+/// Migrates the machine's guest, as far as its random plan goes.
 ///
 /// # Panics
-/// If anything is not as it has to be.
+/// If any check fails.
 pub fn drive(machine: &Machine<'_>) -> End {
-    let mut end = End { name: "cancelled", judged: 0, calls: 0, looks: 0 };
+    let mut end = End { name: "cancelled", judged: 0, calls: 0, reads: 0 };
     let config = machine.config();
     let mut migration = match machine.step(&mut end, |ports| Migration::start(config, ports)) {
         Ok(migration) => migration,
@@ -111,16 +112,16 @@ impl Machine<'_> {
         }
     }
 
-    /// One call of the engine, its port calls counted.
+    /// One call of the engine, with its port calls counted.
     fn step<T>(&self, end: &mut End, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
         {
             let mut st = self.state();
-            (st.calls, st.looks) = (0, 0);
+            (st.calls, st.reads) = (0, 0);
         }
         let result = self.with_ports(call);
         let st = self.state();
         end.calls = end.calls.max(st.calls);
-        end.looks = end.looks.max(st.looks);
+        end.reads = end.reads.max(st.reads);
         result
     }
 
@@ -155,7 +156,7 @@ impl Machine<'_> {
         self.expect_left_alone();
         {
             let st = &*self.state();
-            assert_eq!(report.log_left_on, st.off_refused, "what the report says of log-dirty");
+            assert_eq!(report.log_left_on, st.off_refused, "the report's `log_left_on`");
             if self.temper.hostility == Hostility::Guest {
                 end.judged = self.judge(st);
             }
@@ -163,7 +164,7 @@ impl Machine<'_> {
         self.expect_over(end, migration);
     }
 
-    /// Nothing of the engine is left in the guest.
+    /// The engine has left nothing mapped or switched on.
     fn expect_left_alone(&self) {
         self.expect_unmapped();
         let st = self.state();
@@ -180,7 +181,7 @@ impl Machine<'_> {
         assert!(matches!(again, Err(Error::Order { .. })), "a round after the end: {again:?}");
     }
 
-    /// Roots as a guest without shame writes them.
+    /// Arbitrary roots.
     pub(crate) fn some_roots(&self, st: &mut State<'_>) -> Roots {
         let home = self.home_roots();
         let mfn = self.some_word(st, super::OWN);
@@ -199,7 +200,7 @@ impl Machine<'_> {
 /// The kind of an error.
 ///
 /// # Panics
-/// If the error does not say what it is about.
+/// If the error does not name its subject.
 pub(crate) fn named(error: &Error, machine: &Machine<'_>) -> &'static str {
     let text = error.to_string();
     let says = |what: &[String]| {

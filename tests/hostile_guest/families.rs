@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The shapes of hostility that have a name, each a family of machines: by construction, not by
-//! luck.
+//! Named kinds of hostility, each a family of machines, made by construction and not at random.
 //! Not here: what a guest does at random (`hostile_guest`).
 //! Units: pfns, mfns.
 //! Threads: one a machine.
@@ -14,7 +13,7 @@ use super::{
 };
 use crate::choices::Choices;
 
-/// A shape of hostility.
+/// A kind of hostility.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Top, mid and leaf are one frame, or lead back to each other.
@@ -27,7 +26,7 @@ pub enum Family {
     Outside,
     /// The generation is odd at every read.
     OddForEver,
-    /// The roots are others at every read.
+    /// The roots differ at every read.
     RestlessRoots,
     /// Leaves that are page tables that are leaves.
     LeavesAsTables,
@@ -48,7 +47,7 @@ impl Family {
         Self::OtherDomains,
     ];
 
-    /// A machine of this shape.
+    /// A machine of this kind.
     #[must_use]
     pub fn machine<'c>(self, mut choices: Choices<'c>, hostility: Hostility) -> Machine<'c> {
         let width = choices.pick(&[Width::W64, Width::W32]);
@@ -79,9 +78,8 @@ impl Family {
 }
 
 impl Machine<'_> {
-    /// A 64-bit guest whose tree lists one leaf without frames up to the end of 2^27 pfns, where a
-    /// leaf of its own is that names one. It repents before it is suspended: its p2m is short
-    /// again.
+    /// A 64-bit guest whose tree lists one leaf without frames up to the end of 2^27 pfns, where
+    /// another leaf names a frame. Before it is suspended its p2m becomes short again.
     #[must_use]
     pub fn with_a_long_tail() -> Self {
         let machine = Machine::of(Choices::new(&[]), Hostility::Guest, Width::W64, Kind::Tree);
@@ -123,8 +121,8 @@ impl Machine<'_> {
         }
     }
 
-    /// A count that makes a walk go round: once in `rarity` times all that the structure can hold,
-    /// which takes milliseconds.
+    /// A count for which a walk repeats frames: once in `rarity` times all that the structure can
+    /// hold, which takes milliseconds.
     fn long_count(&self, st: &mut State<'_>, rarity: u64) -> u64 {
         let entries = self.temper.width.entries() as u64;
         match st.choices.below(rarity) {
@@ -139,7 +137,7 @@ impl Machine<'_> {
         st.roots.pfn_count = self.long_count(st, 64);
         let levels = self.levels() as u64;
         let ring = 1 + st.choices.below(levels + 1);
-        // Frames of the ring lead to one another; with one frame it is top, mid and leaf at once.
+        // The frames of the ring refer to one another; a single frame is top, mid and leaf at once.
         for at in 0..ring {
             self.fill_slots(st, HIGH_TABLES[0] + at, HIGH_TABLES[0] + (at + 1) % ring);
         }
@@ -217,7 +215,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Page tables stand at positions of the p2m, and leaves have the type of page tables.
+    /// Page tables are listed as leaves of the p2m, and leaves have the type of page tables.
     fn tables_as_leaves(&self, st: &mut State<'_>) {
         for _ in 0..1 + st.choices.below(4) {
             let (position, table) = (st.choices.below(LEAVES), OWN + 4 + st.choices.below(5));

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the p2m says by the machine alone, and whether the destination has it: knows no tracker.
+//! What the p2m names, computed from the machine alone, and whether the destination has it;
+//! independent of the tracker.
 //! Not here: page tables as the destination sees them, undefined contents (`p2mtrack-synthetic` has
 //! the whole oracle).
 //! Units: pfns, mfns, versions of contents.
@@ -13,11 +14,11 @@ use p2mtrack::table::{PTE_PRESENT, PTE_SUPERPAGE, pte_mfn};
 
 use super::{Machine, Owner, State};
 
-/// Positions that are judged at most.
+/// The most positions that are judged.
 const POSITIONS_MAX: u64 = 4096;
 
 impl Machine<'_> {
-    /// The frames on the way to the leaf at a position, the leaf last, as the roots of now have it.
+    /// The frames on the path to the leaf at a position, the leaf last, by the current roots.
     /// `None` if there is no leaf or a frame above it is not the domain's.
     fn path(&self, st: &State<'_>, position: u64) -> Option<Vec<u64>> {
         let width = self.temper.width;
@@ -55,7 +56,7 @@ impl Machine<'_> {
         Some(path)
     }
 
-    /// The frame that stands for the leaf at a position, whoever has it.
+    /// The frame listed as the leaf at a position, of any owner.
     pub(crate) fn named_leaf(&self, st: &State<'_>, position: u64) -> Option<u64> {
         self.path(st, position)?.pop()
     }
@@ -85,26 +86,26 @@ impl Machine<'_> {
         }
     }
 
-    /// Whether p2m and m2p agree on each frame that the p2m is made of: without that no mark of a
-    /// write to it can be understood, and nothing is promised.
+    /// Whether p2m and m2p agree on each p2m frame: otherwise marks of writes to it have no
+    /// meaning, and nothing is promised.
     fn is_sound(&self, st: &State<'_>) -> bool {
         let leaves = self.temper.width.leaves(st.roots.pfn_count);
         if leaves > POSITIONS_MAX {
             return false;
         }
-        let parts: BTreeSet<_> =
+        let frames: BTreeSet<_> =
             (0..leaves).filter_map(|position| self.path(st, position)).flatten().collect();
-        parts.into_iter().all(|mfn| {
+        frames.into_iter().all(|mfn| {
             let pfn = st.frames.get(mfn as usize).and_then(|frame| frame.m2p);
             st.owns(mfn) && pfn.is_some_and(|pfn| self.entry(st, pfn) == Entry(mfn))
         })
     }
 
-    /// Holds the destination of a completed migration against the guest. Returns the number of pfns
+    /// Compares the destination of a completed migration with the guest. Returns the number of pfns
     /// that were judged.
     ///
     /// # Panics
-    /// If a pfn on which p2m and m2p agree did not arrive as it is, or the destination has a frame
+    /// If a pfn on which p2m and m2p agree did not arrive unchanged, or the destination has a frame
     /// for a pfn that has none.
     pub(crate) fn judge(&self, st: &State<'_>) -> u64 {
         if !self.is_sound(st) {
@@ -130,8 +131,8 @@ impl Machine<'_> {
         }
         for (&pfn, there) in &st.received {
             let entry = self.entry(st, pfn);
-            // A frame that was given back under an entry that still names it: only the m2p could
-            // tell.
+            // A frame that was given back under an entry that still names it: only the m2p shows
+            // it.
             let there_is_one = self.own_frame(st, entry).is_some() || entry == there.entry;
             assert!(
                 there_is_one,

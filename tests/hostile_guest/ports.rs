@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ports of a hostile machine: they hold the engine to its side of each contract, and break
-//! their own if asked to.
+//! The ports of a hostile machine: they check the engine's side of each contract, and optionally
+//! break their own.
 //! Not here: the machine (`hostile_guest`), or what a migration must end with (`drive`).
 //! Units: as in `p2mtrack::port`; calls are counted.
 //! Threads: one a machine.
-//! Source: the contracts in `p2mtrack::port`; `docs/decisions/0001` for what may be asked at most.
+//! Source: the contracts in `p2mtrack::port`; `docs/decisions/0001` for the limits of requests.
 
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
@@ -16,20 +16,20 @@ use p2mtrack::port::{
 };
 use p2mtrack::table::{Resolved, TableCause, TableFault, TableView, normalise};
 
-use super::drive::{CALLS_MAX, LOOKS_MAX};
+use super::drive::{CALLS_MAX, READS_MAX};
 use super::{FRAMES, Hostility, Machine, OTHERS, Owner, Reading, Received, State};
 
-/// Pfns that any guest may reach, and no guest of a machine this small may reach beyond.
-pub(crate) const REACH_PFNS: u64 = 1 << 27;
+/// The p2m size limit of a machine this small: any guest may have so many pfns, and none more.
+pub(crate) const SIZE_MAX_PFNS: u64 = 1 << 27;
 /// Frames in one call of `map`.
 const MAP_FRAMES_MAX: usize = 4096;
 /// Pfns in one call of `gone`.
 const GONE_PFNS_MAX: usize = 65_536;
 
 impl State<'_> {
-    fn look(&mut self) {
-        self.looks += 1;
-        assert!(self.looks <= LOOKS_MAX, "{LOOKS_MAX} looks in one call of the engine");
+    fn count_read(&mut self) {
+        self.reads += 1;
+        assert!(self.reads <= READS_MAX, "{READS_MAX} reads in one call of the engine");
     }
 
     /// Whether a port fails now, as its contract allows.
@@ -138,7 +138,7 @@ impl LogDirty for &Machine<'_> {
         assert!(st.log_on, "CLEAN while log-dirty is off");
         assert_eq!(into.copy().count(), 0, "CLEAN into a bitmap that is not empty");
         assert!(asked > 0 && asked.is_multiple_of(LOG_DIRTY_LEAF_PFNS), "CLEAN of {asked} pfns");
-        assert!(asked <= REACH_PFNS, "CLEAN of {asked} pfns is past every reach");
+        assert!(asked <= SIZE_MAX_PFNS, "CLEAN of {asked} pfns is past the p2m size limit");
         let broken = st.breaks();
         if broken {
             for _ in 0..st.choices.below(8) {
@@ -210,7 +210,7 @@ impl P2mSource for &Machine<'_> {
         }
         if st.breaks() {
             answers.push(Err(MapFault::Errno(st.choices.word() as i32)));
-            answers.push(Ok(MapSlot(u32::MAX))); // for no frame: nobody may ask for it
+            answers.push(Ok(MapSlot(u32::MAX))); // without a frame: the engine must not use it
         }
     }
 
@@ -218,13 +218,13 @@ impl P2mSource for &Machine<'_> {
         let mut st = self.call();
         for slot in slots {
             let held = st.slots.get_mut(slot.0 as usize).and_then(Option::take);
-            assert!(held.is_some(), "slot {} is given back and was not mapped", slot.0);
+            assert!(held.is_some(), "slot {} is unmapped and was not mapped", slot.0);
         }
     }
 
     fn live(&self, slot: MapSlot) -> GuestLeaf<'_> {
         let mut st = self.state();
-        st.look();
+        st.count_read();
         self.meddle(&mut st);
         match st.slots.get(slot.0 as usize) {
             Some(Some(mfn)) => GuestLeaf::from_atomics(self.words(*mfn)),
@@ -247,7 +247,7 @@ impl M2p for &Machine<'_> {
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
         let st = &mut *self.state();
-        st.look();
+        st.count_read();
         if st.lies.strikes(&mut st.choices) {
             return Some(Pfn(self.some_pfn(st)));
         }
@@ -282,7 +282,7 @@ impl FrameTypes for &Machine<'_> {
 impl Unlogged for &Machine<'_> {
     fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
         let st = &mut *self.call();
-        assert!(st.suspended, "unlogged writers are asked for while the guest runs");
+        assert!(st.suspended, "unlogged writers are queried while the guest runs");
         for _ in 0..st.choices.below(4) {
             into.push(Pfn(self.some_pfn(st)));
         }
@@ -295,7 +295,7 @@ impl Unlogged for &Machine<'_> {
         Ok(st.choices.once_in(16))
     }
 
-    /// Entries that name anything, of a port that knows them or does not.
+    /// Entries that name anything; the port may report that it does not know them.
     fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
         let mut st = self.call();
         st.fault("grant table")?;
@@ -308,7 +308,7 @@ impl Unlogged for &Machine<'_> {
 }
 
 impl Machine<'_> {
-    /// What the honest transport makes of a page.
+    /// The honest transport's answer for a page.
     fn deliver(&self, page: &Page, view: &dyn TableView) -> Answer {
         let mfn = page.mfn.0;
         {
@@ -343,8 +343,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Looks of the transport are none of the engine's. An entry costs it two at most: one at the
-    /// m2p, and one at the live entry of the pfn that this names.
+    /// Reads of the transport don't count as the engine's. An entry costs at most two: one of the
+    /// m2p, and one of the live entry of the pfn that the m2p names.
     fn normalise(
         &self,
         pfn: Pfn,
@@ -352,22 +352,22 @@ impl Machine<'_> {
         table: &mut Leaf,
         view: &dyn TableView,
     ) -> Result<(), TableFault> {
-        let before = std::mem::take(&mut self.state().looks);
+        let before = std::mem::take(&mut self.state().reads);
         let result = normalise(pfn, level, table, view);
         let st = &mut *self.state();
-        assert!(st.looks <= 2 * FRAME_WORDS as u64, "{} looks at one table", st.looks);
-        st.looks = before;
+        assert!(st.reads <= 2 * FRAME_WORDS as u64, "{} reads for one table", st.reads);
+        st.reads = before;
         result
     }
 
-    /// A transport that asks the view whatever it likes.
+    /// A transport that calls the view with arbitrary arguments.
     fn pry(&self, view: &dyn TableView) {
         let (table, mfn) = {
             let st = &mut *self.state();
             (self.some_pfn(st), self.some_word(st, OTHERS))
         };
         if let Resolved::Pfn(pfn) = view.resolve(Pfn(table), Mfn(mfn)) {
-            assert!(pfn.0 < REACH_PFNS, "{pfn} is past every reach");
+            assert!(pfn.0 < SIZE_MAX_PFNS, "{pfn} is past the p2m size limit");
         }
         view.is_compat_m2p(Mfn(mfn));
     }
@@ -386,7 +386,7 @@ impl Transport for &Machine<'_> {
             (st.breaks(), self.temper.hostility == Hostility::Guest)
         };
         for (page, next) in pages.iter().zip(pages.iter().skip(1).map(Some).chain([None])) {
-            assert!(page.pfn.0 < REACH_PFNS && next.is_none_or(|next| page.pfn < next.pfn));
+            assert!(page.pfn.0 < SIZE_MAX_PFNS && next.is_none_or(|next| page.pfn < next.pfn));
             let named = [Entry(page.mfn.0), Entry::foreign(self.temper.width, page.mfn)];
             let identity = 1 << (self.temper.width.bits() - 2);
             let plain = Entry(page.entry.0 & !identity);
@@ -414,13 +414,16 @@ impl Transport for &Machine<'_> {
     fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError> {
         let mut st = self.call();
         let positions = list.leaves.len() as u64;
-        assert!(positions <= self.temper.width.leaves(REACH_PFNS), "a list of {positions} leaves");
+        assert!(
+            positions <= self.temper.width.leaves(SIZE_MAX_PFNS),
+            "a list of {positions} leaves"
+        );
         st.fault("frame list")
     }
 
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
         let st = &mut *self.call();
-        assert!(st.suspended, "gone is said while the guest runs");
+        assert!(st.suspended, "gone is reported while the guest runs");
         assert!((1..=GONE_PFNS_MAX).contains(&pfns.len()));
         for pfn in pfns {
             st.received.remove(&pfn.0);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One hostile structure, walked and held against the machine's own idea of it: no pages are sent.
+//! One hostile structure, walked by the engine and compared with the machine's own walk: no pages
+//! are sent.
 //! Not here: whole migrations (`drive`).
 //! Units: positions of the p2m.
 //! Threads: one.
-//! Source: `docs/design.md`, law 6; the geometry is written down a second time in `judge`.
+//! Source: `docs/design.md`, law 6; `judge` has a second implementation of the geometry.
 
 use std::collections::BTreeSet;
 
@@ -18,11 +19,12 @@ use p2mtrack::tracker::Tracker;
 use super::drive::named;
 use super::{Beat, FRAMES, Machine};
 
-/// Observations of one structure: the first one walks from nothing, the others from what it left.
+/// Observations of one structure: the first one walks from scratch, the others from the walk
+/// before.
 const ROUNDS: u64 = 3;
 
 impl Machine<'_> {
-    /// Nothing happens any more but what is asked for, and no port fails.
+    /// From now on the guest does not act and no port fails.
     #[must_use]
     pub fn still(self) -> Self {
         {
@@ -33,16 +35,16 @@ impl Machine<'_> {
         self
     }
 
-    /// Pfns that the engine can follow end at `pfns` (below 2^40): a p2m of 2^27 pfns is rightly
-    /// followed, but takes milliseconds, and an observer owes each of them once, which takes
-    /// seconds. A fuzzer would do nothing else.
+    /// Limits the pfns that the engine can follow to `pfns` (below 2^40). A p2m of 2^27 pfns is
+    /// allowed, but a walk takes milliseconds, and an observer owes each pfn once, which takes
+    /// seconds. A fuzzer would spend all its time there.
     #[must_use]
     pub fn no_farther_than(self, pfns: u64) -> Self {
-        self.state().reach = pfns;
+        self.state().size_limit = pfns;
         self
     }
 
-    /// The guest writes roots and slots as it likes.
+    /// The guest writes arbitrary roots and slots.
     fn twist(&self) {
         let st = &mut *self.state();
         for _ in 0..st.choices.below(8) {
@@ -55,8 +57,8 @@ impl Machine<'_> {
     }
 }
 
-/// Walks a still machine some times, its structure twisted before each. Returns the kind of the
-/// error that ended it, if one did.
+/// Walks a machine at rest some times, and changes its structure before each walk. Returns the kind
+/// of the error that ended it, if one did.
 ///
 /// # Panics
 /// If the walk found another leaf than the machine has, or left something mapped.
@@ -86,8 +88,8 @@ fn name(error: &Error, machine: &Machine<'_>) -> &'static str {
     name
 }
 
-/// Each listed position has the leaf that the machine's own walk finds there, and tracked ones end
-/// where they may.
+/// Each listed position has the leaf that the machine's own walk finds there, and tracked positions
+/// end within the limit.
 fn expect_leaves(machine: &Machine<'_>, tracker: &Tracker) {
     let st = &*machine.state();
     let width = machine.temper.width;

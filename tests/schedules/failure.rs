@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A failure as it is told: what went wrong, the command that replays it, and the shortest one
+//! The report of a failure: what went wrong, the command that replays it, and the shortest one
 //! found.
 //! Not here: how a schedule gets shorter (`p2mtrack_synthetic::shrink`).
 //! Units: tries are runs.
 //! Threads: the caller's.
-//! Source: a failure that can't be replayed by one command is lost.
+//! Source: own; a failure is only useful if one command replays it.
 
 use p2mtrack_synthetic::outcome::{Attempt, Failure, Outcome};
 use p2mtrack_synthetic::shrink::shrink;
@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use crate::quietly;
 use crate::schedule::Schedule;
 
-/// Runs that shrinking one failure may take.
+/// The most runs to shrink one failure.
 const TRIES_MAX: u64 = 600;
-/// Programs of the shortest schedule that are told.
+/// The most programs of the shortest schedule that are printed.
 const PROGRAMS_MAX: usize = 12;
 
 /// A failure.
@@ -40,7 +40,7 @@ struct Shortest {
 }
 
 impl Report {
-    /// Looks for the shortest schedule that fails in this way.
+    /// Searches for the shortest schedule that fails in this way.
     pub(crate) fn new(schedule: &Schedule, failed: &Attempt, failure: Failure) -> Self {
         Self {
             schedule: schedule.number,
@@ -56,13 +56,13 @@ impl Report {
         self.failure == failure.name()
     }
 
-    /// Lines for people.
+    /// Text for a terminal.
     pub(crate) fn text(&self) -> String {
         let mut text =
             format!("FAILED schedule {}, {}: {}\n", self.schedule, self.failure, self.what);
         text.push_str(&format!("    replay:   {}\n", self.command));
         if self.shortest.is_none() {
-            text.push_str("    it did not fail again: something else than the schedule decides\n");
+            text.push_str("    it did not fail again: it does not depend on the schedule alone\n");
         }
         if let Some(short) = &self.shortest {
             text.push_str(&format!("    shortest: {}\n", short.command));
@@ -70,12 +70,12 @@ impl Report {
                 "    {} steps, found in {} tries: {}\n",
                 short.steps, short.tries, short.what
             ));
-            let told = short.programs.len().min(PROGRAMS_MAX);
-            for program in &short.programs[..told] {
+            let shown = short.programs.len().min(PROGRAMS_MAX);
+            for program in &short.programs[..shown] {
                 text.push_str(&format!("    program {program}\n"));
             }
-            if told < short.programs.len() {
-                text.push_str(&format!("    and {} more\n", short.programs.len() - told));
+            if shown < short.programs.len() {
+                text.push_str(&format!("    and {} more\n", short.programs.len() - shown));
             }
         }
         text
@@ -121,7 +121,7 @@ mod tests {
     use p2mtrack_synthetic::Scenario;
 
     #[test]
-    fn what_does_not_fail_again_is_told_all_the_same() {
+    fn what_does_not_fail_again_is_reported_all_the_same() {
         // Scenarios come in turn: a quiet guest.
         let number = Scenario::ALL.len() as u64;
         let schedule = Schedule::nth(number);

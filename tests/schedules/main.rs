@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs a range of schedules over all scenarios and faults, side by side, and tells every failure
+//! Runs a range of schedules over all scenarios and faults, in parallel, and reports every failure
 //! as one command.
 //! Not here: what a schedule is (`schedule`), a run (`p2mtrack_synthetic::outcome`), the totals
 //! (`tally`).
 //! Units: schedules.
-//! Threads: as many as the machine has; each run is deterministic whatever runs beside it.
+//! Threads: as many as the machine has; each run is deterministic, independent of the others.
 //! Source: `docs/verification.md`, "A million schedules".
 
 mod failure;
@@ -31,33 +31,33 @@ use failure::Report;
 use schedule::Schedule;
 use state::State;
 
-/// Schedules between two savings of the state: less than a second of them.
+/// Schedules between two saves of the state: less than a second of work.
 const CHUNK: u64 = 256;
-/// Failures of one kind that are shrunk; of more only the command is told.
+/// Failures of one kind that are shrunk; for more, only the command is printed.
 const FAILURES_MAX: usize = 4;
-/// Time between two lines about progress where there is no terminal.
+/// Time between two progress lines without a terminal.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Run many simulated migrations and tell each failure as one command that replays it.
+/// Run many simulated migrations and report each failure as one command that replays it.
 ///
-/// An interrupted run goes on where it was. Exit status: 0 no failure, 1 a run failed, 2 unusable
-/// arguments or files.
+/// An interrupted run is resumed. Exit status: 0 no failure, 1 a run failed, 2 unusable arguments
+/// or files.
 #[derive(Debug, Parser)]
 #[command(name = "schedules")]
 struct Args {
-    /// How many schedules
+    /// Number of schedules
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     count: u64,
-    /// The number of the first one
+    /// Number of the first schedule
     #[arg(long, value_name = "N", default_value_t = 1)]
     from: u64,
-    /// Where the state is kept between two sittings
+    /// File with the state, to resume an interrupted run
     #[arg(long, value_name = "FILE", default_value = "target/schedules.state")]
     state: PathBuf,
-    /// Append all that is told to a file, too
+    /// Also append the output to a file
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Runs side by side [default: as many as the machine has processors]
+    /// Parallel runs [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Stop at the first failure
@@ -65,11 +65,11 @@ struct Args {
     fail_fast: bool,
 }
 
-/// Where everything is told.
+/// Terminal and log file for the output.
 struct Teller {
     bar: ProgressBar,
     log: Option<std::fs::File>,
-    told: Instant,
+    reported: Instant,
 }
 
 impl Teller {
@@ -84,7 +84,7 @@ impl Teller {
         bar.set_style(ProgressStyle::with_template(template)?);
         let open = |path| OpenOptions::new().append(true).create(true).open(path);
         let log = args.log.as_ref().map(open).transpose()?;
-        Ok(Self { bar, log, told: Instant::now() })
+        Ok(Self { bar, log, reported: Instant::now() })
     }
 
     fn say(&mut self, text: &str) -> io::Result<()> {
@@ -106,10 +106,10 @@ impl Teller {
         let silent = state.tally.total().silent();
         self.bar.set_position(done);
         self.bar.set_message(format!("{speed:.0}/s, {silent} silent"));
-        if self.told.elapsed() < QUIET {
+        if self.reported.elapsed() < QUIET {
             return Ok(());
         }
-        self.told = Instant::now();
+        self.reported = Instant::now();
         let line = format!("{done} of {} schedules, {speed:.0}/s, {silent} silent", args.count);
         if let Some(log) = &mut self.log {
             writeln!(log, "{line}")?;
@@ -119,11 +119,12 @@ impl Teller {
 }
 
 thread_local! {
-    /// The thread is in a run, whose panics are caught, counted and told with their command.
+    /// Whether the thread is in a run, whose panics are caught, counted and reported with their
+    /// command.
     static IN_RUN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes one run; a panic in it is told by its outcome alone, not by the hook.
+/// Makes one run; a panic in it is reported by its outcome alone, not by the hook.
 fn quietly(schedule: &Schedule, config: &SimConfig) -> Attempt {
     IN_RUN.set(true);
     let attempt = attempt(config, schedule.engine(config));
@@ -131,7 +132,7 @@ fn quietly(schedule: &Schedule, config: &SimConfig) -> Attempt {
     attempt
 }
 
-/// Runs some schedules side by side. Results are in order.
+/// Runs some schedules in parallel. Results are in order.
 fn run(first: u64, end: u64, threads: usize) -> Vec<(Schedule, Attempt)> {
     let next = AtomicU64::new(first);
     let work = || {
@@ -178,7 +179,7 @@ fn run_all(args: &Args, teller: &mut Teller) -> Result<State, Box<dyn Error>> {
             state.tally.add(&schedule, &attempt);
             state.next = schedule.number + 1;
             if let Outcome::Failed(failure) = attempt.outcome {
-                if state.told(failure) < FAILURES_MAX {
+                if state.reported(failure) < FAILURES_MAX {
                     let report = Report::new(&schedule, &attempt, failure);
                     teller.say(&report.text())?;
                     state.failures.push(report);

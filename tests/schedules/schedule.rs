@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Schedule number n: everything about one run by arithmetic, so that a number is enough to make it
-//! again.
-//! Not here: making it (`main`), or counting what came of it (`tally`).
+//! Schedule number n: everything about one run is computed from its number, so that the number is
+//! enough to repeat it.
+//! Not here: running it (`main`), or counting its outcome (`tally`).
 //! Units: schedules are counted from 1; guest sizes in bytes.
 //! Threads: pure.
-//! Source: swarm testing: each run has some of everything switched off.
+//! Source: swarm testing: each run has a random part of the features switched off.
 
 use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
@@ -24,11 +24,11 @@ pub(crate) struct Schedule {
     shadow: Option<Forms>,
 }
 
-/// A number taken apart digit by digit, each of its own base.
+/// The digits of a number, each with its own base.
 struct Digits(u64);
 
 impl Digits {
-    /// Bits that no pattern of the number goes through to (SplitMix64).
+    /// Bits without any pattern of the number (SplitMix64).
     const fn new(number: u64) -> Self {
         let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -44,7 +44,7 @@ impl Digits {
 }
 
 impl Schedule {
-    /// The schedule of a number. Scenarios come in turn, all else is strewn.
+    /// The schedule of a number. Scenarios come in turn, everything else is pseudo-random.
     pub(crate) fn nth(number: u64) -> Self {
         let mut digits = Digits::new(number);
         let faults = match digits.next(20) {
@@ -54,7 +54,7 @@ impl Schedule {
         };
         let threads = if digits.next(64) == 0 { 2 } else { 1 };
         let mebibytes = match digits.next(16) {
-            // Two threads share a comparison only if there are leaves enough for both.
+            // Two threads share a comparison only if there are enough leaves for both.
             0 if threads > 1 => 512,
             0 => 64,
             1 | 2 => 32,
@@ -79,14 +79,14 @@ impl Schedule {
 
     /// The engine for this schedule, or a shorter one of it.
     pub(crate) fn engine(&self, config: &SimConfig) -> Config {
-        // On a processor that lacks it another one has to agree.
+        // If the processor lacks it, another kernel must give the same result.
         let kernel = self.kernel.and_then(|name| name.parse().ok());
         let engine =
             Config { threads: config.threads, kernel, shadow: self.shadow, ..Config::default() };
         config.scenario.engine(config.seed, engine)
     }
 
-    /// The command that makes this schedule, or a shorter one of it, again.
+    /// The command that repeats this schedule, or a shorter one of it.
     pub(crate) fn command(&self, config: &SimConfig) -> String {
         let kernel = self.kernel.map(|name| format!(" --kernel {name}")).unwrap_or_default();
         let shadow = self.shadow.map(|forms| format!(" --shadow {forms}")).unwrap_or_default();
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// Every scenario meets every set of faults, width, kind and kernel within a small range.
+    /// Within a small range every scenario has every set of faults, width, kind and kernel.
     #[test]
     fn everything_meets_everything() {
         let mut pairs = BTreeSet::new();

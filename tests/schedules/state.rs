@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How far the runner is, in a file: an interrupted run goes on where it was and ends with the same
+//! The progress of the runner in a file: an interrupted run is resumed and ends with the same
 //! totals.
 //! Not here: what is counted (`tally`).
-//! Units: schedules; seconds of all sittings together.
+//! Units: schedules; seconds of all runs of the program together.
 //! Threads: one owner; two runners must not share a file.
-//! Source: written beside the old state and renamed over it, so that there is always a whole one.
+//! Source: own; written to a new file that is renamed over the old one, so that there is always a
+//! complete one.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -20,7 +21,7 @@ use crate::tally::Tally;
 /// What is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// The program that did it: totals of two programs are nobody's.
+    /// The program that ran them: totals of two programs can't be mixed.
     program: String,
     /// The first schedule.
     pub(crate) from: u64,
@@ -29,7 +30,7 @@ pub(crate) struct State {
     /// Time spent.
     pub(crate) seconds: f64,
     pub(crate) tally: Tally,
-    /// The failures that were told; all are counted in the tally.
+    /// The failures that were reported; the tally counts all.
     pub(crate) failures: Vec<Report>,
 }
 
@@ -60,8 +61,8 @@ impl State {
         Ok(state)
     }
 
-    /// Failures of a kind that were told.
-    pub(crate) fn told(&self, failure: Failure) -> usize {
+    /// The number of failures of a kind that were reported.
+    pub(crate) fn reported(&self, failure: Failure) -> usize {
         self.failures.iter().filter(|report| report.is(failure)).count()
     }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What came of the schedules so far: counts by scenario and by fault, and a checksum over all of
+//! Outcomes of the schedules so far: counts by scenario and by fault, and a checksum over all of
 //! them in order.
 //! Not here: one schedule (`schedule`), or how the counts outlive the process (`state`).
 //! Units: runs.
 //! Threads: plain values.
-//! Source: FNV-1a for the checksum: it is to differ when anything differs, and nobody attacks it.
+//! Source: FNV-1a for the checksum: it must differ when anything differs, and needs no protection
+//! against forgery.
 
 use p2mtrack_synthetic::outcome::{Attempt, Failure, Outcome};
 use p2mtrack_synthetic::{Fault, Scenario};
@@ -21,12 +22,12 @@ const FAILURES: usize = Failure::ALL.len();
 pub(crate) struct Row {
     pub(crate) runs: u64,
     pub(crate) identical: u64,
-    /// Ended by a fault that the error is about.
+    /// Ended with an error about a fault.
     pub(crate) by_fault: [u64; FAULTS],
     /// Errors about a hostile guest.
     pub(crate) refused: u64,
     pub(crate) failed: [u64; FAILURES],
-    /// Runs that a fault was allowed in, and runs that it struck in.
+    /// Runs in which a fault was allowed, and runs in which it struck.
     allowed: [u64; FAULTS],
     struck: [u64; FAULTS],
 }
@@ -120,7 +121,7 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Counts a run. Runs are to come in the order of their numbers.
+    /// Counts a run. Runs must come in the order of their numbers.
     pub(crate) fn add(&mut self, schedule: &Schedule, attempt: &Attempt) {
         self.rows[schedule.config.scenario as usize].add(schedule, attempt);
         let outcome = match attempt.outcome {
@@ -143,7 +144,7 @@ impl Tally {
         Row::sum(&self.rows)
     }
 
-    /// Tables for people.
+    /// Tables for a terminal.
     pub(crate) fn table(&self) -> String {
         let mut text = format!(
             "{:<20}{:>9}{:>11}{:>10}{:>9}{:>8}\n",

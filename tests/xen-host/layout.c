@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
- * What engine/xen takes the hypervisor's structures to be, against the headers of the Xen that is run here. A difference
+ * Compares the hypervisor's structures as engine/xen assumes them with the headers of the Xen that is run here. A difference
  * does not compile. Sizes and offsets in bytes, as in the tests of engine/xen/src/{domctl,host,grant_table}.rs. */
 #include <stddef.h>
 #include <stdint.h>

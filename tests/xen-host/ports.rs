@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xen-ports DOMID look|suspend|on|state`: the ports of a real Xen, each held against what is
-//! known of a running guest.
+//! `xen-ports DOMID look|suspend|on|state`: the ports of a real Xen, each checked against known
+//! facts about a running guest.
 //! Not here: rounds of the engine (`p2mtrack track`), verdicts of cases (`dom0/cases`).
 //! Units: frames of 4 KiB.
 //! Threads: one.
@@ -27,9 +27,9 @@ fn main() -> Outcome {
     let xen = Xen::open(Unknown::Refuse)?;
     let domain = Domain::open(&xen, domid.parse()?)?;
     match what.as_str() {
-        "look" => look(&domain),
+        "look" => check(&domain),
         "suspend" => suspend(&domain),
-        // And left on: somebody else's, as far as the next one can know.
+        // It is left on: for the next process it belongs to another one.
         "on" => Ok(XenGuest::open(&domain)?.log_dirty.enable()?),
         "state" => state(&domain),
         _ => Err(usage.into()),
@@ -45,7 +45,7 @@ fn suspend(domain: &Domain) -> Outcome {
     Ok(())
 }
 
-/// Whether log-dirty is on. Xen only tells who tries.
+/// Whether log-dirty is on. The only way to find out is to try to switch it on.
 fn state(domain: &Domain) -> Outcome {
     let mut log = XenGuest::open(domain)?.log_dirty;
     let is_off = log.enable().is_ok();
@@ -60,18 +60,18 @@ fn expect(holds: bool, what: &str) -> Outcome {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 
-fn look(domain: &Domain) -> Outcome {
+fn check(domain: &Domain) -> Outcome {
     let mut guest = XenGuest::open(domain)?;
     let mut suspender = Suspender::new(domain)?;
-    // What a guest that stands still shows does not change between two looks.
+    // The state of a suspended guest does not change between two reads.
     suspender.suspend(Duration::from_secs(20))?;
-    let looked = conforms(&mut guest).and_then(|()| look_at_rest(&mut guest));
+    let checked = conforms(&mut guest).and_then(|()| check_suspended(&mut guest));
     suspender.resume()?;
-    looked?;
+    checked?;
     expect(guest.unlogged.pfns(&mut Vec::new()).is_err(), "the rings of a running guest")
 }
 
-/// The rules that every back end keeps.
+/// The rules for every back end.
 fn conforms(guest: &mut XenGuest) -> Outcome {
     let pfns = guest.p2m.roots()?.pfn_count;
     let mut nobody = ();
@@ -82,7 +82,7 @@ fn conforms(guest: &mut XenGuest) -> Outcome {
     Ok(())
 }
 
-fn look_at_rest(guest: &mut XenGuest) -> Outcome {
+fn check_suspended(guest: &mut XenGuest) -> Outcome {
     let frames = entries(guest)?;
     let held = guest.p2m.domain_frames()?;
     println!(
@@ -90,7 +90,7 @@ fn look_at_rest(guest: &mut XenGuest) -> Outcome {
         frames.len(),
         guest.m2p.frames()
     );
-    // shared_info and the like are held and in no p2m.
+    // shared_info and the like belong to the domain and are in no p2m.
     expect(
         frames.len() as u64 <= held && held - (frames.len() as u64) < 64,
         "frames of the domain",
@@ -145,7 +145,7 @@ fn types(guest: &mut XenGuest, frames: &[(Pfn, Mfn)]) -> Outcome {
     expect(kinds == [FrameType::NotOwned; 3], "types of frames that are not the domain's")
 }
 
-/// Many frames at once, some of them not the domain's; all given back, in an order of their own.
+/// Many frames at once, some of them not the domain's; unmapped in two parts.
 fn maps(guest: &mut XenGuest, frames: &[(Pfn, Mfn)]) -> Outcome {
     let mut mfns: Vec<Mfn> = frames.iter().step_by(7).map(|(_, mfn)| *mfn).collect();
     mfns.insert(5, Mfn(0));
@@ -168,10 +168,10 @@ fn maps(guest: &mut XenGuest, frames: &[(Pfn, Mfn)]) -> Outcome {
     for (slot, copy) in slots.iter().zip(&copies).filter(|(slot, _)| second.contains(slot)) {
         let mut live = Leaf::default();
         guest.p2m.live(*slot).fetch(&mut live);
-        expect(live.words == copy.words, "a frame that moved when others were given back")?;
+        expect(live.words == copy.words, "a frame that changed when others were unmapped")?;
     }
     guest.p2m.unmap(&second);
-    println!("maps: {} frames held, and given back in two parts", slots.len());
+    println!("maps: {} frames mapped, and unmapped in two parts", slots.len());
     Ok(())
 }
 
@@ -187,5 +187,5 @@ fn unlogged(guest: &mut XenGuest, frames: &[(Pfn, Mfn)]) -> Outcome {
         return Err("start_info, store and console".into());
     };
     expect(times(start_info) == 1 && times(store) == 2 && times(console) == 2, "mapped grants")?;
-    expect(granted.len() == 2, "grants that nobody has mapped")
+    expect(granted.len() == 2, "unmapped grants are listed")
 }

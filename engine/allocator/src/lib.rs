@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! p2mtrack-allocator: an allocator for a program, not for a library, that ends well when there is
-//! no memory.
-//! Not here: memory itself; another allocator has it.
+//! p2mtrack-allocator: an allocator for a program, not for a library, that ends the program with a
+//! message when there is no memory.
+//! Not here: allocation itself, which another allocator does.
 //! Units: bytes.
 //! Threads: as the other allocator.
-//! Source: without it the standard library aborts, and no stable hook comes before that.
+//! Source: without it the standard library aborts, and no stable hook runs before that:
 //! `docs/decisions/0010`.
 
 #![deny(unsafe_code)]
-#![expect(unsafe_code, reason = "an allocator is unsafe to be; docs/safety.md")]
+#![expect(unsafe_code, reason = "an allocator is an unsafe trait; docs/safety.md")]
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::io::Write;
 
-/// The status of a program that ended for want of memory: that of an argument which asks for too
-/// much.
+/// The exit status for want of memory: the same as for an argument that asks for too much.
 pub const STATUS: i32 = 2;
 
-/// An allocator that never answers with nothing: it says so on standard error, and ends the
-/// program.
+/// An allocator that never returns null: it writes a message to standard error and ends the
+/// program instead.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OrEnd<A>(pub A);
 
-// SAFETY: every call goes to the other allocator as it came, and the answer back unless it is null.
+// SAFETY: every call is passed to the other allocator, and its result returned unless it is null.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for OrEnd<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
@@ -52,27 +51,26 @@ fn or_end(block: *mut u8, bytes: usize) -> *mut u8 {
     block
 }
 
-/// Whatever is done here must not allocate, nor wait for a lock that this thread may have.
+/// This function must not allocate, nor wait for a lock that this thread may hold.
 #[cold]
 fn end(bytes: usize) -> ! {
     let mut line = [0; 128];
     let length = write(&mut line, bytes);
-    // SAFETY: so many bytes of `line` were written; with nobody to read them there is nothing left
-    // to do.
+    // SAFETY: so many bytes of `line` were written. There is nothing to do about an error.
     let _ = unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length) };
     // SAFETY: it only ends the process.
     unsafe { libc::_exit(STATUS) }
 }
 
-/// Writes the line into room that is longer than any; returns its length.
+/// Writes the message into a buffer that fits any; returns its length.
 fn write(line: &mut [u8], bytes: usize) -> usize {
-    let room = line.len();
+    let capacity = line.len();
     let mut rest = line;
     let _ = writeln!(
         rest,
-        "p2mtrack: no memory: {bytes} bytes more can't be had; ask for less, or allow more"
+        "p2mtrack: no memory: {bytes} bytes more can't be allocated; ask for less, or allow more"
     );
-    room - rest.len()
+    capacity - rest.len()
 }
 
 #[cfg(test)]
@@ -95,7 +93,7 @@ mod tests {
     static ALLOCATOR: OrEnd<System> = OrEnd(System);
 
     #[test]
-    fn what_is_had_is_the_other_allocators() {
+    fn memory_comes_from_the_other_allocator() {
         let mut words = vec![0_u64; 1000];
         assert!(words.iter().all(|&word| word == 0));
         words.extend(0..100_000);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Several ways to do one job, run in turn: A B B A, five blocks, medians of ratios.
 //! Not here: what the jobs are, or which ratio is a figure.
-//! Units: seconds, of which only ratios leave this module, rates for plots apart.
+//! Units: seconds; only ratios leave this module, except for rates in plots.
 //! Threads: the caller's; a side may use a pool.
-//! Source: ABBA cancels a drift of the machine that is linear over a block; a median drops blocks
-//! that were disturbed.
+//! Source: ABBA cancels a drift of the machine that is linear over a block; a median drops
+//! disturbed blocks.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Blocks of an A/B run.
 pub const BLOCKS: usize = 5;
 
-/// A source of time. Tests have one that is told what everything takes.
+/// A source of time. Tests have one that they advance themselves.
 pub trait Clock {
     /// Time since some moment.
     fn now(&self) -> Duration;
@@ -52,20 +52,20 @@ impl Side<'_> {
     /// Prepares the job and does it once.
     ///
     /// # Panics
-    /// If it finds something else than it must: then its time means nothing.
+    /// If its result is not the expected one: then its time means nothing.
     pub fn run(&self) {
         self.prepare();
         self.work();
     }
 
-    /// What comes before the job and is not its time.
+    /// Preparation, which is not timed.
     fn prepare(&self) {
         (self.prepare.borrow_mut())();
     }
 
     fn work(&self) {
         let found = (self.work.borrow_mut())();
-        assert_eq!(found, self.expected, "{} found something else than there is", self.name);
+        assert_eq!(found, self.expected, "{} found another number than is there", self.name);
     }
 }
 
@@ -76,7 +76,7 @@ pub struct AbRun<'a> {
 }
 
 impl<'a> AbRun<'a> {
-    /// Adds a side, which finds `expected` each time.
+    /// Adds a side, whose result must be `expected` each time.
     #[must_use]
     pub fn side(
         self,
@@ -87,7 +87,7 @@ impl<'a> AbRun<'a> {
         self.prepared(name, expected, || (), work)
     }
 
-    /// Adds a side whose job has to be prepared each time; that is not its time.
+    /// Adds a side whose job is prepared each time; the preparation is not timed.
     #[must_use]
     pub fn prepared(
         mut self,
@@ -102,7 +102,7 @@ impl<'a> AbRun<'a> {
         self
     }
 
-    /// The A/B run of some of the sides.
+    /// Keeps only the sides with these names.
     #[must_use]
     pub fn only(mut self, names: &[&str]) -> Self {
         self.sides.retain(|side| names.contains(&side.name()));
@@ -115,7 +115,7 @@ impl<'a> AbRun<'a> {
         &self.sides
     }
 
-    /// Runs all sides in turn: once to warm up, then in blocks of first to last and back again.
+    /// Runs all sides in turn: once to warm up, then in blocks, each first to last and back again.
     #[must_use]
     pub fn run(&self, clock: &dyn Clock) -> Times {
         self.sides.iter().for_each(Side::run);
@@ -136,7 +136,7 @@ impl<'a> AbRun<'a> {
     }
 }
 
-/// What an A/B run took.
+/// How long an A/B run took.
 #[derive(Clone, Debug)]
 pub struct Times {
     names: Vec<String>,
@@ -156,7 +156,7 @@ impl Times {
         median(self.blocks.iter().map(|block| each(block)).collect())
     }
 
-    /// How many times as fast as `other` a side is.
+    /// The speed of a side relative to `other`.
     ///
     /// # Panics
     /// If no side has one of the names.
@@ -176,7 +176,7 @@ impl Times {
         self.median_of(|block| block[side])
     }
 
-    /// The fastest of some sides.
+    /// The fastest of these sides.
     ///
     /// # Panics
     /// If no side has one of the names, or there are none.
@@ -186,7 +186,7 @@ impl Times {
         fastest.expect("a side")
     }
 
-    /// How many times as fast as each other side a side is.
+    /// The speed of a side relative to each of the others.
     ///
     /// # Panics
     /// If no side has the name.
@@ -197,7 +197,7 @@ impl Times {
     }
 }
 
-/// The middle of some numbers; of an even count the mean of both.
+/// The median of some numbers; of an even count the mean of the two in the middle.
 ///
 /// # Panics
 /// If there are none.
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    /// A clock that the sides move.
+    /// A clock that the sides advance.
     #[derive(Default)]
     struct FakeClock(Cell<Duration>);
 
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_prepared_is_nobodys_time() {
+    fn preparation_is_not_timed() {
         let clock = FakeClock::default();
         let prepare = || {
             clock.spend(5000);
@@ -300,8 +300,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "b found something else than there is")]
-    fn a_side_that_computes_rubbish_has_no_time() {
+    #[should_panic(expected = "b found another number than is there")]
+    fn a_side_with_a_wrong_result_panics() {
         let clock = FakeClock::default();
         let ab_run =
             AbRun::default().side("a", 7, || clock.spend(1)).side("b", 8, || clock.spend(1));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! All figures by name, and which of them a name means.
+//! All figures by name, and which of them a name selects.
 //! Not here: how they are measured (`figures`).
 //! Units: none.
 //! Threads: the caller's.
@@ -12,14 +12,14 @@ use crate::setup::Setup;
 /// Figures that are measured together.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// What their names begin with.
+    /// The prefixes of their names.
     pub names: &'static [&'static str],
     /// Measures them.
     pub run: fn(&Setup) -> Vec<Figure>,
 }
 
-/// All of them, in the order in which they are measured: first what needs most memory (two mappings
-/// of the p2m in huge pages), before an allocator keeps anything of what others gave back.
+/// All entries, in the order in which they are measured. The one that needs most memory (two
+/// mappings of the p2m in huge pages) is first, before the allocator keeps memory of others.
 pub const ENTRIES: [Entry; 8] = [
     Entry { names: &["diff.scattered"], run: scattered::run },
     Entry { names: &["snapshot.first", "round", "intake", "memory.peak"], run: huge::run },
@@ -41,7 +41,7 @@ fn is_related(a: &str, b: &str) -> bool {
     is_within(a, b) || is_within(b, a)
 }
 
-/// A choice of figures.
+/// Selected figures.
 #[derive(Clone, Debug)]
 pub struct Selection(Vec<String>);
 
@@ -59,11 +59,11 @@ impl std::fmt::Display for UnknownFigure {
 impl std::error::Error for UnknownFigure {}
 
 impl Selection {
-    /// Figures of these names, and all whose names begin with one of them and a dot; all if there
-    /// is no name.
+    /// Figures of these names, and all whose names begin with one of them and a dot; all figures if
+    /// `names` is empty.
     ///
     /// # Errors
-    /// No entry has anything to do with a name.
+    /// A name matches no entry.
     pub fn new(names: &[String]) -> Result<Self, UnknownFigure> {
         let known =
             |name: &str| ENTRIES.iter().flat_map(|entry| entry.names).any(|n| is_related(n, name));
@@ -73,13 +73,13 @@ impl Selection {
         }
     }
 
-    /// What has to be measured.
+    /// The entries that must be measured.
     pub fn entries(&self) -> impl Iterator<Item = &'static Entry> + '_ {
         let wanted = |name: &str| self.0.is_empty() || self.0.iter().any(|n| is_related(n, name));
         ENTRIES.iter().filter(move |entry| entry.names.iter().any(|name| wanted(name)))
     }
 
-    /// Whether a figure that was measured was asked for, and not only measured together with one.
+    /// Whether a measured figure was asked for, and not only measured together with one that was.
     #[must_use]
     pub fn has(&self, figure: &Figure) -> bool {
         self.0.is_empty() || self.0.iter().any(|name| is_within(&figure.name, name))
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn names_mean_what_they_begin() {
+    fn a_name_selects_the_names_that_begin_with_it() {
         assert_eq!(
             entries(&[]).len(),
             ENTRIES.iter().map(|entry| entry.names.len()).sum::<usize>()
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_asked_for_is_told() {
+    fn only_figures_that_were_asked_for_are_selected() {
         let figure = |name| Figure::new(name, 1.0, Unit::Times, "");
         let chosen = select(&["diff.affine.superpage"]).expect("known");
         assert!(!chosen.has(&figure("diff.affine")));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The scenario of all `diff.*` figures: live leaves are compared with the shadow, differences
-//! OR-ed into the resend bitmap; beside it `memcmp` over two full copies, our portable kernels, and
-//! reading.
+//! OR-ed into the resend bitmap; for comparison `memcmp` over two full copies, our portable
+//! kernels, and reading.
 //! Not here: which p2m, which leaves, which goal (`figures`).
-//! Units: a pass looks at all listed leaves, several times if they are few; it finds changed pfns.
+//! Units: a pass compares all listed leaves, several times if they are few; it finds changed pfns.
 //! Threads: a pool; every side cuts the list in the same way.
-//! Source: the engine's own order of work: `engine/tracker/src/compare/leaf.rs`.
+//! Source: the engine's order of work: `engine/tracker/src/compare/leaf.rs`.
 
 use std::hint::black_box;
 use std::sync::Mutex;
@@ -25,22 +25,22 @@ use crate::peer::memcmp;
 use crate::pool::Pool;
 use crate::setup::Setup;
 
-/// The guest's width: that of all guests which are large.
+/// The guest's width: large guests are 64-bit.
 const WIDTH: Width = Width::W64;
 
 /// Our side.
 pub const OURS: &str = "p2mtrack";
-/// `memcmp`, leaf by leaf: it tells which leaf differs.
+/// `memcmp`, leaf by leaf: it finds which leaf differs.
 pub const MEMCMP: &str = "memcmp";
-/// `memcmp` of all that a thread has at once: it tells nothing but whether anything differs.
+/// `memcmp` of all leaves of a thread at once: it finds only whether anything differs.
 pub const MEMCMP_WHOLE: &str = "memcmp-whole";
-/// Reading: by itself, and with the next leaf fetched beside.
+/// Reading: without and with a prefetch of the next leaf.
 pub const READ: [&str; 2] = ["read", "read-ahead"];
 
 /// A p2m with its shadow, and how it is compared.
 #[derive(Debug)]
 pub struct Diff<'a> {
-    /// The p2m. Its copy is what the shadow stands for.
+    /// The p2m. The shadow has the contents of its copy.
     pub p2m: &'a LiveP2m,
     pool: &'a Pool,
     kernel: Kernel,
@@ -56,7 +56,7 @@ fn first_pfn(leaf: u32) -> u64 {
 }
 
 impl<'a> Diff<'a> {
-    /// Takes the copies of the listed leaves into a shadow. A pass looks `repeats` times at each.
+    /// Installs the copies of the listed leaves in a shadow. A pass compares each `repeats` times.
     #[must_use]
     pub fn new(
         p2m: &'a LiveP2m,
@@ -83,7 +83,7 @@ impl<'a> Diff<'a> {
         Self::new(p2m, &setup.pool, setup.kernel, forms, setup.repeats(p2m.leaves()))
     }
 
-    /// Gives the work to another pool.
+    /// Uses another pool.
     pub fn staff(&mut self, pool: &'a Pool) {
         self.pool = pool;
     }
@@ -94,10 +94,10 @@ impl<'a> Diff<'a> {
         self.shadow.bytes()
     }
 
-    /// The sum of what all threads find in all looks of a pass.
+    /// The sum of what all threads find in all repeats of a pass.
     fn pass(&self, work: impl Fn(&[u32]) -> u64 + Sync) -> u64 {
         self.pool.sum(self.p2m.listed(), |piece| {
-            // Each look is one of its own: the compiler may not take a later one for the first.
+            // The compiler may not reuse the result of the first repeat for a later one.
             (0..self.repeats).map(|_| work(black_box(piece))).fold(0, u64::wrapping_add)
         })
     }
@@ -105,7 +105,7 @@ impl<'a> Diff<'a> {
     /// Our pass: changed pfns.
     ///
     /// # Panics
-    /// If one before did.
+    /// If an earlier pass panicked.
     pub fn compare(&self, kernel: Kernel) -> u64 {
         let mut resend = self.resend.lock().expect("no pass failed");
         let first = |piece: &[u32]| piece.first().map(|&leaf| first_pfn(leaf));
@@ -131,13 +131,13 @@ impl<'a> Diff<'a> {
         changed
     }
 
-    /// Our pass again, with the kernel that is measured.
+    /// Our pass, with the kernel that is measured.
     #[must_use]
     pub fn compare_again(&self) -> u64 {
         self.compare(self.kernel)
     }
 
-    /// What a pass finds, if each look finds so much.
+    /// What a pass finds if each repeat finds so much.
     #[must_use]
     pub const fn in_a_pass(&self, found: u64) -> u64 {
         found * self.repeats as u64
@@ -152,7 +152,7 @@ impl<'a> Diff<'a> {
         })
     }
 
-    /// `memcmp`: threads whose part of the whole has a change.
+    /// `memcmp`: threads whose piece has a change.
     fn memcmp_whole(&self) -> u64 {
         self.pass(|piece| {
             let (live, copy) = self.p2m.between(piece);
@@ -160,33 +160,33 @@ impl<'a> Diff<'a> {
         })
     }
 
-    /// All sides, if these changes are there. The whole can only be asked of a p2m that is listed
-    /// whole and has no changes, or the answer would depend on where threads cut.
+    /// All sides, for a p2m with these changes. `memcmp-whole` needs a p2m that is listed whole and
+    /// has no changes: else its result depends on how the threads cut the list.
     #[must_use]
     pub fn ab_run(&self, there: Planted) -> AbRun<'_> {
         let Planted { pfns, leaves } = there;
-        let (looks, kernel) = (self.repeats as u64, self.kernel);
-        let checksum = self.p2m.checksum().wrapping_mul(looks);
+        let (repeats, kernel) = (self.repeats as u64, self.kernel);
+        let checksum = self.p2m.checksum().wrapping_mul(repeats);
         let read = |ahead| move || self.pass(|piece| self.p2m.read(piece, ahead));
-        // Who stands at an end runs twice in a row and may find something in a cache: reading, so
-        // that this makes the floor only harder to reach.
+        // The side at either end runs twice in a row and may find data in a cache. It is reading,
+        // so that this only makes the floor harder to reach.
         let mut ab_run = AbRun::default()
             .side(READ[0], checksum, read(false))
-            .side(OURS, pfns * looks, move || self.compare(kernel))
-            .side(MEMCMP, leaves * looks, || self.memcmp());
+            .side(OURS, pfns * repeats, move || self.compare(kernel))
+            .side(MEMCMP, leaves * repeats, || self.memcmp());
         if self.p2m.is_whole() && pfns == 0 {
             ab_run = ab_run.side(MEMCMP_WHOLE, 0, || self.memcmp_whole());
         }
         for other in [Kernel::SCALAR, Kernel::WIDE].into_iter().filter(|&other| other != kernel) {
-            ab_run = ab_run.side(other.name(), pfns * looks, move || self.compare(other));
+            ab_run = ab_run.side(other.name(), pfns * repeats, move || self.compare(other));
         }
         ab_run.side(READ[1], checksum, read(true))
     }
 
-    /// Shows that every side finds changes where there are some, and that they are owed then.
+    /// Checks that every side finds planted changes, and that they are owed then.
     ///
     /// # Panics
-    /// If one does not.
+    /// If a side does not.
     pub fn prove(&self) {
         let planted = self.p2m.plant();
         self.ab_run(planted).sides().iter().for_each(Side::run);
@@ -195,10 +195,10 @@ impl<'a> Diff<'a> {
         self.p2m.plant();
     }
 
-    /// Proves that the sides work, and measures them on the unchanged p2m.
+    /// Checks that the sides work, and measures them on the unchanged p2m.
     ///
     /// # Panics
-    /// If a side finds something else than there is.
+    /// If a side has a wrong result.
     #[must_use]
     pub fn measure(&self, name: &str, detail: &str) -> Figure {
         self.prove();
@@ -206,8 +206,8 @@ impl<'a> Diff<'a> {
         self.figure(name, &times, detail)
     }
 
-    /// Bytes that must be read for a pass: the live leaves and their forms; of forms in runs only
-    /// the heads.
+    /// Bytes that must be read for one comparison of all listed leaves: the live leaves and their
+    /// forms; of forms in runs only the heads.
     fn needed_bytes(&self) -> f64 {
         let held = self.held();
         let listed = self.p2m.listed().len() as u64;
@@ -215,15 +215,15 @@ impl<'a> Diff<'a> {
         (listed * (FRAME_BYTES + size_of::<u64>()) as u64 + blocks) as f64
     }
 
-    /// The figure of an A/B run: how many times the speed of the faster `memcmp`, and the share of
-    /// the floor.
+    /// The figure of an A/B run: the speed relative to the faster `memcmp`, and the share of the
+    /// floor.
     fn figure(&self, name: &str, times: &Times, detail: &str) -> Figure {
         let whole = self.p2m.is_whole();
         let memcmp = if whole { &[MEMCMP, MEMCMP_WHOLE][..] } else { &[MEMCMP] };
         let value = times.speed(OURS, times.fastest(memcmp));
         let read = times.fastest(&READ);
         let live = (self.p2m.listed().len() * FRAME_BYTES) as f64;
-        let looks = self.repeats as f64;
+        let repeats = self.repeats as f64;
         let leaves = self.p2m.listed().len() as f64;
         let (read_seconds, seconds) = (times.seconds(read), times.seconds(OURS));
         let mut peers = times.against_all(OURS);
@@ -235,9 +235,9 @@ impl<'a> Diff<'a> {
             threads: self.pool.threads(),
             peers,
             rate: Some(Rate {
-                leaves: leaves * looks / seconds,
+                leaves: leaves * repeats / seconds,
                 bytes: self.needed_bytes() / leaves,
-                bandwidth: live * looks / read_seconds,
+                bandwidth: live * repeats / read_seconds,
             }),
             ..Figure::new(name, value, Unit::Times, detail)
         }

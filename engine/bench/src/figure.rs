@@ -7,12 +7,12 @@
 
 use p2mtrack::diff::Kernel;
 
-/// What a figure counts.
+/// The unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// How many times as fast as what it is compared with.
+    /// How many times as fast as the other side.
     Times,
-    /// A part of a whole; may be above one.
+    /// A fraction; may be above one.
     Share,
     /// Bytes.
     Bytes,
@@ -30,7 +30,7 @@ impl Unit {
     }
 }
 
-/// What a figure is to reach.
+/// The goal of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
     /// This or more.
@@ -61,7 +61,7 @@ impl Goal {
 pub struct Rate {
     /// Leaves compared in a second.
     pub leaves: f64,
-    /// Bytes that must be read for each.
+    /// Bytes that must be read for each leaf.
     pub bytes: f64,
     /// Bytes that the same threads read in a second from the same memory.
     pub bandwidth: f64,
@@ -74,15 +74,15 @@ pub struct Figure {
     pub name: String,
     /// The number.
     pub value: f64,
-    /// What it counts.
+    /// Its unit.
     pub unit: Unit,
-    /// What it is to reach; `None` if it stands beside another one for comparison.
+    /// Its goal; `None` if it is only there for comparison.
     pub goal: Option<Goal>,
-    /// The share of the physical floor that was reached: one means that nothing can be faster.
+    /// The physical floor's time over the measured time: at one, nothing can be faster.
     pub floor: Option<f64>,
-    /// What that share is to reach, at least.
+    /// The least `floor` that is accepted.
     pub floor_goal: Option<f64>,
-    /// The kernel, where one compared.
+    /// The kernel, if one compared leaves.
     pub kernel: Option<Kernel>,
     /// Threads of each side.
     pub threads: usize,
@@ -95,7 +95,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// A number and nothing beside it.
+    /// A number without goal, floor or peers.
     #[must_use]
     pub fn new(name: impl Into<String>, value: f64, unit: Unit, detail: impl Into<String>) -> Self {
         Self {
@@ -113,7 +113,7 @@ impl Figure {
         }
     }
 
-    /// Whether all that it is to reach is reached; `None` if that is nothing.
+    /// Whether all its goals are met; `None` if it has none.
     #[must_use]
     pub fn met(&self) -> Option<bool> {
         let value = self.goal.map(|goal| goal.is_met(self.value));

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that stands for mapped frames of a guest: anonymous, with the page size that was asked
-//! for.
-//! Not here: what the frames say.
+//! Memory that stands for mapped frames of a guest: anonymous, with the requested page size.
+//! Not here: what the frames contain.
 //! Units: frames of 4,096 bytes; pages of 4 KiB or 2 MiB of this machine.
 //! Threads: words are atomics: any number of writers and readers.
-//! Source: a foreign map has 4 KiB pages, each with its own translation; that costs as much as the
-//! memory does.
+//! Source: a foreign mapping has 4 KiB pages, each with its own translation, which costs as much as
+//! the memory access.
 
 use std::fs;
 use std::io;
@@ -20,9 +19,9 @@ pub type FrameWords = [AtomicU64; FRAME_WORDS];
 /// Pages of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// 4 KiB, as a foreign map has them.
+    /// 4 KiB, as in a foreign mapping.
     Small,
-    /// 2 MiB, as far as the system has them.
+    /// 2 MiB, as far as the system provides them.
     Huge,
 }
 
@@ -37,7 +36,7 @@ impl Pages {
     }
 }
 
-/// Frames, zeroed. What is never written costs no memory.
+/// Zeroed frames. A frame that is never written costs no memory.
 #[derive(Debug)]
 pub struct Frames(Mapping<FrameWords>);
 
@@ -54,7 +53,7 @@ impl Frames {
         Mapping::new(frames, usage).map(Self)
     }
 
-    /// Frames, written or not.
+    /// The number of frames, written or not.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -91,8 +90,8 @@ impl Frames {
         }
     }
 
-    /// The part of what is resident here that is in huge pages; `None` where the system does not
-    /// tell.
+    /// The share of the resident memory that is in huge pages; `None` where the system does not
+    /// report it.
     #[must_use]
     pub fn huge_share(&self) -> Option<f64> {
         let maps = fs::read_to_string("/proc/self/smaps").ok()?;
@@ -100,16 +99,16 @@ impl Frames {
     }
 }
 
-/// The same of the mapping that holds an address. Neighbours of the same kind are one mapping to
-/// the system.
+/// The same for the mapping that contains an address. The system merges neighbouring mappings of
+/// the same kind.
 fn huge_share_at(maps: &str, address: u64) -> Option<f64> {
-    let holds = |line: &&str| {
+    let contains = |line: &&str| {
         let range = line.split(' ').next().and_then(|range| range.split_once('-'));
         let bound = |text| u64::from_str_radix(text, 16).ok();
         let bounds = range.and_then(|(from, to)| Some(bound(from)?..bound(to)?));
         bounds.is_some_and(|bounds| bounds.contains(&address))
     };
-    let mut lines = maps.lines().skip_while(|line| !holds(line));
+    let mut lines = maps.lines().skip_while(|line| !contains(line));
     let mut kib = |key: &str| {
         let line = lines.find_map(|line| line.strip_prefix(key))?;
         line.trim().strip_suffix(" kB")?.parse::<f64>().ok()
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_those_of_the_mapping_that_holds_the_address() {
+    fn the_share_is_that_of_the_mapping_that_contains_the_address() {
         let maps = "1000-2000 rw-p 0 00:00 0\nRss:      4 kB\nAnonHugePages:   0 kB\nVmFlags: rd\n\
                     2000-9000 rw-p 0 00:00 0\nRss:      8 kB\nAnonHugePages:   2 kB\n";
         assert_eq!(huge_share_at(maps, 0x1fff), Some(0.0));

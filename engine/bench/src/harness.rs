@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A huge guest with a migration of it, stepped and timed phase by phase.
+//! A huge guest and its migration, run and timed phase by phase.
 //! Not here: which rounds are figures (`figures`).
-//! Units: seconds of the engine's own work; what the ports take before the end of CLEAN is left out
-//! by who asks.
+//! Units: seconds of the engine's own work; callers exclude the ports' time before the end of the
+//! clean phase.
 //! Threads: the engine's, as many as the setup's pool has.
 //! Source: phases are the engine's (`port::Observer`).
 
@@ -23,7 +23,7 @@ use p2mtrack_synthetic::huge::ports::GuestPorts;
 use crate::read::xor;
 use crate::setup::Setup;
 
-/// When phases ended, and how long all looks at leaves took.
+/// When the clean phase ended, and how long all comparisons of leaves took.
 #[derive(Debug)]
 pub struct Phases {
     began: Instant,
@@ -45,7 +45,7 @@ impl Phases {
         self.diff
     }
 
-    /// Time since the log was taken in.
+    /// Time since the end of the intake.
     #[must_use]
     pub fn since_intake(&self) -> Duration {
         self.clean.elapsed()
@@ -72,7 +72,7 @@ impl Observer for Phases {
     }
 }
 
-/// A transport that has just broken: whatever was found stays owed.
+/// A transport that always fails: whatever was found stays owed.
 #[derive(Debug)]
 struct Broken;
 
@@ -103,7 +103,7 @@ impl Transport for Broken {
     }
 }
 
-/// The guest's log with more bits in it, and the moment when it was handed over.
+/// The guest's log with more bits in it, and the moment when it was read.
 struct Planted<'a> {
     log: &'a mut dyn LogDirty,
     bits: &'a [u64],
@@ -152,7 +152,7 @@ impl<'g> Harness<'g> {
         self.guest
     }
 
-    /// A live round: its report, and what it took from the end of the intake.
+    /// A live round: its report, and its time from the end of the intake.
     ///
     /// # Panics
     /// If it ends in an error.
@@ -163,11 +163,11 @@ impl<'g> Harness<'g> {
         (report.expect("a round"), took)
     }
 
-    /// A round that ends when something is to be sent, after a log with these bits: what the intake
-    /// took, from the moment when the log was there.
+    /// A round with these bits in the log, which fails when it sends. Returns the time of the
+    /// intake, from the moment when the log was read.
     ///
     /// # Panics
-    /// If it ends in no error: then nothing was owed.
+    /// If the round succeeds: then nothing was owed.
     pub fn intake(&mut self, bits: &[u64]) -> Duration {
         let (mut phases, mut done) = (Phases::default(), Instant::now());
         let mut broken = Broken;
@@ -181,7 +181,8 @@ impl<'g> Harness<'g> {
     /// Suspends the guest and ends the migration.
     ///
     /// # Panics
-    /// If it ends in an error, or something was left behind.
+    /// If it ends in an error, or the engine broke a port's contract or left something at the
+    /// source.
     pub fn finish(mut self) -> RoundReport {
         self.guest.suspend(true);
         let report = self.migration.finish(&mut self.ports.lend(&mut ()));
@@ -200,7 +201,7 @@ fn config(setup: &Setup) -> Config {
     }
 }
 
-/// A guest whose p2m is followed, and nothing is sent.
+/// A guest whose p2m is tracked without sending anything.
 pub struct Watched<'g> {
     guest: &'g Guest,
     ports: GuestPorts<'g>,
@@ -208,8 +209,8 @@ pub struct Watched<'g> {
 }
 
 impl<'g> Watched<'g> {
-    /// Takes the first snapshot of a guest's p2m. Returns also the time in which leaves were read,
-    /// and how many.
+    /// Takes the first snapshot of a guest's p2m. Also returns the time in which leaves were read,
+    /// and how many were.
     ///
     /// # Panics
     /// If the engine refuses.
@@ -232,25 +233,25 @@ impl<'g> Watched<'g> {
         self.guest
     }
 
-    /// A round: its report, how many pfns it told of, and what it took from the end of the intake.
+    /// A round: its report, how many pfns are owed, and its time from the end of the intake.
     ///
     /// # Panics
     /// If it ends in an error.
     pub fn round(&mut self) -> (RoundReport, u64, Duration) {
-        let (mut phases, mut told) = (Phases::default(), 0);
+        let (mut phases, mut owed) = (Phases::default(), 0);
         let mut lent = self.ports.lend(&mut phases);
-        let report = self.monitor.observe(&mut lent.guest, lent.log_dirty, |_, _| told += 1);
+        let report = self.monitor.observe(&mut lent.guest, lent.log_dirty, |_, _| owed += 1);
         let took = phases.since_intake();
-        (report.expect("a round"), told, took)
+        (report.expect("a round"), owed, took)
     }
 
-    /// Lets the guest alone.
+    /// Stops tracking the guest.
     ///
     /// # Panics
     /// If log-dirty can't be switched off.
     pub fn release(mut self) {
-        let mut nobody = ();
-        let ports = self.ports.lend(&mut nobody);
+        let mut no_observer = ();
+        let ports = self.ports.lend(&mut no_observer);
         self.monitor.release(ports.guest.p2m);
         ports.log_dirty.disable().expect("log-dirty was on");
     }

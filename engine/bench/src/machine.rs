@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What this machine is: figures of one machine say little about another.
+//! A description of this machine: figures of one machine say little about another.
 //! Not here: bandwidth, which each A/B run measures for itself.
 //! Units: bytes; names as the system writes them.
 //! Threads: reads small files of the system.
-//! Source: Linux: `/proc`, `/sys`. What a system does not tell is `None` or empty.
+//! Source: Linux: `/proc`, `/sys`. What a system does not report is `None` or empty.
 
 use std::fs;
 use std::thread;
@@ -11,7 +11,7 @@ use std::thread;
 /// Facts about the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// The processor's own name.
+    /// The processor's model name.
     pub cpu: Option<String>,
     /// Processors that this program may use.
     pub cpus: usize,
@@ -21,16 +21,16 @@ pub struct Machine {
     pub memory_bytes: Option<u64>,
     /// The operating system's kernel.
     pub system: Option<String>,
-    /// When memory gets huge pages by itself: `always`, `madvise` or `never`.
+    /// When memory gets transparent huge pages: `always`, `madvise` or `never`.
     pub huge_pages: Option<String>,
     /// Bytes of a huge page.
     pub huge_page_bytes: Option<u64>,
 }
 
 impl Machine {
-    /// Looks.
+    /// Reads the facts from the system.
     #[must_use]
-    pub fn look() -> Self {
+    pub fn detect() -> Self {
         let text = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let huge = "/sys/kernel/mm/transparent_hugepage";
         Self {
@@ -88,6 +88,6 @@ mod tests {
         assert_eq!(field(info, "bogomips"), None);
         assert_eq!(chosen("always [madvise] never").as_deref(), Some("madvise"));
         assert_eq!(chosen("none"), None);
-        assert!(Machine::look().cpus > 0);
+        assert!(Machine::detect().cpus > 0);
     }
 }

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory of this program, as the system counts it: what is there now, and the most that was.
+//! Memory of this process, as the system counts it: now, and at its peak.
 //! Not here: what uses it.
 //! Units: bytes.
-//! Threads: asks the system.
+//! Threads: reads files of the system.
 //! Source: Linux `proc(5)`, `VmRSS` and `VmHWM` in /proc/self/status, 5 in /proc/self/clear_refs.
 
 use std::fs;
 
-/// The resident set; `None` where the system doesn't say.
+/// The resident set; `None` where the system doesn't report it.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     field(&status()?, "VmRSS:")
 }
 
-/// The peak of the resident set; `None` where the system doesn't say.
+/// The peak of the resident set; `None` where the system doesn't report it.
 #[must_use]
 pub fn peak_bytes() -> Option<u64> {
     field(&status()?, "VmHWM:")
 }
 
-/// Lets the peak begin anew, where the system can.
+/// Resets the peak, where the system can.
 pub fn forget_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");
 }

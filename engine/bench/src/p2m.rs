@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A p2m in memory, live and as the full copy that `memcmp` needs, and the leaves of it that are
-//! looked at.
+//! compared.
 //! Not here: its shape, the shadow.
 //! Units: leaves by position, 512 entries each.
-//! Threads: written by the pool that will read it, so that each thread's memory is near to it.
+//! Threads: written by the pool that will read it, so that memory is local to its thread.
 //! Source: none.
 
 use std::collections::BTreeSet;
@@ -18,10 +18,10 @@ use crate::frames::{FrameWords, Frames, Pages};
 use crate::pool::Pool;
 use crate::read::xor;
 
-/// What decides everything about a pattern.
+/// The seed of all patterns.
 const SEED: u64 = 1;
 
-/// Of so many listed leaves one has planted changes.
+/// One in so many listed leaves has planted changes.
 const PLANT_EVERY: usize = 97;
 
 /// Changes that were planted.
@@ -53,8 +53,7 @@ pub struct LiveP2m {
 }
 
 impl LiveP2m {
-    /// A p2m of so many leaves. Those that are listed are written, live and copied; the others stay
-    /// untouched.
+    /// A p2m of so many leaves. Listed ones are written, live and copied; others stay untouched.
     ///
     /// # Panics
     /// If there is no address space.
@@ -80,7 +79,7 @@ impl LiveP2m {
         Self { live, copy, pages, listed }
     }
 
-    /// A p2m of 4 KiB pages, all of which is looked at.
+    /// A p2m of 4 KiB pages, with all leaves listed.
     ///
     /// # Panics
     /// If there is no address space.
@@ -90,25 +89,25 @@ impl LiveP2m {
         Self::new(pool, leaves, Pages::Small, listed, &pattern(shape, leaves))
     }
 
-    /// Leaves, listed or not.
+    /// The number of leaves, listed or not.
     #[must_use]
     pub fn leaves(&self) -> usize {
         self.live.len()
     }
 
-    /// The leaves that are looked at, in ascending order.
+    /// The leaves that are compared, in ascending order.
     #[must_use]
     pub fn listed(&self) -> &[u32] {
         &self.listed
     }
 
-    /// Whether all are.
+    /// Whether all leaves are listed.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.listed.len() == self.leaves()
     }
 
-    /// Looks at other leaves, which have been written.
+    /// Lists other leaves, which must have been written.
     pub fn list(&mut self, listed: Vec<u32>) {
         self.listed = listed;
     }
@@ -125,7 +124,7 @@ impl LiveP2m {
         self.copy.frame(index as usize)
     }
 
-    /// The pages that both are mapped by.
+    /// The page size of both mappings.
     #[must_use]
     pub const fn pages(&self) -> Pages {
         self.pages
@@ -139,12 +138,12 @@ impl LiveP2m {
         (&self.live.all()[frames.clone()], &self.copy.all()[frames])
     }
 
-    /// Changes some live entries, or back what was changed so. Returns how many pfns and leaves.
+    /// Changes some live entries, or reverts such a change. Returns how many pfns and leaves.
     pub fn plant(&self) -> Planted {
         let mut planted = Planted::default();
         for &index in self.listed.iter().step_by(PLANT_EVERY) {
             planted.leaves += 1;
-            // The first and the last entry, and one that wanders.
+            // The first and the last entry, and one that depends on the leaf.
             for slot in BTreeSet::from([0, index as usize % FRAME_WORDS, FRAME_WORDS - 1]) {
                 planted.pfns += 1;
                 // ORDER: before threads
@@ -154,14 +153,14 @@ impl LiveP2m {
         planted
     }
 
-    /// Changes so many live entries of each listed leaf, or back what was changed so.
+    /// Changes so many live entries of each listed leaf, or reverts such a change.
     ///
     /// # Panics
-    /// If a leaf has not so many.
+    /// If a leaf has fewer.
     pub fn change(&self, entries: usize) {
         assert!(entries <= FRAME_WORDS, "a leaf has 512 entries");
         for &index in &self.listed {
-            // An odd stride comes by each slot once.
+            // An odd stride visits each slot once.
             let slots = (0..entries).map(|turn| (turn * 167 + index as usize * 31) % FRAME_WORDS);
             for slot in slots {
                 // ORDER: before threads
@@ -170,7 +169,7 @@ impl LiveP2m {
         }
     }
 
-    /// Makes the copy of the listed leaves again, in other pages.
+    /// Copies the listed leaves again, into other pages.
     ///
     /// # Panics
     /// If there is no address space.
@@ -184,7 +183,7 @@ impl LiveP2m {
         self.copy = copy;
     }
 
-    /// What the live memory's pages turned out to be, in words.
+    /// The live memory's actual page size, in words.
     #[must_use]
     pub fn pages_in_words(&self) -> String {
         let share = self.live.huge_share().map(|share| (share * 100.0).round());
@@ -195,7 +194,7 @@ impl LiveP2m {
         }
     }
 
-    /// Each listed leaf with its live frame and the one that comes next.
+    /// Each leaf of a piece with its live frame and the next one.
     pub(crate) fn walk<'a>(
         &'a self,
         piece: &'a [u32],
@@ -207,7 +206,7 @@ impl LiveP2m {
         })
     }
 
-    /// Reads all listed leaves; with `ahead`, the next one is fetched beside. The answer depends on
+    /// Reads all leaves of a piece; with `ahead`, prefetches the next one. The result depends on
     /// each word.
     #[must_use]
     pub fn read(&self, piece: &[u32], ahead: bool) -> u64 {
@@ -218,7 +217,7 @@ impl LiveP2m {
         leaves.fold(0, u64::wrapping_add)
     }
 
-    /// What [`LiveP2m::read`] must answer for all that is listed, by another loop.
+    /// What [`LiveP2m::read`] must return for all listed leaves, computed by another loop.
     #[must_use]
     pub fn checksum(&self) -> u64 {
         let mut leaf = Leaf::default();

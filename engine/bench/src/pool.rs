@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Threads that split a list of leaves in the same way each time.
-//! Not here: the engine's own shards, which hand out more pieces than threads.
+//! Not here: the engine's own shards, of which there are more than threads.
 //! Units: items of a list.
 //! Threads: a pool of its own; each thread takes the same piece in every pass, whichever side it
 //! runs for.
@@ -21,7 +21,7 @@ impl Pool {
         ThreadPoolBuilder::new().num_threads(threads.max(1)).build().map(Self)
     }
 
-    /// How many.
+    /// The number of threads.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.0.current_num_threads()
@@ -32,7 +32,7 @@ impl Pool {
         self.fold(list, work, u64::wrapping_add)
     }
 
-    /// What each thread finds in its piece of the list, put together.
+    /// What each thread finds in its piece of the list, combined by `join`.
     pub fn fold<T: Sync>(
         &self,
         list: &[T],
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_item_is_one_threads() {
+    fn every_item_belongs_to_one_thread() {
         let list: Vec<u64> = (0..1001).collect();
         for threads in [0, 1, 2, 3, 7] {
             let pool = Pool::new(threads).expect("threads");

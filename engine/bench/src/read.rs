@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reading, and nothing else: the floor under everything that must look at each byte.
+//! Reading, and nothing else: the floor of everything that must read each byte.
 //! Not here: comparing.
-//! Units: frames of 512 words; the answer of a frame is the XOR of its words, so that no read can
-//! be left out.
-//! Threads: pure reads; nobody writes meanwhile.
-//! Source: the widest loads of this processor. Fetching the next frame beside is faster on some
+//! Units: frames of 512 words; the result for a frame is the XOR of its words, so that no read can
+//! be optimized away.
+//! Threads: pure reads; no thread writes meanwhile.
+//! Source: the widest loads of this processor. Prefetching the next frame is faster on some
 //! machines and slower on others: both are measured, and the faster one is the floor.
 
 #![expect(unsafe_code, reason = "loops that are built for wider registers; docs/safety.md")]
@@ -13,17 +13,17 @@ use p2mtrack::leaf::FRAME_WORDS;
 
 use crate::frames::FrameWords;
 
-/// Words that are XOR-ed at once: four of the widest registers.
+/// Words that are XOR-ed at once: four registers of the widest kind.
 const LANES: usize = 32;
 
-/// The XOR of a frame's words. With `ahead` the lines of that frame are fetched beside.
+/// The XOR of a frame's words. Prefetches the lines of the frame `ahead`.
 #[must_use]
 pub fn xor(frame: &FrameWords, ahead: Option<&FrameWords>) -> u64 {
     let words = frame.as_ptr().cast();
     #[cfg(target_arch = "x86_64")]
     {
         if std::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has it; a frame is 512 words that nobody writes now.
+            // SAFETY: the processor has it; a frame is 512 words that no thread writes now.
             return unsafe { xor_avx512(words, ahead) };
         }
         if std::is_x86_feature_detected!("avx2") {
@@ -31,12 +31,12 @@ pub fn xor(frame: &FrameWords, ahead: Option<&FrameWords>) -> u64 {
             return unsafe { xor_avx2(words, ahead) };
         }
     }
-    // SAFETY: a frame is 512 words that nobody writes now.
+    // SAFETY: a frame is 512 words that no thread writes now.
     unsafe { xor_words(words, ahead) }
 }
 
 /// # Safety
-/// `words` is readable for 512 words, which nobody writes meanwhile; the processor has AVX-512F.
+/// `words` is readable for 512 words, which no thread writes meanwhile; the processor has AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn xor_avx512(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
@@ -45,7 +45,7 @@ unsafe fn xor_avx512(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
 }
 
 /// # Safety
-/// `words` is readable for 512 words, which nobody writes meanwhile; the processor has AVX2.
+/// `words` is readable for 512 words, which no thread writes meanwhile; the processor has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 unsafe fn xor_avx2(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
@@ -54,7 +54,7 @@ unsafe fn xor_avx2(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
 }
 
 /// # Safety
-/// `words` is readable for 512 words, which nobody writes meanwhile.
+/// `words` is readable for 512 words, which no thread writes meanwhile.
 #[inline(always)]
 unsafe fn xor_words(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
     let mut sums = [0_u64; LANES];
@@ -72,7 +72,7 @@ unsafe fn xor_words(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
     sums.into_iter().fold(0, |all, sum| all ^ sum)
 }
 
-/// Brings a line near, where the processor can be asked to.
+/// Prefetches a line, where the processor can.
 #[inline(always)]
 fn fetch<T>(line: *const T) {
     #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What all figures of one run have in common: the guest's size, the threads, what is forced.
-//! Not here: where it comes from (the command line).
+//! What all figures of one run have in common: the guest's size, the threads, forced kernel and
+//! forms.
+//! Not here: the command line that it comes from.
 //! Units: bytes of guest memory; leaves of 512 entries, a 64-bit guest's.
-//! Threads: the pool is the one that all sides use, figures of one thread apart.
+//! Threads: all sides use the pool, except in figures of one thread.
 //! Source: none.
 
 use p2mtrack::diff::Kernel;
@@ -11,15 +12,15 @@ use p2mtrack::shadow::Forms;
 
 use crate::pool::Pool;
 
-/// Bytes of live p2m that one measured pass looks at, at least: less is looked at several times, up
-/// to 64.
+/// Bytes of live p2m that one measured pass compares, at least: a smaller p2m is compared several
+/// times, up to 64.
 pub const PASS_BYTES: usize = 256 << 20;
 
-/// Looks of a pass, at most: guests that small are for trying things out.
-const LOOKS_MAX: usize = 64;
+/// Repeats of a pass, at most: smaller guests are only for trying things out.
+const REPEATS_MAX: usize = 64;
 
-/// Bytes of live p2m that are compared from end to end, at most: many times what any cache holds,
-/// and with copies and shadow beside it still a part of the machine.
+/// Bytes of live p2m that are compared from end to end, at most: many times the size of any cache,
+/// and with copies and shadow only a part of the machine's memory.
 const WHOLE_BYTES_MAX: usize = 2 << 30;
 
 /// One run of some figures.
@@ -29,9 +30,9 @@ pub struct Setup {
     pub guest_bytes: u64,
     /// The kernel that is measured.
     pub kernel: Kernel,
-    /// The form of the shadow that figures are measured with that do not say their own.
+    /// The forms of the shadow for figures that have none of their own.
     pub forms: Forms,
-    /// As [`PASS_BYTES`]; tests have less time.
+    /// [`PASS_BYTES`]; less in tests.
     pub pass_bytes: usize,
     /// The threads.
     pub pool: Pool,
@@ -50,9 +51,9 @@ impl Setup {
         self.leaves().min(WHOLE_BYTES_MAX / FRAME_BYTES)
     }
 
-    /// How often a pass looks at so many leaves.
+    /// How often a pass compares so many leaves.
     #[must_use]
     pub fn repeats(&self, leaves: usize) -> usize {
-        (self.pass_bytes / FRAME_BYTES).div_ceil(leaves.max(1)).clamp(1, LOOKS_MAX)
+        (self.pass_bytes / FRAME_BYTES).div_ceil(leaves.max(1)).clamp(1, REPEATS_MAX)
     }
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every scenario finds the changes that were planted in it, with each kernel, form and number of
 //! threads.
-//! Not here: how fast; nothing here looks at a clock's answer.
+//! Not here: how fast; nothing here checks a time.
 //! Units: changed pfns.
 //! Threads: one and three, which cut the list unevenly.
-//! Source: a benchmark that computes rubbish must fail.
+//! Source: a benchmark with a wrong result must fail.
 
 use p2mtrack::diff::Kernel;
 use p2mtrack::shadow::Forms;
@@ -18,7 +18,7 @@ use p2mtrack_bench::pool::Pool;
 use p2mtrack_bench::setup::Setup;
 use p2mtrack_synthetic::huge::Shape;
 
-/// A guest of 256 MiB: 128 leaves, each looked at twice in a pass.
+/// A guest of 256 MiB: 128 leaves, each compared twice in a pass.
 fn setup(kernel: Kernel, threads: usize) -> Setup {
     let pool = Pool::new(threads).expect("threads");
     Setup { guest_bytes: 256 << 20, kernel, forms: Forms::Auto, pass_bytes: 1 << 20, pool }
@@ -33,12 +33,12 @@ fn each_setup(check: impl Fn(&Setup)) {
 }
 
 /// Two leaves of 128 have changes: in leaf 0 two pfns, in leaf 97 three.
-fn finds_what_is_planted(diff: &Diff<'_>, p2m: &LiveP2m, looks: u64) {
+fn finds_what_is_planted(diff: &Diff<'_>, p2m: &LiveP2m, repeats: u64) {
     diff.prove();
     assert_eq!(diff.compare(Kernel::SCALAR), 0);
     let planted = p2m.plant();
     assert_eq!(planted, Planted { pfns: 5, leaves: 2 });
-    assert_eq!(diff.compare(Kernel::SCALAR), 5 * looks);
+    assert_eq!(diff.compare(Kernel::SCALAR), 5 * repeats);
     p2m.plant();
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command line: every command with its options, as `--help` tells it.
+//! The command line: every command with its options, as `--help` shows it.
 //! Not here: what the commands do.
 //! Units: pfns in decimal or, with 0x, in hexadecimal.
 //! Threads: plain values.
@@ -18,7 +18,7 @@ use crate::guard::GuardArgs;
 use crate::simulate::SimulateArgs;
 use crate::track::TrackArgs;
 
-/// Follows the p2m of Xen PV guests while they are migrated live.
+/// Tracks changes to the p2m of Xen PV guests during live migration.
 #[derive(Debug, Parser)]
 #[command(name = "p2mtrack", version, arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -41,31 +41,31 @@ pub(crate) enum Command {
     Guard(GuardArgs),
 }
 
-/// Make a trace of a capture of a real guest
+/// Convert a capture of a real guest into a trace
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
     /// The capture: .p2mraw or .p2mraw.xz
     pub(crate) raw: PathBuf,
-    /// The trace to make; it appears whole or not at all, and replaces a file of that name
+    /// The trace to write; it appears only when complete, and replaces a file of that name
     pub(crate) out: PathBuf,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 /// Run the engine over a recorded guest and show what each round finds
 ///
-/// Exit status: 0 done, 1 --check found a missed change, or looked at fewer than two rounds, 2
-/// usage or unusable file, 3 the engine gave up.
+/// Exit status: 0 done, 1 --check found a missed change or checked fewer than two rounds, 2 usage
+/// or unusable file, 3 the engine failed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReplayArgs {
     /// A trace, or a capture (.p2mraw, .p2mraw.xz)
     pub(crate) file: PathBuf,
-    /// Compare with a naive full comparison: what did neither a round nor the next one find? A miss
-    /// takes two looks, one of them at the first copy
+    /// Compare every entry after each round, and count changes that neither that round nor the next
+    /// one found. Takes at least two rounds, the first copy included
     #[arg(long)]
     pub(crate) check: bool,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub(crate) struct ReplayArgs {
     pub(crate) threads: u16,
 }
 
-/// Show what is in a recording, or the life of one pfn
+/// Show what is in a recording, or the history of one pfn
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
     /// A trace, or a capture (.p2mraw, .p2mraw.xz)
@@ -83,7 +83,7 @@ pub(crate) struct InspectArgs {
     /// Show this pfn round by round, and why it was owed (decimal, or 0x and hexadecimal)
     #[arg(long, value_name = "N", value_parser = parse_pfn)]
     pub(crate) pfn: Option<Pfn>,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -91,7 +91,7 @@ pub(crate) struct InspectArgs {
 fn parse_pfn(text: &str) -> Result<Pfn, ParseIntError> {
     let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     match hex {
-        // A sign is a digit of no pfn, but `from_str_radix` would take it.
+        // `from_str_radix` would accept a sign.
         Some(digits) if !digits.starts_with('+') => u64::from_str_radix(digits, 16).map(Pfn),
         Some(_) => "+".parse().map(Pfn),
         None => text.parse().map(Pfn),

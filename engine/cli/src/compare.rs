@@ -16,7 +16,7 @@ pub(crate) struct CompareArgs {
     /// The kernel that compares leaves [default: the best one for this machine]
     #[arg(long, value_name = "NAME", env = KERNEL_VARIABLE, value_parser = kernels())]
     pub(crate) kernel: Option<Kernel>,
-    /// The form in which the shadow holds leaves [default: for each leaf the smallest one]
+    /// The form in which the shadow holds leaves [default: the smallest one for each leaf]
     #[arg(long, value_name = "FORM", env = SHADOW_VARIABLE, value_parser = forms())]
     pub(crate) shadow: Option<Forms>,
 }
@@ -27,7 +27,7 @@ impl CompareArgs {
         Config { kernel: self.kernel, shadow: self.shadow, ..Config::default() }
     }
 
-    /// The options that make these choices again, each after a space.
+    /// The options that repeat these choices, each after a space.
     pub(crate) fn options(&self) -> String {
         let kernel = self.kernel.map(|kernel| format!(" --kernel {kernel}"));
         let shadow = self.shadow.map(|forms| format!(" --shadow {forms}"));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `doctor`: what this machine has, what it lacks, and what to do about it.
-//! Not here: doing it.
+//! Not here: any change of the machine.
 //! Units: bytes.
 //! Threads: one.
-//! Source: what log-dirty takes of Xen: `xen-save-path.md` 6.1; what the engine takes:
+//! Source: what log-dirty needs of Xen: `xen-save-path.md` 6.1; memory of the engine:
 //! `docs/perf.md`.
 
 use std::error::Error;
@@ -22,21 +22,21 @@ use crate::findings::unaccounted;
 use crate::output::{BAD, GOOD, NOTE, Output};
 use crate::size::{in_words, parse_size};
 
-/// Look whether this machine can track, and what to do if not
+/// Check whether this machine can track guests, and advise what to do if not
 ///
 /// Exit status: 0 it can, 1 it can't.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
-    /// Size of the guest that is to be tracked
+    /// Memory of the guest to track
     #[arg(long, value_name = "SIZE", default_value = "64GiB", value_parser = parse_size)]
     guest_size: u64,
-    /// Look at this guest too
+    /// Check this guest too
     #[arg(long, value_name = "DOMID")]
     domain: Option<u16>,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
-    /// Go on with a hypervisor whose interface is younger than this program
+    /// Continue on a Xen whose interface is newer than this program
     #[arg(long)]
     unknown_xen: bool,
 }
@@ -49,7 +49,7 @@ enum State {
     Bad,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Debug, Serialize)]
 struct Finding {
     event: &'static str,
@@ -69,7 +69,7 @@ struct Verdict {
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let mut out = Output::stdout(args.json);
-    let findings = look(args);
+    let findings = examine(args);
     for finding in &findings {
         print(&mut out, finding)?;
     }
@@ -109,7 +109,7 @@ impl Finding {
     }
 }
 
-fn look(args: &DoctorArgs) -> Vec<Finding> {
+fn examine(args: &DoctorArgs) -> Vec<Finding> {
     let mut findings = vec![kernel(), memory(args.guest_size)];
     let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
     match Xen::open(unknown) {
@@ -137,9 +137,9 @@ fn kernel() -> Finding {
     }
 }
 
-/// What the engine takes at most: the shadow of a p2m without any order, 2 bitmaps of the log, ten
-/// causes with their summaries, the notes of what was sent, and for each leaf its frame, holder,
-/// position and mapping.
+/// The most memory that the engine takes: the shadow of a p2m without any order, 2 bitmaps of the
+/// log, ten causes with their summaries, the notes of what was sent, and for each leaf its frame,
+/// backing pfn, position and mapping.
 fn engine_bytes(guest_bytes: u64) -> u64 {
     let pfns = guest_bytes / 4096;
     let p2m = 8 * pfns;
@@ -152,18 +152,17 @@ fn memory(guest_bytes: u64) -> Finding {
     let words =
         format!("a guest of {size} takes at most {} of this domain", in_words(round_up(needed)));
     match available() {
-        None => {
-            finding("memory", State::Poor, words).advise("/proc/meminfo does not say what there is")
-        }
+        None => finding("memory", State::Poor, words)
+            .advise("/proc/meminfo does not say how much is available"),
         Some(there) if there >= needed => finding(
             "memory",
             State::Good,
-            format!("{words}; {} are there", in_words(round_up(there))),
+            format!("{words}; {} are available", in_words(round_up(there))),
         ),
         Some(there) => finding(
             "memory",
             State::Bad,
-            format!("{words}; {} are there", in_words(round_up(there))),
+            format!("{words}; {} are available", in_words(round_up(there))),
         )
         .advise("give the control domain more (dom0_mem), or track a smaller guest"),
     }
@@ -196,10 +195,8 @@ fn hypervisor(xen: &Xen) -> Vec<Finding> {
         Some((_, versions)) => {
             finding("domctl", State::Good, format!("interface {domctl}, that of Xen {versions}"))
         }
-        None => {
-            finding("domctl", State::Poor, format!("interface {domctl}, which is not known here"))
-                .advise("--unknown-xen goes on with it; ask for a release that knows it")
-        }
+        None => finding("domctl", State::Poor, format!("interface {domctl}, which is unknown"))
+            .advise("--unknown-xen continues with it; ask for a release that knows it"),
     };
     vec![version, interface]
 }
@@ -228,15 +225,15 @@ fn m2p(xen: &Xen) -> Finding {
     match XenM2p::new(xen) {
         Ok(m2p) => {
             let (covered, frames) = (m2p.covered(), m2p.frames());
-            finding("m2p", State::Good, format!("mapped: {covered} of {frames} frames have a place in it"))
+            finding("m2p", State::Good, format!("mapped: it covers {covered} of {frames} frames"))
         }
         Err(error) => finding("m2p", State::Bad, error.to_string())
-            .advise("a security policy (XSM), or a control domain without room for 8 bytes a frame of the machine"),
+            .advise("a security policy (XSM) forbids it, or the control domain lacks memory: 8 bytes for each frame of the machine"),
     }
 }
 
-/// Pages of the paging pool that the log of a guest takes, all of it dirty: one for 32,768 pfns,
-/// and their tree.
+/// Pages of the paging pool that the log of a guest takes if all of it is dirty: one for each
+/// 32,768 pfns, and their tree.
 fn log_pages(guest_bytes: u64) -> u64 {
     let leaves = (guest_bytes / 4096).div_ceil(32_768);
     let middle = leaves.div_ceil(512);
@@ -248,48 +245,48 @@ fn pool(xen: &Xen, args: &DoctorArgs) -> Finding {
     let needed = |bytes| log_pages(bytes) * 4096;
     let Some(domid) = args.domain else {
         let words = format!(
-            "the log of a guest of {} takes {} of its pool, beside its shadow page tables",
+            "the log of a guest of {} takes {} of its pool, besides its shadow page tables",
             in_words(args.guest_size),
             in_words(round_up(needed(args.guest_size)))
         );
-        return finding(name, State::Good, words).advise("--domain DOMID looks at a guest's pool");
+        return finding(name, State::Good, words).advise("--domain DOMID checks a guest's pool");
     };
-    let look = || {
+    let query = || {
         let mut domain = Domain::open(xen, domid)?;
         Ok::<_, XenError>((
             domain.info()?.frames_max.saturating_mul(4096),
             domain.paging_pool_bytes(),
         ))
     };
-    match look() {
+    match query() {
         Err(error) => finding(name, State::Bad, error.to_string()).advise("see `xl list`"),
         Ok((_, Err(error))) => finding(name, State::Poor, error.to_string())
-            .advise("Xen 4.17 and later say how large a guest's pool is"),
+            .advise("Xen 4.17 and later report the size of a guest's pool"),
         Ok((guest, Ok(pool))) => {
             let words = format!(
                 "domain {domid} has a pool of {}; its log takes {}",
                 in_words(round_up(pool)),
                 in_words(round_up(needed(guest)))
             );
-            // Xen makes the pool when log-dirty is first switched on, and it is 0 until then.
+            // Xen makes the pool when log-dirty is first switched on; until then its size is 0.
             if pool == 0 || pool >= 2 * needed(guest) {
                 finding(name, State::Good, words)
             } else {
                 finding(name, State::Poor, words).advise(
-                    "too small, log-dirty fails with ENOMEM and everything is sent again: raise shadow_memory in the \
-                     guest's configuration",
+                    "if it is too small, log-dirty fails with ENOMEM and everything is sent again: raise \
+                     shadow_memory in the guest's configuration",
                 )
             }
         }
     }
 }
 
-/// One look at a guest's p2m, without its log: whether it names the frames that the domain holds.
+/// Reads a guest's p2m once, without its log: whether it names the frames that the domain holds.
 fn p2m(xen: &Xen, domid: u16) -> Finding {
     let name = "p2m";
     match unaccounted_frames(xen, domid) {
         Err(error) => finding(name, State::Bad, error.to_string())
-            .advise("a guest that has just begun publishes its p2m later; see `xl console`"),
+            .advise("a guest that has just started publishes its p2m later; see `xl console`"),
         Ok(frames) if frames.unsigned_abs() <= UNACCOUNTED_FRAMES_MAX => {
             finding(name, State::Good, unaccounted(frames))
         }
@@ -300,13 +297,13 @@ fn p2m(xen: &Xen, domid: u16) -> Finding {
     }
 }
 
-/// Frames that a domain holds and its p2m does not name, by a first copy: that one reads no log.
+/// Frames that a domain holds and its p2m does not name, from a first copy, which reads no log.
 fn unaccounted_frames(xen: &Xen, domid: u16) -> Result<i64, Box<dyn Error + Send + Sync>> {
     let domain = Domain::open(xen, domid)?;
     let mut guest = XenGuest::open(&domain)?;
     let mut monitor = Monitor::new(Config::default(), domain.width())?;
-    let mut nobody = ();
-    let (mut lent, log_dirty) = guest.lend(&mut nobody);
+    let mut observer = ();
+    let (mut lent, log_dirty) = guest.lend(&mut observer);
     let report = monitor.observe(&mut lent, log_dirty, |_, _| ());
     monitor.release(lent.p2m);
     report?.unaccounted_frames.ok_or_else(|| "its p2m can't be followed now".into())
@@ -317,16 +314,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_log_takes_is_one_page_for_128_mib_and_its_tree() {
+    fn a_log_takes_one_page_for_128_mib_and_its_tree() {
         assert_eq!(log_pages(128 << 20), 1 + 1 + 1 + 1);
         assert_eq!(log_pages(4 << 40), 32_768 + 64 + 1 + 1);
         assert_eq!(log_pages((128 << 20) + 4096), 2 + 1 + 1 + 1);
     }
 
     #[test]
-    fn what_the_engine_takes_is_more_than_was_ever_measured() {
-        // docs/perf.md: 4 TiB in random order took 16,878 MiB, of them 8 GiB the guest and 2.8 GiB
-        // the rest of the world.
+    fn the_engine_bound_is_more_than_was_ever_measured() {
+        // docs/perf.md: 4 TiB in random order took 16,878 MiB, of which the guest took 8 GiB and
+        // the rest of the simulation 2.8 GiB.
         let most = engine_bytes(4 << 40);
         assert!((6 << 30..9 << 30).contains(&most), "{most}");
     }

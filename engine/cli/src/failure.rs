@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The end of a command that can't do what it was asked: one line on stderr, and a status.
-//! Not here: a verdict such as "missed", which is an answer and no failure (`replay`).
+//! The end of a command that fails: one line on stderr, and an exit status.
+//! Not here: a verdict such as "missed", which is a result and no failure (`replay`).
 //! Units: exit status 1 verdict, 2 usage or unusable file, 3 the engine ended in an error.
 //! Threads: plain values.
-//! Source: own; what the parser of the command line tells (help, usage errors) is only printed
-//! here.
+//! Source: own; messages of the command line parser (help, usage errors) are only printed here.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -20,21 +19,21 @@ const ENGINE: u8 = 3;
 /// Why a command ended early.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// A file or an argument is of no use.
+    /// A file or an argument is unusable.
     Unusable {
-        /// The file, or what else it is about.
+        /// The file, or what else the error is about.
         about: String,
         /// What is wrong with it.
         source: Box<dyn Error>,
     },
-    /// The engine gave up.
+    /// The engine failed.
     Engine {
-        /// When.
+        /// When, or about what.
         about: String,
         /// Its error.
         source: Box<dyn Error>,
     },
-    /// Standard output takes nothing more.
+    /// Standard output can't be written.
     Output(io::Error),
 }
 
@@ -45,7 +44,7 @@ impl Failure {
         move |error| Self::Unusable { about, source: error.into() }
     }
 
-    /// What is wrong, causes and all, without what it is about.
+    /// The error with all causes, without what it is about.
     pub(crate) fn words(&self) -> String {
         match self {
             Self::Unusable { source, .. } | Self::Engine { source, .. } => in_full(&**source),
@@ -53,13 +52,13 @@ impl Failure {
         }
     }
 
-    /// Prints the line of a failure that ends nothing.
+    /// Prints the line of a failure that does not end the command.
     pub(crate) fn warn(self) {
-        let _ = self.tell();
+        let _ = self.report();
     }
 
-    /// Prints the line and returns the status. A reader of stdout that has had enough is no error.
-    pub(crate) fn tell(self) -> ExitCode {
+    /// Prints the line and returns the status. A closed pipe at stdout is no error.
+    pub(crate) fn report(self) -> ExitCode {
         let (about, source, status) = match self {
             Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
@@ -68,13 +67,13 @@ impl Failure {
             Self::Unusable { about, source } => (about, source, UNUSABLE),
             Self::Engine { about, source } => (about, source, ENGINE),
         };
-        // With nobody to read it there is nothing left to do about a failing stderr.
+        // An error of stderr can't be reported anywhere.
         let _ = io::stderr().write_all(line(&about, &*source).as_bytes());
         ExitCode::from(status)
     }
 }
 
-/// Whatever `?` finds failing while a command prints.
+/// For `?` where a command prints.
 impl From<io::Error> for Failure {
     fn from(cause: io::Error) -> Self {
         Self::Output(cause)
@@ -84,15 +83,15 @@ impl From<io::Error> for Failure {
 /// A line on stderr that is no failure.
 pub(crate) fn note(text: &str) {
     let line = format!("p2mtrack: {}\n", printable(text));
-    let _ = io::stderr().write_all(line.as_bytes()); // nobody to read it: as in `tell`
+    let _ = io::stderr().write_all(line.as_bytes()); // as in `report`
 }
 
 /// Prints help, or what is wrong with the command line, and returns the status.
-pub(crate) fn usage(told: &clap::Error) -> ExitCode {
-    let printed = told.print().and_then(|()| io::stdout().flush());
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| io::stdout().flush());
     match printed {
-        Err(cause) if !told.use_stderr() => Failure::Output(cause).tell(),
-        _ if told.use_stderr() => ExitCode::from(UNUSABLE), // with nobody to read it: as in `tell`
+        Err(cause) if !error.use_stderr() => Failure::Output(cause).report(),
+        _ if error.use_stderr() => ExitCode::from(UNUSABLE), // if stderr fails: as in `report`
         _ => ExitCode::SUCCESS,
     }
 }
@@ -101,21 +100,21 @@ fn line(about: &str, error: &dyn Error) -> String {
     printable(&format!("p2mtrack: {about}: {}", in_full(error))) + "\n"
 }
 
-/// An error with all its causes. What was said already is not said again.
+/// An error with all its causes. A cause whose text is already there is not repeated.
 pub(crate) fn in_full(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let told = error.to_string();
-        if !text.contains(&told) {
-            let _ = write!(text, ": {told}"); // a String takes everything
+        let message = error.to_string();
+        if !text.contains(&message) {
+            let _ = write!(text, ": {message}"); // never fails for a String
         }
         cause = error.source();
     }
     text
 }
 
-/// Words of a file, a guest or a path, without what a terminal would obey.
+/// Text from a file, a guest or a path, with control characters escaped.
 pub(crate) fn printable(text: &str) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
     text.chars().map(escape).collect()
@@ -136,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_that_was_told_is_not_told_again() {
-        /// Says its cause's words as its own.
+    fn a_cause_is_not_repeated() {
+        /// Its text contains its cause's text.
         #[derive(Debug)]
         struct Repeats(io::Error);
         impl std::fmt::Display for Repeats {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What observed rounds found, as lines: of a recorded guest (`replay`) and of a live one
-//! (`track`).
-//! Not here: finding it, or judging it (`check`).
+//! Lines about what observed rounds found, in a recorded guest (`replay`) or a live one (`track`).
+//! Not here: finding it, or checking it (`check`).
 //! Units: leaves are positions, entries are pfns; sums are over the rounds after the first copy.
 //! Threads: plain values.
 //! Source: rule of each count: the head of `p2mtrack_trace::naive`. Keys and their order are an
@@ -52,7 +51,7 @@ pub(crate) struct RoundLine {
     p2m_unreadable: bool,
 }
 
-/// Structure events by what told of them.
+/// Structure events by trigger.
 #[derive(Clone, Copy, Default, Serialize)]
 pub(crate) struct Structure {
     generation: u64,
@@ -63,7 +62,7 @@ pub(crate) struct Structure {
     moved: u64,
 }
 
-/// The end. Its keys and their order are an interface.
+/// The totals. Keys and their order are an interface.
 #[derive(Default, Serialize)]
 pub(crate) struct Totals {
     pub(crate) event: &'static str,
@@ -89,8 +88,8 @@ pub(crate) struct Owed {
     pub(crate) beyond: u64,
 }
 
-/// For people: frames of the domain against entries that name frames. The guest runs: they are of
-/// two moments.
+/// For people: frames of the domain against entries that name frames. A running guest changes
+/// between the two counts.
 pub(crate) fn unaccounted(frames: i64) -> String {
     let count = counted(frames.unsigned_abs(), "frame", "frames");
     match frames {
@@ -101,8 +100,8 @@ pub(crate) fn unaccounted(frames: i64) -> String {
 }
 
 impl Owed {
-    /// The engine owes one more.
-    pub(crate) fn hear(&mut self, pfn: Pfn, causes: CauseSet) {
+    /// Adds an owed pfn.
+    pub(crate) fn add(&mut self, pfn: Pfn, causes: CauseSet) {
         if pfn.0 >= self.pfns.pfns() {
             self.pfns.resize((pfn.0 + 1).next_power_of_two());
         }
@@ -181,7 +180,7 @@ impl Structure {
 }
 
 impl Totals {
-    /// Nothing yet, of this command.
+    /// Zeros, for this command.
     pub(crate) fn of(event: &'static str) -> Self {
         Self { event, ..Self::default() }
     }
@@ -283,26 +282,28 @@ const LOST: &str =
 
 fn print_check(out: &mut Output, check: &Check) -> Result<(), Failure> {
     let (missed, pending) = (check.missed(), check.pending());
-    let (looks, unchecked, needed) = (check.looks(), check.unchecked(), check.needed());
+    let (checked, unchecked, needed) = (check.checked(), check.unchecked(), check.needed());
     if missed > 0 {
         let changes = counted(missed, "change was found", "changes were found");
         out.styled(BAD, format_args!("MISSED: {changes} neither in its round nor in the next."))?;
-    } else if looks == 0 {
-        let words = "The p2m never held still for a full reading: nothing was checked.";
+    } else if checked == 0 {
+        let words = "The p2m could not be read in full in any round: nothing was checked.";
         return Ok(out.styled(BAD, format_args!("{words}"))?);
-    } else if looks < needed {
-        let rounds = counted(looks, "round", "rounds");
+    } else if checked < needed {
+        let rounds = counted(checked, "round", "rounds");
         out.styled(
             BAD,
-            format_args!("NOT CHECKED: {rounds} with the first copy, and a miss takes {needed}."),
+            format_args!(
+                "NOT CHECKED: {rounds} with the first copy, at least {needed} are needed."
+            ),
         )?;
     } else if unchecked > 0 {
         let words = "Checked against every entry of";
         out.styled(
             NOTE,
             format_args!(
-                "{words} {looks} of {} rounds: nothing was missed there.",
-                looks + unchecked
+                "{words} {checked} of {} rounds: nothing was missed there.",
+                checked + unchecked
             ),
         )?;
     } else {
@@ -311,7 +312,7 @@ fn print_check(out: &mut Output, check: &Check) -> Result<(), Failure> {
     }
     if pending > 0 {
         let changes = counted(pending, "change came", "changes came");
-        let words = "after the last look at log-dirty: pending, for a next round to find.";
+        let words = "after the last reading of log-dirty: pending, for a next round to find.";
         out.text(format_args!("{changes} {words}"))?;
     }
     Ok(())

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The engine over a recording: one observed round after another.
+//! Runs the engine over a recording, one observed round after another.
 //! Not here: what is done with the findings (`replay`, `life`).
 //! Units: round 0 is the first copy.
 //! Threads: the engine's own pool.
-//! Source: own. Every round walks, because the recorder did.
+//! Source: own. The engine walks in every round, because the recorder did.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub(crate) struct Follower<'r> {
 }
 
 impl<'r> Follower<'r> {
-    /// Stands before the first copy. `path` is for errors; of `config` the walks are ours to say.
+    /// A follower before the first copy. `path` is for errors; `config.rewalk` is replaced.
     pub(crate) fn new(
         path: &Path,
         reader: &'r Reader<'_>,
@@ -40,25 +40,25 @@ impl<'r> Follower<'r> {
         Ok(Self { path: path.to_path_buf(), ports: replay.ports(), replay, monitor })
     }
 
-    /// Observes the current round. Hears of each pfn that is owed, and why.
+    /// Observes the current round. `each` gets every owed pfn with its causes.
     pub(crate) fn observe(
         &mut self,
         each: impl FnMut(Pfn, CauseSet),
     ) -> Result<RoundReport, Failure> {
-        let mut nobody = ();
-        let (mut guest, log_dirty) = self.ports.lend(&mut nobody);
+        let mut observer = ();
+        let (mut guest, log_dirty) = self.ports.lend(&mut observer);
         self.monitor.observe(&mut guest, log_dirty, each).map_err(|error| {
             let about = format!("{}: round {}", self.path.display(), self.replay.number());
             Failure::Engine { about, source: error.into() }
         })
     }
 
-    /// What the engine knows by now.
+    /// The engine's state.
     pub(crate) const fn tracker(&self) -> &Tracker {
         self.monitor.tracker()
     }
 
-    /// Goes on to the next round, if there is one.
+    /// Advances to the next round, if there is one.
     pub(crate) fn advance(&mut self) -> Result<bool, Failure> {
         self.replay.advance().map_err(Failure::file(&self.path))
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `guard`: this program as the guard of another that tracks. Not for people.
+//! `guard`: this program as the guard of a tracker. Not for users.
 //! Not here: what a guard does (`p2mtrack_xen::Guard`).
 //! Units: one domain.
 //! Threads: one.
@@ -16,9 +16,9 @@ use crate::signals;
 /// Switch log-dirty off when the tracker at the other end of standard input dies
 #[derive(Debug, clap::Args)]
 pub(crate) struct GuardArgs {
-    /// The guest's number
+    /// The guest's domain ID
     domid: u16,
-    /// Its UUID: numbers are used again
+    /// Its UUID: domain IDs are used again
     uuid: String,
     /// The tracker's lock, held through standard output
     lock: PathBuf,
@@ -28,8 +28,8 @@ pub(crate) struct GuardArgs {
 }
 
 pub(crate) fn run(args: &GuardArgs) -> Result<ExitCode, Failure> {
-    // A service that is stopped is told so with all its processes; the tracker ends well then, and
-    // sends its guard home.
+    // Stopping a service signals all of its processes. The tracker then ends properly, and
+    // dismisses its guard.
     let _ = signals::hold();
     let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
     let acted = stand_guard((args.domid, &args.uuid), &args.lock, unknown).map_err(|source| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `import RAW OUT`: a trace of a capture.
+//! `import RAW OUT`: converts a capture into a trace.
 //! Not here: the import (`p2mtrack_trace::import`).
 //! Units: rounds after the first copy; pfns that the last round's p2m covers; bytes of the trace.
 //! Threads: one.
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode, Failure> {
     expect_two(&args.raw, &args.out)?;
     expect_plain(&args.raw)?;
     let staged = write(args, staged)?;
-    // Read again before anything is replaced: what is reported is what will be there.
+    // Read back before anything is replaced: the report is about the trace itself.
     let reader = Reader::of_staged(&staged).map_err(Failure::file(&args.out))?;
     let pfns = last_pfns(&reader).map_err(Failure::file(&args.out))?;
     let name = &reader.meta().name;
@@ -61,7 +61,7 @@ fn expect_two(raw: &Path, out: &Path) -> Result<(), Failure> {
     }
 }
 
-/// All rounds, one after another.
+/// Writes all rounds.
 fn write(args: &ImportArgs, staged: StagedFile) -> Result<StagedFile, Failure> {
     let failed = |error| failed(args, error);
     let reader = CaptureReader::open(&args.raw, &Limits::default());
@@ -72,10 +72,10 @@ fn write(args: &ImportArgs, staged: StagedFile) -> Result<StagedFile, Failure> {
     writer.finish_file().map_err(ImportError::Trace).map_err(failed)
 }
 
-/// An error is about the capture, unless the trace finds no room.
+/// An error is about the capture, unless the trace's file can't be written.
 fn failed(args: &ImportArgs, error: ImportError) -> Failure {
-    let is_room = matches!(&error, ImportError::Trace(TraceError { fault: TraceFault::Io(_), .. }));
-    if is_room { Failure::file(&args.out)(error) } else { no_capture(&args.raw, error) }
+    let is_out = matches!(&error, ImportError::Trace(TraceError { fault: TraceFault::Io(_), .. }));
+    if is_out { Failure::file(&args.out)(error) } else { no_capture(&args.raw, error) }
 }
 
 fn last_pfns(reader: &Reader<'_>) -> Result<u64, TraceError> {

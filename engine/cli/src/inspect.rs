@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `inspect FILE`: what a recording holds, without any tracker's opinion.
-//! Not here: the life of one pfn (`life`).
+//! `inspect FILE`: what a recording holds; no tracker is run.
+//! Not here: the history of one pfn (`life`).
 //! Units: leaves are positions; frames are valid entries; a generation is the guest's own count.
 //! Threads: one.
 //! Source: own.
@@ -20,7 +20,7 @@ use crate::output::{HEAD, Output, counted};
 use crate::recording::Recording;
 use crate::segments::Forms;
 
-/// What the recording says of itself.
+/// The recording's metadata.
 #[derive(Serialize)]
 struct MetaLine<'a> {
     event: &'static str,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `inspect FILE --pfn N`: one pfn round by round, and why the engine owed it.
+//! `inspect FILE --pfn N`: one pfn round by round, and why it was owed.
 //! Not here: other pfns (`replay`).
 //! Units: round 0 is the first copy, which has no log-dirty bitmap.
 //! Threads: one.
@@ -43,7 +43,7 @@ struct Life {
     rounds_owed_beyond_log_dirty: u64,
 }
 
-/// Prints the life of a pfn.
+/// Prints the history of a pfn.
 pub(crate) fn print(
     out: &mut Output,
     path: &Path,
@@ -86,7 +86,7 @@ pub(crate) fn print(
 const HEADS: &str =
     "round  entry               m2p             log-dirty  leaf dirty  owed because";
 
-/// Pfns that the p2m covers when it is largest.
+/// The most pfns that the p2m covers in any round.
 fn covered(reader: &Reader<'_>) -> Result<u64, TraceError> {
     let (mut rounds, mut covered) = (reader.rounds(), 0);
     while rounds.advance()? {
@@ -117,7 +117,7 @@ impl PfnLine {
     }
 }
 
-/// What the entry claims, and the frame if it names one.
+/// The entry's claim, and the frame if it names one.
 fn claim(meta: &Meta, entry: Option<Entry>) -> (&'static str, Option<u64>) {
     match entry.map(|entry| entry.claim(meta.width)) {
         None => ("none", None),

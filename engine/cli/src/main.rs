@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! p2mtrack, the program: parses the command line, runs one command, answers with a status.
-//! Not here: what the commands do (a file each), or what they understand (`args`).
+//! p2mtrack, the program: parses the command line, runs one command, returns its exit status.
+//! Not here: what the commands do (a file each), or their options (`args`).
 //! Units: exit status as in `failure`.
 //! Threads: the engine's own, as many as `--threads` says.
 //! Source: schema of all JSON output: `docs/json.md`.
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     signals::limits_are_errors();
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(told) => return failure::usage(&told),
+        Err(error) => return failure::usage(&error),
     };
     let result = match args.command {
         Command::Simulate(args) => simulate::run(&args),
@@ -62,5 +62,5 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Guard(args) => guard::run(&args),
     };
-    result.unwrap_or_else(Failure::tell)
+    result.unwrap_or_else(Failure::report)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Standard output: lines of JSON for programs, plain or coloured text for people.
-//! Not here: errors (`failure`), or what stands in the lines.
+//! Not here: errors (`failure`), or the contents of the lines.
 //! Units: lines.
 //! Threads: one writer.
 //! Source: colours only in a terminal, and never with NO_COLOR (`anstream` decides).
@@ -11,22 +11,22 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-/// Heads of tables.
+/// Table headings.
 pub(crate) const HEAD: Style = Style::new().bold();
-/// As it should be.
+/// A good result.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
-/// What a person should look at.
+/// Something to notice.
 pub(crate) const NOTE: Style = AnsiColor::Yellow.on_default();
 /// A verdict against the engine.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// Where a command prints. Its owner asks once whether lines are text or JSON.
+/// Where a command prints. Whether lines are text or JSON is decided once.
 pub(crate) struct Output {
     stream: anstream::Stdout,
     json: bool,
-    /// The command goes on when nothing more is taken.
+    /// The command continues when a write fails.
     is_aside: bool,
-    /// Why nothing more is taken.
+    /// The error after which nothing more is written.
     failed: Option<io::Error>,
 }
 
@@ -36,8 +36,8 @@ impl Output {
         Self { stream: anstream::stdout(), json, is_aside: false, failed: None }
     }
 
-    /// For a command that writes a file: that is not given up with the output. What became of the
-    /// output, [`Output::finish`] says.
+    /// For a command that also writes a file: it continues when the output fails, and
+    /// [`Output::finish`] returns the error.
     pub(crate) fn beside_a_file(self, is_aside: bool) -> Self {
         Self { is_aside, ..self }
     }
@@ -62,7 +62,7 @@ impl Output {
 
     /// Prints a line, text or JSON.
     pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
-        // In one piece: a terminal and a pipe get whole lines.
+        // One write: a terminal and a pipe get whole lines.
         self.put(format!("{line}\n").as_bytes())
     }
 
@@ -77,12 +77,12 @@ impl Output {
         Ok(())
     }
 
-    /// The same in a colour.
+    /// Prints a line of text in a style, unless JSON was asked for.
     pub(crate) fn styled(&mut self, style: Style, line: fmt::Arguments<'_>) -> io::Result<()> {
         self.text(format_args!("{style}{line}{style:#}"))
     }
 
-    /// Makes sure that all of it was taken. Beside a file, a reader that went away is no matter.
+    /// Flushes the output, or returns its error. Beside a file, a closed pipe is no error.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         match self.failed {
             None => self.stream.flush(),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A recorded guest from a file: a trace as it is, a capture imported in memory.
+//! A recorded guest from a file: a trace as it is, or a capture that is imported in memory.
 //! Not here: formats (`p2mtrack_trace`).
 //! Units: bytes.
 //! Threads: may be shared.
-//! Source: own. What a file is, its first bytes say; its name is not asked.
+//! Source: own. A file's first bytes decide what it is, not its name.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,9 +15,9 @@ use p2mtrack_trace::{Limits, Reader, TraceError, TraceFault};
 
 use crate::failure::{Failure, in_full};
 
-/// How files of xz begin.
+/// First bytes of an xz file.
 const XZ: &[u8] = b"\xfd7zXZ";
-/// How files begin that others than xz compressed, and what unpacks them.
+/// First bytes of other compressed files, the format, and the command that unpacks them.
 const PACKED: [(&[u8], &str, &str); 5] = [
     (b"\x1f\x8b", "gzip", "gunzip"),
     (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
@@ -26,7 +26,7 @@ const PACKED: [(&[u8], &str, &str); 5] = [
     (b"PK\x03\x04", "zip", "unzip"),
 ];
 
-/// A recording that is open.
+/// An open recording.
 pub(crate) struct Recording {
     /// `trace` or `capture`.
     pub(crate) kind: &'static str,
@@ -38,7 +38,7 @@ impl Recording {
     /// Opens a trace or a capture.
     ///
     /// # Errors
-    /// The file is neither, or not a whole one.
+    /// The file is neither, or is incomplete.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         if is_capture(&expect_plain(path)?) {
             let limits = Limits::default();
@@ -51,18 +51,18 @@ impl Recording {
     }
 }
 
-/// The first bytes of a file, unless they say that it has to be unpacked.
+/// The first bytes of a file; an error if they show that it has to be unpacked.
 pub(crate) fn expect_plain(path: &Path) -> Result<Vec<u8>, Failure> {
     let start = first_bytes(path).map_err(Failure::file(path))?;
     match PACKED.iter().find(|(magic, ..)| start.starts_with(magic)) {
         None => Ok(start),
         Some((_, packer, unpack)) => Err(Failure::file(path)(format!(
-            "compressed with {packer}, which is not read here: unpack it first ({unpack})"
+            "compressed with {packer}, which is not supported: unpack it first ({unpack})"
         ))),
     }
 }
 
-/// What a capture that can't be read says; with a hint where a trace may have been packed with xz.
+/// The error of an unreadable capture, with a hint if the file may be a trace packed with xz.
 pub(crate) fn no_capture(path: &Path, error: ImportError) -> Failure {
     let is_other = matches!(
         &error,
@@ -70,13 +70,13 @@ pub(crate) fn no_capture(path: &Path, error: ImportError) -> Failure {
     );
     if is_other && first_bytes(path).is_ok_and(|start| start.starts_with(XZ)) {
         let words = in_full(&error);
-        return Failure::file(path)(format!("{words}; a trace is read unpacked only (unxz)"));
+        return Failure::file(path)(format!("{words}; a trace must be unpacked first (unxz)"));
     }
     Failure::file(path)(error)
 }
 
 fn first_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    // Asked before opening: a pipe that nobody writes to would wait for ever.
+    // Checked before opening: opening a pipe without a writer would block.
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `replay FILE`: what the engine finds in a recorded guest, round by round.
-//! Not here: what it should have found (`check`), how it is told (`findings`).
+//! Not here: what it should have found (`check`), how it is printed (`findings`).
 //! Units: sums are over the rounds after the first copy.
 //! Threads: as `--threads` says.
 //! Source: rule of each count: the head of `p2mtrack_trace::naive`.
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
     loop {
         let (report, owed) = observe(&mut follower)?;
         if let Some(check) = &mut check {
-            hold_against(check, &follower, &report, &owed);
+            check_round(check, &follower, &report, &owed);
         }
         if follower.number() == 0 {
             print_first_copy(&mut out, &report, &owed, follower.tracker().pfns())?;
@@ -57,13 +57,13 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<ExitCode, Failure> {
 /// Observes the current round.
 pub(crate) fn observe(follower: &mut Follower<'_>) -> Result<(RoundReport, Owed), Failure> {
     let mut owed = Owed::default();
-    let report = follower.observe(|pfn, causes| owed.hear(pfn, causes))?;
+    let report = follower.observe(|pfn, causes| owed.add(pfn, causes))?;
     Ok((report, owed))
 }
 
-/// Compares all of the current round's p2m with what the engine knows of it. A round that could not
-/// follow the structure says so: it is judged by the next one.
-pub(crate) fn hold_against(
+/// Compares all of the current round's p2m with what the engine knows of it. A round in which the
+/// engine could not follow the structure is skipped: the next one judges it.
+pub(crate) fn check_round(
     check: &mut Check,
     follower: &Follower<'_>,
     report: &RoundReport,

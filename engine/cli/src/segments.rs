@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How regular leaves are: entries as runs of step +1, -1 or 0.
-//! Not here: any form that the engine holds leaves in.
+//! Not here: the forms in which the engine holds leaves.
 //! Units: leaf positions.
 //! Threads: plain values.
 //! Source: own; why runs matter: the captures, `tests/traces/README.md`.
@@ -8,7 +8,7 @@
 use p2mtrack_trace::NONE;
 use serde::Serialize;
 
-/// Leaves by the number of runs that reproduce them.
+/// Leaves by the number of their runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Forms {
     /// No valid entry, or no leaf.
@@ -52,7 +52,7 @@ impl Forms {
     }
 }
 
-/// Runs that a leaf falls into, each taken as long as it goes.
+/// Number of runs in a leaf, each as long as possible.
 fn segments(leaf: &[u64]) -> u64 {
     let (mut runs, mut at) = (0, 0);
     while at < leaf.len() {
@@ -79,12 +79,12 @@ mod tests {
         assert_eq!(segments(&[8, 7, 6, 6, 6]), 2);
         assert_eq!(segments(&[1, 10, 20]), 3);
         assert_eq!(segments(&[NONE, NONE, 3, 4]), 2);
-        assert_eq!(segments(&[NONE, 0, 1]), 1, "wraps like the entries do");
+        assert_eq!(segments(&[NONE, 0, 1]), 1, "wraps as entries do");
         assert_eq!(segments(&[9]), 1);
     }
 
     #[test]
-    fn leaves_are_told_apart_by_their_runs() {
+    fn leaves_are_counted_by_their_runs() {
         let hole = [NONE; 64];
         let run: Vec<u64> = (100..164).collect();
         let scattered: Vec<u64> = (0..64).map(|i| 3 * i).collect();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Signals: what ends the program waits while a file gets its name, and a file that grows too large
-//! is an error.
-//! Not here: what is to be done when the program is told to end (`track`).
+//! Signals: ending signals wait while a file gets its name, and a file past the size limit is a
+//! write error.
+//! Not here: what a command does on an ending signal (`track`).
 //! Units: signals by their numbers.
-//! Threads: one of its own waits for signals, from the first call that asks for it.
-//! Source: Linux `signal(7)`. What the program was begun without, such as HUP below `nohup`, stays
-//! so.
+//! Threads: one of its own waits for signals, from the first call that needs it.
+//! Source: Linux `signal(7)`. A signal that is ignored at the start, such as HUP under `nohup`,
+//! stays ignored.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,21 +19,21 @@ use signal_hook::low_level::emulate_default_handler;
 
 use crate::failure::Failure;
 
-/// What tells a program to end.
+/// Signals that ask the program to end.
 const ENDING: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
-/// Held while a file has a name that it is not to keep.
+/// Held while a file may have a temporary name.
 static NAMING: Mutex<()> = Mutex::new(());
-/// Somebody sees to the ending signals.
+/// Whether a thread handles the ending signals.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// From now on a write past the limit of a file's size fails, as one to a full disk does.
+/// From now on a write past the file size limit fails, like a write to a full disk.
 pub(crate) fn limits_are_errors() {
     static ONCE: Once = Once::new();
-    // Without a handler the program ends by the signal, which says as much.
+    // If this fails, the signal ends the program, which shows the cause as well.
     ONCE.call_once(|| _ = signal_hook::flag::register(SIGXFSZ, Arc::default()));
 }
 
-/// Does something that the ending signals have to wait for.
+/// Runs `act`; ending signals wait for it.
 pub(crate) fn uninterrupted<T>(act: impl FnOnce() -> T) -> Result<T, Failure> {
     if !TAKEN.swap(true, Ordering::Relaxed) {
         // ORDER: a flag of its own, set by the thread that runs the command
@@ -46,19 +46,19 @@ pub(crate) fn uninterrupted<T>(act: impl FnOnce() -> T) -> Result<T, Failure> {
     Ok(act())
 }
 
-/// From now on no ending signal ends the program: each is told to the receiver. INT and TERM also
-/// to a program that was begun without them, as shells begin those in the background: who sends one
-/// of them means this program.
+/// From now on ending signals don't end the program, but go to the receiver. INT and TERM do so
+/// even if they were ignored at the start, as in background jobs of a shell: their sender means
+/// this program.
 pub(crate) fn hold() -> Result<Receiver<()>, Failure> {
     let (send, receive) = channel();
     TAKEN.store(true, Ordering::Relaxed); // ORDER: as above
     listen(&[SIGINT, SIGTERM], move |_| {
-        let _ = send.send(()); // nobody listens any more when the end has come already
+        let _ = send.send(()); // fails if the program is already ending
     })?;
     Ok(receive)
 }
 
-/// Hears of the ending signals: of `always`, and of those that were not ignored from the beginning.
+/// Handles the ending signals in `always`, and those that were not ignored at the start.
 fn listen(always: &[i32], each: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
     let ignored = ignored();
     let heard = |signal: &i32| always.contains(signal) || ignored >> (signal - 1) & 1 == 0;
@@ -73,7 +73,7 @@ fn listen(always: &[i32], each: impl Fn(i32) + Send + 'static) -> Result<(), Fai
         .map_err(|source| Failure::Unusable { about: "signals".to_owned(), source: source.into() })
 }
 
-/// The signals that the program ignores, a bit each from 1 on; none where the system does not say.
+/// The signals that the program ignores, one bit each from signal 1; none if that is unknown.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

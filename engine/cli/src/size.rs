@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sizes as people write them: 64GiB, 256MiB, 4TiB.
 //! Not here: limits of what they are used for.
-//! Units: bytes; binary suffixes only, because memory comes in them.
+//! Units: bytes; binary suffixes only, as usual for memory.
 //! Threads: pure.
 //! Source: IEC 80000-13.
 

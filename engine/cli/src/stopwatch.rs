@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How long each phase of a round took.
-//! Not here: what is done in it (the engine), who prints it.
+//! Not here: what is done in it (the engine), the output.
 //! Units: the wall clock.
 //! Threads: one owner.
 //! Source: names are keys of `phase_us`: `docs/json.md`.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files that commands write: begun before anything is run, whole or not there at the end.
+//! Files that commands write: staged before anything runs, complete or absent at the end.
 //! Not here: how a file appears (`p2mtrack_trace::StagedFile`).
 //! Units: files.
 //! Threads: one owner.
@@ -34,30 +34,30 @@ impl Error for Unwritten {
     }
 }
 
-/// Begins a trace, or refuses what must not be replaced.
+/// Stages a trace. Fails if the target must not be replaced.
 pub(crate) fn stage_trace(path: &Path) -> Result<(&Path, StagedFile), Failure> {
     stage_as(path, "trace").map(|file| (path, file))
 }
 
-/// Begins any other file.
+/// Stages any other file.
 pub(crate) fn stage(path: &Path) -> Result<StagedFile, Failure> {
     stage_as(path, "file")
 }
 
 fn stage_as(path: &Path, what: &'static str) -> Result<StagedFile, Failure> {
     uninterrupted(|| StagedFile::create(path))?.map_err(|cause| match cause.raw_os_error() {
-        None => Failure::file(path)(cause), // a refusal, which says why
+        None => Failure::file(path)(cause), // a refusal, with its reason
         Some(_) => Failure::file(path)(Unwritten { what, cause }),
     })
 }
 
-/// Gives a trace that is whole its name.
+/// Gives a complete trace its name.
 pub(crate) fn commit(file: StagedFile, path: &Path) -> Result<(), Failure> {
     let ended = uninterrupted(|| file.commit())?;
     ended.map_err(|cause| Failure::file(path)(Unwritten { what: "trace", cause }))
 }
 
-/// Writes all of a file that was begun.
+/// Writes a staged file in full, and ends it with `end`.
 pub(crate) fn fill(
     mut file: StagedFile,
     path: &Path,

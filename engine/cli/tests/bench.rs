@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `bench` as a user runs it, on a guest whose p2m is small.
-//! Not here: how fast anything is.
+//! Not here: the values of figures.
 //! Units: figures.
 //! Threads: each run is a process.
 //! Source: own.
@@ -34,7 +34,7 @@ fn json_is_the_machine_and_a_figure_a_line() {
 }
 
 #[test]
-fn a_goal_that_is_missed_is_an_error_if_that_was_asked() {
+fn a_missed_goal_is_an_error_with_strict() {
     let ended = bench(&["diff.density", "--json", "--strict"]);
     let figures: Vec<Value> =
         ended.out.lines().skip(1).map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -45,7 +45,7 @@ fn a_goal_that_is_missed_is_an_error_if_that_was_asked() {
 }
 
 #[test]
-fn figures_are_drawn_where_it_was_asked() {
+fn figures_are_drawn_into_the_directory() {
     let dir = tempfile::tempdir().expect("directory");
     let (inner, full) = (dir.path().join("a/b"), dir.path().join("file"));
     let ended = bench(&["diff.raw", "--json", "--plot", inner.to_str().expect("text")]);
@@ -71,7 +71,7 @@ fn only_what_was_asked_for_is_printed_and_a_table_is_for_people() {
 }
 
 #[test]
-fn names_and_sizes_of_no_use_are_refused() {
+fn unusable_names_and_sizes_are_refused() {
     for (words, says) in [
         (&["diff.none"][..], "no figure is called \"diff.none\""),
         (&["--threads", "0"], "0 is not in 1..=1024"),

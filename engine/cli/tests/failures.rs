@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files and arguments of no use, and outputs that take nothing: one line, and a status.
+//! Unusable files and arguments, and outputs that can't be written: one line, and a status.
 //! Not here: verdicts (`replay`).
 //! Units: exit status as in the program's `failure`.
 //! Threads: each run is a process.
@@ -66,9 +66,9 @@ fn a_capture_that_contradicts_itself_is_the_one_at_fault() {
                 leaf: leaf 0x0 has no frame, and 0x7 in slot 0x9\n";
     refused(&file, said);
     let out = dir.path().join("out");
-    let told = ended(program().arg("import").args([&file, &out]).output().expect("runs"));
-    assert_eq!((told.status, told.out.as_str(), out.exists()), (2, "", false));
-    assert!(told.err.ends_with(said), "{}", told.err);
+    let result = ended(program().arg("import").args([&file, &out]).output().expect("runs"));
+    assert_eq!((result.status, result.out.as_str(), out.exists()), (2, "", false));
+    assert!(result.err.ends_with(said), "{}", result.err);
 }
 
 /// A capture of one leaf, which has no frame and an entry.
@@ -102,7 +102,7 @@ fn contradictory() -> Vec<u8> {
 }
 
 #[test]
-fn what_is_no_file_is_refused() {
+fn a_path_that_is_not_a_file_is_refused() {
     let dir = tempfile::tempdir().expect("directory");
     refused(dir.path(), "not a regular file");
     refused(Path::new("/dev/zero"), "not a regular file");
@@ -110,7 +110,7 @@ fn what_is_no_file_is_refused() {
 }
 
 #[test]
-fn what_others_packed_is_refused_with_a_hint() {
+fn files_of_other_packers_are_refused_with_a_hint() {
     let dir = tempfile::tempdir().expect("directory");
     let (file, out) = (dir.path().join("file"), dir.path().join("out"));
     let shape = ["simulate", "--guest-size", "64MiB", "--shape", "real", "--capture"];
@@ -123,37 +123,37 @@ fn what_others_packed_is_refused_with_a_hint() {
     ] {
         fs::write(&file, start).expect("writes");
         let words = format!(
-            "p2mtrack: {}: compressed with {packer}, which is not read here: unpack it first ({unpack})\n",
+            "p2mtrack: {}: compressed with {packer}, which is not supported: unpack it first ({unpack})\n",
             file.display()
         );
         refused(&file, &words[words.find("compressed").expect("there")..]);
         let imported = program().arg("import").args([&file, &out]).output().expect("runs");
-        for told in [ended(imported), run(&shape, &file)] {
-            assert_eq!((told.status, told.out.as_str(), &told.err), (2, "", &words));
+        for result in [ended(imported), run(&shape, &file)] {
+            assert_eq!((result.status, result.out.as_str(), &result.err), (2, "", &words));
         }
     }
-    // A trace in xz is taken for a capture, and then is none.
+    // A trace in xz is read as a capture, and is not one.
     fs::write(&file, XZ_OF_A_TRACE).expect("writes");
-    refused(&file, "; a trace is read unpacked only (unxz)\n");
-    let told = ended(program().arg("import").args([&file, &out]).output().expect("runs"));
-    assert!(told.status == 2 && told.err.contains("(unxz)"), "{}", told.err);
+    refused(&file, "; a trace must be unpacked first (unxz)\n");
+    let result = ended(program().arg("import").args([&file, &out]).output().expect("runs"));
+    assert!(result.status == 2 && result.err.contains("(unxz)"), "{}", result.err);
     assert!(!out.exists());
 }
 
 #[test]
-fn an_error_is_told_with_all_its_causes_by_every_command() {
+fn every_command_reports_an_error_with_all_its_causes() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("file");
     let shape = ["simulate", "--guest-size", "64MiB", "--shape", "real", "--capture"];
     let capture = fs::read(path("idle-256.p2mraw.xz")).expect("reads");
     fs::write(&file, &capture[..capture.len() / 2]).expect("writes");
-    let told = run(&shape, &file);
-    assert_eq!((told.status, told.out.as_str()), (2, ""));
-    assert_eq!(told.err, run(&["inspect"], &file).err);
+    let result = run(&shape, &file);
+    assert_eq!((result.status, result.out.as_str()), (2, ""));
+    assert_eq!(result.err, run(&["inspect"], &file).err);
 }
 
 #[test]
-fn an_engine_that_gives_up_has_a_status_of_its_own() {
+fn a_failed_engine_has_a_status_of_its_own() {
     let dir = tempfile::tempdir().expect("directory");
     let (meta, mut rounds) = rounds(&trace("idle-256"));
     rounds[0].after.p2m_vaddr += 8;
@@ -162,7 +162,7 @@ fn an_engine_that_gives_up_has_a_status_of_its_own() {
     assert_eq!((ended.status, ended.out.as_str()), (3, ""));
     let start = format!("p2mtrack: {}: round 0: p2m roots: ", file.display());
     assert!(ended.err.starts_with(&start), "{}", ended.err);
-    assert_eq!(run(&["inspect"], &file).status, 0, "what was recorded can still be seen");
+    assert_eq!(run(&["inspect"], &file).status, 0, "the recording itself is readable");
 }
 
 #[test]
@@ -208,12 +208,12 @@ fn colours_are_for_terminals_and_never_with_no_color() {
     let plain = replay(&[]);
     assert!(!plain.contains('\x1b'), "a pipe is no terminal");
     let coloured = replay(&[("CLICOLOR_FORCE", "1")]);
-    assert!(coloured.contains("\x1b["), "a terminal, as far as the program can tell");
+    assert!(coloured.contains("\x1b["), "treated as a terminal");
     assert_eq!(replay(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]), plain);
 }
 
 #[test]
-fn words_of_a_recording_are_not_obeyed_by_a_terminal() {
+fn control_characters_of_a_recording_are_escaped() {
     let dir = tempfile::tempdir().expect("directory");
     let (mut meta, rounds) = rounds(&trace("idle-256"));
     meta.load = "\x1b[2Jbusy\n".into();
@@ -224,14 +224,14 @@ fn words_of_a_recording_are_not_obeyed_by_a_terminal() {
 }
 
 #[test]
-fn a_reader_that_has_had_enough_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     for words in printers() {
         let ended = reader_gone(program().args(&words));
         assert_eq!((ended.status, ended.err.as_str()), (0, ""), "{words:?}");
     }
 }
 
-/// Whatever prints something.
+/// Command lines that print something.
 fn printers() -> Vec<Vec<String>> {
     let file = trace("idle-256").display().to_string();
     let small = "simulate --scenario quiet --guest-size 8MiB --threads 1";
@@ -288,7 +288,7 @@ fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
 }
 
 #[test]
-fn threads_that_there_is_no_room_for_are_told_once() {
+fn threads_that_find_no_memory_are_reported_once() {
     const WHY: &str = "Resource temporarily unavailable (os error 11)";
     let file = trace("idle-256");
     let file = file.to_str().expect("text");
@@ -302,22 +302,22 @@ fn threads_that_there_is_no_room_for_are_told_once() {
         (&[&guest[..], &json].concat(), 3),
         (&[&huge[..], &json].concat(), 3),
     ] {
-        // Where a thread begins and there is no room for its second stack, the standard library
-        // aborts: another limit.
+        // If a thread starts and there is no memory for its signal stack, the standard library
+        // aborts: try another limit.
         let mut ends =
             ["1500000", "1400000", "1300000", "1200000"].into_iter().filter_map(|limit| {
                 let output =
                     shell(&format!("ulimit -v {limit}")).args(words).output().expect("runs");
                 output.status.code().is_some().then(|| ended(output))
             });
-        let told = ends.next().expect("an end of its own");
-        let all = told.out + &told.err;
-        assert_eq!((told.status, all.matches(WHY).count()), (status, 1), "{words:?}: {all}");
+        let result = ends.next().expect("an end without a signal");
+        let all = result.out + &result.err;
+        assert_eq!((result.status, all.matches(WHY).count()), (status, 1), "{words:?}: {all}");
     }
 }
 
 #[test]
-fn no_memory_is_an_error_whenever_it_ends() {
+fn no_memory_is_an_error_at_any_point() {
     let guest = ["simulate", "--scenario", "quiet", "--threads", "1", "--tracker", "p2mtrack"];
     let mut refused = 0;
     for (size, mebibytes) in [
@@ -331,16 +331,17 @@ fn no_memory_is_an_error_whenever_it_ends() {
         ("16GiB", 200),
         ("16GiB", 250),
     ] {
-        let told = limited(&format!("ulimit -v {}", mebibytes * 1024), |shell| {
+        let result = limited(&format!("ulimit -v {}", mebibytes * 1024), |shell| {
             shell.args(guest).args(["--guest-size", size])
         });
-        if told.status == 0 {
+        if result.status == 0 {
             continue; // enough
         }
         refused += 1;
-        assert_eq!(told.status, 2, "{size} in {mebibytes} MiB: {}", told.err);
-        let line = told.err.starts_with("p2mtrack: no memory: ") && told.err.lines().count() == 1;
-        assert!(line, "{size} in {mebibytes} MiB: {}", told.err);
+        assert_eq!(result.status, 2, "{size} in {mebibytes} MiB: {}", result.err);
+        let line =
+            result.err.starts_with("p2mtrack: no memory: ") && result.err.lines().count() == 1;
+        assert!(line, "{size} in {mebibytes} MiB: {}", result.err);
     }
     assert!(refused > 4, "{refused}");
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files that the program writes: whole or not at all, and nothing else is touched.
+//! Files that the program writes: complete or absent, and nothing else is touched.
 //! Not here: what is in them (`import`, `simulate`, `bench`), files that are read (`failures`).
 //! Units: exit status as in the program's `failure`.
 //! Threads: each run is a process.
@@ -19,7 +19,7 @@ use std::time::Instant;
 use run::{Ended, ended, limited, path, program, reader_gone, shell};
 use serde_json::Value;
 
-/// A guest that is migrated in a moment.
+/// A guest that is migrated quickly.
 const SMALL: [&str; 7] =
     ["simulate", "--scenario", "quiet", "--guest-size", "8MiB", "--threads", "1"];
 
@@ -49,7 +49,7 @@ fn listed(dir: &Path) -> Vec<(PathBuf, fs::FileType)> {
     all
 }
 
-/// All that a name may stand for and a rename would destroy.
+/// Everything but a regular file that a rename would destroy.
 fn no_files(dir: &Path) -> Vec<PathBuf> {
     let at = |name: &str| dir.join(name);
     fs::write(at("file"), "before").expect("writes");
@@ -64,7 +64,7 @@ fn no_files(dir: &Path) -> Vec<PathBuf> {
             .to_vec();
     drop(UnixListener::bind(at("socket")).expect("binds")); // its name stays
     for (name, words) in [("fifo", &["p"][..]), ("device", &["c", "1", "3"])] {
-        // Only root makes devices, and the real ones are not tried.
+        // Only root can make devices. The real ones are not used.
         let made = Command::new("mknod").arg(at(name)).args(words).stderr(Stdio::null()).status();
         if made.expect("mknod runs").success() {
             all.push(at(name));
@@ -75,15 +75,20 @@ fn no_files(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_before_the_run() {
+fn a_target_that_is_no_regular_file_is_refused_before_the_run() {
     let dir = tempfile::tempdir().expect("directory");
     let targets = no_files(dir.path());
     let before = listed(dir.path());
     for words in writers() {
         for target in &targets {
-            let told = write(&words, target);
-            let line = format!("p2mtrack: {}: there, and not a regular file\n", target.display());
-            assert_eq!((told.status, told.out.as_str(), told.err), (2, "", line), "{words:?}");
+            let result = write(&words, target);
+            let line =
+                format!("p2mtrack: {}: exists, and is not a regular file\n", target.display());
+            assert_eq!(
+                (result.status, result.out.as_str(), result.err),
+                (2, "", line),
+                "{words:?}"
+            );
             assert_eq!(listed(dir.path()), before, "{words:?}");
         }
     }
@@ -99,10 +104,10 @@ fn drawings_are_refused_like_any_other_file() {
             fs::create_dir(&plots).expect("makes");
             fs::rename(&target, plots.join(name)).expect("moves");
             let words = ["bench", "--size", "256MiB", "diff.raw", "--plot"];
-            let told = ended(program().args(words).arg(&plots).output().expect("runs"));
+            let result = ended(program().args(words).arg(&plots).output().expect("runs"));
             let name = plots.join(name);
-            let line = format!("p2mtrack: {}: there, and not a regular file\n", name.display());
-            assert_eq!((told.status, told.out.as_str(), told.err), (2, "", line));
+            let line = format!("p2mtrack: {}: exists, and is not a regular file\n", name.display());
+            assert_eq!((result.status, result.out.as_str(), result.err), (2, "", line));
             assert_eq!(fs::read_dir(&plots).expect("lists").count(), 1);
             fs::rename(&name, &target).expect("moves back");
             fs::remove_dir(&plots).expect("removes");
@@ -120,26 +125,31 @@ fn names_that_no_file_can_have_are_refused_before_the_run() {
         for (name, why) in [
             ("new/", "not a name that a file can have"),
             ("new/.", "not a name that a file can have"),
-            (".", "there, and not a regular file"),
-            ("..", "there, and not a regular file"),
+            (".", "exists, and is not a regular file"),
+            ("..", "exists, and is not a regular file"),
             ("none/new", "No such file or directory"),
             ("none/../new", "No such file or directory"),
             ("file/new", "Not a directory"),
             (&long, "File name too long"),
         ] {
-            let told = write(&words, &at(name));
-            assert_eq!((told.status, told.out.as_str()), (2, ""), "{words:?} {name}: {}", told.err);
+            let result = write(&words, &at(name));
+            assert_eq!(
+                (result.status, result.out.as_str()),
+                (2, ""),
+                "{words:?} {name}: {}",
+                result.err
+            );
             let start = format!("p2mtrack: {}: ", at(name).display());
-            assert!(told.err.starts_with(&start), "{words:?} {name}: {}", told.err);
-            assert_eq!(told.err.matches(why).count(), 1, "{words:?} {name}: {}", told.err);
-            assert_eq!(told.err.lines().count(), 1, "{}", told.err);
+            assert!(result.err.starts_with(&start), "{words:?} {name}: {}", result.err);
+            assert_eq!(result.err.matches(why).count(), 1, "{words:?} {name}: {}", result.err);
+            assert_eq!(result.err.lines().count(), 1, "{}", result.err);
         }
         assert_eq!(listed(dir.path()).len(), 1, "{words:?}");
     }
-    // As a name in the present directory, and as none at all.
+    // Names in the current directory, the root, and an empty name.
     for name in [".", "..", "/", ""] {
-        let told = write(&writers()[0], Path::new(name));
-        assert_eq!((told.status, told.out.as_str()), (2, ""), "'{name}': {}", told.err);
+        let result = write(&writers()[0], Path::new(name));
+        assert_eq!((result.status, result.out.as_str()), (2, ""), "'{name}': {}", result.err);
     }
 }
 
@@ -148,7 +158,7 @@ fn one_name_for_two_files_is_refused() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("file");
     let dotted = dir.path().join("./file");
-    let told = ended(
+    let result = ended(
         program()
             .args(["track", "1", "--record"])
             .arg(&file)
@@ -157,23 +167,23 @@ fn one_name_for_two_files_is_refused() {
             .output()
             .expect("runs"),
     );
-    assert_eq!((told.status, told.out.as_str()), (2, ""));
-    assert!(told.err.contains("--record and --prom"), "{}", told.err);
+    assert_eq!((result.status, result.out.as_str()), (2, ""));
+    assert!(result.err.contains("--record and --prom"), "{}", result.err);
 }
 
 #[test]
-fn a_new_file_has_the_mode_of_any_and_a_file_that_was_there_is_replaced_whole() {
+fn a_new_file_has_the_usual_mode_and_an_existing_file_is_replaced_whole() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("file");
     let mode = || fs::metadata(&file).expect("a file").permissions().mode() & 0o777;
     for words in writers().iter().filter(|words| words[0] != "track") {
         let masked = |mask: &str| {
-            let told = limited(&format!("umask {mask}"), |shell| shell.args(words).arg(&file));
-            assert_eq!((told.status, told.err.as_str()), (0, ""), "{words:?}");
+            let result = limited(&format!("umask {mask}"), |shell| shell.args(words).arg(&file));
+            assert_eq!((result.status, result.err.as_str()), (0, ""), "{words:?}");
         };
         masked("027");
         assert_eq!(mode(), 0o640);
-        // Another name of what is replaced keeps it, and so does the mode.
+        // Another name of the replaced file keeps its contents; the new file keeps the mode.
         let other = dir.path().join("other");
         fs::hard_link(&file, &other).expect("links");
         fs::write(&other, "before").expect("writes");
@@ -186,8 +196,8 @@ fn a_new_file_has_the_mode_of_any_and_a_file_that_was_there_is_replaced_whole() 
     }
 }
 
-/// Who neither is root nor has a file here, and the program as that user; none for who may not
-/// become another.
+/// Runs the program as a user who is not root and owns no file here; none if this process may not
+/// change its user.
 fn nobody(words: &[String], file: &Path) -> Option<Ended> {
     let other = || {
         let mut other = Command::new("setpriv");
@@ -205,24 +215,25 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn what_only_its_owner_may_replace_is_refused_before_the_run() {
+fn a_target_that_only_its_owner_may_replace_is_refused_before_the_run() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("file");
     fs::write(&file, "before").expect("writes");
     set_mode(&file, 0o666);
     set_mode(dir.path(), 0o1777);
     for words in writers().iter().filter(|words| words[0] != "import") {
-        let Some(told) = nobody(words, &file) else { return };
-        let why = "there, and another user's, in a directory where only its owner replaces it";
+        let Some(result) = nobody(words, &file) else { return };
+        let why =
+            "exists, and is another user's, in a directory where only its owner may replace it";
         let line = format!("p2mtrack: {}: {why}\n", file.display());
-        assert_eq!((told.status, told.out.as_str(), told.err), (2, "", line), "{words:?}");
+        assert_eq!((result.status, result.out.as_str(), result.err), (2, "", line), "{words:?}");
     }
     assert_eq!(fs::read(&file).expect("reads"), b"before");
     assert_eq!(listed(dir.path()).len(), 1);
-    // Without the bit it is replaced; so is one's own, and whatever is root's to replace.
+    // Without the bit it is replaced. So is the user's own file, and any file by root.
     set_mode(dir.path(), 0o777);
-    let told = nobody(&writers()[0], &file).expect("it went before");
-    assert_eq!((told.status, told.err.as_str()), (0, ""));
+    let result = nobody(&writers()[0], &file).expect("it went before");
+    assert_eq!((result.status, result.err.as_str()), (0, ""));
     set_mode(dir.path(), 0o1777);
     chown(&file, Some(65534), Some(65534)).expect("root");
     assert_eq!(nobody(&writers()[0], &file).expect("it went before").status, 0);
@@ -230,27 +241,27 @@ fn what_only_its_owner_may_replace_is_refused_before_the_run() {
 }
 
 #[test]
-fn a_directory_that_can_be_written_and_not_read_is_good_enough() {
+fn a_directory_that_can_be_written_and_not_read_suffices() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("file");
     set_mode(dir.path(), 0o333);
     for _ in 0..2 {
-        let Some(told) = nobody(&writers()[0], &file) else { return };
-        assert_eq!((told.status, told.err.as_str()), (0, ""));
+        let Some(result) = nobody(&writers()[0], &file) else { return };
+        assert_eq!((result.status, result.err.as_str()), (0, ""));
         assert!(file.is_file());
     }
 }
 
 #[test]
-fn what_is_replaced_leaves_its_mode_and_its_owner() {
+fn a_new_file_gets_the_mode_and_the_owner_of_the_replaced_one() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("file");
     for words in writers().iter().filter(|words| words[0] != "track") {
         fs::write(&file, "before").expect("writes");
         set_mode(&file, 0o600);
         let given = chown(&file, Some(65534), Some(65534)).is_ok(); // by root
-        let told = write(words, &file);
-        assert_eq!((told.status, told.err.as_str()), (0, ""), "{words:?}");
+        let result = write(words, &file);
+        assert_eq!((result.status, result.err.as_str()), (0, ""), "{words:?}");
         let now = fs::metadata(&file).expect("a file");
         assert!(now.len() > 6 && now.permissions().mode() & 0o7777 == 0o600, "{words:?}");
         assert_eq!((now.uid() == 65534, now.gid() == 65534), (given, given), "{words:?}");
@@ -265,8 +276,8 @@ fn a_recording_outlives_the_reader_of_the_output() {
     for words in [&[][..], &["--json"], &["--story"], &["--json", "--tracker", "p2mtrack"]] {
         let mut program = program();
         program.args(SMALL).args(words).arg("--record").arg(&file);
-        let told = reader_gone(&mut program);
-        assert_eq!((told.status, told.err.as_str()), (0, ""), "{words:?}");
+        let result = reader_gone(&mut program);
+        assert_eq!((result.status, result.err.as_str()), (0, ""), "{words:?}");
         let inspected = ended(run::program().arg("inspect").arg(&file).output().expect("runs"));
         assert_eq!((inspected.status, inspected.err.as_str()), (0, ""), "{words:?}");
         assert!(inspected.out.contains("\n    1 "), "more than a first copy: {}", inspected.out);
@@ -282,9 +293,9 @@ fn a_recording_outlives_a_full_output_which_is_an_error() {
         let full = fs::File::options().write(true).open("/dev/full").expect("a device");
         let mut program = program();
         program.args(SMALL).args(words).arg("--record").arg(&file).stdout(full);
-        let told = ended(program.output().expect("runs"));
+        let result = ended(program.output().expect("runs"));
         let line = "p2mtrack: standard output: No space left on device (os error 28)\n";
-        assert_eq!((told.status, told.err.as_str()), (2, line), "{words:?}");
+        assert_eq!((result.status, result.err.as_str()), (2, line), "{words:?}");
         fs::remove_file(&file).expect("was written");
     }
 }
@@ -294,14 +305,14 @@ fn drawings_outlive_the_reader_of_the_output() {
     let dir = tempfile::tempdir().expect("directory");
     let mut program = program();
     program.args(["bench", "--size", "256MiB", "diff.raw", "--plot"]).arg(dir.path());
-    let told = reader_gone(&mut program);
-    assert_eq!((told.status, told.err.as_str()), (0, ""));
+    let result = reader_gone(&mut program);
+    assert_eq!((result.status, result.err.as_str()), (0, ""));
     let names = listed(dir.path());
     assert_eq!(names.len(), 2, "{names:?}");
 }
 
 #[test]
-fn a_disk_that_is_full_is_named_once_and_leaves_everything_as_it_was() {
+fn a_full_disk_is_reported_once_and_changes_no_file() {
     const WHY: &str = "File too large (os error 27)";
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("file");
@@ -310,23 +321,23 @@ fn a_disk_that_is_full_is_named_once_and_leaves_everything_as_it_was() {
         ["simulate", "--scenario", "balloon", "--guest-size", "64MiB", "--tracker", "p2mtrack"];
     let json = [&guest[..], &["--json", "--record"]].concat();
     let text = [&guest[..], &["--record"]].concat();
-    // Nothing at all, and amid the rounds. Blocks are of 512 or 1,024 bytes.
+    // Full at once, and in the middle of the rounds. Blocks are of 512 or 1,024 bytes.
     for blocks in [0, 1, 4, 8] {
         for words in [&json[..], &text, &["import", &capture]] {
             for there in [false, true] {
                 if there {
                     fs::write(&file, "before").expect("writes");
                 }
-                let told =
+                let result =
                     limited(&format!("ulimit -f {blocks}"), |shell| shell.args(words).arg(&file));
-                assert_eq!(told.status, 2, "{words:?}: {}", told.err);
-                assert_eq!(told.err.matches(WHY).count(), 1, "{words:?}: {}", told.err);
-                assert_eq!(told.err.matches("File too large").count(), 1, "{}", told.err);
+                assert_eq!(result.status, 2, "{words:?}: {}", result.err);
+                assert_eq!(result.err.matches(WHY).count(), 1, "{words:?}: {}", result.err);
+                assert_eq!(result.err.matches("File too large").count(), 1, "{}", result.err);
                 let start = format!("p2mtrack: {}: trace can't be written: ", file.display());
-                assert!(told.err.starts_with(&start), "{words:?}: {}", told.err);
-                assert_eq!(told.err.lines().count(), 1, "{}", told.err);
-                if words.contains(&"--json") && !told.out.is_empty() {
-                    let last = told.out.lines().last().expect("a line");
+                assert!(result.err.starts_with(&start), "{words:?}: {}", result.err);
+                assert_eq!(result.err.lines().count(), 1, "{}", result.err);
+                if words.contains(&"--json") && !result.out.is_empty() {
+                    let last = result.out.lines().last().expect("a line");
                     let last: Value = serde_json::from_str(last).expect("JSON");
                     let error = last["error"].as_str().expect("an error");
                     assert_eq!(error.matches(WHY).count(), 1, "{error}");
@@ -344,25 +355,25 @@ fn a_disk_that_is_full_is_named_once_and_leaves_everything_as_it_was() {
     }
 }
 
-/// A small recording meets the disk only when it is all there.
+/// A small recording is written only at its end.
 #[test]
-fn a_recording_that_fails_at_its_end_is_told_in_json_too() {
+fn a_recording_that_fails_at_its_end_is_reported_in_json_too() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("file");
     for words in [&["--json"][..], &[]] {
-        let told = limited("ulimit -f 0", |shell| {
+        let result = limited("ulimit -f 0", |shell| {
             shell.args(SMALL).args(words).arg("--record").arg(&file)
         });
         const WHY: &str = "File too large (os error 27)";
-        assert_eq!((told.status, told.err.matches(WHY).count()), (2, 1), "{}", told.err);
-        assert_eq!(told.err.lines().count(), 1, "{}", told.err);
+        assert_eq!((result.status, result.err.matches(WHY).count()), (2, 1), "{}", result.err);
+        assert_eq!(result.err.lines().count(), 1, "{}", result.err);
         assert_eq!(listed(dir.path()), []);
         if let [_] = words {
             let last: Value =
-                serde_json::from_str(told.out.lines().last().expect("lines")).expect("JSON");
+                serde_json::from_str(result.out.lines().last().expect("lines")).expect("JSON");
             assert_eq!((&last["verdict"], &last["error"]), (&"identical".into(), &Value::Null));
             let error = last["record_error"].as_str().expect("text");
-            assert_eq!(told.err, format!("p2mtrack: {}: {error}\n", file.display()));
+            assert_eq!(result.err, format!("p2mtrack: {}: {error}\n", file.display()));
         }
     }
 }
@@ -377,17 +388,22 @@ fn a_migration_that_ends_before_its_first_copy_has_its_own_status() {
         let seed = seed.to_string();
         let words = [&SMALL[..], &ends, &["--seed", &seed]].concat();
         let plain = ended(program().args(&words).output().expect("runs"));
-        let told = ended(program().args(&words).arg("--record").arg(&file).output().expect("runs"));
-        assert_eq!(told.status, plain.status, "{seed}: {}", told.err);
+        let result =
+            ended(program().args(&words).arg("--record").arg(&file).output().expect("runs"));
+        assert_eq!(result.status, plain.status, "{seed}: {}", result.err);
         let last: Value =
             serde_json::from_str(plain.out.lines().last().expect("lines")).expect("J");
         if last["rounds"] == 0 {
             early += 1;
-            assert_eq!((told.status, file.exists()), (3, false));
+            assert_eq!((result.status, file.exists()), (3, false));
             let line = format!("p2mtrack: {}: ", file.display());
-            assert!(told.err.starts_with(&line) && told.err.contains("first copy"), "{}", told.err);
+            assert!(
+                result.err.starts_with(&line) && result.err.contains("first copy"),
+                "{}",
+                result.err
+            );
         } else {
-            assert_eq!(told.err, "");
+            assert_eq!(result.err, "");
             fs::remove_file(&file).expect("was written");
         }
         assert_eq!(listed(dir.path()).len(), 0);
@@ -395,7 +411,7 @@ fn a_migration_that_ends_before_its_first_copy_has_its_own_status() {
     assert!(early > 0, "no seed ends before the first copy");
 }
 
-/// Begins a long recording below a shell that was told something first; it is under way when this
+/// Begins a long recording in a shell that runs `first` before it; the run has begun when this
 /// returns.
 fn long(first: &str, dir: &Path) -> Child {
     let guest = ["simulate", "--guest-size", "4GiB", "--tracker", "p2mtrack", "--record"];
@@ -413,7 +429,7 @@ fn send(signal: &str, child: &Child) {
 }
 
 #[test]
-fn no_file_stays_whatever_ends_the_program() {
+fn no_file_stays_if_a_signal_ends_the_program() {
     let dir = tempfile::tempdir().expect("directory");
     for (name, number) in [("TERM", 15), ("INT", 2), ("HUP", 1), ("KILL", 9), ("USR1", 10)] {
         let mut child = long("true", dir.path());
@@ -424,7 +440,7 @@ fn no_file_stays_whatever_ends_the_program() {
 }
 
 #[test]
-fn what_the_program_was_begun_without_does_not_end_it() {
+fn signals_that_were_ignored_at_the_start_do_not_end_the_program() {
     let dir = tempfile::tempdir().expect("directory");
     let mut child = long("trap '' HUP INT PIPE", dir.path());
     for signal in ["HUP", "INT", "PIPE", "TERM"] {

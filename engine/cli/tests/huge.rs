@@ -87,7 +87,7 @@ fn the_text_has_rounds_a_verdict_and_the_command() {
 }
 
 #[test]
-fn what_a_huge_guest_cannot_have_is_refused_by_name() {
+fn options_that_a_huge_guest_does_not_support_are_refused_by_name() {
     for (args, named) in [
         (&["--shape", "runs", "--scenario", "balloon"][..], "--scenario"),
         (&["--guest-size", "4TiB", "--width", "32"], "--width 32"),
@@ -109,7 +109,7 @@ fn what_a_huge_guest_cannot_have_is_refused_by_name() {
     ] {
         let output = simulate(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.stdout.is_empty() && told.contains(named), "{args:?}: {told}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.stdout.is_empty() && message.contains(named), "{args:?}: {message}");
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `import`: whole traces or none.
+//! `import`: complete traces or none.
 //! Not here: what an import keeps (`p2mtrack_trace`).
 //! Units: bytes of files.
 //! Threads: each run is a process.
@@ -23,20 +23,20 @@ fn a_capture_becomes_the_trace_that_is_checked_in() {
     let out = dir.path().join("out");
     for name in NAMES {
         let raw = path(&format!("{name}.p2mraw.xz"));
-        let told = import(&["--json"], &raw, &out);
-        assert_eq!((told.status, told.err.as_str()), (0, ""), "{name}");
+        let result = import(&["--json"], &raw, &out);
+        assert_eq!((result.status, result.err.as_str()), (0, ""), "{name}");
         let bytes = fs::read(&out).expect("a trace");
         assert!(bytes == fs::read(trace(name)).expect("a trace"), "{name}");
-        let told: Value = serde_json::from_str(&told.out).expect("one line");
+        let result: Value = serde_json::from_str(&result.out).expect("one line");
         let (_, rounds) = run::rounds(&out);
         let pfns = rounds.last().expect("rounds").entries.len();
         let expected = json!({"event": "import", "name": name, "rounds": rounds.len() - 1,
             "pfns": pfns, "bytes": bytes.len()});
-        assert_eq!(told, expected);
+        assert_eq!(result, expected);
     }
-    let told = import(&[], &path("growth-192.p2mraw.xz"), &out);
+    let result = import(&[], &path("growth-192.p2mraw.xz"), &out);
     let words = ": 16 rounds after the first copy, 131072 pfns, 17424 bytes\n";
-    assert_eq!(told.out, format!("{}{words}", out.display()));
+    assert_eq!(result.out, format!("{}{words}", out.display()));
     assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1, "nothing is left over");
 }
 
@@ -47,15 +47,15 @@ fn a_failed_import_leaves_the_target_alone() {
     let whole = fs::read(path("growth-burst.p2mraw.xz")).expect("reads");
     fs::write(&raw, &whole[..whole.len() / 2]).expect("writes");
     fs::write(&out, "before").expect("writes");
-    let told = import(&[], &raw, &out);
-    assert_eq!((told.status, told.out.as_str()), (2, ""));
-    assert!(told.err.contains("capture can't be read: byte "), "{}", told.err);
+    let result = import(&[], &raw, &out);
+    assert_eq!((result.status, result.out.as_str()), (2, ""));
+    assert!(result.err.contains("capture can't be read: byte "), "{}", result.err);
     assert_eq!(fs::read(&out).expect("reads"), b"before");
     assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 2);
 }
 
 #[test]
-fn what_a_rename_would_destroy_is_refused() {
+fn a_target_that_a_rename_would_destroy_is_refused() {
     let dir = tempfile::tempdir().expect("directory");
     let raw = dir.path().join("raw");
     fs::copy(path("idle-256.p2mraw.xz"), &raw).expect("copies");
@@ -65,17 +65,17 @@ fn what_a_rename_would_destroy_is_refused() {
     for (out, why) in [
         (&raw, "is the capture itself"),
         (&dotted, "is the capture itself"),
-        (&link, "there, and not a regular file"),
-        (&dir.path().to_path_buf(), "there, and not a regular file"),
+        (&link, "exists, and is not a regular file"),
+        (&dir.path().to_path_buf(), "exists, and is not a regular file"),
     ] {
-        let told = import(&[], &raw, out);
-        assert_eq!(told.status, 2);
-        assert_eq!(told.err, format!("p2mtrack: {}: {why}\n", out.display()));
+        let result = import(&[], &raw, out);
+        assert_eq!(result.status, 2);
+        assert_eq!(result.err, format!("p2mtrack: {}: {why}\n", out.display()));
     }
     assert!(link.is_symlink());
-    let told = import(&[], &raw, &dir.path().join("no/such/place"));
-    assert_eq!(told.status, 2);
-    assert!(told.err.contains("trace can't be written"), "{}", told.err);
+    let result = import(&[], &raw, &dir.path().join("no/such/place"));
+    assert_eq!(result.status, 2);
+    assert!(result.err.contains("trace can't be written"), "{}", result.err);
 }
 
 /// META with a name of this length.
@@ -110,19 +110,19 @@ fn capture(meta: String) -> Vec<u8> {
     bytes
 }
 
-/// META of a trace says more than that of a capture, and may be no longer.
+/// META of a trace holds more than that of a capture, with the same limit.
 #[test]
-fn a_name_that_no_trace_has_room_for_replaces_nothing() {
+fn a_name_that_is_too_long_for_a_trace_replaces_nothing() {
     let dir = tempfile::tempdir().expect("directory");
     let (raw, out) = (dir.path().join("raw"), dir.path().join("out"));
     fs::write(&raw, capture(meta(8))).expect("writes");
-    let told = import(&[], &raw, &out);
-    assert_eq!((told.status, told.err.as_str()), (0, ""));
+    let result = import(&[], &raw, &out);
+    assert_eq!((result.status, result.err.as_str()), (0, ""));
     let before = fs::read(&out).expect("a trace");
     fs::write(&raw, capture(meta((1 << 20) - meta(0).len()))).expect("writes");
-    let told = import(&[], &raw, &out);
+    let result = import(&[], &raw, &out);
     let why = "trace can't be written: byte 16: META: block length is 1048";
-    assert!(told.status == 2 && told.err.contains(why), "{}", told.err);
+    assert!(result.status == 2 && result.err.contains(why), "{}", result.err);
     assert!(fs::read(&out).expect("a trace") == before);
     assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 2);
 }

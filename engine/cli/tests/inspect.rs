@@ -12,8 +12,8 @@ use p2mtrack_trace::{NONE, Round};
 use run::{NAMES, objects, path, rounds, run, trace, write};
 use serde_json::{Value, json};
 
-/// Leaves at first and at last, new, dirty, upper dirty, rounds with another generation, the last
-/// one, pfns dirty.
+/// Leaves at first and at last, new, dirty, upper dirty, rounds with a changed generation, the last
+/// generation, pfns dirty.
 const SUMS: [[u64; 8]; 5] = [
     [128, 128, 0, 0, 0, 0, 0, 4625],
     [128, 128, 0, 263, 0, 0, 0, 41921],
@@ -80,7 +80,7 @@ fn text_is_for_people() {
     }
 }
 
-/// What a life has to say of a pfn in a round.
+/// What the history of a pfn must have for a round.
 fn of_round(round: &Round, number: usize, pfn: usize) -> [Value; 5] {
     let entry = round.entries.get(pfn).copied();
     let claim = match entry {
@@ -101,8 +101,8 @@ fn the_life_of_a_pfn_is_what_was_recorded() {
         let lines = objects(&["inspect", "--json", "--pfn", &pfn.to_string()], &trace(name));
         assert_eq!(lines.len(), rounds.len() + 1);
         for (number, (line, round)) in lines.iter().zip(&rounds).enumerate() {
-            let told = ["round", "claim", "mfn", "log_dirty", "leaf_log_dirty"];
-            assert_eq!(told.map(|key| line[key].clone()), of_round(round, number, pfn), "{name}");
+            let keys = ["round", "claim", "mfn", "log_dirty", "leaf_log_dirty"];
+            assert_eq!(keys.map(|key| line[key].clone()), of_round(round, number, pfn), "{name}");
             // In every capture the m2p agrees with the p2m.
             let m2p = if line["mfn"].is_null() { Value::Null } else { json!(pfn) };
             assert_eq!((&line["event"], &line["m2p"]), (&json!("pfn"), &m2p));

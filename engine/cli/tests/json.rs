@@ -13,7 +13,7 @@ use std::path::Path;
 use run::{objects, path, program, trace};
 use serde_json::Value;
 
-/// The chapter of a command: two of them have an event of the same name.
+/// The chapter of a command; some commands have events of the same name.
 fn chapter<'d>(docs: &'d str, command: &str) -> &'d str {
     let head = format!("\n## {command}\n");
     let start = docs.find(&head).unwrap_or_else(|| panic!("no chapter of {command}"));

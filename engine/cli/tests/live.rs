@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `track` and `doctor` where there is no Xen: a clear word, no panic, nothing left behind.
+//! `track` and `doctor` without Xen: a clear message, no panic, nothing left behind.
 //! Not here: a real Xen (`tests/xen-host`).
 //! Units: exit status as in `docs/json.md`.
 //! Threads: each run is a process.
@@ -12,7 +12,7 @@ use std::path::Path;
 use run::program;
 use serde_json::Value;
 
-/// On a real control domain these would be about a guest.
+/// On a real control domain these tests would act on a guest.
 fn is_no_xen() -> bool {
     !Path::new("/dev/xen/privcmd").exists()
 }
@@ -36,7 +36,7 @@ fn without_xen_track_says_what_is_missing() {
 }
 
 #[test]
-fn numbers_that_no_guest_has_are_refused() {
+fn domain_ids_that_no_guest_has_are_refused() {
     for domid in ["0", "32752", "65535", "-1", "x", ""] {
         let output = program().args(["track", "--", domid]).output().expect("runs");
         assert_eq!(output.status.code(), Some(2), "{domid}");
@@ -63,7 +63,7 @@ fn the_doctor_has_advice_for_what_is_bad() {
         assert_eq!((output.status.code(), state("privcmd")), (Some(1), "bad".into()));
         assert_eq!(last["bad"], 1);
     }
-    // More than any machine has.
+    // More memory than any machine has.
     let output = program().args(["doctor", "--guest-size", "8192TiB"]).output().expect("runs");
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.code() == Some(1) && text.contains("dom0_mem"), "{text}");

@@ -16,7 +16,7 @@ use p2mtrack_trace::{NONE, Round};
 use run::{ENDS, NAMES, objects, path, rounds, run, trace, write};
 use serde_json::{Value, json};
 
-/// `NAME.json` as this program spaces it.
+/// `NAME.json` with the spacing of this program.
 fn expected(name: &str) -> String {
     fs::read_to_string(path(&format!("{name}.json"))).expect("sums").trim_end().replace(' ', "")
 }
@@ -90,13 +90,13 @@ fn kernels_and_threads_find_the_same() {
 }
 
 #[test]
-fn text_ends_with_what_a_person_wants_to_know() {
+fn text_ends_with_the_verdict() {
     let out = run(&["replay", "--check"], &trace("balloon-256")).out;
     for sentence in [
         "60344 p2m entries changed in 14 rounds.",
         "31470 of them are beyond log-dirty",
         "nothing was missed.",
-        "185 changes came after the last look at log-dirty",
+        "185 changes came after the last reading of log-dirty",
     ] {
         assert!(out.contains(sentence), "{sentence}\n{out}");
     }
@@ -107,8 +107,8 @@ fn text_ends_with_what_a_person_wants_to_know() {
 /// A pfn of an idle guest, and the pfn of its leaf.
 const PFN: usize = 5 * 512 + 7;
 
-/// An idle guest, but for one pfn: its entry in each of the first rounds, and the rounds whose log
-/// names its leaf.
+/// An idle guest in which one pfn changes: its entry in each of the first rounds, and the rounds
+/// whose log names its leaf.
 fn one_change(dir: &Path, lives: &[Option<u64>], dirty: &[usize]) -> PathBuf {
     let (meta, mut rounds) = rounds(&trace("idle-256"));
     let was = rounds[0].entries[PFN];
@@ -149,10 +149,10 @@ fn missed_is_what_neither_its_round_nor_the_next_owed() {
     assert_eq!(found(&[3]), (0, json!(0), json!(0)));
     assert_eq!(found(&[4]), (0, json!(0), json!(0)), "written after round 3's CLEAN");
     assert_eq!(found(&[5]), (1, json!(1), json!(0)), "found, but too late");
-    assert_eq!(found(&[]), (1, json!(1), json!(0)), "once, however long it lasts");
+    assert_eq!(found(&[]), (1, json!(1), json!(0)), "counted once");
     let ended = run(&["replay", "--check"], &one_change(dir.path(), &gone, &[]));
     assert!(ended.out.contains("MISSED: 1 change was found neither"), "{}", ended.out);
-    assert_eq!(run(&["replay"], &one_change(dir.path(), &gone, &[])).status, 0, "nobody asked");
+    assert_eq!(run(&["replay"], &one_change(dir.path(), &gone, &[])).status, 0, "without --check");
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn pending_is_what_came_after_the_last_clean() {
 }
 
 #[test]
-fn a_pfn_that_log_dirty_names_is_owed_whatever_became_of_its_leaf() {
+fn a_pfn_that_log_dirty_names_is_owed_even_if_its_leaf_is_not_dirty() {
     let dir = tempfile::tempdir().expect("directory");
     let file = one_change(dir.path(), &[None, None, None, Some(NONE)], &[]);
     let (meta, mut rounds) = rounds(&file);
@@ -194,7 +194,7 @@ fn entries_of_a_shared_leaf_without_frames_are_not_owed() {
     assert!(out.ends_with("every entry of every round: nothing was missed.\n"), "{out}");
 }
 
-/// Rounds without a p2m.
+/// Inserts rounds without a p2m.
 fn hide(rounds: &mut Vec<Round>, at: usize, count: usize) {
     let mut hidden = Round { log_dirty: rounds[at].log_dirty.clone(), ..Round::default() };
     (hidden.before, hidden.after) = (rounds[at].before, rounds[at].after);
@@ -219,10 +219,10 @@ fn a_p2m_that_was_hidden_for_a_round_is_known_as_before() {
     }
     let out = run(&["replay", "--check"], &hidden("idle-256", 4)).out;
     assert!(out.contains("every entry of 13 of 14 rounds: nothing was missed there."), "{out}");
-    let blind = |line: &Value| line["p2m_unreadable"] == json!(true);
+    let unreadable = |line: &Value| line["p2m_unreadable"] == json!(true);
     let lines = objects(&["replay", "--json"], &hidden("idle-256", 4));
-    let rounds_blind = lines.iter().filter(|line| blind(line)).map(|line| &line["round"]);
-    assert_eq!(rounds_blind.collect::<Vec<_>>(), [&json!(4)]);
+    let rounds = lines.iter().filter(|line| unreadable(line)).map(|line| &line["round"]);
+    assert_eq!(rounds.collect::<Vec<_>>(), [&json!(4)]);
 }
 
 #[test]
@@ -230,19 +230,19 @@ fn a_miss_is_found_though_the_p2m_is_hidden_in_between() {
     let dir = tempfile::tempdir().expect("directory");
     let gone = [None, None, None, Some(NONE)]; // from round 3 on
     let (meta, mut rounds) = rounds(&one_change(dir.path(), &gone, &[]));
-    let holders = |round: &Round| {
+    let backing_pfns = |round: &Round| {
         let leaves =
             round.leaf_mfns.iter().zip(&round.leaf_pfns).map(|(&mfn, &pfn)| (mfn, Some(pfn)));
         let upper = round.upper.iter().map(|frame| (frame.mfn.0, frame.pfn.map(|pfn| pfn.0)));
         leaves.chain(upper).collect()
     };
     hide(&mut rounds, 4, 1);
-    rounds[4].exceptions = holders(&rounds[3]);
+    rounds[4].exceptions = backing_pfns(&rounds[3]);
     assert_eq!(checked(&write(dir.path(), &meta, &rounds)), (1, json!(1), json!(0)));
-    // Hidden for all that follows: it was seen once, and never again.
+    // Hidden from then on: the difference was found by one check only.
     rounds.truncate(5);
     assert_eq!(checked(&write(dir.path(), &meta, &rounds)), (0, json!(0), json!(1)));
-    // Nothing but the first copy could be looked at.
+    // Only the first copy could be checked.
     rounds.drain(1..4);
     let ended = run(&["replay", "--check", "--json"], &write(dir.path(), &meta, &rounds));
     assert_eq!((ended.status, ended.err.as_str()), (1, ""), "a check that was not made");
@@ -259,9 +259,9 @@ fn a_check_that_could_not_find_anything_is_not_passed() {
     rounds.truncate(1);
     let one = write(dir.path(), &meta, &rounds);
     let ended = run(&["replay", "--check"], &one);
-    let words = "NOT CHECKED: 1 round with the first copy, and a miss takes 2.";
+    let words = "NOT CHECKED: 1 round with the first copy, at least 2 are needed.";
     assert!(ended.status == 1 && ended.out.contains(words), "{}", ended.out);
     assert!(!ended.out.contains("nothing was missed"), "{}", ended.out);
     assert_eq!(checked(&one), (1, json!(0), json!(0)));
-    assert_eq!(run(&["replay"], &one).status, 0, "nobody asked");
+    assert_eq!(run(&["replay"], &one).status, 0, "without --check");
 }

@@ -54,7 +54,7 @@ fn seeds_include_both_ends_and_scenarios_come_in_order() {
         .iter()
         .filter(|line| line["tracker"] == "p2mtrack" && line["verdict"] != "identical")
         .collect();
-    // One lies, the other is refused by the policy for PTEs of other domains.
+    // The first one's p2m is false, the second is refused by the policy for foreign PTEs.
     let refused = [Value::from("hostile"), "foreign-pte".into()];
     assert!(
         bad.iter().all(|line| refused.contains(&line["scenario"]) && line["verdict"] == "aborted")
@@ -132,7 +132,7 @@ fn one_tracker_or_both_and_the_status_is_the_engines() {
     }
 }
 
-/// The command that a run prints says all of it: given again it prints itself.
+/// The command that a run prints is complete: run again, it prints itself.
 #[test]
 fn the_printed_command_is_the_whole_command() {
     let args = "--scenario mixed --seed 5 --guest-size 8MiB --width 32 --p2m tree --checkpoints 1 \
@@ -145,7 +145,7 @@ fn the_printed_command_is_the_whole_command() {
 }
 
 #[test]
-fn a_story_tells_the_programs_that_are_left() {
+fn a_story_lists_the_programs_that_are_left() {
     let args = ["--scenario", "mixed", "--seed", "5", "--guest-size", "16MiB", "--story", "--json"];
     let programs = |limits: &[&str]| {
         let mut lines = lines(&simulate(&[&args[..], limits].concat()));
@@ -161,33 +161,33 @@ fn a_story_tells_the_programs_that_are_left() {
     let steps = two[1]["step"].to_string();
     assert_eq!(programs(&["--steps", &steps]), all[..5]);
     assert!(programs(&["--programs", "none"]).is_empty());
-    let told = text(&simulate(&[&args[..7], &["--programs", &list]].concat()));
-    assert_eq!(told.lines().filter(|line| line.starts_with("program ")).count(), 2, "{told}");
+    let text = text(&simulate(&[&args[..7], &["--programs", &list]].concat()));
+    assert_eq!(text.lines().filter(|line| line.starts_with("program ")).count(), 2, "{text}");
 }
 
 #[test]
-fn a_program_that_there_is_not_is_refused() {
+fn a_program_that_does_not_exist_is_refused() {
     for (scenario, seed) in [("balloon", "5"), ("mixed", "7"), ("grant-map", "2")] {
         let guest = ["--guest-size", "16MiB", "--scenario", scenario, "--seed", seed];
-        let told = |programs: &str, words: &[&str]| {
+        let run = |programs: &str, words: &[&str]| {
             let output = simulate(&[&guest[..], words, &["--programs", programs]].concat());
             if output.status.code() == Some(2) {
                 assert_eq!(output.stdout, b"", "before the run");
             }
             (output.status.code(), String::from_utf8(output.stderr).expect("text"))
         };
-        let (status, words) = told("1-99999", &[]);
+        let (status, words) = run("1-99999", &[]);
         let start = "p2mtrack: simulate: --programs names 99999, and the guest has ";
         assert!(status == Some(2) && words.starts_with(start), "{words}");
         assert!(words.ends_with(" programs: see --story\n"), "{words}");
-        // Alone, the guest may come to fewer: its number is its number.
+        // The last program alone: the guest may begin fewer, and the number is accepted.
         let last = words[start.len()..].split(' ').next().expect("a number");
         for words in [&[][..], &["--json"], &["--tracker", "p2mtrack"]] {
-            assert_eq!(told(last, words), (Some(0), String::new()), "{scenario} {words:?}");
+            assert_eq!(run(last, words), (Some(0), String::new()), "{scenario} {words:?}");
         }
-        assert_eq!(told("none", &[]), (Some(0), String::new()));
-        // Also where upstream gives the guest up.
-        assert_eq!(told("99999", &["--tracker", "upstream"]).0, Some(2), "{scenario}");
+        assert_eq!(run("none", &[]), (Some(0), String::new()));
+        // Also if upstream's migration aborts.
+        assert_eq!(run("99999", &["--tracker", "upstream"]).0, Some(2), "{scenario}");
     }
 }
 
@@ -204,7 +204,7 @@ fn a_program_that_one_of_many_guests_has_is_enough() {
         let (status, words) = many(&["--programs", "99999", "--tracker", tracker]);
         assert!(status == Some(2) && words.contains("names 99999"), "{tracker}: {words}");
     }
-    // Of a guest whose migration is given up, those count that it came to.
+    // For an aborted migration the programs up to the abort count.
     let (status, _) = many(&["--programs", "99999", "--faults", "cancel"]);
     assert_eq!(status, Some(2));
 }
@@ -271,7 +271,7 @@ fn unusable_arguments_are_status_2() {
 }
 
 #[test]
-fn a_recorded_run_goes_as_one_that_is_not_and_replays_without_a_miss() {
+fn recording_does_not_change_a_run_and_replays_without_a_miss() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("run.p2mtrace");
     let path = file.to_str().expect("a path");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The one source of chance: every choice of a run comes from its seed, through here.
+//! The only source of random choices: every choice of a run is drawn here from its seed.
 //! Not here: what is chosen.
 //! Units: plain integers; a range includes both ends.
 //! Threads: one owner.

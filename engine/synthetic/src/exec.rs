@@ -15,7 +15,7 @@ use crate::walk::owned_frame;
 use crate::xen::Xen;
 use crate::{grant, page_table};
 
-/// All that a step can reach.
+/// All that a step can access.
 pub(crate) struct Executor<'w> {
     pub(crate) xen: &'w mut Xen,
     pub(crate) guest: &'w mut Guest,
@@ -24,8 +24,8 @@ pub(crate) struct Executor<'w> {
     pub(crate) dice: &'w mut Dice,
     /// Times that log-dirty was taken.
     pub(crate) rounds: u64,
-    /// Looks at the grant table.
-    pub(crate) looks: u64,
+    /// Queries of the grant table.
+    pub(crate) grant_queries: u64,
 }
 
 impl Executor<'_> {
@@ -40,13 +40,13 @@ impl Executor<'_> {
                     program.after_round = self.rounds + n;
                     return true;
                 }
-                Step::AwaitLooks(n) => {
-                    program.after_look = self.looks + n;
+                Step::AwaitGrantQueries(n) => {
+                    program.after_grant_query = self.grant_queries + n;
                     return true;
                 }
                 step => {
                     self.perform(program, step);
-                    // A section that is over must not keep the guest from its suspend.
+                    // A section that is over must not delay the suspend.
                     while let Some(Step::Close) = program.steps.front() {
                         program.steps.pop_front();
                         program.open = program.open.saturating_sub(1);
@@ -59,12 +59,12 @@ impl Executor<'_> {
     }
 
     fn perform(&mut self, program: &mut Program, step: Step) {
-        // Planning took this reference, so that even an idle program gives it back.
+        // Planning took this reference, so even an idle program has to drop it.
         if program.idle && !matches!(step, Step::UnmapForeign(Val::Is(_))) {
             return;
         }
         match step {
-            Step::Open | Step::Close | Step::AwaitRounds(_) | Step::AwaitLooks(_) => {}
+            Step::Open | Step::Close | Step::AwaitRounds(_) | Step::AwaitGrantQueries(_) => {}
             Step::Write(val) => self.xen.guest_writes(program.value(val)),
             Step::WriteUnlogged(mfn) => self.xen.writes_unlogged(mfn),
             Step::Entry { pfn, name } => self.write_entry(program, pfn, name),
@@ -106,7 +106,7 @@ impl Executor<'_> {
         }
     }
 
-    /// A frame from Xen into a register; without one the program gives up what it had in mind.
+    /// Puts a frame from Xen into a register. Without a frame the program ends.
     fn receive(program: &mut Program, reg: usize, mfn: Option<u64>) {
         match mfn {
             Some(mfn) => program.registers[reg] = mfn,
@@ -213,7 +213,7 @@ impl Executor<'_> {
         }
     }
 
-    /// Other domains come and go beside the guest.
+    /// Another domain takes or frees a frame.
     fn others_act(&mut self, take: bool) {
         if take {
             if let Some(mfn) = self.xen.machine.allocate(None, Owner::Other) {

@@ -18,7 +18,7 @@ pub enum Fault {
     MapFailure,
     /// CLEAN reads less of the bitmap than was asked for.
     ShortBitmap,
-    /// The transport has no word whether a page arrived.
+    /// The transport does not know whether a page arrived.
     LostAck,
     /// The user cancels.
     Cancel,
@@ -28,7 +28,7 @@ pub enum Fault {
     TransportFailure,
     /// The type query fails.
     QueryFailure,
-    /// Accepted pages are lost on the way and handed back later.
+    /// Accepted pages are lost on the way and returned later.
     Returned,
 }
 
@@ -67,16 +67,16 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A list that is none of faults.
+/// Why a string is no list of faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotFaults {
-    /// Nothing, where a name has to be.
+    /// An empty name.
     Empty,
-    /// A name that is no fault's.
+    /// A name of no fault.
     Unknown(String),
     /// A fault that is listed twice: it would be drawn twice.
     Twice(Fault),
-    /// `all` among others, which it has already.
+    /// `all` beside other names, which it includes.
     AllAndMore,
 }
 
@@ -143,7 +143,7 @@ struct Timing {
     pause: u64,
 }
 
-/// The faults of a run. Each has a stream of its own: one that is left out shifts no other.
+/// The faults of a run. Each has its own random stream: leaving one out does not shift another.
 #[derive(Debug)]
 pub(crate) struct Faults {
     active: [Option<Timing>; Fault::ALL.len()],
@@ -158,7 +158,8 @@ impl Faults {
         let mut active = [None; Fault::ALL.len()];
         for &fault in &set.0 {
             let dice = &mut streams[fault as usize];
-            // What ends a run is drawn less often, so that most runs show what survives the rest.
+            // Faults that end a run are drawn less often, so that most runs survive to meet the
+            // rest.
             let fatal = matches!(fault, Fault::Cancel | Fault::TransportFailure);
             let on = dice.chance(1, if fatal { 5 } else { 3 }) || set.0.len() == 1;
             let pause = match fault {
@@ -175,7 +176,7 @@ impl Faults {
                 _ => dice.between(1, 4),
             };
             let skip = dice.magnitude(pause) - 1;
-            // A fault that stays strikes at every opportunity from its first on.
+            // A permanent fault strikes at every opportunity from its first on.
             let pause = if left == u64::MAX { 1 } else { pause };
             if on {
                 active[fault as usize] = Some(Timing { skip, left, pause });
@@ -222,13 +223,13 @@ impl Faults {
         Fault::ALL.into_iter().zip(self.struck).filter(|&(_, times)| times > 0).collect()
     }
 
-    /// A choice inside of a fault.
+    /// The random stream of a fault.
     pub(crate) const fn dice(&mut self, fault: Fault) -> &mut Dice {
         &mut self.dice[fault as usize]
     }
 }
 
-/// An error of the simulated outside.
+/// An error of the simulated environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimError {
     /// The call that failed.

@@ -32,9 +32,9 @@ pub(crate) struct Grants {
     pub(crate) mapped: BTreeSet<u64>,
     /// Transfer entries by number.
     offers: BTreeMap<u64, Offer>,
-    /// Transfer entries that there ever were.
+    /// Transfer entries made so far.
     made: u64,
-    /// One was made since somebody asked.
+    /// One was made since the last query.
     young: bool,
 }
 
@@ -54,24 +54,22 @@ impl Grants {
         }
     }
 
-    /// A frame came by an entry. Unless its flags are written one after the other, all is done at
-    /// once.
+    /// A frame came by an entry. Completes the entry, unless its flags are written one by one.
     pub(crate) fn came(&mut self, entry: u64, mfn: u64) {
         if let Some(there @ &mut Offer::Made(_)) = self.offers.get_mut(&entry) {
             *there = Offer::Completed(mfn);
         }
     }
 
-    /// The guest takes an entry out.
+    /// The guest removes an entry.
     pub(crate) fn withdraw(&mut self, entry: u64) {
         self.offers.remove(&entry);
     }
 
-    /// Whether there is a transfer entry, or was one since this was last asked by somebody who is
-    /// `felt`.
-    pub(crate) fn accepts_transfer(&mut self, felt: bool) -> bool {
+    /// Whether there is a transfer entry, or one was made since the last query that was `counted`.
+    pub(crate) fn accepts_transfer(&mut self, counted: bool) -> bool {
         let accepts = self.young || !self.offers.is_empty();
-        self.young &= !felt;
+        self.young &= !counted;
         accepts
     }
 
@@ -114,8 +112,7 @@ pub(crate) fn unmap_foreign(xen: &mut Xen, mfn: u64) {
     xen.machine.drop_hold(mfn);
 }
 
-/// Another domain gives a frame of its own a pfn, by what means it likes; no mark in the guest's
-/// log.
+/// Another domain gives a frame of its own a pfn, by any means; no mark in the guest's log.
 pub(crate) fn their_pfn(xen: &mut Xen, mfn: u64, pfn: u64) {
     if xen.machine.owner(mfn) == Owner::Other {
         xen.machine.m2p.set(mfn, Some(pfn));
@@ -135,7 +132,7 @@ pub(crate) fn copy_ends(xen: &mut Xen, mfn: u64) {
     xen.machine.drop_hold(mfn);
 }
 
-/// `GNTTABOP_transfer` by the guest; refused while anybody else holds the frame.
+/// `GNTTABOP_transfer` by the guest; refused while the frame has other references.
 pub(crate) fn transfer_out(xen: &mut Xen, mfn: u64, pfn_there: u64) -> bool {
     let free =
         xen.machine.is_guest(mfn) && xen.machine.refs(mfn) == 0 && !xen.machine.is_given_back(mfn);
@@ -197,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_is_told_while_it_stands_and_once_after() {
+    fn an_offer_is_reported_while_it_exists_and_once_after() {
         let mut grants = Grants::default();
         assert!(!grants.accepts_transfer(true));
         let entry = grants.accept(33);

@@ -5,8 +5,7 @@
 //! Units: steps and programs are counted from 1, in the order in which the guest takes and plans
 //! them.
 //! Threads: plain values.
-//! Source: none; the smallest set of handles by which a schedule gets shorter and stays the same
-//! otherwise.
+//! Source: none; the smallest set of limits that shorten a schedule and leave the rest as it is.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -15,9 +14,10 @@ use std::str::FromStr;
 /// What is left out of a schedule; nothing by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Steps after which the guest stands still; when it is suspended it ends what it has in hand.
+    /// Steps after which the guest does nothing; when it is suspended it still ends what is under
+    /// way.
     pub steps: Option<u64>,
-    /// The only programs that do anything; others take their time and what they need, and do
+    /// The only programs that do anything; others take their time and make their claims, but do
     /// nothing.
     pub programs: Option<Numbers>,
     /// Plain stores into data pages are left out.
@@ -100,7 +100,7 @@ impl fmt::Display for Numbers {
     }
 }
 
-/// A list that is none.
+/// A string that is no list of numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotNumbers(String);
 

@@ -25,7 +25,7 @@ pub(crate) struct Log {
     leaves: BTreeMap<u64, Box<[u64; LEAF_WORDS]>>,
     /// The mark, counted from now, that finds no memory.
     pub(crate) fail_in: Option<u64>,
-    /// A mark found no memory; for the fault log.
+    /// A mark found no memory; for the record of faults.
     pub(crate) fired: bool,
 }
 
@@ -66,7 +66,7 @@ impl Log {
                 self.fired = true;
             }
         }
-        // After a failure Xen goes on marking what it can; this mark, at least, is lost.
+        // After a failure Xen goes on marking what it can; here all later marks are lost, too.
         if self.failed {
             return;
         }

@@ -3,7 +3,7 @@
 //! Not here: what marks log-dirty (`xen`), or the guest's own view (`guest`).
 //! Units: indexed by mfn; about 26 bytes a frame, so that a 64 GiB guest fits well under a
 //! gigabyte.
-//! Threads: one owner, except the m2p, which is read by everybody at any time.
+//! Threads: one owner, except the m2p, which any thread reads at any time.
 //! Source: Xen `xen/arch/x86/mm.c`, `xen/common/page_alloc.c`: a frame is free when its last
 //! reference goes.
 
@@ -21,7 +21,7 @@ use crate::words::{Content, FrameWords, pattern};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Owner {
-    /// Nobody.
+    /// No owner.
     Free,
     /// The guest that is migrated.
     Guest,
@@ -66,7 +66,7 @@ impl M2pTable {
     }
 }
 
-/// Spreads a frame number by one multiplication: nobody outside chooses the numbers.
+/// Hashes a frame number by one multiplication: no untrusted source chooses the numbers.
 #[derive(Default)]
 struct MfnHasher(u64);
 
@@ -94,7 +94,7 @@ pub(crate) struct Machine {
     bits: Vec<u8>,
     contents: Vec<u64>,
     refs: Vec<u32>,
-    /// Looked up for every entry that anybody reads.
+    /// Looked up for every entry that is read.
     words: HashMap<u64, FrameWords, BuildHasherDefault<MfnHasher>>,
     /// (frame, table, slot) for each PTE of a validated page table.
     ptes: BTreeSet<(u64, u64, u16)>,
@@ -136,7 +136,7 @@ impl Machine {
         self.owner(mfn) == Owner::Guest
     }
 
-    /// Hands a frame to an owner at the machine's start.
+    /// Gives a frame to an owner at the machine's start.
     pub(crate) fn settle(&mut self, mfn: u64, owner: Owner, pfn: Option<u64>, defined: bool) {
         self.owners[mfn as usize] = owner;
         self.m2p.set(mfn, pfn);
@@ -150,7 +150,7 @@ impl Machine {
         }
     }
 
-    /// Makes a frame another owner's, contents kept.
+    /// Changes a frame's owner and keeps its contents.
     pub(crate) fn hand_over(&mut self, mfn: u64, owner: Owner, pfn: Option<u64>) {
         let old = std::mem::replace(&mut self.owners[mfn as usize], owner);
         self.guest_frames += u64::from(owner == Owner::Guest);
@@ -158,7 +158,7 @@ impl Machine {
         self.m2p.set(mfn, pfn);
     }
 
-    /// Takes a free frame for the guest, `prefer` if it is free: contents undefined, no pfn yet.
+    /// Takes a free frame for an owner, `prefer` if it is free: contents undefined, no pfn yet.
     pub(crate) fn allocate(&mut self, prefer: Option<u64>, owner: Owner) -> Option<u64> {
         let at = prefer
             .and_then(|want| self.free.iter().rposition(|&mfn| mfn == want))
@@ -168,13 +168,13 @@ impl Machine {
         Some(mfn)
     }
 
-    /// The guest's own reference goes; the frame is free when no other is left.
+    /// Drops the owner's own reference; the frame is free when no other is left.
     pub(crate) fn give_back(&mut self, mfn: u64) {
         self.bits[mfn as usize] |= GIVEN_BACK;
         self.free_if_unused(mfn);
     }
 
-    /// Whether the guest gave the frame back while references remain.
+    /// Whether the owner gave the frame back while references remain.
     pub(crate) fn is_given_back(&self, mfn: u64) -> bool {
         self.bits[mfn as usize] & GIVEN_BACK != 0
     }
@@ -229,9 +229,9 @@ impl Machine {
         *bits = *bits & !PINNED | if pinned { PINNED } else { 0 };
     }
 
-    /// What `XEN_DOMCTL_getpageframeinfo3` says of a frame (`xen/arch/x86/domctl.c`): it looks at
-    /// `PGT_type_mask` and `PGT_pinned`, and not at `PGT_partial`, so that a partly validated table
-    /// is one of its level.
+    /// What `XEN_DOMCTL_getpageframeinfo3` says of a frame (`xen/arch/x86/domctl.c`): it reads
+    /// `PGT_type_mask` and `PGT_pinned`, and not `PGT_partial`, so that a partly validated table is
+    /// one of its level.
     pub(crate) fn frame_type(&self, mfn: u64) -> FrameType {
         match self.owner(mfn) {
             Owner::Guest if self.level(mfn) == 0 => FrameType::Data,
@@ -249,7 +249,7 @@ impl Machine {
             .map(|&(_, table, slot)| (table, slot))
     }
 
-    /// Notes that a PTE names a frame, or no more.
+    /// Records that a PTE names a frame, or no longer does.
     pub(crate) fn note_pte(&mut self, mfn: u64, table: u64, slot: u16, present: bool) {
         if present {
             if self.ptes.insert((mfn, table, slot)) {
@@ -265,7 +265,7 @@ impl Machine {
         self.fresh
     }
 
-    /// Somebody writes the page as data: new, defined contents.
+    /// Writes the page as data: new, defined contents.
     pub(crate) fn write(&mut self, mfn: u64) {
         let version = self.fresh();
         self.contents[mfn as usize] = version;
@@ -295,12 +295,12 @@ impl Machine {
         }
     }
 
-    /// Whether a frame holds words that somebody follows.
+    /// Whether a frame has real words.
     pub(crate) fn has_real_words(&self, mfn: u64) -> bool {
         self.bits[mfn as usize] & WORDS != 0 && self.real_words(mfn).is_some()
     }
 
-    /// The words of a frame that holds any.
+    /// The real words of a frame.
     pub(crate) fn real_words(&self, mfn: u64) -> Option<&FrameWords> {
         if self.bits[mfn as usize] & WORDS == 0 {
             return None;
@@ -308,7 +308,7 @@ impl Machine {
         self.words.get(&mfn).filter(|words| !words.mirror)
     }
 
-    /// The words of a frame, a picture of its version if it has no real ones.
+    /// The words of a frame, derived from its version if it has no real ones.
     pub(crate) fn picture(&mut self, mfn: u64) -> &FrameWords {
         let version = self.contents[mfn as usize];
         self.bits[mfn as usize] |= WORDS;
@@ -317,7 +317,7 @@ impl Machine {
             .or_insert_with(|| FrameWords::from_fn(|index| pattern(version, index), true))
     }
 
-    /// Copies the words of a frame without keeping anything.
+    /// Copies the words of a frame and stores nothing.
     pub(crate) fn copy_words(&self, mfn: u64, into: &mut Leaf) {
         match self.words.get(&mfn) {
             Some(words) => words.copy(into),
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wanted_frame_is_handed_out_again() {
+    fn a_preferred_frame_is_allocated_again() {
         let mut machine = machine();
         machine.give_back(1);
         assert_eq!(machine.allocate(Some(2), Owner::Guest), Some(2));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a run is made from, and the options of `p2mtrack simulate` that make it again.
-//! Not here: how they are read (the command line), or what comes of them (`simulation`).
+//! The configuration of a run, and the options of `p2mtrack simulate` that repeat it.
+//! Not here: how they are parsed (the command line), or the run (`simulation`).
 //! Units: sizes in bytes, written with binary suffixes.
 //! Threads: pure.
 //! Source: options are an interface: `p2mtrack simulate --help`.
@@ -24,7 +24,7 @@ pub fn size_in_words(bytes: u64) -> String {
         .map_or_else(|| format!("{bytes}"), |(suffix, bits)| format!("{} {suffix}", bytes >> bits))
 }
 
-/// What a run is made from. Equal configurations give equal runs.
+/// The configuration of a run. Equal configurations give equal runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimConfig {
     /// The seed of everything.
@@ -33,17 +33,17 @@ pub struct SimConfig {
     pub guest_bytes: u64,
     /// The guest's width.
     pub width: Width,
-    /// How it keeps its p2m; the scenario's kind, or the seed's choice, if open.
+    /// How it keeps its p2m; if `None`, the scenario's kind or the seed's choice.
     pub p2m: Option<P2mKind>,
     /// What it does.
     pub scenario: Scenario,
     /// What may go wrong.
     pub faults: FaultSet,
-    /// Checkpoints before the last suspend; the scenario remus has some of its own.
+    /// Checkpoints before the last suspend; 0 for the scenario's own number.
     pub checkpoints: u32,
-    /// Threads of the tracker. With more than one the guest runs only between parallel sections.
+    /// Threads of the tracker. With more than one the guest only runs between parallel sections.
     pub threads: usize,
-    /// What is left out of what the guest would do.
+    /// What is left out of the guest's schedule.
     pub limits: Limits,
 }
 
@@ -64,7 +64,7 @@ impl SimConfig {
         }
     }
 
-    /// The options that make this run again.
+    /// The options that repeat this run.
     #[must_use]
     pub fn options(&self) -> String {
         let size = size_in_words(self.guest_bytes).replace(' ', "");
@@ -102,7 +102,7 @@ mod tests {
     use crate::fault::Fault;
 
     #[test]
-    fn what_is_as_usual_is_not_said() {
+    fn defaults_are_left_out() {
         let mut config = SimConfig::plain(Scenario::Remus, 7, 8 << 20);
         assert_eq!(config.options(), "--scenario remus --seed 7 --guest-size 8MiB --threads 1");
         (config.width, config.p2m) = (Width::W32, Some(P2mKind::Tree));

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The oracle: compares what the receiver holds with what the source was, and knows nothing of any
-//! tracker.
-//! Not here: how either came about.
+//! The oracle: compares what the receiver holds with what the source was. It knows no tracker.
+//! Not here: how source and receiver came to be so.
 //! Units: pfns.
 //! Threads: plain values.
 //! Source: the promise in the project's design, section 1.
@@ -17,7 +16,7 @@ use crate::receiver::{Received, Receiver};
 use crate::snapshot::{Snapshot, TableTruth};
 use crate::words::Content;
 
-/// Differences that a judgement tells in words.
+/// Differences that a judgement describes.
 const DIFFERENCES_MAX: usize = 8;
 
 /// How a migration ended.
@@ -27,7 +26,7 @@ pub enum Verdict {
     Identical,
     /// A page is wrong, or missing.
     Corrupt,
-    /// All pages are right, but the destination holds frames that the source has not.
+    /// All pages are right, but the destination holds frames that the source does not.
     Leaked,
 }
 
@@ -49,7 +48,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// A difference in words.
+/// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The pfn, or the position in the frame list.
@@ -67,7 +66,7 @@ impl fmt::Display for Difference {
 /// What the oracle found.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// The sum of it.
+    /// The overall verdict.
     pub verdict: Verdict,
     /// Pfns with a frame at the source and a wrong one, or none, at the destination.
     pub mismatched_pfns: u64,
@@ -83,7 +82,7 @@ pub struct Judgement {
     pub undefined_not_compared: u64,
     /// PTEs to frames of no pfn that arrived not present, by policy.
     pub cleared_ptes: Vec<(Pfn, u16)>,
-    /// Pfns of a dishonest guest that nobody can judge: p2m and m2p disagree at suspend.
+    /// Pfns of a dishonest guest that can't be judged: p2m and m2p disagree at suspend.
     pub ambiguous_pfns: u64,
     /// The first few differences.
     pub differences: Vec<Difference>,
@@ -97,7 +96,7 @@ impl Judgement {
     }
 }
 
-/// Compares the source at suspend with the receiver, as it is once it has written its own p2m.
+/// Compares the source at suspend with the receiver after it has written its own p2m.
 pub(crate) fn judge(source: &Snapshot, receiver: &Receiver) -> Judgement {
     let mut judgement = Judgement {
         verdict: Verdict::Identical,
@@ -182,12 +181,12 @@ fn compare_lists(source: &Snapshot, receiver: &Receiver, judgement: &mut Judgeme
         if here != there {
             judgement.list_mismatches += 1;
             judgement.differ(position as u64, || {
-                format!("leaf {position} stands at {here:?} and the frame list says {there:?}")
+                format!("leaf {position} is at {here:?} and the frame list says {there:?}")
             });
         }
     }
     let covered = source.width.leaves(receiver.list_pfns());
-    // A count far past all leaves may be cut by who has to store the list.
+    // A count far past all leaves may be cut, because the list has to be stored.
     if source.count_is_true && covered < counted {
         judgement.list_mismatches += 1;
         let (here, there) = (source.pfn_count, receiver.list_pfns());
@@ -239,7 +238,7 @@ fn compare_pfn(
     }
 }
 
-/// The first PTE that means something else; what a policy cleared is listed and right.
+/// The first PTE that means something else. PTEs that a policy cleared are listed and right.
 fn wrong_pte(
     receiver: &Receiver,
     pfn: u64,

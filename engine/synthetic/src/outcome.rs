@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One run with its panics caught, and what it counts as: well, ended for a reason that it names,
-//! or a failure.
-//! Not here: how a run goes (`run`), or what a failure can do without (`shrink`).
+//! One run with its panics caught, and what it counts as: identical, ended with a named reason, or
+//! a failure.
+//! Not here: how a run goes (`run`), or how a failing schedule is shortened (`shrink`).
 //! Units: runs.
 //! Threads: the caller's; the engine starts its own.
 //! Source: `docs/design.md`, the promise: never a silent wrong page, never a harmed source, never a
@@ -23,7 +23,7 @@ use crate::simulation::{SimConfig, Simulation};
 pub enum Failure {
     /// It completed, and a page is wrong or missing.
     Corrupt,
-    /// It completed, and the destination holds frames that the source has not.
+    /// It completed, and the destination holds frames that the source does not.
     Leaked,
     /// The source is not as it was.
     Harmed,
@@ -77,11 +77,11 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// What went wrong, or why it ended; empty if it completed well.
     pub what: String,
-    /// The run; of one that panicked only what the guest did.
+    /// The run; after a panic only the guest's activity.
     pub run: Run,
 }
 
-/// Makes one run, whatever happens in it.
+/// Makes one run and catches its panics.
 #[must_use]
 pub fn attempt(config: &SimConfig, engine: Config) -> Attempt {
     let mut slot = None;
@@ -102,9 +102,9 @@ pub fn attempt(config: &SimConfig, engine: Config) -> Attempt {
     }
 }
 
-/// The panic of a call is its error.
+/// Makes a call; its panic is the error.
 fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    // What the call leaves half done belongs to the run, which ends here.
+    // State that a panic leaves half done belongs to the run, which ends here.
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
@@ -170,14 +170,14 @@ mod tests {
     #[test]
     fn a_policy_refuses_only_what_it_is_about() {
         let refuse = Config::default();
-        let bear = Config {
+        let accept = Config {
             alias: AliasPolicy::Copy,
             foreign_pte: ForeignPtePolicy::Clear,
             ..Config::default()
         };
         for (scenario, about) in [(Scenario::ForeignPte, "table"), (Scenario::Alias, "entry")] {
             for kind in ["table", "entry", "structure", "uncertain"] {
-                for (engine, is_refused) in [(&refuse, kind == about), (&bear, false)] {
+                for (engine, is_refused) in [(&refuse, kind == about), (&accept, false)] {
                     let error = Some("why".to_owned());
                     let run = Run { error, kind: Some(kind), ..Run::default() };
                     let config = SimConfig::plain(scenario, 1, 8 << 20);

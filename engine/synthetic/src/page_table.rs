@@ -41,7 +41,7 @@ pub(crate) fn guest_ptes(xen: &Xen, table: u64, level: u8) -> Vec<(u16, u64)> {
         .collect()
 }
 
-/// Makes a page a page table of this level, and what it names the tables below.
+/// Makes a page a page table of this level, and the pages that it names the tables below.
 fn validate(xen: &mut Xen, table: u64, level: u8) {
     if xen.machine.level(table) != 0 {
         return;
@@ -77,7 +77,7 @@ pub(crate) fn promote_piece(xen: &mut Xen, table: u64, level: u8, slots: usize) 
     end == FRAME_WORDS
 }
 
-/// The same the other way round: the last piece lets it go.
+/// A piece of an invalidation; after the last one the table is data again.
 pub(crate) fn demote_piece(xen: &mut Xen, table: u64, slots: usize) {
     let level = xen.machine.level(table);
     if level == 0 {
@@ -115,12 +115,12 @@ fn take_pte(xen: &mut Xen, table: u64, slot: u16, mfn: u64, level: u8) {
 }
 
 fn drop_pte(xen: &mut Xen, table: u64, slot: u16, mfn: u64, level: u8) {
-    // The reference goes last: the table below must still exist while it is taken apart.
+    // The reference is dropped last: the table below must still exist while it is taken apart.
     if level > 1 {
         let held = xen
             .machine
             .ptes_to(mfn)
-            .any(|holder| holder != (table, slot) && xen.machine.level(holder.0) == level);
+            .any(|other| other != (table, slot) && xen.machine.level(other.0) == level);
         if !held && !xen.machine.is_pinned(mfn) && xen.machine.level(mfn) == level - 1 {
             invalidate(xen, mfn);
         }
@@ -155,8 +155,8 @@ pub(crate) fn pin(xen: &mut Xen, table: u64, level: u8) {
     xen.mark(table);
 }
 
-/// A piece of `MMUEXT_PIN_Ln_TABLE`; the pin is there once all of the table is validated, and marks
-/// it once more.
+/// A piece of `MMUEXT_PIN_Ln_TABLE`; once the whole table is validated the pin is set, which marks
+/// it again.
 pub(crate) fn pin_piece(xen: &mut Xen, table: u64, level: u8, slots: usize) {
     if !xen.machine.is_pinned(table) && promote_piece(xen, table, level, slots) {
         xen.machine.set_pinned(table, true);
@@ -164,7 +164,7 @@ pub(crate) fn pin_piece(xen: &mut Xen, table: u64, level: u8, slots: usize) {
     }
 }
 
-/// A piece of `MMUEXT_UNPIN_TABLE` of a table that nothing else holds; the pin goes first.
+/// A piece of `MMUEXT_UNPIN_TABLE` of a table without other references; the pin is dropped first.
 pub(crate) fn unpin_piece(xen: &mut Xen, table: u64, slots: usize) {
     if xen.machine.is_pinned(table) {
         xen.machine.set_pinned(table, false);
@@ -178,7 +178,7 @@ pub(crate) fn unpin(xen: &mut Xen, table: u64) {
     xen.machine.set_pinned(table, false);
     xen.mark(table);
     let level = xen.machine.level(table);
-    let held = xen.machine.ptes_to(table).any(|(holder, _)| xen.machine.level(holder) == level + 1);
+    let held = xen.machine.ptes_to(table).any(|(parent, _)| xen.machine.level(parent) == level + 1);
     if level > 0 && !held {
         invalidate(xen, table);
     }

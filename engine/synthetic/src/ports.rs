@@ -3,7 +3,7 @@
 //! first.
 //! Not here: the transport (`transport`).
 //! Units: as in the engine's `port`.
-//! Threads: one lock over the world; `live` and `pfn` take it only when the guest is to run.
+//! Threads: one lock over the world; `live` and `pfn` only take it when the guest is to run.
 //! Source: the engine's port contracts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,17 +30,23 @@ pub(crate) struct Shared {
     world: Mutex<World>,
     m2p: M2pTable,
     width: Width,
-    /// Several threads of the engine: the guest runs only in calls that come from one.
+    /// The engine has several threads: the guest only runs in calls that one thread makes.
     serial: bool,
-    /// Looks at single words before the guest runs again.
-    glances: AtomicU64,
+    /// Reads of single words before the guest runs again.
+    reads_left: AtomicU64,
 }
 
 impl Shared {
     /// Puts a world behind its lock.
     pub(crate) fn new(world: World, serial: bool) -> Arc<Self> {
         let (m2p, width) = (world.xen.machine.m2p.clone(), world.guest.width);
-        Arc::new(Self { world: Mutex::new(world), m2p, width, serial, glances: AtomicU64::new(64) })
+        Arc::new(Self {
+            world: Mutex::new(world),
+            m2p,
+            width,
+            serial,
+            reads_left: AtomicU64::new(64),
+        })
     }
 
     /// The world, for one call.
@@ -55,17 +61,17 @@ impl Shared {
         world
     }
 
-    /// A look at a single word: too frequent for a lock each time.
-    fn glance(&self) {
+    /// Counts a read of a single word: too frequent for a lock each time.
+    fn count_read(&self) {
         // ORDER: Relaxed; without `serial` only one thread calls.
-        if self.serial || self.glances.fetch_sub(1, Ordering::Relaxed) != 1 {
+        if self.serial || self.reads_left.fetch_sub(1, Ordering::Relaxed) != 1 {
             return;
         }
         let mut world = self.lock();
         world.burst();
         let pause = (2 * world.pause()).max(32);
         let next = world.pace.magnitude(pause) + 1;
-        self.glances.store(next, Ordering::Relaxed); // ORDER: as above
+        self.reads_left.store(next, Ordering::Relaxed); // ORDER: as above
     }
 }
 
@@ -206,7 +212,7 @@ impl P2mSource for SimP2m {
     }
 
     fn live(&self, slot: MapSlot) -> GuestLeaf<'_> {
-        self.shared.glance();
+        self.shared.count_read();
         let held = self.held.get(slot.0 as usize).and_then(Option::as_ref);
         GuestLeaf::from_atomics(&held.expect("live: a slot that is not mapped").live)
     }
@@ -231,7 +237,7 @@ impl M2p for SimM2p {
     }
 
     fn pfn(&self, mfn: Mfn) -> Option<Pfn> {
-        self.0.glance();
+        self.0.count_read();
         self.0.m2p.pfn(mfn.0).map(Pfn)
     }
 }
@@ -256,7 +262,7 @@ impl FrameTypes for SimFrameTypes {
     }
 }
 
-/// What log-dirty can't tell.
+/// Writers that log-dirty does not see.
 #[derive(Clone, Debug)]
 pub struct SimUnlogged(pub(crate) Arc<Shared>);
 
@@ -271,14 +277,14 @@ impl Unlogged for SimUnlogged {
 
     fn accepts_transfer(&mut self) -> Result<bool, PortError> {
         let mut world = self.0.enter();
-        // Whoever looks on while the guest is paused is not to be felt.
-        world.looks += u64::from(!world.paused);
-        let felt = !world.paused;
-        Ok(world.guest.grants.accepts_transfer(felt))
+        // A query while the guest is paused must not affect it.
+        world.grant_queries += u64::from(!world.paused);
+        let counted = !world.paused;
+        Ok(world.guest.grants.accepts_transfer(counted))
     }
 
     fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
-        // A part of the same look: the guest has no chance to run.
+        // A part of the same query: the guest has no chance to run.
         into.extend(self.0.lock().guest.grants.transfers());
         Ok(true)
     }

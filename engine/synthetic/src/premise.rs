@@ -59,7 +59,7 @@ fn check_entry(
     let (Claim::Frame(Mfn(mfn)) | Claim::Foreign(Mfn(mfn))) = entry.claim(width) else {
         return Ok(());
     };
-    // Not ours, tagged or not: no frame.
+    // A frame of another domain, tagged or not, is no frame of the pfn.
     if !machine.is_guest(mfn) {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::grant::Offer;
 use crate::guest::Claimed;
 
-/// A frame that is known now, or in a register by then.
+/// A frame that is known when planned, or one that a register has at run time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Val {
     Is(u64),
@@ -37,8 +37,8 @@ pub(crate) enum Step {
     Close,
     /// Does nothing until log-dirty was taken this many times more (a suspend ends the wait).
     AwaitRounds(u64),
-    /// Does nothing until the grant table was looked at this many times more.
-    AwaitLooks(u64),
+    /// Does nothing until the grant table was queried this many times more.
+    AwaitGrantQueries(u64),
     /// Stores into a data page.
     Write(Val),
     /// A daemon or Xen stores into a page: no mark.
@@ -66,9 +66,9 @@ pub(crate) enum Step {
     Copy { from: u64, to: Val },
     /// Re-points a slot of the p2m's structure; level 0 names a leaf.
     Hang { level: u8, key: u64, mfn: Val },
-    /// The kernel's books say from now on what a slot, written before, already names.
+    /// The kernel records what a slot, written before, already names.
     Adopt { level: u8, key: u64, mfn: u64 },
-    /// Moves the generation, if the kernel is one that does.
+    /// Moves the generation, if the kernel does that.
     Bump,
     /// Sets the generation.
     Generation(u64),
@@ -95,30 +95,29 @@ pub(crate) enum Step {
     BackendMaps(u64),
     /// The backend unmaps it.
     BackendUnmaps(u64),
-    /// A backend's grant copy writes a page.
+    /// A backend's grant copy begins: writes a page.
     CopyBegins(u64),
-    /// And marks it.
+    /// The copy ends: marks the page.
     CopyEnds(u64),
-    /// Gives a frame to another domain; if Xen refuses, the entry is written again, unless it is
-    /// untouched, and the program ends.
+    /// Gives a frame to another domain; if Xen refuses, an entry that was touched is written again,
+    /// and the program ends.
     TransferOut { mfn: u64, pfn: u64, there: u64, touched: bool },
     /// Another domain gives a frame by the program's transfer entry.
     TransferIn { mfn: u64, pfn: u64 },
-    /// A transfer entry appears in the grant table.
+    /// The guest adds a transfer entry to the grant table.
     Accept(u64),
-    /// Xen writes it.
+    /// Xen writes the transfer entry.
     Offer(Offer),
-    /// And it goes.
+    /// The guest removes the transfer entry.
     Withdraw,
     /// Another domain gives one of its frames this pfn of its own.
     TheirPfn { mfn: u64, pfn: u64 },
-    /// Another domain takes a free frame, `prefer` if it is one, has it at this pfn of its own and
+    /// Another domain takes a free frame, `prefer` if it is free, has it at this pfn of its own and
     /// writes it; the guest maps it.
     TheyTake { pfn: u64, reg: usize, prefer: Option<u64> },
     /// Another domain frees a frame of its own that nobody maps.
     TheyFree(Val),
-    /// The frame that came is to be the pfn's: its entry is written, unless it names the frame
-    /// already.
+    /// Writes the pfn's entry for the frame that came, unless it names the frame already.
     Settle { pfn: u64, reg: usize },
     /// Another domain takes a free frame and writes it.
     OtherTakes,
@@ -139,11 +138,11 @@ pub(crate) struct Program {
     pub(crate) open: u32,
     /// Log-dirty takes before it goes on.
     pub(crate) after_round: u64,
-    /// Looks at the grant table before it goes on.
-    pub(crate) after_look: u64,
+    /// Queries of the grant table before it goes on.
+    pub(crate) after_grant_query: u64,
     /// Its transfer entry in the grant table.
     pub(crate) offer: Option<u64>,
-    /// Left out of the schedule: it takes its time and keeps what it has in hand, and does nothing.
+    /// Left out of the schedule: it takes its time and keeps its claims, but does nothing.
     pub(crate) idle: bool,
     /// Pfns that become usable when it ends.
     pub(crate) adds: std::ops::Range<u64>,
@@ -158,8 +157,8 @@ impl Program {
         }
     }
 
-    /// Whether nothing but a wait of the simulation is next.
-    pub(crate) fn is_waiting(&self, rounds: u64, looks: u64) -> bool {
-        self.after_round > rounds || self.after_look > looks
+    /// Whether it waits for a round or a query of the grant table.
+    pub(crate) fn is_waiting(&self, rounds: u64, grant_queries: u64) -> bool {
+        self.after_round > rounds || self.after_grant_query > grant_queries
     }
 }

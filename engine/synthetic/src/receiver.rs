@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The destination: what arrived for each pfn. It knows no tracker, only what a stream could tell
-//! it.
+//! The destination: what arrived for each pfn. It knows no tracker, only what a stream can carry.
 //! Not here: whether that is right (`oracle`).
 //! Units: indexed by pfn; page tables hold pfns where the source's hold mfns.
 //! Threads: under the world's lock.
-//! Source: libxc `xg_sr_restore*.c`: growth is announced by the frame list; tables may allocate
-//! what they name.
+//! Source: libxc `xg_sr_restore*.c`: growth is announced by the frame list; a receiver may allocate
+//! the pfns that an arriving table names.
 
 use std::collections::BTreeMap;
 
@@ -23,11 +22,11 @@ pub(crate) type TableWords = Box<Leaf>;
 pub struct Received {
     /// Data, or page table with level and pin.
     pub kind: FrameType,
-    /// Its bytes; of a page table see its PTEs.
+    /// Its bytes; for a page table see its PTEs.
     pub content: Content,
 }
 
-/// The receiver refused what no real one could take.
+/// What the receiver refuses because no real one could take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// A page past every frame list so far.
@@ -144,8 +143,8 @@ impl Receiver {
         Ok(())
     }
 
-    /// A type without a page (XTAB). The stream can't take a frame back: one that is there stays,
-    /// and is no page table any more.
+    /// A type without a page (XTAB). The stream can't free a frame: an existing one stays, but not
+    /// as a page table.
     pub(crate) fn take_absent(&mut self, pfn: u64) {
         if let Some(kind) = self.kinds.get_mut(pfn as usize).filter(|kind| **kind > 1) {
             *kind = kind_byte(FrameType::Data);
@@ -153,14 +152,14 @@ impl Receiver {
         }
     }
 
-    /// A new frame list. It may shrink; what was announced once stays allowed.
+    /// A new frame list. It may shrink; pfns that were announced once stay allowed.
     pub(crate) fn take_list(&mut self, pfns: u64, leaves: &[Option<Pfn>]) {
         self.list = leaves.to_vec();
         self.list_pfns = pfns;
         self.limit = self.limit.max(pfns.max(leaves.len() as u64 * self.width.entries() as u64));
     }
 
-    /// Frames to be given back.
+    /// Frees the frames of these pfns.
     pub(crate) fn take_gone(&mut self, pfns: &[Pfn]) {
         for &Pfn(pfn) in pfns {
             if let Some(kind) = self.kinds.get_mut(pfn as usize) {
@@ -171,8 +170,8 @@ impl Receiver {
         }
     }
 
-    /// Pfns that have no frame just now: as libxc's, an eager one takes no notes; another gives
-    /// their frames back.
+    /// Pfns that have no frame now. An eager receiver ignores notes, as libxc's does; another frees
+    /// their frames.
     pub(crate) fn take_note(&mut self, pfns: &[Pfn]) {
         if !self.eager {
             self.take_gone(pfns);

@@ -34,10 +34,10 @@ const REPEATS_MAX: u32 = 2;
 /// Live rounds between two checkpoints.
 const ROUNDS_BETWEEN_CHECKPOINTS: u32 = 2;
 
-/// Who looks on while a migration runs.
+/// Observes a migration while it runs.
 pub trait Watch: Observer {
-    /// A round ended. `log` is what log-dirty was read for since the round before, what was not
-    /// read of it marked.
+    /// A round ended. `log` has what was read from log-dirty since the round before; pfns that were
+    /// not read are marked.
     ///
     /// # Errors
     /// The migration is cancelled with this error.
@@ -54,7 +54,7 @@ pub trait Watch: Observer {
     }
 }
 
-/// Nobody looks on.
+/// No observer.
 impl Watch for () {
     fn round(
         &mut self,
@@ -104,7 +104,7 @@ pub struct Run {
     pub fault: Option<Fault>,
     /// Every fault that struck, and how often.
     pub struck: Vec<(Fault, u64)>,
-    /// What was left behind at the source: nothing, unless the engine is wrong.
+    /// What the migration left behind at the source: nothing, unless the engine is wrong.
     pub harmed: Option<String>,
     /// Rounds that ended well.
     pub rounds: u64,
@@ -112,9 +112,9 @@ pub struct Run {
     pub repeats: u64,
     /// Pages that the engine would never have sent without a shadow of the p2m.
     pub beyond_log_dirty: u64,
-    /// Pages that were sent and arrived, in all rounds; those that ended in an error, too.
+    /// Pages that were sent and arrived, in all rounds, failed ones included.
     pub pages_sent: u64,
-    /// Pfns that the receiver was told to give back.
+    /// Pfns that were reported to the receiver as gone.
     pub gone: u64,
     /// Structure events that were followed.
     pub structure_events: u64,
@@ -139,11 +139,11 @@ pub fn migrate_all(
     side_by_side(configs, |config| migrate(config, engine(config), &mut ()))
 }
 
-/// Does something with every configuration, on as many threads as the machine has. Results are in
+/// Calls `run` with every configuration, on as many threads as the machine has. Results are in
 /// order.
 ///
-/// The threads are plain ones: a worker of a pool that waits for an engine's own pool would begin
-/// another run on the same stack, and another.
+/// The threads are not from a pool: a pool worker that waits for an engine's own pool would start
+/// further runs on the same stack.
 #[must_use]
 pub fn side_by_side<T: Send>(
     configs: &[SimConfig],
@@ -194,12 +194,12 @@ struct Driver<'a> {
     handles: SimPorts,
     watch: &'a mut dyn Watch,
     cancelled: Arc<AtomicBool>,
-    /// What calls read from log-dirty since the last round that ended, if anybody wants to know:
-    /// those that failed took it, too.
+    /// What was read from log-dirty since the last round that ended well, failed calls included;
+    /// only if `watch` wants it.
     log: Option<PfnBitmap>,
     /// Pages after which the transport of the next call breaks.
     breaks_after: Option<u64>,
-    /// The policy lets PTEs to other domains' frames be cleared.
+    /// The policy allows the engine to clear PTEs to other domains' frames.
     clears: bool,
     run: Run,
 }
@@ -208,7 +208,7 @@ struct Driver<'a> {
 enum Stop {
     Engine(Error),
     Cancelled,
-    /// Who looks on had enough.
+    /// The observer returned an error.
     Watch(PortError),
     /// A checkpoint's judgement was bad.
     Judged,
@@ -291,7 +291,7 @@ impl Driver<'_> {
         }
     }
 
-    /// A checkpoint whose transport breaks: nobody repeats it, the guest runs on.
+    /// A checkpoint whose transport breaks: it is not repeated, and the guest runs on.
     fn take_back(&mut self, migration: &mut Migration) -> Result<(), Stop> {
         let result = self.with_ports(|ports| migration.checkpoint(ports));
         self.breaks_after = None;
@@ -344,25 +344,26 @@ impl Driver<'_> {
 
     fn judge(&mut self) {
         let mut judgement = self.simulation.judge();
-        let as_told = self.clears_as_told(&judgement);
-        if let Err(what) = &as_told {
+        let as_reported = self.clears_as_reported(&judgement);
+        if let Err(what) = &as_reported {
             let pfn = judgement.cleared_ptes.first().map_or(0, |(table, _)| table.0);
             judgement.differences.push(Difference { pfn, what: what.clone() });
         }
-        // Of the engine more is asked than of a receiver that happens to overwrite nothing.
-        let exact = judgement.list_surplus == 0 && as_told.is_ok();
+        // Stricter than the oracle: surplus positions are wrong even if they overwrite no page.
+        let exact = judgement.list_surplus == 0 && as_reported.is_ok();
         let verdict = if exact { judgement.verdict } else { Verdict::Corrupt };
         self.run.ending = Ending::Judged(verdict);
         self.run.judgement = Some(judgement);
     }
 
-    /// Every PTE that arrived not present was told, and none if the policy refuses it.
-    fn clears_as_told(&self, judgement: &Judgement) -> Result<(), String> {
+    /// Every PTE that arrived not present was reported, and there is none if the policy refuses
+    /// them.
+    fn clears_as_reported(&self, judgement: &Judgement) -> Result<(), String> {
         let cleared = judgement.cleared_ptes.len() as u64;
-        let told = self.run.last.as_ref().map_or(0, |report| report.settled.cleared_ptes);
-        if cleared != told || cleared > 0 && !self.clears {
+        let reported = self.run.last.as_ref().map_or(0, |report| report.settled.cleared_ptes);
+        if cleared != reported || cleared > 0 && !self.clears {
             let policy = if self.clears { "clear" } else { "refuse" };
-            return Err(format!("{cleared} PTEs cleared, {told} told, policy {policy}"));
+            return Err(format!("{cleared} PTEs cleared, {reported} reported, policy {policy}"));
         }
         Ok(())
     }
@@ -400,8 +401,8 @@ impl Driver<'_> {
         self.run.harmed = cancel.err().map(|error| in_full(&error)).or(harm);
     }
 
-    /// The injected fault that an error is about: named in its sources, or the only thing that can
-    /// lead to this kind of error.
+    /// The injected fault that an error is about: named in its sources, or the only fault that
+    /// leads to this kind of error.
     fn fault_behind(&self, error: &Error) -> Option<Fault> {
         let mut source: Option<&(dyn StdError + 'static)> = Some(error);
         while let Some(error) = source {
@@ -445,7 +446,7 @@ pub(crate) fn in_full(error: &Error) -> String {
     text
 }
 
-/// Log-dirty, with a copy of what was read for who looks on, added to what is there.
+/// Log-dirty that also adds what was read to `marks`, for the observer.
 struct Tap<'a> {
     inner: &'a mut dyn LogDirty,
     marks: Option<&'a mut Option<PfnBitmap>>,
@@ -480,7 +481,7 @@ struct Cancellable<'a> {
     breaks_after: Option<u64>,
 }
 
-/// What a transport says that broke.
+/// The error of a broken transport.
 const BROKEN: &str = "the connection is gone";
 
 impl Transport for Cancellable<'_> {
@@ -528,7 +529,7 @@ impl Transport for Cancellable<'_> {
 mod tests {
     use super::*;
 
-    /// Reads so much of the log and marks pfn 3, or fails.
+    /// Marks pfn 3, then reads this much of the log or fails.
     struct Reads(Result<u64, &'static str>);
 
     impl LogDirty for Reads {

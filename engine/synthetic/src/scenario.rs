@@ -156,7 +156,7 @@ impl Scenario {
                 ("grant-copy", "backends copy into pages, which are marked once it is done")
             }
             Self::Held => {
-                ("held", "frames that somebody else holds are exchanged in vain, and later")
+                ("held", "exchanges fail on frames with other references, and are tried again")
             }
             Self::TablePieces => {
                 ("table-pieces", "page tables are validated and taken apart in pieces")
@@ -179,7 +179,7 @@ impl Scenario {
         }
     }
 
-    /// Checkpoints before the last suspend if nobody asks for a number. `drawn` is from 2 to 5.
+    /// Checkpoints before the last suspend if no number is configured. `drawn` is from 2 to 5.
     pub(crate) const fn checkpoints(self, drawn: u32) -> u32 {
         match self {
             Self::Remus | Self::Alias | Self::M2pStale => drawn,
@@ -205,7 +205,7 @@ impl Scenario {
     }
 
     /// Whether a run may end in a named error without any fault under some policies: the guest
-    /// lies, or does what one refuses.
+    /// lies, or does what a policy refuses.
     #[must_use]
     pub const fn is_hostile(self) -> bool {
         matches!(self, Self::Hostile | Self::ForeignPte | Self::Alias)
@@ -228,7 +228,7 @@ impl Scenario {
     #[must_use]
     pub fn engine(self, seed: u64, config: Config) -> Config {
         match self {
-            // Numbers of schedules have lower bits that go with the scenario.
+            // The lower bits of a schedule's number depend on the scenario.
             Self::ForeignPte if seed.count_ones().is_multiple_of(2) => {
                 Config { foreign_pte: ForeignPtePolicy::Clear, ..config }
             }
@@ -238,8 +238,9 @@ impl Scenario {
         }
     }
 
-    /// Whether the guest may arrive wrong, and nobody be told, without the policies of
-    /// [`Scenario::engine`]: it breaks the premise that who gives a frame away writes its entry.
+    /// Whether the guest may arrive wrong without an error unless the policies of
+    /// [`Scenario::engine`] are set: it breaks the premise that a guest that gives a frame away
+    /// writes its entry.
     #[must_use]
     pub const fn needs_policies(self) -> bool {
         matches!(self, Self::GivenAway)
@@ -394,7 +395,7 @@ impl Scenario {
         }
     }
 
-    /// The scenario as one seed plays it.
+    /// The scenario's mix for one seed.
     pub(crate) fn mix(self, frames: u64, dice: &mut Dice) -> Mix {
         let most = (frames / 4).clamp(256, 32_768);
         let busy = (dice.magnitude(most / 16) * 16).max(1024.min(most));
@@ -425,7 +426,7 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// A name that is no scenario's.
+/// A name of no scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownScenario(pub String);
 
@@ -448,7 +449,7 @@ impl FromStr for Scenario {
     }
 }
 
-/// How much of what.
+/// What a guest does, how often and how fast.
 #[derive(Clone, Debug)]
 pub(crate) struct Mix {
     behaviours: Vec<(Behaviour, u64)>,
@@ -469,12 +470,12 @@ pub(crate) struct Mix {
 }
 
 impl Mix {
-    /// Whether an entry that names a frame of another pfn gives it to its own pfn, too.
+    /// Whether an entry that names a frame of another pfn makes it a frame of its own pfn, too.
     pub(crate) fn shares(&self, width: Width, entry: Entry) -> bool {
         self.shared && matches!(entry.claim(width), Claim::Frame(_))
     }
 
-    /// The next thing to do.
+    /// Draws the next behaviour.
     pub(crate) fn draw(&self, dice: &mut Dice) -> Option<Behaviour> {
         let total: u64 = self.behaviours.iter().map(|b| b.1).sum();
         let mut at = dice.below(total);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Finds a short schedule that still fails: a plainer configuration, then fewer steps, programs and
 //! stores.
-//! Not here: what counts as the same failure; whoever asks decides.
+//! Not here: what counts as the same failure; the caller decides.
 //! Units: a try is one run; their number is bounded.
 //! Threads: the caller's; the same tries in the same order for the same answers.
 //! Source: delta debugging (Zeller and Hildebrandt, 2002), greedily: what can be left out stays
@@ -13,7 +13,7 @@ use crate::fault::FaultSet;
 use crate::limits::Numbers;
 use crate::simulation::{Activity, SimConfig};
 
-/// Times that everything is gone through again, because one thing left out lets another go.
+/// Passes over all changes: leaving one thing out may allow another.
 const PASSES_MAX: u32 = 4;
 /// The smallest guest that is tried.
 const GUEST_BYTES_MIN: u64 = 8 << 20;
@@ -29,10 +29,10 @@ pub struct Shrunk {
     pub tries: u64,
 }
 
-/// Shortens a schedule as long as `fails` says what the guest did in a run that failed in the same
+/// Shortens a schedule. `fails` runs one, and returns what the guest did if it failed in the same
 /// way.
 ///
-/// `None` if the schedule as it is does not fail.
+/// `None` if the given schedule does not fail.
 pub fn shrink(
     config: &SimConfig,
     tries_max: u64,
@@ -74,7 +74,7 @@ impl Search<'_> {
         true
     }
 
-    /// All that is not the guest's doing.
+    /// Simplifies the configuration.
     fn plainer(&mut self) {
         self.try_with(|config| config.threads = 1);
         self.try_with(|config| config.faults = FaultSet::default());
@@ -160,7 +160,7 @@ mod tests {
         }
     }
 
-    /// A guest of one program every fourth step, and a failure that needs exactly what is said.
+    /// A guest of one program every fourth step, and a failure that needs exactly these conditions.
     fn planted(config: &SimConfig) -> Option<Activity> {
         let steps = config.limits.steps.unwrap_or(1000).min(1000);
         let begun = (1..=steps / 4).filter(|&number| config.limits.runs(number));

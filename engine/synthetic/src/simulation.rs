@@ -39,7 +39,7 @@ pub struct SimPorts {
     pub types: SimFrameTypes,
     /// Writers without a log.
     pub unlogged: SimUnlogged,
-    /// The way to the destination.
+    /// The transport to the destination.
     pub transport: SimTransport,
 }
 
@@ -67,11 +67,11 @@ pub struct Activity {
     pub steps: u64,
     /// The programs that it began, in order.
     pub begun: Vec<Begun>,
-    /// The programs that it thought of, whether anything came of them or not.
+    /// Attempts to plan a program, failed ones included.
     pub planned: u64,
     /// Pages that reached the receiver.
     pub pages_received: u64,
-    /// Frames that the receiver gave back.
+    /// Frames that the receiver freed.
     pub frames_gone: u64,
     /// Consistent points that the receiver confirmed.
     pub confirmed: u64,
@@ -83,7 +83,7 @@ pub struct Simulation {
     shared: Arc<Shared>,
     kind: P2mKind,
     checkpoints: u32,
-    /// The seed of the suspends that are taken back; none without any.
+    /// The seed of the suspends that are taken back; `None` if the scenario has none.
     taken_back: Option<u64>,
 }
 
@@ -99,7 +99,7 @@ impl Simulation {
         let pages = config.guest_bytes / p2mtrack::frame::FRAME_BYTES as u64;
         let mix = config.scenario.mix(pages, &mut dice);
         let faults = Faults::sample(&config.faults, pages, dice.word());
-        // Drawn in any case: what is asked for must not shift what comes after.
+        // Drawn in any case: a configured number must not shift later draws.
         let own = dice.between(2, 5) as u32;
         let checkpoints = match config.checkpoints {
             0 => config.scenario.checkpoints(own),
@@ -135,14 +135,14 @@ impl Simulation {
         self.kind
     }
 
-    /// Checkpoints that the run wants before its last suspend.
+    /// Checkpoints before the last suspend.
     #[must_use]
     pub const fn checkpoints(&self) -> u32 {
         self.checkpoints
     }
 
-    /// Pages after which the round of a checkpoint fails, at the latest when it is to be confirmed:
-    /// its suspend is taken back then. `None` if it ends well.
+    /// Pages after which the round of a checkpoint fails, at the latest when it is to be confirmed.
+    /// Its suspend is then taken back. `None` if it ends well.
     #[must_use]
     pub fn checkpoint_fails_after(&self, checkpoint: u32) -> Option<u64> {
         let mut dice = Dice::new(self.taken_back?, TAKEN_BACK | u64::from(checkpoint));
@@ -150,7 +150,7 @@ impl Simulation {
         dice.chance(1, 3).then_some(pages)
     }
 
-    /// Whether the seed has had its number of live rounds.
+    /// Whether the seed's number of live rounds is over.
     #[must_use]
     pub fn wants_suspend(&self) -> bool {
         self.shared.lock().wants_suspend()
@@ -167,8 +167,7 @@ impl Simulation {
         self.shared.lock().suspend();
     }
 
-    /// Holds the guest where it is, amid whatever it does, or lets it go on: for drivers that look
-    /// at one moment.
+    /// Pauses the guest at any point, or lets it go on: for drivers that compare one moment.
     pub fn pause(&self, paused: bool) {
         self.shared.lock().paused = paused;
     }
@@ -186,13 +185,13 @@ impl Simulation {
         }
     }
 
-    /// The truth at this moment; the guest has to be suspended.
+    /// The source's state at this moment; the guest has to be suspended.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.shared.lock())
     }
 
-    /// The source's frames in the order of their pfns, by the truth: for a reference copy.
+    /// The source's frames in the order of their pfns, by its true state: for a reference copy.
     #[must_use]
     pub fn source_frames(&self) -> Vec<SourceFrame> {
         frames(&self.shared.lock())
@@ -240,7 +239,7 @@ impl Simulation {
         premise::check(&self.shared.lock())
     }
 
-    /// What a tracker broke: a port's contract, or the source, which goes on from here.
+    /// What a tracker broke: a port's contract, or the source. To check this the guest runs on.
     #[must_use]
     pub fn harm(&self) -> Option<String> {
         let breach = self.breaches().first().map(|breach| (*breach).to_owned());

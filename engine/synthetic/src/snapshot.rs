@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the source is at suspend: for each pfn whether it has a frame, of which type, with which
-//! contents.
+//! The source at suspend: for each pfn whether it has a frame, of which type, with which contents.
 //! Not here: the comparison with the receiver (`oracle`).
 //! Units: indexed by pfn; 9 bytes a pfn.
 //! Threads: plain values.
-//! Source: the project's design, section 3: a pfn has a frame if its entry names one that is ours
-//! and whose m2p is it, or, of an alias and of a stale m2p, if its entry says so without a tag.
+//! Source: the project's design, section 3: a pfn has a frame if its entry names a frame of the
+//! guest whose m2p is this pfn; with an alias or a stale m2p, if the entry names it without a tag.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,18 +17,17 @@ use crate::walk::{NoP2m, owned_frame, resolve, walk};
 use crate::words::Content;
 use crate::world::World;
 
-/// A page table as it should arrive, and the PTEs that name another domain's frame or none of a
-/// pfn.
+/// A page table as it should arrive, and the slots of PTEs that resolve to no pfn.
 #[derive(Clone, Debug)]
 pub(crate) struct TableTruth {
     pub(crate) words: TableWords,
     /// Slots that name no pfn's frame: a policy may clear them.
     pub(crate) unresolved: BTreeSet<u16>,
-    /// Slots that name a frame of an ambiguous pfn: nobody can say what they mean.
+    /// Slots that name a frame of an ambiguous pfn: their meaning is undefined.
     pub(crate) ambiguous: BTreeSet<u16>,
 }
 
-/// What a first pass over the leaves leaves for a second.
+/// What the pass over the leaves collects.
 #[derive(Default)]
 struct Seen {
     /// Page tables: pfn, frame, level.
@@ -57,14 +55,14 @@ pub struct SourceFrame {
 pub struct Snapshot {
     pub(crate) width: Width,
     pub(crate) pfn_count: u64,
-    /// The count is one that the kernel's p2m really covers.
+    /// The kernel's p2m covers the count.
     pub(crate) count_is_true: bool,
     pub(crate) list: Vec<Option<Pfn>>,
     kinds: Vec<u8>,
     contents: Vec<Content>,
     pub(crate) tables: BTreeMap<u64, TableTruth>,
-    /// Pfns whose entry names a frame of the guest that the m2p gives to another pfn: no honest
-    /// guest.
+    /// Pfns whose entry names a frame of the guest that the m2p gives to another pfn: an honest
+    /// guest has none.
     pub(crate) ambiguous: BTreeSet<u64>,
     /// Why the roots name no p2m at all.
     pub(crate) broken: Option<NoP2m>,
@@ -73,7 +71,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes the truth from a suspended world.
+    /// Takes the snapshot of a suspended world.
     pub(crate) fn take(world: &World) -> Self {
         let width = world.guest.width;
         let machine = &world.xen.machine;
@@ -170,8 +168,8 @@ impl Snapshot {
         self.kinds.iter().filter(|&&kind| kind != 0).count() as u64
     }
 
-    /// Frames that the guest holds and those that its p2m gives a pfn, if most of them have none:
-    /// no guest lives like that, its p2m leads elsewhere.
+    /// Frames that the guest holds and frames that its p2m names, if the p2m names less than half:
+    /// then it can't be the guest's p2m.
     pub(crate) fn lost(&self) -> Option<(u64, u64)> {
         let named = self.frames() + self.ambiguous.len() as u64;
         (named < self.held / 2).then_some((self.held, named))

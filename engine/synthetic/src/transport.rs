@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The simulated way to the destination: reads each page at the moment of sending, normalises,
-//! delivers, or fails.
+//! The simulated transport: reads each page at the moment of sending, normalises, delivers, or
+//! fails.
 //! Not here: the receiver.
 //! Units: as in the engine's `port`.
-//! Threads: the lock is released while the engine's view is asked, for that asks the m2p.
+//! Threads: the lock is released while the engine's view is called, because that reads the m2p.
 //! Source: the engine's `Transport` contract; libxc's `write_batch`.
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::world::World;
 /// `EPIPE`: the connection is gone.
 const EPIPE: i32 = 32;
 
-/// The way to the destination.
+/// The transport to the destination.
 #[derive(Debug)]
 pub struct SimTransport {
     shared: Arc<Shared>,
@@ -72,7 +72,7 @@ impl SimTransport {
         })
     }
 
-    /// Hands a page to the receiver, a page table with its frames replaced by pfns.
+    /// Gives a page to the receiver, a page table with its frames replaced by pfns.
     ///
     /// # Errors
     /// The receiver refuses it.
@@ -110,7 +110,7 @@ impl SimTransport {
     }
 }
 
-/// Hands a page to the receiver.
+/// Gives a page to the receiver.
 fn deliver(world: &mut World, page: &Page, bytes: Bytes) -> Result<(), PortError> {
     let taken = match bytes {
         Bytes::Content(content) => world.receiver.take_data(page.pfn.0, page.kind, content),
@@ -164,7 +164,7 @@ impl Transport for SimTransport {
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
         let mut world = self.shared.enter();
         if !world.suspended {
-            world.breach("gone: said while the guest runs");
+            world.breach("gone: called while the guest runs");
         }
         Self::check_line(&mut world)?;
         world.receiver.take_gone(pfns);
@@ -174,7 +174,7 @@ impl Transport for SimTransport {
     fn note_gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
         let mut world = self.shared.lock();
         if world.suspended {
-            world.breach("note_gone: said while the guest stands still");
+            world.breach("note_gone: called while the guest is suspended");
         }
         world.receiver.take_note(pfns);
         Ok(())
@@ -191,7 +191,7 @@ impl Transport for SimTransport {
     fn consistent(&mut self) -> Result<(), PortError> {
         let mut world = self.shared.enter();
         if !world.suspended {
-            world.breach("consistent: said while the guest runs");
+            world.breach("consistent: called while the guest runs");
         }
         Self::check_line(&mut world)?;
         if !self.lost.is_empty() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m as shared_info says it is, walked without any help from the guest's kernel or a tracker.
+//! The p2m that shared_info names, walked without any help from the guest's kernel or a tracker.
 //! Not here: what follows from it (`snapshot`, `premise`).
 //! Units: positions of leaves; pfn and mfn as plain numbers.
 //! Threads: under the world's lock, the guest stopped.
@@ -14,7 +14,7 @@ use p2mtrack::table::{PTE_PRESENT, pte_mfn};
 use crate::guest::mfn_of_cr3;
 use crate::machine::Machine;
 
-/// Why there is no p2m to be found.
+/// Why no p2m was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoP2m {
     /// The root is not a frame of the guest.
@@ -61,14 +61,14 @@ pub(crate) fn walk(
                 found.push(Some(leaf));
                 page += 1;
             }
-            // Whatever the missing table would cover is skipped.
+            // Skip all that the missing table would cover.
             Err(level) => page = ((page >> (9 * (level - 1))) + 1) << (9 * (level - 1)),
         }
     }
     Ok(found)
 }
 
-/// The leaf behind a page of the address space, or the level at which nothing of the guest is
+/// The leaf behind a page of the address space, or the level at which no frame of the guest is
 /// named.
 fn descend(machine: &Machine, root: u64, levels: u32, page: u64) -> Result<u64, u32> {
     (1..=levels).rev().try_fold(root, |table, level| {
@@ -137,7 +137,7 @@ mod tests {
     use crate::machine::Owner;
     use crate::words::FrameWords;
 
-    /// What agrees in both tables is a pfn's frame only if the guest owns it.
+    /// A frame on which both tables agree is the pfn's only if the guest owns it.
     #[test]
     fn a_round_trip_says_nothing_about_the_owner() {
         for width in [Width::W32, Width::W64] {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a frame holds: a version number, or real words where somebody follows them (p2m, page
+//! What a frame holds: a version number, or real words where they have a meaning (p2m, page
 //! tables).
 //! Not here: who owns the frame (`machine`).
 //! Units: a frame is 512 little-endian words of 64 bits.
@@ -16,14 +16,14 @@ use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 /// The live words of a frame.
 pub(crate) type LiveWords = [AtomicU64; FRAME_WORDS];
 
-/// What a page holds, as far as it can be told apart: equal contents are equal bytes.
+/// Stands for the bytes of a page: equal contents are equal bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Content(pub u64);
 
 impl Content {
-    /// Never written since Xen handed the frame out: any bytes will do.
+    /// Never written since Xen allocated the frame: any bytes are right.
     pub const UNDEFINED: Self = Self(0);
-    /// A frame that the receiver allocated and nobody sent.
+    /// A frame that the receiver allocated and that was never sent.
     pub const EMPTY: Self = Self(1);
     /// What the receiver writes into the frames of its own p2m at the end.
     pub const P2M_LEAF: Self = Self(2);
@@ -55,7 +55,7 @@ impl fmt::Display for Content {
 #[derive(Clone, Debug)]
 pub(crate) struct FrameWords {
     pub(crate) live: Arc<LiveWords>,
-    /// The words only picture a version (somebody mapped a data page); the version decides.
+    /// The words only mirror a version (a data page was mapped); the version is what counts.
     pub(crate) mirror: bool,
 }
 
@@ -70,7 +70,7 @@ pub(crate) const fn pattern(version: u64, index: usize) -> u64 {
 }
 
 impl FrameWords {
-    /// Words made by a rule.
+    /// Words made by a function.
     pub(crate) fn from_fn(mut word: impl FnMut(usize) -> u64, mirror: bool) -> Self {
         Self { live: Arc::new(std::array::from_fn(|i| AtomicU64::new(word(i)))), mirror }
     }

@@ -24,14 +24,14 @@ use crate::{behaviour, page_table};
 /// Programs that may be under way, most of them waiting.
 const PROGRAMS_MAX: usize = 48;
 
-/// Purposes of the streams of chance; a number is added to each.
+/// Purposes of the random streams; a number is added to each.
 const PACE: u64 = 1 << 60;
 const STEPS: u64 = 2 << 60;
 const PROGRAMS: u64 = 3 << 60;
 const SUSPENDS: u64 = 4 << 60;
 const RESUMES: u64 = 5 << 60;
 
-/// Everything that there is.
+/// The state of the whole simulation.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) xen: Xen,
@@ -46,16 +46,16 @@ pub(crate) struct World {
     /// Frames of other domains.
     pub(crate) others: Vec<u64>,
     pub(crate) suspended: bool,
-    /// Held still by the caller, not at a boundary.
+    /// Paused by the caller at any point, not at a consistent boundary.
     pub(crate) paused: bool,
     /// Times that log-dirty was taken.
     pub(crate) rounds: u64,
-    /// Looks at the grant table.
-    pub(crate) looks: u64,
+    /// Queries of the grant table.
+    pub(crate) grant_queries: u64,
     /// Mappings that a tracker holds.
     pub(crate) maps_held: u64,
     pub(crate) cancelled: Arc<AtomicBool>,
-    /// What the guest did, in order.
+    /// The programs that the guest began, in order.
     pub(crate) begun: Vec<Begun>,
     pub(crate) steps: u64,
     /// Where the caller broke a port's contract.
@@ -65,7 +65,7 @@ pub(crate) struct World {
     limits: Limits,
     /// The seed of the streams.
     seed: u64,
-    /// Programs that were thought of, whether anything came of them or not.
+    /// Attempts to plan a program, failed ones included.
     pub(crate) planned: u64,
     suspends: u64,
     programs: Vec<Program>,
@@ -110,7 +110,7 @@ impl World {
             suspended: false,
             paused: false,
             rounds: 0,
-            looks: 0,
+            grant_queries: 0,
             maps_held: 0,
             cancelled: Arc::default(),
             begun: Vec::new(),
@@ -149,7 +149,7 @@ impl World {
         self.skip = self.pace.magnitude(pause.max(4)) - 1;
     }
 
-    /// Calls between two bursts, in a round that looks at each page once.
+    /// Calls between two bursts, in a round that handles each page once.
     pub(crate) const fn pause(&self) -> u64 {
         let steps = if self.mix.steps == 0 { 1 } else { self.mix.steps };
         self.spread * self.guest.frames_at_start() / steps
@@ -191,7 +191,7 @@ impl World {
     pub(crate) fn round_begins(&mut self) {
         self.rounds += 1;
         self.rounds_since_start += 1;
-        // However many calls the round before had, this one is as long as it was to be.
+        // The length of a round must not depend on the number of calls in the one before.
         self.pace = Dice::new(self.seed, PACE | self.rounds);
         self.budget = self.budget_of_round();
         // A pause that was drawn for the first round's many calls is too long for the next.
@@ -208,19 +208,20 @@ impl World {
         if self.limits.steps.is_some_and(|most| self.steps >= most) {
             return;
         }
-        // What one step draws shifts no other, so that a schedule can be cut and thinned out.
+        // What one step draws must not shift any other, so that a schedule can be cut and thinned
+        // out.
         self.dice = Dice::new(self.seed, STEPS | self.steps);
         self.steps += 1;
         if self.dice.chance(self.mix.plain_writes, 16) {
             return self.plain_write();
         }
-        let (rounds, looks) = (self.rounds, self.looks);
+        let (rounds, grant_queries) = (self.rounds, self.grant_queries);
         let ready: Vec<usize> = (0..self.programs.len())
-            .filter(|&at| !self.programs[at].is_waiting(rounds, looks))
+            .filter(|&at| !self.programs[at].is_waiting(rounds, grant_queries))
             .collect();
         // A program that waits lets its vCPU go on with another.
-        let room = ready.len() < self.mix.vcpus && self.programs.len() < PROGRAMS_MAX;
-        if room && (ready.is_empty() || self.dice.chance(1, 6)) {
+        let has_capacity = ready.len() < self.mix.vcpus && self.programs.len() < PROGRAMS_MAX;
+        if has_capacity && (ready.is_empty() || self.dice.chance(1, 6)) {
             return self.begin_program();
         }
         if !ready.is_empty() {
@@ -238,7 +239,7 @@ impl World {
         }
     }
 
-    /// Plans a new program and takes it up.
+    /// Plans a new program and starts it.
     fn begin_program(&mut self) {
         self.planned += 1;
         let number = self.planned;
@@ -254,7 +255,7 @@ impl World {
         self.programs.push(program);
     }
 
-    /// One step of a program; a finished one gives back what it had in hand.
+    /// One step of a program; a finished one releases what it claimed.
     fn run_program(&mut self, at: usize) {
         let mut program = std::mem::take(&mut self.programs[at]);
         let mut executor = Executor {
@@ -263,7 +264,7 @@ impl World {
             others: &mut self.others,
             dice: &mut self.dice,
             rounds: self.rounds,
-            looks: self.looks,
+            grant_queries: self.grant_queries,
         };
         executor.advance(&mut program);
         if program.steps.is_empty() {
@@ -316,11 +317,11 @@ impl World {
         }
     }
 
-    /// Runs a program to its end, its waits skipped.
+    /// Runs a program to its end and skips its waits.
     fn finish_program(&mut self, at: usize) {
         let left = self.programs.len();
         let program = &self.programs[at];
-        let keeps = program.after_look > self.looks
+        let keeps = program.after_grant_query > self.grant_queries
             || program.steps.iter().any(|step| behaviour::outlives_suspend(*step));
         while !keeps && self.programs.len() == left {
             self.run_program(at);
@@ -344,11 +345,11 @@ impl World {
         self.budget = self.budget_of_round();
     }
 
-    /// Linux unpins at resume; a table that another one names stays a table.
+    /// Linux unpins at resume; a table that another table names stays a table.
     fn unpin_held_tables(&mut self) {
         for (table, level) in self.guest.tables.clone() {
             let machine = &self.xen.machine;
-            let held = machine.ptes_to(table).any(|(holder, _)| machine.level(holder) == level + 1);
+            let held = machine.ptes_to(table).any(|(parent, _)| machine.level(parent) == level + 1);
             if held && machine.is_pinned(table) {
                 page_table::unpin(&mut self.xen, table);
             }
@@ -399,7 +400,7 @@ mod tests {
                 world.step();
                 if step % 40 == 0 {
                     world.round_begins();
-                    world.looks += 1;
+                    world.grant_queries += 1;
                 }
                 let now = world.programs.len();
                 let ended = std::mem::replace(&mut under_way, now) > now;

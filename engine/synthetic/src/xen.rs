@@ -88,8 +88,7 @@ impl Xen {
     }
 
     /// `XENMEM_exchange` of one frame: the old one goes, a new one comes, nothing is marked. A
-    /// frame that somebody else refers to stays (`steal_page`). Returns the frame that the guest
-    /// has then.
+    /// frame with other references stays (`steal_page`). Returns the frame that the guest has then.
     pub(crate) fn exchange(&mut self, old: u64, pfn: u64) -> Option<u64> {
         if self.machine.refs(old) > 0 {
             return Some(old);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The simulated back ends keep the rules of the ports; and each check finds who breaks its rule.
+//! The simulated back ends keep the rules of the ports; and each check finds a port that breaks its
+//! rule.
 //! Not here: the rules (`p2mtrack::port::conformance`), faults on purpose (`ports`).
-//! Units: small guests that stand still.
+//! Units: small guests, suspended.
 //! Threads: two readers.
 //! Source: the contracts of the traits in `p2mtrack::port`.
 
@@ -20,7 +21,7 @@ use p2mtrack::table::{Resolved, TableView};
 use p2mtrack_synthetic::ports::SimM2p;
 use p2mtrack_synthetic::{P2mKind, Scenario, SimConfig, SimPorts, Simulation};
 
-/// A guest that stands still.
+/// A suspended guest.
 fn at_rest(width: Width, kind: P2mKind) -> Simulation {
     let plain = SimConfig::plain(Scenario::Quiet, 1, 8 << 20);
     let simulation = Simulation::new(&SimConfig { width, p2m: Some(kind), ..plain });
@@ -50,8 +51,8 @@ fn copies(ports: &mut SimPorts) -> Vec<Option<Leaf>> {
     (0..ports.m2p.frames()).map(&mut copy).collect()
 }
 
-/// The frames that a guest of [`at_rest`] writes when it goes on: another guest of the same seed
-/// does so.
+/// The frames that a guest of [`at_rest`] writes when it goes on, found with another guest of the
+/// same seed.
 fn written_next(width: Width, kind: P2mKind) -> Vec<Mfn> {
     let simulation = at_rest(width, kind);
     let mut ports = simulation.ports();
@@ -110,7 +111,7 @@ fn simulated_ports_conform() {
         let (pages, width) = (pages(&mut ports), ports.p2m.width());
         let view = Careless(width);
         conformance::transport(&mut ports.transport, width, &pages, &view, &ports.m2p)
-            .expect("the way to the destination");
+            .expect("the transport");
     }
 }
 
@@ -163,7 +164,7 @@ enum Wrong {
     NotConfirmed,
 }
 
-/// A port with one wrong, whichever it is.
+/// A port that does one thing wrong.
 struct Bad<'a, T> {
     inner: &'a mut T,
     wrong: Wrong,
@@ -219,7 +220,7 @@ impl<T: P2mSource> P2mSource for Bad<'_, T> {
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault> {
         let read = self.inner.read(mfn, into);
         if let Some(old) = self.old.get().filter(|_| self.wrong == Wrong::ReadIsOld) {
-            // ORDER: nobody writes it.
+            // ORDER: never written.
             into.words = std::array::from_fn(|word| old[word].load(Ordering::Relaxed));
         }
         if self.wrong == Wrong::ReadsPastTheEnd { Ok(()) } else { read }
@@ -372,14 +373,14 @@ impl<T: Transport> Transport for Bad<'_, T> {
     }
 }
 
-/// All parts over ports of which one is wrong.
+/// Runs all checks over ports of which one is wrong.
 fn check(wrong: Wrong) -> Outcome {
     let simulation = at_rest(Width::W64, P2mKind::Linear);
     let mut handles = simulation.ports();
     let (pages, pfns) = (pages(&mut handles), handles.p2m.roots().expect("roots").pfn_count);
     let SimPorts { log_dirty, p2m, m2p, types, unlogged, transport, .. } = &mut handles;
     let m2p = BadM2p(m2p, wrong, AtomicU64::new(0));
-    // Of a guest that stands still these two do nothing wrong.
+    // While the guest is suspended these two do nothing wrong.
     let stale = matches!(wrong, Wrong::LiveIsOld | Wrong::ReadIsOld);
     conformance::guest(&mut Guest {
         p2m: &mut Bad::new(p2m, if stale { Wrong::Nothing } else { wrong }),
@@ -403,17 +404,17 @@ fn check(wrong: Wrong) -> Outcome {
 }
 
 #[test]
-fn who_does_nothing_wrong_conforms() {
+fn a_correct_back_end_conforms() {
     check(Wrong::Nothing).unwrap_or_else(|broken| panic!("{broken}"));
 }
 
 #[test]
-fn each_rule_finds_who_breaks_it() {
+fn each_rule_finds_the_port_that_breaks_it() {
     for (wrong, port, rule) in [
         (Wrong::FramesGrow, "M2p", "the same at every call"),
         (Wrong::PfnPastTheEnd, "M2p", "past the end"),
         (Wrong::PfnOfTheNext, "M2p", "whose entry names it"),
-        (Wrong::RootsMove, "P2mSource", "roots of a guest that stands still"),
+        (Wrong::RootsMove, "P2mSource", "roots of a suspended guest"),
         (Wrong::HoldsTooMuch, "P2mSource", "no more frames than the machine"),
         (Wrong::ReadsPastTheEnd, "P2mSource", "past the machine's end"),
         (Wrong::AnswersForNothing, "P2mSource", "`map` of nothing"),

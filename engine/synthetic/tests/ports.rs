@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ports keep the engine's contracts: faults strike and are recorded, breaches are noticed,
-//! hostile guests are survived, and nothing of it depends on anything but the seed.
+//! The ports keep the engine's contracts: faults strike and are recorded, breaches are recorded,
+//! hostile guests cause no panic, and all of it depends on the seed alone.
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{Entry, FrameType, Mfn, Pfn, Width};
@@ -37,41 +37,41 @@ impl TableView for Careless<'_> {
     }
 }
 
-/// Calls every port some rounds long and tells what came back, in short.
+/// Calls every port for some rounds and returns the answers, in short.
 fn exercise(simulation: &Simulation, ports: &mut SimPorts, rounds: u64) -> Vec<String> {
     let view_ports = simulation.ports();
     let width = ports.p2m.width();
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     let mut bits = PfnBitmap::new(32_768);
     let list = vec![Some(Pfn(1)); 4096];
     let frame_list = FrameList { width, pfn_count: 4096 * width.entries() as u64, leaves: &list };
-    told.push(format!("{:?}", ports.transport.frame_list(frame_list)));
+    seen.push(format!("{:?}", ports.transport.frame_list(frame_list)));
     for round in 0..rounds {
         bits.reset(32_768);
-        told.push(format!(
+        seen.push(format!(
             "{:?} {}",
             ports.log_dirty.clean(LogBuffer::over(&mut bits)),
             bits.count()
         ));
-        if told.last().is_some_and(|last| last.starts_with("Err")) {
+        if seen.last().is_some_and(|last| last.starts_with("Err")) {
             ports.log_dirty.disable().expect("always");
             ports.log_dirty.enable().expect("off");
         }
-        told.push(format!("{:?} {:?}", ports.p2m.roots(), ports.p2m.domain_frames()));
-        told.push(format!("{:?}", ports.unlogged.accepts_transfer()));
+        seen.push(format!("{:?} {:?}", ports.p2m.roots(), ports.p2m.domain_frames()));
+        seen.push(format!("{:?}", ports.unlogged.accepts_transfer()));
         let mfns: Vec<Mfn> = (round * 40..round * 40 + 1024).map(Mfn).collect();
         let mut types = vec![FrameType::Data; 1024];
-        told.push(format!("{:?}", ports.types.query(&mfns, &mut types)));
+        seen.push(format!("{:?}", ports.types.query(&mfns, &mut types)));
         let mut slots = Vec::new();
         ports.p2m.map(&mfns[..64], &mut slots);
         let held: Vec<_> = slots.into_iter().filter_map(Result::ok).collect();
         for &slot in &held {
-            told.push(format!("{:?}", ports.p2m.live(slot).entry(width, 5)));
+            seen.push(format!("{:?}", ports.p2m.live(slot).entry(width, 5)));
         }
         ports.p2m.unmap(&held);
         let mut leaf = Leaf::default();
         let faults = mfns.iter().filter(|&&mfn| ports.p2m.read(mfn, &mut leaf).is_err()).count();
-        told.push(faults.to_string());
+        seen.push(faults.to_string());
         let page = |(&mfn, &kind): (&Mfn, &FrameType)| Page {
             pfn: view_ports.m2p.pfn(mfn).unwrap_or(Pfn(9)),
             mfn,
@@ -82,11 +82,11 @@ fn exercise(simulation: &Simulation, ports: &mut SimPorts, rounds: u64) -> Vec<S
             mfns.iter().zip(&types).filter(|t| *t.1 != FrameType::NotOwned).map(page).collect();
         let mut answers: Vec<Answer> = Vec::new();
         let sent = ports.transport.send(&pages, &Careless(&view_ports, width), &mut answers);
-        told.push(format!("{sent:?} {answers:?}").chars().take(400).collect());
+        seen.push(format!("{sent:?} {answers:?}").chars().take(400).collect());
         let mut returned = Vec::new();
-        told.push(format!("{:?} {returned:?}", ports.transport.returned(&mut returned)));
+        seen.push(format!("{:?} {returned:?}", ports.transport.returned(&mut returned)));
     }
-    told
+    seen
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn hostile_guests_are_survived() {
 #[test]
 fn equal_seeds_give_equal_answers() {
     for seed in 0..6 {
-        let tell = || {
+        let run = || {
             let (simulation, mut ports) = simulation(Scenario::Mixed, seed, &Fault::ALL);
             ports.log_dirty.enable().expect("off");
             (
@@ -116,7 +116,7 @@ fn equal_seeds_give_equal_answers() {
                 simulation.activity(),
             )
         };
-        assert_eq!(tell(), tell());
+        assert_eq!(run(), run());
     }
 }
 

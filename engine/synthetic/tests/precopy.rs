@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A naive live migration, each of its rounds at one moment: it shows that the marks which the
-//! simulated Xen makes suffice for a tracker that keeps all the rules, and that each rule is needed
-//! in some scenario.
+//! A naive live migration; the guest does not run during a round. It shows that the marks of the
+//! simulated Xen suffice for a tracker that keeps all the rules, and that each rule is needed in
+//! some scenario.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ enum Rule {
     Shared,
     /// Page tables are owed again once frames have moved.
     Tables,
-    /// Pfns without a frame are given back.
+    /// Pfns without a frame are reported as gone.
     Gone,
     /// The frame list is sent again.
     List,
@@ -60,7 +60,7 @@ struct Naive {
     without: Option<Rule>,
     sent: BTreeMap<u64, u64>,
     deferred: BTreeSet<u64>,
-    /// What transfer entries named when they were looked at.
+    /// What transfer entries named at the last query.
     named: BTreeSet<Pfn>,
     /// The most pfns that the guest ever had.
     pfns: u64,
@@ -77,7 +77,7 @@ impl Naive {
         self.without != Some(rule)
     }
 
-    /// A round of a guest that runs: it has its chance before it is looked at, and none after.
+    /// A live round: the guest may run when the grant table is queried, and is paused after that.
     fn live_round(&mut self) {
         let accepts = self.ports.unlogged.accepts_transfer().expect("no faults");
         self.simulation.pause(true);
@@ -138,7 +138,7 @@ impl Naive {
         if self.keeps(Rule::Entries) {
             self.sent.retain(|pfn, _| held.contains(&Pfn(*pfn)));
         }
-        // What has a mark and no frame at the moment is looked at again.
+        // A pfn with a mark and no frame at the moment is tried again.
         self.deferred.extend(bits.iter().filter(|pfn| !held.contains(pfn)).map(|pfn| pfn.0));
         if last && self.keeps(Rule::Gone) {
             let gone: Vec<Pfn> =
@@ -164,7 +164,7 @@ impl Naive {
     fn send(&mut self, pages: &[Page], view: &View, last: bool) {
         for batch in pages.chunks(1024) {
             let mut answers = Vec::new();
-            // The guest stands still during a naive round.
+            // The guest does not run during a naive round.
             self.ports.transport.send(batch, view, &mut answers).expect("no faults");
             for (page, answer) in batch.iter().zip(&answers) {
                 if matches!(answer, p2mtrack::port::Answer::Accepted) {
@@ -245,7 +245,7 @@ fn each_rule_is_needed() {
         (Rule::List, Scenario::Hotplug, Verdict::Corrupt),
     ] {
         let found = (1..120).any(|seed| {
-            // A list that never grows lets the receiver refuse pages: also a way to notice.
+            // With a list that never grows the receiver refuses pages: that counts as corrupt.
             std::panic::catch_unwind(|| migrate(scenario, seed, Some(rule)))
                 .unwrap_or(Verdict::Corrupt)
                 == verdict

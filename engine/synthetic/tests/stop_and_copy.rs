@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The reference driver: stop the guest, send every pfn that has a frame, by the truth. It has to
-//! be identical on every honest scenario; each way of breaking it has to get its verdict.
+//! The reference driver: stop the guest, send every pfn that has a frame, by the simulation's true
+//! state. It has to be identical on every honest scenario; each way of breaking it has to get its
+//! verdict.
 
 use std::collections::BTreeMap;
 
@@ -41,15 +42,15 @@ fn live(simulation: &Simulation, ports: &mut SimPorts, first: bool) {
         simulation.run_guest(400);
         bits.reset(PFNS);
         ports.log_dirty.clean(LogBuffer::over(&mut bits)).expect("no faults");
-        let looks = |ports: &mut SimPorts| {
+        let query = |ports: &mut SimPorts| {
             p2mtrack::port::Unlogged::accepts_transfer(&mut ports.unlogged).expect("no faults")
         };
-        looks(ports);
+        query(ports);
     }
     simulation.suspend();
 }
 
-/// The truth as a view for page tables.
+/// The true state as a view for page tables.
 struct Truth {
     width: Width,
     pfns: BTreeMap<u64, u64>,
@@ -117,7 +118,7 @@ impl Source {
     }
 }
 
-/// Stop and copy, everything by the truth.
+/// Stop and copy, everything by the true state.
 fn copy(simulation: &Simulation, ports: &mut SimPorts, width: Width) -> Source {
     let source = Source::take(simulation, width);
     source.send_list(ports);
@@ -222,7 +223,7 @@ fn another_pages_bytes_are_corrupt() {
         let judgement = simulation.judge();
         ports.transport.gone(&[page.pfn]).expect("no faults");
         let without = simulation.judge();
-        // Nobody wrote this page at the source: any bytes will do for it.
+        // The source never wrote this page: any bytes are right.
         if without.undefined_not_compared < judgement.undefined_not_compared {
             assert_eq!(judgement.mismatched_pfns, 0);
             continue;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The model of upstream's algorithm does what the original does: what it follows is right, what it
-//! does not see goes wrong.
+//! The model of upstream's algorithm does what the original does: changes that it follows arrive,
+//! changes that it does not see go wrong.
 //! Not here: the whole table by scenario (`docs/comparison.md`).
-//! Units: runs of small guests; a debug build plays a few, a release build a hundred.
+//! Units: runs of small guests; a debug build makes a few, a release build a hundred.
 //! Threads: runs side by side.
 //! Source: the description of libxc's save path in the project's notes.
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The blocks of a capture, unpacked one after another: none is read that is longer than it can be.
+//! The blocks of a capture, unpacked one after another; a block that is too long is not read.
 //! Not here: what blocks hold (`raw`), decompression itself.
 //! Units: bytes; offsets in errors are of the decompressed file.
 //! Threads: one.
-//! Source: own. A few bytes of a compressed file can stand for gigabytes: a length is believed only
-//! as far as what was read before justifies it, and no memory is taken before the bytes are there.
+//! Source: own. A few bytes of a compressed file can expand to gigabytes: a length is accepted only
+//! if earlier blocks justify it, and memory is allocated only as bytes arrive.
 
 use std::io::{self, Read};
 
@@ -119,7 +119,7 @@ pub(crate) struct Payload {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The words of a block, as they are meant.
+/// The decoded words of a block.
 #[derive(Debug, Default)]
 pub(crate) struct Words {
     /// The first byte of the payload in the file.
@@ -154,13 +154,13 @@ impl<R: Read> Blocks<R> {
         Ok(Header { start, kind: word(0), round: word(4), length })
     }
 
-    /// The payload of the block, which has this much room.
+    /// The payload of the block, if its length was `allowed`.
     pub(crate) fn payload(
         &mut self,
         header: &Header,
-        room: Result<(), TraceFault>,
+        allowed: Result<(), TraceFault>,
     ) -> Result<Payload, TraceError> {
-        room.map_err(|fault| fault.at(header.start + 8))?;
+        allowed.map_err(|fault| fault.at(header.start + 8))?;
         let start = self.at;
         let bytes = self.take("block payload", header.length)?;
         let padding = self.at;
@@ -169,16 +169,16 @@ impl<R: Read> Blocks<R> {
         Ok(Payload { start, bytes })
     }
 
-    /// The payload of the block, which has this much room in whole words, each decoded as it comes:
-    /// no second copy of them is ever there.
+    /// The payload of the block, if its length was `allowed`, in whole words. Each is decoded as it
+    /// is read, so that there is no second copy.
     pub(crate) fn words(
         &mut self,
         header: &Header,
-        room: Result<(), TraceFault>,
+        allowed: Result<(), TraceFault>,
         mut decode: impl FnMut(u64, u64) -> Result<u64, TraceFault>,
     ) -> Result<Words, TraceError> {
-        room.map_err(|fault| fault.at(header.start + 8))?;
-        self.expect_room(header.length)?;
+        allowed.map_err(|fault| fault.at(header.start + 8))?;
+        self.expect_left(header.length)?;
         let start = self.at;
         let mut words = Vec::new();
         while self.at < start + header.length {
@@ -198,19 +198,19 @@ impl<R: Read> Blocks<R> {
         Ok(Words { start, words })
     }
 
-    /// Bytes that may be unpacked yet.
+    /// Bytes that may still be unpacked.
     pub(crate) const fn left(&self) -> u64 {
         self.limit - self.at
     }
 
-    /// Nothing may follow. A decompressor looks at its own sums only here.
+    /// Checks that nothing follows. Only here does a decompressor check its own sums.
     pub(crate) fn end(mut self) -> Result<(), TraceError> {
         let read = self.read(1).map_err(at_the_end)?;
         TraceFault::rule("nothing after the last block", read.is_empty())
             .map_err(|fault| fault.at(self.at))
     }
 
-    fn expect_room(&self, length: u64) -> Result<(), TraceError> {
+    fn expect_left(&self, length: u64) -> Result<(), TraceError> {
         if length > self.left() {
             return Err(self.too_large());
         }
@@ -225,7 +225,7 @@ impl<R: Read> Blocks<R> {
     }
 
     fn take(&mut self, what: &'static str, length: u64) -> Result<Vec<u8>, TraceError> {
-        self.expect_room(length)?;
+        self.expect_left(length)?;
         let bytes = self.read(length)?;
         let left = bytes.len() as u64;
         if left < length {
@@ -235,7 +235,7 @@ impl<R: Read> Blocks<R> {
         Ok(bytes)
     }
 
-    /// Up to `length` bytes: fewer only where the file ends. Memory is taken as they come.
+    /// Up to `length` bytes: fewer only at the end of the file. Memory is allocated as they arrive.
     fn read(&mut self, length: u64) -> Result<Vec<u8>, TraceError> {
         let mut bytes = Vec::new();
         let result = (&mut self.from).take(length).read_to_end(&mut bytes);
@@ -244,7 +244,7 @@ impl<R: Read> Blocks<R> {
     }
 }
 
-/// All blocks are there: a decompressor that wants more to read lacks its own end.
+/// An error after the last block: a decompressor that needs more input lacks its own end.
 fn at_the_end(error: TraceError) -> TraceError {
     let fault = match error.fault {
         TraceFault::Io(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
@@ -256,9 +256,9 @@ fn at_the_end(error: TraceError) -> TraceError {
     TraceError { fault, ..error }
 }
 
-/// How long blocks can be, by what was read before them.
+/// How long blocks can be, from what was read before them.
 #[derive(Clone, Debug)]
-pub(crate) struct Room {
+pub(crate) struct Bounds {
     width: Width,
     limits: Limits,
     /// The largest count of pfns that was read so far.
@@ -267,33 +267,32 @@ pub(crate) struct Room {
     leaves: u64,
 }
 
-impl Room {
+impl Bounds {
     /// After META.
     pub(crate) fn new(width: Width, pfn_count: u64, limits: Limits) -> Self {
-        let mut room = Self { width, limits, pfns: 0, leaves: 0 };
-        room.grow(pfn_count);
-        room
+        let mut bounds = Self { width, limits, pfns: 0, leaves: 0 };
+        bounds.grow(pfn_count);
+        bounds
     }
 
-    /// META itself.
+    /// Checks META itself.
     pub(crate) fn meta(header: &Header) -> Result<(), TraceFault> {
         TraceFault::limit("block length", header.length, META_BYTES_MAX)
     }
 
-    /// The guest had this many pfns, too. It may claim any number: no more count than the limit has
-    /// entries.
+    /// The guest also had this many pfns. It may claim any number; the limit of entries caps it.
     pub(crate) fn grow(&mut self, pfn_count: u64) {
         self.pfns = self.pfns.max(pfn_count.min(self.limits.entries));
     }
 
-    /// The round has so many leaves. Returns the bytes that its other blocks have at least: a pfn
-    /// for each, and an entry and an m2p value for each pfn.
+    /// Sets the leaves of the round. Returns the least bytes of the blocks to come: a pfn for each
+    /// leaf, and an entry and an m2p value for each pfn.
     pub(crate) const fn list(&mut self, leaves: u64) -> u64 {
         self.leaves = leaves;
         leaves.saturating_mul(8 + 16 * self.width.entries() as u64)
     }
 
-    /// Whether a block can be that long.
+    /// Checks that a block can be that long.
     pub(crate) fn check(&self, kind: Kind, header: &Header) -> Result<(), TraceFault> {
         let (length, entries) = (header.length, self.width.entries() as u64);
         match kind {
@@ -314,8 +313,8 @@ impl Room {
         }
     }
 
-    /// A CLEAN covers the count of pfns in whole leaves of Xen's log; twice as many, whatever the
-    /// recorder saw meanwhile.
+    /// A CLEAN covers the count of pfns in whole leaves of Xen's log. Twice as many are allowed:
+    /// the recorder may have seen another count.
     fn check_log(&self, length: u64) -> Result<(), TraceFault> {
         let leaves = self.pfns.saturating_mul(2).div_ceil(LOG_DIRTY_LEAF_PFNS);
         let pfns = leaves.saturating_mul(LOG_DIRTY_LEAF_PFNS).min(self.limits.log_dirty_pfns);

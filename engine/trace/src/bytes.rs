@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A file's bytes: mapped if it is large, read if it is small.
-//! Not here: what they mean.
+//! Not here: their meaning.
 //! Units: bytes.
 //! Threads: plain reads may be shared.
 //! Source: own.
 //!
-//! A mapped file must not be written or truncated while it is in use: a page that a truncation
-//! takes away answers with SIGBUS, and no check can come before that. Files below [`MAP_BYTES_MIN`]
-//! are copied and do not have the hazard. Traces are made whole and renamed, so that only a foreign
-//! hand can do it.
+//! A mapped file must not be written or truncated while it is in use: an access to a truncated page
+//! raises SIGBUS, and no check can prevent that. Files below [`MAP_BYTES_MIN`] are copied and don't
+//! have this hazard. This program makes traces whole and renames them, so only another program can
+//! do it.
 
 #![expect(unsafe_code, reason = "a file is mapped; docs/safety.md")]
 
@@ -45,10 +45,9 @@ impl Bytes<'static> {
             file.rewind()?;
             return Ok(Self::Owned(read_at_most(file, MAP_BYTES_MIN)?));
         }
-        // SAFETY: the file is mapped read-only, and what others write to it shows. That nobody
-        // writes or truncates it meanwhile is asked of the caller (`Reader::open`); every read of
-        // it is bounds-checked at the time of the read, so that changed bytes can't lead out of the
-        // map.
+        // SAFETY: the file is mapped read-only, and writes by others are visible. The caller must
+        // ensure that no process writes or truncates it meanwhile (`Reader::open`). Every read is
+        // bounds-checked at the time of the read, so that changed bytes can't lead out of the map.
         let map = unsafe { Mmap::map(file)? };
         Ok(Self::Mapped(map))
     }
@@ -66,9 +65,9 @@ impl Deref for Bytes<'_> {
     }
 }
 
-/// Opens a file that has a length: a pipe or device could give bytes without end.
+/// Opens a file that has a length: a pipe or a device could be endless.
 pub(crate) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
-    // Asked before opening: opening a pipe that nobody writes to would wait for ever.
+    // Checked before opening: opening a pipe without a writer would block.
     if !path.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_length_is_refused() {
+    fn a_file_without_a_length_is_refused() {
         let error = Bytes::open(Path::new("/dev/zero")).expect_err("a device");
         assert_eq!(error.to_string(), "not a regular file");
         assert!(read_at_most(&b"four"[..], 3).is_err());

@@ -42,7 +42,7 @@ impl<'b> Container<'b> {
         kind.is_ok_and(|kind| kind == BlockKind::End as u32)
     }
 
-    /// The payload of the next block, which has to be this one.
+    /// The payload of the next block, which has to be of this kind and round.
     pub(crate) fn block(
         &mut self,
         kind: BlockKind,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A payload being read: every read checked, every fault at its byte of the file.
-//! Not here: what the numbers mean; the budget is spent by those who know (`runs`, `reader`).
+//! Reads a payload: every read is checked, every fault has its byte of the file.
+//! Not here: the meaning of the numbers, the budget (`runs`, `rounds`).
 //! Units: offsets in bytes of the file; varints as in `format`.
 //! Threads: one.
 //! Source: own.
@@ -83,7 +83,7 @@ impl<'b> Cursor<'b> {
         Ok(bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)))
     }
 
-    /// A varint. Longer than needed is an error: each number has one form.
+    /// A varint. A longer form than needed is an error.
     pub(crate) fn varint(&mut self, what: &'static str) -> Result<u64, TraceError> {
         let start = self.offset();
         let mut value = 0;
@@ -109,7 +109,7 @@ impl<'b> Cursor<'b> {
         TraceFault::rule("zeros as padding", zeros).map_err(|fault| fault.at(start))
     }
 
-    /// Nothing may be left.
+    /// Checks that nothing is left.
     pub(crate) fn end(&self) -> Result<(), TraceError> {
         self.check(TraceFault::same("bytes after the last number", self.left() as u64, 0))
     }

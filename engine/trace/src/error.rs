@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What can be wrong with a trace or a capture, and where.
-//! Not here: what can be wrong with a capture's story (`import`).
+//! Not here: which side of an import failed (`import`).
 //! Units: offsets in bytes from the start of the file; in a compressed capture, of the decompressed
 //! file.
 //! Threads: plain values.
@@ -52,7 +52,7 @@ pub enum TraceFault {
         /// Bytes that are left.
         left: u64,
     },
-    /// A number is not the only one that can stand there.
+    /// A number is not the only valid one.
     Mismatch {
         /// Which number.
         what: &'static str,
@@ -61,7 +61,7 @@ pub enum TraceFault {
         /// What it has to say.
         expected: u64,
     },
-    /// A number is past what the file's own rules or the caller's [`Limits`](crate::Limits) allow.
+    /// A number exceeds what the file's own rules or the caller's [`Limits`](crate::Limits) allow.
     Limit {
         /// Which number.
         what: &'static str,
@@ -142,7 +142,7 @@ impl fmt::Display for TraceFault {
 impl fmt::Display for TraceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            // All bytes are written: it is not about one of them.
+            // All bytes are written: the error has no byte.
             _ if matches!(self.fault, TraceFault::Commit(_)) => write!(f, "{}", self.fault),
             None => write!(f, "byte {}: {}", self.offset, self.fault),
             Some(place) => write!(f, "byte {}: {place}: {}", self.offset, self.fault),

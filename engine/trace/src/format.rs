@@ -50,7 +50,7 @@
 
 use crate::error::Place;
 
-/// First bytes of a trace. Like PNG's: not text, and spoilt by any transfer that thinks it is.
+/// First bytes of a trace. As in PNG, they are not text, and a transfer as text damages them.
 pub const MAGIC: [u8; 8] = *b"\x89p2mt\r\n\x1a";
 
 /// The version that this crate reads and writes.
@@ -87,7 +87,7 @@ pub enum BlockKind {
     Leaves = 5,
     /// What the leaves hold.
     Entries = 6,
-    /// Where the m2p is not what the p2m says.
+    /// Where the m2p differs from the p2m.
     M2p = 7,
     /// The end.
     End = 8,
@@ -133,7 +133,7 @@ pub const fn padding_bytes(payload_bytes: u64) -> u64 {
     payload_bytes.wrapping_neg() % 8
 }
 
-/// The header of a block, crc apart.
+/// The header of a block, without its crc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHeader {
     /// A [`BlockKind`], not checked.

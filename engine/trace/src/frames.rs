@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Live leaf frames of a replay: memory that stands for the guest's and is rewritten in place.
-//! Not here: when (`replay`).
+//! Live leaf frames of a replay: they stand for the guest's memory, and are rewritten in place.
+//! Not here: when they are written (`replay`).
 //! Units: one frame of 4 KiB, guest words.
-//! Threads: one writer between rounds; readers hold a frame as long as they like.
+//! Threads: one writer between rounds; readers may hold a frame for any time.
 //! Source: own.
 
 use std::collections::{HashMap, HashSet};
@@ -45,7 +45,7 @@ impl Frame {
     }
 }
 
-/// The frames of this round's leaves, and those that somebody still holds.
+/// The frames of this round's leaves, and those that are still mapped.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     frames: HashMap<u64, Arc<Frame>>,
@@ -58,9 +58,9 @@ impl Frames {
         self.listed.get(&mfn).and_then(|mfn| self.frames.get(mfn))
     }
 
-    /// Writes what this round's leaves hold, where `touched` says that it can differ. Memory is
-    /// bounded by the leaves of this round and what readers hold: a frame that left the list is
-    /// kept only while somebody maps it, so that it is the same memory if it comes back.
+    /// Writes this round's leaves where `touched` says that they can differ. Memory is bounded by
+    /// the leaves of this round and the mapped frames: a frame that left the list is kept only
+    /// while it is mapped, so that it is the same memory if it comes back.
     pub(crate) fn publish(&mut self, width: Width, round: &Round, touched: &[bool]) {
         self.listed.clear();
         self.listed.extend(round.leaf_mfns.iter().copied().filter(|&mfn| mfn != NONE));
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_frame_is_the_same_memory_when_it_comes_back() {
+    fn a_mapped_frame_is_the_same_memory_when_it_comes_back() {
         let mut frames = Frames::default();
         let word = |frame: &Frame| frame.words[511].load(Ordering::Relaxed); // ORDER: one thread
         frames.publish(Width::W64, &round(&[7, 8], 1, Width::W64), &[true; 2]);

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Makes a trace of a capture. Entries, leaves and log-dirty bitmaps are kept exactly.
+//! Converts a capture into a trace. Entries, leaves and log-dirty bitmaps are kept exactly.
 //! Not here: reading captures (`raw`), writing traces (`writer`).
 //! Units: as in `round`.
 //! Threads: one.
 //! Source: own; what captures hold is in `tests/traces/README.md`.
 //!
-//! What a capture does not say is added, so that a replay is consistent:
+//! What a capture lacks is added, so that a replay is consistent:
 //! - *Contents of upper frames* are made by the rule of `upper`. The trace's flavour is the
 //!   structure that was walked.
-//! - *Roots after CLEAN* become those that the walk was made under: generation and count of the
-//!   walk; where that count does not give the number of leaves, all entries of the leaves. If a
-//!   root does not name the frame on top of the walk, it is made to, also before CLEAN where it was
-//!   the same there. A tree walk presents no `p2m_cr3`.
-//! - *m2p exceptions*: m2p values that neither the lists nor the entries give. Where one frame was
+//! - *Roots after CLEAN* become those of the walk, with its generation and its count. Where that
+//!   count does not give the number of leaves, the count is all entries of the leaves. If a root
+//!   does not name the frame on top of the walk, it is changed to name it, also before CLEAN where
+//!   it was the same there. A tree walk presents no `p2m_cr3`.
+//! - *m2p exceptions*: m2p values that neither the lists nor the entries give. If one frame was
 //!   looked up twice in a round with two answers, the later one is kept.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -33,7 +33,7 @@ use crate::round::{Broken, Column, NONE, Round};
 use crate::upper::{self, TooFewFrames, Upper};
 use crate::writer::Writer;
 
-/// Of the bytes that a capture may have, the part that its trace may have in memory: one over this.
+/// A trace in memory may have the byte limit of a capture divided by this.
 const TRACE_SHARE: u64 = 4;
 
 /// A capture that can't become a trace.
@@ -62,8 +62,8 @@ impl error::Error for ImportError {
     }
 }
 
-/// Makes a trace of the capture file `from` in memory, of which it takes at most a quarter of what
-/// a capture may have.
+/// Converts the capture file `from` into a trace in memory, of at most a quarter of the byte limit
+/// of a capture.
 ///
 /// # Errors
 /// See [`ImportError`].
@@ -76,7 +76,7 @@ pub fn import_in_memory(from: &Path, limits: &Limits) -> Result<Vec<u8>, ImportE
     Ok(writer.finish().map_err(ImportError::Trace)?.bytes)
 }
 
-/// A file in memory that takes no more than a limit.
+/// A file in memory with a size limit.
 #[derive(Debug)]
 struct Bounded {
     bytes: Vec<u8>,
@@ -98,7 +98,7 @@ impl Write for Bounded {
     }
 }
 
-/// Writes all rounds of a capture, one at a time, to a writer that was begun with its [`meta_of`].
+/// Writes all rounds of a capture, one at a time, to a writer that was made with its [`meta_of`].
 ///
 /// # Errors
 /// See [`ImportError`].
@@ -133,7 +133,7 @@ pub fn meta_of(meta: &CaptureMeta) -> Meta {
     }
 }
 
-/// The round of a trace, as it may be written.
+/// The round of the trace, checked.
 fn round_of(meta: &CaptureMeta, mut blocks: RoundBlocks) -> Result<Round, TraceError> {
     let from = blocks.round();
     let (width, vaddr) = (meta.width, from.after.roots.p2m_vaddr);
@@ -180,7 +180,7 @@ fn bitmap_of(bytes: &[u8]) -> PfnBitmap {
     bitmap
 }
 
-/// The roots to be presented before CLEAN and for the walk.
+/// The roots to present before CLEAN and for the walk.
 fn roots_of(meta: &CaptureMeta, from: &CaptureRound<'_>, upper: &Upper) -> (Roots, Roots) {
     let walk = from.after;
     let entries = meta.width.entries() as u64;
@@ -235,8 +235,8 @@ const fn cr3_of(width: Width, mfn: u64) -> u64 {
     }
 }
 
-/// m2p values that are not what a trace without exceptions says; or the pfn with a value that can't
-/// be.
+/// m2p values that differ from those of a trace without exceptions. An error is the pfn with an
+/// impossible value.
 fn exceptions_of(
     meta: &CaptureMeta,
     from: &CaptureRound<'_>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! p2mtrack-trace: a guest's p2m life on disk. Recorded, checked, and replayed through the
-//! tracker's ports.
+//! p2mtrack-trace: recordings of a guest's p2m on disk. They are made, checked, and replayed
+//! through the tracker's ports.
 //!
 //! ```text
 //! .p2mraw, .p2mraw.xz --import--> Writer --> .p2mtrace --> Reader --> Rounds --> naive checkers

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How far a file may expand: a few bytes of runs can stand for gigabytes, so that file size is no
+//! How far a file may expand: a few bytes of runs can expand to gigabytes, so that file size is no
 //! bound.
 //! Not here: rules of the format itself (`format`, `round`).
 //! Units: entries, pfns and frames as in `p2mtrack::frame`; bytes where the name says so.
 //! Threads: plain values.
 //! Source: sized for a machine of 24 GiB, sums below.
 
-/// Bounds that a reader and a replay keep to; beyond them is an error that names the number.
+/// Bounds of a reader and a replay. A number beyond its bound is an error that names it.
 ///
 /// By default the worst file costs a replay 4 GiB of entries, 4 GiB of live frames, 8 GiB of m2p, 1
 /// GiB of log-dirty and 256 MiB of upper frames; a reader alone 5.3 GiB.
@@ -20,10 +20,10 @@ pub struct Limits {
     pub upper_frames: u64,
     /// Frames of the machine, for a replay's m2p (8 bytes each, taken as they are used).
     pub machine_frames: u64,
-    /// Positions that decoding a whole file may look at: bounds time where many rounds expand far.
+    /// Positions that decoding a whole file may process: bounds the time if many rounds expand far.
     pub work: u64,
     /// Bytes of a capture after decompression. One round of them is in memory at a time; a trace
-    /// that is made of them in memory may have a quarter of it.
+    /// that is made in memory may have a quarter of this.
     pub capture_bytes: u64,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a trace says of its guest and its recording, as JSON in the first block.
-//! Not here: anything that changes during the life (`round`).
+//! Metadata of a trace about its guest and its recording, as JSON in the first block.
+//! Not here: anything that changes from round to round (`round`).
 //! Units: `max_mfn` is a count of machine frames, `pfn_count` a count of pfns, `width` in bits.
 //! Threads: plain values.
 //! Source: own; keys as in the captures' META where both have them.
@@ -30,7 +30,7 @@ pub struct Meta {
     pub width: Width,
     /// Pfns of the guest when recording began.
     pub pfn_count: u64,
-    /// Frames of the machine: one past the last mfn, whatever its name says.
+    /// Frames of the machine: one past the last mfn, despite the name.
     pub max_mfn: u64,
     /// The guest's kernel.
     #[serde(default)]

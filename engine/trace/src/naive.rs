@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a correct tracker finds when it replays a life: the oracle, as naive as can be.
+//! What a correct tracker finds when it replays a recording: the oracle, as naive as possible.
 //! Not here: anything of a tracker: no walk, no generation, no bitmap tricks, no shards.
 //! Units: entries and leaf positions; `rounds` counts those after the first copy.
 //! Threads: one.
-//! Source: the rule below, written once more from its words; `expected.py` of the captures is the
-//! other telling.
+//! Source: the rule below, implemented from its text alone; `expected.py` of the captures is the
+//! other implementation.
 //!
 //! The shadow starts as round 0's entries. In each later round:
 //! 1. a leaf position is *dirty* if its leaf's pfn has its bit in this round's log-dirty bitmap,
@@ -13,11 +13,11 @@
 //!    shadow lacks counts as invalid); a difference is mapped, unmapped, remapped or other; it is
 //!    *beyond log-dirty* if the pfn's own bit is not set; then the shadow takes this round's value.
 //!
-//! A round without a leaf has its p2m hidden: it is counted, and everything else stays as the round
-//! before had it.
+//! In a round without leaves the p2m is hidden: the round is counted, and everything else stays as
+//! in the round before.
 //!
 //! A change in the last round's entries whose leaf is not dirty yet would be found in the next:
-//! *pending*. *Missed* is what differs from the shadow after the last round, pending ones apart.
+//! *pending*. *Missed* is every other difference from the shadow after the last round.
 
 use p2mtrack::frame::{Pfn, Width};
 use serde::{Deserialize, Serialize};
@@ -48,13 +48,13 @@ pub struct Totals {
     pub other: u64,
     /// Differences of pfns that are not themselves dirty.
     pub beyond_log_dirty: u64,
-    /// Differences that nobody will find.
+    /// Differences that no round will find.
     pub missed: u64,
     /// Differences that the next round would find.
     pub pending: u64,
 }
 
-/// Follows a life round by round.
+/// Follows a recording round by round.
 #[derive(Debug)]
 pub struct Oracle {
     leaf_entries: usize,
@@ -81,7 +81,7 @@ impl Oracle {
         }
     }
 
-    /// A later round: its leaves, its log-dirty bitmap as a question, all its entries.
+    /// A later round: its leaves, its log-dirty bitmap as a predicate, all its entries.
     pub fn round(
         &mut self,
         leaf_mfns: &[u64],
@@ -187,7 +187,7 @@ pub fn expected_of_capture(capture: &Capture) -> Totals {
 mod tests {
     use super::*;
 
-    /// One leaf of 512 entries: all invalid but what `set` names.
+    /// One leaf of 512 entries: all invalid but those in `set`.
     fn leaf(set: &[(usize, u64)]) -> Vec<u64> {
         let mut entries = vec![NONE; 512];
         for &(pfn, entry) in set {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which pfn names a frame: the reverse of the entries, kept up to date change by change.
-//! Not here: m2p values that a trace gives itself (`replay`).
+//! Not here: m2p values that a trace states itself (`replay`).
 //! Units: one word for each frame of the machine.
-//! Threads: one writer between rounds; `FirstNames` may be read by all meanwhile.
+//! Threads: one writer between rounds; any thread may read `FirstNames` meanwhile.
 //! Source: own.
 
 use std::collections::{BTreeSet, HashMap};
@@ -23,7 +23,7 @@ impl FirstNames {
     /// The lowest pfn that names a frame.
     pub(crate) fn pfn(&self, mfn: u64) -> Option<u64> {
         let word = usize::try_from(mfn).ok().and_then(|at| self.0.get(at))?;
-        // ORDER: rounds change only while nobody is inside a call; the caller hands over.
+        // ORDER: rounds change only while no thread is inside a call; the caller synchronizes.
         word.load(Ordering::Relaxed).checked_sub(1)
     }
 
@@ -50,7 +50,7 @@ impl Names {
         Some(Self { first, shared: HashMap::new(), named: 0 })
     }
 
-    /// The part that may be read by all.
+    /// The part that any thread may read.
     pub(crate) fn first(&self) -> &Arc<FirstNames> {
         &self.first
     }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads captures of a real guest, format 'p2mraw 1', plain or compressed with xz.
-//! Not here: their blocks (`blocks`), what becomes of them (`import`).
+//! Not here: their blocks (`blocks`), conversion into a trace (`import`).
 //! Units: little endian; entries of a 32-bit guest widened; offsets in errors are of the
 //! decompressed file.
 //! Threads: plain reads may be shared.
 //! Source: the format's table in `tests/traces/README.md`.
 //!
 //! 8 bytes of magic, then blocks: u32 type, u32 round, u64 payload bytes, payload, zeros to a
-//! multiple of 8. No checksums: what is checked is that every block is there, in order, whole, and
-//! that lengths agree.
+//! multiple of 8. There are no checksums: the reader checks that every block is there, in order,
+//! complete, and that lengths agree.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -20,7 +20,7 @@ use p2mtrack::frame::{Entry, Pfn, Width};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::blocks::{Blocks, Kind, MAGIC, Payload, Room, Words};
+use crate::blocks::{Blocks, Bounds, Kind, MAGIC, Payload, Words};
 use crate::bytes::open_regular;
 use crate::error::{Place, TraceError, TraceFault};
 use crate::limits::Limits;
@@ -32,7 +32,7 @@ const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
 /// Memory that decompression may take; `xz -9` needs 65 MiB.
 const XZ_BYTES_MAX: u64 = 256 << 20;
 
-/// Whether a file that begins with these bytes (8 suffice) is meant to be a capture, plain or
+/// Whether a file that begins with these bytes (8 suffice) should be a capture, plain or
 /// compressed.
 #[must_use]
 pub fn is_capture(start: &[u8]) -> bool {
@@ -123,7 +123,7 @@ pub struct CaptureRound<'c> {
     pub m2p: &'c [u64],
 }
 
-/// The blocks of one round: each as long as it has to be.
+/// The blocks of one round, each of the required length.
 #[derive(Debug)]
 pub struct RoundBlocks {
     number: u64,
@@ -153,7 +153,7 @@ impl RoundBlocks {
         }
     }
 
-    /// Gives the entries away, and drops what was only needed beside them.
+    /// Takes the entries, and drops the m2p, which is not needed any more.
     pub(crate) fn take_entries(&mut self) -> Vec<u64> {
         self.m2p.words = Vec::new();
         std::mem::take(&mut self.entries.words)
@@ -172,13 +172,13 @@ impl RoundBlocks {
     }
 }
 
-/// A capture that is read round by round: no more of it is in memory than one round.
+/// A capture that is read round by round: at most one round is in memory.
 #[derive(Debug)]
 pub struct CaptureReader<R: Read> {
     /// None after the last round.
     blocks: Option<Blocks<R>>,
     meta: CaptureMeta,
-    room: Room,
+    bounds: Bounds,
     rounds: u64,
 }
 
@@ -199,7 +199,7 @@ impl CaptureReader<Box<dyn Read>> {
     }
 }
 
-/// The bytes of a file whose first ones are read, decompressed.
+/// The decompressed bytes of a file whose first bytes, `start`, were read already.
 fn unpack(start: Vec<u8>, file: File) -> std::io::Result<Box<dyn Read>> {
     let is_xz = start.starts_with(XZ_MAGIC);
     let whole = BufReader::new(std::io::Cursor::new(start).chain(file));
@@ -220,12 +220,13 @@ impl<R: Read> CaptureReader<R> {
         let header = blocks.header()?;
         let place = Kind::Meta.of(0);
         header.expect(Kind::Meta, 0)?;
-        let payload = blocks.payload(&header, Room::meta(&header)).map_err(|e| e.within(place))?;
+        let payload =
+            blocks.payload(&header, Bounds::meta(&header)).map_err(|e| e.within(place))?;
         let meta: CaptureMeta = json(&payload, place)?;
         TraceFault::rule("format p2mraw 1", meta.format == "p2mraw 1")
             .map_err(|fault| fault.at(payload.start).within(place))?;
-        let room = Room::new(meta.width, meta.pfn_count, *limits);
-        Ok(Self { blocks: Some(blocks), meta, room, rounds: 0 })
+        let bounds = Bounds::new(meta.width, meta.pfn_count, *limits);
+        Ok(Self { blocks: Some(blocks), meta, bounds, rounds: 0 })
     }
 
     /// What the capture is of.
@@ -237,8 +238,7 @@ impl<R: Read> CaptureReader<R> {
     /// The next round; none after the last one, when the whole file was read.
     ///
     /// # Errors
-    /// A block is missing, in a wrong place, or not as long as it has to be. The reader is of no
-    /// use then.
+    /// A block is missing, in a wrong place, or of a wrong length. The reader is then unusable.
     pub fn next_round(&mut self) -> Result<Option<RoundBlocks>, TraceError> {
         let Some(mut blocks) = self.blocks.take() else { return Ok(None) };
         let first = Kind::RootsBefore.of(self.rounds);
@@ -246,12 +246,12 @@ impl<R: Read> CaptureReader<R> {
         if self.rounds > 0 && header.is(Kind::End) {
             let place = Kind::End.of(0);
             blocks
-                .payload(&header, self.room.check(Kind::End, &header))
+                .payload(&header, self.bounds.check(Kind::End, &header))
                 .map_err(|error| error.within(place))?;
             return blocks.end().map(|()| None);
         }
         let mut next = Next { blocks: &mut blocks, header: Some(header), number: self.rounds };
-        let round = next.round(&mut self.room, self.meta.width)?;
+        let round = next.round(&mut self.bounds, self.meta.width)?;
         self.rounds += 1;
         self.blocks = Some(blocks);
         Ok(Some(round))
@@ -261,26 +261,26 @@ impl<R: Read> CaptureReader<R> {
 /// The blocks of a round, one after another.
 struct Next<'a, R> {
     blocks: &'a mut Blocks<R>,
-    /// Of the first block, which was looked at already.
+    /// Of the first block, if it was read already.
     header: Option<crate::blocks::Header>,
     number: u64,
 }
 
 impl<R: Read> Next<'_, R> {
-    /// In the order of the file; round 0 is without LOGDIRTY.
-    fn round(&mut self, room: &mut Room, width: Width) -> Result<RoundBlocks, TraceError> {
-        let before: CaptureRoots = self.json(Kind::RootsBefore, room)?;
-        room.grow(before.max_pfn);
+    /// In the order of the file; round 0 has no LOGDIRTY.
+    fn round(&mut self, bounds: &mut Bounds, width: Width) -> Result<RoundBlocks, TraceError> {
+        let before: CaptureRoots = self.json(Kind::RootsBefore, bounds)?;
+        bounds.grow(before.max_pfn);
         let log_dirty = match self.number {
             0 => None,
-            _ => Some(self.payload(Kind::LogDirty, room)?),
+            _ => Some(self.payload(Kind::LogDirty, bounds)?),
         };
-        let after: CaptureWalk = self.json(Kind::RootsAfter, room)?;
-        room.grow(after.roots.max_pfn.max(after.walk_max_pfn));
+        let after: CaptureWalk = self.json(Kind::RootsAfter, bounds)?;
+        bounds.grow(after.roots.max_pfn.max(after.walk_max_pfn));
         let mfns = Kind::LeafMfns;
-        let leaf_mfns = self.words(mfns, room, width)?;
-        // What they need is known now: it is not unpacked in vain.
-        if room.list(leaf_mfns.words.len() as u64) > self.blocks.left() {
+        let leaf_mfns = self.words(mfns, bounds, width)?;
+        // The size of the other blocks is known now: if it is too large, don't unpack them.
+        if bounds.list(leaf_mfns.words.len() as u64) > self.blocks.left() {
             return Err(self.blocks.too_large().within(mfns.of(self.number)));
         }
         Ok(RoundBlocks {
@@ -289,18 +289,18 @@ impl<R: Read> Next<'_, R> {
             after,
             log_dirty,
             leaf_mfns,
-            leaf_pfns: self.words(Kind::LeafPfns, room, width)?,
-            upper: self.words(Kind::Upper, room, width)?,
-            entries: self.words(Kind::Entries, room, width)?,
-            m2p: self.words(Kind::M2p, room, width)?,
+            leaf_pfns: self.words(Kind::LeafPfns, bounds, width)?,
+            upper: self.words(Kind::Upper, bounds, width)?,
+            entries: self.words(Kind::Entries, bounds, width)?,
+            m2p: self.words(Kind::M2p, bounds, width)?,
         })
     }
 
-    fn words(&mut self, kind: Kind, room: &Room, width: Width) -> Result<Words, TraceError> {
+    fn words(&mut self, kind: Kind, bounds: &Bounds, width: Width) -> Result<Words, TraceError> {
         let read = |next: &mut Self| {
             let header = next.blocks.header()?;
             header.expect(kind, next.number)?;
-            next.blocks.words(&header, room.check(kind, &header), |index, word| {
+            next.blocks.words(&header, bounds.check(kind, &header), |index, word| {
                 let word = widened(width, word);
                 if kind == Kind::Entries {
                     let found = || format!("{word:#x} for {}", Pfn(index));
@@ -313,22 +313,22 @@ impl<R: Read> Next<'_, R> {
         read(self).map_err(|error| error.within(kind.of(self.number)))
     }
 
-    fn payload(&mut self, kind: Kind, room: &Room) -> Result<Payload, TraceError> {
+    fn payload(&mut self, kind: Kind, bounds: &Bounds) -> Result<Payload, TraceError> {
         let read = |next: &mut Self| {
             let header = next.header.take().map_or_else(|| next.blocks.header(), Ok)?;
             header.expect(kind, next.number)?;
-            next.blocks.payload(&header, room.check(kind, &header))
+            next.blocks.payload(&header, bounds.check(kind, &header))
         };
         read(self).map_err(|error| error.within(kind.of(self.number)))
     }
 
-    fn json<T: DeserializeOwned>(&mut self, kind: Kind, room: &Room) -> Result<T, TraceError> {
-        let payload = self.payload(kind, room)?;
+    fn json<T: DeserializeOwned>(&mut self, kind: Kind, bounds: &Bounds) -> Result<T, TraceError> {
+        let payload = self.payload(kind, bounds)?;
         json(&payload, kind.of(self.number))
     }
 }
 
-/// A whole capture in memory, for who goes back and forth in it.
+/// A whole capture in memory, for access to any round.
 #[derive(Debug)]
 pub struct Capture {
     meta: CaptureMeta,
@@ -344,7 +344,7 @@ impl Capture {
         Self::whole(CaptureReader::open(path, limits)?)
     }
 
-    /// Takes the bytes of an uncompressed capture.
+    /// Reads an uncompressed capture that is in memory.
     ///
     /// # Errors
     /// It is not a whole capture.
@@ -383,7 +383,7 @@ impl Capture {
     }
 }
 
-/// A word of a 32-bit guest that is all ones is none.
+/// Widens a word of a 32-bit guest: 32 ones become all ones.
 fn widened(width: Width, word: u64) -> u64 {
     match (width, u32::try_from(word)) {
         (Width::W32, Ok(word)) => Entry::widen(word).0,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A trace that is open: all blocks checked at the door, rounds decoded as they are asked for.
-//! Not here: the decoding (`rounds`), a replay (`replay`), what should come out (`naive`).
+//! An open trace: all blocks are checked when it is opened, rounds are decoded on demand.
+//! Not here: the decoding (`rounds`), a replay (`replay`), the expected result (`naive`).
 //! Units: bytes and rounds; the layout is in `format`.
 //! Threads: may be shared.
 //! Source: own. The file is untrusted; see `limits`.
@@ -26,8 +26,8 @@ pub struct Reader<'b> {
 }
 
 impl Reader<'static> {
-    /// Opens a trace file with the default limits. Files of 64 MiB and more are mapped: nobody may
-    /// write or truncate them while the reader lives (SIGBUS). Smaller ones are read.
+    /// Opens a trace file with the default limits. Files of 64 MiB and more are mapped: no process
+    /// may write or truncate them while the reader lives (SIGBUS). Smaller ones are read.
     ///
     /// # Errors
     /// The file can't be read, or is not a whole trace of this version.
@@ -53,7 +53,7 @@ impl Reader<'static> {
         Self::check(bytes, Limits::default())
     }
 
-    /// Reads a trace that is in memory, and keeps it.
+    /// Reads a trace that is in memory, and owns it.
     ///
     /// # Errors
     /// As [`Reader::new`].
@@ -103,7 +103,7 @@ impl<'b> Reader<'b> {
         self.payloads.rounds
     }
 
-    /// Whether there is no round: never.
+    /// Whether there is no round: always false.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.payloads.rounds == 0

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Records a live guest: an observing tracker beside whoever migrates it, and a round of the trace
-//! for each of its own.
-//! Not here: taking log-dirty. It can be taken once, so that the recorder is handed what somebody
-//! else took.
-//! Units: as in `round`; entries are what the tracker saw, late writes come with the next round.
+//! Records a live guest: a second tracker observes it, and each of its rounds becomes a round of
+//! the trace.
+//! Not here: reading log-dirty. It can be read only once, so the caller reads it and gives it to
+//! the recorder.
+//! Units: as in `round`; entries are as the tracker read them, later writes are in the next round.
 //! Threads: one; the tracker compares on the caller's.
 //! Source: own.
 
@@ -33,7 +33,7 @@ use crate::writer::Writer;
 pub enum RecordError {
     /// The guest can't be followed.
     Tracker(Error),
-    /// The trace can't be written, or the guest shows what no trace may hold.
+    /// The trace can't be written, or the guest has something that no trace may hold.
     Trace(TraceError),
 }
 
@@ -65,7 +65,7 @@ pub struct Recorder<W: Write> {
 }
 
 impl<W: Write> Recorder<W> {
-    /// Begins a trace of a guest of META's width.
+    /// Begins a trace of a guest with META's width.
     ///
     /// # Errors
     /// `out` failed.
@@ -80,13 +80,12 @@ impl<W: Write> Recorder<W> {
     }
 
     /// Observes one round and writes it. `before` are the roots as read before the CLEAN that
-    /// returned `log`; the tracker looks at the guest now, so that this is to be called right after
-    /// that CLEAN. A `log` in the first round is of no use: all that it could name is read after
-    /// it.
+    /// returned `log`. The tracker reads the guest now, so call this right after that CLEAN. In the
+    /// first round a `log` is ignored: everything that it could name is read after it.
     ///
     /// # Errors
-    /// See [`RecordError`]. After an error of the tracker's nothing was written, and the round may
-    /// be repeated without a log: what it named is kept.
+    /// See [`RecordError`]. After an error of the tracker nothing was written, and the round may be
+    /// repeated without a log: the recorder keeps the marks.
     pub fn round(
         &mut self,
         guest: &mut Guest<'_>,
@@ -114,13 +113,13 @@ impl<W: Write> Recorder<W> {
         Ok(report)
     }
 
-    /// Gives the recorder's mappings back: before [`Recorder::finish`], while there still is a
-    /// guest.
+    /// Releases the recorder's mappings. Call it before [`Recorder::finish`], while the guest still
+    /// exists.
     pub fn release(&mut self, p2m: &mut dyn P2mSource) {
         self.monitor.release(p2m);
     }
 
-    /// Ends the trace and gives the target back, flushed.
+    /// Ends the trace and returns the flushed target.
     ///
     /// # Errors
     /// `out` failed, or no round was recorded.
@@ -128,14 +127,14 @@ impl<W: Write> Recorder<W> {
         self.writer.finish().map_err(RecordError::Trace)
     }
 
-    /// The round as the tracker has it, but for what it was given.
+    /// The round as the tracker has it, without what the caller gave.
     fn view(&self, guest: &mut Guest<'_>) -> Round {
-        // A frame past the machine can be no frame of a trace: it was never mapped either.
+        // A trace can't hold a frame past the machine. It was never mapped either.
         let word = |mfn: &Mfn| if mfn.0 < self.meta.max_mfn { mfn.0 } else { NONE };
         let leaf_mfns: Vec<u64> = self.monitor.tracker().leaf_frames().iter().map(word).collect();
         let mut pfns = HashMap::new();
         let mut pfn_of = |mfn: u64| {
-            // Asked once: the m2p of a live guest may change, a trace has one answer.
+            // Read once: the m2p of a live guest may change, a trace has one value.
             *pfns.entry(mfn).or_insert_with(|| guest.m2p.pfn(Mfn(mfn)).map_or(NONE, |pfn| pfn.0))
         };
         let held = |&mfn: &u64| if mfn == NONE { NONE } else { pfn_of(mfn) };
@@ -166,7 +165,7 @@ impl<W: Write> Recorder<W> {
         tables.into_iter().map(frame).collect()
     }
 
-    /// All entries, those of a shared frame alike in all its places.
+    /// All entries; those of a shared frame are the same at all its positions.
     fn entries(&self, p2m: &mut dyn P2mSource, leaf_mfns: &[u64]) -> Vec<u64> {
         let width = self.meta.width;
         let length = width.entries();
@@ -198,7 +197,7 @@ impl<W: Write> Recorder<W> {
         entries
     }
 
-    /// m2p values of named frames that are neither listed (`pfns`) nor what the entries say.
+    /// m2p values of named frames that are neither listed (`pfns`) nor given by the entries.
     fn exceptions(
         &self,
         m2p: &dyn M2p,
@@ -222,7 +221,7 @@ impl<W: Write> Recorder<W> {
 }
 
 impl Recorder<BufWriter<StagedFile>> {
-    /// Begins a trace in a file that appears at `path` only by [`Recorder::commit`].
+    /// Begins a trace in a file that appears at `path` only on [`Recorder::commit`].
     ///
     /// # Errors
     /// As [`Writer::create`].
@@ -239,7 +238,7 @@ impl Recorder<BufWriter<StagedFile>> {
     }
 }
 
-/// A log that somebody else took.
+/// A log that the caller read.
 #[derive(Debug, Default)]
 struct GivenLog {
     /// Its marks, until they are written.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A recorded life behind the tracker's ports: each round's roots, log, frames and m2p as they
-//! were.
+//! A recording behind the tracker's ports: each round's roots, log, frames and m2p as recorded.
 //! Not here: page contents, types or a destination: a trace has none (`silent`).
 //! Units: as in the tracker's `port`.
 //! Threads: ports as their traits say; [`Replay::advance`] while no port is inside a call.
@@ -11,9 +10,9 @@
 //!    roots() -> before | clean() | roots() -> after | read, map, live, m2p: round N
 //! ```
 //!
-//! The log is Xen's: bits that a CLEAN did not ask for stay for the next one, and so do those of a
-//! round without CLEAN. A mapping that is held stays readable when its frame leaves the list, with
-//! the contents of then.
+//! The log works as in Xen: bits that a CLEAN did not ask for stay for the next one, and so do
+//! those of a round without CLEAN. A mapping stays readable when its frame leaves the list, with
+//! its contents of that time.
 
 use std::collections::HashMap;
 use std::io;
@@ -43,7 +42,7 @@ pub use crate::silent::{AllData, NoneUnlogged};
 struct Machine {
     width: Width,
     names: Arc<FirstNames>,
-    /// m2p of listed frames and exceptions; they come before names.
+    /// m2p of listed frames and exceptions; it has priority over names.
     stated: RwLock<HashMap<u64, Option<u64>>>,
     stage: Mutex<Stage>,
 }
@@ -55,9 +54,9 @@ struct Stage {
     before: Roots,
     after: Roots,
     cleaned: bool,
-    /// Marked and not yet taken.
+    /// Marks that no CLEAN has read yet.
     log: PfnBitmap,
-    /// Pfns that this round's CLEAN answered for.
+    /// Pfns that this round's CLEAN covered.
     recorded: u64,
     upper: HashMap<u64, Arc<Leaf>>,
     frames: Frames,
@@ -65,7 +64,7 @@ struct Stage {
 }
 
 impl Machine {
-    /// A panic in another port's call leaves nothing half done: each call is one step.
+    /// A panic in another port's call leaves no partial change: each call is one step.
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,10 +106,10 @@ impl<'r> Replay<'r> {
         Ok(replay)
     }
 
-    /// Goes on to the next round, for all ports at once. `false` after the last one, which stays.
+    /// Advances to the next round, for all ports at once. `false` after the last one, which stays.
     ///
     /// # Errors
-    /// The round can't be decoded; the replay is of no use then.
+    /// The round can't be decoded; the replay is then unusable.
     pub fn advance(&mut self) -> Result<bool, TraceError> {
         let Meta { width, max_mfn, .. } = *self.rounds.meta();
         let names = &mut self.names;
@@ -128,7 +127,7 @@ impl<'r> Replay<'r> {
         Ok(moved)
     }
 
-    /// The current round as recorded, for checkers that know no tracker.
+    /// The current round as recorded, for checkers without a tracker.
     #[must_use]
     pub const fn round(&self) -> &Round {
         self.rounds.round()
@@ -193,7 +192,7 @@ impl Stage {
         }
     }
 
-    /// Takes the part of the log that the recording can answer for.
+    /// Reads and clears the part of the log that the recorded CLEAN covered.
     fn clean(&mut self, mut into: LogBuffer<'_>) -> u64 {
         self.cleaned = true;
         let asked = into.pfns();
@@ -223,7 +222,7 @@ pub struct ReplayPorts {
     pub m2p: ReplayM2p,
     /// Every frame is data.
     pub types: AllData,
-    /// Nobody writes beside the log.
+    /// There are no unlogged writers.
     pub unlogged: NoneUnlogged,
 }
 
@@ -288,7 +287,7 @@ impl P2mSource for ReplayP2m {
             into.words = content.words;
             return Ok(());
         }
-        // A walk looks into leaves that are listed again and again.
+        // A walk reads leaves that are listed at many positions.
         let leaf = stage.frames.leaf(mfn.0).ok_or(MapFault::NotOwned)?;
         GuestLeaf::from_atomics(&leaf.words).fetch(into);
         Ok(())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One round of a life in plain arrays: what a recorder saw, and all that a checker needs.
+//! One round of a recording in plain arrays: what a recorder read, and all that a checker needs.
 //! Not here: files (`writer`, `reader`), or anything that a tracker would conclude.
 //! Units: arrays by leaf position or pfn; [`NONE`] = no frame; entries widened as in
 //! `p2mtrack::frame::Entry`.
@@ -33,9 +33,9 @@ pub enum Structure {
 /// A frame of the p2m above its leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpperFrame {
-    /// Of which structure.
+    /// The structure that it is part of.
     pub structure: Structure,
-    /// On which level.
+    /// Its level in that structure.
     pub level: u8,
     /// The frame.
     pub mfn: Mfn,
@@ -62,8 +62,8 @@ pub struct Round {
     pub leaf_pfns: Vec<u64>,
     /// All entries in pfn order: [`Width::entries`] for each leaf position.
     pub entries: Vec<u64>,
-    /// m2p of frames that are not listed above and are not what the entries say: mfn -> pfn or
-    /// none.
+    /// m2p of frames that are not listed above and for which the entries give another value: mfn ->
+    /// pfn or none.
     pub exceptions: BTreeMap<u64, Option<u64>>,
 }
 
@@ -77,9 +77,9 @@ impl Round {
         &self.entries[position * width.entries()..][..width.entries()]
     }
 
-    /// Whether this round says one thing of each frame. `touched` names the leaf positions whose
-    /// frame or entries may differ from a round that was checked before; without it all are looked
-    /// at.
+    /// Checks that this round does not contradict itself about a frame. `touched` names the leaf
+    /// positions whose frame or entries may differ from a round that was checked before; without it
+    /// all are checked.
     pub(crate) fn check(&self, meta: &Meta, touched: Option<&[bool]>) -> Result<(), Broken> {
         let mut pfns = HashMap::with_capacity(self.upper.len());
         for (index, frame) in self.upper.iter().enumerate() {
@@ -229,7 +229,7 @@ impl Column {
 pub(crate) struct Broken {
     /// Where.
     pub(crate) column: Column,
-    /// At which of its numbers; the first where it is about none.
+    /// Index of the number in it; 0 if the rule is not about one number.
     pub(crate) index: usize,
     pub(crate) fault: TraceFault,
 }
@@ -238,7 +238,7 @@ fn pfn_of(frame: &UpperFrame) -> u64 {
     frame.pfn.map_or(NONE, |pfn| pfn.0)
 }
 
-/// Largest pfn of an exception: two numbers of the file's code are taken (`format`, M2P).
+/// Largest pfn of an exception: the file's code reserves two numbers (`format`, M2P).
 const EXCEPTION_PFN_MAX: u64 = u64::MAX - 2;
 
 /// Stands for a leaf position where a frame was seen above the leaves.
@@ -262,8 +262,8 @@ pub(crate) const fn fits(width: Width, entry: u64) -> bool {
     }
 }
 
-/// Numbers in a frame's content, as runs see them: guest words of a tree, PTEs with the frame
-/// number in front.
+/// Count of numbers in a frame's content, as coded in runs: guest words of a tree, PTEs with the
+/// frame number first.
 pub(crate) const fn lanes(structure: Structure, width: Width) -> usize {
     match structure {
         Structure::Table => 512,

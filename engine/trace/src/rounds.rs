@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Decodes a trace round after round, each by its differences from the one before.
-//! Not here: the container (`container`), what a tracker makes of it (`replay`).
+//! Decodes a trace round after round, each from its differences to the one before.
+//! Not here: the container (`container`), ports for a tracker (`replay`).
 //! Units: as in `round`; payloads are described in `format`.
 //! Threads: one cursor a thread.
 //! Source: own. The file is untrusted: nothing is allocated or followed beyond `Limits`.
@@ -69,16 +69,16 @@ impl<'r> Rounds<'r> {
         self.meta
     }
 
-    /// Goes on to the next round. `false` after the last one, which stays.
+    /// Advances to the next round. `false` after the last one, which stays.
     ///
     /// # Errors
-    /// A payload breaks a rule; the current round is then half done and of no use.
+    /// A payload breaks a rule; the current round is then incomplete and unusable.
     pub fn advance(&mut self) -> Result<bool, TraceError> {
         self.advance_with(|_, _, _| ())
     }
 
-    /// The same, telling of each entry that was written: pfn, old and new value. Entries that fall
-    /// away are told as turned invalid.
+    /// The same; `changed` gets each entry that is written: pfn, old and new value. Entries that a
+    /// shrink removes are reported as invalid.
     pub(crate) fn advance_with(
         &mut self,
         mut changed: impl FnMut(u64, u64, u64),
@@ -153,7 +153,7 @@ impl<'r> Rounds<'r> {
         cursor.end()
     }
 
-    /// Returns the offset of the payload, for faults that show later.
+    /// Returns the offset of the payload, for faults that are found later.
     fn upper(&mut self) -> Result<u64, TraceError> {
         let mut cursor = self.next_payload();
         let start = cursor.offset();
@@ -283,7 +283,7 @@ impl<'r> Rounds<'r> {
     }
 }
 
-/// What a place can be.
+/// The valid places.
 const PLACES: &str = "a level of page tables (1 to 4) or 16 + a level of the tree (2, 3)";
 
 fn place_of(place: u64) -> Option<(Structure, u8)> {
@@ -294,7 +294,7 @@ fn place_of(place: u64) -> Option<(Structure, u8)> {
     }
 }
 
-/// Runs over a column that gets `length` positions; new ones begin as none.
+/// Reads runs into a column and resizes it to `length` positions; new ones begin as none.
 fn take_column(
     cursor: &mut Cursor<'_>,
     budget: &mut Budget,

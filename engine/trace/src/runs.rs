@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sequences of numbers as runs against what they were before, and sets of pfns as stretches.
-//! Not here: which sequences a round has (`reader`, `writer`).
+//! Sequences of numbers as runs of differences to the round before, and sets of pfns as stretches.
+//! Not here: which sequences a round has (`rounds`, `writer`).
 //! Units: positions in a sequence; the code itself is described in `format`.
 //! Threads: one.
 //! Source: own; real p2ms are runs of step +1, and 0 for holes.
@@ -14,7 +14,7 @@ use crate::error::{TraceError, TraceFault};
 /// What each position adds to the one before, by code.
 const STEPS: [u64; 3] = [0, 1, u64::MAX];
 
-/// Positions that decoding may still look at, in the whole file.
+/// Positions that decoding may still process, in the whole file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     left: u64,
@@ -39,8 +39,8 @@ impl Budget {
     }
 }
 
-/// Length and step code of the run that begins at `start`: as long as values differ from the old
-/// ones.
+/// Length and step code of the run that begins at `start` and goes on while values differ from the
+/// old ones.
 fn measure(
     start: usize,
     length: usize,
@@ -88,7 +88,7 @@ pub(crate) fn put_runs(
     out.append(&mut runs);
 }
 
-/// Reads runs over `length` positions and hands each position that they name to `put`.
+/// Reads runs over `length` positions and passes each position and value in them to `put`.
 pub(crate) fn take_runs(
     cursor: &mut Cursor<'_>,
     budget: &mut Budget,

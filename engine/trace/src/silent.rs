@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Ports for what a trace does not hold: types, unlogged writers. They say the simplest.
+//! Ports for what a trace does not hold: types, unlogged writers. They give the simplest answers.
 //! Not here: ports that show a recording (`replay`).
 //! Units: as in the tracker's `port`.
 //! Threads: plain values.
@@ -8,7 +8,7 @@
 use p2mtrack::frame::{FrameType, Mfn, Pfn};
 use p2mtrack::port::{FrameTypes, PortError, Unlogged};
 
-/// Every frame is the domain's, and an ordinary page.
+/// Every frame belongs to the domain, and is an ordinary page.
 #[derive(Clone, Copy, Debug)]
 pub struct AllData;
 
@@ -19,7 +19,7 @@ impl FrameTypes for AllData {
     }
 }
 
-/// Nobody writes beside the log.
+/// There are no unlogged writers.
 #[derive(Clone, Copy, Debug)]
 pub struct NoneUnlogged;
 

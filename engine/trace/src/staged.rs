@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A file that appears whole or not at all, and replaces nothing but a regular file.
+//! A file that appears only when it is complete, and replaces nothing but a regular file.
 //! Not here: what is in it.
 //! Units: bytes.
 //! Threads: one owner.
-//! Source: Linux `open(2)`, O_TMPFILE: what has no name is gone with its program, whatever ended
-//! that.
+//! Source: Linux `open(2)`, O_TMPFILE: a file without a name is gone when its program ends in any
+//! way.
 //!
-//! A name besides the target's is there only while it replaces a file, between `linkat` and
-//! `rename`. A system that knows no files without a name (and some file systems) gets a copy for
-//! that time, made at the end.
+//! A name other than the target's exists only while a file is replaced, between `linkat` and
+//! `rename`. On systems and file systems without unnamed files, a copy that is made at the end has
+//! that name.
 
 use std::error::Error;
 use std::fmt;
@@ -22,54 +22,53 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, linkat, syncfs};
 use tempfile::{Builder, NamedTempFile, TempPath};
 
-/// Mode of a directory in which only owners replace files.
+/// Mode of a directory in which only owners may replace files.
 const STICKY: u32 = 0o1000;
-/// The capability of those who may do what only owners may.
+/// The capability to act as the owner of any file.
 const CAP_FOWNER: u32 = 3;
 
 /// A file that has no name yet; it is gone unless it is committed.
 #[derive(Debug)]
 pub struct StagedFile {
     file: File,
-    /// None if it may be written and not read.
+    /// None if it can be written but not read.
     directory: Option<File>,
     path: PathBuf,
 }
 
 impl StagedFile {
-    /// Begins a file in the directory of its target, once it is sure that the target may be
-    /// replaced.
+    /// Begins a file in the directory of its target, after a check that the target may be replaced.
     ///
     /// # Errors
-    /// The target is there and may not be replaced, or its name is none of a file's; or the
-    /// directory's.
+    /// The target exists and may not be replaced, or `path` can't be the name of a file; or an
+    /// error of the directory.
     pub fn create(path: &Path) -> io::Result<Self> {
         let (there, directory) = (may_replace(path)?, directory_of(path));
         let file = tempfile::tempfile_in(directory)?;
         if let Some(there) = there {
             let above = directory.metadata()?;
-            let user = file.metadata()?.uid(); // it is ours
+            let user = file.metadata()?.uid(); // our file: its owner is our user
             may_rename(there.uid(), (above.uid(), above.mode()), user, may_all)?;
         }
         let directory = match File::open(directory) {
             Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => None,
-            opened => Some(opened?), // what is opened now can be synced at the end
+            opened => Some(opened?), // opened now, so that it can be synced at the end
         };
         Ok(Self { file, directory, path: path.to_path_buf() })
     }
 
-    /// What was written so far.
+    /// The file with what was written so far.
     pub(crate) const fn file(&self) -> &File {
         &self.file
     }
 
-    /// Gives it the target's name, replacing what is there, whose mode and, if that may be, owner
-    /// it gets; contents and name are on the disk after.
+    /// Gives the file the target's name. It replaces an existing target, and gets the target's mode
+    /// and, if permitted, owner. Then contents and name are on the disk.
     ///
     /// # Errors
-    /// Sync or link failed, and there is no new file; the rename failed, and it is there under the
-    /// name that the error tells; or the directory can't be synced, and it is there, but perhaps
-    /// not after a crash. But for the last the target is as it was.
+    /// Sync or link failed: there is no new file. The rename failed: the new file has the name in
+    /// the error. The directory can't be synced: the new file is there, but perhaps not after a
+    /// crash. In all cases but the last the target is unchanged.
     pub fn commit(self) -> io::Result<()> {
         self.file.sync_all()?;
         if let Err((named, cause)) = self.give_name()? {
@@ -77,12 +76,12 @@ impl StagedFile {
         }
         match &self.directory {
             Some(directory) => directory.sync_all(),
-            None => Ok(syncfs(&self.file)?), // the name, and whatever else waits
+            None => Ok(syncfs(&self.file)?), // the name, and everything else that is not synced
         }
     }
 
-    /// The same, without waiting for the disk: for what is written again in a moment. What can't be
-    /// renamed is not kept.
+    /// The same without waiting for the disk, for a file that is soon written again. A file that
+    /// can't be renamed is not kept.
     ///
     /// # Errors
     /// As [`StagedFile::commit`].
@@ -90,9 +89,9 @@ impl StagedFile {
         self.give_name()?.map_err(|(_, cause)| cause)
     }
 
-    /// Within: what has another name now, because that of the target could not be given.
+    /// The inner error holds the file's other name, if it could not get the target's.
     fn give_name(&self) -> io::Result<Result<(), (TempPath, io::Error)>> {
-        let replaces = may_replace(&self.path); // much time has passed
+        let replaces = may_replace(&self.path); // again: it may have changed since
         if let Ok(Some(there)) = &replaces {
             resemble(&self.file, there)?;
         }
@@ -106,7 +105,7 @@ impl StagedFile {
         };
         let named = match linked {
             Ok(named) => named.into_temp_path(),
-            // whatever is wrong with the link: the copy tells
+            // any other error of the link: make a copy, and return its error
             Err(_) => copied(&self.file, directory)?,
         };
         Ok(match replaces {
@@ -116,7 +115,7 @@ impl StagedFile {
     }
 }
 
-/// A file that has another name than it was to have.
+/// A file that was kept under another name than the target's.
 #[derive(Debug)]
 struct Kept {
     name: PathBuf,
@@ -135,7 +134,7 @@ impl Error for Kept {
     }
 }
 
-/// Nobody wants to make it again: it stays beside the target.
+/// Keeps the file beside the target, so that it need not be made again.
 fn kept(named: TempPath, cause: io::Error) -> io::Error {
     match named.keep() {
         Ok(name) => io::Error::new(cause.kind(), Kept { name, cause }),
@@ -153,7 +152,7 @@ impl Write for StagedFile {
     }
 }
 
-/// Makes something with a name that nothing in the directory has.
+/// Makes a file with an unused name in the directory.
 fn beside<R>(
     directory: &Path,
     make: impl FnMut(&Path) -> io::Result<R>,
@@ -161,13 +160,13 @@ fn beside<R>(
     Builder::new().prefix(".p2mtrack-").make_in(directory, make)
 }
 
-/// Gives a file without a name one that nothing has.
+/// Gives a file without a name an unused one.
 fn link(file: &File, name: &Path) -> io::Result<()> {
     let here = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(linkat(CWD, &*here, CWD, name, AtFlags::SYMLINK_FOLLOW)?)
 }
 
-/// Where no link can be made: the same bytes in a file with a name.
+/// If no link can be made: a copy in a file with a name.
 fn copied(mut file: &File, directory: &Path) -> io::Result<TempPath> {
     let new = |name: &Path| File::options().write(true).create_new(true).open(name);
     let mut copy = beside(directory, new)?;
@@ -178,12 +177,12 @@ fn copied(mut file: &File, directory: &Path) -> io::Result<TempPath> {
     Ok(copy.into_temp_path())
 }
 
-/// Gives a file the mode of another, and its owner and group as far as the system lets us: who
-/// could not read the one is not to read the other.
+/// Gives a file the mode of another, and its owner and group as far as permitted: a user who could
+/// not read the old file must not read the new one.
 fn resemble(file: &File, there: &Metadata) -> io::Result<()> {
     let now = file.metadata()?;
     if (now.uid(), now.gid()) != (there.uid(), there.gid()) {
-        // Only root gives files away; others may give theirs to groups of their own.
+        // Only root may change the owner; other users may set a group that they belong to.
         let _ = fchown(file, Some(there.uid()), Some(there.gid()))
             .or_else(|_| fchown(file, None, Some(there.gid())));
     }
@@ -194,22 +193,22 @@ fn refused<T>(why: &'static str) -> io::Result<T> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
-/// A rename replaces whatever has the name: that must be nothing, or a file like the new one.
+/// A rename replaces anything that has the name, so it must be unused or a regular file's.
 fn may_replace(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_file() => Ok(Some(there)),
-        Ok(_) => refused("there, and not a regular file"),
+        Ok(_) => refused("exists, and is not a regular file"),
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
         Err(_) => match path.as_os_str().as_bytes() {
-            // `Path` leaves out what ends it as a directory's.
+            // `Path` drops an ending that marks a directory.
             [] | [.., b'/'] | [.., b'/', b'.'] => refused("not a name that a file can have"),
             _ => Ok(None),
         },
     }
 }
 
-/// In a directory with the sticky bit, as `/tmp`, only who owns it or the file may give the file's
-/// name to another.
+/// In a directory with the sticky bit, such as `/tmp`, only the owner of the directory or of the
+/// file may replace the file.
 fn may_rename(
     there: u32,
     (directory, mode): (u32, u32),
@@ -218,14 +217,14 @@ fn may_rename(
 ) -> io::Result<()> {
     if mode & STICKY != 0 && there != user && directory != user && !may_all(user) {
         return refused(
-            "there, and another user's, in a directory where only its owner replaces it",
+            "exists, and is another user's, in a directory where only its owner may replace it",
         );
     }
     Ok(())
 }
 
-/// Whether the owner of files is no matter to us: CAP_FOWNER, which root may lack; root has it if
-/// the system does not say.
+/// Whether this process has CAP_FOWNER, which root may lack. If the system does not say, only root
+/// has it.
 fn may_all(user: u32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -297,27 +296,27 @@ mod tests {
     }
 
     #[test]
-    fn what_came_there_meanwhile_is_kept() {
+    fn a_directory_in_place_of_the_target_is_kept() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("file");
         let file = staged(&path, "one");
         fs::create_dir(&path).expect("makes");
         let error = file.commit().expect_err("refused");
         let cause = error.get_ref().and_then(Error::source).expect("a cause");
-        assert_eq!(cause.to_string(), "there, and not a regular file");
+        assert_eq!(cause.to_string(), "exists, and is not a regular file");
         assert!(path.is_dir() && names(directory.path()) == 2);
-        let told = error.to_string();
-        let name = told.strip_prefix("kept as ").expect("a name");
+        let message = error.to_string();
+        let name = message.strip_prefix("kept as ").expect("a name");
         assert_eq!(fs::read(name).expect("reads"), b"one");
         let file = staged(&directory.path().join("other"), "two");
         fs::create_dir(directory.path().join("other")).expect("makes");
         let error = file.publish().expect_err("refused");
-        assert_eq!(error.to_string(), "there, and not a regular file");
+        assert_eq!(error.to_string(), "exists, and is not a regular file");
         assert_eq!(names(directory.path()), 3, "not kept: it is written again");
     }
 
     #[test]
-    fn where_the_sticky_bit_is_only_owners_replace() {
+    fn only_owners_replace_files_in_a_sticky_directory() {
         let (open, sticky) = (0o41777 & !STICKY, 0o41777);
         for (there, above, mode, may_all, expected) in [
             (0, 0, sticky, false, false),
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replaced_leaves_its_mode() {
+    fn a_new_file_gets_the_mode_of_the_replaced_one() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("file");
         for mode in [0o600, 0o640, 0o444] {
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_system_is_told_once() {
+    fn an_error_of_the_system_is_reported_once() {
         let error = StagedFile::create(Path::new("/nowhere/at/all")).expect_err("no directory");
         assert_eq!(error.to_string(), "No such file or directory (os error 2)");
         let file = tempfile::tempfile().expect("a file");

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Contents for the frames above the leaves that a capture only lists: made so that a walk finds
-//! its leaves.
+//! Makes contents for the frames above the leaves, which a capture only lists, so that a walk finds
+//! the leaves.
 //! Not here: contents that a recorder has read; those are written as they are.
 //! Units: page = virtual frame of the linear list; slots of 8 bytes, in a 32-bit tree 4.
 //! Threads: pure.
 //! Source: walk order and geometry of the captures; `xen-save-path.md` 2.3.
 //!
-//! The rule: the tables that are needed at a level, in the order of what they cover, get the frames
-//! that are listed for it, in the order of the list. Are there fewer frames than tables, then
-//! tables of equal contents share one (Linux backs holes by one shared table), and if that does not
-//! suffice it is an error: no frame is invented. Frames that are left over stay listed, without
-//! contents. What nothing is known of is not present (page tables) or all ones (tree).
+//! The rule: the tables that a level needs, in the order of what they cover, get the frames that
+//! are listed for the level, in the order of the list. If there are fewer frames than tables,
+//! tables of equal contents share one (Linux backs holes by one shared table). If that does not
+//! suffice, it is an error: no frame is invented. Frames that are left over stay listed, without
+//! contents. Slots that lead to no leaf are not present (page tables) or all ones (tree).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::round::{NONE, Structure, UpperFrame};
 /// Present, writable, user, accessed, dirty.
 const PTE_FLAGS: u64 = 0x67;
 
-/// A list that does not suffice for its leaves.
+/// Too few frames are listed for the leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooFewFrames {
     /// The level.
@@ -122,7 +122,7 @@ fn group(below: &[(u64, u64)], slot_bits: u32) -> Vec<(u64, Slots)> {
     tables
 }
 
-/// A frame for each table; how many would be needed if there are too few.
+/// A frame for each table. The error is the number of frames that are needed.
 fn assign(tables: &[(u64, Slots)], frames: &[u64]) -> Result<Vec<u64>, usize> {
     if tables.len() <= frames.len() {
         return Ok(frames[..tables.len()].to_vec());

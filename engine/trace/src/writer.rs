@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Writes a trace round by round to anything that takes bytes; a file appears only when it is
-//! whole.
+//! Writes a trace round by round to any `Write`; a file appears only when it is complete.
 //! Not here: where rounds come from (`import`, a recorder).
 //! Units: as in `round`; the layout is in `format`.
 //! Threads: one writer.
@@ -70,9 +69,9 @@ impl<W: Write> Writer<W> {
     /// Appends a round.
     ///
     /// # Errors
-    /// `out` failed, after which the writer is of no use; or the round contradicts itself or the
-    /// META, and nothing was written. A reader with the default [`Limits`](crate::Limits) may
-    /// refuse what is larger than they are.
+    /// `out` failed, and the writer is then unusable; or the round contradicts itself or the META,
+    /// and nothing was written. A reader with the default [`Limits`](crate::Limits) may refuse a
+    /// round that exceeds them.
     pub fn round(&mut self, round: &Round) -> Result<(), TraceError> {
         self.check(round).map_err(|fault| fault.at(self.offset))?;
         self.append(round.clone())
@@ -98,7 +97,7 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    /// Ends the trace and gives the target back, flushed.
+    /// Ends the trace and returns the flushed target.
     ///
     /// # Errors
     /// `out` failed, or no round was written.
@@ -146,7 +145,7 @@ impl<W: Write> Writer<W> {
 }
 
 impl Writer<BufWriter<StagedFile>> {
-    /// Begins a trace in a file that appears at `path` only by [`Writer::commit`].
+    /// Begins a trace in a file that appears at `path` only on [`Writer::commit`].
     ///
     /// # Errors
     /// As [`StagedFile::create`].
@@ -155,7 +154,7 @@ impl Writer<BufWriter<StagedFile>> {
         Self::new(BufWriter::new(staged), meta)
     }
 
-    /// Ends the trace and gives the file, which is whole then, and has no name yet.
+    /// Ends the trace and returns the complete file, which has no name yet.
     ///
     /// # Errors
     /// As [`Writer::finish`].
@@ -207,7 +206,7 @@ pub(crate) fn upper_columns(upper: &[UpperFrame]) -> [Vec<u64>; 3] {
     ]
 }
 
-/// Added to the level of a tree frame, to tell it from a page table's.
+/// Added to the level of a tree frame, to distinguish it from a page table's.
 pub(crate) const TREE_PLACE: u64 = 16;
 
 fn upper_payload(meta: &Meta, last: &Round, round: &Round) -> Vec<u8> {

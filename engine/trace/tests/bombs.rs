@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Small files that stand for gigabytes: they are refused as soon as a block is longer than it can
-//! be, and cost nothing.
+//! Small files that expand to gigabytes: they are refused as soon as a block is too long, and cost
+//! no memory.
 //! Not here: other faults of captures (`contradictions`), traces (`hostile`). One test, alone in
-//! its process, as it looks at the process's memory.
+//! its process, as it measures the process's memory.
 //! Units: bytes.
 //! Threads: one.
 //! Source: own; `VmHWM` of proc(5).
@@ -74,7 +74,7 @@ fn begun(pfn_count: u64) -> Vec<u8> {
     [&b"P2MRAW\0\x01"[..], &block(1, 0, meta(pfn_count).as_bytes())].concat()
 }
 
-/// What was read of a file, counted.
+/// Counts the bytes that are read.
 struct Counted<R>(R, Rc<Cell<u64>>);
 
 impl<R: Read> Read for Counted<R> {
@@ -85,7 +85,7 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Reads all rounds. Returns how they end, and how many bytes were looked at.
+/// Reads all rounds. Returns the result, and how many bytes were read.
 fn read_all(from: impl Read) -> (Result<u64, TraceError>, u64) {
     let count = Rc::new(Cell::new(0));
     let counted = Counted(from, Rc::clone(&count));
@@ -99,14 +99,14 @@ fn read_all(from: impl Read) -> (Result<u64, TraceError>, u64) {
     (read, count.get())
 }
 
-/// A stream of its own.
+/// A separate xz stream.
 fn compressed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = XzEncoder::new(Vec::new(), 0);
     encoder.write_all(bytes).expect("writes");
     encoder.finish().expect("ends")
 }
 
-/// A capture as a file, made a round at a time.
+/// Imports a capture to a file, a round at a time.
 fn import_file(from: &Path, to: &Path, limits: &Limits) -> Result<(), ImportError> {
     let mut reader = CaptureReader::open(from, limits).map_err(ImportError::Capture)?;
     let writer = Writer::create(to, &meta_of(reader.meta()));
@@ -115,7 +115,7 @@ fn import_file(from: &Path, to: &Path, limits: &Limits) -> Result<(), ImportErro
     writer.commit().map_err(ImportError::Trace)
 }
 
-/// The two ways to read a file refuse it with these words.
+/// Both ways to import a file refuse it with these words.
 fn refused(file: &Path, words: &str) {
     let limits = Limits::default();
     let out = file.with_extension("out");
@@ -129,7 +129,7 @@ fn refused(file: &Path, words: &str) {
 }
 
 #[test]
-fn what_is_longer_than_it_can_be_is_refused_at_once() {
+fn a_block_that_is_too_long_is_refused_at_once() {
     let zeros = compressed(&vec![0; 32 * MIB as usize]).repeat(160);
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("bomb.xz");
@@ -157,8 +157,8 @@ fn before(round: &[u8], kind: u32) -> &[u8] {
     &round[..at]
 }
 
-/// Each block in turn claims more than it can hold, and so do the bytes after the last one; they
-/// have no end.
+/// Each block in turn is longer than it can be, and so are the bytes after the last one. The input
+/// is endless.
 fn endless_blocks() {
     let (first, second) = (round(0), round(1));
     let huge = |kind| header(kind, 1, 6 << 30);
@@ -167,7 +167,7 @@ fn endless_blocks() {
     cases.push(([&begun(512)[..8], &header(1, 0, 6 << 30)].concat(), "META: "));
     cases.push((with(&[&first, &block(10, 1, &[])]), "nothing after the last block"));
     cases.push((with(&[&first, &huge(10)]), "END: "));
-    // No count of pfns is worth memory before the bytes are there.
+    // A large count of pfns allocates nothing before the bytes arrive.
     let believed = [&begun(1 << 60)[..], &header(2, 0, 1 << 16)].concat();
     cases.push((believed, "ROOTS_BEFORE of round 0: "));
     let leaves = [&begun(1 << 60)[..], before(&first, 5), &header(5, 0, 1 << 30)].concat();
@@ -180,8 +180,7 @@ fn endless_blocks() {
     }
     let (rounds, _) = read_all(with(&[&first, &second, &header(10, 2, 0)]).as_slice());
     assert_eq!(rounds.expect("whole"), 2);
-    // Blocks that the leaves ask for, and that are more than a capture may have: nothing of them is
-    // read.
+    // The leaves need more blocks than a capture may have: none of them is read.
     let roots = round(0);
     let leaves = vec![0xff; 8 << 19];
     let start = [&begun(1 << 28)[..], before(&roots, 5), &block(5, 0, &leaves)].concat();
@@ -193,7 +192,7 @@ fn endless_blocks() {
     assert!(read < start.len() as u64 + (1 << 18), "{read} bytes");
 }
 
-/// 5 GiB of zeros, as streams that are decompressed one after another, in and after captures.
+/// 5 GiB of zeros, as xz streams one after another, in and after captures.
 fn streams(file: &Path, zeros: &[u8]) {
     let write = |streams: &[&[u8]]| fs::write(file, streams.concat()).expect("writes");
     write(&[&compressed(&[&begun(512)[..8], &header(1, 0, 6 << 30)].concat()), zeros]);
@@ -209,7 +208,7 @@ fn streams(file: &Path, zeros: &[u8]) {
     let empty = compressed(&[]);
     write(&[&empty, &sound, &empty, &empty]);
     import_in_memory(file, &Limits::default()).expect("whole, among empty streams");
-    // A compressed capture that is compressed is no capture.
+    // A capture that is compressed twice is no capture.
     write(&[&compressed(&sound)]);
     refused(file, "expected the first bytes of a p2mraw 1 file");
     write(&[&lying(&sound)]);
@@ -228,7 +227,7 @@ fn many_rounds(file: &Path) {
     assert_eq!(reader.len(), 6000);
 }
 
-/// Every other bit of a log is such: what it takes in memory is bounded, too.
+/// A log with every other bit set makes such a trace: its memory is bounded, too.
 fn a_trace_larger_than_its_capture(file: &Path) {
     let many: Vec<u8> = (0..40).flat_map(|number| round_with(number, 0xaa)).collect();
     fs::write(file, with(&[&many, &block(10, 40, &[])])).expect("writes");
@@ -239,7 +238,7 @@ fn a_trace_larger_than_its_capture(file: &Path) {
     import_file(file, &file.with_extension("out"), &limits).expect("a file takes it");
 }
 
-/// The stream with an index that lies of the uncompressed size, under a sound checksum.
+/// The stream with a false uncompressed size in its index, under a sound checksum.
 fn lying(stream: &[u8]) -> Vec<u8> {
     let mut bytes = stream.to_vec();
     // The footer's backward size counts the index in units of 4 bytes, less one.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The five captures of a real guest: imported, replayed, and compared with what another program
 //! found in them.
-//! Not here: made-up lives (`format`, `replay`).
+//! Not here: made-up recordings (`format`, `replay`).
 //! Units: as in the crate.
 //! Threads: one a test.
 //! Source: `tests/traces/README.md`.
@@ -38,7 +38,7 @@ fn capture(name: &str) -> Capture {
     Capture::open(&path(&format!("{name}.p2mraw.xz")), &Limits::default()).expect("a capture")
 }
 
-/// The trace that is checked in: what the capture gives, as one of the tests says.
+/// The trace that is checked in. One of the tests compares it with the capture.
 fn trace(name: &str) -> Reader<'static> {
     Reader::open(&path(&format!("{name}.p2mtrace"))).expect("opens")
 }
@@ -78,7 +78,7 @@ fn the_oracle_finds_what_another_program_found() {
 }
 
 #[test]
-fn the_oracle_finds_what_is_noted_of_recordings() {
+fn the_oracle_finds_the_noted_sums_of_recordings() {
     for name in LIVE {
         let (found, noted) = (expected(&trace(name)).expect("decodes"), found_elsewhere(name));
         assert_eq!(found, noted, "{name}");
@@ -88,7 +88,7 @@ fn the_oracle_finds_what_is_noted_of_recordings() {
 }
 
 #[test]
-fn checked_in_traces_are_what_the_captures_give() {
+fn checked_in_traces_are_imports_of_the_captures() {
     for name in NAMES {
         let bytes = fs::read(path(&format!("{name}.p2mtrace"))).expect("a trace");
         assert!(bytes.len() < 100 << 10, "{name}: {} bytes", bytes.len());
@@ -130,10 +130,10 @@ fn nothing_of_a_capture_is_lost() {
     }
 }
 
-/// A recording has leaves and what leads to them, and of a frame's owner and type it says the
-/// simplest.
+/// A recording has leaves and upper frames. For a frame's owner and type, a replay gives the
+/// simplest answer.
 #[test]
-fn replayed_ports_conform_as_far_as_a_recording_goes() {
+fn replayed_ports_conform_as_far_as_a_recording_allows() {
     for name in NAMES.into_iter().chain(LIVE) {
         let reader = trace(name);
         let mut replay = Replay::new(&reader).expect("round 0");
@@ -144,7 +144,7 @@ fn replayed_ports_conform_as_far_as_a_recording_goes() {
             let leaves: Vec<_> = leaves.into_iter().collect();
             conformance::m2p(&ports.m2p).expect("the m2p");
             conformance::p2m(&mut ports.p2m, &ports.m2p, &leaves).expect("the p2m");
-            conformance::unlogged(&mut ports.unlogged).expect("who writes beside the log");
+            conformance::unlogged(&mut ports.unlogged).expect("the unlogged writers");
             if !replay.advance().expect("decodes") {
                 break;
             }
@@ -202,7 +202,7 @@ fn a_32_bit_capture_is_widened_and_its_roots_fold() {
     (entries[0], m2p[0]) = (50, 0); // agrees
     (entries[1], m2p[1]) = (51, 9); // another pfn
     (entries[2], m2p[2]) = (52, NONE); // none
-    (entries[3], m2p[3]) = (60, 8); // a leaf's frame: LEAF_PFNS has the word
+    (entries[3], m2p[3]) = (60, 8); // a leaf's frame: LEAF_PFNS decides
     let upper = [3, 2, 11, 2, 3, 12, 1, 4, NONE];
     let round = one_round(&plain(32, "linear", ROOTS, [&[60], &[3], &upper, &entries, &m2p]));
     assert_eq!(round.entries[4], NONE);
@@ -234,7 +234,7 @@ fn a_tree_capture_presents_its_top_and_no_page_tables() {
 }
 
 #[test]
-fn captures_that_make_no_trace_say_why() {
+fn captures_that_make_no_trace_are_errors_with_a_reason() {
     let upper = [2, 3, 12, 1, 4, 1];
     let (mut entries, mut m2p) = (vec![NONE; 1024], vec![NONE; 1024]);
     let fails = |upper: &[u64], leaves: [&[u64]; 2], entries: &[u64], m2p: &[u64]| {

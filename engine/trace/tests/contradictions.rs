@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Captures that contradict themselves: what was read, where, and what contradicts it.
-//! Not here: sound captures (`captures`), what large ones cost (`bombs`).
+//! Captures that contradict themselves: the error names what was read, where, and what contradicts
+//! it.
+//! Not here: sound captures (`captures`), the cost of large ones (`bombs`).
 //! Units: offsets in bytes; blocks by their place in the file, META first.
 //! Threads: one.
 //! Source: the format's table in `tests/traces/README.md`.
@@ -71,7 +72,7 @@ fn file(blocks: &[Block]) -> (Vec<u8>, Vec<u64>) {
     (bytes, starts)
 }
 
-/// All of a file as a trace.
+/// Imports a whole file.
 fn imported(bytes: &[u8]) -> Result<(), ImportError> {
     let reader = CaptureReader::new(bytes, &Limits::default());
     let mut reader = reader.map_err(ImportError::Capture)?;
@@ -79,7 +80,7 @@ fn imported(bytes: &[u8]) -> Result<(), ImportError> {
     import(&mut reader, &mut writer.map_err(ImportError::Trace)?)
 }
 
-/// Why a file makes no trace: it is the capture that is at fault.
+/// Why a file makes no trace: an error of the capture.
 fn fault(bytes: &[u8]) -> TraceError {
     match imported(bytes).expect_err("no trace") {
         ImportError::Capture(error) => error,
@@ -99,7 +100,7 @@ fn set(payload: &mut [u8], word: usize, value: u64) {
 }
 
 #[test]
-fn each_contradiction_says_what_was_read_and_where_and_what_contradicts_it() {
+fn each_error_names_what_was_read_and_where_and_what_contradicts_it() {
     type Break = fn(&mut Vec<u8>);
     /// Offsets: of the length in the header, of the first byte of the payload.
     const LENGTH: u64 = 8;
@@ -256,7 +257,7 @@ fn each_contradiction_says_what_was_read_and_where_and_what_contradicts_it() {
         let error = fault(&bytes);
         let said = error.to_string();
         assert!(said.starts_with(&format!("byte {}: {text}", error.offset)), "{said}\n{text}");
-        // A fault of LEAF_PFNS may be one of LEAF_MFNS: it is told where the second of the two is.
+        // A change of LEAF_MFNS may be a fault of LEAF_PFNS: its offset is in the later block.
         if !(kind == 5 && text.starts_with("LEAF_PFNS")) {
             assert_eq!(error.offset, starts[index] + offset, "{said}");
         }
@@ -412,10 +413,10 @@ fn apply(blocks: &mut Vec<Block>, change: &Change) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 256 } else { 4096 }))]
 
-    /// Whatever was done to a capture: a trace, or a fault of the capture in a block of it. Read
-    /// round by round it says the same as read at once.
+    /// Any changed capture gives a trace, or a fault of the capture in one of its blocks. Reading
+    /// it round by round gives the same error as reading it at once.
     #[test]
-    fn a_broken_capture_is_told_by_its_block(wide: bool, changes in changes()) {
+    fn an_error_of_a_broken_capture_names_the_block(wide: bool, changes in changes()) {
         let mut blocks = sound(if wide { 64 } else { 32 });
         changes.iter().for_each(|change| apply(&mut blocks, change));
         let (bytes, starts) = file(&blocks);
@@ -443,7 +444,7 @@ proptest! {
 }
 
 #[test]
-fn causes_are_told_too() {
+fn causes_are_kept_too() {
     let mut blocks = sound(64);
     *at(&mut blocks, 2, 1).1 = b"{\"max_pfn\":-1}".to_vec();
     let error = fault(&file(&blocks).0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The format against random lives and hostile files: what is written is read, and nothing else is.
+//! The format with random recordings and hostile files: what was written is read, and nothing else.
 //! Not here: captures (`captures`), memory (`hostile`).
 //! Units: as in the crate.
 //! Threads: one a test.
@@ -29,7 +29,7 @@ fn read_all(bytes: &[u8]) -> Result<Vec<Round>, TraceError> {
     Ok(all)
 }
 
-/// A small life with something in every block.
+/// A small recording with something in every block.
 fn small() -> Vec<Round> {
     let mut round = Round { leaf_mfns: vec![3, 4], leaf_pfns: vec![30, NONE], ..Round::default() };
     round.entries = (100..1124).collect();
@@ -62,7 +62,7 @@ fn blocks(bytes: &[u8]) -> Vec<(BlockHeader, Vec<u8>)> {
     found
 }
 
-/// A trace of these blocks with sound checksums and digest, whatever they hold.
+/// A trace of these blocks with sound checksums and digest, even if the payloads are not.
 fn seal(header: &[u8], blocks: &[(BlockHeader, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = header.to_vec();
     let mut digest = Digest::new();
@@ -94,7 +94,7 @@ fn tight() -> Limits {
     }
 }
 
-/// Opens, decodes and replays; whatever happens, it ends.
+/// Opens, decodes and replays, without a panic or an endless loop.
 fn endure(bytes: &[u8]) {
     let Ok(reader) = Reader::new(bytes, tight()) else { return };
     let verified = reader.verify();
@@ -168,7 +168,7 @@ proptest! {
     }
 }
 
-/// A 32-bit life of two rounds.
+/// A 32-bit recording of two rounds.
 fn small_32() -> Vec<Round> {
     let mut rounds = small();
     for round in &mut rounds {
@@ -287,7 +287,7 @@ fn rounds_that_contradict_themselves_are_not_written() {
         let mut writer = Writer::new(Vec::new(), &meta(Width::W64)).expect("begins");
         let error = writer.round(&round).expect_err(text).to_string();
         assert!(error.contains(text), "{error}");
-        writer.round(&small()[0]).expect("the writer is as it was");
+        writer.round(&small()[0]).expect("the writer is unchanged");
     }
     let mut writer = Writer::new(Vec::new(), &meta(Width::W32)).expect("begins");
     let mut round = small_32()[0].clone();
@@ -299,7 +299,7 @@ fn rounds_that_contradict_themselves_are_not_written() {
 
 #[test]
 fn a_reader_finds_contradictions_behind_sound_checksums() {
-    // Position 1 gets frame 3 too, but not its entries: LEAVES of round 0 with another run.
+    // Position 1 also gets frame 3, but not its entries: LEAVES of round 0 with another run.
     let bytes = write(Width::W64, &small());
     let mut all = blocks(&bytes);
     assert_eq!(all[3].0.kind, BlockKind::Leaves as u32);
@@ -376,9 +376,9 @@ fn a_failed_write_ends_a_writer() {
         }
     }
     let whole = write(Width::W64, &small()).len();
-    for room in 0..whole {
+    for space in 0..whole {
         let written = (|| {
-            let mut writer = Writer::new(Full(room), &meta(Width::W64))?;
+            let mut writer = Writer::new(Full(space), &meta(Width::W64))?;
             for round in small() {
                 if let Err(error) = writer.round(&round) {
                     assert!(writer.round(&round).is_err());
@@ -387,6 +387,6 @@ fn a_failed_write_ends_a_writer() {
             }
             writer.finish().map(drop)
         })();
-        assert!(matches!(written.expect_err("no room").fault, TraceFault::Io(_)), "{room}");
+        assert!(matches!(written.expect_err("full").fault, TraceFault::Io(_)), "{space}");
     }
 }

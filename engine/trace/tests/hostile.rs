@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lengths that promise more than a file holds, and what they cost: an error, and no memory.
-//! Not here: other faults (`format`). One test, alone in its process, as it looks at the process's
+//! Lengths that exceed what a file holds cost an error, and no memory.
+//! Not here: other faults (`format`). One test, alone in its process, as it measures the process's
 //! memory.
 //! Units: bytes.
 //! Threads: one.
@@ -69,7 +69,7 @@ fn hostile_lengths_cost_an_error_and_no_memory() {
         let error = reader.verify().expect_err("hostile");
         assert!(error.offset < bytes.len() as u64, "{error}");
     }
-    // A run over more entries than the list has, and a frame of runs without end.
+    // A run over more entries than the list has, and a frame with an endless run.
     for (payload, at) in [
         (&[&[1, 0][..], &varint(u64::MAX), &[0]].concat(), 2),
         (&[&[1, 1, 0, 0, 2, 1, 0, 0, 2, 0, 1, 0, 1, 0][..], &varint(1 << 40), &[0]].concat(), 0),
@@ -88,11 +88,11 @@ fn hostile_lengths_cost_an_error_and_no_memory() {
         bytes[32 + bit / 8] ^= 1 << (bit % 8);
         assert!(Reader::new(&bytes, Limits::default()).is_err());
     }
-    // A machine without end is refused by a replay, not by a reader.
+    // A machine of too many frames is refused by a replay, not by a reader.
     let reader = Reader::new(&sound, Limits::default()).expect("opens");
     let error = p2mtrack_trace::Replay::new(&reader).expect_err("2^64 frames");
     assert!(matches!(error.fault, TraceFault::Limit { what: "frames of the machine", .. }));
-    // Many small rounds that each expand far: the budget ends it.
+    // A small payload that expands far exceeds the budget.
     let limits = Limits { work: 1 << 16, ..Limits::default() };
     let leaves = [&varint(1 << 10)[..], &[0, 0]].concat();
     let run = [&[1, 0][..], &varint(((1 << 19) - 1) << 2), &[2]].concat();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tracker over recorded guests against the oracle, and recordings of replays against what they
-//! were made of.
+//! The tracker over recorded guests compared with the oracle, and recordings of replays compared
+//! with the original.
 //! Not here: ports (`replay`), files (`format`).
 //! Units: sums as in `naive`.
 //! Threads: one.
@@ -26,15 +26,15 @@ use p2mtrack_trace::replay::ReplayP2m;
 use p2mtrack_trace::{Limits, Meta, Reader, Recorder, Replay, Round};
 use proptest::prelude::*;
 
-/// What the tracker finds, in the oracle's words.
+/// What the tracker finds, as the oracle's sums.
 fn found(reader: &Reader<'_>) -> Totals {
     let config = Config { rewalk: Rewalk::EveryRound, ..Config::default() };
     let mut monitor = Monitor::new(config, reader.meta().width).expect("starts");
     let mut replay = Replay::new(reader).expect("round 0");
     let mut ports = replay.ports();
     let mut observe = |monitor: &mut Monitor| {
-        let mut nobody = ();
-        let (mut guest, log_dirty) = ports.lend(&mut nobody);
+        let mut observer = ();
+        let (mut guest, log_dirty) = ports.lend(&mut observer);
         monitor.observe(&mut guest, log_dirty, |_, _| ()).expect("observes")
     };
     observe(&mut monitor);
@@ -66,7 +66,7 @@ fn found(reader: &Reader<'_>) -> Totals {
     totals
 }
 
-/// A recording of a replay: somebody takes the log, the recorder looks on.
+/// A recording of a replay: the test reads the log and gives it to the recorder.
 fn record(reader: &Reader<'_>) -> Vec<u8> {
     let meta = Meta { source: "recorder".into(), ..reader.meta().clone() };
     let mut recorder = Recorder::new(Vec::new(), &meta).expect("begins");
@@ -93,7 +93,7 @@ fn rounds(reader: &Reader<'_>) -> Vec<Round> {
         .collect()
 }
 
-/// A recording says what the tracker knew: no late write is in it before its leaf was dirty.
+/// A recording has what the tracker knew: a late write is in it only when its leaf is dirty.
 fn check_recording(reader: &Reader<'_>) {
     let bytes = record(reader);
     let again = Reader::new(&bytes, Limits::default()).expect("opens");
@@ -119,12 +119,12 @@ fn a_recording_of_a_replay_replays_to_the_same_sums() {
 }
 
 #[test]
-fn a_recording_has_what_the_m2p_says_otherwise_and_what_untracked_leaves_hold() {
+fn a_recording_has_m2p_exceptions_and_entries_of_untracked_leaves() {
     let mut rounds = Guest::new(Width::W64, false).live(&[[vec![Act::GrowShared(3)], vec![]]]);
     for round in &mut rounds {
         round.exceptions.extend([(1030, None), (1031, Some(7))]);
     }
-    // Words that name no frame, in the shared leaf that the tracker leaves out.
+    // Entries that name no frame, in the shared leaf that is not tracked.
     rounds[1].entries[2 * 512..].fill(1 << 62 | 5);
     let bytes = write(Width::W64, &rounds);
     let bytes = record(&Reader::new(&bytes, Limits::default()).expect("opens"));
@@ -182,7 +182,7 @@ fn a_recorder_keeps_the_log_of_a_round_that_failed() {
     assert_eq!(rounds(&reader)[1].log_dirty, Some(log));
 }
 
-/// A guest whose shared_info can be read once, before the log is taken, and not again.
+/// A guest whose shared_info can be read once, before CLEAN, and not again.
 struct GoneRoots(ReplayP2m, bool);
 
 impl P2mSource for GoneRoots {

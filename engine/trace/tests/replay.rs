@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Replayed lives: each port against the plain arrays of the round that it shows.
+//! Replays: each port compared with the plain arrays of the round that it shows.
 //! Not here: sums over real captures (`captures`).
 //! Units: as in the tracker's `port`.
 //! Threads: one, and as many readers as `live` and the m2p allow.
@@ -138,7 +138,7 @@ fn roots_change_with_the_clean() {
 }
 
 #[test]
-fn the_log_answers_for_what_was_recorded_and_keeps_the_rest() {
+fn the_log_covers_what_was_recorded_and_keeps_the_rest() {
     let bytes = three();
     let reader = Reader::new(&bytes, Limits::default()).expect("opens");
     let mut replay = Replay::new(&reader).expect("round 0");
@@ -157,7 +157,7 @@ fn the_log_answers_for_what_was_recorded_and_keeps_the_rest() {
 }
 
 #[test]
-fn a_held_mapping_outlives_its_frame_and_many_threads_read_it() {
+fn a_mapping_outlives_its_frame_and_many_threads_read_it() {
     let bytes = three();
     let reader = Reader::new(&bytes, Limits::default()).expect("opens");
     let mut replay = Replay::new(&reader).expect("round 0");
@@ -190,7 +190,7 @@ fn a_held_mapping_outlives_its_frame_and_many_threads_read_it() {
 
 #[test]
 #[should_panic(expected = "is not mapped")]
-fn a_slot_is_not_used_after_it_was_given_back() {
+fn a_slot_is_not_used_after_it_was_unmapped() {
     let bytes = three();
     let reader = Reader::new(&bytes, Limits::default()).expect("opens");
     let mut ports = Replay::new(&reader).expect("round 0").ports();
@@ -202,7 +202,7 @@ fn a_slot_is_not_used_after_it_was_given_back() {
 }
 
 #[test]
-fn the_other_ports_say_the_simplest() {
+fn the_other_ports_give_the_simplest_answers() {
     let bytes = three();
     let reader = Reader::new(&bytes, Limits::default()).expect("opens");
     let mut ports = Replay::new(&reader).expect("round 0").ports();

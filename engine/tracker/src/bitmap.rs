@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sets of pfns that one thread owns: the log-dirty buffer, and the engine's own notes about pfns.
+//! Sets of pfns that one thread owns: the log-dirty buffer, and the engine's own sets.
 //! Not here: the resend bitmap, which many threads mark (`resend`).
 //! Units: length in pfns; bit `pfn % 64` of word `pfn / 64`; bits past the length are zero.
 //! Threads: one writer; plain reads may be shared.
@@ -8,7 +8,7 @@
 
 use crate::frame::Pfn;
 
-/// Words of a line: a cache line of a bitmap. The models of loom pay for every word.
+/// Words of a line: a cache line of a bitmap. Fewer under loom, whose models cost time per word.
 pub(crate) const LINE_WORDS: usize = if cfg!(loom) { 2 } else { 8 };
 /// Pfns of a line.
 pub(crate) const LINE_PFNS: u64 = 64 * LINE_WORDS as u64;
@@ -16,7 +16,7 @@ pub(crate) const LINE_PFNS: u64 = 64 * LINE_WORDS as u64;
 /// The words of a line.
 pub(crate) const fn words_of(line: usize) -> std::ops::Range<usize> {
     let first = line * LINE_WORDS;
-    first..first + LINE_WORDS // of a length that the compiler sees
+    first..first + LINE_WORDS // the compiler sees the length
 }
 
 /// The bits of word `index` whose pfns are in `pfns`.
@@ -111,7 +111,7 @@ impl PfnBitmap {
         &self.words
     }
 
-    /// The words, to be changed by who keeps the bits past the length zero.
+    /// The words, writable. The caller keeps the bits past the length zero.
     pub fn words_mut(&mut self) -> &mut [u64] {
         &mut self.words
     }
@@ -136,7 +136,7 @@ impl PfnBitmap {
         words.map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// The pfns in ascending order. Costs one look per 64 pfns of length.
+    /// The pfns in ascending order. Reads one word per 64 pfns of length.
     pub fn iter(&self) -> impl Iterator<Item = Pfn> + '_ {
         let words = self.words.iter().enumerate();
         words.flat_map(|(index, &word)| bits_at(index, word)).map(|number| Pfn(number as u64))
@@ -155,7 +155,7 @@ pub(crate) const fn bits_of(word: u64) -> BitsOf {
     BitsOf(word)
 }
 
-/// The same for word `index` of a row: numbered from the row's begin.
+/// The same for word `index` of a slice, numbered from the start of the slice.
 pub(crate) fn bits_at(index: usize, word: u64) -> impl Iterator<Item = usize> {
     bits_of(word).map(move |bit| 64 * index + bit as usize)
 }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_is_reset_is_empty_and_as_long_as_it_is_told() {
+    fn a_set_that_is_reset_is_empty_and_has_the_new_length() {
         for (before, after) in [(70, 70), (70, 700), (700, 70), (0, 1), (70, 0)] {
             let mut bitmap = PfnBitmap::default();
             bitmap.fill(before);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Why a pfn is owed: the answer to "why was this page sent".
+//! Causes: why a pfn is owed, and so why a page was sent.
 //! Not here: which pfns are owed (`resend`).
 //! Units: one bit of a set per cause, in the order of [`Cause::ALL`].
 //! Threads: plain values.
@@ -25,7 +25,7 @@ pub enum Cause {
     Deferred,
     /// It was last sent as a page table, and a frame has moved since.
     Table,
-    /// Something could not be known, so its whole range is owed.
+    /// Something could not be found out, so all that it may concern is owed.
     Uncertain,
     /// It has a writer that the write log does not see.
     Unlogged,
@@ -83,7 +83,7 @@ impl fmt::Debug for CauseSet {
 }
 
 impl CauseSet {
-    /// The set of the causes whose bits are set, in the order of [`Cause::ALL`].
+    /// The causes whose bits are set, in the order of [`Cause::ALL`].
     pub(crate) const fn from_bits(bits: u16) -> Self {
         Self(bits)
     }

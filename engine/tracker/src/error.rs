@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a migration ends when it can't end well: one fact each, with the numbers that name it.
-//! Not here: uncertainties and deferrals, which end nothing (`uncertainty`, `port::Deferral`).
+//! Errors that end a migration, each with the numbers that identify its cause.
+//! Not here: uncertainties and deferrals, which don't end it (`uncertainty`, `port::Deferral`).
 //! Units: frame numbers in hex; levels 1 to 4, 1 next to the leaves.
 //! Threads: plain values.
 //! Source: `docs/design.md`, the promise and the outcome table.
@@ -24,7 +24,7 @@ pub enum RootsFault {
     Misaligned,
     /// The list leaves the guest's address space or runs into Xen's.
     AddressSpace,
-    /// More pfns than a 3-level tree can hold.
+    /// There are more pfns than a 3-level tree can hold.
     TreeTooSmall,
 }
 
@@ -40,16 +40,16 @@ impl fmt::Display for RootsFault {
     }
 }
 
-/// What shows that a guest is of the other width.
+/// What shows that a guest has the other width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WidthCause {
-    /// The port that reads its p2m is.
+    /// The port that reads its p2m reports that width.
     Port,
     /// A root that no guest of the given width can write.
     Root(u64),
-    /// Read in the other width, entries of the p2m name frames whose m2p names them back; read in
-    /// the given one, none does.
+    /// In the other width, entries of the p2m name frames whose m2p entry names their pfn; in the
+    /// given width none does.
     Entries {
         /// The first of them.
         pfn: Pfn,
@@ -65,7 +65,7 @@ impl fmt::Display for WidthCause {
             Self::Root(root) => write!(f, "a root of its p2m is {root:#x}"),
             Self::Entries { pfn, mfn } => write!(
                 f,
-                "only so do its entries name frames that are theirs, {pfn} {mfn} and others"
+                "its entries match the m2p only in the guest's own width, {pfn} {mfn} and others"
             ),
         }
     }
@@ -75,7 +75,7 @@ impl fmt::Display for WidthCause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EntryCause {
-    /// Another pfn's entry names the same frame, and the m2p says it is that pfn's.
+    /// Another pfn's entry names the same frame, and the m2p has that pfn for it.
     Alias(Pfn),
     /// The frame is broken (a machine check hit it).
     Broken,
@@ -110,7 +110,7 @@ impl fmt::Display for Deferral {
     }
 }
 
-/// The end of a migration that did not complete. The source guest runs on unharmed.
+/// An error that ends a migration. The source guest continues unharmed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -137,16 +137,16 @@ pub enum Error {
         /// The word that shows it.
         value: u64,
     },
-    /// The guest is of the other width than the one that it was attached with.
+    /// The guest does not have the width that it was attached with.
     Width {
-        /// The one that was given.
+        /// The width that was given.
         given: Width,
         /// What shows it.
         cause: WidthCause,
     },
     /// A frame of the p2m's structure can't be used.
     Structure {
-        /// 0 for a leaf, 1 and up for the frames above.
+        /// 0 for a leaf, 1 and up for upper frames.
         level: u8,
         /// The frame.
         mfn: Mfn,
@@ -155,17 +155,17 @@ pub enum Error {
         /// What is wrong.
         cause: StructureCause,
     },
-    /// The p2m reaches further than the frames that the domain holds can justify.
+    /// The p2m is longer than the frames that the domain holds can justify.
     P2mSize {
         /// A pfn with an entry.
         pfn: Pfn,
-        /// The first pfn that is too far.
+        /// The p2m size limit: the first pfn past it.
         limit: u64,
         /// Frames that the domain holds.
         domain_frames: u64,
     },
     /// More pfns wait to be sent, or were sent against the m2p, than the domain holds frames: the
-    /// p2m names frames over and over.
+    /// p2m names frames repeatedly.
     TooManyDeferred {
         /// One of them.
         pfn: Pfn,
@@ -174,8 +174,8 @@ pub enum Error {
         /// Frames that the domain holds.
         domain_frames: u64,
     },
-    /// The domain holds frames that no pfn has, or fewer than its pfns have: its p2m does not say
-    /// where they are.
+    /// The domain holds frames that no pfn has, or fewer frames than its pfns have: its p2m does
+    /// not account for them.
     Unaccounted {
         /// Frames held that are not accounted for; negative if more are accounted for than held.
         unaccounted_frames: i64,
@@ -184,13 +184,13 @@ pub enum Error {
         /// How many may be unaccounted for.
         limit: u64,
     },
-    /// An uncertainty of one kind ran for too many rounds.
+    /// An uncertainty of one kind lasted for too many rounds.
     Uncertain {
         /// The kind.
         uncertainty: Uncertainty,
-        /// Rounds running.
+        /// Rounds in a row.
         rounds: u32,
-        /// What the port said, if one did.
+        /// The port's error, if there was one.
         source: Option<PortError>,
     },
     /// A pfn that the final round can't settle.
@@ -209,9 +209,9 @@ pub enum Error {
         /// The PTE.
         fault: TableFault,
     },
-    /// An environment variable asks for what is not there.
+    /// An environment variable names a kernel or form that is not available.
     Environment {
-        /// What it asks for.
+        /// What is wrong with it.
         source: PortError,
     },
     /// The engine's threads can't be started.
@@ -219,11 +219,11 @@ pub enum Error {
         /// The operating system's error.
         source: PortError,
     },
-    /// A call that makes no sense now.
+    /// A call that is not allowed now.
     Order {
-        /// What was called.
+        /// The call.
         call: &'static str,
-        /// What state forbids it.
+        /// The state that forbids it.
         state: &'static str,
     },
 }
@@ -236,11 +236,11 @@ pub enum StructureCause {
     Unreadable(MapFault),
     /// A page table of the list maps a superpage.
     Superpage,
-    /// It has no pfn that names it back: the receiver could not be told where the leaf is.
+    /// No pfn names it, so that the frame list can't say where the leaf is.
     Unnamed,
     /// A leaf that names frames is listed at this many positions.
     Aliased(u64),
-    /// It changed in every one of the final round's looks at it.
+    /// It changed during every walk of the final round.
     Unstable,
 }
 
@@ -253,13 +253,13 @@ impl fmt::Display for StructureCause {
             Self::Aliased(positions) => {
                 write!(f, "the leaf names frames and is listed at {positions} positions")
             }
-            Self::Unstable => f.write_str("the structure does not come to rest"),
+            Self::Unstable => f.write_str("the structure keeps changing"),
         }
     }
 }
 
 impl Error {
-    /// What kind of end it is, in a word of reports.
+    /// The kind of error, as a word for reports.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -280,7 +280,7 @@ impl Error {
         }
     }
 
-    /// Frames that a suspended round does not account for, if that is what is wrong.
+    /// Frames that a suspended round does not account for, if that is the error.
     #[must_use]
     pub const fn unaccounted_frames(&self) -> Option<i64> {
         match self {
@@ -294,7 +294,7 @@ impl Error {
         move |source| Self::Port { port, source }
     }
 
-    /// For `map_err`: an environment variable that can't be followed.
+    /// For `map_err`: an environment variable with an invalid value.
     pub(crate) fn environment(source: impl Into<PortError>) -> Self {
         Self::Environment { source: source.into() }
     }
@@ -336,12 +336,12 @@ impl fmt::Display for Error {
                 )
             }
             Self::Uncertain { uncertainty, rounds, .. } => {
-                write!(f, "uncertainty of kind {uncertainty} in {rounds} rounds running")
+                write!(f, "uncertainty of kind {uncertainty} in {rounds} rounds in a row")
             }
             Self::Entry { pfn, mfn: Some(mfn), cause } => write!(f, "{pfn}, {mfn}: {cause}"),
             Self::Entry { pfn, mfn: None, cause } => write!(f, "{pfn}: {cause}"),
             Self::Table { pfn, fault } => write!(f, "page table at {pfn}: {fault}"),
-            Self::Environment { .. } => f.write_str("an environment variable can't be followed"),
+            Self::Environment { .. } => f.write_str("an environment variable has an invalid value"),
             Self::Threads { .. } => f.write_str("the engine's threads can't be started"),
             Self::Order { call, state } => write!(f, "{call} called while {state}"),
         }
@@ -367,13 +367,13 @@ mod tests {
     use std::error::Error as _;
 
     #[test]
-    fn the_error_of_a_port_is_the_source_of_whatever_it_led_to() {
-        let told = |error: &Error| error.source().map(ToString::to_string);
+    fn the_error_of_a_port_is_the_source_of_the_engines_error() {
+        let source = |error: &Error| error.source().map(ToString::to_string);
         let port = Error::port("log-dirty")("no memory".into());
-        assert_eq!(told(&port).as_deref(), Some("no memory"));
+        assert_eq!(source(&port).as_deref(), Some("no memory"));
         let uncertainty =
             |source| Error::Uncertain { uncertainty: Uncertainty::LogLost, rounds: 6, source };
-        assert_eq!(told(&uncertainty(Some("no memory".into()))).as_deref(), Some("no memory"));
-        assert_eq!(told(&uncertainty(None)), None);
+        assert_eq!(source(&uncertainty(Some("no memory".into()))).as_deref(), Some("no memory"));
+        assert_eq!(source(&uncertainty(None)), None);
     }
 }

@@ -14,10 +14,10 @@ use crate::leaf::Leaf;
 /// `u32` values of a packed leaf. All ones stands for an invalid entry.
 pub(crate) type PackedWords = [u32; 512];
 
-/// From one word of a segment to the next.
+/// The difference from one word of a segment to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// All words are equal: holes, or one frame again and again.
+    /// All words are equal: holes, or one frame repeated.
     Zero,
     /// Each word is one more.
     Up,
@@ -37,7 +37,7 @@ impl Step {
         }
     }
 
-    /// The step between two neighbours of a leaf of this width, if it is one of ours.
+    /// The step between two neighbouring words of a leaf of this width, if it is one of these.
     pub(crate) fn between(width: Width, word: u64, next: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|step| wrap(width, word.wrapping_add(step.delta())) == next)
     }
@@ -54,8 +54,8 @@ pub(crate) const fn wrap(width: Width, word: u64) -> u64 {
 
 /// A word of the leaf, its slot and a step, in 64 bits: a run of words, or the patch of one.
 ///
-/// Bits 0..10 the slot, 10..12 the step, 12..64 the word. Of a 64-bit word its lower 50 bits and
-/// the two tag bits are kept; a word with other bits can't be written so.
+/// Bits 0..10 are the slot, 10..12 the step, 12..64 the word. Of a 64-bit word, the lower 50 bits
+/// and the two tag bits are kept; a word with other bits can't be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment(pub(crate) u64);
 
@@ -67,7 +67,7 @@ const WORD_ONES: u64 = (1 << (64 - WORD_SHIFT)) - 1;
 const FRAME_BITS: u32 = 50;
 
 impl Segment {
-    /// Writes a word down, if it can be.
+    /// Encodes a word, if that is possible.
     pub(crate) fn new(width: Width, slot: usize, step: Step, word: u64) -> Option<Self> {
         let kept = match width {
             Width::W32 => word,
@@ -77,17 +77,17 @@ impl Segment {
         (written.word(width) == word).then_some(written)
     }
 
-    /// Whether it is nothing but invalid entries.
+    /// Whether all its entries are invalid.
     pub(crate) fn is_hole(self, width: Width) -> bool {
         self.step() == Step::Zero && self.word(width) == wrap(width, u64::MAX)
     }
 
-    /// Where it begins.
+    /// Its first slot.
     pub(crate) const fn slot(self) -> usize {
         (self.0 & ((1 << SLOT_BITS) - 1)) as usize
     }
 
-    /// How it goes on.
+    /// Its step.
     pub(crate) const fn step(self) -> Step {
         match self.0 >> SLOT_BITS & ((1 << STEP_BITS) - 1) {
             0 => Step::Zero,
@@ -107,7 +107,7 @@ impl Segment {
         }
     }
 
-    /// The word that it predicts for any slot, before its first one too.
+    /// The word that it predicts for any slot, also for one before its first.
     #[inline]
     pub(crate) const fn word_at(self, width: Width, slot: usize) -> u64 {
         let distance = (slot as u64).wrapping_sub(self.slot() as u64);
@@ -132,7 +132,7 @@ pub(crate) enum Base<'a> {
     Hole,
     /// One segment from the first slot to the last.
     Affine(Segment),
-    /// Segments in slot order, the first from slot 0; and patches in slot order, which go before
+    /// Segments in slot order, the first from slot 0; and patches in slot order, which override
     /// them.
     Segments { segments: &'a [u64], patches: &'a [u64] },
     /// 64-bit words whose upper halves are `high`, or which are invalid.
@@ -141,8 +141,8 @@ pub(crate) enum Base<'a> {
     Raw(&'a Leaf),
 }
 
-/// What tells two bases that predict the same words, as long as nobody writes what they are made
-/// of.
+/// A key of a base: bases with equal keys predict the same words, as long as the words that they
+/// refer to are not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Likeness {
     Hole,
@@ -152,8 +152,8 @@ pub(crate) enum Likeness {
 }
 
 impl Base<'_> {
-    /// What it has in common with the bases of other positions of the same leaf, if that can be
-    /// told at once.
+    /// The key that the bases of other positions of the same leaf have too, if there is one without
+    /// a comparison.
     pub(crate) fn likeness(&self) -> Option<Likeness> {
         match *self {
             Self::Hole => Some(Likeness::Hole),
@@ -163,8 +163,8 @@ impl Base<'_> {
         }
     }
 
-    /// The entry in `slot`. Inlined, lest its count change with the way in which the crate is cut
-    /// for the compiler.
+    /// The entry in `slot`. Inlined, so that its instruction count does not depend on how the
+    /// compiler splits the crate.
     #[inline(always)]
     pub(crate) fn entry(&self, width: Width, slot: usize) -> Entry {
         match *self {
@@ -211,7 +211,7 @@ const fn unpack(high: u32, low: u32) -> Entry {
     if low == u32::MAX { Entry::INVALID } else { Entry((high as u64) << 32 | low as u64) }
 }
 
-/// Segments, each with the slot behind its last one.
+/// Segments, each with the slot after its last one.
 pub(crate) fn spans(width: Width, segments: &[u64]) -> impl Iterator<Item = (Segment, usize)> {
     let ends = segments.iter().skip(1).map(|&next| Segment(next).slot());
     let ends = ends.chain(std::iter::once(width.entries()));
@@ -244,10 +244,10 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn words_that_can_be_written_come_back_and_others_are_refused() {
+    fn words_that_can_be_encoded_are_read_back_and_others_are_refused() {
         let ones = (1 << FRAME_BITS) - 1;
         for word in [0, 7, ones, ones - 1, 1 << 62, 1 << 63 | 5, 3 << 62 | (ones - 1), u64::MAX] {
-            let segment = Segment::new(Width::W64, 511, Step::Down, word).expect("can be written");
+            let segment = Segment::new(Width::W64, 511, Step::Down, word).expect("can be encoded");
             assert_eq!((segment.word(Width::W64), segment.slot()), (word, 511));
             assert_eq!(segment.step(), Step::Down);
         }
@@ -275,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_is_asking_for_each_entry(
+        fn a_decoded_leaf_has_the_entries_of_its_base(
             cuts in prop::collection::btree_set(1_usize..512, 0..20),
             words in prop::collection::vec(0_u64..1 << 50, 64),
             patched in prop::collection::btree_set(0_usize..512, 0..20),

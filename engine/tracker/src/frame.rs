@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frame numbers and p2m entries: the words of the whole engine, boxed so that they cannot be
-//! mixed.
-//! Not here: memory, tables, or any opinion about what a guest should have written.
+//! Frame numbers and p2m entries: types of the whole engine that can't be mixed.
+//! Not here: memory, tables, or what a guest should have written.
 //! Units: every number counts 4 KiB frames; a count is one past the last index.
 //! Threads: plain values.
 //! Source: Xen `xen/include/public/arch-x86/xen.h` (p2m, m2p), Linux `arch/x86/xen/p2m.c` (tag
@@ -64,7 +63,7 @@ impl Width {
         }
     }
 
-    /// The one that it is not.
+    /// The other width.
     #[must_use]
     pub const fn other(self) -> Self {
         match self {
@@ -85,7 +84,7 @@ impl Width {
     /// The guest word at byte `at`, little endian.
     ///
     /// # Panics
-    /// If `bytes` ends before it does.
+    /// If `bytes` ends before the word does.
     #[must_use]
     pub fn word(self, bytes: &[u8], at: usize) -> u64 {
         let word = &bytes[at..at + self.bits() as usize / 8];
@@ -124,15 +123,15 @@ impl Width {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry(pub u64);
 
-/// What an entry claims, before anybody checked it.
+/// What an entry claims, unchecked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// No frame here.
     Invalid,
-    /// Linux's identity tag: the pfn is mapped one to one to the machine; it has no frame of its
-    /// own.
+    /// Linux's identity tag: the pfn maps the machine frame of the same number, and has no frame of
+    /// its own.
     Identity,
-    /// Linux's foreign tag over this frame: a grant mapping.
+    /// Linux's foreign tag on this frame: a grant mapping.
     Foreign(Mfn),
     /// A frame.
     Frame(Mfn),
@@ -154,8 +153,7 @@ impl Claim {
         self.named() == Some(mfn)
     }
 
-    /// Whether this can't be a frame of the domain, whoever is asked: nothing on a machine of so
-    /// many frames.
+    /// Whether it names no frame of a machine of so many frames, tagged or not.
     #[must_use]
     pub const fn names_nothing(self, machine_frames: u64) -> bool {
         match self.named() {
@@ -210,22 +208,22 @@ impl Entry {
         }
     }
 
-    /// Whether the word, taken as a number, is a frame of a machine of `frames` frames.
-    /// This is the counting rule of captures and reports: a tagged word is never a frame.
+    /// Whether the word names a frame of a machine of `frames` frames. This is the counting rule of
+    /// captures and reports: a tagged word is never a frame.
     #[must_use]
     pub const fn names_frame(self, width: Width, frames: u64) -> bool {
         matches!(self.claim(width), Claim::Frame(Mfn(m)) if m < frames)
     }
 }
 
-/// What Xen says of a frame: its owner and its page type (Xen `XEN_DOMCTL_getpageframeinfo3`).
+/// What Xen reports of a frame: its owner and its page type (Xen `XEN_DOMCTL_getpageframeinfo3`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameType {
-    /// Ours, an ordinary page (NOTAB).
+    /// The domain's, an ordinary page (NOTAB).
     Data,
-    /// Ours, a page table of this level (1 to 4).
+    /// The domain's, a page table of this level (1 to 4).
     Table {
-        /// 1 = the table that names data pages.
+        /// 1 = a table that names data pages.
         level: u8,
         /// Pinned by the guest (LPINTAB).
         pinned: bool,
@@ -237,8 +235,8 @@ pub enum FrameType {
 }
 
 impl FrameType {
-    /// What a word of Xen's answer says (`XEN_DOMCTL_PFINFO_*`: four bits from bit 28 on); `None`
-    /// for what no Xen is known to say.
+    /// Decodes a word of Xen's answer (`XEN_DOMCTL_PFINFO_*`: four bits from bit 28 on); `None` for
+    /// a type that Xen does not define.
     #[must_use]
     pub const fn from_pfinfo(word: u32) -> Option<Self> {
         Some(match word >> 28 {
@@ -246,13 +244,13 @@ impl FrameType {
             level @ 1..=4 => Self::Table { level: level as u8, pinned: false },
             pinned @ 9..=0xc => Self::Table { level: (pinned - 8) as u8, pinned: true },
             0xd => Self::Broken,
-            // XTAB, and what a sender of old made of it.
+            // XTAB, and XALLOC (0xe) of old senders.
             0xe | 0xf => Self::NotOwned,
             _ => return None,
         })
     }
 
-    /// The word that says so.
+    /// The word of Xen for this type.
     #[must_use]
     pub const fn pfinfo(self) -> u32 {
         let bits = match self {

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Live guest memory: the one door to words that another domain may write at any moment.
+//! Live guest memory: the only access to words that another domain may write at any time.
 //! Not here: what the words mean. Nothing in this engine holds a `&u64` into guest memory.
 //! Units: one frame of 4,096 bytes, 8-byte aligned, little endian.
-//! Threads: any number of readers; the writer is outside of the program, or a thread that stores
+//! Threads: any number of readers; the writer is outside the program, or a thread that stores
 //! atomically.
 //! Source: `core::sync::atomic`, "Atomic accesses to read-only memory"; `docs/decisions/0008`.
 
 #![expect(unsafe_code, reason = "foreign mappings are raw pointers; docs/safety.md")]
 
 #[cfg(not(target_pointer_width = "64"))]
-compile_error!("a live word could not be read at once: hosts of 64 bits only");
+compile_error!("live words of 64 bits must be read in one access: hosts of 64 bits only");
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,8 +30,8 @@ impl<'map> GuestLeaf<'map> {
     /// # Safety
     /// - `words` is 8-byte aligned and readable for 4,096 bytes during `'map`.
     /// - No Rust reference to these bytes, other than to atomics, exists during `'map`, and this
-    ///   program writes them only by atomics of 64 bits, if at all. What another domain writes is
-    ///   its own affair.
+    ///   program writes them only by atomics of 64 bits, if at all. Another domain may write them
+    ///   in any way.
     #[must_use]
     pub const unsafe fn from_ptr(words: *const u64) -> Self {
         Self { words: words.cast(), map: PhantomData }
@@ -52,12 +52,12 @@ impl<'map> GuestLeaf<'map> {
     fn word(self, index: usize) -> u64 {
         assert!(index < FRAME_WORDS, "a frame has 512 words");
         // SAFETY: the constructor's contract gives 512 aligned, readable words during 'map, and the
-        // index was checked above. An atomic may be written by others while it is borrowed.
+        // index was checked above. Others may write an atomic while it is borrowed.
         let word = unsafe { &*self.words.wrapping_add(index) };
-        // ORDER: Relaxed: each word is looked at by itself, and what the guest wrote before it is
-        // not relied on; that the log was cleared before (law 1) the port's call has ordered. It is
-        // one load that is neither split nor repeated, and the one order that read-only memory
-        // allows.
+        // ORDER: Relaxed: each word is used by itself, and the engine does not rely on what the
+        // guest wrote before it; the port's call orders the clearing of the log before this read
+        // (law 1). It is one load that is neither split nor repeated, and the one order that
+        // read-only memory allows.
         word.load(Ordering::Relaxed)
     }
 
@@ -102,13 +102,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a frame has 512 words")]
-    fn a_word_behind_the_frame_is_not_read() {
+    fn a_word_past_the_frame_is_not_read() {
         let live: [AtomicU64; FRAME_WORDS] = std::array::from_fn(|_| AtomicU64::new(0));
         let _ = GuestLeaf::from_atomics(&live).entry(Width::W32, 1024);
     }
 
-    /// Each word is written while it is read: a reader finds one of the writer's values, in their
-    /// order. Miri and ThreadSanitizer call a read that is not atomic a data race.
+    /// A word is written while it is read: the reader finds the writer's values, in their order.
+    /// Miri and ThreadSanitizer report a read that is not atomic as a data race.
     #[test]
     fn reads_beside_a_writer() {
         const TURNS: u64 = if cfg!(miri) { 20 } else { 20_000 };

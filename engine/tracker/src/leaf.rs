@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A private copy of one frame of guest memory, and the mask of entries that a comparison found.
+//! A private copy of one frame of guest memory, and the mask of entries that a comparison finds.
 //! Not here: live guest memory (`guest`), or how two leaves are compared (`diff`).
 //! Units: little-endian words as in the guest; bit i of a mask is slot i, 512 or 1,024 slots.
 //! Threads: plain values.
@@ -19,7 +19,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// A leaf without any frame: all entries invalid, in either width.
+    /// A leaf without frames: all entries invalid, in either width.
     pub const HOLE: Self = Self { words: [u64::MAX; FRAME_WORDS] };
 
     /// The entry in `slot` (below [`Width::entries`]).

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ledger: every pfn that is owed to the destination, and why. It is in the bitmap, in flight,
-//! postponed or deferred.
-//! Not here: who finds it out (`intake`, `structure`, `compare`), what becomes of it (`resolve`,
-//! `send`).
+//! The ledger: every pfn that is owed to the destination, and why. A pfn is in the bitmap, in
+//! flight, postponed or deferred.
+//! Not here: what makes a pfn owed (`intake`, `structure`, `compare`), what is done about it
+//! (`resolve`, `send`).
 //! Units: pfns.
 //! Threads: one owner; the bitmap is lent to shards.
 //! Source: `docs/design.md`, law 3: what was taken is owed until it is paid.
@@ -15,31 +15,32 @@ use crate::frame::Pfn;
 use crate::port::{Deferral, Page};
 use crate::resend::{ResendBitmap, Taken};
 
-/// Who is owed.
+/// The pfns that are owed.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     /// To be taken.
     pub(crate) bitmap: ResendBitmap,
     /// Out of the bitmap.
     pub(crate) out: Out,
-    /// Accepted once and lost on the way, as the transport says: owed again from the next wake on.
+    /// Accepted, and lost on the way by the transport's report: owed again from the next `wake` on.
     returned: Vec<Pfn>,
 }
 
 /// Owed pfns that are not in the bitmap.
 #[derive(Debug, Default)]
 pub(crate) struct Out {
-    /// Pages on their way, in ascending order of pfns.
+    /// Pages in flight, in ascending order of pfns.
     pages: Vec<Page>,
     /// One for each page.
     flights: Vec<Flight>,
-    /// Page tables put off to the second half of the round, when most of what they name was sent.
+    /// Page tables postponed to the second half of the sweep, when most of the pages they name were
+    /// sent.
     postponed: BTreeMap<Pfn, CauseSet>,
-    /// Those that could not be sent in their round.
+    /// Pfns that could not be sent in their round.
     deferred: BTreeMap<Pfn, Deferred>,
 }
 
-/// What else is known of a page on its way.
+/// What else is known of a page in flight.
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     causes: CauseSet,
@@ -54,35 +55,36 @@ struct Deferred {
 }
 
 impl Out {
-    /// Puts a page on its way. Pages come in ascending order of pfns.
+    /// Puts a page in flight. Pages come in ascending order of pfns.
     pub(crate) fn send(&mut self, page: Page, causes: CauseSet, footing: Footing) {
         self.pages.push(page);
         self.flights.push(Flight { causes, footing });
     }
 
-    /// Puts a page table off.
+    /// Postpones a page table.
     pub(crate) fn postpone(&mut self, pfn: Pfn, causes: CauseSet) {
         self.postponed.insert(pfn, causes);
     }
 
-    /// Leaves a pfn to the next sweep.
+    /// Defers a pfn to the next sweep.
     pub(crate) fn defer(&mut self, pfn: Pfn, reason: Deferral, causes: CauseSet) {
         self.deferred.insert(pfn, Deferred { reason, causes });
     }
 }
 
 impl Ledger {
-    /// Nothing is owed.
+    /// An empty ledger.
     pub(crate) fn new() -> Self {
         Self { bitmap: ResendBitmap::new(0), out: Out::default(), returned: Vec::new() }
     }
 
-    /// Takes pfns from `from` on. They are a debt until each is paid, or put somewhere in [`Out`].
+    /// Takes pfns from `from` on. Each is a debt until it is paid or put into [`Out`].
     pub(crate) fn take(&mut self, limit: usize, from: u64) -> (Taken<'_>, &mut Out) {
         (self.bitmap.take(limit, from), &mut self.out)
     }
 
-    /// The same for who sends nothing: the pfns are paid at once. Returns where to go on, too.
+    /// The same for an observer, which sends nothing: the pfns are paid at once. Also returns where
+    /// to go on.
     pub(crate) fn take_paid(&self, limit: usize, from: u64) -> (Vec<(Pfn, CauseSet)>, u64) {
         let mut taken = self.bitmap.take(limit, from);
         let owed = taken.pfns().iter().copied().zip(taken.causes().iter().copied()).collect();
@@ -90,7 +92,7 @@ impl Ledger {
         (owed, taken.next())
     }
 
-    /// The pages on their way.
+    /// The pages in flight.
     pub(crate) fn pages(&self) -> &[Page] {
         &self.out.pages
     }
@@ -100,19 +102,19 @@ impl Ledger {
         self.out.flights.iter().map(|flight| flight.causes)
     }
 
-    /// A page on its way, why it is owed, and what it is sent on.
+    /// A page in flight, why it is owed, and its footing.
     pub(crate) fn page(&self, index: usize) -> (Page, CauseSet, Footing) {
         let Flight { causes, footing } = self.out.flights[index];
         (self.out.pages[index], causes, footing)
     }
 
-    /// What became of each page is written down.
+    /// Every page in flight was answered.
     pub(crate) fn landed(&mut self) {
         self.out.pages.clear();
         self.out.flights.clear();
     }
 
-    /// The pages were not sent, or nobody knows: all of them are owed as before.
+    /// The pages were not sent, or may not have been: all of them are owed as before.
     pub(crate) fn turn_back(&mut self) {
         for (page, flight) in self.out.pages.iter().zip(&self.out.flights) {
             self.bitmap.mark_all(page.pfn, flight.causes);
@@ -120,17 +122,17 @@ impl Ledger {
         self.landed();
     }
 
-    /// These were accepted, and lost on the way.
+    /// These pfns were accepted, and lost on the way.
     pub(crate) fn give_back(&mut self, pfns: &[Pfn]) {
         self.returned.extend(pfns);
     }
 
-    /// Whether there are any since the last wake.
+    /// Whether pfns were returned since the last `wake`.
     pub(crate) const fn has_returned(&self) -> bool {
         !self.returned.is_empty()
     }
 
-    /// Deferred, postponed and returned pfns are owed in the bitmap again. Marked first, forgotten
+    /// Puts deferred, postponed and returned pfns back into the bitmap. Marks first, forgets
     /// second. Returns how many were returned.
     pub(crate) fn wake(&mut self) -> u64 {
         for (&pfn, deferred) in &self.out.deferred {
@@ -143,7 +145,7 @@ impl Ledger {
         self.returned.drain(..).map(mark).sum()
     }
 
-    /// Postponed pfns are.
+    /// Puts postponed pfns back into the bitmap.
     pub(crate) fn wake_postponed(&mut self) {
         for (&pfn, &causes) in &self.out.postponed {
             self.bitmap.mark_all(pfn, causes);
@@ -164,11 +166,11 @@ impl Ledger {
 
     /// Why a pfn is owed now; empty if it is not.
     pub(crate) fn why(&self, pfn: Pfn) -> CauseSet {
-        let on_its_way = self.out.pages.binary_search_by_key(&pfn, |page| page.pfn).ok();
+        let in_flight = self.out.pages.binary_search_by_key(&pfn, |page| page.pfn).ok();
         let elsewhere = [
             self.out.deferred.get(&pfn).map(|deferred| deferred.causes),
             self.out.postponed.get(&pfn).copied(),
-            on_its_way.map(|index| self.out.flights[index].causes),
+            in_flight.map(|index| self.out.flights[index].causes),
         ];
         elsewhere.into_iter().flatten().fold(self.bitmap.why(pfn), CauseSet::union)
     }
@@ -183,7 +185,7 @@ impl Ledger {
         self.out.deferred.iter().map(|(&pfn, deferred)| (pfn, deferred.reason))
     }
 
-    /// How many they are.
+    /// Number of deferred pfns.
     pub(crate) fn deferred_pfns(&self) -> u64 {
         self.out.deferred.len() as u64
     }

@@ -2,17 +2,16 @@
 //! p2mtrack: dirty tracking for the live migration of Xen PV guests that change their p2m while
 //! they run.
 //!
-//! A guest's p2m (pfn -> mfn) is its own: it balloons, exchanges and maps frames, grows, and
-//! reshapes the p2m itself while it is migrated. This crate says which pfns must be sent again,
-//! under which entry, and why; it decides what a pfn without a frame means, and when a migration
-//! has to end with an error instead. It does no I/O, keeps no clock and knows no hypervisor: its
-//! caller steps it and lends it the [`port`]s.
+//! A guest owns its p2m (pfn -> mfn): it balloons, exchanges and maps frames, grows, and reshapes
+//! the p2m itself while it is migrated. This crate says which pfns must be sent again, under which
+//! entry, and why; it decides what a pfn without a frame means, and when a migration has to end
+//! with an error instead. It does no I/O, has no clock and knows no hypervisor: its caller steps it
+//! and lends it the [`port`]s.
 //!
-//! A pfn's way through a round, from top to bottom; `tracker.rs` calls one after the other, and
-//! does nothing else:
+//! The stages of a round, from top to bottom; `tracker.rs` only calls them in this order:
 //!
 //! ```text
-//! intake/       roots, transfer offers, log-dirty: pfns written, frames of the p2m written
+//! intake/       roots, transfer offers, log-dirty: pfns and p2m frames that were written
 //!    |                 |
 //!    |          structure/   a walk under the seqlock: leaves that are new or moved       p2m/
 //!    |                 |
@@ -26,12 +25,12 @@
 //!    |
 //! destination/  what the destination has: the shadow, tables, pfns gone                 shadow/
 //!    |
-//! settle.rs     what has to be true before a suspended round is settled
+//! settle.rs     what must hold before a suspended round is settled
 //! ```
 //!
-//! [`tracker::Tracker`] is stepped: `begin`, `scan`, `take` and `answer` as long as there are
-//! batches, `end`. [`migration::Migration`] makes the same steps over log-dirty and a transport
-//! that are lent to it: `start`, `round` as often as wanted, `checkpoint` or `finish` once the
+//! A caller steps [`tracker::Tracker`]: `begin`, `scan`, `take` and `answer` as long as there are
+//! batches, `end`. [`migration::Migration`] makes the same steps with the log-dirty and transport
+//! ports that it is lent: `start`, `round` as often as wanted, `checkpoint` or `finish` once the
 //! guest is suspended, `cancel` at any point. [`monitor::Monitor`] sends nothing: it observes what
 //! changes.
 //!

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Room for the log of one round: what log-dirty is read into, by whoever reads it.
-//! Not here: what is made of it (`log`), or of what was not read (`intake`).
-//! Units: pfns; bits as in `bitmap`. The buffer of a round is whole leaves of Xen's log, or
+//! The buffer that the log of one round is read into.
+//! Not here: what is done with it (`intake::log`), or about pfns that were not read (`intake`).
+//! Units: pfns; bits as in `bitmap`. The buffer of a round covers whole leaves of Xen's log, or
 //! nothing.
 //! Threads: one writer.
-//! Source: law 4 of `docs/design.md`: bits that were read are in no other log, so that nothing may
-//! become of them but owed.
+//! Source: law 4 of `docs/design.md`: bits that were read are in no other log, so all of them are
+//! owed.
 
 use crate::bitmap::{PfnBitmap, bits_within};
 use crate::frame::Pfn;
 
-/// Room for a log. It can be filled, and nothing else: whoever is lent it can't make it another
-/// one, or another length.
+/// A log buffer. It can only be filled: the borrower can't replace it or change its length.
 ///
 /// ```
 /// # use p2mtrack::{bitmap::PfnBitmap, frame::Pfn, port::LogBuffer};
@@ -39,17 +38,17 @@ pub struct LogBuffer<'a> {
 }
 
 impl<'a> LogBuffer<'a> {
-    /// A bitmap as a log buffer, for who calls a port by itself.
+    /// A bitmap as a log buffer, for a caller that calls a port directly.
     pub const fn over(bits: &'a mut PfnBitmap) -> Self {
         Self { bits }
     }
 
-    /// The same buffer, for who looks at it again afterwards.
+    /// The same buffer, lent by a caller that reads it afterwards.
     pub const fn lend(&mut self) -> LogBuffer<'_> {
         LogBuffer { bits: self.bits }
     }
 
-    /// Pfns that the log has to be read for.
+    /// Number of pfns that the log has to be read for.
     #[must_use]
     pub const fn pfns(&self) -> u64 {
         self.bits.pfns()
@@ -69,20 +68,20 @@ impl<'a> LogBuffer<'a> {
         }
     }
 
-    /// All of it, a bit for each pfn, to be written at once. Bits past the end have to stay zero.
+    /// All words, one bit per pfn, for writing them at once. Bits past the end have to stay zero.
     #[must_use]
     pub fn words_mut(&mut self) -> &mut [u64] {
         self.bits.words_mut()
     }
 
-    /// What was written so far.
+    /// A copy of what was written so far.
     #[must_use]
     pub fn copy(&self) -> PfnBitmap {
         self.bits.clone()
     }
 
-    /// The same after `read` pfns of the log were read: what was not may be marked, and counts as
-    /// marked, as for the engine.
+    /// A copy after `read` pfns of the log were read: pfns that were not read may be dirty, and are
+    /// marked, as the engine does.
     #[must_use]
     pub fn marks(&self, read: u64) -> PfnBitmap {
         let (mut marks, pfns) = (self.copy(), self.pfns());

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A migration: a tracker whose log is read and whose batches are sent by ports that are lent for
+//! A migration: a tracker, with ports that read its log and send its batches; they are lent for
 //! each call.
 //! Not here: the steps of a round (`tracker`).
 //! Units: rounds.
 //! Threads: one owner, stepped by its caller; no clock.
-//! Source: `docs/design.md`, law 7: what is said at a consistent point, and in which order.
+//! Source: `docs/design.md`, law 7: what is reported at a consistent point, and in which order.
 
 use crate::config::{Config, Verify};
 use crate::error::Error;
@@ -24,11 +24,11 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// Switches log-dirty on and prepares a migration. The first call of [`Migration::round`] takes
+    /// Switches log-dirty on and prepares a migration. The first call of [`Migration::round`] sends
     /// the first copy.
     ///
     /// # Errors
-    /// Log-dirty refused, or the pool can't be started; log-dirty is then off.
+    /// Log-dirty can't be switched on, or the pool can't be started; log-dirty is then off.
     pub fn start(config: Config, ports: &mut Ports<'_>) -> Result<Self, Error> {
         let mut log = LogSource::default();
         let tracker = Tracker::new(config, ports.guest.p2m.width())?;
@@ -46,25 +46,27 @@ impl Migration {
         self.run(ports, Stage::Live)
     }
 
-    /// A round of a suspended guest that will go on: ends at a consistent point of the destination.
+    /// A round of a suspended guest that will resume: ends at a consistent point of the
+    /// destination.
     ///
     /// # Errors
-    /// Any of [`Error`]; the destination's last consistent point is then still the one before.
+    /// Any of [`Error`]; the destination's last consistent point is then still the previous one.
     pub fn checkpoint(&mut self, ports: &mut Ports<'_>) -> Result<RoundReport, Error> {
         self.tracker.expect_live("checkpoint")?;
         self.run(ports, Stage::Checkpoint)
     }
 
-    /// The final round of a suspended guest. Every mapping is given back when it returns well, and
-    /// log-dirty is off, unless the report says that it could not be: then [`Migration::cancel`]
-    /// tries again.
+    /// The final round of a suspended guest. If it succeeds, every mapping is released and
+    /// log-dirty is off, unless the report says that it could not be switched off: then
+    /// [`Migration::cancel`] tries again.
     ///
     /// # Errors
-    /// Any of [`Error`]; call [`Migration::cancel`] then, and let the source guest run on.
+    /// Any of [`Error`]; then call [`Migration::cancel`], and resume the source guest.
     pub fn finish(&mut self, ports: &mut Ports<'_>) -> Result<RoundReport, Error> {
         self.tracker.expect_live("finish")?;
         let mut report = self.run(ports, Stage::Final)?;
-        // The destination is complete: an error now would bring the source back to life beside it.
+        // The destination is complete: an error now would make the caller resume the source as
+        // well.
         report.log_left_on = self.log.disable(ports.log_dirty).is_err();
         Ok(report)
     }
@@ -73,19 +75,19 @@ impl Migration {
     /// mapped.
     ///
     /// # Errors
-    /// Log-dirty can't be switched off; everything else is given back all the same.
+    /// Log-dirty can't be switched off; everything else is released anyway.
     pub fn cancel(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         self.tracker.cancel(ports.guest.p2m);
         self.log.disable(ports.log_dirty)
     }
 
-    /// All that is known of it.
+    /// The tracker, for reading its state.
     #[must_use]
     pub const fn tracker(&self) -> &Tracker {
         &self.tracker
     }
 
-    /// How much is held against the m2p from the next round on.
+    /// Sets how much is checked against the m2p, from the next round on.
     pub const fn set_verify(&mut self, verify: Verify) {
         self.tracker.set_verify(verify);
     }
@@ -96,7 +98,7 @@ impl Migration {
         let Ports { guest, log_dirty, .. } = ports;
         self.tracker.begin(guest, stage)?;
         let log = &mut self.log;
-        self.tracker.scan_by(guest, |room| log.read(&mut **log_dirty, room))?;
+        self.tracker.scan_by(guest, |buffer| log.read(&mut **log_dirty, buffer))?;
         ports.phase(Phase::Send, |ports| self.send_all(ports))?;
         if stage.is_suspended() {
             ports.phase(Phase::Settle, |ports| self.confirm(ports))?;
@@ -112,7 +114,7 @@ impl Migration {
         Ok(())
     }
 
-    /// Hands every batch to the transport.
+    /// Sends every batch by the transport.
     fn send_all(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         loop {
             match self.tracker.next(&mut ports.guest)? {
@@ -126,14 +128,14 @@ impl Migration {
                 Next::SweepEnds => self.take_back(ports)?,
                 Next::Nothing => {
                     self.note_gone(ports)?;
-                    return self.tell_frame_list(ports);
+                    return self.send_frame_list(ports);
                 }
             }
         }
     }
 
-    /// Tells what lost its frame while the guest runs; of one that stands still it is told all at
-    /// once.
+    /// Reports which pfns lost their frames while the guest runs; for a suspended guest `confirm`
+    /// reports all of them.
     fn note_gone(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         let noted = self.tracker.take_noted_gone();
         if noted.is_empty() || self.tracker.report().stage.is_suspended() {
@@ -143,17 +145,17 @@ impl Migration {
     }
 
     fn send_batch(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
-        self.tell_frame_list(ports)?;
+        self.send_frame_list(ports)?;
         let pages = self.tracker.batch();
         let mut answers = Vec::with_capacity(pages.len());
         let view = self.tracker.view(&mut ports.guest);
         let sent = ports.transport.send(pages, &view, &mut answers);
         drop(view);
         sent.map_err(Error::port("transport"))?;
-        self.tracker.write_down(&mut ports.guest, answers)
+        self.tracker.record(&mut ports.guest, answers)
     }
 
-    fn tell_frame_list(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
+    fn send_frame_list(&mut self, ports: &mut Ports<'_>) -> Result<(), Error> {
         if !self.tracker.frame_list_changed() {
             return Ok(());
         }

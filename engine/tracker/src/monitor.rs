@@ -22,17 +22,17 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Prepares for a guest of this width. Nothing is read yet; log-dirty is the caller's: on, and
-    /// empty when it was switched on, before the first round.
+    /// Prepares for a guest of this width. Nothing is read yet. Log-dirty is the caller's: it has
+    /// to be on before the first round, and empty when it is switched on.
     ///
     /// # Errors
-    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a kernel or a
-    /// form is asked for that is not there.
+    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a requested
+    /// kernel or form does not exist.
     pub fn new(config: Config, width: Width) -> Result<Self, Error> {
         Ok(Self { tracker: Tracker::new(config, width)?, log: LogSource::default() })
     }
 
-    /// One round. `each` hears of every pfn that would have to be sent, with its causes.
+    /// One round. `each` is called for every pfn that would have to be sent, with its causes.
     ///
     /// # Errors
     /// Any of [`Error`]; the round may be repeated.
@@ -43,17 +43,17 @@ impl Monitor {
         each: impl FnMut(Pfn, CauseSet),
     ) -> Result<RoundReport, Error> {
         let log = &mut self.log;
-        let observed = self.tracker.observe(guest, |room| log.read(log_dirty, room), each);
+        let observed = self.tracker.observe(guest, |buffer| log.read(log_dirty, buffer), each);
         observed.map_err(|error| self.log.explain(error))
     }
 
-    /// All that is known of it.
+    /// The tracker, for reading its state.
     #[must_use]
     pub const fn tracker(&self) -> &Tracker {
         &self.tracker
     }
 
-    /// Gives all mappings back.
+    /// Releases all mappings.
     pub fn release(&mut self, p2m: &mut dyn P2mSource) {
         self.tracker.release(p2m);
     }

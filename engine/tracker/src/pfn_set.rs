@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sets of few pfns among very many: a bitmap that knows which of its lines have any.
+//! Sparse sets of pfns: a bitmap that knows which of its lines have members.
 //! Not here: sets that are mostly full (`bitmap`), or marked by many threads (`resend`).
 //! Units: length in pfns; lines are those of `bitmap`.
 //! Threads: one writer; plain reads may be shared.
-//! Source: law 8: what is done once a round must not cost a look at every word.
+//! Source: law 8: what is done once a round must not read every word.
 
 use std::ops::Range;
 
@@ -61,7 +61,7 @@ impl PfnSet {
         member
     }
 
-    /// Forgets a line that has no members any more.
+    /// Clears the bit of a line that has no members any more.
     fn lower(&mut self, line: usize) {
         if words_of(line).all(|index| self.word(index) == 0) {
             self.lines[line / 64] &= !(1 << (line % 64));
@@ -77,7 +77,7 @@ impl PfnSet {
         raised.filter(|&line| lines.contains(&(line as u64))).collect()
     }
 
-    /// Removes the members in a range. Returns how many lines were looked at: those that had any.
+    /// Removes the members in a range. Returns how many lines were read: those that had members.
     pub(crate) fn clear_range(&mut self, pfns: &Range<u64>) -> u64 {
         let lines = self.lines_in(pfns);
         for &line in &lines {
@@ -93,8 +93,8 @@ impl PfnSet {
         lines.len() as u64
     }
 
-    /// Adds the members of another set in a range; this one is as long. Returns how many lines were
-    /// looked at: those in which that one has any.
+    /// Adds the members of another set, of the same length, in a range. Returns how many lines were
+    /// read: those in which the other set has members.
     pub(crate) fn add_range(&mut self, other: &Self, pfns: &Range<u64>) -> u64 {
         let lines = other.lines_in(pfns);
         for &line in &lines {
@@ -119,7 +119,7 @@ impl PfnSet {
         }
     }
 
-    /// Removes all. Costs the lines that have any.
+    /// Removes all members. Writes only the lines that have any.
     pub(crate) fn clear_all(&mut self) {
         let words = self.bits.words_mut();
         for (index, lines) in self.lines.iter_mut().enumerate() {
@@ -147,7 +147,7 @@ impl PfnSet {
         self.bits.words().get(index).copied().unwrap_or(0)
     }
 
-    /// The members in ascending order. Costs the lines that have any.
+    /// The members in ascending order. Reads only the lines that have any.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Pfn> + '_ {
         let lines = self.lines.iter().enumerate().flat_map(|(index, &word)| bits_at(index, word));
         let members = lines.flat_map(words_of).flat_map(|index| bits_at(index, self.word(index)));

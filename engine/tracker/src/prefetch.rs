@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Brings a cache line near that is wanted soon, so that the misses of scattered lines overlap.
+//! Prefetches a cache line that is needed soon, so that the misses of scattered lines overlap.
 //! Not here: which lines those are.
 //! Units: lines of 64 bytes.
 //! Threads: any; nothing is read or written.
-//! Source: x86's `prefetcht0`; elsewhere nothing is done, and nothing depends on it.
+//! Source: x86's `prefetcht0`; does nothing elsewhere, and nothing depends on it.
 
 #![cfg_attr(
     all(target_arch = "x86_64", not(miri), not(loom)),
     expect(unsafe_code, reason = "the intrinsic is unsafe to name; docs/safety.md")
 )]
 
-/// Asks for the line that an address is in, whatever is there.
+/// Prefetches the line of an address, which may be invalid.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]

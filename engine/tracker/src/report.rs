@@ -21,7 +21,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Whether the guest stands still.
+    /// Whether the guest is suspended.
     #[must_use]
     pub const fn is_suspended(self) -> bool {
         !matches!(self, Self::Live)
@@ -89,28 +89,29 @@ impl EntryCounts {
     }
 }
 
-/// What called for a walk of the structure, and how the walks went.
+/// The reasons to walk the structure, and how the walks went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StructureCounts {
-    /// `p2m_generation` moved or is odd.
+    /// `p2m_generation` changed or is odd.
     pub generation: u64,
-    /// A root moved (list address, page-table root, frame list list).
+    /// A root changed (list address, page-table root, frame list list).
     pub roots: u64,
-    /// The count of pfns moved.
+    /// The count of pfns changed.
     pub pfn_count: u64,
     /// Upper frames, or leaves that a walk relied on, in log-dirty.
     pub dirty: u64,
-    /// Entries of the p2m's own frames that changed.
+    /// Changed entries of pfns that back p2m frames.
     pub entries: u64,
-    /// Frames of the p2m found under another pfn than before, the slots that name them untouched.
+    /// P2m frames found under another pfn than before, while the slots that name them stayed the
+    /// same.
     pub moved: u64,
-    /// Asked for: the first walk, after a resume, or because every round is to walk.
+    /// Forced: the first walk, after a resume, or because every round has to walk.
     pub forced: u64,
     /// Walks made.
     pub walks: u64,
-    /// Walks that had to be made again.
+    /// Walks that had to be repeated.
     pub retries: u64,
-    /// The frame list was told anew.
+    /// How often the frame list was sent.
     pub frame_lists: u64,
 }
 
@@ -122,7 +123,7 @@ impl StructureCounts {
     }
 }
 
-/// Pages on their way.
+/// Pages of a round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageCounts {
     /// Owed when sending began.
@@ -143,7 +144,7 @@ pub struct PageCounts {
     pub deferred_uncertain: u64,
     /// Frames that moved to another pfn.
     pub moved: u64,
-    /// Pfns that the transport handed back.
+    /// Pfns that the transport returned.
     pub returned: u64,
     /// Owed when the round ended.
     pub left: u64,
@@ -168,7 +169,7 @@ impl PageCounts {
 /// What a consistent point settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SettledCounts {
-    /// Pfns said to be gone.
+    /// Pfns reported as gone.
     pub gone: u64,
     /// Pfns whose entry names a frame that is not the domain's.
     pub foreign: u64,
@@ -178,7 +179,7 @@ pub struct SettledCounts {
     pub aliases: u64,
     /// PTEs to foreign frames made not present (policy).
     pub cleared_ptes: u64,
-    /// Pfns read again because somebody writes them without a log.
+    /// Pfns read again because they are written without a log-dirty mark.
     pub unlogged: u64,
 }
 
@@ -214,13 +215,13 @@ pub struct RoundReport {
     /// The migration is complete, but log-dirty could not be switched off at the source.
     pub log_left_on: bool,
     /// Pfns newly owed in this round for each page accepted in the round before: the dirty rate in
-    /// the engine's own unit of time. Below 1 the migration converges. `None` in the first round.
+    /// the engine's own unit of time. Below 1 the migration converges. `None` in the first round,
+    /// or if there is no estimate.
     pub dirty_rate: Option<f64>,
-    /// Frames that the domain holds and that are no pfn's as far as is known, in a suspended or
-    /// observed round. Negative if more pfns have frames than the domain holds. `None` in the
-    /// rounds of a guest that runs.
+    /// Frames that the domain holds and that no known pfn has, in a suspended or observed round.
+    /// Negative if more pfns have frames than the domain holds. `None` in other rounds.
     pub unaccounted_frames: Option<i64>,
-    /// Fewer pfns are owed than a round ago. `None` in the first round.
+    /// Fewer pfns are owed than a round ago. `None` as for `dirty_rate`.
     pub shrinking: Option<bool>,
 }
 

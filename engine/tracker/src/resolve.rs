@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From an owed pfn to what is done about it: the checks of p2m, m2p and type, and the outcome
-//! table.
+//! Decides what is done about an owed pfn: the checks of p2m, m2p and type, and the outcome table.
 //! Not here: sending (`send`), page tables' contents (`table`, `send::view`).
 //! Units: pfns of one batch, at most `QUERY_FRAMES_MAX`.
 //! Threads: the caller's.
@@ -22,25 +21,25 @@ pub(crate) enum Outcome {
         /// Whether log-dirty names this pfn when the frame is written.
         footing: Footing,
     },
-    /// It has no frame; that is an answer, too.
+    /// It has no frame: nothing is sent.
     Unpopulated {
         entry: Entry,
-        /// The entry names something, but nothing of the domain's.
+        /// The entry names something that is not the domain's.
         foreign: bool,
     },
-    /// It waits for the next round.
+    /// It is deferred.
     Wait(Deferral),
-    /// So it does because its frame is this other pfn's, by p2m and m2p.
+    /// It is deferred because p2m and m2p give its frame to this other pfn.
     WaitBeside(Pfn),
 }
 
-/// Everything that a decision looks at.
+/// Everything that a decision reads.
 pub(crate) struct Resolver<'a> {
     pub(crate) config: &'a Config,
     pub(crate) layout: &'a Layout,
     pub(crate) p2m: &'a dyn P2mSource,
     pub(crate) m2p: &'a dyn M2p,
-    /// The guest stands still: every pfn ends by the table, none waits for its m2p.
+    /// The guest is suspended: the table decides every pfn, none waits for its m2p.
     pub(crate) suspended: bool,
 }
 
@@ -86,7 +85,7 @@ impl Resolver<'_> {
         Ok(true)
     }
 
-    /// Reads the live entry, once. Words that can't be a frame are decided here.
+    /// Reads the live entry, once. Entries that can't name a frame are decided here.
     fn claim(&self, index: usize, pfn: Pfn, candidates: &mut Vec<Candidate>) -> Outcome {
         let Some(entry) = self.layout.entry(self.p2m, pfn) else {
             return Outcome::Wait(Deferral::LeafUnmapped);
@@ -116,7 +115,7 @@ impl Resolver<'_> {
                 Err(Error::Entry { pfn, mfn: Some(mfn), cause: EntryCause::Broken })
             }
             _ if named == Some(pfn) => send(Footing::Sound),
-            // One of its own frames, granted to itself and mapped here: the frame is another pfn's.
+            // A frame of the domain, granted to itself and mapped here: it is another pfn's.
             _ if tagged => Ok(foreign),
             _ => match named.filter(|&other| self.names(other, mfn)) {
                 None if !self.suspended => Ok(Outcome::Wait(Deferral::M2pMismatch)),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The round under way: its rules and means, what it has found so far, and what rounds before it
-//! leave to be known.
+//! The current round: its rules and threads, what it has found so far, and what is kept of earlier
+//! rounds.
 //! Not here: the order of its steps (`tracker`).
 //! Units: rounds; pfns owed.
 //! Threads: one owner; the shards are lent to a comparison.
@@ -23,7 +23,8 @@ pub(crate) struct Round {
     pub(crate) report: RoundReport,
     /// Rounds that ended.
     ended: u64,
-    /// The last of them, if none was given up since: what such a round found is in no estimate.
+    /// The report of the last one, unless a round was abandoned since: no estimate counts what that
+    /// one found.
     previous: Option<RoundReport>,
     /// A round was begun that has not ended.
     unended: bool,
@@ -33,7 +34,7 @@ impl Round {
     /// Starts the threads.
     ///
     /// # Errors
-    /// They can't be started, or there is no kernel of the name that is asked for.
+    /// They can't be started, or there is no kernel of the requested name.
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
         Ok(Self {
             kernel: config.kernel.map_or_else(Kernel::choose, Ok).map_err(Error::environment)?,
@@ -47,7 +48,7 @@ impl Round {
         })
     }
 
-    /// A round begins.
+    /// Begins a round.
     pub(crate) fn begin(&mut self, stage: Stage) {
         self.uncertain.begin_round();
         self.report = RoundReport {
@@ -62,7 +63,7 @@ impl Round {
         }
     }
 
-    /// Whether the guest stands still.
+    /// Whether the guest is suspended.
     pub(crate) const fn is_suspended(&self) -> bool {
         self.report.stage.is_suspended()
     }
@@ -72,7 +73,7 @@ impl Round {
         self.ended == 0
     }
 
-    /// Whether entries are held against the m2p, whatever they were.
+    /// Whether entries are checked against the m2p, changed or not.
     pub(crate) fn checks_m2p(&self) -> bool {
         self.is_suspended() || self.config.verify == Verify::Full
     }
@@ -89,8 +90,8 @@ impl Round {
         self.estimate();
     }
 
-    /// Whether it converges, as far as the round has come. Nobody knows if ranges are owed because
-    /// something could not be known of them: how much of that is new can't be told.
+    /// Estimates whether the migration converges, from the round so far. There is no estimate if
+    /// ranges are owed for an uncertainty: how much of them is new is unknown.
     fn estimate(&mut self) {
         let report = &mut self.report;
         (report.dirty_rate, report.shrinking) = (None, None);
@@ -110,8 +111,8 @@ impl Round {
         self.estimate();
     }
 
-    /// The round ends. Returns its report, or the kind of an uncertainty that ran for too long in a
-    /// guest that runs.
+    /// Ends the round. Returns its report or, while the guest runs, the kind of an uncertainty that
+    /// ran for too long.
     pub(crate) fn end(&mut self) -> Result<RoundReport, Uncertainty> {
         self.ended += 1;
         self.report.uncertain = self.uncertain.counts();

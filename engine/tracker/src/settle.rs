@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What has to be true before a suspended round is settled, and the errors that say why it can't
-//! be.
-//! Not here: what is done until it is (`tracker`).
+//! What has to hold before a suspended round is settled, and the errors if it does not.
+//! Not here: the steps towards that (`tracker`).
 //! Units: pfns, frames.
 //! Threads: one owner.
 //! Source: `docs/design.md`, laws 6, 7 and 9; the limit:
@@ -16,11 +15,11 @@ use crate::p2m::P2m;
 use crate::port::{Deferral, Guest};
 use crate::round::Round;
 
-/// Pfns that may wait beyond the number of frames that the domain holds.
+/// Pfns that may wait in excess of the frames that the domain holds.
 const WAITING_SLACK: u64 = 65_536;
 
-/// The host's memory for pfns that wait, and for those that were sent against the m2p, is bounded
-/// by the domain's frames: each frame has one pfn.
+/// The memory for pfns that wait, and for those that were sent against the m2p, is bounded by the
+/// domain's frames: each frame has one pfn.
 ///
 /// # Errors
 /// [`Error::TooManyDeferred`].
@@ -40,7 +39,7 @@ pub(crate) fn expect_few_deferred(
     first.map_or(Ok(()), |pfn| Err(Error::TooManyDeferred { pfn, waiting, domain_frames }))
 }
 
-/// A guest that stands still does not mend a page table.
+/// A suspended guest does not fix a page table.
 ///
 /// # Errors
 /// [`Error::Table`].
@@ -66,11 +65,11 @@ pub(crate) fn unsettled(p2m: &mut P2m, ledger: &Ledger, guest: &Guest<'_>) -> Er
     Error::Entry { pfn, mfn, cause }
 }
 
-/// The books: the distinct frames that were sent are held against those that the domain holds. All
-/// but a few, on their way between Xen and a pfn, are some pfn's.
+/// The books: compares the number of distinct frames that were sent with the frames that the domain
+/// holds. All of these have a pfn, except for a few that are between Xen and a pfn.
 ///
 /// # Errors
-/// [`Error::Unaccounted`] if that is wrong by more than a real guest's ever is, and the policy does
+/// [`Error::Unaccounted`] if they differ by more than a real guest's ever do, and the policy does
 /// not allow it.
 pub(crate) fn balance(
     round: &mut Round,
@@ -78,7 +77,7 @@ pub(crate) fn balance(
     guest: &mut Guest<'_>,
 ) -> Result<(), Error> {
     let held = guest.p2m.domain_frames().map_err(Error::port("p2m source"))?;
-    let domain_frames = held.min(guest.m2p.frames()); // whatever a port answers
+    let domain_frames = held.min(guest.m2p.frames()); // a port may answer anything
     let unaccounted_frames = domain_frames.cast_signed() - destination.frames().cast_signed();
     round.report.unaccounted_frames = Some(unaccounted_frames);
     let refuse = round.config.unaccounted == UnaccountedPolicy::Refuse;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Shards: work cut on leaf borders and run on a pool of the engine's own.
+//! Shards: work that is cut at leaf borders and run on the engine's own thread pool.
 //! Not here: what is done to a leaf (`compare`).
 //! Units: leaves; two shards never touch one line of the resend bitmap.
 //! Threads: one thread means the caller's own; no global pool (a toolstack forks, and a pool does
@@ -14,14 +14,14 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 
-/// Leaves that one task takes at least: 64 leaves are the 4 KiB of log-dirty of 128 MiB of guest.
-/// Miri, which needs a tenth of a second for a leaf, is to see shards of a small guest.
+/// The fewest leaves of one task: 64 leaves are 4 KiB of log-dirty, or 128 MiB of guest. Miri needs
+/// a tenth of a second per leaf, and has to test shards of a small guest.
 const LEAVES_MIN: usize = if cfg!(miri) { 2 } else { 64 };
 
-/// Pieces of work for each thread.
+/// Pieces of work per thread.
 const PIECES: usize = 4;
 
-/// What shards find, put together.
+/// Joins what shards find.
 pub(crate) trait Join: Default + Send {
     /// Adds what the next shard found.
     #[must_use]
@@ -32,22 +32,22 @@ pub(crate) trait Join: Default + Send {
 #[derive(Debug)]
 pub(crate) struct Shards {
     pool: Option<rayon::ThreadPool>,
-    /// Those of the pool, which end when it is dropped.
+    /// The threads of the pool, which end when it is dropped.
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Waits for the threads: whoever drops the engine may unload its code, or count its threads, right
-/// after.
+/// Waits for the threads: the caller that drops the engine may unload its code, or count threads,
+/// right after.
 impl Drop for Shards {
     fn drop(&mut self) {
         self.pool = None;
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // what panicked in it was told to whoever asked for the work
+            let _ = thread.join(); // a panic in it was already passed to the caller of the work
         }
     }
 }
 
-/// Rayon's error says the system's words as its own, and has them as its cause: they are told once.
+/// Rayon's error repeats the system's error, which is also its cause: reports it once.
 fn no_threads(error: &rayon::ThreadPoolBuildError) -> Error {
     let cause = error.source().and_then(|cause| cause.downcast_ref()).map(io::Error::raw_os_error);
     let source = match cause.flatten() {
@@ -77,13 +77,13 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Threads that work, the caller's included.
+    /// Threads that do the work: those of the pool, or the caller's.
     pub(crate) fn threads(&self) -> usize {
         self.pool.as_ref().map_or(1, rayon::ThreadPool::current_num_threads)
     }
 
-    /// Cuts `items` into a piece for each shard. Several a thread, so that one that was held up
-    /// does not hold up all.
+    /// Cuts `items` into a piece per shard. A thread gets several, so that one delayed thread does
+    /// not delay all.
     pub(crate) fn pieces<'a, T>(&self, items: &'a [T]) -> Vec<&'a [T]> {
         let piece = match self.threads() {
             1 => items.len(),
@@ -92,7 +92,7 @@ impl Shards {
         items.chunks(piece.max(LEAVES_MIN)).collect()
     }
 
-    /// Does each shard's work, and joins what they found in the order of the shards.
+    /// Does each shard's work, and joins the results in the order of the shards.
     pub(crate) fn fold_mut<T: Send, R: Join>(
         &self,
         shards: &mut [T],
@@ -128,9 +128,9 @@ mod tests {
         }
     }
 
-    /// The parallel round in small, for Miri: shards copy live leaves while the guest writes them,
-    /// and mark what differs. An entry that stood before the round is found; one that came beside
-    /// it may be.
+    /// A small parallel round, for Miri: shards copy live leaves while the guest writes them, and
+    /// mark what differs. An entry that was written before the round is found; one that is written
+    /// during it may be found.
     #[test]
     fn shards_compare_leaves_that_the_guest_writes() {
         const LEAVES: u64 = 4;
@@ -149,7 +149,7 @@ mod tests {
             scope.spawn(|| {
                 for word in [4, 66].into_iter().flat_map(|slot| live.iter().map(move |l| &l[slot]))
                 {
-                    word.store(8, Ordering::Relaxed); // ORDER: a guest's words promise no more
+                    word.store(8, Ordering::Relaxed); // ORDER: a guest's stores promise no more
                 }
             });
             let pieces = shards.pieces(&leaves);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where `shared_info` keeps the p2m's roots, for both guest widths.
-//! Not here: getting at the page (`P2mSource`), or believing what it says (`layout`).
+//! Not here: reading the page (`P2mSource`), or validating its values (`p2m::Shape`).
 //! Units: byte offsets from the start of the page, little-endian guest words.
 //! Threads: pure.
-//! Source: Xen `public/arch-x86/xen.h`; 64-bit offsets are held against `xen-sys` at compile time,
-//! the 32-bit ones against the table in `xen-save-path.md` 2.1, which a compiler made of Xen's own
-//! headers.
+//! Source: Xen `public/arch-x86/xen.h`; 64-bit offsets are checked against `xen-sys` at compile
+//! time, the 32-bit ones against the table in `xen-save-path.md` 2.1, which a compiler made from
+//! Xen's headers.
 
 use crate::frame::{FRAME_BYTES, Width};
 use crate::port::Roots;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The one door to atomics that are modified by several threads: std's, or loom's under
-//! `cfg(loom)`.
+//! The only source of atomics that several threads modify: std's, or loom's under `cfg(loom)`.
 //! Not here: any protocol; each user states its own, with an `ORDER:` comment at every `Ordering`.
 //! Units: words of 64 bits.
-//! Threads: the words may be shared by all.
+//! Threads: any number may share the words.
 //! Source: loom's own advice: the code that ships is the code that the model checker explores.
 
 #[cfg(loom)]
@@ -28,14 +27,14 @@ pub(crate) fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
     bytemuck::zeroed_slice_box(words)
 }
 
-/// `words` zeroed words, each made by loom, which has to know it.
+/// `words` zeroed words, each created through loom, which has to track it.
 #[cfg(loom)]
 #[must_use]
 pub(crate) fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
     (0..words).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// Sets bits. What the word held is not asked for, so that the models may let it happen late.
+/// Sets bits. Does not return the old value, so that the models may let it happen late.
 #[cfg(not(loom))]
 pub(crate) fn set_bits(word: &AtomicU64, bits: u64, order: Ordering) {
     word.fetch_or(bits, order);
@@ -47,13 +46,13 @@ pub(crate) fn clear_bits(word: &AtomicU64, bits: u64, order: Ordering) {
     word.fetch_and(!bits, order);
 }
 
-/// Sets bits of a word that nobody else sees.
+/// Sets bits of a word that no other thread sees.
 #[cfg(not(loom))]
 pub(crate) fn add_bits(word: &mut AtomicU64, bits: u64) {
     *word.get_mut() |= bits;
 }
 
-/// Keeps no other bits of a word that nobody else sees.
+/// Clears all other bits of a word that no other thread sees.
 #[cfg(not(loom))]
 pub(crate) fn keep_bits(word: &mut AtomicU64, bits: u64) {
     *word.get_mut() &= bits;

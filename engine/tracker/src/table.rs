@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Normalisation of a page table: frame numbers of the machine replaced by pfns, written once for
-//! all transports.
+//! Normalisation of a page table: replaces mfns by pfns, implemented once for all transports.
 //! Not here: which frames are page tables (`FrameTypes`), or when a failure is fatal (`migration`).
 //! Units: a page table is 512 little-endian PTEs of 8 bytes in both guest widths (PAE); frame =
 //! bits 12..51.
@@ -17,7 +16,7 @@ use crate::leaf::Leaf;
 pub const PTE_PRESENT: u64 = 1;
 /// PTE bit 7 in levels 2 and up: a superpage.
 pub const PTE_SUPERPAGE: u64 = 1 << 7;
-/// Bits 12..51: the frame number in place.
+/// Bits 12..51: the frame number, not shifted.
 pub const PTE_FRAME: u64 = 0x000f_ffff_ffff_f000;
 
 /// The frame that a PTE names.
@@ -29,26 +28,26 @@ pub const fn pte_mfn(pte: u64) -> Mfn {
 /// What the engine knows of the frame in a PTE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolved {
-    /// The frame is this pfn's, by p2m and m2p.
+    /// This pfn has the frame, by p2m and m2p.
     Pfn(Pfn),
-    /// By policy the PTE becomes not present.
+    /// By policy, the PTE becomes not present.
     Clear,
     /// The frame is another domain's.
     Foreign,
-    /// The frame is no pfn's.
+    /// No pfn has the frame.
     Unresolved,
 }
 
-/// The engine's view of p2m and m2p, handed to the transport.
+/// The engine's view of p2m and m2p, passed to the transport.
 pub trait TableView {
     /// The guest's width.
     fn width(&self) -> Width;
-    /// `table` (a pfn) is normalised from here on, perhaps again.
+    /// The normalisation of `table` (a pfn) begins, perhaps once more.
     fn begin(&self, _table: Pfn) {}
     /// The pfn of the frame that a PTE in `table` (a pfn) names.
     fn resolve(&self, table: Pfn, mfn: Mfn) -> Resolved;
-    /// Whether `mfn` is the first frame of Xen's compat m2p: marks Xen's slots of a 32-bit level 2
-    /// table.
+    /// Whether `mfn` is the first frame of Xen's compat m2p: tells the 32-bit level 2 table that
+    /// has Xen's slots.
     fn is_compat_m2p(&self, mfn: Mfn) -> bool;
 }
 
@@ -62,7 +61,7 @@ pub enum TableCause {
     Unresolved,
     /// A PTE of level 2 or up is a superpage.
     Superpage,
-    /// Whoever normalised it did not say more: slot and frame mean nothing.
+    /// The sender normalises tables itself and gave no details: slot and frame are meaningless.
     Unsaid,
 }
 
@@ -110,8 +109,8 @@ const XEN_COMPAT_SLOT: usize = (0xf580_0000_u64 >> 21 & 511) as usize;
 /// Replaces each present PTE's frame by its pfn, in place. Xen's own slots become zero.
 ///
 /// # Errors
-/// The first PTE that resolves to no pfn, or a superpage; `words` is then half done and not to be
-/// sent.
+/// The first PTE that resolves to no pfn, or is a superpage; `table` is then partly normalised and
+/// must not be sent.
 pub fn normalise(
     pfn: Pfn,
     level: u8,
@@ -179,7 +178,7 @@ mod tests {
     fn frames_become_pfns_and_flags_stay() {
         let mut table = Leaf::default();
         table.words[0] = pte(0x105, 0x8000_0000_0000_0067);
-        table.words[1] = pte(0x300, 0x66); // not present: never looked at
+        table.words[1] = pte(0x300, 0x66); // not present: never resolved
         table.words[2] = pte(0x200, 0x67);
         normalise(Pfn(1), 1, &mut table, &View(Width::W64)).expect("all resolve");
         assert_eq!(table.words[0], pte(5, 0x8000_0000_0000_0067));
@@ -224,7 +223,7 @@ mod tests {
         table.words[428] = pte(0x777, 0x67);
         normalise(Pfn(1), 2, &mut table, &View(Width::W32)).expect("resolves");
         assert_eq!(zero(&table), (428..512).collect::<Vec<_>>());
-        // What is not present names nothing, whatever frame stands in it.
+        // A PTE that is not present names nothing, whatever its frame number.
         table = full();
         table.words[428] = pte(0x777, 0x66);
         normalise(Pfn(1), 2, &mut table, &View(Width::W32)).expect("resolves");

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tracker: the steps of a round in their order, and nothing else. Each step is done by the
-//! file of its name.
-//! Not here: reading the log and sending pages, which is the caller's, or the work of `migration`.
+//! The tracker: runs the steps of a round in order; other modules do the work of each step.
+//! Not here: reading the log and sending pages, by the caller or by `migration`.
 //! Units: rounds; at most `QUERY_FRAMES_MAX` pages a batch.
 //! Threads: one owner, stepped by its caller; no clock.
 //! Source: order of the steps: `docs/design.md`, laws 1 to 5 and 7.
@@ -26,18 +25,18 @@ use crate::table::TableView;
 use crate::uncertainty::Uncertainty;
 use crate::{compare, intake, send, settle, structure};
 
-/// Walks with comparisons in one round: what a comparison finds may call for another walk.
+/// Walks with comparisons in one round: a comparison may find a reason for another walk.
 const FOLLOWS_LIVE: u32 = 3;
 const FOLLOWS_SUSPENDED: u32 = 16;
-/// Sweeps of the final round that settle nothing before it is an error: transports and hypervisors
-/// have transient failures, a guest that stands still has not.
+/// Sweeps of a suspended round that settle nothing before it is an error: transports and
+/// hypervisors have transient failures, a suspended guest has none.
 const IDLE_SWEEPS_MAX: u32 = 8;
-/// Sweeps of the final round in all.
+/// Sweeps of a suspended round in all.
 const SWEEPS_MAX: u32 = 64;
-/// Pfns that an observer is told of between two looks at the bitmap: bounds its memory.
+/// Pfns that an observer takes from the bitmap at once: bounds its memory.
 const OBSERVED_PFNS_MAX: usize = 65_536;
 
-/// Where a migration stands.
+/// State of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Live,
@@ -45,28 +44,29 @@ enum State {
     Cancelled,
 }
 
-/// Where a round stands. An error of a step ends the round: it is begun again, and nothing is lost.
+/// State of a round. An error of a step ends the round: the caller begins it again, and nothing is
+/// lost.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// None is under way.
+    /// No round is under way.
     Closed,
     /// The log is to be read.
     Begun,
     /// Batches are taken.
     Sending(Sweeps),
-    /// Nothing is left to be taken.
+    /// Nothing is left to take.
     Swept,
 }
 
-/// Sweeps over all that is owed: pages first, then the tables that name them; of a guest that
-/// stands still until all is settled.
+/// Sweeps over all that is owed: pages first, then the tables that name them. For a suspended guest
+/// they are repeated until all is settled.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sweeps {
     under_way: Option<Sweep>,
-    /// One has ended, and it is not decided yet what is owed still.
+    /// A sweep has ended, and what is still owed is not decided yet.
     ended: bool,
     begun: u32,
-    /// In a row, without anything settled.
+    /// Sweeps in a row that settled nothing.
     idle: u32,
     /// Pfns settled in this round when the sweep began.
     settled: u64,
@@ -77,25 +77,25 @@ struct Sweeps {
 pub(crate) enum Next {
     /// There are pages in flight.
     Batch,
-    /// All that was owed was taken once; of a guest that stands still it is decided now what is
-    /// owed still.
+    /// All owed pfns of a suspended guest were taken once: the next call decides which are still
+    /// owed.
     SweepEnds,
-    /// Nothing is left to be taken.
+    /// Nothing is left to take.
     Nothing,
 }
 
-/// Follows one guest's p2m, step by step. One round, whose caller has the log and the way to the
-/// destination:
+/// Follows one guest's p2m, step by step. One round, for a caller that reads the log and sends the
+/// pages itself:
 ///
-/// 1. [`Tracker::give_back`] what was accepted before and lost on the way.
-/// 2. [`Tracker::begin`]. Clean the log into its buffer, unless that has no pfns.
+/// 1. [`Tracker::give_back`] the pfns that were accepted before and lost on the way.
+/// 2. [`Tracker::begin`]. Read and clear log-dirty into its buffer, unless that has no pfns.
 /// 3. [`Tracker::scan`].
-/// 4. [`Tracker::take`], until it gives nothing. Each time, if [`Tracker::frame_list_changed`]:
-///    send [`Tracker::frame_list`], and say [`Tracker::frame_list_sent`]. Then send
-///    [`Tracker::batch`], its page tables normalised with [`Tracker::view`], and
-///    [`Tracker::answer`]. After the last one the frame list again.
-/// 5. Of a suspended guest: send [`Tracker::gone`], and have the destination confirm all of it.
-///    The tracker can't see whether that was done.
+/// 4. [`Tracker::take`], until it returns no pages. Each time, if [`Tracker::frame_list_changed`]:
+///    send [`Tracker::frame_list`], and call [`Tracker::frame_list_sent`]. Then send
+///    [`Tracker::batch`], its page tables normalised with [`Tracker::view`], and call
+///    [`Tracker::answer`]. After the last batch, send the frame list again if it changed.
+/// 5. For a suspended guest: send [`Tracker::gone`], and have the destination confirm all of it.
+///    The tracker can't check that this was done.
 /// 6. [`Tracker::end`].
 ///
 /// [`Migration`](crate::migration::Migration) does all of it.
@@ -106,7 +106,7 @@ pub struct Tracker {
     p2m: P2m,
     ledger: Ledger,
     destination: Destination,
-    /// What the tables of the batch were normalised with so far.
+    /// What was found so far while the tables of the batch were normalised.
     notes: Notes,
     state: State,
     step: Step,
@@ -115,12 +115,12 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Makes a tracker for a guest of this width. Nothing is read yet; log-dirty is the caller's:
-    /// on, and empty when it was switched on, before the first round.
+    /// Makes a tracker for a guest of this width. Nothing is read yet. Log-dirty is the caller's:
+    /// it has to be on before the first round, and empty when it is switched on.
     ///
     /// # Errors
-    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a kernel or a
-    /// form is asked for that is not there.
+    /// [`Error::Threads`] if the pool can't be started, [`Error::Environment`] if a requested
+    /// kernel or form does not exist.
     pub fn new(config: Config, width: Width) -> Result<Self, Error> {
         Ok(Self {
             destination: Destination::new(width, config.shadow)?,
@@ -135,14 +135,14 @@ impl Tracker {
         })
     }
 
-    /// Begins a round, and lends room for the log: the caller reads and clears log-dirty into it,
-    /// as [`LogDirty::clean`](crate::port::LogDirty::clean) would, for all of its pfns, and hands
-    /// it over by [`Tracker::scan`]. No pfns if log-dirty has not to be read. A round that was not
-    /// ended is given up: what it did not settle is owed, and of a log that was not handed over
-    /// everything.
+    /// Begins a round, and lends a buffer for the log. The caller reads and clears log-dirty into
+    /// it, as [`LogDirty::clean`](crate::port::LogDirty::clean) would, for all of its pfns, and
+    /// hands it over by [`Tracker::scan`]. The buffer has no pfns if log-dirty need not be read. A
+    /// round that did not end is abandoned: what it did not settle is owed, and if its log was not
+    /// handed over, everything is.
     ///
     /// # Errors
-    /// A port's.
+    /// A port's error.
     pub fn begin(&mut self, guest: &mut Guest<'_>, stage: Stage) -> Result<LogBuffer<'_>, Error> {
         self.expect_live("begin")?;
         if matches!(self.step, Step::Begun) {
@@ -166,8 +166,8 @@ impl Tracker {
         Ok(self.intake.buffer())
     }
 
-    /// Takes the log, of which the first `read` pfns were read, and finds what is owed. What was
-    /// not read is uncertain, to the pfn; bits past `read` are owed as what they are.
+    /// Takes the log, of which the first `read` pfns were read, and finds what is owed. Pfns that
+    /// were not read are uncertain; bits among them are owed as log-dirty.
     ///
     /// # Errors
     /// Any of [`Error`]; the round may be begun again.
@@ -176,7 +176,7 @@ impl Tracker {
         Ok(&self.round.report)
     }
 
-    /// The same, where the log is read only now, if it has to be.
+    /// The same, but `read` reads the log now, and is called only if the log has to be read.
     pub(crate) fn scan_by(
         &mut self,
         guest: &mut Guest<'_>,
@@ -198,7 +198,7 @@ impl Tracker {
         self.take_log(guest, read)?;
         self.follow(guest, false)?;
         if self.round.config.sender != Sender::Engine {
-            // What the scan found uncertain is sent in this round.
+            // Tables that the scan made uncertain are sent in this round.
             again::owe_tables(&mut self.round, &self.ledger, &mut self.destination);
         }
         self.round.sending_begins(self.ledger.owed());
@@ -207,11 +207,11 @@ impl Tracker {
     }
 
     /// Takes the next pages, at most [`QUERY_FRAMES_MAX`](crate::port::QUERY_FRAMES_MAX), to be
-    /// sent and answered; page tables are normalised with [`Tracker::view`]. None is left if there
-    /// are none: of a guest that stands still everything is settled then.
+    /// sent and answered; page tables are normalised with [`Tracker::view`]. No pages are returned
+    /// if none are left: for a suspended guest everything is settled then.
     ///
-    /// The result keeps the tracker borrowed: who sends tables asks here whether there are pages,
-    /// and then reads [`Tracker::batch`] beside [`Tracker::view`].
+    /// The result keeps the tracker borrowed: a caller that sends tables checks here whether there
+    /// are pages, and then reads [`Tracker::batch`] beside [`Tracker::view`].
     ///
     /// # Errors
     /// [`Error::Order`] if the last batch has no answer, or nothing was scanned. Otherwise any of
@@ -225,7 +225,7 @@ impl Tracker {
         Ok(self.ledger.pages())
     }
 
-    /// Goes on until there are pages in flight, a sweep ends, or nothing is left.
+    /// Continues until there are pages in flight, a sweep ends, or nothing is left.
     pub(crate) fn next(&mut self, guest: &mut Guest<'_>) -> Result<Next, Error> {
         let Step::Sending(mut sweeps) = self.step else { return Ok(Next::Nothing) };
         self.step = Step::Closed;
@@ -237,8 +237,8 @@ impl Tracker {
         Ok(next)
     }
 
-    /// The view that the page tables of the batch are normalised with: what it resolves is noted
-    /// for the batch.
+    /// The view for normalising the page tables of the batch: what it resolves is noted for the
+    /// batch.
     pub fn view<'a>(&'a self, guest: &'a mut Guest<'_>) -> impl TableView + use<'a> {
         View::new(&self.round, &self.p2m.layout, &self.destination, guest, &self.notes)
     }
@@ -246,8 +246,8 @@ impl Tracker {
     /// Answers the batch, one answer per page in order; the rest counts as not acknowledged.
     ///
     /// # Errors
-    /// [`Error::Order`] if there is no batch, or if the frame list was not told before: nothing is
-    /// written down then. [`Error::Page`] if a page can't be sent.
+    /// [`Error::Order`] if there is no batch, or if a changed frame list was not sent before:
+    /// nothing is recorded then. [`Error::Page`] if a page can't be sent.
     pub fn answer(
         &mut self,
         guest: &mut Guest<'_>,
@@ -258,7 +258,7 @@ impl Tracker {
             return Err(Error::Order { call: "answer", state: "no batch was taken" });
         }
         self.expect_frame_list_sent("answer")?;
-        let settled = guest.phase(Phase::Send, |guest| self.write_down(guest, answers));
+        let settled = guest.phase(Phase::Send, |guest| self.record(guest, answers));
         let settled = settled
             .and_then(|()| settle::expect_few_deferred(&self.p2m, &self.ledger, &self.destination));
         if settled.is_err() {
@@ -267,8 +267,8 @@ impl Tracker {
         settled
     }
 
-    /// Writes the answers for the batch down, and follows up what they mean.
-    pub(crate) fn write_down(
+    /// Records the answers for the batch, and follows the frames that moved.
+    pub(crate) fn record(
         &mut self,
         guest: &mut Guest<'_>,
         answers: impl IntoIterator<Item = Answer>,
@@ -279,7 +279,7 @@ impl Tracker {
         answered
     }
 
-    /// The batch, if there is one, was not sent, or nobody knows: all of it is owed as before.
+    /// The batch, if there is one, was not sent, or may not have been: all of it is owed as before.
     pub(crate) fn turn_back(&mut self, guest: &mut Guest<'_>) {
         if !self.ledger.pages().is_empty() {
             send::turn_back(&mut self.ledger, &mut self.destination, &mut self.notes);
@@ -288,46 +288,46 @@ impl Tracker {
     }
 
     /// These pfns were accepted, and lost on the way: they are owed again from the next round on,
-    /// of a guest that stands still from the next sweep on.
+    /// for a suspended guest from the next sweep on.
     pub fn give_back(&mut self, pfns: &[Pfn]) {
         pfns.iter().for_each(|&pfn| self.destination.distrust(pfn));
         self.ledger.give_back(pfns);
     }
 
-    /// Whether the destination may hold a frame for a pfn: its page was taken, whatever the answer
-    /// was, or a table that was sent names it.
+    /// Whether the destination may hold a frame for a pfn: its page was taken in a batch, whatever
+    /// the answer was, or a table that was sent names it.
     #[must_use]
     pub fn is_held(&self, pfn: Pfn) -> bool {
         self.destination.sent.is_held(pfn)
     }
 
-    /// Pfns that the destination may hold a frame for, and that had none when they were last looked
-    /// at: a note, since this was last asked, for a receiver that gives frames back while the guest
+    /// Pfns that the destination may hold a frame for, and that had none when they were last
+    /// checked: those noted since the last call. For a receiver that frees frames while the guest
     /// runs. Of very many some are left out.
     pub fn take_noted_gone(&mut self) -> Vec<Pfn> {
         self.destination.take_noted()
     }
 
-    /// The digest of the bytes that the destination has for a pfn, if that page was answered for
-    /// with [`Answer::AcceptedCopy`].
+    /// The digest of the bytes that the destination has for a pfn, if its page was answered with
+    /// [`Answer::AcceptedCopy`].
     #[must_use]
     pub fn digest(&self, pfn: Pfn) -> Option<u64> {
         self.destination.digest(pfn)
     }
 
-    /// Ends the round: the destination has what was accepted, of a suspended guest also the frame
-    /// list and the pfns gone, as one consistent state. A round of a guest that runs may be ended
-    /// early. After the final round every mapping was given back.
+    /// Ends the round: the destination has what was accepted; for a suspended guest also the frame
+    /// list and the gone pfns, as one consistent state. A live round may be ended early. After the
+    /// final round every mapping is released.
     ///
     /// # Errors
-    /// [`Error::Order`] if a batch has no answer, or of a guest that stands still the frame list
-    /// was not told or not everything is settled: the round goes on. [`Error::Uncertain`] if an
-    /// uncertainty ran for too long.
+    /// [`Error::Order`] if a batch has no answer or, for a suspended guest, the frame list was not
+    /// sent or not everything is settled: the round goes on. [`Error::Uncertain`] if an uncertainty
+    /// ran for too long.
     pub fn end(&mut self, guest: &mut Guest<'_>) -> Result<RoundReport, Error> {
         self.expect_answered("end")?;
         let stage = self.round.report.stage;
         if stage.is_suspended() {
-            self.expect_frame_list_sent("end")?; // while the guest runs the next round will do
+            self.expect_frame_list_sent("end")?; // a live round may leave it to the next
             if !self.is_settled() {
                 return Err(Error::Order { call: "end", state: "not everything is settled" });
             }
@@ -351,7 +351,7 @@ impl Tracker {
         Ok(report)
     }
 
-    /// Ends everything at any point: nothing is mapped any more. Log-dirty is the caller's.
+    /// Ends the migration at any point: nothing is mapped any more. Log-dirty is the caller's.
     pub fn cancel(&mut self, p2m: &mut dyn P2mSource) {
         self.release(p2m);
         self.ledger.turn_back();
@@ -361,8 +361,8 @@ impl Tracker {
         }
     }
 
-    /// One round without sending: everything that is found is taken for accepted at once, as seen.
-    /// Before the pfns are forgotten, `each` hears of every one that was owed, with its causes.
+    /// One round without sending: everything that is found counts as accepted at once, as read.
+    /// `each` is called for every pfn that was owed, with its causes.
     pub(crate) fn observe(
         &mut self,
         guest: &mut Guest<'_>,
@@ -374,7 +374,7 @@ impl Tracker {
         self.intake.buffer();
         self.take_log(guest, read)?;
         self.follow(guest, true)?;
-        self.destination.forget_removed(); // nothing was sent that could name them
+        self.destination.forget_removed(); // no table was sent that could name them
         if !self.round.report.p2m_unreadable {
             let held = self.p2m.domain.held.cast_signed();
             let unaccounted = held - self.destination.observed_frames().cast_signed();
@@ -390,7 +390,7 @@ impl Tracker {
             for (pfn, causes) in owed {
                 each(pfn, causes);
                 self.round.report.pages.accepted += 1;
-                // A frame of the p2m may be found under another pfn, as when its page is sent.
+                // A p2m frame may be found under another pfn, as when its page is sent.
                 let claim = self.destination.shadow.entry(pfn).claim(self.width());
                 if let Some(mfn) = claim.named() {
                     self.p2m.frame_named(mfn, guest.m2p, &mut self.round.report.structure);
@@ -415,7 +415,7 @@ impl Tracker {
             uncertainty,
             rounds: self.round.uncertain.running(uncertainty),
             source: match uncertainty {
-                // The first of them that is not mapped now.
+                // The first leaf that is not mapped now.
                 Uncertainty::LeafUnmapped => self.p2m.unmapped_leaf().map(PortError::from),
                 _ => None,
             },
@@ -437,13 +437,14 @@ impl Tracker {
         intake.take_log(round, p2m, ledger, destination, guest, read)
     }
 
-    /// The log was lent and is not handed over.
+    /// The log buffer was lent and not handed over.
     fn lose_log(&mut self, guest: &mut Guest<'_>) -> Result<(), Error> {
         let Self { round, intake, p2m, ledger, destination, .. } = self;
         intake.lose_log(round, p2m, ledger, destination, guest)
     }
 
-    /// Walks and compares until nothing new turns up. `adopt`: what is seen is remembered at once.
+    /// Walks and compares until nothing new is found. `adopt`: what is read goes into the shadow at
+    /// once.
     fn follow(&mut self, guest: &mut Guest<'_>, adopt: bool) -> Result<(), Error> {
         self.walk_and_compare(guest, adopt)?;
         let Self { round, intake, p2m, ledger, destination, .. } = self;
@@ -480,14 +481,14 @@ impl Tracker {
                 break;
             }
         }
-        // A walk that the guest did not hold still for is made again in the next round.
+        // A walk during which the guest changed the structure is repeated in the next round.
         p2m.reasons.generation |= unstable;
         if at_rest || !suspended { Ok(()) } else { Err(p2m.unstable()) }
     }
 
-    /// Walks and compares, of a guest that stands still, until the structure is at rest. A leaf's
-    /// frame may have got another pfn without a write to any table: that pfn is owed then, and
-    /// names it.
+    /// Walks and compares, for a suspended guest, until the structure is at rest. A leaf's frame
+    /// may have got another pfn without a write to any table: then that pfn is owed, and its entry
+    /// names the frame.
     fn rest(&mut self, guest: &mut Guest<'_>) -> Result<(), Error> {
         for _ in 0..FOLLOWS_SUSPENDED {
             structure::find_moved_p2m_frames(&mut self.round, &mut self.p2m, &self.ledger, guest);
@@ -540,7 +541,7 @@ impl Tracker {
         next
     }
 
-    /// Begins a sweep over all that is owed. Returns whether there is one to be made.
+    /// Begins a sweep over all that is owed. Returns whether one is possible.
     fn begin_sweep(&mut self, guest: &mut Guest<'_>, sweeps: &mut Sweeps) -> Result<bool, Error> {
         let suspended = self.round.is_suspended();
         if suspended && sweeps.begun == SWEEPS_MAX {
@@ -566,11 +567,11 @@ impl Tracker {
         Ok(true)
     }
 
-    /// A sweep over a guest that stands still ends. Returns whether all is settled: nothing is
-    /// owed, nothing waits and the structure is at rest.
+    /// Ends a sweep over a suspended guest. Returns whether all is settled: nothing is owed,
+    /// nothing waits and the structure is at rest.
     fn end_sweep(&mut self, guest: &mut Guest<'_>, sweeps: &mut Sweeps) -> Result<bool, Error> {
         if self.p2m.is_open() {
-            self.owe_again(); // what was put off under it is decided again
+            self.owe_again(); // what was deferred under it is decided again
             return Ok(false);
         }
         settle::expect_no_bad_table(&self.ledger)?;
@@ -620,7 +621,7 @@ impl Tracker {
         self.ledger.page_causes()
     }
 
-    /// Whether the frame list changed since it was last told.
+    /// Whether the frame list changed since it was last sent.
     #[must_use]
     pub const fn frame_list_changed(&self) -> bool {
         self.p2m.layout.list_changed
@@ -639,19 +640,20 @@ impl Tracker {
         self.p2m.layout.pfn_count()
     }
 
-    /// The destination was told the frame list.
+    /// The caller sent the frame list to the destination.
     pub const fn frame_list_sent(&mut self) {
         self.p2m.layout.list_changed = false;
         self.round.report.structure.frame_lists += 1;
     }
 
-    /// True if the structure was walked anew since the last call: drop a mapping of your own.
+    /// Whether the structure was walked since the last call: a caller with its own mapping drops
+    /// it.
     pub fn remap(&mut self) -> bool {
         std::mem::take(&mut self.p2m.walked)
     }
 
-    /// The pfns that have no frame at the source, and one at the destination, to be given back
-    /// there before the round is ended.
+    /// The pfns that have no frame at the source, and may have one at the destination, to be given
+    /// back there before the round is ended.
     ///
     /// # Errors
     /// [`Error::Order`] unless the guest is suspended and everything is settled.
@@ -674,7 +676,7 @@ impl Tracker {
         matches!(self.step, Step::Swept) && self.round.is_suspended()
     }
 
-    /// Whether it was neither finished nor cancelled.
+    /// Whether the migration was neither finished nor cancelled.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.state == State::Live
@@ -707,17 +709,17 @@ impl Tracker {
         Ok(())
     }
 
-    /// How much is held against the m2p from the next round on.
+    /// Sets how much is checked against the m2p, from the next round on.
     pub const fn set_verify(&mut self, verify: Verify) {
         self.round.config.verify = verify;
     }
 
-    /// Gives all mappings back.
+    /// Releases all mappings.
     pub fn release(&mut self, p2m: &mut dyn P2mSource) {
         self.p2m.layout.release(p2m);
     }
 
-    /// The round under way, as far as it has come; after its end, the last one.
+    /// The report of the current round so far; after its end, of the last one.
     #[must_use]
     pub const fn report(&self) -> &RoundReport {
         &self.round.report

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What could not be found out of a range of pfns is owed.
+//! Makes a range of pfns owed if something about it could not be found out.
 //! Not here: how long that may go on (`round`, `uncertainty`).
 //! Units: pfns.
 //! Threads: one owner.
@@ -14,8 +14,8 @@ use crate::ledger::Ledger;
 use crate::p2m::P2m;
 use crate::shadow::EmptyLeaves;
 
-/// Owes a range. Where the shadow has no frame there is no page to send again, and entries are
-/// compared whatever else is known.
+/// Owes a range. Leaves without frames in the shadow are left out: they have no page to send again,
+/// and their entries are compared in any case.
 pub(crate) fn owe(pfns: Range<u64>, p2m: &P2m, ledger: &Ledger, destination: &Destination) {
     let width = p2m.width();
     let leaves = width.leaf_of(Pfn(pfns.start)).0..width.leaves(pfns.end);

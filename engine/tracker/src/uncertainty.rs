@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Uncertainty: what the engine could not find out, by kind, and for how many rounds running.
-//! Not here: what an uncertainty owes (the caller marks the range), or the causes of single pfns
+//! Uncertainty: what the engine could not find out, by kind, and for how many rounds in a row.
+//! Not here: what is owed for one (the caller marks the range), or the causes of single pfns
 //! (`cause`).
-//! Units: rounds, and what is uncertain in one.
+//! Units: rounds; uncertainties of one round.
 //! Threads: one owner.
 //! Source: `docs/design.md`, law 4 (uncertainty sets the bit).
 
@@ -16,10 +16,10 @@ pub enum Uncertainty {
     ShortBitmap,
     /// Log-dirty failed and was switched off and on: its marks are lost.
     LogLost,
-    /// The generation was odd, or moved during every walk. Owes nothing by itself, and ends
-    /// nothing.
+    /// The generation was odd, or changed during every walk. By itself it makes nothing owed and is
+    /// never an error.
     Generation,
-    /// The roots make no sense.
+    /// The roots can't be followed.
     Roots,
     /// A frame of the p2m's upper levels can't be read.
     Walk,
@@ -70,7 +70,7 @@ impl fmt::Display for Uncertainty {
     }
 }
 
-/// Counts of uncertainties in this round, and how long each kind has been running.
+/// Counts of uncertainties in this round, and for how many rounds in a row each kind was marked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Uncertainties {
     marked: [u64; Uncertainty::ALL.len()],
@@ -78,7 +78,7 @@ pub(crate) struct Uncertainties {
 }
 
 impl Uncertainties {
-    /// Forgets what a round noted that did not end.
+    /// Forgets what an unfinished round noted.
     pub(crate) fn begin_round(&mut self) {
         self.marked = Default::default();
     }
@@ -88,7 +88,7 @@ impl Uncertainties {
         self.marked[uncertainty as usize] += 1;
     }
 
-    /// Rounds running, before this one, in which the kind was marked.
+    /// Rounds in a row, before this one, in which the kind was marked.
     #[must_use]
     pub(crate) const fn running(&self, uncertainty: Uncertainty) -> u32 {
         self.running[uncertainty as usize]
@@ -100,7 +100,7 @@ impl Uncertainties {
         self.marked
     }
 
-    /// Uncertainties of this round for which whole ranges are owed, whatever was in them.
+    /// Uncertainties of this round for which whole ranges are owed.
     #[must_use]
     pub(crate) fn of_ranges(&self) -> u64 {
         let single = [Uncertainty::QueryFailed, Uncertainty::Tables, Uncertainty::Generation];
@@ -109,15 +109,15 @@ impl Uncertainties {
         ranges.map(|uncertainty| self.marked[uncertainty as usize]).sum()
     }
 
-    /// Ends the round. Returns a kind that has now run for more than `rounds_max` rounds.
+    /// Ends the round. Returns a kind that was marked in more than `rounds_max` rounds in a row.
     pub(crate) fn end_round(&mut self, rounds_max: u32) -> Option<Uncertainty> {
         let mut persistent = None;
         for uncertainty in Uncertainty::ALL {
             let running = &mut self.running[uncertainty as usize];
             *running = if self.marked[uncertainty as usize] == 0 { 0 } else { *running + 1 };
-            // A table uncertainty that runs on is held back for the final round instead
-            // (`send::again`). A vCPU that is not running may stay inside of a change for ever; a
-            // fresh walk of the suspended guest decides.
+            // Uncertain tables are left to a suspended round instead (`send::again`). A vCPU that
+            // is not running may leave the generation odd for ever; a new walk of the suspended
+            // guest decides.
             if *running > rounds_max
                 && ![Uncertainty::Tables, Uncertainty::Generation].contains(&uncertainty)
             {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uncertainty_runs_only_while_it_is_marked_every_round() {
+    fn an_uncertainty_runs_only_while_it_is_marked_every_round() {
         let mut uncertainties = Uncertainties::default();
         for _ in 0..3 {
             uncertainties.mark(Uncertainty::Roots);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Mapped frames by slot: many in one mapping, each given back by itself.
+//! Mapped frames by slot: many in one mapping, each unmapped separately.
 //! Not here: which frames (`p2m_source`).
 //! Units: frames of 4 KiB; a block is at most 2 MiB of address space.
-//! Threads: one owner who maps; any number of readers in between.
-//! Source: own. A mapping can't be given back in part (privcmd's pages belong to the whole of it in
-//! a PVH control domain), and one for each frame would be more than a process may have:
+//! Threads: one owner maps; any number of readers in between.
+//! Source: own. A mapping can't be unmapped in part (in a PVH control domain, privcmd's pages
+//! belong to the whole mapping), and one for each frame would be more than a process may have:
 //! `docs/decisions/0015`.
 //!
-//! A block that loses slots is mapped anew with the rest, so that a frame that is given back is
-//! free at once. Small ones are put together when there are many.
+//! When slots of a block are unmapped, the rest of it is mapped again, so that the unmapped frames
+//! are free at once. Small blocks are merged when there are many.
 
 use p2mtrack::frame::Mfn;
 use p2mtrack::guest::GuestLeaf;
@@ -19,14 +19,14 @@ use crate::mapping::Mapping;
 
 /// Frames of a block.
 const BLOCK_FRAMES: usize = 512;
-/// Blocks that there may be beside twice as many as would hold everything: a process has 65,530
-/// mappings.
+/// Blocks are merged when there are more than twice as many as needed, plus this: a process may
+/// have 65,530 mappings.
 const SPARE_BLOCKS: usize = 64;
 
-/// Maps frames of one domain: the hypervisor, or a test.
+/// Maps frames of one domain: by the hypervisor, or in a test.
 pub(crate) type Map<'a, M> = &'a dyn Fn(&[u64]) -> Result<M, XenError>;
 
-/// What a block is made of.
+/// Mapped frames, of which a block is made.
 pub(crate) trait Frames {
     /// Why a frame is not mapped; `None` if it is.
     fn fault(&self, index: usize) -> Option<MapFault>;
@@ -48,7 +48,7 @@ struct Place {
 #[derive(Debug)]
 struct Block<M> {
     mapping: M,
-    /// For each frame of the mapping its slot, if it is held.
+    /// For each frame of the mapping its slot, unless it was unmapped.
     slots: Vec<Option<u32>>,
     mfns: Vec<u64>,
 }
@@ -74,7 +74,7 @@ impl<M> Default for Blocks<M> {
 }
 
 impl<M: Frames> Blocks<M> {
-    /// Maps frames and holds them; one answer for each, in order.
+    /// Maps frames and keeps them mapped; one answer for each, in order.
     pub(crate) fn map(
         &mut self,
         frames: &[Mfn],
@@ -94,7 +94,7 @@ impl<M: Frames> Blocks<M> {
         self.merge(map);
     }
 
-    /// Puts small blocks together if there are many. Where a frame can't be mapped any more they
+    /// Merges small blocks if there are many. Blocks with a frame that can't be mapped any more
     /// stay as they are.
     fn merge(&mut self, map: Map<'_, M>) {
         let held = self.places.len() - self.unused_places.len();
@@ -120,7 +120,7 @@ impl<M: Frames> Blocks<M> {
         self.join(&group, map);
     }
 
-    /// One block in place of several.
+    /// Replaces several blocks by one.
     fn join(&mut self, numbers: &[u32], map: Map<'_, M>) {
         let blocks = numbers.iter().filter_map(|&number| self.blocks[number as usize].as_ref());
         let each = blocks.flat_map(|block| block.slots.iter().zip(&block.mfns));
@@ -165,7 +165,7 @@ impl<M: Frames> Blocks<M> {
         self.put(block, Block { mapping, slots, mfns });
     }
 
-    /// A block without slots is not kept.
+    /// Stores a block, unless it has no slots.
     fn put(&mut self, number: u32, block: Block<M>) {
         let block = block.slots.iter().any(Option::is_some).then_some(block);
         if block.is_none() {
@@ -178,7 +178,7 @@ impl<M: Frames> Blocks<M> {
         }
     }
 
-    /// Gives slots back; a slot that is not held is passed over.
+    /// Unmaps slots; ignores a slot that is not mapped.
     pub(crate) fn unmap(&mut self, slots: &[MapSlot], map: Map<'_, M>) {
         let mut touched = Vec::new();
         for slot in slots {
@@ -198,9 +198,9 @@ impl<M: Frames> Blocks<M> {
         }
     }
 
-    /// Maps what is left of a block by itself. Where that fails (one of its frames is not the
-    /// domain's any more, and the walk that finds out is still to come), the block stays as it is
-    /// until the next slot is given back.
+    /// Maps the remaining slots of a block again, alone. If that fails (one of the frames is not
+    /// the domain's any more, and no walk has found that yet), the block stays as it is until its
+    /// next slot is unmapped.
     fn shrink(&mut self, number: u32, map: Map<'_, M>) {
         let Some(block) = self.blocks[number as usize].take() else { return };
         let held = |index: &usize| block.slots[*index].is_some();
@@ -230,7 +230,7 @@ impl<M: Frames> Blocks<M> {
 }
 
 impl Blocks<Mapping> {
-    /// The memory of a slot that is held.
+    /// The memory of a mapped slot.
     pub(crate) fn live(&self, slot: MapSlot) -> Option<GuestLeaf<'_>> {
         let (mapping, index) = self.place(slot)?;
         mapping.live(index)
@@ -244,7 +244,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::rc::Rc;
 
-    /// Frames that the domain owns, and those that mappings hold.
+    /// Frames that the domain owns, and those that are mapped.
     #[derive(Default)]
     struct World {
         owned: BTreeSet<u64>,
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_given_back_is_free_at_once_and_the_others_stay() {
+    fn an_unmapped_frame_is_free_at_once_and_the_others_stay() {
         let world = Rc::new(RefCell::new(World { owned: (0..2000).collect(), ..World::default() }));
         let (map, mut blocks, mut answers) = (mapper(&world), Blocks::default(), Vec::new());
         let frames: Vec<_> = (0..1100).map(Mfn).chain([Mfn(5000)]).collect();
@@ -304,7 +304,7 @@ mod tests {
             assert_eq!(mfn(&blocks, slot), Some(slot.0.into()));
         }
         assert!(given.iter().all(|&slot| mfn(&blocks, slot).is_none()));
-        // Given back twice: nothing happens. The slots are used again.
+        // Unmapped twice: nothing happens. The slots are used again.
         blocks.unmap(&given, &map);
         answers.clear();
         blocks.map(&[Mfn(1500)], &mut answers, &map);
@@ -316,12 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn a_block_whose_frames_went_away_stays_until_it_can_be_made_anew() {
+    fn a_block_with_a_lost_frame_stays_until_it_can_be_mapped_again() {
         let world = Rc::new(RefCell::new(World { owned: (0..4).collect(), ..World::default() }));
         let (map, mut blocks, mut answers) = (mapper(&world), Blocks::default(), Vec::new());
         blocks.map(&[Mfn(0), Mfn(1), Mfn(2), Mfn(3)], &mut answers, &map);
         let slots: Vec<_> = answers.iter().map(|answer| answer.expect("mapped")).collect();
-        world.borrow_mut().owned.remove(&1); // the guest gave it away; the mapping still holds it
+        world.borrow_mut().owned.remove(&1); // the guest gave it away; it is still mapped
         blocks.unmap(&slots[..1], &map);
         assert_eq!(world.borrow().mapped.len(), 4);
         assert_eq!(mfn(&blocks, slots[1]), Some(1));
@@ -351,7 +351,7 @@ mod tests {
             assert_eq!(mfn(&blocks, slot), Some(frame));
         }
         assert_eq!(world.borrow().mapped.len(), 1000);
-        // One that the guest gave away meanwhile is in nobody's way.
+        // A frame that the guest gave away meanwhile does no harm.
         world.borrow_mut().owned.remove(&frames[0]);
         for frame in 5000..5200 {
             blocks.map(&[Mfn(frame)], &mut answers, &map);

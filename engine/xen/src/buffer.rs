@@ -23,11 +23,11 @@ pub(crate) struct Buffer {
 
 // SAFETY: plain memory of this process, owned.
 unsafe impl Send for Buffer {}
-// SAFETY: shared access only reads, and nobody writes while it is shared.
+// SAFETY: shared access only reads, and no call writes while it is shared.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Zeros, at least `bytes` of them, rounded up to a page.
+    /// At least `bytes` bytes, zeroed, rounded up to a page.
     ///
     /// # Errors
     /// No memory.
@@ -39,7 +39,7 @@ impl Buffer {
         Ok(Self { base, pages })
     }
 
-    /// What a hypercall is told.
+    /// The address for a hypercall.
     pub(crate) fn address(&mut self) -> u64 {
         self.base.as_ptr() as u64
     }

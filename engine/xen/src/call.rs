@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One hypercall: its argument goes into memory of the right kind, and comes back from there.
+//! One hypercall: its argument is copied to memory that a hypercall can use, and back.
 //! Not here: which calls there are (`domctl`, `memory`, `grant_table`, `version`).
 //! Units: arguments are structures of the hypervisor's public headers.
-//! Threads: one owner for each memory.
+//! Threads: one owner for each `Caller`.
 //! Source: numbers of the calls: Xen `public/xen.h`.
 
-#![expect(unsafe_code, reason = "what a hypercall is told it obeys; docs/safety.md")]
+#![expect(unsafe_code, reason = "a hypercall accesses any address that it gets; docs/safety.md")]
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Caller {
         &self.privcmd
     }
 
-    /// Makes a call. What it wrote into its argument is there afterwards, also when it failed.
+    /// Makes a call. What it wrote into its argument is copied back, also when it failed.
     ///
     /// # Errors
     /// Its errno.
@@ -79,7 +79,7 @@ impl Caller {
         answer
     }
 
-    /// Asks for one of Xen's words about itself, which it writes into the argument.
+    /// Makes a `xen_version` call, which writes its result into the argument.
     ///
     /// # Errors
     /// Its errno.

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One domain: who it is, how much it holds, whether it still is the one that it was.
+//! One domain: its identity, its size, and whether the number still means the same domain.
 //! Not here: its memory.
 //! Units: frames of 4 KiB.
 //! Threads: one owner.
-//! Source: Xen `XEN_DOMCTL_getdomaininfo`; numbers of domains are used again, so that the UUID
-//! decides.
+//! Source: Xen `XEN_DOMCTL_getdomaininfo`; domain numbers are used again, so that the UUID decides.
 
 use std::fmt;
 
@@ -14,7 +13,7 @@ use crate::domctl::{Domctl, GetDomainInfo};
 use crate::error::{XenError, failed};
 use crate::version::Xen;
 
-/// A domain's handle, as the toolstack gave it.
+/// A domain's handle, which the toolstack chose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Uuid(pub [u8; 16]);
 
@@ -28,7 +27,7 @@ impl fmt::Display for Uuid {
     }
 }
 
-/// What Xen says of a domain at one moment.
+/// The state of a domain at one moment, as Xen reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainInfo {
     /// Its handle.
@@ -51,7 +50,7 @@ pub struct DomainInfo {
 const SUSPEND: u8 = 2;
 
 impl DomainInfo {
-    /// It stands still to be suspended.
+    /// Whether it is suspended.
     #[must_use]
     pub const fn is_suspended(&self) -> bool {
         matches!(self.shutdown, Some(SUSPEND))
@@ -147,11 +146,11 @@ impl Domain {
         &mut self.calls
     }
 
-    /// What Xen says of it now. A toolstack that preserves a crashed domain gives it another UUID:
-    /// it is the same one as long as its shared_info is.
+    /// Its state now. A toolstack that preserves a crashed domain gives it another UUID: it is the
+    /// same one as long as its shared_info is.
     ///
     /// # Errors
-    /// ESRCH if it is gone or dying, or another domain has its number; else the question failed.
+    /// ESRCH if it is gone or dying, or another domain has its number; else the call failed.
     pub fn info(&mut self) -> Result<DomainInfo, XenError> {
         let info = ask(&mut self.calls, self.domid)?;
         if info.uuid != self.uuid && info.shared_info != self.shared_info {
@@ -160,17 +159,16 @@ impl Domain {
         Ok(info)
     }
 
-    /// Whether Xen says that there is no such domain any more. That it does not answer says
-    /// nothing.
+    /// Whether Xen reports that the domain is gone or dying; any other error does not count.
     #[must_use]
     pub fn is_gone(&mut self) -> bool {
         self.info().is_err_and(|error| error.errno() == libc::ESRCH)
     }
 
-    /// The size of the pool that its log is kept in, in bytes.
+    /// The size of the pool that its log is allocated from, in bytes.
     ///
     /// # Errors
-    /// Xen before 4.17 does not say.
+    /// Xen before 4.17 does not report it.
     pub fn paging_pool_bytes(&mut self) -> Result<u64, XenError> {
         let bytes = self.calls.paging_pool_bytes(self.domid);
         bytes.map_err(failed("ask for the paging pool")).map_err(|error| error.of(self.domid))
@@ -178,13 +176,13 @@ impl Domain {
 }
 
 fn gone(domid: u16) -> XenError {
-    XenError::new("look", libc::ESRCH).of(domid).hint("the domain is gone")
+    XenError::new("get the state", libc::ESRCH).of(domid).hint("the domain is gone")
 }
 
 fn ask(calls: &mut Domctl, domid: u16) -> Result<DomainInfo, XenError> {
     let raw = calls.domain_info(domid).map_err(|errno| match errno {
         libc::ESRCH => gone(domid),
-        errno => XenError::new("look", errno).of(domid),
+        errno => XenError::new("get the state", errno).of(domid),
     })?;
     // Xen answers with the next domain if this one is gone.
     if raw.domid != domid {
@@ -192,7 +190,7 @@ fn ask(calls: &mut Domctl, domid: u16) -> Result<DomainInfo, XenError> {
     }
     let info = DomainInfo::new(&raw);
     if info.dying {
-        return Err(XenError::new("look", libc::ESRCH)
+        return Err(XenError::new("get the state", libc::ESRCH)
             .of(domid)
             .hint("the domain is being destroyed"));
     }

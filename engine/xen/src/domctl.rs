@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The few operations of Xen's tools' interface that a tracker needs, each a safe function.
-//! Not here: what they are used for. An operation that is not needed is not here either.
+//! The domctls that a tracker needs, each a safe function.
+//! Not here: what they are used for; any other domctl.
 //! Units: frames of 4 KiB; sizes and offsets of the structures as in Xen 4.12 and later, up to
 //! 4.22.
 //! Threads: one owner for each `Domctl`.
-//! Source: facts of Xen `public/domctl.h`; held against the header of the installed version by
-//! `tests/xen-host`.
+//! Source: facts of Xen `public/domctl.h`; `tests/xen-host` checks them against the header of the
+//! installed version.
 
 #![expect(unsafe_code, reason = "addresses of buffers go into hypercalls; docs/safety.md")]
 
@@ -27,7 +27,7 @@ const GET_ADDRESS_SIZE: u32 = 36;
 const GET_PAGE_FRAME_INFO_3: u32 = 61;
 const GET_PAGING_MEMPOOL_SIZE: u32 = 85;
 
-/// What `XEN_DOMCTL_shadow_op` is to do.
+/// The operations of `XEN_DOMCTL_shadow_op`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum ShadowOp {
@@ -144,15 +144,15 @@ impl Domctl {
         answer.map(|_| ())
     }
 
-    /// What an operation without an argument answers.
+    /// The result of an operation without an argument.
     fn get<T: Pod>(&mut self, command: u32, domid: u16) -> Result<T, i32> {
         let mut answer = T::zeroed();
-        // SAFETY: zeros are no address.
+        // SAFETY: a payload of zeros has no address.
         unsafe { self.call(command, domid, &mut answer) }?;
         Ok(answer)
     }
 
-    /// The domain with this number, or the next one above: the caller compares.
+    /// The domain with this number, or the next one above: the caller must compare.
     pub(crate) fn domain_info(&mut self, domid: u16) -> Result<GetDomainInfo, i32> {
         self.get(GET_DOMAIN_INFO, domid)
     }
@@ -171,7 +171,7 @@ impl Domctl {
     /// Log-dirty on or off.
     pub(crate) fn shadow(&mut self, domid: u16, op: ShadowOp) -> Result<(), i32> {
         let mut shadow = Shadow { op: op as u32, ..Shadow::zeroed() };
-        // SAFETY: no address: these two take no bitmap, and the others without one discard theirs.
+        // SAFETY: no address: on and off take no bitmap, and a read without one discards the log.
         unsafe { self.call(SHADOW_OP, domid, &mut shadow) }
     }
 
@@ -184,7 +184,7 @@ impl Domctl {
         bitmap: &mut Buffer,
         pfns: u64,
     ) -> Result<u64, i32> {
-        assert!(pfns.div_ceil(8) <= bitmap.bytes() as u64, "a bitmap that holds the prefix");
+        assert!(pfns.div_ceil(8) <= bitmap.bytes() as u64, "space for the prefix");
         let mut shadow = Shadow { op: op as u32, pages: pfns, ..Shadow::zeroed() };
         shadow.bitmap = bitmap.address();
         // SAFETY: the bitmap is as long as `pages` says, and borrowed.
@@ -215,7 +215,7 @@ impl Domctl {
         self.context(GET_VCPU_CONTEXT, domid, vcpu, context)
     }
 
-    /// Writes it back. The domain must be paused, or stand still otherwise.
+    /// Writes it back. The domain must not run: it is paused or suspended.
     pub(crate) fn set_vcpu_context(
         &mut self,
         domid: u16,
@@ -232,13 +232,13 @@ impl Domctl {
         vcpu: u32,
         context: &mut Buffer,
     ) -> Result<(), i32> {
-        assert!(context.bytes() >= 8192, "room for both widths");
+        assert!(context.bytes() >= 8192, "space for both widths");
         let mut argument = VcpuContext { vcpu, pad: 0, context: context.address() };
         // SAFETY: a context has 5,168 bytes (2,800 of a 32-bit guest), and is borrowed.
         unsafe { self.call(command, domid, &mut argument) }
     }
 
-    /// Lets a domain that has shut itself down to be suspended run on.
+    /// Resumes a suspended domain.
     pub(crate) fn resume(&mut self, domid: u16) -> Result<(), i32> {
         self.get::<u64>(RESUME_DOMAIN, domid).map(|_| ())
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the hypervisor or the kernel answered instead of doing it: call, domain, errno, and what
-//! may be done about it.
+//! A call that the hypervisor or the kernel refused: call, domain, errno, and what the user may do
+//! about it.
 //! Not here: what the engine makes of it (`p2mtrack::error`).
 //! Units: errno as Linux numbers it; Xen's own numbers are the same ones.
 //! Threads: plain values.
@@ -28,7 +28,7 @@ impl XenError {
         Self { domid: Some(domid), ..self }
     }
 
-    /// What a person may do about it.
+    /// What the user may do about it.
     #[must_use]
     pub(crate) const fn hint(self, hint: &'static str) -> Self {
         Self { hint: Some(hint), ..self }

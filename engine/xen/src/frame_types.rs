@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Owner and type of frames, as Xen has them.
-//! Not here: what follows (the tracker).
+//! Owner and type of frames, as Xen reports them.
+//! Not here: what follows from them (the tracker).
 //! Units: at most 1,024 frames a call.
 //! Threads: one owner.
 //! Source: Xen `XEN_DOMCTL_getpageframeinfo3`; types: `xen-save-path.md` 2.5.
@@ -40,8 +40,8 @@ impl FrameTypes for XenFrameTypes {
         if frames.len() > QUERY_FRAMES_MAX || frames.len() != types.len() {
             return Err(error(libc::E2BIG).into());
         }
-        // Xen reads type and pin one after the other: a frame in between the two looks like none
-        // that there is.
+        // Xen reads type and pin one after the other: if they change in between, they may be a type
+        // that does not exist.
         for _ in 0..TRIES {
             self.ask(frames).map_err(error)?;
             let answers = types.iter_mut().zip(self.frames.words());
@@ -52,7 +52,7 @@ impl FrameTypes for XenFrameTypes {
                 return Ok(());
             }
         }
-        Err(error(libc::EPROTO).hint("a type that no Xen is known to have").into())
+        Err(error(libc::EPROTO).hint("a type that no known Xen has").into())
     }
 }
 

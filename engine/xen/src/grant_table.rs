@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A domain's grant table: which of its frames others write now, and whether it takes frames by
-//! transfer.
+//! A domain's grant table: which of its frames other domains write now, and whether it accepts
+//! frames by transfer.
 //! Not here: mapping a grant.
-//! Units: entries of 8 bytes (version 1) or 16 (version 2, whose states are in frames of their
-//! own).
+//! Units: entries of 8 bytes (version 1) or 16 (version 2, whose states are in separate frames).
 //! Threads: one owner. The guest and Xen write while it is read.
-//! Source: facts of Xen `public/grant_table.h`. Asking for a frame that the table does not have
-//! would make it grow.
+//! Source: facts of Xen `public/grant_table.h`. Mapping a frame that the table does not have would
+//! make it grow.
 
 #![expect(unsafe_code, reason = "hypercalls; docs/safety.md")]
 
@@ -76,20 +75,19 @@ pub(crate) struct GrantTable {
     entries: Vec<Mapping>,
 }
 
-/// What one entry says.
+/// The contents of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Grant {
     kind: u64,
     writing: bool,
     committed: bool,
     completed: bool,
-    /// Of a transfer that is not completed a pfn.
+    /// A pfn as long as a transfer is not completed.
     mfn: u64,
 }
 
 impl Grant {
-    /// What an entry that takes a frame names. Xen replaces the pfn by the mfn before it says that
-    /// it did.
+    /// What a transfer entry names. Xen replaces the pfn by the mfn before it sets `completed`.
     fn transfers(self) -> impl Iterator<Item = Transfer> {
         let takes = self.kind == ACCEPT_TRANSFER;
         let came = takes && (self.committed || self.completed);
@@ -115,7 +113,7 @@ impl GrantTable {
         Ok(written)
     }
 
-    /// What entries that take frames name, now: who looks on can't know what stood there before.
+    /// What transfer entries name now; their earlier contents can't be known.
     pub(crate) fn transfers(&mut self) -> Result<Vec<Transfer>, XenError> {
         let mut transfers = Vec::new();
         self.each(|grant| transfers.extend(grant.transfers()))?;
@@ -123,7 +121,7 @@ impl GrantTable {
     }
 
     fn each(&mut self, mut grant: impl FnMut(Grant)) -> Result<(), XenError> {
-        // A guest may change the form in between, though not for ever at our cost.
+        // The guest may change the form meanwhile: retry, but only once.
         let states = self.map().or_else(|_| self.map())?;
         let (mut entry_page, mut state_page) = (Leaf::default(), Leaf::default());
         let pages = self.entries.iter().flat_map(Mapping::lives);
@@ -133,7 +131,7 @@ impl GrantTable {
                 entry_page.words.iter().for_each(|&word| grant(version_1(word)));
                 continue;
             }
-            // The states of eight frames are in one.
+            // One frame has the states of eight frames of entries.
             let at_once = FRAMES_AT_ONCE as usize;
             let states =
                 states.get(index / 8 / at_once).and_then(|map| map.live(index / 8 % at_once));
@@ -147,8 +145,8 @@ impl GrantTable {
         Ok(())
     }
 
-    /// Maps the table anew if it grew or changed its form. Returns the states of version 2, which
-    /// are never held: a guest whose states are mapped can't go back to version 1.
+    /// Maps the table again if its form changed. Returns the states of version 2, which do not stay
+    /// mapped: a guest whose states are mapped can't go back to version 1.
     fn map(&mut self) -> Result<Vec<Mapping>, XenError> {
         let form = self.form()?;
         let (privcmd, domid) = (self.caller.privcmd(), self.domid);

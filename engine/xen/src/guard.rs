@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A process of its own that switches log-dirty off when its tracker dies, by whatever signal.
-//! Not here: a tracker that ends well, which does it itself and sends the guard home.
-//! Units: words of one byte from the tracker: switch on, armed, disarmed, go home; the end of the
-//! line is its death.
+//! A separate process that switches log-dirty off when its tracker dies, by whatever signal.
+//! Not here: a tracker that ends normally, which does that itself and dismisses the guard.
+//! Units: messages of one byte from the tracker: switch on, armed, disarmed, dismiss; an end of the
+//! stream means that the tracker died.
 //! Threads: one in the guard; one owner in the tracker.
-//! Source: own. It is begun before log-dirty is on and switches it on itself, so that no kill can
-//! fall in between; holds the lock of the domain through its standard output, and stands in a
-//! process group of its own, so that Ctrl-C in a terminal leaves it alone.
+//! Source: own. The guard is started before log-dirty is on and switches it on itself, so that a
+//! kill between the two steps does no harm. It holds the domain's lock through its standard output,
+//! and has a process group of its own, so that Ctrl-C in a terminal does not end it.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -30,30 +30,30 @@ const ENABLE: u8 = b'e';
 const TAKE_OVER: u8 = b't';
 const ARMED: u8 = b'a';
 const DISARMED: u8 = b'd';
-const HOME: u8 = b'h';
+const DISMISS: u8 = b'h';
 
-/// How long a guard may take for an answer: switching log-dirty on or off is its longest work.
+/// How long a guard may take to answer: switching log-dirty on or off takes longest.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// There is no guard.
+/// Why there is no guard, or why a guard failed.
 #[derive(Debug)]
 pub enum GuardError {
-    /// It can't be begun, or does not answer.
+    /// It can't be started, or does not answer.
     Process(io::Error),
-    /// It was begun for another domain.
+    /// Another domain has the number of the one that it was started for.
     Other,
-    /// The lock's file was taken away.
+    /// The lock file was removed.
     Void,
-    /// The hypervisor refuses what it is there for.
+    /// The hypervisor refuses a call.
     Xen(XenError),
 }
 
 impl fmt::Display for GuardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Process(_) => f.write_str("the guard process can't be begun, or does not answer"),
+            Self::Process(_) => f.write_str("the guard process can't start, or does not answer"),
             Self::Other => f.write_str("the guard's domain is gone, and another has its number"),
-            Self::Void => f.write_str("the lock was taken away: log-dirty may be left on"),
+            Self::Void => f.write_str("the lock file was removed: log-dirty may be left on"),
             Self::Xen(cause) => cause.fmt(f),
         }
     }
@@ -68,7 +68,7 @@ impl error::Error for GuardError {
     }
 }
 
-/// The tracker's end of it.
+/// The tracker's handle of its guard.
 #[derive(Debug)]
 pub struct Guard {
     child: Child,
@@ -76,7 +76,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Begins a guard and waits until it is ready. `command` runs [`stand_guard`] with the lock's
+    /// Starts a guard and waits until it is ready. `command` runs [`stand_guard`] with the lock's
     /// path as its last argument, which is added here.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Guard {
         let shared = lock.share().map_err(GuardError::Process)?;
         command.arg(lock.path()).stdin(Stdio::from(OwnedFd::from(theirs))).stdout(shared);
         let child = command.process_group(0).spawn().map_err(GuardError::Process)?;
-        drop(command); // with our copies of its files: the line must end when it dies
+        drop(command); // with our copies of its files: else the stream does not end when it dies
         let mut guard = Self { child, line };
         let mut word = [0];
         match guard.line.read_exact(&mut word) {
@@ -99,12 +99,13 @@ impl Guard {
         }
     }
 
-    /// Has it switch log-dirty on; from then on it acts when the tracker dies.
+    /// Makes the guard switch log-dirty on. From then on it acts when the tracker dies.
     ///
     /// # Errors
-    /// Xen refuses, and it is not armed; or it does not answer, and nobody knows.
+    /// Xen refuses, and the guard is not armed; or the guard does not answer, and its state is
+    /// unknown.
     pub fn enable(&mut self, log: &mut XenLogDirty, if_on: IfOn) -> Result<(), GuardError> {
-        self.tell(if if_on == IfOn::TakeOver { TAKE_OVER } else { ENABLE })?;
+        self.send(if if_on == IfOn::TakeOver { TAKE_OVER } else { ENABLE })?;
         let mut errno = [0; 4];
         self.line.read_exact(&mut errno).map_err(GuardError::Process)?;
         match i32::from_le_bytes(errno) {
@@ -116,20 +117,20 @@ impl Guard {
         }
     }
 
-    /// For a guard in another's place: log-dirty is on already, and by its tracker. Or off again,
-    /// and by it.
+    /// Arms a guard that replaces another: its tracker already has log-dirty on. Or disarms a
+    /// guard: its tracker has switched log-dirty off.
     ///
     /// # Errors
-    /// It is not there any more.
+    /// The guard has ended.
     pub fn arm(&mut self, armed: bool) -> Result<(), GuardError> {
-        self.tell(if armed { ARMED } else { DISARMED })
+        self.send(if armed { ARMED } else { DISARMED })
     }
 
-    fn tell(&mut self, word: u8) -> Result<(), GuardError> {
+    fn send(&mut self, word: u8) -> Result<(), GuardError> {
         self.line.write_all(&[word]).map_err(GuardError::Process)
     }
 
-    /// Whether it is still there.
+    /// Whether it still runs.
     pub fn is_there(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -140,9 +141,9 @@ impl Guard {
         self.child.id()
     }
 
-    /// Sends it home: log-dirty is off.
+    /// Ends it: log-dirty is off.
     pub fn dismiss(mut self) {
-        let _ = self.tell(HOME); // one that is gone needs no word
+        let _ = self.send(DISMISS); // one that has ended needs no message
         let begun = Instant::now();
         while self.is_there() && begun.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(1));
@@ -150,15 +151,14 @@ impl Guard {
         self.end();
     }
 
-    /// Whatever it does: it is of no use any more.
+    /// Kills it, whatever it does.
     fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a guard does: stands by until its tracker sends it home or dies. Returns whether it had to
-/// act.
+/// The guard process: waits until its tracker dismisses it or dies. Returns whether it had to act.
 ///
 /// # Errors
 /// See [`GuardError`].
@@ -169,7 +169,7 @@ pub fn stand_guard(
 ) -> Result<bool, GuardError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(GuardError::Process)?;
     let mut line = UnixStream::from(stdin);
-    // All that may fail comes before it says that it is ready.
+    // Whatever may fail at the start comes before READY.
     let xen = Xen::open(unknown).map_err(GuardError::Xen)?;
     let mut domain = Domain::open(&xen, domid).map_err(GuardError::Xen)?;
     if domain.uuid().to_string() != uuid {
@@ -181,16 +181,16 @@ pub fn stand_guard(
     if !watch(&mut line, enable) {
         return Ok(false);
     }
-    // Somebody took the file away: the lock is void, and who has log-dirty now nobody knows.
+    // If the file was removed, the lock is void, and another program may have log-dirty on now.
     let held = io::stdout().as_fd().try_clone_to_owned().map_err(GuardError::Process)?;
     if !lock::is_named(&held.into(), path).map_err(GuardError::Process)? {
         return Err(GuardError::Void);
     }
-    // A domain that is gone has no log. One that only does not answer may have one.
+    // A domain that is gone has no log. One that Xen gives no answer for may have one.
     if !domain.is_gone() {
         log.switch_off_after().map_err(GuardError::Xen)?;
     }
-    // held by us; if it stays it says what is not so, and the next run puts it right
+    // We hold the lock. If the file stays, it says that log-dirty is on; the next run corrects it.
     let _ = fs::remove_file(path);
     Ok(true)
 }
@@ -205,7 +205,7 @@ fn watch(line: &mut (impl Read + Write), mut enable: impl FnMut(IfOn) -> i32) ->
                     let take_over = word[0] == TAKE_OVER;
                     let errno = enable(if take_over { IfOn::TakeOver } else { IfOn::Refuse });
                     armed |= errno == 0;
-                    // If nobody hears it, nobody is there: the next read says so.
+                    // If the tracker does not get it, it is gone: the next read finds that.
                     let _ = line.write_all(&errno.to_le_bytes());
                 }
                 ARMED => armed = true,
@@ -222,8 +222,8 @@ fn watch(line: &mut (impl Read + Write), mut enable: impl FnMut(IfOn) -> i32) ->
 mod tests {
     use super::*;
 
-    /// What a guard does whose tracker says these words and dies; what Xen answers; what the
-    /// tracker heard.
+    /// Runs a guard whose tracker sends these words and dies, while Xen answers with `errno`.
+    /// Returns whether the guard acts, what it asked of Xen, and what the tracker received.
     fn guard(words: &[u8], errno: i32) -> (bool, Vec<IfOn>, Vec<u8>) {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         ours.write_all(words).expect("heard");

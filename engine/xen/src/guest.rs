@@ -2,7 +2,7 @@
 //! Everything that a tracker needs of one domain.
 //! Not here: a destination, the tracker.
 //! Units: as in the tracker's `port`.
-//! Threads: as the ports' own.
+//! Threads: as each port says.
 //! Source: own.
 
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub struct XenGuest {
     pub m2p: Arc<XenM2p>,
     /// Owner and type of its frames.
     pub types: XenFrameTypes,
-    /// Who writes it without a log.
+    /// Its unlogged writers.
     pub unlogged: XenUnlogged,
 }
 
@@ -48,7 +48,7 @@ impl XenGuest {
         })
     }
 
-    /// Lends them, and log-dirty, for one call.
+    /// Lends the ports, log-dirty separately, for one call.
     pub fn lend<'a>(
         &'a mut self,
         observer: &'a mut dyn Observer,

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the machine under the hypervisor can do.
+//! The capabilities of the machine.
 //! Not here: a single domain.
 //! Units: none.
 //! Threads: the caller's.
-//! Source: facts of Xen `public/sysctl.h`, whose version runs beside that of domctl but is not the
-//! same number.
+//! Source: facts of Xen `public/sysctl.h`, whose version number is separate from that of domctl.
 
 #![expect(unsafe_code, reason = "a hypercall; docs/safety.md")]
 
@@ -49,7 +48,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Under this hypervisor.
+    /// The machine of this hypervisor.
     ///
     /// # Errors
     /// No memory.
@@ -57,7 +56,7 @@ impl Host {
         Ok(Self { caller: Caller::new(&xen.privcmd)? })
     }
 
-    /// Asks for it.
+    /// Asks for its capabilities.
     ///
     /// # Errors
     /// This Xen's interface is not known.
@@ -75,7 +74,7 @@ impl Host {
                 break;
             }
         }
-        result.map_err(failed("ask for the machine"))
+        result.map_err(failed("ask for the machine's capabilities"))
     }
 }
 

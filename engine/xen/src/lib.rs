@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A real Xen behind the tracker's ports: the PV guest of a host whose control domain this program
-//! runs in.
+//! The tracker's ports on a real Xen: a PV guest of the host in whose control domain this program
+//! runs.
 //!
-//! Nothing is linked and no library of Xen's is loaded: hypercalls and foreign maps go through
-//! Linux's `/dev/xen/privcmd`, so that one binary runs beside any toolstack
-//! (`docs/decisions/0015`). The tools' interface (domctl) has a version that the hypervisor insists
-//! on; it is found by asking ([`Xen::open`]).
+//! No library of Xen's is linked or loaded: hypercalls and foreign mappings go through Linux's
+//! `/dev/xen/privcmd`, so that one binary runs beside any toolstack (`docs/decisions/0015`). The
+//! hypervisor accepts one version of the tools' interface (domctl) only, which is found by trying
+//! ([`Xen::open`]).
 //!
 //! ```text
 //! Xen::open --> Domain::open --> XenGuest::open: log-dirty, p2m, m2p, types, unlogged writers
 //!                  |
 //!                  +--> XenPages: pages to be sent, a batch at a time
-//!                  +--> Lock (one tracker a domain) --> Guard (log-dirty is off when it dies)
+//!                  +--> Lock (one tracker a domain) --> Guard (log-dirty off if the tracker dies)
 //!                  +--> Suspender: suspend and resume through xenstore
 //! ```
 //!

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One tracker a domain: a file that its tracker holds locked, and what a dead one left behind.
-//! Not here: whether anybody else's program has log-dirty on (Xen refuses to switch it on twice).
+//! One tracker a domain: a file that the tracker locks, and what a dead tracker left behind.
+//! Not here: whether another program has log-dirty on (Xen refuses to switch it on twice).
 //! Units: a file for each domain, named by number and UUID; in it the tracker's pid, and
 //! `log-dirty` while it is on.
 //! Threads: one owner. The lock is the kernel's (flock), shared with the guard that inherits the
 //! file.
-//! Source: own. The file is taken away by whoever holds it, so that a lock is of use only on the
-//! file of that name.
+//! Source: own. The lock's owner removes the file, so that a lock is valid only while its file
+//! still has that name.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -29,29 +29,29 @@ pub struct Lock {
     path: PathBuf,
 }
 
-/// What the tracker before left behind.
+/// What the previous tracker left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     /// Nothing.
     Nothing,
     /// Log-dirty is on: it was killed, and its guard too.
     LogDirty {
-        /// Who it was.
+        /// The previous tracker.
         pid: u32,
     },
 }
 
-/// The lock can't be had.
+/// The lock can't be taken.
 #[derive(Debug)]
 pub enum LockError {
-    /// Another tracker is at it.
+    /// Another tracker holds it.
     Held {
         /// Which domain.
         domid: u16,
-        /// Its process, as far as its file says.
+        /// The tracker's process, if the file names it.
         pid: Option<u32>,
     },
-    /// The file is of no use.
+    /// The file can't be used.
     File {
         /// Which.
         path: PathBuf,
@@ -69,7 +69,7 @@ impl fmt::Display for LockError {
             Self::Held { domid, pid: None } => {
                 write!(f, "domain {domid} is tracked by another process")
             }
-            Self::File { path, .. } => write!(f, "lock file {} is of no use", path.display()),
+            Self::File { path, .. } => write!(f, "lock file {} can't be used", path.display()),
         }
     }
 }
@@ -84,7 +84,7 @@ impl error::Error for LockError {
 }
 
 impl Lock {
-    /// Takes the lock of a domain, and says what was left behind.
+    /// Takes the lock of a domain. Also returns what was left behind.
     ///
     /// # Errors
     /// See [`LockError`].
@@ -106,7 +106,7 @@ impl Lock {
                 Err(TryLockError::Error(source)) => return Err(error(source)),
                 Ok(()) => {}
             }
-            // Whoever had it may have taken the file away: then this is a lock on nothing.
+            // The previous owner may have removed the file: then this lock is void.
             if !is_named(&file, &path).map_err(error)? {
                 continue;
             }
@@ -122,7 +122,7 @@ impl Lock {
         }
     }
 
-    /// Writes down whether log-dirty is on by us. Until the first note the file says what was left
+    /// Records whether we have log-dirty on. Until the first note the file says what was left
     /// behind.
     ///
     /// # Errors
@@ -147,10 +147,10 @@ impl Lock {
         &self.path
     }
 
-    /// Ends the lock: log-dirty is off.
+    /// Releases the lock: log-dirty is off.
     ///
     /// # Errors
-    /// The file can't be taken away; it is free all the same.
+    /// The file can't be removed; the lock is free all the same.
     pub fn release(self) -> Result<(), LockError> {
         fs::remove_file(&self.path).map_err(|source| LockError::File { path: self.path, source })
     }
@@ -190,14 +190,14 @@ mod tests {
     const UUID: Uuid = Uuid([7; 16]);
 
     #[test]
-    fn a_domain_has_one_tracker_and_its_name_is_told() {
+    fn a_domain_has_one_tracker_and_its_pid_is_reported() {
         let directory = tempfile::tempdir().expect("a directory");
         let take = || Lock::take_in(directory.path(), 3, UUID);
         let (lock, left) = take().expect("free");
         assert_eq!(left, Left::Nothing);
         let error = take().expect_err("held");
         assert_eq!(error.to_string(), format!("domain 3 is tracked by process {}", process::id()));
-        // Another domain that has the number now, or another number, is another file.
+        // Another UUID or another number is another file.
         assert!(Lock::take_in(directory.path(), 3, Uuid([8; 16])).is_ok());
         assert!(Lock::take_in(directory.path(), 4, UUID).is_ok());
         lock.release().expect("released");
@@ -205,12 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_tracker_left_is_told_until_it_is_put_right() {
+    fn what_a_dead_tracker_left_is_reported_until_it_is_fixed() {
         let directory = tempfile::tempdir().expect("a directory");
         let take = || Lock::take_in(directory.path(), 3, UUID).expect("free");
         let (mut lock, _) = take();
         lock.note(true).expect("noted");
-        drop(lock); // killed, its guard too
+        drop(lock); // killed, and its guard too
         for _ in 0..2 {
             let (_, left) = take();
             assert_eq!(left, Left::LogDirty { pid: process::id() });
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_on_a_file_that_was_taken_away_is_none() {
+    fn a_lock_on_a_file_that_was_removed_is_void() {
         let directory = tempfile::tempdir().expect("a directory");
         let (lock, _) = Lock::take_in(directory.path(), 3, UUID).expect("free");
         fs::remove_file(lock.path()).expect("removed");

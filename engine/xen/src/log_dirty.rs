@@ -5,7 +5,7 @@
 //! Units: pfns; bit `pfn & 7` of byte `pfn >> 3`.
 //! Threads: one owner.
 //! Source: `xen-save-path.md` 6: one call for the whole prefix, ENOMEM sticks until OFF, EBUSY is
-//! somebody else's call.
+//! another program's call.
 
 use std::thread;
 use std::time::Duration;
@@ -18,30 +18,31 @@ use crate::domain::Domain;
 use crate::domctl::ShadowOp;
 use crate::error::XenError;
 
-/// How often a call is made that Xen is too busy for: somebody else's takes milliseconds.
+/// How often a call is tried while Xen is busy: another program's call takes milliseconds.
 const BUSY_TRIES: u32 = 200;
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Room for growth when the buffer is made: the log of 64 GiB.
+/// The buffer's size is rounded up to a multiple of this, to allow for growth: the log of 64 GiB.
 const SPARE_PFNS: u64 = 1 << 24;
 
 /// What to do when log-dirty is on already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IfOn {
-    /// Refuse: it is somebody's.
+    /// Refuse: it is another program's.
     #[default]
     Refuse,
-    /// Switch it off first, whoever left it on.
+    /// Switch it off first, whichever program left it on.
     TakeOver,
 }
 
-/// What the log is made of: a domain, or a test's script.
+/// Where the log comes from: a domain, or a test's script.
 trait Shadow {
     /// On or off.
     fn switch(&mut self, op: ShadowOp) -> Result<(), i32>;
-    /// Fills [`Shadow::words`] with the log of the prefix `0..pfns`; how much of it was read.
+    /// Fills [`Shadow::words`] with the log of the prefix `0..pfns`. Returns how many pfns of it
+    /// were read.
     fn read(&mut self, op: ShadowOp, pfns: u64) -> Result<u64, i32>;
-    /// What was read last, and possibly words of before.
+    /// What was read last, possibly with words of earlier reads.
     fn words(&self) -> &[u64];
     fn domid(&self) -> u16;
 }
@@ -63,7 +64,7 @@ impl Shadow for DomainLog {
         let domid = self.domain.domid();
         let bytes = pfns.div_ceil(8);
         if self.bitmap.as_ref().is_none_or(|bitmap| (bitmap.bytes() as u64) < bytes) {
-            self.bitmap = None; // both at once would not fit where one does
+            self.bitmap = None; // there may be no memory for both at once
             let spare = pfns.next_multiple_of(SPARE_PFNS).div_ceil(8) as usize;
             let privcmd = self.domain.calls().privcmd();
             self.bitmap = Some(Buffer::new(privcmd, spare).map_err(|error| error.errno())?);
@@ -91,7 +92,7 @@ pub struct XenLogDirty {
 struct Log<S> {
     shadow: S,
     if_on: IfOn,
-    /// It is on, and by us.
+    /// It is on, and we switched it on.
     ours: bool,
 }
 
@@ -105,18 +106,18 @@ impl XenLogDirty {
         Ok(Self { log: Log { shadow, if_on: IfOn::Refuse, ours: false } })
     }
 
-    /// `enable` with another answer to one that is on already.
+    /// `enable`, with `if_on` for a log that is on already.
     pub(crate) fn switch_on(&mut self, if_on: IfOn) -> Result<(), XenError> {
         self.log.if_on = if_on;
         self.log.enable()
     }
 
-    /// A guard has switched it on for this tracker.
+    /// Notes that a guard has switched it on for this tracker.
     pub(crate) const fn adopt(&mut self) {
         self.log.own();
     }
 
-    /// Switches off what a tracker that died had on.
+    /// Switches off what a dead tracker left on.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -124,12 +125,12 @@ impl XenLogDirty {
         self.log.off()
     }
 
-    /// The error of an `enable` that somebody else made.
+    /// The error of an `enable` that the guard made.
     pub(crate) fn refused(&self, errno: i32) -> XenError {
         self.log.error(ENABLE, errno)
     }
 
-    /// Reads the log of `0..into.pfns()` and leaves it as it is. Returns how much of it was read.
+    /// Reads the log of `0..into.pfns()` without clearing it. Returns how many pfns were read.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -156,7 +157,7 @@ impl LogDirty for XenLogDirty {
 const ENABLE: &str = "enable log-dirty";
 
 impl XenError {
-    /// Whether log-dirty could not be switched on because it may be on.
+    /// Whether log-dirty could not be switched on, possibly because it is on.
     #[must_use]
     pub fn is_on_already(&self) -> bool {
         self.call == ENABLE && self.errno() == libc::EINVAL
@@ -164,7 +165,8 @@ impl XenError {
 }
 
 impl<S> Log<S> {
-    /// From here on, one that is on and not ours is somebody's, whatever was asked for at first.
+    /// Makes the log ours. `TakeOver` holds only for the first time: from now on, a log that is on
+    /// and not ours is refused.
     const fn own(&mut self) {
         (self.ours, self.if_on) = (true, IfOn::Refuse);
     }
@@ -182,7 +184,7 @@ impl<S: Shadow> Log<S> {
         Ok(())
     }
 
-    /// What is not ours stays as it is.
+    /// Leaves a log alone that is not ours.
     fn disable(&mut self) -> Result<(), XenError> {
         if self.ours { self.off() } else { Ok(()) }
     }
@@ -190,23 +192,23 @@ impl<S: Shadow> Log<S> {
     fn off(&mut self) -> Result<(), XenError> {
         let off = self.patiently(|shadow| shadow.switch(ShadowOp::Off));
         off.map_err(|errno| self.error("disable log-dirty", errno))?;
-        self.ours = false; // whoever is faster may have it now
+        self.ours = false; // another program may switch it on now
         Ok(())
     }
 
-    /// Whatever was read before an error is in `into` all the same: it is in no other log.
+    /// Adds to `into` also what was read before an error: after a CLEAN, Xen does not have it.
     fn read(&mut self, op: ShadowOp, mut into: LogBuffer<'_>) -> Result<u64, XenError> {
         let call = if op == ShadowOp::Clean { "clean log-dirty" } else { "peek at log-dirty" };
         let pfns = into.pfns();
         if pfns == 0 || !pfns.is_multiple_of(LOG_DIRTY_LEAF_PFNS) {
-            return Err(self.error(call, libc::EINVAL)); // a CLEAN wipes whole leaves of the log
+            return Err(self.error(call, libc::EINVAL)); // a CLEAN clears whole leaves of the log
         }
         let result = self.patiently(|shadow| shadow.read(op, pfns));
         into.add(0, self.shadow.words());
         result.map_err(|errno| self.error(call, errno))
     }
 
-    /// Makes a call again while Xen is busy with another of this domain.
+    /// Repeats a call while Xen is busy with another one for this domain.
     fn patiently<T>(&mut self, mut call: impl FnMut(&mut S) -> Result<T, i32>) -> Result<T, i32> {
         for _ in 1..BUSY_TRIES {
             match call(&mut self.shadow) {
@@ -221,14 +223,14 @@ impl<S: Shadow> Log<S> {
         let error = XenError::new(call, errno).of(self.shadow.domid());
         match errno {
             libc::EINVAL if call == ENABLE => error.hint(
-                "it is on already (somebody migrates or tracks this domain, or died doing it), \
-                 or a PCI device is assigned",
+                "it is on already (another program migrates or tracks this domain, or died doing \
+                 so), or a PCI device is assigned",
             ),
             libc::EOPNOTSUPP | libc::ENOSYS => {
                 error.hint("this Xen is built without shadow paging (CONFIG_SHADOW_PAGING)")
             }
             libc::ENOMEM => error.hint("the domain's paging pool, or the machine, is too small"),
-            libc::EBUSY => error.hint("somebody else's call for this domain does not end"),
+            libc::EBUSY => error.hint("another program's call for this domain does not end"),
             libc::ESRCH => error.hint("the domain is gone"),
             _ => error,
         }
@@ -240,11 +242,11 @@ mod tests {
     use super::*;
     use std::collections::VecDeque;
 
-    /// Answers as it was told to.
+    /// A log that answers from a script.
     #[derive(Default)]
     struct Script {
         on: bool,
-        /// Switches it on as soon as it is off.
+        /// Another program switches it on as soon as it is off.
         thief: bool,
         device: bool,
         busy: u32,
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_on_is_somebodys() {
+    fn a_log_that_is_on_already_is_taken_over_only_on_request() {
         let on = || Script { on: true, ..Script::default() };
         let error = log(on(), IfOn::Refuse).enable().expect_err("refused");
         assert!(error.to_string().contains("domain 3") && error.is_on_already());
@@ -304,13 +306,13 @@ mod tests {
         taken.disable().expect("off");
         taken.shadow.on = true;
         assert_eq!(taken.enable().expect_err("theirs").errno(), libc::EINVAL);
-        // A device keeps it off, whoever asks.
+        // An assigned device prevents log-dirty in any case.
         let device = Script { device: true, ..Script::default() };
         assert_eq!(log(device, IfOn::TakeOver).enable().expect_err("device").errno(), libc::EINVAL);
     }
 
     #[test]
-    fn our_own_log_is_restarted_and_nobody_elses() {
+    fn only_our_own_log_is_restarted() {
         let mut log = log(Script::default(), IfOn::Refuse);
         log.enable().expect("on");
         // OFF failed after a CLEAN that failed: it is still on, and ours.
@@ -319,7 +321,7 @@ mod tests {
             log.shadow.calls[1..],
             [ShadowOp::EnableLogDirty, ShadowOp::Off, ShadowOp::EnableLogDirty]
         );
-        // Somebody else is faster, between our OFF and our ON.
+        // Another program switches it on between our OFF and our ON.
         log.shadow.thief = true;
         assert_eq!(log.enable().expect_err("theirs").errno(), libc::EINVAL);
         log.disable().expect("nothing to do");
@@ -327,14 +329,14 @@ mod tests {
         let mut log = Log { shadow: Script::default(), if_on: IfOn::Refuse, ours: false };
         log.enable().expect("on");
         log.disable().expect("off");
-        log.shadow.on = true; // and so here
+        log.shadow.on = true; // by another program, again
         assert_eq!(log.enable().expect_err("theirs").errno(), libc::EINVAL);
         log.disable().expect("nothing to do");
         assert!(log.shadow.on);
     }
 
     #[test]
-    fn a_busy_hypervisor_is_waited_for_and_not_for_ever() {
+    fn a_busy_hypervisor_is_waited_for_but_not_for_ever() {
         let mut log = log(Script { busy: 3, ..Script::default() }, IfOn::Refuse);
         log.enable().expect("on in the end");
         assert_eq!(log.shadow.calls.len(), 4);
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_would_wipe_bits_unread_is_never_asked_for() {
+    fn a_prefix_that_would_clear_unread_bits_is_refused() {
         let mut log = log(Script::default(), IfOn::Refuse);
         for pfns in [0, 1, LOG_DIRTY_LEAF_PFNS + 64] {
             let mut into = PfnBitmap::new(pfns);

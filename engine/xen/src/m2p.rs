@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Xen's m2p, the whole machine's, mapped once.
+//! Xen's m2p of the whole machine, mapped once.
 //! Not here: what a disagreement with the p2m means (the tracker).
 //! Units: mfns; an extent is 2 MiB of the m2p (262,144 frames of the machine), a page of it 512
 //! frames.
@@ -65,7 +65,7 @@ impl XenM2p {
     /// Maps it.
     ///
     /// # Errors
-    /// Xen does not tell where it is, or refuses the map.
+    /// Xen does not say where it is, or refuses the mapping.
     pub fn new(xen: &Xen) -> Result<Self, XenError> {
         let mut caller = Caller::new(&xen.privcmd)?;
         let frames = memory::machine_frames(&mut caller);
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_have_no_entries_whichever_way_xen_tells_them() {
+    fn gaps_have_no_entries_in_either_form_of_the_list() {
         // Repeated, as Xen does it; 0, as its header has it; and one before anything.
         let (extents, pages) = Extents::new(&[0, 0x1000, 0x1000, 0x1000, 0x9000, 0]);
         assert_eq!(extents, Extents(vec![None, Some(0), None, None, Some(512), None]));

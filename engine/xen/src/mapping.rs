@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames of a domain, mapped for reading until dropped.
-//! Not here: which frames, and what they hold.
+//! Not here: which frames, and what they contain.
 //! Units: frames of 4 KiB in the order in which they were asked for.
 //! Threads: any number of readers. The writers are other domains.
-//! Source: as `privcmd`. A mapping keeps its frames alive: the domain that gave one away has it all
-//! the same.
+//! Source: as `privcmd`. A mapping keeps its frames alive: a frame that the domain gave away is not
+//! free before.
 
 #![expect(unsafe_code, reason = "foreign memory; docs/safety.md")]
 
@@ -17,7 +17,7 @@ use p2mtrack::port::MapFault;
 use crate::error::{XenError, failed};
 use crate::privcmd::{self, Privcmd};
 
-/// Frames that are mapped, or could not be.
+/// Frames that are mapped, or could not be mapped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     base: NonNull<u64>,
@@ -35,12 +35,12 @@ impl Mapping {
     /// Maps frames of a domain.
     ///
     /// # Errors
-    /// None of them can be mapped, whichever they are.
+    /// The whole call fails.
     pub(crate) fn frames(privcmd: &Privcmd, domid: u16, frames: &[u64]) -> Result<Self, XenError> {
-        let mut mapping = Self::room(privcmd, frames.len())?;
-        let room = mapping.base.as_ptr();
-        // SAFETY: the room was made for as many frames just now.
-        let mapped = unsafe { privcmd.map_frames(room, domid, frames, &mut mapping.faults) };
+        let mut mapping = Self::reserve(privcmd, frames.len())?;
+        let range = mapping.base.as_ptr();
+        // SAFETY: the range was reserved for as many frames just now.
+        let mapped = unsafe { privcmd.map_frames(range, domid, frames, &mut mapping.faults) };
         mapped.map_err(failed(CALL)).map_err(|error| error.of(domid))?;
         Ok(mapping)
     }
@@ -48,7 +48,7 @@ impl Mapping {
     /// Maps `num` frames of a resource, from number `first` on.
     ///
     /// # Errors
-    /// Refused.
+    /// Xen refuses.
     pub(crate) fn resource(
         privcmd: &Privcmd,
         domid: u16,
@@ -56,17 +56,17 @@ impl Mapping {
         first: u32,
         num: u32,
     ) -> Result<Self, XenError> {
-        let mapping = Self::room(privcmd, num as usize)?;
-        let room = mapping.base.as_ptr();
-        // SAFETY: the room was made for as many frames just now.
-        let mapped = unsafe { privcmd.map_resource(room, domid, resource, first, num.into()) };
+        let mapping = Self::reserve(privcmd, num as usize)?;
+        let range = mapping.base.as_ptr();
+        // SAFETY: the range was reserved for as many frames just now.
+        let mapped = unsafe { privcmd.map_resource(range, domid, resource, first, num.into()) };
         mapped.map_err(failed("map a resource")).map_err(|error| error.of(domid))?;
         Ok(mapping)
     }
 
-    fn room(privcmd: &Privcmd, pages: usize) -> Result<Self, XenError> {
-        let room = privcmd.room(pages).map_err(failed(CALL))?;
-        let base = NonNull::new(room).ok_or(XenError::new(CALL, libc::ENOMEM))?;
+    fn reserve(privcmd: &Privcmd, pages: usize) -> Result<Self, XenError> {
+        let range = privcmd.reserve(pages).map_err(failed(CALL))?;
+        let base = NonNull::new(range).ok_or(XenError::new(CALL, libc::ENOMEM))?;
         Ok(Self { base, faults: vec![0; pages].into() })
     }
 
@@ -74,7 +74,7 @@ impl Mapping {
     pub(crate) fn fault(&self, index: usize) -> Option<MapFault> {
         match self.faults.get(index)?.saturating_neg() {
             0 => None,
-            // Xen's answers for a frame that is nobody's, somebody else's, or the hypervisor's own.
+            // Xen's answers for a frame that has no owner, or is another domain's or Xen's own.
             libc::EBUSY | libc::EINVAL | libc::EPERM => Some(MapFault::NotOwned),
             errno => Some(MapFault::Errno(errno)),
         }
@@ -91,7 +91,7 @@ impl Mapping {
             return None;
         }
         let words = self.base.as_ptr().wrapping_add(index * 512);
-        // SAFETY: the frame is mapped until this is dropped, which the lifetime forbids meanwhile;
+        // SAFETY: the frame is mapped until this is dropped, which the lifetime prevents meanwhile;
         // it is read through `GuestLeaf` only, and this program can't write it.
         Some(unsafe { GuestLeaf::from_ptr(words) })
     }
@@ -99,7 +99,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `room` made it of so many pages, and nobody borrows it.
+        // SAFETY: `reserve` made it of so many pages, and it is not borrowed.
         unsafe { privcmd::unmap(self.base.as_ptr(), self.faults.len()) };
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What Xen says about the machine's memory: its last frame, and where the m2p lies.
+//! What Xen reports about the machine's memory: its last frame, and where the m2p is.
 //! Not here: the m2p itself (`m2p`).
 //! Units: mfns; an extent is 2 MiB of the m2p.
 //! Threads: the caller's.
@@ -29,7 +29,7 @@ struct MfnList {
 
 /// Frames of the machine: Xen's `max_page` is one past the last one.
 pub(crate) fn machine_frames(caller: &mut Caller) -> Result<u64, i32> {
-    // SAFETY: this command takes no argument; the word is not looked at.
+    // SAFETY: this command takes no argument; the word is not read.
     unsafe { caller.call(Op::Memory(MAXIMUM_RAM_PAGE), &mut 0_u64) }
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn compat_m2p_extents(caller: &mut Caller, extents: u32) -> Result<Ve
 fn list(caller: &mut Caller, command: u32, extents: u32) -> Result<Vec<u64>, i32> {
     let mut starts = Buffer::new(caller.privcmd(), extents as usize * 8).map_err(|e| e.errno())?;
     let mut list = MfnList { extents_max: extents, starts: starts.address(), ..MfnList::zeroed() };
-    // SAFETY: the buffer has room for `extents` words, and is borrowed.
+    // SAFETY: the buffer has space for `extents` words, and is borrowed.
     unsafe { caller.call(Op::Memory(command), &mut list) }?;
     Ok(starts.words()[..list.extents.min(extents) as usize].to_vec())
 }

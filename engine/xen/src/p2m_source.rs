@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A domain's p2m: its roots in shared_info, its frames by foreign maps.
-//! Not here: what the frames say (the tracker walks them).
+//! A domain's p2m: its roots in shared_info, its frames by foreign mappings.
+//! Not here: what the frames contain (the tracker walks them).
 //! Units: frames of 4 KiB.
-//! Threads: `live` by any number of them; the rest by the owner.
+//! Threads: any number may call `live`; the owner calls the rest.
 //! Source: the port's contract; `xen-save-path.md` 2.1: shared_info is never in log-dirty, so that
 //! it is read each time.
 
@@ -55,7 +55,7 @@ impl P2mSource for XenP2m {
 
     fn roots(&mut self) -> Result<Roots, PortError> {
         let Some(live) = self.shared_info.live(0) else {
-            return Err(XenError::new("read shared_info", libc::EPERM).into()); // `new` looked
+            return Err(XenError::new("read shared_info", libc::EPERM).into()); // `new` checked
         };
         let mut copy = Leaf::default();
         live.fetch(&mut copy);

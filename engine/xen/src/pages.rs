@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pages of a guest for whoever sends them: mapped a batch at a time, read by raw pointers, given
-//! back with the batch.
-//! Not here: leaves of the p2m, whose mappings are held (`p2m_source`).
+//! Pages of a guest for the sender: mapped a batch at a time, read by raw pointers, unmapped with
+//! the batch.
+//! Not here: leaves of the p2m, which stay mapped (`p2m_source`).
 //! Units: frames of 4 KiB in the order in which they were asked for.
-//! Threads: any number of readers of a batch. The writers are the guest and who it lets write.
+//! Threads: any number of readers of a batch. The writers are the guest, and others that it allows.
 //! Source: as `mapping`. Nothing here makes a Rust reference to a page: its bytes may change while
 //! they are read.
 
@@ -28,7 +28,7 @@ pub struct PageBatch {
 }
 
 impl XenPages {
-    /// Of a domain.
+    /// For a domain.
     ///
     /// # Errors
     /// No memory.
@@ -40,8 +40,8 @@ impl XenPages {
     /// alive by the batch.
     ///
     /// # Errors
-    /// None of them can be mapped, whichever they are: no memory, or no such domain. What is wrong
-    /// with a single frame is asked of the batch.
+    /// The whole call fails: no memory, or no such domain. Why a single frame is not mapped,
+    /// [`PageBatch::page`] says.
     pub fn map(&self, frames: &[Mfn]) -> Result<PageBatch, XenError> {
         let frames: Vec<u64> = frames.iter().map(|mfn| mfn.0).collect();
         let privcmd = &self.domain.xen().privcmd;
@@ -50,10 +50,10 @@ impl XenPages {
 }
 
 impl PageBatch {
-    /// The page of the frame that was asked for as number `index`.
+    /// The page of frame `index` of the batch.
     ///
     /// # Errors
-    /// Why it is not mapped; also if there is no such number.
+    /// Why it is not mapped; also if the batch has no such frame.
     pub fn page(&self, index: usize) -> Result<GuestLeaf<'_>, MapFault> {
         let fault = || self.mapping.fault(index).unwrap_or(MapFault::NotOwned);
         self.mapping.live(index).ok_or_else(fault)

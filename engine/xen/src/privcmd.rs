@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Linux's door to the hypervisor: hypercalls, and mappings of frames of other domains.
+//! Linux's interface to the hypervisor: hypercalls, and mappings of frames of other domains.
 //! Not here: what is called (`call`), the memory that goes with it (`buffer`, `mapping`).
 //! Units: frames of 4 KiB; errors are errno.
-//! Threads: the kernel's: every call is by itself.
+//! Threads: any; calls are independent of one another.
 //! Source: Linux `include/uapi/xen/privcmd.h`; the layouts below are its structures.
 
 #![expect(unsafe_code, reason = "ioctl and mmap; docs/safety.md")]
@@ -16,7 +16,7 @@ use std::ptr;
 #[derive(Debug)]
 pub(crate) struct Privcmd {
     calls: File,
-    /// Hands out memory that no hypercall can fault on; kernels before 4.18 lack it.
+    /// Provides memory that no hypercall can fault on; kernels before 4.18 lack it.
     buffers: Option<File>,
 }
 
@@ -82,7 +82,7 @@ impl Privcmd {
     /// hypercall takes it to be.
     pub(crate) unsafe fn hypercall(&self, op: u64, arg: [u64; 5]) -> Result<u64, i32> {
         let call = Hypercall { op, arg };
-        // The function `ioctl` of the C library cuts the answer to 32 bits.
+        // The C library's function `ioctl` truncates the result to 32 bits.
         // SAFETY: `call` is what this request reads; the rest is the caller's promise.
         let answer = unsafe {
             libc::syscall(libc::SYS_ioctl, self.calls.as_raw_fd(), HYPERCALL, ptr::from_ref(&call))
@@ -90,11 +90,11 @@ impl Privcmd {
         if answer < 0 { Err(errno()) } else { Ok(answer as u64) }
     }
 
-    /// Room in the address space for `pages` frames, for one of the two calls below.
+    /// Reserves address space for `pages` frames, for `map_frames` or `map_resource`.
     ///
     /// # Errors
-    /// No room.
-    pub(crate) fn room(&self, pages: usize) -> Result<*mut u64, i32> {
+    /// No address space.
+    pub(crate) fn reserve(&self, pages: usize) -> Result<*mut u64, i32> {
         map(Some(&self.calls), pages, libc::PROT_READ, libc::MAP_SHARED)
     }
 
@@ -109,8 +109,8 @@ impl Privcmd {
         {
             return Ok(memory);
         }
-        // As good as it gets: in memory and staying there, though the kernel may still move it.
-        // Whoever calls has to live with EFAULT.
+        // The best alternative: locked in memory, though the kernel may still move it. Callers must
+        // expect EFAULT.
         let locked =
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_LOCKED | libc::MAP_POPULATE;
         let memory = map(None, pages, writable, locked)?;
@@ -119,17 +119,17 @@ impl Privcmd {
         Ok(memory)
     }
 
-    /// Maps frames of a domain into room that was made for as many. `errors` gets an errno for each
-    /// frame, 0 for those that are mapped.
+    /// Maps frames of a domain into a range that was reserved for as many. `errors` gets an errno
+    /// for each frame, 0 for those that are mapped.
     ///
     /// # Errors
     /// Nothing is mapped.
     ///
     /// # Safety
-    /// `room` comes from [`Privcmd::room`] for `frames.len()` pages, and nothing was mapped there.
+    /// `range` comes from [`Privcmd::reserve`] for `frames.len()` pages; nothing was mapped there.
     pub(crate) unsafe fn map_frames(
         &self,
-        room: *mut u64,
+        range: *mut u64,
         domid: u16,
         frames: &[u64],
         errors: &mut [i32],
@@ -138,14 +138,14 @@ impl Privcmd {
         let batch = MmapBatch {
             num: u32::try_from(frames.len()).map_err(|_| libc::E2BIG)?,
             dom: domid,
-            addr: room as u64,
+            addr: range as u64,
             arr: frames.as_ptr(),
             err: errors.as_mut_ptr(),
         };
-        // SAFETY: both arrays have `num` elements; the room is the caller's promise.
+        // SAFETY: both arrays have `num` elements; the range is the caller's promise.
         let answer =
             unsafe { libc::ioctl(self.calls.as_raw_fd(), MMAP_BATCH, ptr::from_ref(&batch)) };
-        // ENOENT: some frames are paged out, which their own answers say.
+        // ENOENT: some frames are paged out; `errors` says which.
         if answer == 0 || errno() == libc::ENOENT { Ok(()) } else { Err(errno()) }
     }
 
@@ -155,17 +155,17 @@ impl Privcmd {
     /// Nothing is mapped.
     ///
     /// # Safety
-    /// `room` comes from [`Privcmd::room`] for `num` pages, and nothing was mapped there.
+    /// `range` comes from [`Privcmd::reserve`] for `num` pages; nothing was mapped there.
     pub(crate) unsafe fn map_resource(
         &self,
-        room: *mut u64,
+        range: *mut u64,
         domid: u16,
         (kind, id): (u32, u32),
         idx: u32,
         num: u64,
     ) -> Result<(), i32> {
-        let resource = MmapResource { dom: domid, kind, id, idx, num, addr: room as u64 };
-        // SAFETY: the request reads `resource`; the room is the caller's promise.
+        let resource = MmapResource { dom: domid, kind, id, idx, num, addr: range as u64 };
+        // SAFETY: the request reads `resource`; the range is the caller's promise.
         let answer =
             unsafe { libc::ioctl(self.calls.as_raw_fd(), MMAP_RESOURCE, ptr::from_ref(&resource)) };
         if answer == 0 { Ok(()) } else { Err(errno()) }
@@ -175,18 +175,18 @@ impl Privcmd {
 fn map(file: Option<&File>, pages: usize, access: i32, flags: i32) -> Result<*mut u64, i32> {
     let bytes = pages.checked_mul(4096).filter(|&bytes| bytes > 0).ok_or(libc::EINVAL)?;
     let descriptor = file.map_or(-1, AsRawFd::as_raw_fd);
-    // SAFETY: at an address of the kernel's choice, nothing that exists is touched.
+    // SAFETY: the kernel chooses the address, so that no existing mapping is replaced.
     let at = unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, descriptor, 0) };
     if at == libc::MAP_FAILED { Err(errno()) } else { Ok(at.cast()) }
 }
 
-/// Gives pages back to the kernel.
+/// Unmaps pages.
 ///
 /// # Safety
-/// `at` comes from [`Privcmd::room`] or [`Privcmd::memory`] for `pages` pages, and nobody uses them
-/// any more.
+/// `at` comes from [`Privcmd::reserve`] or [`Privcmd::memory`] for `pages` pages, and they are not
+/// used any more.
 pub(crate) unsafe fn unmap(at: *mut u64, pages: usize) {
-    // SAFETY: the caller's promise. It can only fail for a range that is none.
+    // SAFETY: the caller's promise. It can only fail for an invalid range.
     unsafe { libc::munmap(at.cast(), pages * 4096) };
 }
 
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn requests_are_those_of_the_kernels_header() {
-        // As a compiler made them of Linux's <xen/privcmd.h>.
+        // As compiled from Linux's <xen/privcmd.h>.
         assert_eq!((HYPERCALL, MMAP_BATCH, MMAP_RESOURCE), (0x30_5000, 0x20_5004, 0x20_5007));
         let batch = [
             offset_of!(MmapBatch, dom),

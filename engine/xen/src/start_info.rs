@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The page in which a suspended guest says where its rings to store and console are.
+//! start_info, the page of a suspended guest that names its xenstore and console rings.
 //! Not here: what is in the rings.
 //! Units: pfns: a guest turns the two mfns into pfns before it suspends.
 //! Threads: pure.
@@ -15,7 +15,7 @@ pub(crate) struct Rings {
     pub(crate) console: Pfn,
 }
 
-/// Reads them from a private copy of the page; `None` if it is none.
+/// Reads them from a private copy of the page; `None` if it is not start_info.
 pub(crate) fn rings(width: Width, page: &Leaf) -> Option<Rings> {
     let bytes: &[u8] = bytemuck::cast_slice(&page.words);
     if !bytes.starts_with(b"xen-") {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest stands still, and goes on.
+//! Suspend and resume of a guest.
 //! Not here: what is done meanwhile.
 //! Units: the wall clock.
 //! Threads: one owner.
 //! Source: what toolstacks do: `control/shutdown` in xenstore, then the guest shuts itself down
-//! with reason 2; it goes on with the answer 1 (cancelled) from its call, which rewrites its lists
-//! and sets its generation to 0.
+//! with reason 2. It resumes with the result 1 (cancelled) of its call, after which it rewrites its
+//! lists and sets its generation to 0.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,16 +18,16 @@ use crate::xenstore::Xenstore;
 
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A guest that does not do as it is told.
+/// Why a guest was not suspended or resumed.
 #[derive(Debug)]
 pub enum SuspendError {
     /// The hypervisor refuses.
     Xen(XenError),
-    /// xenstore does.
+    /// xenstore can't be reached, or refuses.
     Xenstore(io::Error),
-    /// The guest did not suspend in this time, and was told that it need not any more.
+    /// The guest did not suspend in this time, and the request was withdrawn.
     Late(Duration),
-    /// It did, but crashed or was switched off instead.
+    /// The guest shut down for another reason: it crashed or was switched off.
     Ended {
         /// Xen's number of the reason.
         reason: u8,
@@ -38,7 +38,7 @@ impl fmt::Display for SuspendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Xen(_) => write!(f, "the hypervisor refuses"),
-            Self::Xenstore(_) => write!(f, "xenstore can't be told"),
+            Self::Xenstore(_) => write!(f, "xenstore can't be used"),
             Self::Late(time) => write!(f, "the guest did not suspend in {time:?}"),
             Self::Ended { reason } => {
                 write!(f, "the guest shut down for another reason than to be suspended ({reason})")
@@ -63,7 +63,7 @@ impl From<XenError> for SuspendError {
     }
 }
 
-/// Suspends one domain and lets it go on.
+/// Suspends and resumes one domain.
 #[derive(Debug)]
 pub struct Suspender {
     domain: Domain,
@@ -80,28 +80,28 @@ impl Suspender {
         Ok(Self { domain: domain.another()?, store })
     }
 
-    /// Asks the guest to suspend and waits until it stands still, at most twice `patience`.
+    /// Asks the guest to suspend and waits until it is suspended, at most twice `patience`.
     ///
     /// # Errors
-    /// See [`SuspendError`]. The guest is told that it need not any more; one that obeys all the
-    /// same after [`SuspendError::Late`] stands still until [`Suspender::resume`].
+    /// See [`SuspendError`]. Before [`SuspendError::Late`] the request is withdrawn; a guest that
+    /// obeys it all the same stays suspended until [`Suspender::resume`].
     pub fn suspend(&mut self, patience: Duration) -> Result<(), SuspendError> {
         let path = format!("/local/domain/{}/control/shutdown", self.domain.domid());
         self.store.write(&path, "suspend").map_err(SuspendError::Xenstore)?;
-        if self.stands_still(patience)? {
+        if self.wait_suspended(patience)? {
             return Ok(());
         }
-        // The guest takes the word away when it obeys: one that still stands there is taken back.
-        // It may have obeyed in between, so that it is looked at for as long again.
+        // The guest removes the request when it obeys. If it is still there, withdraw it. The guest
+        // may have obeyed in between: wait as long again.
         let word = self.store.read(&path).map_err(SuspendError::Xenstore)?;
         if word == b"suspend" {
             self.store.write(&path, "").map_err(SuspendError::Xenstore)?;
         }
-        if self.stands_still(patience)? { Ok(()) } else { Err(SuspendError::Late(patience)) }
+        if self.wait_suspended(patience)? { Ok(()) } else { Err(SuspendError::Late(patience)) }
     }
 
-    /// Looks again and again.
-    fn stands_still(&mut self, patience: Duration) -> Result<bool, SuspendError> {
+    /// Polls whether the guest is suspended, for as long as `patience`.
+    fn wait_suspended(&mut self, patience: Duration) -> Result<bool, SuspendError> {
         let begun = Instant::now();
         loop {
             let info = self.domain.info()?;
@@ -114,14 +114,14 @@ impl Suspender {
         }
     }
 
-    /// Lets a suspended guest go on where it is.
+    /// Resumes a suspended guest on this host.
     ///
     /// # Errors
-    /// It does not stand still, and nothing was done; or the hypervisor's, or xenstore's.
+    /// It is not suspended, and nothing was done; or the hypervisor's, or xenstore's.
     pub fn resume(&mut self) -> Result<(), SuspendError> {
         let domid = self.domain.domid();
         if !self.domain.info()?.is_suspended() {
-            // Registers of a guest that runs are not to be written back.
+            // Registers of a running guest must not be written back.
             let error = XenError::new("resume", libc::EINVAL).of(domid);
             return Err(error.hint("the guest is not suspended").into());
         }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Frames that are written without a log-dirty mark: mapped grants, the two rings, start_info.
-//! Not here: the place of a registered vcpu_info, which Xen tells nobody (`docs/decisions/0016`).
+//! Not here: the place of a registered vcpu_info, which Xen does not report
+//! (`docs/decisions/0016`).
 //! Units: pfns.
 //! Threads: one owner.
-//! Source: `xen-save-path.md` 6.4: what sets no bit.
+//! Source: `xen-save-path.md` 6.4: writes that set no bit.
 
 use p2mtrack::frame::Pfn;
 use p2mtrack::leaf::Leaf;
@@ -23,7 +24,7 @@ use crate::vcpu::Vcpu;
 pub struct XenUnlogged {
     domain: Domain,
     grants: GrantTable,
-    /// What transfer entries named at the last look.
+    /// What transfer entries named when they were last read.
     transfers: Vec<Transfer>,
     m2p: Arc<XenM2p>,
 }
@@ -38,7 +39,7 @@ impl XenUnlogged {
         Ok(Self { domain, grants, transfers: Vec::new(), m2p })
     }
 
-    /// start_info and the rings that it names.
+    /// Appends start_info and the rings that it names.
     fn rings(&mut self, into: &mut Vec<Pfn>) -> Result<(), XenError> {
         let (domid, width) = (self.domain.domid(), self.domain.width());
         let error = |errno| XenError::new("read start_info", errno).of(domid);
@@ -72,7 +73,7 @@ impl Unlogged for XenUnlogged {
     }
 
     fn transfers(&mut self, into: &mut Vec<Transfer>) -> Result<bool, PortError> {
-        // of one look: an entry that is used meanwhile names its pfn all the same
+        // As `accepts_transfer` read them: an entry used since then still names its pfn.
         into.append(&mut self.transfers);
         Ok(true)
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The registers of a guest's first vcpu that matter when it is suspended and goes on.
+//! The registers of a guest's vcpu 0 that matter when it is suspended and resumed.
 //! Not here: any other register, or any other vcpu.
 //! Units: byte offsets into `vcpu_guest_context` of the guest's width.
-//! Threads: one owner. The guest stands still.
-//! Source: `xen-save-path.md` 2.1; that edx holds the mfn of start_info, and eax the answer of the
-//! suspend call.
+//! Threads: one owner. The guest is suspended.
+//! Source: `xen-save-path.md` 2.1: edx has the mfn of start_info, and eax the result of the suspend
+//! call.
 
 use p2mtrack::frame::{Mfn, Width};
 
@@ -50,12 +50,12 @@ impl Vcpu {
         written.map_err(failed("write vcpu 0")).map_err(|error| error.of(domid))
     }
 
-    /// Where a guest that suspends says its start_info is.
+    /// The mfn of start_info, which the guest passes when it suspends.
     pub(crate) fn start_info(&self) -> Mfn {
         Mfn(self.width.word(bytemuck::cast_slice(self.context.words()), data(self.width)))
     }
 
-    /// What the suspend call will have returned: 1 says that the guest is where it was.
+    /// Sets the result of the guest's suspend call: 1 means that the suspend was cancelled.
     pub(crate) fn answer(&mut self, value: u64) {
         let (at, length) = (accumulator(self.width), self.width.bits() as usize / 8);
         let bytes = bytemuck::cast_slice_mut::<u64, u8>(self.context.words_mut());

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hypervisor that is there: its version, and the version of the tools' interface that it
-//! insists on.
+//! The running hypervisor: its version, and the version of the tools' interface that it accepts.
 //! Not here: any operation on a domain (`domctl`).
 //! Units: versions as Xen numbers them.
 //! Threads: a handle is shared; each port makes its own calls.
@@ -19,7 +18,7 @@ use crate::privcmd::Privcmd;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomctlVersion(pub u32);
 
-/// Versions whose structures were compared, with the Xen that speaks them. Run on: 4.17.
+/// Versions whose structures were compared, with the Xen that has them. Tested on: 4.17.
 pub const KNOWN_DOMCTLS: [(DomctlVersion, &str); 7] = [
     (DomctlVersion(0x12), "4.13, 4.14"),
     (DomctlVersion(0x13), "4.15"),
@@ -30,10 +29,10 @@ pub const KNOWN_DOMCTLS: [(DomctlVersion, &str); 7] = [
     (DomctlVersion(0x18), "4.22"),
 ];
 
-/// How often a question is asked that the memory failed for.
+/// How often a call is tried that fails with EFAULT.
 const TRIES: u32 = 4;
 
-/// As far as it is searched for one that nobody here knows.
+/// Versions after the known ones are tried up to this one.
 const SEARCHED: u32 = 0x40;
 
 impl DomctlVersion {
@@ -49,13 +48,13 @@ impl fmt::Display for DomctlVersion {
     }
 }
 
-/// What to do about an interface version that nobody here knows.
+/// What to do about an interface version that is not in [`KNOWN_DOMCTLS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unknown {
     /// Refuse.
     #[default]
     Refuse,
-    /// Take it to be like the last known one. The structures have not moved for ten years.
+    /// Assume the structures of the last known one. They have not moved for ten years.
     Accept,
 }
 
@@ -67,17 +66,17 @@ pub struct Xen {
 }
 
 impl Xen {
-    /// Opens the way to the hypervisor and finds out which interface it speaks.
+    /// Opens the hypervisor's interface and finds its version.
     ///
     /// # Errors
-    /// No Xen, no right, or no interface that is known.
+    /// No Xen, no permission, or no known version.
     pub fn open(unknown: Unknown) -> Result<Self, XenError> {
         let privcmd = Privcmd::open().map_err(|error| cannot_open(&error))?;
         let privcmd = Arc::new(privcmd);
         let domctl = probe(|version| Domctl::new(&privcmd, version)?.ask())?;
         if !domctl.is_known() && unknown == Unknown::Refuse {
             return Err(XenError::new("find the domctl version", libc::EACCES)
-                .hint("this Xen speaks one that is younger than this program"));
+                .hint("this Xen's version is newer than this program"));
         }
         Ok(Self { privcmd, domctl })
     }
@@ -91,7 +90,7 @@ impl Xen {
     /// The hypervisor's version, such as `4.17.5`.
     ///
     /// # Errors
-    /// It does not say.
+    /// The call fails.
     pub fn version(&self) -> Result<String, XenError> {
         let mut caller = Caller::new(&self.privcmd)?;
         name(&mut caller).map_err(failed("ask for Xen's version"))
@@ -122,11 +121,11 @@ fn probe(
     let call = "find the domctl version";
     for version in known.chain(last + 1..SEARCHED) {
         let mut answers = (0..TRIES).map(|_| ask(version));
-        // Memory that is not there now says nothing of the version.
+        // EFAULT says nothing about the version.
         let answer = answers.find(|answer| !matches!(answer, Ok(Err(libc::EFAULT))));
         match answer.unwrap_or(Ok(Err(libc::EFAULT)))? {
             Err(libc::EACCES) => {}
-            // These come from behind the check of the version.
+            // Xen checks the version before it answers these.
             Ok(()) | Err(libc::ESRCH) => return Ok(DomctlVersion(version)),
             Err(libc::EPERM) => {
                 return Err(XenError::new(call, libc::EPERM).hint("not a control domain"));
@@ -138,7 +137,7 @@ fn probe(
 }
 
 impl Domctl {
-    /// A harmless question, for its errno.
+    /// A harmless call, for its errno.
     fn ask(mut self) -> Result<Result<(), i32>, XenError> {
         Ok(self.domain_info(0).map(|_| ()))
     }

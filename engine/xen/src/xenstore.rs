@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A few words with xenstore: read, write, and that a domain goes on.
+//! A small client of xenstore: read, write, and resume of a domain.
 //! Not here: watches, transactions, permissions.
 //! Units: paths and values in bytes, at most 4,096 of both together.
-//! Threads: one owner; one question at a time.
-//! Source: facts of Xen `public/io/xs_wire.h`. The library for it speaks a licence that we can't
-//! link.
+//! Threads: one owner; one request at a time.
+//! Source: facts of Xen `public/io/xs_wire.h`. We can't link Xen's library because of its
+//! licence.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// What is asked.
+/// Types of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 enum Kind {
@@ -59,7 +59,7 @@ impl Xenstore {
         self.ask(Kind::Write, &[path.as_bytes(), b"\0", value.as_bytes()]).map(|_| ())
     }
 
-    /// A domain that was shut down to be suspended goes on: its next shutdown is news again.
+    /// Reports that a suspended domain was resumed: xenstore will report its next shutdown again.
     pub(crate) fn resume(&mut self, domid: u16) -> io::Result<()> {
         self.ask(Kind::Resume, &[domid.to_string().as_bytes(), b"\0"]).map(|_| ())
     }
@@ -76,7 +76,7 @@ impl Xenstore {
         loop {
             let (answer, number, payload) = self.hear()?;
             if number != self.asked {
-                continue; // of a question that nobody waits for any more
+                continue; // not an answer to this request
             }
             if answer == Kind::Error as u32 {
                 let name = String::from_utf8_lossy(&payload);
@@ -125,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn answers_errors_and_strangers_words() {
+    fn answers_errors_and_unrelated_messages() {
         let late = [message(15, 0, b"watch\0token\0"), message(2, 2, b"42")].concat();
         let mut store = served(vec![message(11, 1, b"OK\0"), late, message(16, 3, b"ENOENT\0")]);
         store.write("/a", "b").expect("written");
         assert_eq!(store.read("/a").expect("read"), b"42");
         assert_eq!(store.read("/c").expect_err("none").to_string(), "ENOENT");
         assert!(store.read(&"x".repeat(5000)).is_err());
-        assert!(store.read("/d").is_err(), "nobody is there any more");
+        assert!(store.read("/d").is_err(), "the daemon is gone");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Valgrind's callgrind, asked from inside of the program that it runs: what is counted, and under
-//! which name.
-//! Not here: who starts it, and reads what it wrote (`main`). Without valgrind nothing happens.
+//! Requests to valgrind's callgrind from the program that it runs: what to count, and under which
+//! name.
+//! Not here: starting it, and reading its output (`main`). Without valgrind nothing happens.
 //! Units: instructions of the calling thread.
 //! Threads: any.
 //! Source: valgrind's manual, "The Client Request mechanism"; `valgrind.h` and `callgrind.h`, of
@@ -18,7 +18,7 @@ const DUMP_STATS_AT: u64 = TOOL + 3;
 const START_INSTRUMENTATION: u64 = TOOL + 4;
 const STOP_INSTRUMENTATION: u64 = TOOL + 5;
 
-/// Counts what the work takes, and nothing else.
+/// Counts the instructions of the work, and nothing else.
 pub(crate) fn counted<T>(work: impl FnOnce() -> T) -> T {
     request(START_INSTRUMENTATION, 0);
     let done = work();
@@ -26,7 +26,7 @@ pub(crate) fn counted<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Writes down what was counted since the last time.
+/// Writes the counts since the last call to callgrind's output.
 pub(crate) fn write_down(name: &str) {
     let name = CString::new(name).unwrap_or_default();
     request(DUMP_STATS_AT, name.as_ptr().addr() as u64);
@@ -35,9 +35,9 @@ pub(crate) fn write_down(name: &str) {
 #[cfg(target_arch = "x86_64")]
 fn request(number: u64, argument: u64) {
     let request: [u64; 6] = [number, argument, 0, 0, 0, 0];
-    // SAFETY: four rotations by 128 bits in all, and an exchange of a register with itself: nothing
-    // but flags is changed. Valgrind, which knows the sequence, reads the six words, and what the
-    // argument leads to: a string, or nothing.
+    // SAFETY: four rotations by 128 bits in all, and an exchange of a register with itself: they
+    // change nothing but flags. Valgrind recognises the sequence, and reads the six words and what
+    // the argument points to: a string, or nothing.
     unsafe {
         asm!(
             "rol rdi, 3",
@@ -51,6 +51,6 @@ fn request(number: u64, argument: u64) {
     }
 }
 
-/// Nothing is counted there: `main` finds nothing written down.
+/// Counts nothing there: `main` finds no output.
 #[cfg(not(target_arch = "x86_64"))]
 fn request(_: u64, _: u64) {}

@@ -40,26 +40,31 @@ pub(crate) struct InC<'s> {
     second: bool,
 }
 
-/// The host behind `user`.
+/// The host behind `user`, and the arguments of the callback.
 ///
 /// # Safety
 /// It is that of the handle, and lives.
-unsafe fn at<'a>(user: *mut c_void) -> &'a mut Host<'a> {
+/// The arguments are what the library passed.
+unsafe fn at<'a, C>(user: *mut c_void, call: *const C) -> (&'a mut Host<'a>, &'a C) {
     // SAFETY: the caller's contract.
-    unsafe { &mut *user.cast::<Host<'a>>() }
+    let of = unsafe { &mut *user.cast::<Host<'a>>() };
+    // SAFETY: as above.
+    (of, unsafe { &*call })
 }
 
 unsafe extern "C" fn domain_frames(user: *mut c_void, call: *const abi::DomainFramesCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let frames = unsafe { at(user) }.with(|ports| ports.guest.p2m.domain_frames());
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (host, call) = unsafe { at(user, call) };
+    let frames = host.with(|ports| ports.guest.p2m.domain_frames());
     // SAFETY: the header: a place for it.
-    unsafe { (*call).frames.write(frames.unwrap_or(0)) };
+    unsafe { call.frames.write(frames.unwrap_or(0)) };
     0
 }
 
 unsafe extern "C" fn roots(user: *mut c_void, call: *const abi::RootsCall) -> c_int {
-    // SAFETY: as promised to the host.
-    let roots = unsafe { at(user) }.with(|ports| ports.guest.p2m.roots());
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (host, call) = unsafe { at(user, call) };
+    let roots = host.with(|ports| ports.guest.p2m.roots());
     let Ok(r) = roots else { return -5 };
     let roots = abi::Roots {
         size: size_of::<abi::Roots>() as u32,
@@ -71,31 +76,30 @@ unsafe extern "C" fn roots(user: *mut c_void, call: *const abi::RootsCall) -> c_
         generation: r.generation,
     };
     // SAFETY: the header: a place for them.
-    unsafe { (*call).roots.write(roots) };
+    unsafe { call.roots.write(roots) };
     0
 }
 
 unsafe extern "C" fn read(user: *mut c_void, call: *const abi::ReadCall) -> c_int {
     let mut leaf = Leaf::default();
     // SAFETY: as promised to the host; the header: the arguments.
-    let (host, call) = unsafe { (at(user), &*call) };
+    let (host, call) = unsafe { at(user, call) };
     let read = host.with(|ports| ports.guest.p2m.read(Mfn(call.mfn), &mut leaf));
-    // SAFETY: the header: room for 512 words.
+    // SAFETY: the header: space for 512 words.
     unsafe { std::slice::from_raw_parts_mut(call.words, FRAME_WORDS) }.copy_from_slice(&leaf.words);
     read.map_or(abi::NOT_OWNED, |()| 0)
 }
 
 unsafe extern "C" fn map(user: *mut c_void, call: *const abi::MapCall) -> c_int {
-    // SAFETY: the header: the arguments, and `count` of each.
-    let call = unsafe { &*call };
-    // SAFETY: as above.
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (host, call) = unsafe { at(user, call) };
+    // SAFETY: the header: `count` of each.
     let mfns = unsafe { std::slice::from_raw_parts(call.mfns, call.count) };
     // SAFETY: as above.
     let addresses = unsafe { std::slice::from_raw_parts_mut(call.addresses, call.count) };
     let frames: Vec<_> = mfns.iter().map(|&mfn| Mfn(mfn)).collect();
     let mut slots = Vec::new();
-    // SAFETY: as promised to the host.
-    unsafe { at(user) }.with(|ports| {
+    host.with(|ports| {
         ports.guest.p2m.map(&frames, &mut slots);
         for (address, slot) in addresses.iter_mut().zip(&slots) {
             *address = slot.map_or(null(), |slot| ports.guest.p2m.live(slot).as_ptr().cast());
@@ -109,37 +113,42 @@ const unsafe extern "C" fn unmap(_: *mut c_void, _: *const abi::UnmapCall) -> c_
 }
 
 unsafe extern "C" fn types(user: *mut c_void, call: *const abi::TypesCall) -> c_int {
-    // SAFETY: the header: the arguments, and `count` of each.
-    let call = unsafe { &*call };
-    // SAFETY: as above.
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (host, call) = unsafe { at(user, call) };
+    // SAFETY: the header: `count` of each.
     let mfns = unsafe { std::slice::from_raw_parts(call.mfns, call.count) };
     // SAFETY: as above.
     let types = unsafe { std::slice::from_raw_parts_mut(call.types, call.count) };
-    // SAFETY: as promised to the host.
-    unsafe { at(user) }.stage.type_words(mfns, types);
+    host.stage.type_words(mfns, types);
     0
 }
 
-unsafe extern "C" fn unlogged(_: *mut c_void, call: *const abi::UnloggedCall) -> c_int {
+unsafe extern "C" fn unlogged(user: *mut c_void, call: *const abi::UnloggedCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (_, call) = unsafe { at(user, call) };
     // SAFETY: the header: a place for it.
-    unsafe { (*call).count.write(0) };
+    unsafe { call.count.write(0) };
     0
 }
 
-unsafe extern "C" fn accepts(_: *mut c_void, call: *const abi::AcceptsTransferCall) -> c_int {
+unsafe extern "C" fn accepts(user: *mut c_void, call: *const abi::AcceptsTransferCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (_, call) = unsafe { at(user, call) };
     // SAFETY: the header: a place for it.
-    unsafe { (*call).accepts.write(0) };
+    unsafe { call.accepts.write(0) };
     0
 }
 
-unsafe extern "C" fn transfers(_: *mut c_void, call: *const abi::TransfersCall) -> c_int {
+unsafe extern "C" fn transfers(user: *mut c_void, call: *const abi::TransfersCall) -> c_int {
+    // SAFETY: as promised to the host; the header: the call's arguments.
+    let (_, call) = unsafe { at(user, call) };
     // SAFETY: the header: a place for it.
-    unsafe { (*call).count.write(0) };
+    unsafe { call.count.write(0) };
     0
 }
 
 impl<'s> InC<'s> {
-    /// With the first copy taken.
+    /// Makes the side, and the first copy.
     pub(crate) fn new(stage: &'s Stage) -> Self {
         let mut host = Box::new(Host { stage, ports: stage.ports() });
         let theirs = abi::Host {
@@ -193,16 +202,16 @@ impl<'s> InC<'s> {
         }
     }
 
-    fn tell_frame_list(&self) {
+    fn send_frame_list(&self) {
         let (mut count, mut pfns, mut serial) = (0, 0, 0);
         let (pfns, number) = (&raw mut pfns, &raw mut serial);
-        // SAFETY: places for all three; no room for a list.
+        // SAFETY: places for all three; no space for a list.
         let code =
             unsafe { f::p2mt_frame_list(self.handle, null_mut(), 0, &raw mut count, pfns, number) };
         assert_eq!(code, abi::OK);
         let mut leaves = vec![0; count];
         let to = leaves.as_mut_ptr();
-        // SAFETY: as above, with room.
+        // SAFETY: as above, with space for the list.
         let code =
             unsafe { f::p2mt_frame_list(self.handle, to, count, &raw mut count, pfns, number) };
         assert_eq!(code, abi::OK);
@@ -225,28 +234,29 @@ impl Side for InC<'_> {
     }
 
     fn round(&mut self) -> u64 {
-        let mut room = abi::LogBuffer { words: null_mut(), pfns: 0 };
+        let mut buffer = abi::LogBuffer { words: null_mut(), pfns: 0 };
         // SAFETY: both live.
-        assert_eq!(unsafe { f::p2mt_begin(self.handle, abi::LIVE, &raw mut room) }, abi::OK);
-        if room.pfns > 0 {
-            // SAFETY: the room is lent, and has so many words.
-            let words =
-                unsafe { std::slice::from_raw_parts_mut(room.words, (room.pfns / 64) as usize) };
+        assert_eq!(unsafe { f::p2mt_begin(self.handle, abi::LIVE, &raw mut buffer) }, abi::OK);
+        if buffer.pfns > 0 {
+            // SAFETY: the buffer is lent, and has so many words.
+            let words = unsafe {
+                std::slice::from_raw_parts_mut(buffer.words, (buffer.pfns / 64) as usize)
+            };
             self.host.stage.clean(words);
         }
         // SAFETY: it lives; no report is wanted.
-        assert_eq!(unsafe { f::p2mt_scan(self.handle, room.pfns, null_mut()) }, abi::OK);
+        assert_eq!(unsafe { f::p2mt_scan(self.handle, buffer.pfns, null_mut()) }, abi::OK);
         let mut taken = 0;
         loop {
             let (mut count, mut flags) = (0, 0);
             let (to, capacity) = (self.pages.as_mut_ptr(), self.pages.len());
             let size = size_of::<abi::Page>();
             let (count_at, flags_at) = (&raw mut count, &raw mut flags);
-            // SAFETY: there is room for them.
+            // SAFETY: the array has that capacity.
             let code = unsafe { f::p2mt_take(self.handle, to, size, capacity, count_at, flags_at) };
             assert_eq!(code, abi::OK);
             if flags & abi::DO_FRAME_LIST != 0 {
-                self.tell_frame_list();
+                self.send_frame_list();
             }
             if count == 0 {
                 break;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A round in Rust: the steps, pages taken and accepted.
+//! A round in Rust: the steps, with pages taken and accepted.
 //! Not here: the guest (`stage`).
 //! Units: pages.
 //! Threads: the caller's.
@@ -26,7 +26,7 @@ pub(crate) struct InRust<'s> {
 }
 
 impl<'s> InRust<'s> {
-    /// With the first copy taken.
+    /// Makes the side, and the first copy.
     pub(crate) fn new(stage: &'s Stage) -> Self {
         let tracker = Tracker::new(Config::default(), Width::W64).expect("no threads");
         let mut side = Self { stage, ports: stage.ports(), tracker, second: false };
@@ -51,14 +51,14 @@ impl Side for InRust<'_> {
 
     fn round(&mut self) -> u64 {
         let Self { stage, ports, tracker, .. } = self;
-        let mut nobody = ();
-        let lent = ports.lend(&mut nobody).guest;
+        let mut observer = ();
+        let lent = ports.lend(&mut observer).guest;
         let mut types = Types(stage);
         let mut guest = Guest { m2p: stage, types: &mut types, ..lent };
-        let mut room = tracker.begin(&mut guest, Kind::Live).expect("begins");
-        let read = room.pfns();
+        let mut buffer = tracker.begin(&mut guest, Kind::Live).expect("begins");
+        let read = buffer.pfns();
         if read > 0 {
-            stage.clean(room.words_mut());
+            stage.clean(buffer.words_mut());
         }
         tracker.scan(&mut guest, read).expect("scans");
         let mut pages = 0;
@@ -81,7 +81,7 @@ impl Side for InRust<'_> {
     }
 }
 
-/// The page tables of the first copy; there are none later. Whoever sends pages looks at each.
+/// The page tables of the first copy; there are none later. A sender checks each page for them.
 fn normalise_tables(tracker: &Tracker, guest: &mut Guest<'_>) {
     for page in tracker.batch() {
         let FrameType::Table { level, .. } = page.kind else { continue };
@@ -92,7 +92,7 @@ fn normalise_tables(tracker: &Tracker, guest: &mut Guest<'_>) {
     }
 }
 
-/// Xen's words as the port has them.
+/// The stage's type words as the port's types.
 struct Types<'s>(&'s Stage);
 
 impl FrameTypes for Types<'_> {

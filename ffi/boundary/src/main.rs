@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the boundary costs: a round through C beside the same round in Rust, on one guest, in turn.
-//! Not here: what a round costs (`p2mtrack bench`). Pages are taken and answered; nobody reads or
-//! sends them.
+//! What the boundary costs: a round through C and the same round in Rust, on one guest, in turn.
+//! Not here: what a round costs (`p2mtrack bench`). Pages are taken and answered, but not read or
+//! sent.
 //! Units: ratios of times and of instructions, C to Rust.
 //! Threads: the caller's.
 //! Source: `docs/perf.md`, "The boundary".
@@ -22,7 +22,7 @@ use crate::in_c::InC;
 use crate::in_rust::InRust;
 use crate::stage::Stage;
 
-/// Holds a round through C against the same round in Rust.
+/// Compares a round through C with the same round in Rust.
 #[derive(Debug, Parser)]
 #[command(name = "p2mtrack-boundary")]
 struct Args {
@@ -40,7 +40,7 @@ enum Cmd {
         /// Per cent
         #[arg(long, default_value_t = 5.0)]
         most: f64,
-        /// The side whose memory is made first: of a huge guest the second gets what is left
+        /// The side whose memory is allocated first: with a huge guest the second gets what is left
         #[arg(long, value_enum, default_value_t = Which::Rust)]
         first: Which,
     },
@@ -54,7 +54,7 @@ enum Cmd {
         #[arg(long, default_value_t = 2.0)]
         most: f64,
     },
-    /// Rounds of one side: what is counted
+    /// Runs the rounds of one side, to be counted
     #[command(hide = true)]
     Work { side: Which, gib: u64 },
 }
@@ -65,7 +65,7 @@ enum Which {
     C,
 }
 
-/// What the guest did before it.
+/// What the guest did before the round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Round {
     /// Nothing.
@@ -77,12 +77,12 @@ enum Round {
 }
 
 const ROUNDS: [Round; 3] = [Round::Quiet, Round::Written, Round::Busy];
-/// Instructions that the calls and callbacks of a round may cost whatever the guest's size: little
-/// of a quiet round of 64 GiB, and much of one of 1 GiB.
+/// Instructions that the calls and callbacks of a round may cost at any guest size: a small part of
+/// a quiet round of 64 GiB, and a large part of one of 1 GiB.
 const CALLS_MOST: f64 = 2_500.0;
-/// Instructions that a page may cost: made into the header's structure, looked at and accepted.
+/// Instructions that a page may cost: converted to the header's structure, checked and accepted.
 const PAGE_MOST: f64 = 40.0;
-/// Rounds of each kind that are not counted.
+/// Rounds of each kind before those that are counted.
 const WARM: u32 = 2;
 
 impl Round {
@@ -94,7 +94,7 @@ impl Round {
         }
     }
 
-    /// Rounds that one measurement takes: tens of milliseconds, whatever the guest's size.
+    /// Rounds of one measurement: tens of milliseconds, at any guest size.
     fn times(self, gib: u64) -> u64 {
         match self {
             Self::Quiet => (64_000 / gib).clamp(5, 5_000),
@@ -137,16 +137,16 @@ fn run(command: &Cmd) -> Result<bool, Box<dyn Error>> {
                 }
             };
             println!("{gib} GiB, {} leaves change in a busy round", stage.changing());
-            let told = |round: Round| {
+            let within = |round: Round| {
                 let times = round.times(gib);
                 let ratio = time(&stage, &mut rust, &mut c, round, times);
-                tell(round, "time", ratio, 1.0 + most / 100.0)
+                report(round, "time", ratio, 1.0 + most / 100.0)
             };
-            Ok(ROUNDS.map(told).iter().all(|&held| held))
+            Ok(ROUNDS.map(within).iter().all(|&held| held))
         }
         Cmd::Count { gib, most } => {
             let [rust, c] = [count("rust", gib)?, count("c", gib)?];
-            let told = |(round, (rust, c)): (Round, (f64, f64))| {
+            let within = |(round, (rust, c)): (Round, (f64, f64))| {
                 println!(
                     "{gib} GiB, {}: {rust:.0} instructions in Rust, {c:.0} through C",
                     round.name()
@@ -154,10 +154,10 @@ fn run(command: &Cmd) -> Result<bool, Box<dyn Error>> {
                 let pages = if round == Round::Written { stage::written_pages(gib) } else { 0 };
                 let calls = CALLS_MOST.max(PAGE_MOST * pages as f64);
                 let most = 1.0 + (most / 100.0).max(calls / rust);
-                tell(round, "instructions", c / rust, most)
+                report(round, "instructions", c / rust, most)
             };
             let rounds = ROUNDS.into_iter().zip(rust.into_iter().zip(c));
-            Ok(rounds.map(told).fold(true, |held, one| held & one))
+            Ok(rounds.map(within).fold(true, |held, one| held & one))
         }
         Cmd::Work { side, gib } => {
             let stage = Stage::new(gib)?;
@@ -170,12 +170,12 @@ fn run(command: &Cmd) -> Result<bool, Box<dyn Error>> {
     }
 }
 
-/// Rounds of each kind that are counted: of a huge guest one takes minutes.
+/// Rounds of each kind that are counted: one takes minutes with a huge guest.
 const fn counted(gib: u64) -> u32 {
     if gib > 256 { 1 } else { 10 }
 }
 
-/// Rounds of each kind, of which the last are counted, and what they took written down.
+/// Runs rounds of each kind, counts the last ones, and writes the counts.
 fn work(side: &mut impl Side, stage: &Stage, gib: u64) {
     for round in ROUNDS {
         for number in 0..WARM + counted(gib) {
@@ -188,7 +188,7 @@ fn work(side: &mut impl Side, stage: &Stage, gib: u64) {
     }
 }
 
-fn tell(round: Round, what: &str, ratio: f64, most: f64) -> bool {
+fn report(round: Round, what: &str, ratio: f64, most: f64) -> bool {
     let held = ratio <= most;
     let verdict = if held { "ok" } else { "FAILED" };
     println!(
@@ -237,9 +237,9 @@ fn count(side: &str, gib: u64) -> Result<[f64; ROUNDS.len()], Box<dyn Error>> {
     let mut found = [0.0; ROUNDS.len()];
     for entry in fs::read_dir(folder.path())? {
         let written = fs::read_to_string(entry?.path())?;
-        let said = |key: &str| written.lines().find_map(|line| line.strip_prefix(key));
-        let Some(name) = said("desc: Trigger: Client Request: ") else { continue };
-        let total: u64 = said("totals: ").ok_or("callgrind wrote no totals")?.parse()?;
+        let value = |key: &str| written.lines().find_map(|line| line.strip_prefix(key));
+        let Some(name) = value("desc: Trigger: Client Request: ") else { continue };
+        let total: u64 = value("totals: ").ok_or("callgrind wrote no totals")?.parse()?;
         for (found, round) in found.iter_mut().zip(ROUNDS) {
             if round.name() == name {
                 *found = total as f64 / f64::from(counted(gib));
@@ -247,7 +247,7 @@ fn count(side: &str, gib: u64) -> Result<[f64; ROUNDS.len()], Box<dyn Error>> {
         }
     }
     if found.contains(&0.0) {
-        return Err(format!("callgrind counted nothing of some rounds: {found:?}").into());
+        return Err(format!("callgrind counted no instructions of some rounds: {found:?}").into());
     }
     Ok(found)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guest of both sides: its p2m as a simulated guest has it, its m2p as a table, and the
 //! changes of a round.
-//! Not here: who makes the round (`in_rust`, `in_c`).
+//! Not here: the rounds (`in_rust`, `in_c`).
 //! Units: pfns, mfns; a change gives a pfn one of two frames.
 //! Threads: one.
 //! Source: `p2mtrack_synthetic::huge`.
@@ -37,14 +37,14 @@ pub(crate) struct Stage {
     m2p: Vec<AtomicU64>,
     /// For each pfn that changes: its leaf, its slot, and its two frames.
     changes: Vec<Change>,
-    /// What log-dirty says next.
+    /// The log-dirty bitmap of the next CLEAN.
     log: Mutex<PfnBitmap>,
 }
 
 struct Change {
     pfn: u64,
-    /// The pfn of the leaf's own frame.
-    holder: u64,
+    /// The backing pfn of its leaf.
+    backing_pfn: u64,
     frames: [u64; 2],
 }
 
@@ -52,13 +52,13 @@ impl Stage {
     /// A guest of so many GiB.
     pub(crate) fn new(gib: u64) -> Result<Self, Box<dyn Error>> {
         let leaves = gib << 9; // 512 to the GiB
-        // It stays for as long as the program runs.
+        // Lives as long as the program.
         let guest: &'static Guest =
             Box::leak(Box::new(Guest::new(pattern(Shape::Superpage, leaves as usize))?));
         let mut ports = GuestPorts::new(guest);
         let (machine, mut m2p) = {
-            let mut nobody = ();
-            let lent = ports.lend(&mut nobody);
+            let mut observer = ();
+            let lent = ports.lend(&mut observer);
             let frames = lent.guest.m2p.frames();
             let pfn = |mfn| lent.guest.m2p.pfn(Mfn(mfn)).map_or(u64::MAX, |pfn| pfn.0);
             (frames, (0..frames).map(|mfn| AtomicU64::new(pfn(mfn))).collect::<Vec<_>>())
@@ -71,7 +71,7 @@ impl Stage {
             .zip(machine..)
             .map(|(pfn, spare)| Change {
                 pfn,
-                holder: guest.leaf_pfn(pfn / FRAME_WORDS as u64),
+                backing_pfn: guest.leaf_pfn(pfn / FRAME_WORDS as u64),
                 frames: [guest.entry(pfn), spare],
             })
             .collect();
@@ -97,12 +97,12 @@ impl Stage {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything that is as the guest has it.
+    /// Ports of the guest.
     pub(crate) fn ports(&self) -> GuestPorts<'static> {
         GuestPorts::new(self.guest)
     }
 
-    /// The table.
+    /// The m2p.
     pub(crate) fn m2p(&self) -> &[AtomicU64] {
         &self.m2p
     }
@@ -114,7 +114,7 @@ impl Stage {
             .filter(|&pfn| self.guest.is_plain(pfn))
     }
 
-    /// Pages are written, and are in the log.
+    /// The guest writes pages, and the log has them.
     pub(crate) fn write(&self) {
         let mut log = self.log();
         log.reset(self.guest.pfns().next_multiple_of(32_768));
@@ -137,11 +137,11 @@ impl Stage {
             self.m2p[away as usize].store(u64::MAX, Ordering::Relaxed); // ORDER: as above
             self.m2p[here as usize].store(change.pfn, Ordering::Relaxed); // ORDER: as above
             log.set(Pfn(change.pfn));
-            log.set(Pfn(change.holder));
+            log.set(Pfn(change.backing_pfn));
         }
     }
 
-    /// Types as Xen says them. A frame that is no pfn's is another domain's.
+    /// Types as Xen returns them. A frame without a pfn is another domain's.
     pub(crate) fn type_words(&self, mfns: &[u64], words: &mut [u32]) {
         for (word, &mfn) in words.iter_mut().zip(mfns) {
             // ORDER: as in `pfn`

@@ -1,6 +1,6 @@
 (* SPDX-License-Identifier: MIT OR Apache-2.0 *)
-(* The simulated Xen of harness.h, and what it lends as the host of a migration. A toolstack has its own hypercalls
-   instead. Not here: P2mt, of which only the types of the host are used. *)
+(* The simulated Xen of harness.h, and the host of a migration over it. A toolstack has its own
+   hypercalls instead. Not here: P2mt, of which only the types of the host are used. *)
 
 type t
 
@@ -18,7 +18,7 @@ external harm : t -> string option = "ml_harness_harm"
 external m2p_frames : t -> int = "ml_harness_m2p_frames"
 external m2p : t -> nativeint = "ml_harness_m2p"
 
-(* These return a number, or an errno if it is negative. *)
+(* These return a number; a negative one is an errno. *)
 external log_on : t -> int = "ml_harness_log_on"
 external log_off : t -> int = "ml_harness_log_off"
 external clean : t -> P2mt.words -> int = "ml_harness_clean"
@@ -55,12 +55,12 @@ let host guest : P2mt.host =
     ok (types guest mfns found);
     found
   and list_of ask =
-    let rec with_room room =
-      let list = P2mt.words room in
+    let rec with_capacity capacity =
+      let list = P2mt.words capacity in
       let count = number (ask guest list) in
-      if count > room then with_room count else Bigarray.Array1.sub list 0 count
+      if count > capacity then with_capacity count else Bigarray.Array1.sub list 0 count
     in
-    with_room 64
+    with_capacity 64
   and transfer name : P2mt.transfer = if name >= 0L then Into name else Came (Int64.logand name Int64.max_int)
   and log (level : P2mt.level) text = if level = Error then prerr_endline ("p2mtrack: " ^ text) in
   { domain_frames; roots; read = (fun mfn words -> ok (read guest mfn words)); map = map guest;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The simulated Xen of harness.h for OCaml: the stubs behind harness.ml. A toolstack has its own hypercalls instead.
- * A harness is a number: its address and 1. None of these calls OCaml.
+ * The simulated Xen of harness.h for OCaml: the stubs behind harness.ml. A toolstack has its own
+ * hypercalls instead. A harness is a number: its address with bit 0 set. No stub calls OCaml.
  */
 #define CAML_NAME_SPACE
 #include <stdlib.h>
@@ -35,13 +35,13 @@ static value option_of(const char *text)
     CAMLreturn(result);
 }
 
-static void *room_for(size_t count, size_t size)
+static void *allocate(size_t count, size_t size)
 {
-    void *room = calloc(count ? count : 1, size);
+    void *memory = calloc(count ? count : 1, size);
 
-    if (!room)
+    if (!memory)
         caml_raise_out_of_memory();
-    return room;
+    return memory;
 }
 
 CAMLprim value ml_harness_scenario(value index)
@@ -64,7 +64,7 @@ CAMLprim value ml_harness_new(value scenario, value seed, value bytes, value thr
     return (value)harness | 1;
 }
 
-/* What takes a harness only. */
+/* Functions that take only a harness. */
 #define PLAIN(name, result)                       \
     CAMLprim value ml_harness_##name(value harness) \
     {                                             \
@@ -105,8 +105,8 @@ CAMLprim value ml_harness_map(value harness, value mfns)
     CAMLparam1(mfns);
     CAMLlocal3(result, content, one);
     size_t count = count_of(mfns), i;
-    const void **addresses = room_for(count, sizeof(*addresses));
-    int32_t *errors = room_for(count, sizeof(*errors));
+    const void **addresses = allocate(count, sizeof(*addresses));
+    int32_t *errors = allocate(count, sizeof(*errors));
 
     harness_map(Harness_val(harness), Words_val(mfns), count, addresses, errors);
     result = caml_alloc(count, 0);
@@ -124,7 +124,7 @@ CAMLprim value ml_harness_map(value harness, value mfns)
 CAMLprim value ml_harness_unmap(value harness, value addresses)
 {
     size_t count = Wosize_val(addresses), i;
-    const void **list = room_for(count, sizeof(*list));
+    const void **list = allocate(count, sizeof(*list));
     int code;
 
     for (i = 0; i < count; i++)
@@ -137,11 +137,11 @@ CAMLprim value ml_harness_unmap(value harness, value addresses)
 CAMLprim value ml_harness_types(value harness, value mfns, value types)
 {
     size_t count = count_of(mfns), i;
-    uint32_t *list = room_for(count, sizeof(*list));
+    uint32_t *list = allocate(count, sizeof(*list));
     int code = harness_types(Harness_val(harness), Words_val(mfns), count, list);
 
     for (i = 0; i < count && i < Wosize_val(types); i++)
-        Field(types, i) = Val_long(list[i]); /* numbers, both before and after */
+        Field(types, i) = Val_long(list[i]); /* a number before, too: no write barrier needed */
     free(list);
     return Val_int(code);
 }

@@ -1,5 +1,5 @@
 (* SPDX-License-Identifier: MIT OR Apache-2.0 *)
-(* Migrates simulated guests by the whole interface, as ../migrate.c does.
+(* Migrates simulated guests with the whole interface, as ../migrate.c does.
 
      migrate [THREADS [SCENARIO [SEEDS [MIB]]]]    default: 1 all 3 32
 
@@ -31,7 +31,7 @@ let send_frame_list sender =
   Harness.(ok (send_frame_list sender.guest leaves pfn_count));
   frame_list_sent sender.p2mt serial
 
-(* One page: read, a page table normalised, sent; what can't be done now is put off. *)
+(* Reads, normalises (page tables) and sends a page. One that can't be sent now is deferred. *)
 let send_page sender index { pfn; mfn; kind; _ } =
   let { guest; p2mt; content; table } = sender in
   let read = Harness.read_page guest mfn kind content table in
@@ -85,7 +85,7 @@ let migrate sender =
     round sender Final;
     Harness.judge guest = 0)
 
-(* Whether it went as it should. *)
+(* Whether the result is right. *)
 let run threads guest_bytes scenario seed =
   let guest = Harness.create scenario seed guest_bytes threads in
   Harness.(ok (log_on guest));

@@ -1,6 +1,6 @@
 (* SPDX-License-Identifier: MIT OR Apache-2.0 *)
-(* libp2mtrack for OCaml: types over p2mt_stubs.c. The stubs know the order of constructors and fields, so that those of
-   the two files go together; p2mt.mli says what is what. *)
+(* libp2mtrack for OCaml: types over p2mt_stubs.c. The stubs depend on the order of constructors and
+   fields here: change the two files together. Documentation is in p2mt.mli. *)
 
 open Bigarray
 
@@ -99,7 +99,7 @@ type why = { why_causes : int; why_defer : int; why_entry : int64 }
 (* The custom block. *)
 type handle
 
-(* The structure of a callback; until that returns. *)
+(* The arguments of a callback; valid until it returns. *)
 type call
 
 (* code, errnum, level, pfn, mfn, text *)
@@ -163,7 +163,7 @@ let outcome t result =
   | None, Result.Error number -> (
     match last_error t.handle with
     | Ok ((kept, _, _, _, _, _) as error) when kept = number -> fail error
-    | _ -> fail (number, 0, -1, none, none, strerror number) (* of those that the handle does not keep *))
+    | _ -> fail (number, 0, -1, none, none, strerror number) (* the handle did not keep it *))
 
 let version () =
   let version = raw_version () in
@@ -203,7 +203,7 @@ let create config host =
   match raw_create config host (Array.map guard (callbacks host)) with
   | Result.Error error -> fail error
   | Ok handle ->
-    (* It calls `unmap`, which a finaliser in C may not: that one is for what is left. *)
+    (* It calls `unmap`, which a finaliser in C must not do. The one in C frees the rest. *)
     Gc.finalise (fun handle -> ignore (raw_destroy handle)) handle;
     { handle; raised }
 

@@ -1,11 +1,11 @@
 (* SPDX-License-Identifier: MIT OR Apache-2.0 *)
-(** libp2mtrack for OCaml: its handle, its calls, its errors. [p2mtrack.h] says what each call does; this file says what
-    is different here. Not an installed library: what one would start from.
+(** libp2mtrack for OCaml: its handle, its calls, its errors. [p2mtrack.h] says what each call does;
+    this file says what is different here. Not an installed library, but a starting point for one.
 
-    Numbers of pages that are taken are [int]. What may have any 64 bits is [int64]: all ones for none, and what a guest
-    wrote, of which [int] would lose a bit. *)
+    The pfn and mfn of a page that is taken are [int]. Values that may have any 64 bits are [int64]:
+    all ones for none, and what a guest wrote, of which [int] would lose a bit. *)
 
-(** A migration. When it is collected it is destroyed, unless a closure of its own host holds it. *)
+(** A migration. It is destroyed when it is collected, unless a closure of its host refers to it. *)
 type t
 
 (** 64-bit words: a frame has 512. *)
@@ -23,30 +23,32 @@ type code =
   | Too_many_deferred | Entry | Table | Unaccounted | Panic
   | Unknown of int
 
-(** A call failed. [errnum] is negative, as [p2mt_error] has it; it is 0, [level] -1, [pfn] and [mfn] {!none} where it is about none. *)
+(** A call failed. [errnum] is negative, as in [p2mt_error]. If the error names none, [errnum] is 0,
+    [level] is -1, [pfn] and [mfn] are {!none}. *)
 exception P2mt_error of { code : code; errnum : int; level : int; pfn : int64; mfn : int64; text : string }
 
-(** For callbacks: a (positive) errno. Whatever else they raise is raised again by the call whose callback it was, once
-    the library has returned. *)
+(** For callbacks: a (positive) errno. Any other exception of a callback is raised again by the call
+    that ran it, after the library has returned. *)
 exception Errno of int
 
-(** What stands for P2MT_NOT_OWNED: a frame that is not the domain's (now). *)
+(** P2MT_NOT_OWNED: a frame does not belong to the domain (now). *)
 val not_owned : exn
 
 (** {1 The host} *)
 
 type roots = { pfn_count : int64; frame_list_list : int64; p2m_cr3 : int64; p2m_vaddr : int64; generation : int64 }
 
-(** What a transfer entry of the grant table names: a pfn, or the mfn of a frame that came. *)
+(** What a transfer entry of the grant table names: a pfn, or the mfn of a frame that arrived. *)
 type transfer = Into of int64 | Came of int64
 
 type level = Error | Warning | Info
 
-(** Callbacks run on the thread of the call, which keeps the runtime's lock. What they are given is theirs. *)
+(** Callbacks run on the thread of the call, which keeps the runtime's lock. They own their
+    arguments. *)
 type host = {
   domain_frames : unit -> int;
   roots : unit -> roots;
-  read : int64 -> words -> unit; (** an mfn; the words are to be filled *)
+  read : int64 -> words -> unit; (** an mfn; fills the words *)
   map : words -> (nativeint, int) result array; (** mfns; an address or an errno for each *)
   unmap : nativeint array -> unit;
   types : words -> int array; (** mfns *)
@@ -56,7 +58,7 @@ type host = {
   m2p : nativeint; (** where the m2p is mapped, until the handle is destroyed *)
   m2p_frames : int;
   compat_m2p_mfn : int64;
-  transfers : unit -> transfer array; (** one that is committed and not completed is both *)
+  transfers : unit -> transfer array; (** an entry that is committed but not completed: both *)
 }
 
 (** {1 Choices} *)
@@ -81,7 +83,7 @@ type config = {
   unaccounted : unaccounted;
 }
 
-(** What zeroes mean in [p2mtrack.h], of a 64-bit guest. *)
+(** The defaults of [p2mtrack.h] (zeroes), for a 64-bit guest. *)
 val default : config
 
 (** {1 Rounds} *)
@@ -91,10 +93,10 @@ type page = { pfn : int; mfn : int; entry : int64; kind : int (** [p2mt_page.typ
 type defer = Map of int (** an errno *) | Not_normalised | No_answer
 type answer = Accepted | Deferred of defer | Failed of int (** an errno *)
 
-(** What the host has to do before it sends what it took. *)
+(** What the host has to do before it sends the pages that it took. *)
 type todo = { remap : bool; frame_list : bool }
 
-(** Of [p2mt_report] what a policy looks at. *)
+(** The fields of [p2mt_report] that a policy uses. *)
 type report = {
   round : int;
   pages_owed : int;
@@ -124,10 +126,11 @@ type why = { why_causes : int; why_defer : int; why_entry : int64 }
 val version : unit -> int * int * int
 val create : config -> host -> t
 
-(** At once. Again is fine; every other call fails with [Argument] then. *)
+(** Destroys it now. May be called again; every other call fails with [Argument] then. *)
 val destroy : t -> unit
 
-(** How many pfns of the log are to be read and cleared now, by {!feed}; a multiple of 32,768. *)
+(** The number of pfns of the log to read and clear now, and pass to {!feed}; a multiple of
+    32,768. *)
 val begin_round : t -> stage -> int
 
 (** [feed t first bits]: 64 pfns a word. *)
@@ -141,13 +144,13 @@ val take : t -> page array * todo
 (** [normalise t index table]: false means {!Not_normalised}. *)
 val normalise : t -> int -> words -> bool
 
-(** One for each page that was taken. *)
+(** One answer for each page that was taken. *)
 val answer : t -> answer array -> unit
 
-(** All of the pages that were taken, so many, are accepted. *)
+(** Accepts all pages that were taken; the number is theirs. *)
 val accept : t -> int -> unit
 
-(** Leaves, the number of pfns that they cover, and the number of the list, for {!frame_list_sent}. *)
+(** Leaves, the number of pfns that they cover, and the list's serial for {!frame_list_sent}. *)
 val frame_list : t -> words * int64 * int
 
 val frame_list_sent : t -> int -> unit
@@ -158,7 +161,7 @@ val return : t -> words -> unit
 (** [gone t from]: the next pfns; none at the end. *)
 val gone : t -> int64 -> words
 
-(** PTEs that were cleared: a table's pfn, the frame that it named, and so on. *)
+(** PTEs that were cleared: for each, the pfn of its table and the frame that it named. *)
 val cleared_ptes : t -> words
 
 val end_round : t -> report

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * libp2mtrack for OCaml: the stubs behind p2mt.ml, which has the types. Orders of constructors and fields are of there.
+ * libp2mtrack for OCaml: the stubs behind p2mt.ml, which defines the types and the order of their
+ * constructors and fields.
  *
- * - A call keeps the runtime's lock: its callbacks come on its thread, and are OCaml. The library's threads call none.
- * - A callback hands its structure to a closure, as a number (its address and 1), and allocates nothing here: what may
- *   raise is done in OCaml, below caml_callback_exn, so that nothing is raised through the library.
- * - What the library keeps a pointer to is not in OCaml's heap: bigarrays and `struct migration`.
+ * - A call keeps the runtime's lock: its callbacks are OCaml and run on its thread. The library's
+ *   own threads call none.
+ * - A callback passes its arguments to a closure as a number (their address with bit 0 set), and
+ *   allocates nothing here: code that may raise runs in OCaml, below caml_callback_exn, so that no
+ *   exception crosses the library.
+ * - Memory to which the library has pointers is outside of OCaml's heap: bigarrays and
+ *   `struct migration`.
  */
 #define CAML_NAME_SPACE
 #include <errno.h>
@@ -22,7 +26,7 @@
 
 #include "p2mtrack.h"
 
-/* Constructors without arguments are numbered from 0 on, in their order: here they are handed on as they are. */
+/* Constructors without arguments are numbers from 0 on, in order: they are passed on unchanged. */
 _Static_assert(P2MT_HOST_READS_P2M == 2 && P2MT_KERNEL_AVX512 == 4 && P2MT_VERIFY_FULL == 1 && P2MT_ALIAS_COPY == 1 &&
                    P2MT_FOREIGN_PTE_CLEAR == 1 && P2MT_UNACCOUNTED_REPORT == 1 && P2MT_FINAL == 2,
                "p2mt.ml");
@@ -32,7 +36,7 @@ _Static_assert(P2MT_HOST_READS_P2M == 2 && P2MT_KERNEL_AVX512 == 4 && P2MT_VERIF
 
 struct migration {
     struct p2mt *p2mt; /* NULL: destroyed */
-    value callbacks;   /* closures, in the order of struct p2mt_host; a generational global root until it's destroyed */
+    value callbacks;   /* closures, in the order of struct p2mt_host; a generational global root */
     struct p2mt_page pages[P2MT_BATCH_MAX];
     struct p2mt_page_answer answers[P2MT_BATCH_MAX];
 };
@@ -40,8 +44,8 @@ struct migration {
 #define Migration_val(v) (*(struct migration **)Data_custom_val(v))
 
 /*
- * Neither OCaml may be called here, which p2mt_destroy does (unmap), nor a root be removed: p2mt.ml destroys before, by
- * Gc.finalise. What was not destroyed for all that stays.
+ * This must not call OCaml, as p2mt_destroy does (unmap), nor remove a root: p2mt.ml destroys the
+ * handle before, by Gc.finalise. A handle that was not destroyed then is leaked.
  */
 static void finalise(value handle)
 {
@@ -142,7 +146,10 @@ static value report_of(const struct p2mt_report *report)
 
 enum callback { DOMAIN_FRAMES, ROOTS, READ, MAP, UNMAP, TYPES, UNLOGGED, ACCEPTS_TRANSFER, LOG, TRANSFERS };
 
-/* The closure catches what is raised and keeps it for p2mt.ml; what gets past it (no memory) becomes an errno here. */
+/*
+ * The closure catches exceptions and keeps them for p2mt.ml; one that it does not catch (no memory)
+ * becomes an errno here.
+ */
 static int call_ocaml(void *user, enum callback which, const void *call)
 {
     const struct migration *migration = user;
@@ -224,7 +231,7 @@ CAMLprim value ml_p2mt_set_roots(value call, value roots)
     return Val_unit;
 }
 
-/* As many as were asked for, or the memory behind them is not there. */
+/* The call's arrays have exactly so many elements. */
 static void expect(const char *callback, size_t count, size_t expected)
 {
     if (count != expected)
@@ -265,11 +272,11 @@ CAMLprim value ml_p2mt_set_types(value call, value types)
 
 CAMLprim value ml_p2mt_set_unlogged(value call, value pfns)
 {
-    size_t count = count_of(pfns), room = CALL(unlogged, call)->capacity;
+    size_t count = count_of(pfns), capacity = CALL(unlogged, call)->capacity;
 
     if (count)
-        memcpy(CALL(unlogged, call)->pfns, Caml_ba_data_val(pfns), (count < room ? count : room) * sizeof(uint64_t));
-    *CALL(unlogged, call)->count = count; /* if there is no room, it asks again */
+        memcpy(CALL(unlogged, call)->pfns, Caml_ba_data_val(pfns), (count < capacity ? count : capacity) * sizeof(uint64_t));
+    *CALL(unlogged, call)->count = count; /* if they do not fit, the library asks again */
     return Val_unit;
 }
 
@@ -288,7 +295,7 @@ CAMLprim value ml_p2mt_set_transfers(value call, value entries)
 
         CALL(transfers, call)->names[i] = (uint64_t)Int64_val(Field(entry, 0)) | (Tag_val(entry) == 0 ? 0 : P2MT_TRANSFER_CAME);
     }
-    *CALL(transfers, call)->count = count; /* if there is no room, it asks again */
+    *CALL(transfers, call)->count = count; /* if they do not fit, the library asks again */
     return Val_unit;
 }
 
@@ -383,10 +390,10 @@ CAMLprim value ml_p2mt_last_error(value handle)
 CAMLprim value ml_p2mt_begin(value handle, value stage)
 {
     CAMLparam2(handle, stage);
-    struct p2mt_log_buffer room;
-    int code = p2mt_begin(Migration_val(handle)->p2mt, u32(stage), &room);
+    struct p2mt_log_buffer buffer;
+    int code = p2mt_begin(Migration_val(handle)->p2mt, u32(stage), &buffer);
 
-    CAMLreturn(code ? failed(code) : done(Val_long(room.pfns)));
+    CAMLreturn(code ? failed(code) : done(Val_long(buffer.pfns)));
 }
 
 CAMLprim value ml_p2mt_feed(value handle, value first, value words)
@@ -547,7 +554,7 @@ CAMLprim value ml_p2mt_cleared_ptes(value handle)
 
     if (code)
         CAMLreturn(failed(code));
-    ptes = caml_ba_alloc_dims(WORDS, 1, NULL, (intnat)count * 2); /* of each pfn and mfn, whatever else there is one day */
+    ptes = caml_ba_alloc_dims(WORDS, 1, NULL, (intnat)count * 2); /* pfn and mfn of each */
     code = p2mt_cleared_ptes(p2mt, Caml_ba_data_val(ptes), 2 * sizeof(uint64_t), count, &count);
     CAMLreturn(code ? failed(code) : done(ptes));
 }

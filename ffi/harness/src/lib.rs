@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A simulated Xen with one guest, and a receiver with an oracle, as C functions: what the tests of
 //! libp2mtrack migrate.
-//! Not here: libp2mtrack. What a host knows of the guest it knows through these calls, and they
-//! know no tracker.
+//! Not here: libp2mtrack. A host reads the guest only through these calls, which use no tracker.
 //! Units: those of `harness.h`.
-//! Threads: one, the m2p and mapped frames apart, which anybody may read.
+//! Threads: one, except for the m2p and mapped frames, which any thread may read.
 //! Source: `p2mtrack_synthetic`; `harness.h` is the contract of every function here.
 
 #![expect(unsafe_code, reason = "pointers of a test that is written in C; docs/safety.md")]
@@ -33,11 +32,11 @@ const EIO: c_int = 5;
 /// `HARNESS_NOT_OWNED`.
 const NOT_OWNED: c_int = -4096;
 const EINVAL: c_int = 22;
-/// What a transfer entry names is the frame that came.
+/// Bit of a transfer entry's name: it is the mfn of the frame that arrived.
 const CAME: u64 = 1 << 63;
 
 /// `struct harness`.
-#[expect(missing_debug_implementations, reason = "nothing of it says anything")]
+#[expect(missing_debug_implementations, reason = "it has nothing worth printing")]
 pub struct Harness {
     simulation: Simulation,
     ports: SimPorts,
@@ -50,17 +49,17 @@ pub struct Harness {
 /// The harness behind a pointer.
 ///
 /// # Safety
-/// It came from `harness_new` and was not freed; nobody else uses it during the call.
+/// It came from `harness_new` and was not freed; nothing else uses it during the call.
 unsafe fn at<'a>(harness: *mut Harness) -> &'a mut Harness {
     // SAFETY: the caller's contract.
     unsafe { &mut *harness }
 }
 
-/// The same for who only looks.
+/// The same, for reading only.
 ///
 /// # Safety
 /// As of [`at`].
-unsafe fn look<'a>(harness: *const Harness) -> &'a Harness {
+unsafe fn at_const<'a>(harness: *const Harness) -> &'a Harness {
     // SAFETY: the caller's contract.
     unsafe { &*harness }
 }
@@ -95,7 +94,7 @@ fn page(pfn: u64, mfn: u64, kind: u32) -> Option<Page> {
 pub extern "C" fn harness_scenario(index: usize) -> *const c_char {
     static NAMES: OnceLock<Vec<CString>> = OnceLock::new();
     let names = NAMES.get_or_init(|| {
-        // Of the engine's policies the harness knows nothing.
+        // The harness does not use the engine's policies.
         let scenarios = Scenario::ALL.into_iter().filter(|scenario| !scenario.needs_policies());
         let names = scenarios.map(|scenario| CString::new(scenario.name()));
         names.map(Result::unwrap_or_default).collect()
@@ -141,13 +140,13 @@ pub unsafe extern "C" fn harness_free(harness: *mut Harness) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn harness_checkpoints(harness: *const Harness) -> u32 {
     // SAFETY: harness.h.
-    unsafe { look(harness) }.simulation.checkpoints()
+    unsafe { at_const(harness) }.simulation.checkpoints()
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn harness_wants_suspend(harness: *const Harness) -> c_int {
     // SAFETY: harness.h.
-    c_int::from(unsafe { look(harness) }.simulation.wants_suspend())
+    c_int::from(unsafe { at_const(harness) }.simulation.wants_suspend())
 }
 
 #[unsafe(no_mangle)]
@@ -165,19 +164,19 @@ pub unsafe extern "C" fn harness_resume(harness: *mut Harness) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn harness_compat_m2p(harness: *const Harness) -> u64 {
     // SAFETY: harness.h.
-    unsafe { look(harness) }.ports.m2p.words().len() as u64
+    unsafe { at_const(harness) }.ports.m2p.words().len() as u64
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn harness_m2p_frames(harness: *const Harness) -> u64 {
     // SAFETY: harness.h.
-    unsafe { look(harness) }.ports.m2p.words().len() as u64
+    unsafe { at_const(harness) }.ports.m2p.words().len() as u64
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn harness_m2p(harness: *const Harness) -> *const u64 {
     // SAFETY: harness.h.
-    unsafe { look(harness) }.ports.m2p.words().as_ptr().cast()
+    unsafe { at_const(harness) }.ports.m2p.words().as_ptr().cast()
 }
 
 #[unsafe(no_mangle)]
@@ -290,15 +289,15 @@ pub unsafe extern "C" fn harness_unlogged(
     let mut found = Vec::new();
     // SAFETY: harness.h.
     let asked = unsafe { at(harness) }.ports.unlogged.pfns(&mut found);
-    // SAFETY: harness.h: room for `capacity`, and a place for a word.
+    // SAFETY: harness.h: space for `capacity`, and a place for a word.
     unsafe { write_list(found.iter().map(|pfn| pfn.0), pfns, capacity, count) };
     code(asked)
 }
 
-/// Writes a list as far as there is room, and how long it is.
+/// Writes as much of a list as fits, and its length.
 ///
 /// # Safety
-/// `to` has room for `capacity` words, and `count` is a place for one.
+/// `to` has space for `capacity` words, and `count` is a place for one.
 unsafe fn write_list(
     list: impl ExactSizeIterator<Item = u64>,
     to: *mut u64,
@@ -337,7 +336,7 @@ pub unsafe extern "C" fn harness_transfers(
         Transfer::Into(Pfn(pfn)) => pfn,
         Transfer::Came(Mfn(mfn)) => mfn | CAME,
     };
-    // SAFETY: harness.h: room for `capacity`, and a place for a word.
+    // SAFETY: harness.h: space for `capacity`, and a place for a word.
     unsafe { write_list(found.iter().map(name), names, capacity, count) };
     code(asked.map(drop))
 }
@@ -364,7 +363,7 @@ pub unsafe extern "C" fn harness_clean(
     let mut bits = PfnBitmap::new(pfns);
     // SAFETY: harness.h.
     let cleaned = unsafe { at(harness) }.ports.log_dirty.clean(LogBuffer::over(&mut bits));
-    // SAFETY: harness.h: room for that many bits.
+    // SAFETY: harness.h: space for that many bits.
     let to = unsafe { slice::from_raw_parts_mut(words, bits.words().len()) };
     to.copy_from_slice(bits.words());
     // SAFETY: harness.h: a place for a word.
@@ -386,7 +385,7 @@ pub unsafe extern "C" fn harness_read_page(
         // SAFETY: harness.h: a place for a word.
         Ok(Bytes::Content(Content(version))) => unsafe { content.write(version) },
         Ok(Bytes::Table(table)) => {
-            // SAFETY: harness.h: room for 512 words.
+            // SAFETY: harness.h: space for 512 words.
             unsafe { slice::from_raw_parts_mut(words, FRAME_WORDS) }.copy_from_slice(&table.words);
         }
     }
@@ -466,7 +465,7 @@ pub unsafe extern "C" fn harness_p2m_unmap(harness: *mut Harness) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn harness_p2m_frame(harness: *const Harness, pfn: u64) -> u64 {
     // SAFETY: harness.h.
-    let Harness { p2m, ports, .. } = unsafe { look(harness) };
+    let Harness { p2m, ports, .. } = unsafe { at_const(harness) };
     let frame = p2m.as_ref().and_then(|p2m| p2m.frame(&ports.p2m, Pfn(pfn)));
     frame.map_or(u64::MAX, |mfn| mfn.0)
 }
@@ -474,7 +473,7 @@ pub unsafe extern "C" fn harness_p2m_frame(harness: *const Harness, pfn: u64) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn harness_judge(harness: *const Harness) -> c_int {
     // SAFETY: harness.h.
-    match unsafe { look(harness) }.simulation.judge().verdict {
+    match unsafe { at_const(harness) }.simulation.judge().verdict {
         Verdict::Identical => 0,
         Verdict::Corrupt => 1,
         Verdict::Leaked => 2,
@@ -484,7 +483,7 @@ pub unsafe extern "C" fn harness_judge(harness: *const Harness) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn harness_explain(harness: *const Harness) {
     // SAFETY: harness.h.
-    for difference in unsafe { look(harness) }.simulation.judge().differences {
+    for difference in unsafe { at_const(harness) }.simulation.judge().differences {
         eprintln!("{difference}");
     }
 }

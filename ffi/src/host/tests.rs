@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests of the ports that are made of a host's callbacks: they keep the rules of every back end,
-//! and what a host says reaches the engine as it was meant.
+//! and pass the host's answers to the engine unchanged.
 //! Not here: mistakes of a host in calls of the library (`ffi/tests/misuse.rs`).
 //! Units: a guest of five frames on a machine of eight; frame `n` is `Machine::frames[n]`.
 //! Threads: the caller's, and two that read a mapping.
@@ -20,7 +20,7 @@ const PFNS: u64 = 5;
 #[repr(C, align(4096))]
 struct Frame([u64; 512]);
 
-/// A machine with one guest that stands still: its pfns 0 to 4 have the frames 1 to 5, of which
+/// A machine with one guest that does not change: its pfns 0 to 4 have the frames 1 to 5, of which
 /// three are its p2m.
 struct Machine {
     frames: [Frame; 8],
@@ -71,17 +71,19 @@ impl Machine {
             compat_m2p_mfn: abi::NONE,
             transfers: None,
         };
-        Host::new(host, Width::W64).expect("has all that is asked for")
+        Host::new(host, Width::W64).expect("has all that is required")
     }
 }
 
-/// A callback: the machine behind `user`, and whether it is the one that breaks its rule.
+/// A callback: gets the machine behind `user`, and whether this callback has to break its rule.
 macro_rules! callback {
     ($name:ident, $call:ty, |$machine:ident, $of:ident, $wrong:ident| $body:expr) => {
         unsafe extern "C" fn $name(user: *mut c_void, call: *const $call) -> c_int {
             // SAFETY: `user` is the machine of the test, which outlives the host; the header: the
             // call's arguments.
-            let ($machine, $of) = unsafe { (&mut *user.cast::<Machine>(), &*call) };
+            let $machine = unsafe { &mut *user.cast::<Machine>() };
+            // SAFETY: as above.
+            let $of = unsafe { &*call };
             let $wrong = $machine.wrong == stringify!($name);
             // SAFETY: the header: what the call points to has the places that it says.
             unsafe { $body }
@@ -170,7 +172,7 @@ fn a_callback_that_breaks_a_rule_is_named_by_its_port() {
 #[test]
 fn the_compat_m2p_is_a_frame_or_none() {
     for (said, expected) in [(0, None), (abi::NONE, None), (7, Some(Mfn(7)))] {
-        let m2p = HostM2p(Callbacks(abi::Host { compat_m2p_mfn: said, ..nobody() }));
+        let m2p = HostM2p(Callbacks(abi::Host { compat_m2p_mfn: said, ..refusing() }));
         assert_eq!(m2p.compat_frame(), expected);
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames of which p2m and m2p do not say all, through the calls: two pfns with one frame, another
-//! domain's frame that matches, frames that leave the domain or come back under an entry that
-//! stays, a p2m that leads nowhere.
-//! Not here: rows of outcomes, one by one (`tests/owners.rs`, `tests/books.rs`); hosts that make
-//! mistakes (`sequences.rs`).
+//! Frames whose owner p2m and m2p do not show, through the calls: two pfns with one frame, another
+//! domain's frame that matches, frames that leave the domain or come back while their entry stays,
+//! a p2m without usable leaves.
+//! Not here: each outcome by itself (`tests/owners.rs`, `tests/books.rs`); hosts that make mistakes
+//! (`sequences.rs`).
 //! Units: a guest of 1,500 pages and its migration, for each width, with `transfers` and without,
 //! and some orders of rounds.
 //! Threads: one.
@@ -54,7 +54,7 @@ impl Got {
 struct Guest {
     width: u32,
     dice: Dice,
-    /// Of frames that have them: the p2m's and page tables.
+    /// The words of p2m frames and page tables.
     words: BTreeMap<u64, Box<Words>>,
     content: Vec<u64>,
     m2p: Vec<AtomicU64>,
@@ -63,9 +63,9 @@ struct Guest {
     frame_list_list: u64,
     accepts: bool,
     transfers: Vec<u64>,
-    /// Whether the host has the callback for them.
+    /// Whether the host has the callback `transfers`.
     names_transfers: bool,
-    /// Xen says of each frame that it is another's.
+    /// Xen reports each frame as another domain's.
     disowned: bool,
     handle: *mut f::Handle,
     received: BTreeMap<u64, Got>,
@@ -99,7 +99,7 @@ impl Guest {
         let leaves = PFN_COUNT / guest.entries_of_a_leaf();
         (0..leaves).for_each(|leaf| guest.put(MID, leaf, BASE + leaf));
         for pfn in 0..PFNS {
-            guest.hand_in(BASE + pfn, pfn, pfn);
+            guest.bring_in(BASE + pfn, pfn, pfn);
             guest.set_entry(pfn, BASE + pfn);
         }
         guest.log.clear();
@@ -112,7 +112,7 @@ impl Guest {
         self.words.insert(frame, Box::new(std::array::from_fn(|_| AtomicU64::new(word))));
     }
 
-    /// Log-dirty has the pfn by the m2p, of the domain's own frames.
+    /// Marks the pfn that the m2p has for a frame of the domain in log-dirty.
     fn mark(&mut self, frame: u64) {
         let pfn = self.m2p[frame as usize].load(Ordering::Relaxed);
         if self.owned[frame as usize] && pfn != abi::NONE {
@@ -129,7 +129,7 @@ impl Guest {
         self.mark(frame);
     }
 
-    /// Where in its 64 bits a word of the guest's width is.
+    /// Shift and mask of a word of the guest's width in its 64 bits.
     const fn place(&self, index: u64) -> (u32, u64) {
         if self.width == abi::WIDTH_64 {
             (0, u64::MAX)
@@ -169,16 +169,16 @@ impl Guest {
         self.mark(frame);
     }
 
-    /// A frame goes to another domain, which writes it, and has it at a pfn of its own. Nobody
-    /// writes the entry.
-    fn hand_out(&mut self, frame: u64, their_pfn: u64) {
+    /// A frame goes to another domain, which writes it, and has it at a pfn of its own. The entry
+    /// is not written.
+    fn give_away(&mut self, frame: u64, their_pfn: u64) {
         self.owned[frame as usize] = false;
         self.set_m2p(frame, their_pfn);
         self.content[frame as usize] = self.dice.word();
     }
 
-    /// A frame comes to a pfn, with what is in it; nothing is marked, and nobody writes the entry.
-    fn hand_in(&mut self, frame: u64, pfn: u64, content: u64) {
+    /// A pfn gets a frame with its contents; nothing is marked, and the entry is not written.
+    fn bring_in(&mut self, frame: u64, pfn: u64, content: u64) {
         self.owned[frame as usize] = true;
         self.set_m2p(frame, pfn);
         self.content[frame as usize] = content;
@@ -187,14 +187,14 @@ impl Guest {
     fn balloon_out(&mut self, pfn: u64) {
         let frame = self.entry(pfn);
         self.set_entry(pfn, abi::NONE);
-        self.hand_out(frame, abi::NONE);
+        self.give_away(frame, abi::NONE);
     }
 
     fn held(&self) -> u64 {
         self.owned.iter().filter(|owned| **owned).count() as u64
     }
 
-    /// A pfn that has a frame of no use to anybody else.
+    /// A pfn whose frame no test uses otherwise.
     fn some_pfn(&mut self) -> u64 {
         16 + self.dice.below(PFNS - 16)
     }
@@ -203,7 +203,7 @@ impl Guest {
         PFNS + self.dice.below(PFN_COUNT - PFNS)
     }
 
-    // --- the judge
+    // --- the oracle
 
     fn frame_of(&self, pfn: u64) -> Option<u64> {
         let entry = self.entry(pfn);
@@ -213,8 +213,8 @@ impl Guest {
         named.filter(|&named| entry == frame || named == pfn).map(|_| frame)
     }
 
-    /// What has to be there for a frame: of a page table pfns, and nothing of other domains'
-    /// frames.
+    /// What the destination must have for a frame: for a page table pfns, and 0 for PTEs to other
+    /// domains' frames.
     fn expected(&self, frame: u64) -> Got {
         if self.kind(frame) != TABLE {
             return Got::Content(self.content[frame as usize]);
@@ -246,16 +246,19 @@ impl Guest {
 
 // --- the host
 
-/// The guest behind `user`.
+/// The guest behind `user`, and the arguments of the callback.
 ///
 /// # Safety
 /// It is the one that the handle was made with, and lives.
-unsafe fn at<'a>(user: *mut c_void) -> &'a mut Guest {
+/// The arguments are what the library passed.
+unsafe fn at<'a, C>(user: *mut c_void, call: *const C) -> (&'a mut Guest, &'a C) {
     // SAFETY: the caller's contract.
-    unsafe { &mut *user.cast::<Guest>() }
+    let of = unsafe { &mut *user.cast::<Guest>() };
+    // SAFETY: as above.
+    (of, unsafe { &*call })
 }
 
-/// Writes what a callback is asked for.
+/// Writes an output of a callback.
 macro_rules! say {
     ($to:expr, $value:expr) => {
         // SAFETY: the header: a place for it.
@@ -267,7 +270,7 @@ macro_rules! callback {
     ($name:ident, $call:ty, |$guest:ident, $of:ident| $body:block) => {
         unsafe extern "C" fn $name(user: *mut c_void, call: *const $call) -> c_int {
             // SAFETY: as promised to the host; the header: the call's arguments.
-            let ($guest, $of) = unsafe { (at(user), &*call) };
+            let ($guest, $of) = unsafe { at(user, call) };
             $body;
             0
         }
@@ -341,8 +344,8 @@ impl Guest {
         assert_eq!(code, abi::OK);
     }
 
-    /// What a call came to.
-    fn came_to(&self, code: c_int) -> Result<(), Box<abi::Error>> {
+    /// The result of a call, with the handle's last error.
+    fn result(&self, code: c_int) -> Result<(), Box<abi::Error>> {
         if code == abi::OK {
             return Ok(());
         }
@@ -352,18 +355,18 @@ impl Guest {
         Err(error)
     }
 
-    /// A round up to where everything is sent, and the destination knows what is gone.
+    /// A round up to the point where everything is sent, and the destination knows the pfns gone.
     fn settle(&mut self, stage: u32) -> Result<(), Box<abi::Error>> {
-        let mut room = abi::LogBuffer { words: null_mut(), pfns: 0 };
+        let mut buffer = abi::LogBuffer { words: null_mut(), pfns: 0 };
         // SAFETY: both live.
-        self.came_to(unsafe { f::p2mt_begin(self.handle, stage, &raw mut room) })?;
-        for pfn in std::mem::take(&mut self.log).into_iter().filter(|&pfn| pfn < room.pfns) {
-            let word = room.words.wrapping_add(pfn as usize / 64);
-            // SAFETY: the room has a bit for each of its pfns.
+        self.result(unsafe { f::p2mt_begin(self.handle, stage, &raw mut buffer) })?;
+        for pfn in std::mem::take(&mut self.log).into_iter().filter(|&pfn| pfn < buffer.pfns) {
+            let word = buffer.words.wrapping_add(pfn as usize / 64);
+            // SAFETY: the buffer has a bit for each of its pfns.
             unsafe { *word |= 1 << (pfn % 64) };
         }
         // SAFETY: it lives.
-        self.came_to(unsafe { f::p2mt_scan(self.handle, room.pfns, null_mut()) })?;
+        self.result(unsafe { f::p2mt_scan(self.handle, buffer.pfns, null_mut()) })?;
         while self.send_some()? {}
         if stage != abi::LIVE {
             self.take_back()?;
@@ -377,10 +380,10 @@ impl Guest {
         let (mut count, mut flags, to) = (0, 0, pages.as_mut_ptr());
         let (size, capacity) = (size_of::<abi::Page>(), pages.len());
         let (count_at, flags_at) = (&raw mut count, &raw mut flags);
-        // SAFETY: there is room.
-        self.came_to(unsafe { f::p2mt_take(self.handle, to, size, capacity, count_at, flags_at) })?;
+        // SAFETY: there is space.
+        self.result(unsafe { f::p2mt_take(self.handle, to, size, capacity, count_at, flags_at) })?;
         if flags & abi::DO_FRAME_LIST != 0 {
-            self.tell_frame_list();
+            self.send_frame_list();
         }
         let pages = pages[..count].iter().enumerate();
         let answers: Vec<_> = pages.map(|(index, page)| self.send(index, page)).collect();
@@ -388,16 +391,16 @@ impl Guest {
             let size = size_of::<abi::PageAnswer>();
             // SAFETY: so many are there.
             let code = unsafe { f::p2mt_answer(self.handle, answers.as_ptr(), size, count) };
-            self.came_to(code)?;
+            self.result(code)?;
         }
         Ok(count > 0)
     }
 
     fn send(&mut self, index: usize, page: &abi::Page) -> abi::PageAnswer {
-        let put_off = |reason, errnum| abi::PageAnswer { verdict: 1, reason, errnum, zero: 0 };
+        let defer = |reason, errnum| abi::PageAnswer { verdict: 1, reason, errnum, zero: 0 };
         let frame = page.mfn;
         if !self.owned[frame as usize] {
-            return put_off(abi::DEFER_MAP, abi::NOT_OWNED);
+            return defer(abi::DEFER_MAP, abi::NOT_OWNED);
         }
         if page.kind == 0 {
             self.received.insert(page.pfn, Got::Content(self.content[frame as usize]));
@@ -412,30 +415,30 @@ impl Guest {
             abi::OK => _ = self.received.insert(page.pfn, Got::table(words.into_iter())),
             code => {
                 assert_eq!(code, abi::E_TABLE);
-                return put_off(abi::DEFER_TABLE, 0);
+                return defer(abi::DEFER_TABLE, 0);
             }
         }
         abi::PageAnswer::default()
     }
 
-    fn tell_frame_list(&self) {
+    fn send_frame_list(&self) {
         let mut leaves = [0; 16];
         let (mut count, mut pfns, mut serial) = (0, 0, 0);
         let (to, count_at, pfns_at) = (leaves.as_mut_ptr(), &raw mut count, &raw mut pfns);
         let serial_at = &raw mut serial;
-        // SAFETY: there is room.
+        // SAFETY: there is space.
         let code = unsafe { f::p2mt_frame_list(self.handle, to, 16, count_at, pfns_at, serial_at) };
         // SAFETY: it lives.
-        let told = unsafe { f::p2mt_frame_list_sent(self.handle, serial) };
-        assert_eq!((code, told), (abi::OK, abi::OK));
+        let sent = unsafe { f::p2mt_frame_list_sent(self.handle, serial) };
+        assert_eq!((code, sent), (abi::OK, abi::OK));
     }
 
-    /// The destination takes back the frames of pfns that have none.
+    /// The destination drops the frames of pfns that have none at the source.
     fn take_back(&mut self) -> Result<(), Box<abi::Error>> {
         let mut gone = vec![0; PFN_COUNT as usize];
         let (to, capacity, mut count) = (gone.as_mut_ptr(), gone.len(), 0);
-        // SAFETY: there is room.
-        self.came_to(unsafe { f::p2mt_gone(self.handle, 0, to, capacity, &raw mut count) })?;
+        // SAFETY: there is space.
+        self.result(unsafe { f::p2mt_gone(self.handle, 0, to, capacity, &raw mut count) })?;
         gone[..count].iter().for_each(|pfn| _ = self.received.remove(pfn));
         Ok(())
     }
@@ -445,11 +448,11 @@ impl Guest {
         let size = size_of::<abi::Report>() as u32;
         let mut report = abi::Report { size, ..Default::default() };
         // SAFETY: both live.
-        self.came_to(unsafe { f::p2mt_end(self.handle, &raw mut report) })?;
+        self.result(unsafe { f::p2mt_end(self.handle, &raw mut report) })?;
         Ok(report)
     }
 
-    /// A round that ends well, if the guest stands still with an identical destination.
+    /// A round that ends without an error; if the guest is suspended, the destination is identical.
     fn round(&mut self, stage: u32) -> abi::Report {
         let report = self.try_round(stage);
         let report = report.unwrap_or_else(|error| panic!("{}", text_of(&error)));
@@ -459,7 +462,7 @@ impl Guest {
         report
     }
 
-    /// Live rounds, of which there may be none.
+    /// Zero to two live rounds.
     fn live(&mut self) {
         for _ in 0..self.dice.below(3) {
             let frame = BASE + self.some_pfn();
@@ -470,7 +473,7 @@ impl Guest {
         }
     }
 
-    /// A suspended round that is the last or not.
+    /// A checkpoint, and live rounds.
     fn suspend(&mut self) -> abi::Report {
         let report = self.round(abi::CHECKPOINT);
         self.live();
@@ -481,7 +484,7 @@ impl Guest {
         let mut ptes = [abi::ClearedPte::default(); 8];
         let (to, mut count) = (ptes.as_mut_ptr(), 0);
         let size = size_of::<abi::ClearedPte>();
-        // SAFETY: there is room.
+        // SAFETY: there is space.
         let code = unsafe { f::p2mt_cleared_ptes(self.handle, to, size, 8, &raw mut count) };
         assert_eq!(code, abi::OK);
         ptes[..count].iter().map(|pte| (pte.pfn, pte.mfn)).collect()
@@ -493,7 +496,7 @@ fn text_of(error: &abi::Error) -> String {
     text.map(|&c| c as u8 as char).collect()
 }
 
-/// Plays a case for all guests, hosts and orders, once the first copy was taken.
+/// Runs a case for all guests, hosts and orders, after the first copy.
 fn play(config: abi::Config, case: impl Fn(&mut Guest)) {
     for width in [abi::WIDTH_64, abi::WIDTH_32] {
         for names_transfers in [true, false] {
@@ -565,13 +568,13 @@ fn what_a_suspend_that_was_taken_back_settled_is_sent_again() {
     });
 }
 
-/// A page table at the first pfn names a frame of another domain, which has it at the second; so do
-/// we.
+/// A page table names a frame of another domain, which has the frame at the same pfn as the guest.
+/// Returns the pfn of the table, and the frame.
 fn map_a_frame_that_matches(guest: &mut Guest) -> (u64, u64) {
     let (table, pfn) = (guest.some_pfn(), 14);
     let (other, frame) = (guest.entry(15), MACHINE as u64 - 1);
     guest.balloon_out(pfn);
-    guest.hand_out(frame, pfn);
+    guest.give_away(frame, pfn);
     let entry = if guest.dice.one_in(2) { frame } else { guest.foreign(frame) };
     guest.set_entry(pfn, entry);
     guest.give_words(BASE + table, 0);
@@ -610,20 +613,20 @@ fn a_frame_that_comes_back_under_an_entry_that_stayed_is_sent() {
     play(plain(), |guest| {
         let pfn = guest.some_pfn();
         let frame = BASE + pfn;
-        guest.hand_out(frame, 77);
+        guest.give_away(frame, 77);
         let entry = if guest.dice.one_in(2) { frame } else { guest.foreign(frame) };
         guest.set_entry(pfn, entry);
         guest.live();
         assert_eq!(guest.suspend().settled_foreign, 1);
         let content = guest.dice.word();
-        guest.hand_in(frame, pfn, content);
+        guest.bring_in(frame, pfn, content);
         guest.live();
         assert_eq!(guest.suspend().settled_foreign, 0);
         guest.round(abi::FINAL);
     });
 }
 
-/// Who can name it pays for it, who can't for everything.
+/// A host with `transfers` sends only that pfn again, one without sends everything.
 #[test]
 fn a_frame_that_was_given_out_and_came_back_by_transfer_is_sent() {
     play(plain(), |guest| {
@@ -633,12 +636,12 @@ fn a_frame_that_was_given_out_and_came_back_by_transfer_is_sent() {
         (guest.accepts, guest.transfers) = (true, vec![pfn]);
         guest.live();
         let content = guest.dice.word();
-        guest.hand_in(frame, pfn, content);
+        guest.bring_in(frame, pfn, content);
         if guest.dice.one_in(2) {
             (guest.accepts, guest.transfers) = (false, vec![frame | abi::TRANSFER_CAME]);
         }
         if !guest.names_transfers {
-            guest.accepts = true; // all that it can say
+            guest.accepts = true; // it can report no more
         }
         let sent = guest.suspend().pages_accepted;
         assert_eq!(sent < 10, guest.names_transfers, "{sent}");
@@ -656,14 +659,14 @@ fn full_verification_finds_frames_that_were_given_away_without_a_write() {
     play(abi::Config { verify: abi::VERIFY_FULL, ..plain() }, |guest| {
         let pfn = guest.some_pfn();
         guest.live();
-        guest.hand_out(BASE + pfn, pfn);
+        guest.give_away(BASE + pfn, pfn);
         guest.live();
         assert_eq!(guest.suspend().settled_foreign, 1);
         guest.round(abi::FINAL);
     });
 }
 
-/// The list leads to nothing, or to zeroes; or Xen disowns all frames.
+/// The tree has no leaves, or its top is all zeroes; or Xen reports all frames as another domain's.
 fn hide(guest: &mut Guest, way: u64) {
     match way {
         0 => guest.put(TOP, 0, abi::NONE),
@@ -686,7 +689,7 @@ fn a_p2m_that_leads_nowhere_ends_by_name() {
             let there = guest.received.len();
             let error = guest.try_round(abi::FINAL).expect_err("nothing is there");
             assert_eq!(error.code, abi::E_UNACCOUNTED, "{way}: {}", text_of(&error));
-            assert_eq!(guest.received.len(), there, "nothing was said to be gone");
+            assert_eq!(guest.received.len(), there, "nothing was reported as gone");
         });
         play(abi::Config { unaccounted: abi::UNACCOUNTED_REPORT, ..full }, |guest| {
             guest.suspend();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Page tables made for the destination: any table, any level, any view.
-//! Not here: the engine's own view (`tracker` reaches it).
-//! Units: a table is 512 words: a drawn default, and drawn words at drawn slots.
+//! Not here: the engine's own view (`tracker` covers it).
+//! Units: a table is 512 words: a random default, and random words at random slots.
 //! Threads: one.
-//! Source: `p2mtrack::table`; what must hold is written down a second time below.
+//! Source: `p2mtrack::table`; the rules are implemented a second time below.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -27,7 +27,7 @@ impl TableView for View {
     }
 
     fn resolve(&self, table: Pfn, mfn: Mfn) -> Resolved {
-        assert_eq!(table, Pfn(7), "asked in the name of another table");
+        assert_eq!(table, Pfn(7), "resolved for another table");
         match self.answers[(mfn.0 % 8) as usize] {
             0 => Resolved::Foreign,
             1 => Resolved::Unresolved,
@@ -56,7 +56,7 @@ fn table(choices: &mut Choices<'_>) -> Leaf {
     table
 }
 
-/// What becomes of one word, said without the code that does it.
+/// The result for one word, by a second implementation.
 fn expected(
     view: &View,
     level: u8,
@@ -109,11 +109,11 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(fault, TableFault { level, slot: slot as u16, mfn, cause });
                 return; // the rest is not to be sent
             }
-            (Err(cause), Ok(())) => panic!("slot {slot} was {was:#x}: {cause:?} went unnoticed"),
+            (Err(cause), Ok(())) => panic!("slot {slot} was {was:#x}: {cause:?} was not detected"),
         }
     }
     assert_eq!(result, Ok(()), "a fault at a sound slot");
-    // Normalised under the view that maps each frame to itself, nothing moves any more.
+    // Normalised again under the view that maps each frame to itself, nothing changes.
     let mut again = after.clone();
     let same = Same(view.width);
     normalise(Pfn(7), level, &mut again, &same).expect("its PTEs were sound");

@@ -2,8 +2,8 @@
 //! Files from anywhere: traces, read, written again and replayed through a tracker; captures, read
 //! and imported.
 //! Not here: decompression (liblzma's), mapped files (`Reader::open`).
-//! Units: the first byte of an input says what the rest is; limits are small, so that an input is
-//! fast.
+//! Units: the first byte of an input selects what the rest is; limits are small, so that an input
+//! is fast.
 //! Threads: one.
 //! Source: rules of `p2mtrack_trace::format` and `raw`.
 #![no_main]
@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// The same file with the checksums that it should have, so that an input gets past them.
+/// The same file with correct checksums, so that an input gets past their check.
 fn sealed(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if bytes.len() < FILE_HEADER_BYTES {
@@ -92,7 +92,7 @@ fn expect_named(error: &TraceError, length: usize) {
     assert!(error.offset <= length as u64, "{error}: past the end of {length} bytes");
 }
 
-/// What can be read can be written, and reads the same.
+/// A file that can be read can be written again, and then reads the same.
 fn write_again(reader: &Reader<'_>) {
     let mut writer = Writer::new(Vec::new(), reader.meta()).expect("a META that was read");
     let mut rounds = reader.rounds();
@@ -104,13 +104,13 @@ fn write_again(reader: &Reader<'_>) {
     let (mut rounds, mut copies) = (reader.rounds(), again.rounds());
     while rounds.advance().expect("verified") {
         if copies.advance().is_err() {
-            return; // another code of the same may cost more work than the limit
+            return; // another encoding of the same data may exceed the limit
         }
         assert_eq!(rounds.round(), copies.round());
     }
 }
 
-/// As `p2mtrack replay` does it.
+/// As `p2mtrack replay` does.
 fn replay(reader: &Reader<'_>) -> Result<(), TraceError> {
     let mut replay = Replay::new(reader)?;
     let mut ports = replay.ports();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tracker under arbitrary port answers: a whole migration of a hostile machine per input.
 //! Not here: the machine and its checks (`p2mtrack_tests::hostile_guest`).
-//! Units: the input is a string of choices; its first byte says who is hostile, and how.
+//! Units: the input is a string of choices; its first byte selects who is hostile, and how.
 //! Threads: one.
 //! Source: laws of `docs/design.md`; debug assertions are on, law 5 is checked after each round.
 #![no_main]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Roots and walks: any structure, walked by a tracker that sends nothing, against a walk that
-//! knows no tracker.
+//! Roots and walks: any structure, walked by a tracker that sends nothing, against a walk
+//! independent of the tracker.
 //! Not here: the structures and the check (`p2mtrack_tests::hostile_guest`).
 //! Units: the input is a string of choices; its first byte names the family.
 //! Threads: one.

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
- * flavour DOMID linear|tree: which of its p2ms a guest publishes.
+ * flavour DOMID linear|tree: selects which of its p2ms a guest publishes.
  *   linear: before it is started (xl create -p): sets SIF_VIRT_P2M_4TOOLS, with which Linux makes no tree.
  *   tree:   while it runs: hides the linear list, by a 0 in p2m_cr3 of its shared_info.
- * flavour DOMID poke OFFSET VALUE: what a hostile guest may do at any moment: a word of its shared_info. Prints the old one.
- * flavour DOMID word FRAME INDEX VALUE: the same, of any of its frames: an entry of its p2m.
- * flavour DOMID m2p FRAME PFN: the machine's entry for one of its frames, which every PV guest may write. 0 is this domain. */
+ * flavour DOMID poke OFFSET VALUE: writes a word of its shared_info, as a hostile guest may at any time. Prints the old one.
+ * flavour DOMID word FRAME INDEX VALUE: the same for any of its frames, such as an entry of its p2m.
+ * flavour DOMID m2p FRAME PFN: writes the m2p of one of its frames, as every PV guest may. DOMID 0 is this domain. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +26,7 @@ static void *map(uint32_t domid, xen_pfn_t frame)
 	return page;
 }
 
-/* Like xenctrl's own, which is not for others: a machine-to-physical update. */
+/* A machine-to-physical update, like xenctrl's, which is not exported. */
 static int set_m2p(uint32_t domid, unsigned long frame, unsigned long pfn)
 {
 	xencall_handle *call = xencall_open(0, 0);

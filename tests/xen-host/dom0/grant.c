@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
- * grant DOMID COUNT: grants pages of this domain to another, writable, prints their references and keeps them. */
+ * grant DOMID COUNT: grants pages of this domain to another one, writable, prints their references and keeps the grants. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# What the cases have in common. `sh -e lib.sh CASE` runs one in the present directory: it passes if
-# it ends well. A line that begins with SHOW is evidence and goes into the summary.
+# Functions for the cases. `sh -e lib.sh CASE` runs one in the current directory: it passes if it
+# exits with 0. A line that begins with SHOW is evidence and goes into the summary.
 export PATH=/usr/sbin:/usr/bin:/bin:/sbin
 
 guest() { # NAME MIB MAX_MIB "WORDS FOR ITS COMMAND LINE" [XL-CREATE OPTIONS]: makes it, and waits until it is up
@@ -21,14 +21,14 @@ END
     domain=$(xl domid $1)
 }
 
-shared() { # NAME MIB MAX_MIB "WORDS": the same, but a guest of that name that is there already will do
+shared() { # NAME MIB MAX_MIB "WORDS": the same, but reuses a running guest of that name
     if domain=$(xl domid $1 2>/dev/null); then return; fi
     guest "$@"
     says $1 'GUEST up' 60
 }
 
 granted() { # MIB "WORDS": guest g, which maps 24 pages of this domain
-    # Grants come first, so that the number of the guest has to be known before it is there.
+    # Grants come first, so the guest's domid must be known before it exists.
     guest probe 128 128 "" -p
     next=$((domain + 1))
     xl destroy probe
@@ -39,13 +39,13 @@ granted() { # MIB "WORDS": guest g, which maps 24 pages of this domain
     says g 'GRANTS mapped' 60
 }
 
-target() { # NAME MIB: its balloon's
+target() { # NAME MIB: sets the balloon target
     xenstore-write /local/domain/$(xl domid $1)/memory/target $(($2 * 1024))
 }
 
 console() { echo /var/log/xen/console/guest-$1.log; }
 
-says() { # NAME PATTERN SECONDS: waits until the guest has said it
+says() { # NAME PATTERN SECONDS: waits until the guest's console has it
     turn=0
     until grep -q "$2" $(console $1) 2>/dev/null; do
         [ $turn -lt $(($3 * 10)) ] || { echo "guest $1 does not say '$2'"; tail -n 5 $(console $1); return 1; }
@@ -63,7 +63,7 @@ track() { # FILE OPTIONS...: the engine on $domain; its lines go to FILE
     shift
     p2mtrack track $domain --json --check "$@" >$file || {
         code=$?
-        [ $code != 1 ] || show $file || true # a missed change: how many is evidence
+        [ $code != 1 ] || show $file || true # a missed change: show how many
         return $code
     }
 }
@@ -75,11 +75,11 @@ show() { # FILE: what a run found, and that nothing was missed
     [ "$(field $1 missed)" = 0 ] && [ $((4 * $(field $1 unchecked))) -le "$(field $1 rounds)" ]
 }
 
-some() { # FILE KEY: it really happened
+some() { # FILE KEY: the number is not 0
     [ "$(field $1 $2)" -gt 0 ] || { echo "$1: no $2"; return 1; }
 }
 
-fails() { # COMMAND...: it must not succeed (a shell that stops at errors passes over one behind a "!")
+fails() { # COMMAND...: it must not succeed ("set -e" ignores the status of a command after "!")
     if "$@"; then
         echo "succeeds: $*"
         return 1
@@ -90,7 +90,7 @@ running() { # WORDS: processes with these words on their command line
     ps -o pid,args | grep "$*" | grep -v grep | awk '{print $1}'
 }
 
-is_off() { # log-dirty of $domain is off and nobody holds it: a tracker may begin, and finds nothing to clean up
+is_off() { # log-dirty of $domain is off and not claimed: a tracker may begin, and finds nothing to clean up
     p2mtrack track $domain --rounds 0 --json >off.json 2>off.err || { cat off.err; return 1; }
     fails grep . off.err && [ -z "$(ls /run/p2mtrack)" ] && [ "$(xen-ports $domain state)" = off ]
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
- * fpu NAME: holds known values in xmm0 to xmm15, MXCSR, the x87 control word and the base of FS, spins, and says when they
- * came back as others. An emulated machine that loses them would make good guests look bad, and the other way round. */
+ * fpu NAME: holds known values in xmm0 to xmm15, MXCSR, the x87 control word and the base of FS, spins, and reports when
+ * they changed. An emulated machine that loses them would make good guests look bad, and the other way round. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,7 +42,7 @@ int main(int argc, char **argv)
 	const char *name = argc > 1 ? argv[1] : "?";
 	uint64_t in[32] __attribute__((aligned(16))), out[32] __attribute__((aligned(16))), bad = 0, turns = 0;
 	struct state first = state();
-	time_t told = time(0);
+	time_t reported = time(0);
 	for (;;) {
 		turns++;
 		for (int i = 0; i < 32; i++)
@@ -52,9 +52,9 @@ int main(int argc, char **argv)
 		if (memcmp(in, out, sizeof in) || memcmp(&first, &now, sizeof now))
 			if (++bad < 10)
 				printf("FPU BAD %s\n", name), fflush(stdout);
-		usleep(20000); /* a checker, no load: the cases measure */
-		if (time(0) - told >= 5) {
-			told = time(0);
+		usleep(20000); /* little load, because the cases measure */
+		if (time(0) - reported >= 5) {
+			reported = time(0);
 			printf("FPU ok %s turns %llu bad %llu\n", name, (unsigned long long)turns, (unsigned long long)bad);
 			fflush(stdout);
 		}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
- * grantmap DOMID REF...: maps pages that another domain granted, as a backend does, again and again: mapped for a while,
- * given back, and each time the p2m of this guest shows it. Says once a turn how many it has mapped. */
+ * grantmap DOMID REF...: repeatedly maps pages that another domain granted, as a backend does, and unmaps them
+ * after a while; each time the p2m of this guest changes. Prints once a turn how many it has mapped. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
- * memory MIB RATE [keep]: holds memory whose every page has a pattern of its own, writes RATE pages a second anew (every fourth
- * after giving it back to the kernel, so that it returns on another frame; none with "keep") and verifies all the time. Once a second it
- * says "MEMORY ok" with how many pages it verified, which is also how fast the guest runs; BAD if a page is wrong.
- * Integers only: a damaged state of the FPU can't steer it. */
+ * memory MIB RATE [keep]: holds memory with a different pattern in every page, rewrites RATE pages a second (every fourth
+ * after freeing it to the kernel, so that it returns on another frame; none with "keep") and verifies all the time. Once a second it
+ * prints "MEMORY ok" with the number of pages verified, which also shows the guest's speed; BAD if a page is wrong.
+ * Integers only: a damaged FPU state can't affect it. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,11 +57,11 @@ int main(int argc, char **argv)
 	for (uint64_t i = 0; i < pages; i++)
 		fill((uint64_t *)(memory + i * PAGE), seed(i, 0));
 	uint64_t dice = 12345, verified = 0, bad = 0, next = 0;
-	int64_t told = now_us(), wrote = told;
+	int64_t reported = now_us(), wrote = reported;
 	for (;;) {
 		int64_t now = now_us(), since = now - wrote;
 		if (since > 100000)
-			since = 100000; /* was suspended: nothing to make up for */
+			since = 100000; /* was suspended: don't catch up */
 		uint64_t due = (uint64_t)since * rate / 1000000;
 		if (due)
 			wrote = now;
@@ -83,11 +83,11 @@ int main(int argc, char **argv)
 				printf("MEMORY BAD page %llu\n", (unsigned long long)next);
 			fill(words, seed(next, generation[next]));
 		}
-		if (now - told >= 1000000) {
-			printf("MEMORY ok %llu us %lld bad %llu\n", (unsigned long long)verified, (long long)(now - told),
+		if (now - reported >= 1000000) {
+			printf("MEMORY ok %llu us %lld bad %llu\n", (unsigned long long)verified, (long long)(now - reported),
 			       (unsigned long long)bad);
 			fflush(stdout);
-			told = now;
+			reported = now;
 			verified = 0;
 		}
 	}

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a destination would hold, and whether it is what the source holds.
+//! What a destination would hold, and whether that equals the source.
 //! Not here: a stream, or a restored guest: pages are kept as checksums, tables as their words.
 //! Units: frames of 4 KiB; pfns.
 //! Threads: one.
-//! Source: own. It asks Xen, frame by frame, which ones are the domain's and what the m2p says of
-//! them: no p2m.
+//! Source: own. It queries Xen, frame by frame, for owner and m2p; it uses no p2m.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -19,19 +18,19 @@ use p2mtrack::port::{
 use p2mtrack::table::{PTE_PRESENT, TableView, normalise, pte_mfn};
 use p2mtrack_xen::{Domain, XenGuest, XenPages};
 
-/// What `guest/memory.c` adds from word to word.
+/// The step that `guest/memory.c` adds from word to word.
 const STEP: u64 = 0x2545_f491_4f6c_dd1d;
 
 /// A data page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content {
     checksum: u64,
-    /// It is one of the pages that `guest/memory.c` writes again and again.
+    /// It is one of the pages that `guest/memory.c` writes repeatedly.
     pub is_pattern: bool,
 }
 
 impl Content {
-    /// Of a page's words.
+    /// The content with these words.
     pub fn of(words: &[u64; 512]) -> Self {
         let mix =
             |sum: u64, word: &u64| (sum ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
@@ -43,7 +42,7 @@ impl Content {
     }
 }
 
-/// The other end.
+/// The receiving end.
 pub struct Destination {
     source: XenPages,
     /// Data pages.
@@ -57,7 +56,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Of a domain, whose frames it maps by itself.
+    /// An empty destination for a domain, whose frames it maps itself.
     pub fn new(domain: &Domain) -> Result<Self, Box<dyn Error + Send + Sync>> {
         Ok(Self {
             source: XenPages::new(domain)?,
@@ -125,17 +124,18 @@ impl Destination {
         self.tables.values().filter(|words| words.iter().any(names)).count()
     }
 
-    /// Every frame of a guest that stands still is here under its pfn, which is the m2p's, or what
-    /// `told` says instead: how many were looked at. An error names the first that is not.
+    /// Checks that the destination has every frame of a suspended guest, under the pfn of the m2p
+    /// or the pfns in `expected`. Returns the number of pfns checked; an error names the first that
+    /// is wrong.
     pub fn expect_all(
         &mut self,
         guest: &mut XenGuest,
-        told: &BTreeMap<Mfn, Vec<Pfn>>,
+        expected: &BTreeMap<Mfn, Vec<Pfn>>,
     ) -> Result<usize, Box<dyn Error + Send + Sync>> {
-        let (mut looked, pfns) = (0, 512 * self.leaves.len() as u64);
+        let (mut checked, pfns) = (0, 512 * self.leaves.len() as u64);
         let m2p = Arc::clone(&guest.m2p);
         let by_m2p = |mfn: &Mfn| m2p.pfn(*mfn).filter(|pfn| pfn.0 < pfns);
-        let may_be = |mfn: &Mfn| told.contains_key(mfn) || by_m2p(mfn).is_some();
+        let may_be = |mfn: &Mfn| expected.contains_key(mfn) || by_m2p(mfn).is_some();
         let machine: Vec<Mfn> = (0..m2p.frames()).map(Mfn).filter(may_be).collect();
         for mfns in machine.chunks(QUERY_FRAMES_MAX) {
             let mut kinds = vec![FrameType::Data; mfns.len()];
@@ -145,14 +145,14 @@ impl Destination {
             let (mfns, kinds): (Vec<_>, Vec<_>) = owned.filter(|(_, kind)| is_owned(*kind)).unzip();
             let contents = self.contents(&mfns)?;
             for ((mfn, kind), content) in mfns.into_iter().zip(kinds).zip(contents) {
-                let pfns = told.get(&mfn).cloned();
+                let pfns = expected.get(&mfn).cloned();
                 for pfn in pfns.unwrap_or_else(|| by_m2p(&mfn).into_iter().collect()) {
                     self.expect(pfn, mfn, kind, content)?;
-                    looked += 1;
+                    checked += 1;
                 }
             }
         }
-        Ok(looked)
+        Ok(checked)
     }
 
     fn expect(
@@ -170,7 +170,8 @@ impl Destination {
         if holds {
             return Ok(());
         }
-        Err(format!("{pfn}, {mfn}, {kind:?}: the destination lacks it or has it as it was").into())
+        Err(format!("{pfn}, {mfn}, {kind:?}: the destination lacks it or has an old version")
+            .into())
     }
 }
 

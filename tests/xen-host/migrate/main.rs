@@ -4,19 +4,19 @@
 //! Not here: `p2mtrack track`, which sends nothing (`dom0/cases`).
 //! Units: frames of 4 KiB.
 //! Threads: one.
-//! Source: own. Runs in the control domain of `tests/xen-host`; what it writes for the guest, the
-//! guest could have written.
+//! Source: own. Runs in the control domain of `tests/xen-host`; it writes only what the guest could
+//! have written.
 //!
 //! Cases:
 //! * `plain`: three live rounds, then the end.
-//! * `stale`: the m2p says something else of frames that the guest writes. Linux maps every frame
-//!   in its direct map, so that a table can't be normalised: an error that names it. With the m2p
-//!   as it was the migration ends well.
+//! * `stale`: the m2p has another pfn for frames that the guest writes. Linux maps every frame in
+//!   its direct map, so that a table can't be normalised: an error that names it. With the m2p
+//!   restored the migration completes.
 //! * `alias`: pfns of the balloon get entries with frames that the guest writes; a checkpoint, the
 //!   guest goes on, then the end.
-//! * `foreign`: PTEs name frames of the control domain, of which the m2p says the very pfn of the
-//!   guest's that has them.
-//! * `nowhere`: a p2m that leads nowhere, and a Xen that says that nothing is the domain's.
+//! * `foreign`: PTEs name frames of the control domain, whose m2p has the same pfn as the guest's
+//!   p2m.
+//! * `nowhere`: a p2m that leads nowhere, and a Xen that reports no frame as the domain's.
 
 mod destination;
 mod pokes;
@@ -50,7 +50,7 @@ const P2M_CR3: u64 = 0xc28;
 /// Pages that a case damages.
 const VICTIMS: usize = 24;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long the guest runs between two looks.
+/// How long the guest runs between two rounds.
 const RUN: Duration = Duration::from_millis(800);
 
 fn main() -> Outcome {
@@ -71,16 +71,16 @@ fn main() -> Outcome {
     outcome.and(closed)
 }
 
-/// A guest, its other end, and who suspends it.
+/// A guest, its destination, and its suspender.
 struct Scene {
     domid: u16,
     guest: XenGuest,
     destination: Destination,
     suspender: Suspender,
-    stands_still: bool,
+    suspended: bool,
     pokes: Pokes,
-    /// Frames whose pfns are not the m2p's.
-    told: BTreeMap<Mfn, Vec<Pfn>>,
+    /// Frames whose pfns differ from the m2p.
+    expected: BTreeMap<Mfn, Vec<Pfn>>,
 }
 
 fn expect(holds: bool, what: &str) -> Outcome {
@@ -94,28 +94,28 @@ impl Scene {
             guest: XenGuest::open(domain)?,
             destination: Destination::new(domain)?,
             suspender: Suspender::new(domain)?,
-            stands_still: false,
+            suspended: false,
             pokes: Pokes::new(domain.domid()),
-            told: BTreeMap::new(),
+            expected: BTreeMap::new(),
         })
     }
 
     fn suspend(&mut self) -> Outcome {
         self.suspender.suspend(PATIENCE)?;
-        self.stands_still = true;
+        self.suspended = true;
         Ok(())
     }
 
     fn resume(&mut self) -> Outcome {
         self.suspender.resume()?;
-        self.stands_still = false;
+        self.suspended = false;
         Ok(())
     }
 
-    /// Whatever happened: the guest is as it was, and goes on.
+    /// Restores the guest and resumes it, whatever happened.
     fn close(&mut self) -> Outcome {
         self.pokes.undo()?;
-        if self.stands_still { self.resume() } else { Ok(()) }
+        if self.suspended { self.resume() } else { Ok(()) }
     }
 
     /// Lends the ports for one call.
@@ -135,8 +135,7 @@ impl Scene {
         Ok(migration)
     }
 
-    /// A migration of a guest that stands still, all in one round. The guest goes on with another
-    /// one.
+    /// A migration of a suspended guest, all in one round, then cancelled.
     fn at_once(&mut self, config: Config) -> Outcome<(Migration, End)> {
         let mut migration = self.with(|ports| Migration::start(config, ports))?;
         let result = self.with(|ports| migration.finish(ports));
@@ -148,18 +147,18 @@ impl Scene {
         let mut migration = self.begin(Config::default())?;
         self.suspend()?;
         let report = self.with(|ports| migration.finish(ports))?;
-        let looked = self.destination.expect_all(&mut self.guest, &self.told)?;
+        let checked = self.destination.expect_all(&mut self.guest, &self.expected)?;
         let held = self.guest.p2m.domain_frames()?;
         let unaccounted = report.unaccounted_frames.ok_or("the books of a suspended round")?;
-        println!("SHOW {looked} frames of {held} compared, {unaccounted} not accounted for");
-        expect(looked > 0 && held - (looked as u64) < 64, "frames with a pfn")?;
+        println!("SHOW {checked} frames of {held} compared, {unaccounted} not accounted for");
+        expect(checked > 0 && held - (checked as u64) < 64, "frames with a pfn")?;
         Ok(())
     }
 
     fn stale(&mut self) -> Outcome {
         let mut migration = self.begin(Config::default())?;
         let victims = self.make_stale(&migration)?;
-        // Who moves the m2p alone breaks a premise: all is looked at anew.
+        // A change of the m2p alone breaks a premise: begin a new migration.
         self.with(|ports| migration.cancel(ports))?;
         let mut migration = self.begin(Config::default())?;
         self.suspend()?;
@@ -171,16 +170,19 @@ impl Scene {
         };
         self.pokes.undo()?;
         self.with(|ports| migration.finish(ports))?;
-        let looked = self.destination.expect_all(&mut self.guest, &self.told)?;
-        println!("SHOW {} pages damaged: {error}; mended, {looked} frames compared", victims.len());
+        let checked = self.destination.expect_all(&mut self.guest, &self.expected)?;
+        println!(
+            "SHOW {} pages damaged: {error}; restored, {checked} frames compared",
+            victims.len()
+        );
         Ok(())
     }
 
-    /// A checkpoint, the guest goes on and writes, the end: after both the destination has what the
-    /// source has.
+    /// A checkpoint, the guest goes on and writes, the end: after both the destination equals the
+    /// source.
     fn alias(&mut self) -> Outcome {
         let copy = Config { alias: AliasPolicy::Copy, ..Config::default() };
-        self.suspend()?; // while it runs, a pfn that waits looks like one without a frame
+        self.suspend()?; // in a live round a deferred pfn looks like one without a frame
         let (migration, all) = self.at_once(copy)?;
         all?;
         let victims = self.make_aliases(&migration)?;
@@ -188,15 +190,15 @@ impl Scene {
         let mut migration = self.begin(copy)?;
         self.suspend()?;
         self.with(|ports| migration.checkpoint(ports))?;
-        let first = self.destination.expect_all(&mut self.guest, &self.told)?;
+        let first = self.destination.expect_all(&mut self.guest, &self.expected)?;
         let before = self.contents(&victims)?;
         self.resume()?;
-        std::thread::sleep(4 * RUN); // an emulated guest is slow, and is to write most of them
+        std::thread::sleep(4 * RUN); // an emulated guest is slow, and must write most of them
         self.suspend()?;
         let written = before.iter().zip(self.contents(&victims)?).filter(|(old, new)| *old != new);
         let written = written.count();
         let report = self.with(|ports| migration.finish(ports))?;
-        let second = self.destination.expect_all(&mut self.guest, &self.told)?;
+        let second = self.destination.expect_all(&mut self.guest, &self.expected)?;
         let (aliases, unaccounted) = (report.settled.aliases, report.unaccounted_frames);
         println!(
             "SHOW {aliases} aliases, {written} of their frames written after the checkpoint; {first} and {second} pfns \
@@ -211,7 +213,7 @@ impl Scene {
         self.destination.contents(&mfns)
     }
 
-    /// Pages that the guest writes again and again, and their frames.
+    /// Pages that the guest writes repeatedly, and their frames.
     fn victims(&self, migration: &Migration) -> Outcome<Victims> {
         let pages = self.destination.pages.iter().filter(|(_, content)| content.is_pattern);
         let width = self.guest.p2m.width();
@@ -223,7 +225,7 @@ impl Scene {
         Ok(victims)
     }
 
-    /// Pfns of the balloon: they have no frame, in leaves that are the guest's own.
+    /// Pfns of the balloon: they have no frame, and are in leaves that name frames.
     fn holes(&self, migration: &Migration) -> Vec<Pfn> {
         let width = self.guest.p2m.width();
         let is_hole =
@@ -245,7 +247,7 @@ impl Scene {
             let says = match number % 3 {
                 0 => u64::MAX,
                 1 => hole.0,
-                // which has a frame of its own, and is none of the victims
+                // a pfn that has another frame, and is none of the victims
                 _ => pages[4 * number + 1].0.0,
             };
             self.pokes.m2p(self.domid, mfn, says, pfn)?;
@@ -260,7 +262,7 @@ impl Scene {
         expect(holes.len() >= VICTIMS, "too few pfns without a frame")?;
         for (&(pfn, mfn), &hole) in victims.iter().zip(&holes) {
             self.entry(migration, hole, Entry(mfn.0))?;
-            self.told.insert(mfn, vec![pfn, hole]);
+            self.expected.insert(mfn, vec![pfn, hole]);
         }
         Ok(victims)
     }
@@ -273,7 +275,7 @@ impl Scene {
         self.pokes.word(mfn, pfn.0 as usize % 512, entry.0)
     }
 
-    /// Tagged or not, refused or cleared: a PTE never names the guest's pfn. The guest stands still
+    /// Tagged or not, refused or cleared: a PTE never names the guest's pfn. The guest is suspended
     /// all the time.
     fn foreign(&mut self) -> Outcome {
         self.suspend()?;
@@ -327,7 +329,8 @@ impl Scene {
         Ok(())
     }
 
-    /// The end is an error that says how many frames; told to report only, the number is the same.
+    /// It ends with an error that has the number of frames; with the policy to report, the number
+    /// is the same.
     fn nowhere(&mut self) -> Outcome {
         self.suspend()?;
         let (migration, first) = self.at_once(clear())?;
@@ -356,7 +359,7 @@ impl Scene {
         said(how, &refused, &reported)
     }
 
-    /// Xen says of every frame that it is not the domain's.
+    /// Xen reports every frame as not the domain's.
     fn expect_disowned(&mut self) -> Outcome {
         let mut ends = Vec::new();
         for unaccounted in [UnaccountedPolicy::Refuse, UnaccountedPolicy::Report] {
@@ -373,7 +376,7 @@ impl Scene {
     }
 }
 
-/// Grants may be mapped just then, and are not what it is about.
+/// Grants may be mapped at that time, and are not part of this check.
 fn clear() -> Config {
     Config { foreign_pte: ForeignPtePolicy::Clear, ..Config::default() }
 }
@@ -386,7 +389,7 @@ fn frame_of(entry: Entry, width: Width) -> Option<Mfn> {
     }
 }
 
-/// One end is the error, the other one a report, and the number is the same.
+/// One migration ends with the error, the other with a report, and the number is the same.
 fn said(how: &str, refused: &End, reported: &End) -> Outcome {
     let (Err(error), Ok(report)) = (refused, reported) else {
         return Err(format!("{how}: {refused:?} and {reported:?}").into());
@@ -397,7 +400,7 @@ fn said(how: &str, refused: &End, reported: &End) -> Outcome {
     expect(same, &format!("{how}: the report says {:?}", report.unaccounted_frames))
 }
 
-/// Types of a Xen that knows nothing of the domain.
+/// Types of a Xen that reports no frame as the domain's.
 struct Disowned;
 
 impl FrameTypes for Disowned {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a guest may write at any moment, written for it, and taken back at the end: entries of its
-//! p2m and m2p, its roots.
-//! Not here: what the engine makes of it.
+//! Writes that a guest may make at any time, made for it, and undone at the end: entries of its p2m
+//! and m2p, its roots.
+//! Not here: how the engine reacts.
 //! Units: frames of 4 KiB; words of 8 bytes.
 //! Threads: one.
 //! Source: own; `dom0/flavour.c` makes the hypercalls and maps the frames.
@@ -22,19 +22,19 @@ pub struct Pokes {
 fn flavour(words: &[String]) -> Result<String, Box<dyn Error + Send + Sync>> {
     let output = Command::new("flavour").args(words).output()?;
     if !output.status.success() {
-        let told = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("flavour {}: {told}", words.join(" ")).into());
+        let message = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("flavour {}: {message}", words.join(" ")).into());
     }
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
 impl Pokes {
-    /// None yet.
+    /// No pokes yet.
     pub const fn new(domid: u16) -> Self {
         Self { domid, undo: Vec::new() }
     }
 
-    /// The m2p says `pfn` of a frame of `owner`; it said `before`.
+    /// Sets the m2p of a frame of `owner` to `pfn`; it was `before`.
     pub fn m2p(&mut self, owner: u16, mfn: Mfn, pfn: u64, before: Pfn) -> Outcome {
         let words = |pfn: u64| {
             vec![owner.to_string(), "m2p".into(), format!("{:#x}", mfn.0), format!("{pfn:#x}")]
@@ -44,14 +44,14 @@ impl Pokes {
         Ok(())
     }
 
-    /// A word of a frame of the domain.
+    /// Writes a word of a frame of the domain.
     pub fn word(&mut self, mfn: Mfn, index: usize, word: u64) -> Outcome {
         let place =
             vec![self.domid.to_string(), "word".into(), format!("{:#x}", mfn.0), index.to_string()];
         self.write(place, word)
     }
 
-    /// A word of its shared_info.
+    /// Writes a word of its shared_info.
     pub fn shared_info(&mut self, offset: u64, word: u64) -> Outcome {
         self.write(vec![self.domid.to_string(), "poke".into(), format!("{offset:#x}")], word)
     }
@@ -65,7 +65,7 @@ impl Pokes {
         Ok(())
     }
 
-    /// Takes all of them back.
+    /// Undoes all of them.
     pub fn undo(&mut self) -> Outcome {
         while let Some(words) = self.undo.pop() {
             flavour(&words)?;
@@ -77,7 +77,7 @@ impl Pokes {
 impl Drop for Pokes {
     fn drop(&mut self) {
         if let Err(error) = self.undo() {
-            eprintln!("what was poked stays: {error}");
+            eprintln!("pokes could not be undone: {error}");
         }
     }
 }

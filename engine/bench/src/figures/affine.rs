@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `diff.affine`: a full diff of an unchanged p2m of runs, from memory; `diff.affine.superpage`
-//! beside it.
-//! Not here: leaves that are no runs (`packed`, `raw`).
+//! for comparison.
+//! Not here: leaves without runs (`packed`, `raw`).
 //! Units: times as fast as `memcmp` over two full copies; share of the read floor.
 //! Threads: the setup's pool.
-//! Source: one memory stream instead of two is the reason for the compressed shadow.
+//! Source: the compressed shadow exists to read one memory stream instead of two.
 
 use p2mtrack_synthetic::huge::Shape;
 
@@ -19,7 +19,7 @@ pub fn p2m(setup: &Setup, shape: Shape) -> LiveP2m {
     LiveP2m::whole(&setup.pool, setup.whole_leaves(), shape)
 }
 
-/// Measures.
+/// Measures both.
 #[must_use]
 pub fn run(setup: &Setup) -> Vec<Figure> {
     let measure = |name, shape| {

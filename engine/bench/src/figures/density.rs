@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `diff.density`: leaves with any number of changed entries, in cache, against leaves with none.
 //! Not here: memory.
-//! Units: times as fast as the same leaves unchanged; at most 1 or so.
-//! Threads: the setup's pool, so many leaves each.
-//! Source: a kernel may be quick where nothing changed and slow where much did; the figure is the
+//! Units: speed relative to the same leaves unchanged; at most about 1.
+//! Threads: the setup's pool, the same number of leaves each.
+//! Source: a kernel may be fast where nothing changed and slow where much did; the figure is the
 //! worst density of the worst shadow.
 
 use p2mtrack::frame::FRAME_BYTES;
@@ -19,16 +19,16 @@ use crate::setup::Setup;
 /// Changed entries of each leaf.
 pub const DENSITIES: [usize; 14] = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 448, 511, 512];
 
-/// Leaves of each thread: with shadow and bitmap they fit the second cache.
+/// Leaves of each thread: with shadow and bitmap they fit the second-level cache.
 const LEAVES: usize = 64;
 
-/// A part of what a pass looks at elsewhere: nothing waits for memory here.
+/// A pass is so many times smaller than elsewhere: nothing waits for memory here.
 const PASS_PART: usize = 8;
 
-/// What is compared, and how it is held: the suffix of its figure, shape and form.
+/// What is compared, and how the shadow holds it: suffix of the figure, shape, forms.
 pub type Held = (&'static str, Shape, Forms);
 
-/// All ways to hold leaves.
+/// All ways in which the shadow holds leaves.
 #[must_use]
 pub const fn helds(setup: &Setup) -> [Held; 4] {
     [
@@ -53,12 +53,12 @@ pub fn p2ms(setup: &Setup, shape: Shape) -> Vec<LiveP2m> {
 /// A comparison for each density.
 #[must_use]
 pub fn diffs<'a>(setup: &'a Setup, p2ms: &'a [LiveP2m], forms: Forms) -> Vec<Diff<'a>> {
-    let looks = (setup.pass_bytes / PASS_PART / (LEAVES * FRAME_BYTES)).max(1);
-    let diff = |p2m| Diff::new(p2m, &setup.pool, setup.kernel, forms, looks);
+    let repeats = (setup.pass_bytes / PASS_PART / (LEAVES * FRAME_BYTES)).max(1);
+    let diff = |p2m| Diff::new(p2m, &setup.pool, setup.kernel, forms, repeats);
     p2ms.iter().map(diff).collect()
 }
 
-/// All densities, a side each.
+/// A side for each density.
 #[must_use]
 pub fn ab_run<'a>(diffs: &'a [Diff<'a>]) -> AbRun<'a> {
     DENSITIES.into_iter().zip(diffs).fold(AbRun::default(), |ab_run, (changed, diff)| {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `snapshot.first`, `round.quiet`, `round.scattered`, `intake`, `memory.peak`: one huge guest
 //! under migration.
-//! Not here: how it is stepped (`harness`).
-//! Units: times the time of a guest of 64 GiB; share of the read floor; bytes.
+//! Not here: how its rounds are run (`harness`).
+//! Units: time relative to a guest of 64 GiB; share of the read floor; bytes.
 //! Threads: the engine's, as many as the setup's pool has.
-//! Source: rounds of both guests are run in turn; a round begins where the intake ends.
+//! Source: rounds of both guests run in turn; a round is timed from the end of the intake.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use crate::memory::{forget_peak, peak_bytes};
 use crate::p2m::pattern;
 use crate::setup::Setup;
 
-/// The guest that the huge one is held against.
+/// The guest that the huge one is compared with.
 const SMALL_BYTES: u64 = 64 << 30;
-/// Rounds in which nothing happens.
+/// Rounds without any change.
 const QUIET_ROUNDS: usize = 1000;
 /// Rounds with scattered changes, and leaves that change in each.
 const SCATTERED_ROUNDS: usize = 51;
 const SCATTERED_LEAVES: u64 = 2000;
-/// Of such rounds with everything sent, so many.
+/// Such rounds with everything sent.
 const SENT_ROUNDS: usize = 11;
 /// Bytes of a line of a bitmap.
 const LINE_BYTES: f64 = 64.0;
@@ -52,7 +52,7 @@ fn guest(bytes: u64) -> Guest {
     Guest::new(pattern(Shape::Superpage, leaves as usize)).expect("memory for a guest")
 }
 
-/// What needs nobody who sends.
+/// The figures that need no sender.
 fn watched(setup: &Setup, guest: &Guest, small_guest: &Guest) -> Vec<Figure> {
     let before = read(setup, guest);
     let (mut huge, took, leaves) = Watched::new(setup, guest);
@@ -81,12 +81,12 @@ fn watched(setup: &Setup, guest: &Guest, small_guest: &Guest) -> Vec<Figure> {
 }
 
 fn quiet(watched: &mut Watched<'_>) -> Duration {
-    let (report, told, took) = watched.round();
-    assert_eq!((report.log_dirty_pfns, told), (0, 0), "nothing happened");
+    let (report, owed, took) = watched.round();
+    assert_eq!((report.log_dirty_pfns, owed), (0, 0), "nothing happened");
     took
 }
 
-/// A frame is exchanged in each of some leaves.
+/// A round after one frame was exchanged in each of some leaves.
 fn scattered(watched: &mut Watched<'_>) -> Duration {
     let exchanged = exchange(watched.guest());
     let (report, _, took) = watched.round();
@@ -94,7 +94,7 @@ fn scattered(watched: &mut Watched<'_>) -> Duration {
     took
 }
 
-/// Exchanges one frame in each of some leaves. Returns in how many.
+/// Exchanges one frame in each of some leaves. Returns the number of leaves.
 fn exchange(guest: &Guest) -> u64 {
     let stride = guest.pfns() / SCATTERED_LEAVES;
     let spans = (0..SCATTERED_LEAVES).map(|number| number * stride..(number + 1) * stride);
@@ -103,7 +103,7 @@ fn exchange(guest: &Guest) -> u64 {
     chosen.map(|pfn| u64::from(guest.exchange(pfn))).sum()
 }
 
-/// The same round with everything that it owes sent.
+/// Such rounds with everything sent that they owe.
 fn sent(setup: &Setup, huge: &mut Harness<'_>, small_guest: &Guest) -> Figure {
     let mut small = Harness::new(setup, small_guest);
     small.round();
@@ -117,7 +117,7 @@ fn sent(setup: &Setup, huge: &mut Harness<'_>, small_guest: &Guest) -> Figure {
     against("round.scattered.sent", None, &long, &short)
 }
 
-/// How much longer the rounds of the huge guest are.
+/// How much longer the rounds of the huge guest take.
 fn against(name: &str, most: Option<f64>, huge: &[Duration], small: &[Duration]) -> Figure {
     let middle = |times: &[Duration]| median(times.iter().map(Duration::as_secs_f64).collect());
     let (long, short) = (middle(huge), middle(small));
@@ -142,8 +142,8 @@ fn latencies(times: &[Duration]) -> String {
     format!("p50 {:.1} us, p99 {:.1}, p99.9 {:.1}, max {max:.1}", at(0.5), at(0.99), at(0.999))
 }
 
-/// The log with so many bits in a million: what the intake reads and writes, against reading as
-/// many bytes.
+/// The intake of a log with so many bits set in a million, against reading as many bytes as the
+/// intake reads and writes.
 fn intake(setup: &Setup, harness: &mut Harness<'_>) -> Vec<Figure> {
     let shares = [("sparse", 100), ("dense", 50_000)];
     let figures: Vec<_> = shares.map(|(name, ppm)| intake_of(setup, harness, name, ppm)).into();
@@ -160,7 +160,7 @@ fn intake(setup: &Setup, harness: &mut Harness<'_>) -> Vec<Figure> {
 fn intake_of(setup: &Setup, harness: &mut Harness<'_>, name: &str, ppm: u64) -> Figure {
     let words = dirty_words(harness.guest().pfns(), ppm);
     let lines = words.chunks(8).filter(|line| line.iter().any(|&word| word != 0)).count();
-    // A line that is written is read before.
+    // A line that is written is read first.
     let bytes = (words.len() * 8) as f64 + 2.0 * LINE_BYTES * lines as f64;
     let log = (words.len() * 8) as f64;
     let shares = (0..BLOCKS).map(|_| {
@@ -174,7 +174,7 @@ fn intake_of(setup: &Setup, harness: &mut Harness<'_>, name: &str, ppm: u64) -> 
     Figure { floor: Some(value), ..Figure::new(name, value, Unit::Share, detail) }
 }
 
-/// So many bits in a million, scattered.
+/// Words with so many scattered bits in a million set.
 fn dirty_words(pfns: u64, ppm: u64) -> Vec<u64> {
     let mut words = vec![0; (pfns / 64) as usize];
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

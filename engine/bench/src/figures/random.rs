@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `diff.packed`, `diff.raw`: a full diff of an unchanged p2m without runs, from memory: each leaf
-//! in half its size, or whole.
+//! `diff.packed`, `diff.raw`: a full diff of an unchanged p2m without runs, from memory: the
+//! shadow has each leaf in half its size, or whole.
 //! Not here: runs (`affine`).
 //! Units: times as fast as `memcmp` over two full copies; share of the read floor.
 //! Threads: the setup's pool.
-//! Source: a stream and a half instead of two; or two, as `memcmp` has, so that nothing else may
-//! cost anything.
+//! Source: packed reads one and a half memory streams instead of two. Raw reads two, as `memcmp`
+//! does, so that the rest of the work may cost nothing.
 
 use p2mtrack::shadow::Forms;
 use p2mtrack_synthetic::huge::Shape;

@@ -4,10 +4,10 @@
 //! Not here: whole p2ms.
 //! Units: times as fast as `memcmp` of the same leaves; share of the floor of reading them.
 //! Threads: one.
-//! Source: 1 % and 5 % of all leaves; 4 KiB mappings, as a foreign map has, and huge ones. The
-//! figure is the worst of the four. What is private to a side, shadow or copy, is held alike: next
-//! to nothing beside an affine shadow, so that the copy has the mapping's pages; as much as the
-//! copy beside a raw one, which an allocator gives in small pages.
+//! Source: 1 % and 5 % of all leaves; 4 KiB mappings, as a foreign mapping has, and huge ones. The
+//! figure is the worst of the four. An affine shadow needs almost no memory, so `memcmp`'s copy has
+//! the pages of the live mapping. A raw shadow is as large as the copy and is allocated in small
+//! pages, so the copy has small pages too.
 
 use p2mtrack::frame::FRAME_BYTES;
 use p2mtrack::shadow::Forms;
@@ -23,11 +23,11 @@ use crate::setup::Setup;
 /// Dirty leaves, in percent.
 pub const PERCENTS: [u64; 2] = [1, 5];
 
-/// The most of them.
+/// The largest of them.
 const MOST: u64 = PERCENTS[PERCENTS.len() - 1];
 
-/// Bytes of live p2m of a pass, at least. Few are looked at once only, so that no look finds its
-/// leaves in a cache because it has just been there.
+/// Bytes of live p2m of a pass, at least. Few, so that leaves are compared only once where
+/// possible: a repeat could find them in a cache.
 const PASS_BYTES: usize = 8 << 20;
 
 /// A form of the shadow.
@@ -35,9 +35,9 @@ const PASS_BYTES: usize = 8 << 20;
 pub struct Variant {
     /// Its figure.
     pub name: &'static str,
-    /// What that is to reach.
+    /// The goal of that figure.
     pub goal: f64,
-    /// Raw, or as the setup says.
+    /// Whether the shadow is raw; else it is as the setup says.
     pub is_raw: bool,
 }
 
@@ -47,8 +47,8 @@ pub const VARIANTS: [Variant; 2] = [
     Variant { name: "diff.scattered.raw", goal: 1.0, is_raw: true },
 ];
 
-/// So many percent of the leaves, one at least, scattered by dice that roll the same each time;
-/// fewer percent are some of those of more.
+/// So many percent of the leaves, one at least, scattered pseudo-randomly and the same each time;
+/// the list of a lower percentage is a subset of that of a higher one.
 #[must_use]
 pub fn listed(leaves: usize, percent: u64) -> Vec<u32> {
     let mut listed: Vec<_> = (0..leaves as u32).filter(|&index| roll(index) < percent).collect();
@@ -65,7 +65,7 @@ fn roll(index: u32) -> u64 {
     ((mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb) >> 33) % 100
 }
 
-/// The p2m; of its leaves the dirty ones are written.
+/// The p2m; only its dirty leaves are written.
 #[must_use]
 pub fn p2m(setup: &Setup, pool: &Pool, pages: Pages) -> LiveP2m {
     let leaves = setup.leaves();
@@ -76,8 +76,8 @@ pub fn p2m(setup: &Setup, pool: &Pool, pages: Pages) -> LiveP2m {
 #[must_use]
 pub fn diff<'a>(setup: &Setup, pool: &'a Pool, p2m: &'a LiveP2m, variant: Variant) -> Diff<'a> {
     let forms = if variant.is_raw { Forms::Raw } else { setup.forms };
-    let looks = setup.pass_bytes.min(PASS_BYTES) / (p2m.listed().len().max(1) * FRAME_BYTES);
-    Diff::new(p2m, pool, setup.kernel, forms, looks.max(1))
+    let repeats = setup.pass_bytes.min(PASS_BYTES) / (p2m.listed().len().max(1) * FRAME_BYTES);
+    Diff::new(p2m, pool, setup.kernel, forms, repeats.max(1))
 }
 
 /// Measures.
@@ -106,7 +106,7 @@ pub fn run(setup: &Setup) -> Vec<Figure> {
     VARIANTS.into_iter().zip(figures).flat_map(|(variant, all)| with_worst(variant, all)).collect()
 }
 
-/// The worst of some figures under the name that has the goal, before all of them.
+/// All figures, and before them the worst one under the name that has the goal.
 fn with_worst(variant: Variant, all: Vec<Figure>) -> Vec<Figure> {
     let worst = all.iter().min_by(|a, b| a.value.total_cmp(&b.value)).cloned();
     let worst = worst.map(|worst| Figure {
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_scattered_and_within_each_other() {
+    fn lists_are_scattered_and_nested() {
         let (one, five) = (listed(1 << 18, 1), listed(1 << 18, 5));
         let share = |list: &[u32]| list.len() as f64 / f64::from(1 << 18);
         assert!((0.008..0.012).contains(&share(&one)), "{}", share(&one));

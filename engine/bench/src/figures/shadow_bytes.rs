@@ -3,8 +3,8 @@
 //! Not here: how it is compared.
 //! Units: share of the p2m's bytes.
 //! Threads: one.
-//! Source: the larger of what the shadow counts for itself (index, pools, slack) and of what the
-//! process has grown by, which has what the allocator adds.
+//! Source: the larger of what the shadow counts itself (index, pools, slack) and of the growth of
+//! the process, which includes the allocator's overhead.
 
 use p2mtrack::frame::{FRAME_BYTES, LeafIndex, Width};
 use p2mtrack::leaf::Leaf;
@@ -20,13 +20,13 @@ use crate::setup::Setup;
 pub const SHAPES: [(Shape, f64); 3] =
     [(Shape::Superpage, 0.005), (Shape::Ballooned, 0.02), (Shape::Random, 0.52)];
 
-/// Of so many leaves one is read back.
+/// One in so many leaves is read back.
 const CHECK_EVERY: u64 = 1009;
 
 /// The shadow of a pattern.
 ///
 /// # Panics
-/// If it does not stand for what was put in.
+/// If a leaf read back differs from what was installed.
 #[must_use]
 pub fn shadow(setup: &Setup, pattern: &Pattern) -> Shadow {
     let leaves = pattern.pfns() / Width::W64.entries() as u64;
@@ -47,8 +47,8 @@ pub fn shadow(setup: &Setup, pattern: &Pattern) -> Shadow {
 /// Measures.
 #[must_use]
 pub fn run(setup: &Setup) -> Vec<Figure> {
-    // Each shadow stays until all are measured: what it gave back would serve for the next one,
-    // uncounted.
+    // Each shadow lives until all are measured: else the next one would reuse its memory without
+    // being counted.
     let measured = SHAPES.map(|(shape, most)| measure(setup, shape, most));
     measured.map(|(figure, _)| figure).into()
 }
@@ -77,7 +77,7 @@ fn percent(bytes: u64, p2m: f64) -> String {
     format!("{:.3} %", bytes as f64 / p2m * 100.0)
 }
 
-/// Leaves by form.
+/// The share of each form.
 fn in_words(held: &ShadowBytes) -> String {
     let forms = [
         ("hole", held.hole),

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `bitmap.take.sparse`, `bitmap.take.dense`: taking what is owed out of the resend bitmap.
+//! `bitmap.take.sparse`, `bitmap.take.dense`: taking owed pfns from the resend bitmap.
 //! Not here: marking it.
-//! Units: times as fast as a flat bitmap that is asked word by word.
-//! Threads: one; marks could come beside.
-//! Source: a sweep takes batches of 1,024; who asks for all that a quiet guest owes takes it at
-//! once.
+//! Units: times as fast as a flat bitmap that is scanned word by word.
+//! Threads: one; other threads could mark meanwhile.
+//! Source: a sweep takes batches of 1,024; a caller that asks for all that a quiet guest owes takes
+//! it at once.
 
 use std::cell::RefCell;
 
@@ -40,7 +40,7 @@ pub fn run(setup: &Setup) -> Vec<Figure> {
     figures
 }
 
-/// Pfns in no order that a processor could foresee, each once.
+/// Distinct pfns in ascending order, at distances that a processor can't predict.
 #[must_use]
 pub fn scattered(pfns: u64) -> Vec<u64> {
     let mut list: Vec<_> = (0..SPARSE_PFNS).map(|i| mixed(i) % pfns).collect();
@@ -49,7 +49,7 @@ pub fn scattered(pfns: u64) -> Vec<u64> {
     list
 }
 
-/// A number that looks like any other.
+/// A hash.
 const fn mixed(number: u64) -> u64 {
     let mixed = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -84,8 +84,7 @@ fn sparse(pfns: u64) -> Vec<Figure> {
     };
     let beside = (!concurrent.is_empty()).then(|| {
         let fastest = times.fastest(&concurrent);
-        let detail =
-            format!("the same against {fastest}, the fastest peer that takes marks beside");
+        let detail = format!("the same against {fastest}, the fastest peer that is thread-safe");
         Figure {
             goal: Some(Goal::AtLeast(1.0)),
             ..Figure::new(
@@ -99,7 +98,7 @@ fn sparse(pfns: u64) -> Vec<Figure> {
     std::iter::once(flat).chain(beside).collect()
 }
 
-/// A bitmap whose memory is there, as that of a flat one is.
+/// A bitmap whose memory is allocated, as that of a flat one is.
 fn touched(pfns: u64) -> ResendBitmap {
     let bitmap = ResendBitmap::new(pfns);
     for first in (0..pfns).step_by(FRAME_BYTES * 8) {
@@ -117,7 +116,7 @@ fn with_set<'a>(
     evict: impl Fn() + 'a,
 ) -> AbRun<'a> {
     let name = set.name();
-    // Both closures of a side have it in turn.
+    // Both closures of a side use it in turn.
     let set = std::rc::Rc::new(RefCell::new(set));
     let marked = std::rc::Rc::clone(&set);
     let mut taken = Vec::with_capacity(2 * owed.len());
@@ -159,7 +158,7 @@ fn dense(name: &str, pfns: u64, percent: u64) -> Figure {
     Figure::new(name, times.speed(OURS, FLAT), Unit::Times, detail)
 }
 
-/// Takes everything in batches, as a round does. Returns how many pfns that were.
+/// Takes everything in batches, as a round does. Returns how many pfns it took.
 #[must_use]
 pub fn sweep(bitmap: &ResendBitmap) -> u64 {
     let (mut pfns, mut from) = (0, 0);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! vm-memory's `AtomicBitmap`: the dirty bitmap of the monitors that are written in Rust.
+//! vm-memory's `AtomicBitmap`: the dirty bitmap of virtual machine monitors in Rust.
 //! Not here: its mapping of addresses to pages; a bit is a pfn.
 //! Units: pfns.
-//! Threads: marks may come beside a take.
+//! Threads: other threads may mark during a take.
 //! Source: crate vm-memory, `bitmap::AtomicBitmap`; `get_and_reset` is its take.
 
 use std::num::NonZeroUsize;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A flat bitmap that is asked bit by bit: what Xen's toolstack does with its copy of log-dirty.
-//! Not here: the same by words (`word_scan`).
+//! A flat bitmap that is scanned bit by bit: what Xen's toolstack does with its copy of log-dirty.
+//! Not here: the same word by word (`word_scan`).
 //! Units: bit `pfn % 64` of word `pfn / 64`.
 //! Threads: one.
 //! Source: the loop over all pfns in `tools/libs/guest/xg_sr_save.c`, `send_dirty_pages`.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `hi_sparse_bitset::BitSet`: three levels, for one writer.
 //! Not here: its set operations.
-//! Units: pfns; a set has room for just below 2^24, so that there are as many as it takes.
+//! Units: pfns; the capacity of a set is just below 2^24, so that there are as many sets as needed.
 //! Threads: one.
 //! Source: crate hi_sparse_bitset, its largest configuration.
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The C library's `memcmp` over two full copies: what everybody would do first.
+//! The C library's `memcmp` over two full copies: the obvious solution.
 //! Not here: which entries of a leaf differ; `memcmp` does not say.
 //! Units: frames.
-//! Threads: pure reads; nobody writes meanwhile.
+//! Threads: pure reads; no thread writes meanwhile.
 //! Source: glibc picks its kernel by processor, as we do.
 
 #![expect(unsafe_code, reason = "a call into C; docs/safety.md")]
@@ -17,7 +17,7 @@ use crate::frames::FrameWords;
 pub fn differ(live: &[FrameWords], copy: &[FrameWords]) -> bool {
     assert_eq!(live.len(), copy.len(), "memcmp takes one length");
     let bytes = size_of_val(live);
-    // SAFETY: both are readable for `bytes` bytes, and nobody writes them now.
+    // SAFETY: both are readable for `bytes` bytes, and no thread writes them now.
     unsafe { libc::memcmp(live.as_ptr().cast(), copy.as_ptr().cast(), bytes) != 0 }
 }
 

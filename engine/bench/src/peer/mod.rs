@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What others do in our place, measured in the same run on the same data.
+//! Alternatives to our code, measured in the same run on the same data.
 //! Not here: our own kernels, which are peers of one another (`diff`).
 //! Units: pfns; leaves.
-//! Threads: each set says whether marks may come beside a take.
+//! Threads: each set says whether other threads may mark during a take.
 //! Source: glibc; Xen's `tools/libs/guest`; vm-memory, roaring, hi_sparse_bitset behind the feature
 //! `peers`.
 
@@ -16,7 +16,7 @@ pub mod memcmp;
 pub mod roaring;
 pub mod word_scan;
 
-/// A set of dirty pfns as others keep it.
+/// A set of dirty pfns to compare the resend bitmap with.
 pub trait DirtySet {
     /// The name in figures.
     fn name(&self) -> &'static str;
@@ -63,7 +63,7 @@ mod tests {
     const PFNS: u64 = (1 << 25) + 77;
 
     #[test]
-    fn every_set_gives_back_what_was_marked_once() {
+    fn every_set_returns_each_marked_pfn_once() {
         let scattered = (0..5000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % PFNS);
         let marked: Vec<_> = scattered
             .chain([0, 63, 64, (1 << 24) - 1, 1 << 24, PFNS - 1])
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_apart() {
+    fn names_are_distinct() {
         let names: BTreeSet<_> = dirty_sets(1).iter().map(|set| set.name()).collect();
         assert_eq!(names.len(), if cfg!(feature = "peers") { 5 } else { 2 });
     }

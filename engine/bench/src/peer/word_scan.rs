@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A flat bitmap that is asked word by word: the least that a bitmap without levels can do.
-//! Not here: the same by bits (`bit_scan`).
+//! A flat bitmap that is scanned word by word: the least work that a bitmap without levels can do.
+//! Not here: the same bit by bit (`bit_scan`).
 //! Units: bit `pfn % 64` of word `pfn / 64`.
 //! Threads: one.
 //! Source: none.

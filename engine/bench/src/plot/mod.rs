@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Drawings of what was measured, as SVG.
+//! Plots of what was measured, as SVG.
 //! Not here: where they are written to.
-//! Units: leaves a second, which belong to this machine and are asserted nowhere.
+//! Units: leaves a second, which depend on this machine and are asserted nowhere.
 //! Threads: plain values.
 //! Source: crate plotters.
 
@@ -12,12 +12,12 @@ use std::error::Error;
 
 use plotters::style::{BLACK, RGBColor};
 
-/// Why there is no drawing.
+/// Why a plot could not be drawn.
 pub type PlotError = Box<dyn Error>;
 
 const SIZE: (u32, u32) = (960, 600);
 
-/// Colours that are told apart also by those who see fewer of them.
+/// Colours that colour-blind readers can distinguish.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -32,7 +32,7 @@ fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
-/// Millions, with as many digits as say something.
+/// Millions, with significant digits only.
 fn millions(number: &f64) -> String {
     let millions = number / 1e6;
     if millions < 10.0 { format!("{millions:.1}") } else { format!("{millions:.0}") }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The roofline: leaves a second over the bytes that must be read for a leaf, below what the memory
-//! gives.
+//! The roofline: leaves a second over the bytes that must be read for a leaf, below the memory's
+//! bandwidth.
 //! Not here: figures without a rate.
-//! Units: bytes a leaf, leaves a second; the latter are drawn by their logarithm.
+//! Units: bytes a leaf; leaves a second, on a logarithmic scale.
 //! Threads: plain values.
 //! Source: Williams, Waterman, Patterson, CACM 2009. There is one roof for each number of threads:
-//! the widest bandwidth that any A/B run with so many measured.
+//! the highest bandwidth that any A/B run with so many measured.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use plotters::prelude::*;
 use super::{PlotError, SIZE, colour, millions};
 use crate::figure::{Figure, Rate};
 
-/// Bytes a leaf that are drawn.
+/// The drawn range of bytes a leaf.
 const BYTES: Range<f64> = 3000.0..9000.0;
 
 /// Points of a roof.
@@ -83,7 +83,7 @@ pub fn draw(figures: &[Figure]) -> Result<Option<String>, PlotError> {
     Ok(Some(svg))
 }
 
-/// The widest bandwidth by threads.
+/// The highest bandwidth by threads.
 fn roofs(rated: &[(&Figure, Rate)]) -> BTreeMap<usize, f64> {
     let mut roofs = BTreeMap::new();
     for (figure, rate) in rated {

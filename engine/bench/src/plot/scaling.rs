@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Scaling: leaves of runs compared in a second by one thread, two, and so on; `memcmp` and reading
-//! beside.
+//! for comparison.
 //! Not here: figures; a curve has no goal.
 //! Units: leaves a second.
 //! Threads: one to those of the setup; from 16 on only powers of two, and the last.
@@ -20,12 +20,12 @@ use crate::setup::Setup;
 /// What is drawn.
 pub const CURVES: [&str; 3] = [OURS, MEMCMP, READ[1]];
 
-/// Speeds with so many threads.
+/// Speeds with a number of threads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// The threads of each side.
     pub threads: usize,
-    /// Leaves a second, as in [`CURVES`].
+    /// Leaves a second, in the order of [`CURVES`].
     pub leaves: [f64; CURVES.len()],
 }
 
@@ -46,8 +46,8 @@ pub fn measure(setup: &Setup) -> Vec<Step> {
     let steps = pools.iter().map(|pool| {
         diff.staff(pool);
         let times = diff.ab_run(Planted::default()).only(&CURVES).run(&WallClock::default());
-        let looked = diff.in_a_pass(p2m.leaves() as u64) as f64;
-        let leaves = CURVES.map(|side| looked / times.seconds(side));
+        let compared = diff.in_a_pass(p2m.leaves() as u64) as f64;
+        let leaves = CURVES.map(|side| compared / times.seconds(side));
         Step { threads: pool.threads(), leaves }
     });
     steps.collect()

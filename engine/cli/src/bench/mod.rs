@@ -30,35 +30,37 @@ use plots::Plots;
 
 /// The smallest guest whose figures mean anything at all.
 const GUEST_BYTES_MIN: u64 = 256 << 20;
-/// The largest guest: its p2m is 8 GiB, twice that is looked at.
+/// The largest guest: its p2m is 8 GiB, and twice that is read.
 const GUEST_BYTES_MAX: u64 = 4 << 40;
 
 /// Measure the engine against its peers and against what the memory of this machine allows
 ///
-/// All figures are ratios of things that are run in turn on the same data. Ten minutes and 20 GiB
-/// at most. Exit status: 0 measured, whatever came out; 1 a goal is missed (only with --strict); 2
-/// usage.
+/// All figures are ratios of things that run in turn on the same data. It takes at most ten minutes
+/// and 20 GiB.
+///
+/// Exit status: 0 measured, whatever the figures are, 1 a goal is missed (only with --strict), 2
+/// usage or a file that can't be written.
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Figures, or what their names begin with, such as diff or diff.affine [default: all]
+    /// Names of figures, or how they begin, such as diff or diff.affine [default: all]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
-    /// Write a roofline of the figures, and a scaling curve from one thread on, as SVG into this
-    /// directory
+    /// Write a roofline of the figures, and a scaling curve from one thread up, as SVG files into
+    /// this directory
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
-    /// The guest's memory: 4TiB is the size that goals are set for
+    /// The guest's memory; the goals are for 4TiB
     #[arg(long, value_name = "SIZE", default_value = "4TiB", value_parser = parse_guest)]
     size: u64,
-    /// Threads of each side, of figures that do not say one
+    /// Threads of each side, for figures that don't set the number
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
     #[command(flatten)]
     compare: CompareArgs,
-    /// A goal that is missed is an error
+    /// Exit with status 1 if a goal is missed
     #[arg(long)]
     strict: bool,
 }
@@ -115,7 +117,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
 
 /// What is measured, and on what.
 fn open(setup: &Setup, out: &mut Output) -> Result<(), Failure> {
-    let machine = Machine::look();
+    let machine = Machine::detect();
     out.object(&object::machine(&machine, setup))?;
     for line in table::machine(&machine) {
         out.text(format_args!("{line}"))?;

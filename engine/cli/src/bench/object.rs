@@ -13,7 +13,7 @@ use p2mtrack_bench::setup::Setup;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// The machine, and what was asked of it.
+/// The machine, and the settings of the measurement.
 #[derive(Serialize)]
 pub(super) struct MachineObject<'a> {
     event: &'static str,
@@ -112,7 +112,7 @@ pub(super) fn scaling(step: &Step) -> ScalingObject {
     ScalingObject { event: "scaling", threads: step.threads, leaves_per_second }
 }
 
-/// More digits than anything here is worth.
+/// Six decimals: more than any figure needs.
 fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
 }

@@ -18,7 +18,7 @@ use crate::failure::{Failure, printable};
 use crate::output::Output;
 use crate::written::{fill, stage};
 
-/// The files, begun.
+/// The staged files.
 pub(super) struct Plots {
     directory: PathBuf,
     roofline: Plot,
@@ -31,7 +31,7 @@ struct Plot {
 }
 
 impl Plots {
-    /// Makes sure, before anything is measured, that there will be a place for the files.
+    /// Stages the files, so that an unwritable one fails before anything is measured.
     pub(super) fn prepare(directory: &Path) -> Result<Self, Failure> {
         fs::create_dir_all(directory).map_err(Failure::file(directory))?;
         Ok(Self {

@@ -13,10 +13,10 @@ use crate::output::{BAD, GOOD};
 use crate::size::in_words;
 
 /// What the columns mean.
-pub(super) const LEGEND: &str = "x: times as fast as its peer; of floor: share of the least time in which this machine reads the bytes that must be\n\
-     read, measured in turn with it; below a figure: what was measured, and how many times as fast as each peer.";
+pub(super) const LEGEND: &str = "x: times as fast as its peer; of floor: the least time in which this machine reads the bytes that must be read,\n\
+     measured in turn with the figure, over the figure's time; below a figure: what was measured, and how many times as fast as each peer.";
 
-/// What the machine is.
+/// Lines about the machine.
 pub(super) fn machine(machine: &Machine) -> Vec<String> {
     let cpu = machine.cpu.as_deref().unwrap_or("An unknown processor");
     let system = machine.system.as_deref().unwrap_or("unknown");
@@ -39,7 +39,7 @@ pub(super) fn head() -> String {
     )
 }
 
-/// A figure, and below it what it is.
+/// A figure, and below it what was measured.
 pub(super) fn figure(figure: &Figure) -> Vec<String> {
     let number = |number: f64| match figure.unit {
         Unit::Times => format!("{number:.2}x"),

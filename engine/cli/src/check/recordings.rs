@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The judge over recordings of simulated guests: of honest ones nothing is missed, and one planted
-//! miss is found.
+//! The check over recordings of simulated guests: it misses nothing of honest ones, and finds a
+//! planted miss.
 //! Not here: when a difference is a miss (`check`), recordings of real guests (`tests/replay.rs`).
 //! Units: rounds of a recording; round 0 is the first copy.
 //! Threads: one for each of several guests.
-//! Source: own. What is planted is planted in what was recorded, or in what is heard of the engine.
+//! Source: own. A miss is planted in the recording, or in what the check gets from the engine.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -24,13 +24,13 @@ use p2mtrack_trace::{
 
 use super::Check;
 use crate::follow::Follower;
-use crate::replay::{hold_against, observe};
+use crate::replay::{check_round, observe};
 use crate::simulate::record;
 
-/// Memory of each guest: leaves enough for holes, tails and growth.
+/// Memory of each guest: enough leaves for holes, tails and growth.
 const GUEST_BYTES: u64 = 8 << 20;
 
-/// Seeds of which the first one is taken that has what a guest is wanted for.
+/// Seeds to try: a test takes the first that suits it.
 const SEEDS: RangeInclusive<u64> = 1..=40;
 
 /// Makes the recording that `simulate --record` makes.
@@ -57,12 +57,12 @@ impl Watch for Recording {
     }
 }
 
-/// What was recorded of a guest.
+/// A recording of a guest.
 #[derive(Clone)]
 struct Life {
     meta: Meta,
     rounds: Vec<Round>,
-    /// Whether the engine has nothing uncertain in a round: it owes whatever one concerns.
+    /// For each round whether the engine had no uncertainty, which would make it owe more.
     calm: Vec<bool>,
 }
 
@@ -110,19 +110,19 @@ impl Life {
         Entry(entry).names_frame(self.width(), self.meta.max_mfn)
     }
 
-    /// What the judge counts as missed.
+    /// What the check counts as missed.
     fn missed(&self) -> u64 {
-        self.missed_if_deaf(|_, _| false)
+        self.missed_without(|_, _| false)
     }
 
-    /// The same if it does not hear that these pfns are owed, by round and pfn.
-    fn missed_if_deaf(&self, deaf: impl Fn(u64, u64) -> bool) -> u64 {
+    /// The same if the check does not get these owed pfns, by round and pfn.
+    fn missed_without(&self, dropped: impl Fn(u64, u64) -> bool) -> u64 {
         let bytes = self.bytes();
-        judged(&Reader::new(&bytes, Limits::default()).expect("opens"), deaf).0.missed()
+        judged(&Reader::new(&bytes, Limits::default()).expect("opens"), dropped).0.missed()
     }
 
-    /// A pfn with a frame in a leaf that stands still, alone and under the same pfn, from round
-    /// `number - 1` to the one after it; and the pfn of its leaf.
+    /// A pfn with a frame, and the pfn of its leaf. From round `number - 1` to `number + 1` the
+    /// leaf's frame is listed there and nowhere else, with the same pfn.
     fn steady(&self, number: usize, wanted: impl Fn(usize) -> bool) -> Option<(usize, u64)> {
         let [before, now, after] = self.rounds.get(number - 1..=number + 1)? else { return None };
         let alone = |position: &usize| {
@@ -145,14 +145,13 @@ impl Life {
         Some((pfn, now.leaf_pfns[pfn / self.width().entries()]))
     }
 
-    /// Rounds without an uncertainty that have one before them, and one without an uncertainty
-    /// after.
+    /// Rounds that are neither first nor last, without an uncertainty in them and in the next one.
     fn inner(&self) -> impl DoubleEndedIterator<Item = usize> {
         let calm = |&number: &usize| self.calm[number] && self.calm[number + 1];
         (1..self.rounds.len().saturating_sub(1)).filter(calm)
     }
 
-    /// The log of a round, and of the one after it, does not name these.
+    /// Removes these pfns from the log of a round and of the next one.
     fn drop_bits(&mut self, number: usize, pfns: [u64; 2]) {
         for round in &mut self.rounds[number..=number + 1] {
             for pfn in pfns {
@@ -163,7 +162,7 @@ impl Life {
         }
     }
 
-    /// A changed entry whose leaf log-dirty does not name: the round, and the life.
+    /// A changed entry whose leaf log-dirty does not name: the round, and the recording.
     fn with_a_dropped_bit(&self) -> Option<(usize, Self)> {
         let (number, (pfn, leaf)) = self.inner().find_map(|number| {
             let [before, now, after] = [number - 1, number, number + 1].map(|at| &self.rounds[at]);
@@ -178,7 +177,7 @@ impl Life {
         Some((number, life))
     }
 
-    /// An entry that is another from some round on, and no log says so.
+    /// An entry that differs from some round on, without a mark in any log.
     fn with_a_changed_entry(&self) -> Option<Self> {
         let found = |number| Some((number, self.steady(number, |_| true)?));
         let (number, (pfn, leaf)) = self.inner().rev().find_map(found)?;
@@ -192,8 +191,7 @@ impl Life {
         Some(life)
     }
 
-    /// A round at whose end there was no p2m, after round `number`. Its frames are still where they
-    /// were.
+    /// Inserts a round without a p2m after round `number`. The frames keep their pfns.
     fn hide_after(&mut self, number: usize) {
         let last = &self.rounds[number];
         let roots = Roots { pfn_count: 0, ..last.after };
@@ -208,8 +206,8 @@ impl Life {
         self.rounds.insert(number + 1, hidden);
     }
 
-    /// The pfn and the positions of a leaf without frames that stands at several positions, two of
-    /// them before a leaf with frames; in the round before this one, and in all that follow.
+    /// The pfn and the positions of a leaf without frames at several positions, two of them before
+    /// a leaf with frames: the same in the round before this one and in all later ones.
     fn without_frames(&self, number: usize) -> Option<(u64, Vec<usize>)> {
         let [before, now] = [number - 1, number].map(|at| &self.rounds[at]);
         let any_frame = |round: &Round, at: usize| {
@@ -233,8 +231,9 @@ impl Life {
         })
     }
 
-    /// That leaf says something else without frames from some round on; whether its log says so.
-    fn with_other_words(&self, is_marked: bool) -> Option<Self> {
+    /// From some round on that leaf has other entries without frames; log-dirty names it if
+    /// `is_marked`.
+    fn with_other_entries(&self, is_marked: bool) -> Option<Self> {
         let (number, (leaf, positions)) =
             self.inner().find_map(|number| Some((number, self.without_frames(number)?)))?;
         let mut life = self.clone();
@@ -262,18 +261,18 @@ fn listed(round: &Round, mfn: u64) -> Vec<usize> {
     (0..round.leaf_mfns.len()).filter(here).collect()
 }
 
-/// The judge after all rounds, and for each of them whether there was nothing uncertain.
-fn judged(reader: &Reader<'_>, deaf: impl Fn(u64, u64) -> bool) -> (Check, Vec<bool>) {
+/// The check after all rounds, and for each round whether there was no uncertainty.
+fn judged(reader: &Reader<'_>, dropped: impl Fn(u64, u64) -> bool) -> (Check, Vec<bool>) {
     let mut follower = Follower::new(Path::new("made"), reader, Config::default()).expect("starts");
     let mut check = Check::new(reader.meta().width, reader.meta().max_mfn, false);
     let mut calm = Vec::new();
     loop {
         let (report, mut owed) = observe(&mut follower).expect("observes");
-        for pfn in owed.pfns.iter().filter(|pfn| deaf(follower.number(), pfn.0)).collect::<Vec<_>>()
-        {
+        let number = follower.number();
+        for pfn in owed.pfns.iter().filter(|pfn| dropped(number, pfn.0)).collect::<Vec<_>>() {
             owed.pfns.clear(pfn);
         }
-        hold_against(&mut check, &follower, &report, &owed);
+        check_round(&mut check, &follower, &report, &owed);
         calm.push(report.uncertain.iter().all(|&uncertainties| uncertainties == 0));
         if !follower.advance().expect("decodes") {
             return (check, calm);
@@ -286,7 +285,7 @@ fn judged(reader: &Reader<'_>, deaf: impl Fn(u64, u64) -> bool) -> (Check, Vec<b
 struct Planted {
     bits: u64,
     entries: u64,
-    deaf: u64,
+    unreported: u64,
     words: u64,
     hidden: u64,
 }
@@ -321,15 +320,15 @@ impl Planted {
         let held = both.clone().position(|(&a, &b)| life.is_frame(a) && life.is_frame(b));
         if let Some(pfn) = held.filter(|_| life.rounds.len() > 1) {
             assert!(
-                life.missed_if_deaf(|_, owed| owed == pfn as u64) > 0,
-                "{name}: nobody heard of pfn {pfn:#x}"
+                life.missed_without(|_, owed| owed == pfn as u64) > 0,
+                "{name}: pfn {pfn:#x} was never reported"
             );
-            planted.deaf = 1;
+            planted.unreported = 1;
         }
-        if let Some(marked) = life.with_other_words(true) {
-            assert_eq!(marked.missed(), 0, "{name}: other words without a frame");
-            let unmarked = life.with_other_words(false).expect("the same");
-            assert!(unmarked.missed() > 0, "{name}: other words that nobody saw");
+        if let Some(marked) = life.with_other_entries(true) {
+            assert_eq!(marked.missed(), 0, "{name}: other entries without a frame");
+            let unmarked = life.with_other_entries(false).expect("the same");
+            assert!(unmarked.missed() > 0, "{name}: other entries without a mark");
             planted.words = 1;
         }
         planted
@@ -338,14 +337,14 @@ impl Planted {
     const fn add(mut self, other: Self) -> Self {
         self.bits += other.bits;
         self.entries += other.entries;
-        self.deaf += other.deaf;
+        self.unreported += other.unreported;
         self.words += other.words;
         self.hidden += other.hidden;
         self
     }
 }
 
-/// The engine under the policies that the scenario is played with.
+/// The engine's configuration with the policies of the scenario.
 fn engine(config: &SimConfig) -> Config {
     config.scenario.engine(config.seed, Config::default())
 }
@@ -366,7 +365,7 @@ fn honest() -> Vec<SimConfig> {
     configs
 }
 
-/// The guest with seeds whose policies refuse nothing, and which take a suspend back if the
+/// The guest with each seed whose policies refuse nothing, and which takes a suspend back if the
 /// scenario ever does.
 fn seeded(config: &SimConfig) -> impl Iterator<Item = SimConfig> {
     let config = config.clone();
@@ -414,18 +413,18 @@ fn honest_recordings_miss_nothing_and_a_planted_miss_is_found() {
     let planted = planted.into_iter().fold(Planted::default(), Planted::add);
     println!("{} recordings: {planted:?}", configs.len());
     let many = configs.len() as u64 / 2;
-    assert!(planted.entries.min(planted.deaf) > many, "{planted:?}");
+    assert!(planted.entries.min(planted.unreported) > many, "{planted:?}");
     assert!(planted.bits.min(planted.hidden).min(planted.words) > many / 4, "{planted:?}");
 }
 
-/// What every entry of a made leaf says.
+/// The entries of a made leaf.
 #[derive(Clone, Copy)]
 enum Says {
-    /// Frames, one after another from this one on.
+    /// Consecutive frames from this one on.
     Frames(u64),
-    /// Nothing.
+    /// Invalid entries.
     Invalid,
-    /// That there is no frame, in other words.
+    /// Identity entries, which name no frame either.
     Identity,
 }
 
@@ -434,8 +433,8 @@ const MADE_FRAMES: u64 = 1 << 16;
 const TOP: u64 = 1;
 const MID: u64 = 2;
 
-/// A 64-bit guest with a tree: in each round the frame of each leaf, and what it says. No log names
-/// anything.
+/// A 64-bit guest with a tree: in each round the frame of each leaf, and its entries. The logs are
+/// empty.
 fn made(rounds: &[&[(u64, Says)]]) -> Life {
     let meta = Meta {
         name: "made".to_owned(),
@@ -489,18 +488,18 @@ fn a_leaf_without_frames_at_several_positions_is_not_owed_and_everything_else_is
     let still = |leaves: &[(u64, Says)]| made(&[leaves; 3]);
     let frames = (10, Frames(1000));
     let identity = [(11, Identity), (11, Identity), frames];
-    let no_word = |_, pfn| pfn < 1024;
-    assert_eq!(still(&identity).missed_if_deaf(no_word), 0, "identity");
+    let unreported = |_, pfn| pfn < 1024;
+    assert_eq!(still(&identity).missed_without(unreported), 0, "identity");
     let invalid = [(12, Invalid), (12, Invalid), frames];
     let other = made(&[&identity, &invalid, &invalid]);
-    assert_eq!(other.missed_if_deaf(no_word), 0, "another such leaf");
-    // A copy stands alone, as when Linux is about to put a frame there.
+    assert_eq!(other.missed_without(unreported), 0, "another such leaf");
+    // A copy is listed once, as when Linux is about to put a frame there.
     let copy = [(11, Identity), (12, Identity), frames];
     let alone = made(&[&identity, &copy, &copy]);
-    assert_eq!(alone.missed_if_deaf(no_word), 0, "a copy");
+    assert_eq!(alone.missed_without(unreported), 0, "a copy");
 
     let pfn_7 = |_, pfn| pfn == 7;
-    let missed = |life: Life| (life.missed(), life.missed_if_deaf(pfn_7));
+    let missed = |life: Life| (life.missed(), life.missed_without(pfn_7));
     assert_eq!(missed(still(&[(11, Identity), frames])), (0, 1), "listed once");
     let tail = [(11, Identity), frames, (11, Identity)];
     assert_eq!(missed(still(&tail)), (0, 1), "the other one is past every frame");
@@ -508,17 +507,17 @@ fn a_leaf_without_frames_at_several_positions_is_not_owed_and_everything_else_is
     assert_eq!(missed(still(&[(11, full), (11, full), frames])), (0, 1), "with frames");
     let before = [(12, Frames(3000)), (11, Identity), frames];
     let now = made(&[&before, &identity, &identity]);
-    assert_eq!(now.missed_if_deaf(|round, pfn| round == 1 && pfn == 7), 1, "with frames before");
+    assert_eq!(now.missed_without(|round, pfn| round == 1 && pfn == 7), 1, "with frames before");
 }
 
 #[test]
-fn what_fell_away_is_owed_when_it_comes_back_and_what_was_hidden_is_not() {
+fn pfns_are_owed_when_they_come_back_after_a_shrink_and_not_after_a_hidden_p2m() {
     let (short, long) =
         ([(10, Says::Frames(1000))], [(10, Says::Frames(1000)), (11, Says::Frames(2000))]);
     let back = made(&[&long, &short, &long, &long]);
-    let no_word = |round, pfn| round == 2 && pfn >= 512;
-    assert_eq!((back.missed(), back.missed_if_deaf(no_word)), (0, 512));
+    let unreported = |round, pfn| round == 2 && pfn >= 512;
+    assert_eq!((back.missed(), back.missed_without(unreported)), (0, 512));
     let mut hidden = made(&[&long, &long, &long]);
     hidden.hide_after(0);
-    assert_eq!(hidden.missed_if_deaf(no_word), 0);
+    assert_eq!(hidden.missed_without(unreported), 0);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The options of `simulate`, and the runs that they ask for.
-//! Not here: the runs (`single`, `many`, `huge`), what a huge guest can't follow (`huge_plan`).
+//! Not here: the runs (`single`, `many`, `huge`), options that a huge guest refuses (`huge_plan`).
 //! Units: sizes in bytes with binary suffixes.
 //! Threads: plain values.
 //! Source: names and options are an interface: see `--help`.
@@ -21,11 +21,11 @@ use crate::compare::CompareArgs;
 use crate::failure::Failure;
 use crate::size::parse_size;
 
-/// Size of the guest when nothing else is said: large enough to be worth a tracker.
+/// Default size of the guest: large enough to be worth a tracker.
 pub(super) const SHOW_GUEST_BYTES: u64 = 64 << 30;
-/// Size of the guest of a named scenario: what is tried there is the order of events, not the size.
+/// Default size with a named scenario: a scenario tests the order of events, not the size.
 const SCENARIO_GUEST_BYTES: u64 = 256 << 20;
-/// The smallest guest: its own tables and a few pages to play with.
+/// The smallest guest: its own tables and a few pages to work with.
 pub(super) const GUEST_BYTES_MIN: u64 = 8 << 20;
 /// Runs of one command.
 const RUNS_MAX: u64 = 10_000_000;
@@ -48,7 +48,7 @@ pub(super) enum TrackerName {
     P2mtrack,
     /// A model of the algorithm of Xen's own toolstack
     Upstream,
-    /// One after the other on the same guests
+    /// Both, one after the other, on the same guests
     Both,
 }
 
@@ -69,15 +69,15 @@ pub(super) enum P2mName {
     Tree,
 }
 
-/// Migrate a synthetic guest that changes its p2m while it runs, and judge the result.
+/// Migrate a synthetic guest that changes its p2m while it runs, and check the result
 ///
-/// Exit status, by the runs of p2mtrack: 0 all identical, 1 a run was corrupt or leaked, 2 unusable
-/// arguments, a file that can't be written, or no memory, 3 a run ended with an error. What
-/// upstream does changes no exit status.
+/// Exit status, of p2mtrack's runs only: 0 all identical, 1 a run was corrupt or leaked, or harmed
+/// its source, 2 unusable arguments, a file that can't be written, or no memory, 3 a run ended with
+/// an error. Runs of upstream don't count.
 #[derive(Args, Debug)]
 pub(crate) struct SimulateArgs {
-    /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]. Above
-    /// 256GiB, up to 8TiB, it is a huge guest: see --shape
+    /// The guest's memory, such as 64GiB or 256MiB [default: 64GiB; 256MiB with --scenario]. A
+    /// guest of more than 256GiB, up to 8TiB, is a huge guest: see --shape
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) guest_size: Option<u64>,
     /// The guest's width in bits
@@ -88,17 +88,17 @@ pub(crate) struct SimulateArgs {
     pub(super) p2m: Option<P2mName>,
     #[command(flatten)]
     pub(super) huge: HugeArgs,
-    /// What the guest does: a name, `all`, or `list` to have them explained [default: mixed]
+    /// What the guest does: a scenario, `all`, or `list` to explain them [default: mixed]
     #[arg(long, value_name = "NAME")]
     pub(super) scenario: Option<String>,
-    /// The seed that decides everything
+    /// The seed: the same seed and options give the same run
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "seeds")]
     pub(super) seed: u64,
     /// One run for each seed from A to B, both included
     #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
     pub(super) seeds: Option<RangeInclusive<u64>>,
-    /// Who migrates: the engine, the model of Xen's own toolstack, or both on the same guests
-    /// [default: both; p2mtrack for a huge guest]
+    /// What migrates the guest: the engine, the model of Xen's own toolstack, or both on the same
+    /// guests [default: both; p2mtrack for a huge guest]
     #[arg(long, value_enum)]
     pub(super) tracker: Option<TrackerName>,
     /// Threads that compare leaves [default: the machine's for one run, 1 for each of many]
@@ -106,32 +106,31 @@ pub(crate) struct SimulateArgs {
     pub(super) threads: Option<u16>,
     #[command(flatten)]
     pub(super) compare: CompareArgs,
-    /// Checkpoints (suspend, copy, resume) before the last suspend
+    /// Checkpoints (suspend, copy, resume) before the final suspend
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) checkpoints: u32,
-    /// What may go wrong: a comma-separated list of map-failure, short-bitmap, lost-ack, cancel,
+    /// Faults to inject: a comma-separated list of map-failure, short-bitmap, lost-ack, cancel,
     /// allocation-failure, transport-failure, query-failure, returned; or `all`
     #[arg(long, value_name = "LIST")]
     pub(super) faults: Option<FaultSet>,
-    /// The guest is suspended after N steps; up to there the run is the same
+    /// Suspend the guest after N steps; until then the run does not change
     #[arg(long, value_name = "N")]
     pub(super) steps: Option<u64>,
-    /// Of the guest's programs only these do anything (numbers from 1 and ranges, such as
-    /// 3,7,12-14, or `none`); the others take their time and do nothing. `--story` tells the
-    /// numbers
+    /// Let only these of the guest's programs act (numbers from 1 and ranges, such as 3,7,12-14, or
+    /// `none`); the others take the same time and do nothing. `--story` prints the numbers
     #[arg(long, value_name = "LIST", value_parser = parse_programs)]
     pub(super) programs: Option<Numbers>,
-    /// The guest's plain stores into data pages are left out
+    /// Leave out the guest's plain stores into data pages
     #[arg(long)]
     pub(super) no_plain_writes: bool,
-    /// Tell which programs the guest began, by number, step and name (one run only)
+    /// Print the programs that the guest began: number, step and name (one run only)
     #[arg(long)]
     pub(super) story: bool,
-    /// Write the guest's p2m life to a trace (one run only); it appears whole or not at all, and
+    /// Record the guest's p2m in a trace (one run only); it appears only when complete, and
     /// replaces a file of that name
     #[arg(long, value_name = "FILE")]
     pub(super) record: Option<PathBuf>,
-    /// One JSON object per line
+    /// Print JSON, one object per line
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -160,7 +159,7 @@ impl SimulateArgs {
             None => Ok(vec![Scenario::Mixed]),
             Some("all") => Ok(Scenario::ALL.to_vec()),
             Some(name) => name.parse().map(|scenario| vec![scenario]).map_err(|_| {
-                format!("no scenario is called '{name}'; `--scenario list` tells which there are")
+                format!("no scenario is called '{name}'; `--scenario list` lists them all")
             }),
         }
     }
@@ -245,11 +244,11 @@ impl SimulateArgs {
 /// Options of huge guests.
 #[derive(Args, Debug)]
 pub(super) struct HugeArgs {
-    /// Migrate a huge guest: all of its p2m is in memory, its pages are only numbers. How its
-    /// frames lie [default above 256GiB: superpage]
+    /// Migrate a huge guest, whose p2m is all in memory and whose pages are only numbers. SHAPE is
+    /// the layout of its frames [default above 256GiB: superpage]
     #[arg(long, value_name = "SHAPE", value_parser = shapes())]
     pub(super) shape: Option<Shape>,
-    /// With --shape real: the trace or capture whose last p2m is laid out again and again
+    /// With --shape real: the trace or capture whose last p2m is repeated to fill the guest
     #[arg(long, value_name = "FILE")]
     pub(super) capture: Option<PathBuf>,
     /// Rounds of a huge guest between the first copy and the suspend [default: 4]
@@ -262,7 +261,7 @@ fn shapes() -> impl TypedValueParser<Value = Shape> {
 }
 
 impl HugeArgs {
-    /// For other guests.
+    /// Refuses these options for other guests.
     pub(super) fn expect_none(&self) -> Result<(), String> {
         let given = [("--capture", self.capture.is_some()), ("--rounds", self.rounds.is_some())];
         given.into_iter().find(|(_, given)| *given).map_or(Ok(()), |(option, _)| {

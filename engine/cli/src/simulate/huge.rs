@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One huge guest, watched: a line per round as it happens, the verdict and the peak of memory at
-//! the end.
+//! One run of a huge guest: a line per round as it happens, the verdict and the peak memory at the
+//! end.
 //! Not here: guest and judge (`p2mtrack_synthetic::huge`), lines (`huge_line`), plan (`huge_plan`).
 //! Units: milliseconds by the wall clock.
 //! Threads: the engine's own; the guest is built and judged on rayon's pool.
@@ -76,7 +76,7 @@ impl Watch for Printer<'_> {
             Turn::Engine => self.round_begun = Instant::now(),
             Turn::Oracle => {
                 self.judge_begun = Some(Instant::now());
-                self.screen.bar.set_message("the oracle looks at every pfn");
+                self.screen.bar.set_message("the oracle checks every pfn");
             }
         }
     }

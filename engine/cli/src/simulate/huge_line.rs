@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is said about a huge guest: its opening, its result as JSON, its verdict for people.
+//! Output about a huge guest: the opening, the result as JSON, the verdict for people.
 //! Not here: rounds (`line`, `result`).
 //! Units: bytes, pfns, milliseconds, as the keys say.
 //! Threads: pure.
@@ -109,7 +109,7 @@ impl<'a> Outcome<'a> {
     }
 }
 
-/// Says what is going to happen.
+/// The lines before the run.
 pub(super) fn opening(plan: &Plan, guest: &Guest) -> String {
     format!(
         "Migrating a huge synthetic guest of {} ({} pages, {} with a frame, 64-bit, linear p2m).\n\

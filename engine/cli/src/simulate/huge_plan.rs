@@ -15,7 +15,7 @@ use super::args::{
 };
 use crate::size::in_words;
 
-/// Live rounds when nothing else is said.
+/// Default number of live rounds.
 const ROUNDS: u64 = 4;
 /// The largest guest.
 const HUGE_BYTES_MAX: u64 = PFNS_MAX * FRAME_BYTES as u64;
@@ -69,7 +69,7 @@ impl Plan {
     }
 }
 
-/// Names the first option that a huge guest can't follow.
+/// Refuses the first option that a huge guest does not support.
 fn refuse(args: &SimulateArgs) -> Result<(), String> {
     let given = [
         ("--scenario", args.scenario.is_some()),

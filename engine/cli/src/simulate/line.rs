@@ -48,11 +48,11 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// Says what is going to happen.
+/// The lines before the run.
 pub(super) fn opening(run: &SimConfig, kind: &str, command: &str) -> String {
     let pages = run.guest_bytes / 4096;
     format!(
-        "Migrating a synthetic {} guest ({} pages, {}-bit, {kind} p2m) that does not hold still.\n\
+        "Migrating a synthetic {} guest ({} pages, {}-bit, {kind} p2m) that changes its p2m while it runs.\n\
          Scenario {HEAD}{}{HEAD:#}: {}\nAgain with: {command}\n",
         in_words(run.guest_bytes),
         grouped(pages),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Many runs side by side, reported in order: one line for each as JSON, a table by scenario for
+//! Many runs in parallel, reported in order: one line for each as JSON, a table by scenario for
 //! people.
 //! Not here: a single run's rounds (`single`), the table's layout (`table`).
 //! Units: runs.
-//! Threads: as many as the machine has; each run is deterministic whatever runs beside it.
+//! Threads: as many as the machine has; each run is deterministic.
 //! Source: none.
 
 use std::error::Error;
@@ -18,7 +18,7 @@ use super::result::{EXIT_ABORTED, EXIT_WRONG, Outcome, P2MTRACK, UPSTREAM, exit_
 use super::table::Table;
 use crate::failure::Failure;
 
-/// Runs that are under way at once, or waiting to be printed.
+/// Runs that are in progress at once, or waiting to be printed.
 pub(super) const CHUNK: usize = 64;
 
 fn progress(runs: usize, json: bool) -> ProgressBar {
@@ -70,8 +70,8 @@ pub(super) fn run(args: &SimulateArgs, runs: &[SimConfig]) -> Result<u8, Failure
     Ok(worst.unwrap_or(0))
 }
 
-/// As JSON every run, the engine's after the other; for people those of the engine that did not
-/// come out identical, with the command for each.
+/// As JSON every run, the engine's after upstream's; for people the engine's runs that are not
+/// identical, aborts by an injected fault apart, each with the command that repeats it.
 fn print(args: &SimulateArgs, config: &SimConfig, pair: &Pair) -> Result<(), Box<dyn Error>> {
     let mut out = anstream::stdout().lock();
     if args.json {

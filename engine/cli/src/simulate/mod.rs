@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `simulate`: migrates synthetic guests with the real engine and lets the oracle judge.
+//! `simulate`: migrates synthetic guests with the real engine; the oracle judges the results.
 //! Not here: guests and judge (`p2mtrack-synthetic`), options (`args`), runs (`single`, `many`).
 //! Units: runs.
 //! Threads: one run uses the engine's own; many runs use one thread each, side by side.
@@ -44,7 +44,7 @@ fn dispatch(args: &SimulateArgs) -> Result<u8, Failure> {
     args.huge.expect_none().map_err(failed)?;
     let runs = args.runs().map_err(failed)?;
     if args.record.is_some() && !args.tracker().has_p2mtrack() {
-        return Err(failed("--record shows what p2mtrack looked at: not with --tracker upstream"));
+        return Err(failed("--record needs a run of p2mtrack: not with --tracker upstream"));
     }
     if runs.len() > 1 && args.record.is_some() {
         return Err(failed("--record takes one run: one scenario, one seed"));
@@ -59,9 +59,9 @@ fn dispatch(args: &SimulateArgs) -> Result<u8, Failure> {
     }
 }
 
-/// Refuses a number in `--programs` that no guest comes to, neither so nor with all of its
-/// programs: it comes to fewer, or more, when others do nothing. How far one comes only a run
-/// tells, so that some are made, silently, until one is enough.
+/// Refuses a number in `--programs` that no guest begins, neither with these programs nor with all:
+/// it begins fewer, or more, when others do nothing. Only a run shows how many it begins, so some
+/// are made silently until one is enough.
 fn expect_programs(args: &SimulateArgs, runs: &[SimConfig]) -> Result<(), Failure> {
     let Some(last) = args.programs.as_ref().and_then(Numbers::last) else { return Ok(()) };
     let mut most = 0;
@@ -80,7 +80,7 @@ fn expect_programs(args: &SimulateArgs, runs: &[SimConfig]) -> Result<(), Failur
     Err(failed(format!("--programs names {last}, and the guest has {most}: see --story")))
 }
 
-/// The programs that a guest thinks of until its migration ends.
+/// The programs that a guest plans until its migration ends.
 fn programs_of(args: &SimulateArgs, run: &SimConfig) -> u64 {
     let run = if args.tracker().has_p2mtrack() {
         migrate(run, args.engine(run), &mut ())

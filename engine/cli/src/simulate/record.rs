@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `--record`: a trace of the simulated guest, made by a second tracker that only looks.
+//! `--record`: a trace of the simulated guest, made by a second tracker that only observes.
 //! Not here: the format, the recorder (`p2mtrack_trace::record`).
 //! Units: a round of the trace for each round of the migration.
 //! Threads: the caller's.
-//! Source: the guest stands still while it is recorded, so that a recorded run goes as one that is
-//! not.
+//! Source: the guest is paused while it is recorded, so that recording does not change the run.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -18,12 +17,12 @@ use p2mtrack_trace::{Flavour, Meta, RecordError, Recorder, StagedFile};
 use crate::failure::{Failure, in_full, note};
 use crate::signals::uninterrupted;
 
-/// A trace under way.
+/// A trace being written.
 pub(super) struct Recording {
     path: PathBuf,
     recorder: Recorder<BufWriter<StagedFile>>,
     rounds: u64,
-    /// Why nothing more can be written.
+    /// The error after which nothing more can be written.
     failed: Option<RecordError>,
 }
 
@@ -68,7 +67,7 @@ impl Recording {
         })
     }
 
-    /// Gives the file its name, if there is anything in it.
+    /// Gives the file its name, if a round was recorded.
     pub(super) fn finish(self) -> Result<(), Failure> {
         let file = Failure::file(&self.path);
         if let Some(error) = self.failed {
@@ -83,7 +82,7 @@ impl Recording {
     }
 }
 
-/// Records a round of a guest, which does not feel that it is watched.
+/// Records a round of a guest without a change to its run.
 pub(crate) fn round<W: Write>(
     recorder: &mut Recorder<W>,
     log: Option<&PfnBitmap>,
@@ -94,7 +93,7 @@ pub(crate) fn round<W: Write>(
     let recorded = (ports.p2m.roots())
         .map_err(|source| RecordError::Tracker(Error::Port { port: "p2m source", source }))
         .and_then(|before| recorder.round(&mut ports.lend(&mut ()).guest, before, log));
-    recorder.release(&mut ports.p2m); // a held mapping keeps a frame alive
+    recorder.release(&mut ports.p2m); // a mapping keeps a frame alive
     simulation.pause(false);
     recorded.map(|_| ())
 }

@@ -15,9 +15,9 @@ use serde_json::{Map, Value, json};
 use crate::failure::VERDICT;
 use crate::stopwatch::Stopwatch;
 
-/// Who migrated, in `tracker`.
+/// Value of `tracker`: the engine.
 pub(super) const P2MTRACK: &str = "p2mtrack";
-/// The model of Xen's own toolstack.
+/// Value of `tracker`: the model of Xen's own toolstack.
 pub(super) const UPSTREAM: &str = "upstream";
 
 /// A run was corrupt or leaked, or harmed its source.
@@ -25,7 +25,7 @@ pub(super) const EXIT_WRONG: u8 = VERDICT;
 /// A run ended with an error.
 pub(super) const EXIT_ABORTED: u8 = 3;
 
-/// The end of a run: what it says of any guest.
+/// The end of a run: the keys of any guest.
 #[derive(Debug, Serialize)]
 pub(super) struct Outcome<'a> {
     pub(super) event: &'static str,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One run, watched: a line per round as it happens, the verdict at the end.
+//! One run: a line per round as it happens, the verdict at the end.
 //! Not here: many runs (`many`).
 //! Units: microseconds by the wall clock, for people only.
 //! Threads: the caller's.
@@ -93,7 +93,7 @@ impl Watch for Printer<'_> {
     }
 }
 
-/// A spinner for whoever watches a terminal.
+/// A spinner, if standard error is a terminal.
 pub(super) fn progress(json: bool) -> ProgressBar {
     let terminal = io::stderr().is_terminal() && !json;
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -115,7 +115,7 @@ pub(super) fn progress(json: bool) -> ProgressBar {
 
 /// Runs and prints. Returns the exit status.
 pub(super) fn run(args: &SimulateArgs, config: &SimConfig) -> Result<u8, Failure> {
-    // Before anything is run: a file that can't be written is told at once.
+    // Before anything runs: a file that can't be written is an error at once.
     let staged = args.record.as_deref().map(stage_trace).transpose()?;
     let out = Output::stdout(args.json).beside_a_file(staged.is_some());
     let mut screen = Screen { bar: progress(args.json), out };

@@ -67,7 +67,7 @@ impl Row {
         rows.fold(Self::default(), |sum, row| sum.plus(*row))
     }
 
-    /// Runs that completed and were not identical, or left harm behind.
+    /// Runs that completed and were not identical, or harmed their source.
     const fn wrong(&self) -> u64 {
         self.corrupt + self.leaked + self.harmed
     }
@@ -89,7 +89,7 @@ impl Row {
         )
     }
 
-    /// The part of a line that stands under a tracker's name.
+    /// The part of a line under a tracker's name.
     fn side(&self) -> String {
         format!(
             "{:>11}{:>9}{:>9}{:>8}{:>9}",

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! All of a live guest's p2m, read by code that knows no tracker: every table, every leaf, every
-//! entry.
+//! Reads all of a live guest's p2m without any tracker code: every table, every leaf, every entry.
 //! Not here: comparing it (`check`).
 //! Units: entries are pfns' words, widened; all ones where there is none.
 //! Threads: one.
@@ -14,30 +13,31 @@ use p2mtrack::leaf::Leaf;
 use p2mtrack::port::{P2mSource, Roots};
 use p2mtrack_trace::NONE;
 
-/// Walks that are tried when the guest changes its p2m meanwhile.
+/// Attempts when the guest changes its p2m meanwhile.
 const TRIES: u32 = 20;
 /// Leaves that are mapped at once.
 const LEAVES: usize = 512;
 /// A PTE of a large page.
 const PSE: u64 = 1 << 7;
-/// Pfns that are read if the guest publishes them, however few frames it holds, and however many.
+/// Bounds of the pfns that are read: at least, however few frames the guest holds, and at most,
+/// however many.
 const PFNS: std::ops::Range<u64> = 1 << 22..1 << 27;
 
-/// A p2m at one moment, as far as a guest that runs on has one.
+/// A p2m at about one moment: the guest runs while it is read.
 pub(super) struct FullCopy {
     pub(super) pfn_count: u64,
     pub(super) entries: Vec<u64>,
 }
 
-/// Reads it; `None` if the guest does not hold still long enough. A guest may claim any count of
-/// pfns: beyond what the engine tracks, and 16 for each of its frames (Linux makes room for ten),
-/// nothing is read.
+/// Reads it; `None` if the guest changes the structure during every attempt. A guest may claim any
+/// count of pfns: nothing is read beyond what the engine tracks and 16 for each of its frames
+/// (Linux allows for ten).
 pub(super) fn read(p2m: &mut dyn P2mSource, tracked: u64) -> Option<FullCopy> {
     let frames = p2m.domain_frames().ok()?;
     let bound = frames.saturating_mul(16).clamp(PFNS.start, PFNS.end).max(tracked);
     for _ in 0..TRIES {
         let before = p2m.roots().ok()?;
-        // Only the list has a generation; a tree's is of no meaning.
+        // Only the list has a generation; a tree's means nothing.
         if before.p2m_cr3 != 0 && before.generation % 2 == 1 {
             continue;
         }
@@ -105,7 +105,7 @@ impl Walk<'_> {
                 .filter(|&mfn| mfn != 0 && mfn != 0xffff_ffff),
         };
         if number / slots >= slots {
-            return Some(NONE); // no tree reaches so far
+            return Some(NONE); // past what a tree can cover
         }
         let Some(mid) = slot(self.table(roots.frame_list_list)?, number / slots) else {
             return Some(NONE);
@@ -123,7 +123,7 @@ impl Walk<'_> {
     }
 }
 
-/// Every entry; `None` if a leaf went away meanwhile.
+/// Every entry; `None` if a leaf can't be mapped any more.
 fn entries(p2m: &mut dyn P2mSource, frames: &[u64]) -> Option<Vec<u64>> {
     let width = p2m.width();
     let mut entries = Vec::with_capacity(frames.len() * width.entries());
@@ -167,14 +167,14 @@ mod tests {
     use crate::findings::Owed;
 
     #[test]
-    fn it_reads_what_the_engine_reads_by_other_ways() {
+    fn it_reads_the_same_entries_as_the_engine() {
         for width in [Width::W32, Width::W64] {
             for kind in [P2mKind::Linear, P2mKind::Tree] {
                 let plain = SimConfig::plain(Scenario::Balloon, 3, 32 << 20);
                 let simulation = Simulation::new(&SimConfig { width, p2m: Some(kind), ..plain });
                 simulation.pause(true);
                 let mut ports = simulation.ports();
-                let full = read(&mut ports.p2m, 0).expect("it stands still");
+                let full = read(&mut ports.p2m, 0).expect("the guest is paused");
                 let mut monitor = Monitor::new(Config::default(), width).expect("a monitor");
                 observe(&mut monitor, &mut ports, |_, _| ());
                 let tracker = monitor.tracker();
@@ -193,14 +193,14 @@ mod tests {
         ports: &mut SimPorts,
         each: impl FnMut(Pfn, CauseSet),
     ) -> RoundReport {
-        let mut nobody = ();
-        let mut lent = ports.lend(&mut nobody);
+        let mut observer = ();
+        let mut lent = ports.lend(&mut observer);
         monitor.observe(&mut lent.guest, lent.log_dirty, each).expect("an honest guest")
     }
 
-    /// What the judge counts as missed of a guest that runs on; whether it hears of each pfn, or of
-    /// all but one in 16.
-    fn missed(config: &SimConfig, hears: bool) -> u64 {
+    /// What the check counts as missed of a running guest. Without `all` it gets only 15 of 16 owed
+    /// pfns.
+    fn missed(config: &SimConfig, all: bool) -> u64 {
         let simulation = Simulation::new(config);
         let mut ports = simulation.ports();
         ports.log_dirty.enable().expect("on");
@@ -209,8 +209,8 @@ mod tests {
         for _ in 0..ROUNDS {
             let mut owed = Owed::default();
             let hear = |pfn: Pfn, causes| {
-                if hears || !pfn.0.is_multiple_of(16) {
-                    owed.hear(pfn, causes);
+                if all || !pfn.0.is_multiple_of(16) {
+                    owed.add(pfn, causes);
                 }
             };
             let report = observe(&mut monitor, &mut ports, hear);
@@ -228,7 +228,7 @@ mod tests {
     const ROUNDS: u64 = 8;
 
     #[test]
-    fn of_honest_guests_that_run_on_nothing_is_missed() {
+    fn nothing_is_missed_of_honest_running_guests() {
         for scenario in Scenario::ALL.into_iter().filter(|scenario| !scenario.is_hostile()) {
             for (seed, width) in [(1, Width::W32), (2, Width::W64), (3, Width::W64)] {
                 let config = SimConfig { width, ..SimConfig::plain(scenario, seed, 12 << 20) };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A round of a live guest and the sums of all, as lines.
+//! Lines about a round of a live guest, and about all rounds.
 //! Not here: what they have in common with a recorded guest's (`findings`).
-//! Units: times in microseconds, by the wall clock; of phases as the engine tells them.
+//! Units: times in microseconds, by the wall clock; of phases as the engine reports them.
 //! Threads: plain values.
 //! Source: keys: `docs/json.md`.
 
@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::findings::{Owed, RoundLine, Structure, Totals, unaccounted};
 use crate::output::Output;
 
-/// Longest time that is told apart: an hour.
+/// Longest time that is recorded exactly: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
 
 /// One round.
@@ -59,9 +59,9 @@ impl Round {
         Self { number, report, owed, phases, time, shadow_bytes }
     }
 
-    /// Compares all of the p2m with what the engine knows of it. A round that could not follow the
-    /// structure says so: it is judged by the next one.
-    pub(super) fn hold_against(&self, check: &mut Check, session: &mut Session) {
+    /// Compares all of the p2m with what the engine knows of it. A round in which the engine could
+    /// not follow the structure is skipped: the next one judges it.
+    pub(super) fn check(&self, check: &mut Check, session: &mut Session) {
         let owed = &self.owed.pfns;
         match full::read(&mut session.guest.p2m, session.monitor.tracker().pfns())
             .filter(|_| !self.report.p2m_unreadable)
@@ -110,7 +110,7 @@ pub(super) struct Sums {
 pub(super) struct Last {
     #[serde(flatten)]
     pub(super) found: Totals,
-    /// Rounds of the check that could not be made.
+    /// Rounds that could not be checked.
     pub(super) unchecked: Option<u64>,
     structure: Structure,
     structure_events: u64,
@@ -211,7 +211,7 @@ impl Sums {
     }
 }
 
-/// For people: how long rounds took, and what of them.
+/// For people: how long rounds and their phases took.
 pub(super) fn print_times(out: &mut Output, last: &Last) -> Result<(), Failure> {
     let Times { p50, p99, max } = last.round_us;
     let ms = |us: u64| us as f64 / 1000.0;
@@ -233,7 +233,7 @@ pub(super) fn print_times(out: &mut Output, last: &Last) -> Result<(), Failure> 
     }
     if let Some(unchecked @ 1..) = last.unchecked {
         out.text(format_args!(
-            "Not checked, because the p2m did not hold still: {unchecked} rounds."
+            "Not checked, because the p2m could not be read in full: {unchecked} rounds."
         ))?;
     }
     Ok(())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `track DOMID`: the engine on a live guest, round by round, without sending.
-//! Not here: who may (`session`), what each round found (`findings`), a guest that is migrated.
+//! Not here: locks, log-dirty (`session`), what each round found (`findings`), migrated guests.
 //! Units: rounds; the first copy is round 0 and in no sum.
 //! Threads: as `--threads` says; one more waits for signals.
 //! Source: own; keys of JSON: `docs/json.md`.
@@ -37,35 +37,35 @@ use view::View;
 
 /// Follow the p2m of a running PV guest, without sending anything
 ///
-/// Log-dirty is switched on for the time, and off again whatever happens: a guard process sees to
-/// it if this one is killed. Ends after --rounds, after --seconds, or by Ctrl-C.
+/// Log-dirty is on while it runs, and is switched off at the end: if this process is killed, a
+/// guard process does that. Ends after --rounds, after --seconds, or on Ctrl-C.
 ///
-/// Exit status: 0 done, 1 --check found a missed change, or looked at fewer than three rounds, 2
-/// usage, no such guest, somebody else tracks it, or a file can't be written, 3 the engine or the
-/// guest gave up.
+/// Exit status: 0 done, 1 --check found a missed change or checked fewer than three rounds, 2
+/// usage, no such guest, another process tracks it, or a file can't be written, 3 the engine failed
+/// or the guest is gone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrackArgs {
-    /// The guest's number
+    /// The guest's domain ID
     #[arg(value_parser = clap::value_parser!(u16).range(1..0x7ff0))]
     domid: u16,
     /// Rounds after the first copy
     #[arg(long, value_name = "N")]
     rounds: Option<u64>,
-    /// Begin no round after this time
+    /// Begin no round later than this
     #[arg(long, value_name = "S")]
     seconds: Option<u64>,
     /// Time from the end of a round to the beginning of the next
     #[arg(long, value_name = "MS", default_value_t = 500)]
     interval: u64,
-    /// Write a trace of what the guest does, for `replay` and `inspect`; it appears at the end,
-    /// also if the guest goes away, and replaces a file of that name
+    /// Record the guest's p2m in a trace, for `replay` and `inspect`; it appears at the end, even
+    /// if the guest disappears, and replaces a file of that name
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Compare each round with all of the p2m, read by other code: what did neither it nor the next
-    /// one find? A miss takes three looks, one of them at the first copy
+    /// Compare every entry after each round, read by separate code, and count changes that neither
+    /// that round nor the next two found. Takes at least three rounds, the first copy included
     #[arg(long)]
     check: bool,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
     /// Keep a file for Prometheus's textfile collector up to date
@@ -74,10 +74,10 @@ pub(crate) struct TrackArgs {
     /// Show the present state in the terminal instead of a line for each round
     #[arg(long, conflicts_with = "json")]
     view: bool,
-    /// Switch log-dirty off and on again if it is on already: whoever has it on loses its marks
+    /// Switch log-dirty off and on again if it is on already: another user of it loses its marks
     #[arg(long)]
     take_over: bool,
-    /// Go on with a hypervisor whose interface is younger than this program
+    /// Continue on a Xen whose interface is newer than this program
     #[arg(long)]
     pub(crate) unknown_xen: bool,
     #[command(flatten)]
@@ -87,22 +87,22 @@ pub(crate) struct TrackArgs {
     threads: u16,
 }
 
-/// In place of a pause that no clock can tell.
+/// In place of a pause that overflows the clock.
 const LONG: Duration = Duration::from_secs(1 << 32);
-/// How often the guest is looked at between rounds.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often the guest is checked between rounds.
+const POLL: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &TrackArgs) -> Result<ExitCode, Failure> {
     let stop = hold()?;
-    // Before anything is tracked: a file that can't be written is told at once.
+    // Before anything is tracked: a file that can't be written is an error at once.
     let files = Files::stage(args)?;
     let config = Config { threads: args.threads.into(), ..args.compare.config() };
     let mut session = Session::begin(args.domid, args.take_over, args.unknown_xen, config)?;
-    // Whatever happens in between: log-dirty goes off, the mappings back, the guard home.
+    // Even after an error, `end` switches log-dirty off, unmaps, and dismisses the guard.
     let result = follow(args, files, &mut session, &stop);
     match (result, session.end()) {
         (Err(failure), Err(left)) => {
-            left.warn(); // log-dirty may still be on: that is to be known, whatever else is
+            left.warn(); // log-dirty may still be on: always reported
             Err(failure)
         }
         (result, ended) => ended.and(result),
@@ -130,7 +130,7 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Whether two names are one file's, which may not be there yet.
+/// Whether two paths name the same file, which may not exist yet.
 fn is_one(one: &Path, other: &Path) -> bool {
     let place = |path: &Path| {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -169,7 +169,7 @@ fn follow(
     };
     let followed = following.rounds(session, stop);
     following.view.clear();
-    // What was recorded is kept, whatever ended the rounds.
+    // The recording is kept even if an error ended the rounds.
     let recording = following.recording.take();
     let written = recording.map_or(Ok(()), |recording| recording.finish(session));
     match (followed, written) {
@@ -190,9 +190,9 @@ impl Following<'_> {
         for number in 0.. {
             let round = observe(session, number, self.recording.as_mut())?;
             if let Some(check) = &mut self.check {
-                round.hold_against(check, session);
+                round.check(check, session);
             }
-            self.tell(&round, session)?;
+            self.report(&round, session)?;
             let enough = self.args.rounds.is_some_and(|rounds| number >= rounds);
             if enough || !wait(self.args, begun, session, stop)? {
                 break;
@@ -201,8 +201,8 @@ impl Following<'_> {
         Ok(())
     }
 
-    /// A round, to everybody who wants to know.
-    fn tell(&mut self, round: &Round, session: &Session) -> Result<(), Failure> {
+    /// Reports a round to all outputs.
+    fn report(&mut self, round: &Round, session: &Session) -> Result<(), Failure> {
         if round.number == 0 {
             let (report, owed) = (&round.report, &round.owed);
             if !self.args.view {
@@ -220,7 +220,7 @@ impl Following<'_> {
         prom.map_or(Ok(()), |prom| prom.write(round, &self.sums, self.check.as_ref()))
     }
 
-    /// The sums, and the status that they ask for.
+    /// Prints the sums, and returns the exit status.
     fn close(mut self, session: &Session) -> Result<ExitCode, Failure> {
         let bytes = session.monitor.tracker().shadow_bytes().bytes;
         let totals = self.sums.totals(self.check.as_ref(), bytes);
@@ -233,8 +233,8 @@ impl Following<'_> {
     }
 }
 
-/// Waits for the next round; `false` if there is to be none. A guest that goes away meanwhile is
-/// not held.
+/// Waits for the next round; `false` if there is to be none. A guest that disappears meanwhile is
+/// an error, so that its domain is released.
 fn wait(
     args: &TrackArgs,
     begun: Instant,
@@ -248,20 +248,20 @@ fn wait(
     let until = end.map_or(next, |end| end.min(next));
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        if stop.recv_timeout(left.min(LOOK)) != Err(RecvTimeoutError::Timeout) {
+        if stop.recv_timeout(left.min(POLL)) != Err(RecvTimeoutError::Timeout) {
             return Ok(false);
         }
         session.look_after().map_err(|source| Failure::Engine {
             about: "between rounds".to_owned(),
             source: source.into(),
         })?;
-        if left <= LOOK {
+        if left <= POLL {
             return Ok(end.is_none_or(|end| next < end));
         }
     }
 }
 
-/// One round, and its share of the recording.
+/// One round, and its part of the recording.
 fn observe(
     session: &mut Session,
     number: u64,
@@ -271,7 +271,7 @@ fn observe(
     let before = session.guest.p2m.roots().map_err(|error| failed(error as _))?;
     let mut owed = Owed::default();
     let begun = Instant::now();
-    let report = session.observe(|pfn, causes| owed.hear(pfn, causes));
+    let report = session.observe(|pfn, causes| owed.add(pfn, causes));
     let report = report.map_err(|error| failed(error.into()))?;
     let round = Round::new(number, report, owed, session, begun.elapsed());
     if let Some(recording) = recording {

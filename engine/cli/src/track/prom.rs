@@ -3,8 +3,7 @@
 //! Not here: a server.
 //! Units: base units of Prometheus: seconds, bytes, counts.
 //! Threads: one owner.
-//! Source: the collector reads whole files only: each is written without a name, and then has its
-//! name at once.
+//! Source: the collector must read complete files only: each gets its name after it is written.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +50,7 @@ const COUNTERS: [(&str, &str, Source); 9] = [
 ];
 
 impl Prom {
-    /// Makes sure, before anything is tracked, that the file can be written.
+    /// Fails before anything is tracked if the file can't be written.
     pub(super) fn new(path: &Path, domid: u16) -> Result<Self, Failure> {
         stage(path)?;
         Self::registered(path, domid).map_err(Failure::file(path))
@@ -101,7 +100,7 @@ impl Prom {
         self.written.set(now.as_secs_f64().floor());
         let text = TextEncoder::new().encode_to_string(&self.registry.gather());
         let text = text.map_err(Failure::file(&self.path))?;
-        // Not waited for: a round that is lost with the machine is of no use after it.
+        // Not synced: after a crash of the machine the file is of no use.
         fill(stage(&self.path)?, &self.path, &text, StagedFile::publish)
     }
 }
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beside_it_stays_and_what_came_in_its_place() {
+    fn files_beside_it_stay_and_a_link_in_its_place_is_not_replaced() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("p2mtrack.prom");
         let new = directory.path().join("p2mtrack.prom.new");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `--record`: a trace of the live guest, made by a second tracker that only looks.
+//! `--record`: a trace of the live guest, made by a second tracker that only observes.
 //! Not here: the format, the recorder (`p2mtrack_trace::record`).
 //! Units: a round of the trace for each round of the engine.
 //! Threads: the caller's.
-//! Source: the guest runs on between the two looks: what it writes then is in the trace's next
-//! round too.
+//! Source: the guest runs between the readings of the two trackers: what it writes then is in the
+//! trace's next round too.
 
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,12 @@ use super::session::Session;
 use crate::failure::{Failure, note};
 use crate::signals::uninterrupted;
 
-/// A trace under way.
+/// A trace being written.
 pub(super) struct Recording {
     path: PathBuf,
     recorder: Recorder<BufWriter<StagedFile>>,
     rounds: u64,
-    /// Nothing more can be written, and that was told.
+    /// Nothing more can be written, and the error was returned.
     broken: bool,
 }
 
@@ -54,7 +54,7 @@ impl Recording {
         Ok(Self { path: path.to_path_buf(), recorder, rounds: 0, broken: false })
     }
 
-    /// Records what is there now. `before` are the roots as read before the round.
+    /// Records the guest's present p2m. `before` are the roots as read before the round.
     pub(super) fn round(
         &mut self,
         session: &mut Session,
@@ -62,8 +62,8 @@ impl Recording {
         number: u64,
     ) -> Result<(), Failure> {
         let log = session.tap.take();
-        let mut nobody = ();
-        let (mut guest, _) = session.guest.lend(&mut nobody);
+        let mut observer = ();
+        let (mut guest, _) = session.guest.lend(&mut observer);
         let recorded = self.recorder.round(&mut guest, before, log.as_ref());
         self.rounds += u64::from(recorded.is_ok());
         self.broken = matches!(recorded, Err(RecordError::Trace(_)));
@@ -76,8 +76,8 @@ impl Recording {
         })
     }
 
-    /// Gives the file its name, if there is anything in it: also when the guest or the engine gave
-    /// up.
+    /// Gives the file its name if a round was recorded, even if the guest is gone or the engine
+    /// failed.
     pub(super) fn finish(mut self, session: &mut Session) -> Result<(), Failure> {
         self.recorder.release(&mut session.guest.p2m);
         if self.broken {

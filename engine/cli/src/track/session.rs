@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who tracks: the lock of the domain, the guard, log-dirty on and off, and the engine in between.
+//! A tracking session: the lock of the domain, the guard, log-dirty on and off, and the engine.
 //! Not here: what is found.
 //! Units: one domain.
 //! Threads: one owner.
-//! Source: order: lock, what a dead tracker left, guard, log-dirty; and back.
+//! Source: order: lock, cleanup after a dead tracker, guard, log-dirty; the reverse at the end.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -28,7 +28,7 @@ pub(super) struct Session {
     pub(super) xen: Xen,
     pub(super) guest: XenGuest,
     pub(super) monitor: Monitor,
-    /// What the last CLEAN said, for who records.
+    /// What the last CLEAN returned, for a recording.
     pub(super) tap: Tap,
     pub(super) stopwatch: Stopwatch,
     lock: Lock,
@@ -38,8 +38,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Log-dirty is on when this returns well, and as it was when it does not, unless the guard
-    /// does not answer: it has the lock then, and sees to it.
+    /// On success log-dirty is on. On failure it is as before, unless the guard does not answer:
+    /// the guard then has the lock, and cleans up.
     pub(super) fn begin(
         domid: u16,
         take_over: bool,
@@ -64,18 +64,18 @@ impl Session {
         let (mut guest, mut guard, monitor) = match parts() {
             Ok(parts) => parts,
             Err(failure) => {
-                // nothing is on by us, and the failure is what there is to tell
+                // log-dirty is not on yet; the failure is the error to return
                 let _ = lock.release();
                 return Err(failure);
             }
         };
         if let Err(error) = guard.enable(&mut guest.log_dirty, if_on) {
-            // A guard that does not answer may be at it: the lock is its own then, until it has
-            // seen to it.
+            // A guard that does not answer may be switching log-dirty: it keeps the lock until it
+            // has cleaned up.
             if let GuardError::Xen(refused) = &error {
                 let _ = lock.release();
                 if refused.is_on_already() {
-                    note("--take-over switches it off and on again, if whoever has it on is gone");
+                    note("if its user is gone, --take-over switches it off and on again");
                 }
             }
             return Err(unusable(error.into()));
@@ -100,7 +100,7 @@ impl Session {
         self.monitor.observe(&mut guest, &mut log_dirty, each)
     }
 
-    /// Between rounds, too: the guest is there, and so is a guard.
+    /// Between rounds: fails if the guest is gone, and replaces a guard that is gone.
     pub(super) fn look_after(&mut self) -> Result<(), XenError> {
         if !self.guard.is_there() {
             self.replace_guard();
@@ -109,28 +109,28 @@ impl Session {
     }
 
     fn replace_guard(&mut self) {
-        note(&format!("guard process {} is gone: another one is begun", self.guard.pid()));
+        note(&format!("guard process {} is gone; a new one is started", self.guard.pid()));
         match begin_guard(&self.domain, self.unknown_xen, &self.lock) {
             Ok(mut guard) => match guard.arm(true) {
                 Ok(()) => self.guard = guard,
-                Err(_) => guard.dismiss(), // gone already: the next look finds it so
+                Err(_) => guard.dismiss(), // gone already: the next call replaces it
             },
             Err(failure) => failure.warn(),
         }
     }
 
-    /// Gives everything back: log-dirty is off when this returns well.
+    /// Releases everything. On success log-dirty is off.
     pub(super) fn end(mut self) -> Result<(), Failure> {
         let unusable = unusable(self.domain.domid());
         self.monitor.release(&mut self.guest.p2m);
-        // A domain that is gone has no log, and another may have its number. One that only does not
-        // answer has it still.
+        // A domain that is gone has no log, and another may have its ID. A domain that only does
+        // not answer still has its log.
         if !self.domain.is_gone() {
-            // If this fails, the guard tries again when we are gone, and the file says what is
-            // left.
+            // If this fails, the guard tries again when this process is gone, and the lock file
+            // says that log-dirty is on.
             self.guest.log_dirty.disable().map_err(unusable)?;
         }
-        let _ = self.guard.arm(false); // one that is not there needs no word
+        let _ = self.guard.arm(false); // a guard that is gone needs no message
         let released = self.lock.release();
         self.guard.dismiss();
         released.map_err(|error| unusable(error.into()))
@@ -145,7 +145,7 @@ fn clean_up(domain: &Domain, left: Left, lock: &mut Lock) -> Result<(), Failure>
         let off = log.and_then(|mut log| log.switch_off_after());
         off.map_err(|error| unusable(error.into()))?;
         note(&format!(
-            "process {pid} and its guard died while tracking: log-dirty is switched off after it"
+            "process {pid} and its guard died while tracking: log-dirty was left on, and is now off"
         ));
     }
     lock.note(false).map_err(|error| unusable(error.into()))
@@ -155,9 +155,9 @@ fn unusable(domid: u16) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> 
     move |source| Failure::Unusable { about: format!("domain {domid}"), source: source as _ }
 }
 
-/// This program again, as a guard.
+/// Starts this program as a guard.
 fn begin_guard(domain: &Domain, unknown_xen: bool, lock: &Lock) -> Result<Guard, Failure> {
-    // Also when the file of that name was replaced since.
+    // The running program, even if its file was replaced since.
     let mut command = Command::new("/proc/self/exe");
     let words = [domain.domid().to_string(), domain.uuid().to_string()];
     command.arg0("p2mtrack").arg("guard").args(words);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A copy of what each CLEAN said, for a recording: the log can be taken once.
+//! A copy of what each CLEAN returned, for a recording: the log can be read only once.
 //! Not here: the log itself.
 //! Units: pfns.
 //! Threads: one owner.
@@ -15,7 +15,7 @@ pub(super) struct Tap {
     log: Option<PfnBitmap>,
 }
 
-/// A log with a tap on it.
+/// A log whose contents go to a tap, too.
 #[derive(Debug)]
 pub(super) struct Tapped<'a, L> {
     tap: &'a mut Tap,
@@ -23,7 +23,7 @@ pub(super) struct Tapped<'a, L> {
 }
 
 impl Tap {
-    /// From now on, copies are kept.
+    /// Keeps copies from now on.
     pub(super) const fn open(&mut self) {
         self.wanted = true;
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `--view`: the present state of a tracked guest, drawn again after each round.
-//! Not here: lines that stay (`findings`).
+//! Not here: a line for each round (`findings`).
 //! Units: as in the lines.
 //! Threads: one owner.
-//! Source: own; nothing is drawn when standard error is no terminal.
+//! Source: own; nothing is drawn if standard error is not a terminal.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs the program as a user would, and makes recordings for it to run over.
-//! Not here: what should come out.
+//! Not here: the expected output.
 //! Units: as in the trace crate.
 //! Threads: each run is a process.
 //! Source: own.
@@ -30,7 +30,7 @@ pub(crate) fn trace(name: &str) -> PathBuf {
     path(&format!("{name}.p2mtrace"))
 }
 
-/// The program, with nothing of the environment that could colour it.
+/// The program, without environment variables that control colours.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_p2mtrack"));
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM", "CI"] {
@@ -60,7 +60,7 @@ pub(crate) fn ended(output: Output) -> Ended {
     }
 }
 
-/// The program in the place of a shell that was told something first.
+/// A shell that runs `first`, and then the program in its place.
 pub(crate) fn shell(first: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\"")]);
@@ -68,19 +68,19 @@ pub(crate) fn shell(first: &str) -> Command {
     shell
 }
 
-/// Runs the program below limits.
+/// Runs the program with limits.
 pub(crate) fn limited(limits: &str, words: impl FnOnce(&mut Command) -> &mut Command) -> Ended {
     ended(words(&mut shell(limits)).output().expect("runs"))
 }
 
-/// Runs a program whose output nobody reads any more.
+/// Runs a program whose standard output is a closed pipe.
 pub(crate) fn reader_gone(program: &mut Command) -> Ended {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     ended(program.stdout(writer).output().expect("runs"))
 }
 
-/// The lines of a run that ended well, as JSON.
+/// The lines of a successful run, as JSON.
 pub(crate) fn objects(words: &[&str], file: &Path) -> Vec<Value> {
     let ended = run(words, file);
     assert_eq!((ended.status, ended.err.as_str()), (0, ""), "{words:?} {}", file.display());

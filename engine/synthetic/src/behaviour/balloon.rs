@@ -9,7 +9,7 @@
 use crate::behaviour::plan::Plan;
 use crate::program::{Name, Step, Val};
 
-/// A run of pages or some from anywhere.
+/// A run of pages, or scattered ones.
 pub(super) fn balloon_out(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_frames_to_spare()?;
     let pages = plan.dice.magnitude(12);
@@ -54,7 +54,7 @@ pub(super) fn page_out(plan: &mut Plan<'_>, pfn: u64, mfn: u64) -> Option<Vec<St
     }
     let p2m_first = plan.chance(2, 3);
     if p2m_first && ptes.is_empty() {
-        // Between the two the frame is the guest's and nobody's: a suspend may come.
+        // Between the two the guest holds the frame and no pfn names it: a suspend may come.
         steps.push(entry);
         steps.extend(plan.maybe_wait());
         steps.push(decrease);
@@ -116,7 +116,7 @@ pub(super) fn same_frame(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// `XENMEM_exchange`, with PTEs taken away and put back.
+/// `XENMEM_exchange`, with PTEs cleared before and written again after it.
 pub(super) fn exchange(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_free_frames()?;
     let pages = plan.dice.magnitude(16);

@@ -18,7 +18,7 @@ pub(super) enum Pte {
     Stays,
 }
 
-/// A foreign frame at a ballooned pfn, and away again.
+/// A foreign frame is mapped at a ballooned pfn, and unmapped again.
 pub(super) fn grant_map(plan: &mut Plan<'_>) -> Option<()> {
     let (pfn, mfn) = (plan.hole()?, plan.foreign()?);
     plan.push(Step::Entry { pfn, name: Name::Foreign(Val::Is(mfn)) });
@@ -33,7 +33,7 @@ pub(super) fn grant_map(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// An old kernel lays a foreign frame over a page that has one, and restores the entry later.
+/// An old kernel puts a foreign frame into the entry of a pfn that has one, and restores it later.
 pub(super) fn overlay(plan: &mut Plan<'_>) -> Option<()> {
     let ((pfn, own), mfn) = (plan.unmapped_data()?, plan.foreign()?);
     if plan.chance(1, 2) {
@@ -49,8 +49,8 @@ pub(super) fn overlay(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// The same with a frame granted to oneself, for a moment: the entry is as it was before anybody
-/// looks again.
+/// The same with a frame that the guest granted to itself: the entry is restored before any
+/// suspend.
 pub(super) fn self_overlay(plan: &mut Plan<'_>) -> Option<()> {
     let ((pfn, own), (_, other)) = (plan.unmapped_data()?, plan.data()?);
     let wait = plan.maybe_wait();
@@ -60,7 +60,8 @@ pub(super) fn self_overlay(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A frame granted to oneself: its entry is tagged, and for a while a second pfn names it too.
+/// A frame that the guest granted to itself: its entry is tagged, and for a while a second pfn
+/// names it too.
 pub(super) fn self_grant(plan: &mut Plan<'_>) -> Option<()> {
     let (pfn, mfn) = plan.data()?;
     plan.push(Step::Entry { pfn, name: Name::Foreign(Val::Is(mfn)) });
@@ -96,8 +97,8 @@ pub(super) fn foreign_pte(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A foreign frame at a ballooned pfn which is also the one that its own domain has it at, so that
-/// p2m and m2p agree on a frame of somebody else; perhaps with a PTE.
+/// A foreign frame at a ballooned pfn that is also its pfn in its own domain, so that p2m and m2p
+/// agree on a frame of another domain; perhaps with a PTE.
 pub(super) fn same_pfn(plan: &mut Plan<'_>, pte: Pte) -> Option<()> {
     let pfn = plan.hole()?;
     let slot = if pte == Pte::Stays || plan.chance(1, 2) {

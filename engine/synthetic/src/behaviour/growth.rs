@@ -112,7 +112,7 @@ fn end_of_frames(plan: &Plan<'_>) -> u64 {
     last.map_or(0, |last| (last + 1) * guest.width.entries() as u64)
 }
 
-/// Steps after which a pfn has no frame; `None` if it can't be had.
+/// Steps after which a pfn has no frame; `None` if it can't be emptied.
 fn empty_pfn(plan: &mut Plan<'_>, pfn: u64) -> Option<Vec<Step>> {
     let Plan { guest, xen, .. } = &*plan;
     if !guest.is_private(guest.position(pfn)) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames that somebody else holds: Xen exchanges none of them, and the guest tries again or lets
-//! it be.
-//! Not here: frames that nobody holds (`balloon`).
+//! Frames with other references: Xen does not exchange them, and the guest tries again or gives up.
+//! Not here: frames without other references (`balloon`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
 //! Source: `steal_page` in `xen/arch/x86/mm.c`; Linux `xen_create_contiguous_region` puts the old
@@ -12,8 +11,8 @@ use crate::behaviour::plan::Plan;
 use crate::behaviour::reshape::own_leaf;
 use crate::program::{Name, Step, Val};
 
-/// A page in a backend's hands, or in a page table, is to be exchanged: once in vain, and perhaps
-/// once more when it was let go.
+/// Exchanges a page that a backend or a page table maps: the first try fails, and perhaps a second
+/// one follows once the page is unmapped.
 pub(super) fn held(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_free_frames()?;
     let (pfn, old) = plan.data()?;
@@ -38,8 +37,8 @@ pub(super) fn held(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A page is ballooned out while a backend has it mapped: it is the guest's until the backend lets
-/// go, and its pfn may have another frame by then.
+/// A page is ballooned out while a backend has it mapped: it is the guest's until the backend
+/// unmaps it, and its pfn may have another frame by then.
 pub(super) fn out_while_mapped(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_frames_to_spare()?;
     plan.has_free_frames()?;
@@ -57,8 +56,8 @@ pub(super) fn out_while_mapped(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A leaf is copied and its slot re-pointed; its old frame is to be exchanged as soon as nobody has
-/// it mapped.
+/// A leaf is copied and its slot re-pointed; the guest tries to exchange its old frame, which Xen
+/// refuses while it is mapped.
 pub(super) fn old_leaf_exchanged(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_free_frames()?;
     plan.lock_structure()?;
@@ -81,7 +80,7 @@ pub(super) fn old_leaf_exchanged(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// One try, with PTEs taken away and put back, whatever comes of it.
+/// One try: PTEs are cleared before and written again after it, whether it succeeds or not.
 fn exchange_once(plan: &mut Plan<'_>, pfn: u64, old: u64, reg: usize, ptes: &[Step]) {
     let after = Val::Reg(reg);
     let mut steps = ptes.to_vec();

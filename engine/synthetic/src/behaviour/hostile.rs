@@ -96,26 +96,26 @@ fn wrong_roots(plan: &mut Plan<'_>) -> Option<(Vec<Step>, Vec<Step>)> {
     Some((vec![lie], vec![truth]))
 }
 
-/// A slot above a leaf names its own table (0), another leaf (1), or nothing that is there (2).
+/// A slot above a leaf names its own table (0), another leaf (1), or no frame of the guest (2).
 fn wrong_slot(plan: &mut Plan<'_>, how: u8) -> Option<(Vec<Step>, Vec<Step>)> {
     plan.lock_structure()?;
     let (position, leaf) = own_leaf(plan)?;
     let foreign = plan.foreign()?;
     let Plan { guest, dice, .. } = &mut *plan;
-    let holder = guest.structure_frame(1, guest.key_of_leaf(position))?;
+    let parent = guest.structure_frame(1, guest.key_of_leaf(position))?;
     let wrong = match how {
-        0 => holder,
+        0 => parent,
         1 => guest.leaves[dice.index(guest.leaves.len())],
         _ => foreign,
     };
     let step = |mfn: Option<u64>| match &guest.layout {
         Layout::Linear(_) => Step::Pte {
-            table: holder,
+            table: parent,
             slot: ((guest.base_page() + position) & 511) as u16,
             to: mfn.map(Val::Is),
         },
         Layout::Tree(_) => Step::Slot {
-            mfn: holder,
+            mfn: parent,
             slot: position as usize & (guest.width.entries() - 1),
             word: mfn.unwrap_or(1 << 29),
         },

@@ -41,7 +41,7 @@ pub(super) fn leaf_exchanged(plan: &mut Plan<'_>) -> Option<()> {
     let entry = Step::Entry { pfn, name: Name::Frame(new) };
     plan.push(Step::Populate { pfn: spare, reg, prefer: None });
     plan.push(Step::Open);
-    // An entry in the very leaf must not fall between copy and slot.
+    // An entry in the same leaf must not be written between copy and slot.
     let early = !inside && plan.chance(1, 2);
     if early {
         plan.push(entry);

@@ -169,7 +169,7 @@ impl Behaviour {
     }
 }
 
-/// Plans a program; `None` if the guest has not what it takes at the moment.
+/// Plans a program; `None` if the guest lacks what it needs at the moment.
 pub(crate) fn plan(
     behaviour: Behaviour,
     guest: &mut Guest,
@@ -240,7 +240,7 @@ fn make(plan: &mut Plan<'_>, behaviour: Behaviour) -> Option<()> {
     }
 }
 
-/// Whether a program with this step left has to stay as it is over a suspend.
+/// Whether a program with this step left must not be finished by a suspend.
 pub(crate) const fn outlives_suspend(step: Step) -> bool {
-    matches!(step, Step::AwaitLooks(_))
+    matches!(step, Step::AwaitGrantQueries(_))
 }

@@ -4,8 +4,8 @@
 //! Not here: transfers (`transfer`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: the outcome table: what is not ours has no frame, whatever the entry's tag; Xen hands
-//! out any free frame.
+//! Source: the outcome table: a frame of another domain is no frame of the pfn, whatever the
+//! entry's tag; Xen allocates any free frame.
 
 use crate::behaviour::balloon::page_out;
 use crate::behaviour::grant::foreign_name;
@@ -38,9 +38,9 @@ pub(super) fn untagged(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A page goes out, another domain gets its frame, at the same pfn, and the guest maps that: the
-/// entry is as it was or differs in its tag, and perhaps a PTE names the frame, too. Then the frame
-/// comes back the same way.
+/// A page is ballooned out, another domain gets its frame at the same pfn, and the guest maps it:
+/// the entry is as it was or differs in its tag, and perhaps a PTE names the frame, too. Then the
+/// frame comes back the same way.
 pub(super) fn given_and_mapped(plan: &mut Plan<'_>, pte: bool) -> Option<()> {
     plan.has_free_frames()?;
     let slot = if pte {
@@ -67,7 +67,7 @@ pub(super) fn given_and_mapped(plan: &mut Plan<'_>, pte: bool) -> Option<()> {
     comes_to(plan, pfn, Val::Reg(reg), own)
 }
 
-/// A frame of another domain is mapped, given up there, and handed to the guest at the very pfn
+/// A frame of another domain is mapped, freed by that domain, and given to the guest at the pfn
 /// that names it.
 pub(super) fn frame_comes(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_free_frames()?;
@@ -82,7 +82,7 @@ pub(super) fn frame_comes(plan: &mut Plan<'_>) -> Option<()> {
 }
 
 /// A mapped frame is freed by its owner and populated at the pfn whose entry names it: the entry is
-/// taken out and written again, or stays as it is.
+/// cleared and written again, or stays as it is.
 fn comes_to(plan: &mut Plan<'_>, pfn: u64, frame: Val, wanted: u64) -> Option<()> {
     let reg = plan.register()?;
     let gone = [Step::UnmapForeign(frame), Step::TheyFree(frame)];
@@ -95,7 +95,7 @@ fn comes_to(plan: &mut Plan<'_>, pfn: u64, frame: Val, wanted: u64) -> Option<()
         plan.extend(wait);
         plan.extend([come, settle]);
     } else {
-        // Whoever else gets the frame has it under its own entry, too, until this one is written.
+        // If another pfn gets the frame, two entries name it until this one is written.
         plan.section(gone.into_iter().chain([come, settle]));
     }
     if plan.chance(1, 3) {
@@ -103,7 +103,7 @@ fn comes_to(plan: &mut Plan<'_>, pfn: u64, frame: Val, wanted: u64) -> Option<()
     }
     let wait = plan.maybe_wait();
     plan.extend(wait);
-    // Linux tags no frame of its own for good.
+    // Linux does not leave a frame of its own tagged.
     plan.push(Step::Entry { pfn, name: Name::Frame(Val::Reg(reg)) });
     Some(())
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A program in the making: the steps so far, what it takes of the guest, and what it draws.
-//! Not here: the programs, a family of them in each of the other files.
+//! A program that is being planned: its steps so far, its claims on the guest, and what it draws.
+//! Not here: the programs; each of the other files has a group of them.
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
 //! Source: own.
@@ -11,7 +11,7 @@ use crate::guest::{Guest, Layout};
 use crate::program::{Program, REGISTERS, Step, Val};
 use crate::xen::Xen;
 
-/// A program in the making.
+/// A program that is being planned.
 pub(super) struct Plan<'w> {
     pub(super) guest: &'w mut Guest,
     pub(super) xen: &'w mut Xen,
@@ -69,7 +69,7 @@ impl Plan<'_> {
         self.guest.claims.lock_structure(&mut self.program.claimed).then_some(())
     }
 
-    /// Locks a leaf that nobody uses.
+    /// Locks an unused leaf.
     pub(super) fn lock_leaf(&mut self, position: u64) -> Option<()> {
         self.guest.claims.lock_leaf(position, &mut self.program.claimed).then_some(())
     }
@@ -103,7 +103,7 @@ impl Plan<'_> {
         Some(pfn)
     }
 
-    /// A frame of another domain, referenced from now on so that it stays theirs.
+    /// A frame of another domain, referenced from now on so that it stays that domain's.
     pub(super) fn foreign(&mut self) -> Option<u64> {
         let Self { others, dice, xen, .. } = self;
         let mfn = (!others.is_empty()).then(|| dice.pick(others))?;
@@ -132,12 +132,12 @@ impl Plan<'_> {
         restored.collect()
     }
 
-    /// Whether Xen has frames enough that no program runs out.
+    /// Whether Xen has enough frames that no program runs out.
     pub(super) fn has_free_frames(&self) -> Option<()> {
         (self.xen.machine.free.len() > 1024).then_some(())
     }
 
-    /// Whether the guest has frames enough to give some away.
+    /// Whether the guest has enough frames to give some away.
     pub(super) fn has_frames_to_spare(&self) -> Option<()> {
         (self.xen.machine.guest_frames() > self.guest.frames_at_start() / 2).then_some(())
     }

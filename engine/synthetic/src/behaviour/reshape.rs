@@ -26,7 +26,7 @@ pub(super) fn own_leaf(plan: &mut Plan<'_>) -> Option<(u64, u64)> {
     })
 }
 
-/// The old frame of something that was copied is data from now on, or lies around as it was.
+/// The old frame of a copied leaf or table becomes data, or stays as it was.
 fn retire(plan: &mut Plan<'_>, mfn: u64) {
     if plan.chance(3, 4) {
         plan.push(Step::Write(Val::Is(mfn)));
@@ -134,17 +134,17 @@ fn new_branch(plan: &mut Plan<'_>) -> Option<Vec<(u8, u64, u64)>> {
     Some(branch)
 }
 
-/// Writes the slot of a frame that is not in place yet: what it names is at this level and key.
-fn point(plan: &mut Plan<'_>, holder: u64, level: u8, key: u64, mfn: u64) {
+/// Writes a slot of a frame that is not in place yet: the slot of what is at this level and key.
+fn point(plan: &mut Plan<'_>, parent: u64, level: u8, key: u64, mfn: u64) {
     let guest = &plan.guest;
     let step = match &guest.layout {
         Layout::Linear(_) => {
             let page = if level == 0 { guest.base_page() + key } else { key };
-            Step::Word { mfn: holder, index: (page & 511) as usize, word: pte(mfn) }
+            Step::Word { mfn: parent, index: (page & 511) as usize, word: pte(mfn) }
         }
         Layout::Tree(_) => {
             let slot = key as usize & (guest.width.entries() - 1);
-            Step::Slot { mfn: holder, slot, word: mfn }
+            Step::Slot { mfn: parent, slot, word: mfn }
         }
     };
     plan.push(step);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames that two pfns name, or one pfn whose m2p is another: what is written there marks the
-//! m2p's pfn alone.
+//! Frames that two pfns name, or whose m2p is not the pfn that names them: a write marks only the
+//! m2p's pfn.
 //! Not here: guests that lie about it in clean leaves (`hostile`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
@@ -14,7 +14,7 @@ use crate::program::{Name, Step, Val};
 pub(super) fn shared_alias(plan: &mut Plan<'_>) -> Option<()> {
     let table = plan.chance(1, 6);
     let mfn = if table { own_table(plan)? } else { plan.unmapped_data()?.1 };
-    let (other, before) = room(plan)?;
+    let (other, before) = other_pfn(plan)?;
     plan.push(Step::Entry { pfn: other, name: Name::Frame(Val::Is(mfn)) });
     if table {
         table_written_now_and_then(plan, mfn)?;
@@ -26,11 +26,11 @@ pub(super) fn shared_alias(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A frame moves in the p2m, and its m2p stays behind or is a third pfn; then it follows, or the
+/// A frame moves in the p2m, and its m2p stays or becomes a third pfn; then the m2p follows, or the
 /// frame moves back.
 pub(super) fn stale_m2p(plan: &mut Plan<'_>) -> Option<()> {
     let (pfn, mfn) = plan.unmapped_data()?;
-    let (other, before) = room(plan)?;
+    let (other, before) = other_pfn(plan)?;
     let frame = Name::Frame(Val::Is(mfn));
     let machphys = |pfn| Step::Machphys { mfn: Val::Is(mfn), pfn };
     let mut there =
@@ -55,8 +55,8 @@ pub(super) fn stale_m2p(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A pfn that can name another frame for a while, and what it names otherwise.
-fn room(plan: &mut Plan<'_>) -> Option<(u64, Name)> {
+/// A pfn that can name another frame for a while, and what it names before and after.
+fn other_pfn(plan: &mut Plan<'_>) -> Option<(u64, Name)> {
     if plan.chance(1, 2) {
         return Some((plan.hole()?, Name::Nothing));
     }

@@ -120,9 +120,9 @@ pub(super) fn table_freed(plan: &mut Plan<'_>) -> Option<()> {
     }
     let table = own_table(plan)?;
     let pfn = plan.xen.machine.m2p.pfn(table)?;
-    let holders = plan.clear_ptes(table)?;
+    let clears = plan.clear_ptes(table)?;
     plan.push(Step::ListTable { mfn: table, level: 1, listed: false });
-    plan.extend(holders);
+    plan.extend(clears);
     plan.push(Step::Unpin(table));
     if plan.chance(1, 3) {
         return Some(());
@@ -137,7 +137,7 @@ pub(super) fn table_freed(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A page out that no PTE names by then.
+/// Balloons out a page that no PTE names by then.
 fn page_out_plain(plan: &mut Plan<'_>, pfn: u64, mfn: u64) -> Vec<Step> {
     use crate::program::Name;
     let mut steps = vec![Step::Entry { pfn, name: Name::Nothing }];
@@ -150,9 +150,9 @@ fn page_out_plain(plan: &mut Plan<'_>, pfn: u64, mfn: u64) -> Vec<Step> {
 pub(super) fn table_pinned(plan: &mut Plan<'_>) -> Option<()> {
     let table = own_table(plan)?;
     let machine = &plan.xen.machine;
-    let held = machine.ptes_to(table).any(|(holder, _)| machine.level(holder) == 2);
+    let held = machine.ptes_to(table).any(|(parent, _)| machine.level(parent) == 2);
     let unpin = held && machine.is_pinned(table);
-    // A pin that outlives its wait is taken back only where the table stays one without it.
+    // Unpin only a table that stays a table without the pin.
     plan.push(if unpin { Step::Unpin(table) } else { Step::Pin { mfn: table, level: 1 } });
     Some(())
 }

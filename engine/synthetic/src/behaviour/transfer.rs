@@ -3,21 +3,21 @@
 //! Not here: grants (`grant`, `backend`).
 //! Units: pfn and mfn as plain numbers.
 //! Threads: under the world's lock.
-//! Source: `xen/common/grant_table.c` gnttab_transfer; an entry meets a look unless the p2m is
-//! written while it stands.
+//! Source: `xen/common/grant_table.c` gnttab_transfer; a query sees a transfer entry unless the p2m
+//! is written while it exists.
 
 use crate::behaviour::grant::foreign_name;
 use crate::behaviour::plan::Plan;
 use crate::grant::Offer;
 use crate::program::{Name, Step, Val};
 
-/// Looks at the grant table between the last transfer and the withdrawal of its entry: without any
-/// the offer is one that nobody can see.
-const LOOKS: u64 = 1;
+/// Queries of the grant table between the last transfer and the withdrawal of its entry: without
+/// any, no tracker could see the offer.
+const GRANT_QUERIES: u64 = 1;
 
-/// When a look at the grant table meets a transfer entry.
+/// When a query of the grant table sees a transfer entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
+enum Query {
     /// Before the frame comes.
     AtTheOffer,
     /// Once it came.
@@ -38,7 +38,7 @@ fn wait_if(plan: &mut Plan<'_>, slow: bool) {
     plan.extend(wait);
 }
 
-/// A frame of another domain that nobody maps; it is not theirs to free any more.
+/// An unmapped frame of another domain; that domain will not free it any more.
 pub(super) fn take_foreign(plan: &mut Plan<'_>) -> Option<u64> {
     let at = {
         let Plan { others, xen, dice, .. } = &mut *plan;
@@ -58,7 +58,7 @@ fn arrive(plan: &mut Plan<'_>, pfn: u64, mfn: u64, slow: bool) {
     if plan.chance(1, 4) {
         plan.push(Step::Write(Val::Is(mfn)));
     }
-    plan.extend([Step::AwaitLooks(LOOKS), Step::Withdraw]);
+    plan.extend([Step::AwaitGrantQueries(GRANT_QUERIES), Step::Withdraw]);
 }
 
 /// A frame goes to another domain, which writes it, and comes back to the same pfn.
@@ -81,8 +81,8 @@ pub(super) fn transfer_back(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// Transfers whose entry of the p2m is written at no other moment than it has to be, and offers
-/// that stand no longer.
+/// Transfers whose p2m entry is written only when it has to be, and offers that exist no longer
+/// than they have to.
 pub(super) fn transfers(plan: &mut Plan<'_>) -> Option<()> {
     match plan.dice.below(8) {
         0..3 => given_and_got_back(plan),
@@ -104,9 +104,9 @@ fn given_and_got_back(plan: &mut Plan<'_>) -> Option<()> {
         wait_if(plan, true);
     }
     let rewritten = plan.chance(1, 2);
-    let look = look(plan, !rewritten);
+    let query = pick_query(plan, !rewritten);
     plan.push(Step::Accept(pfn));
-    look_if(plan, look == Some(Look::AtTheOffer));
+    query_if(plan, query == Some(Query::AtTheOffer));
     plan.push(Step::Open);
     plan.push(Step::TransferOut { mfn, pfn, there, touched: tagged });
     wait_if(plan, true);
@@ -116,7 +116,7 @@ fn given_and_got_back(plan: &mut Plan<'_>) -> Option<()> {
         plan.push(Step::Entry { pfn, name });
     }
     plan.push(Step::Close);
-    look_if(plan, look == Some(Look::AtTheFrame));
+    query_if(plan, query == Some(Query::AtTheFrame));
     plan.push(Step::Withdraw);
     if tagged || rewritten {
         let wait = plan.dice.between(1, 9);
@@ -125,8 +125,8 @@ fn given_and_got_back(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A frame goes out for good, and only much later its entry: whoever looks at entries alone finds
-/// nothing. The other domain may have it at the same pfn.
+/// A frame goes out for good, and its entry only much later: comparing entries alone finds nothing.
+/// The other domain may have it at the same pfn.
 pub(super) fn given_away(plan: &mut Plan<'_>) -> Option<()> {
     plan.has_frames_to_spare()?;
     let (pfn, mfn) = plan.unmapped_data()?;
@@ -141,8 +141,8 @@ pub(super) fn given_away(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// A pfn names a frame of another domain, and that frame comes to it: nobody writes the entry any
-/// more.
+/// A pfn names a frame of another domain, and that frame comes to it: the entry is not written
+/// then.
 fn comes_by_transfer(plan: &mut Plan<'_>) -> Option<()> {
     let pfn = plan.hole()?;
     let mfn = take_foreign(plan)?;
@@ -151,7 +151,7 @@ fn comes_by_transfer(plan: &mut Plan<'_>) -> Option<()> {
     let wait = plan.dice.between(1, 6);
     before.push(Step::AwaitRounds(wait));
     let late = plan.chance(1, 4);
-    let look = look(plan, true);
+    let query = pick_query(plan, true);
     if late {
         plan.push(Step::Accept(pfn));
         plan.extend(before);
@@ -159,9 +159,9 @@ fn comes_by_transfer(plan: &mut Plan<'_>) -> Option<()> {
         plan.extend(before);
         plan.push(Step::Accept(pfn));
     }
-    look_if(plan, look == Some(Look::AtTheOffer));
+    query_if(plan, query == Some(Query::AtTheOffer));
     come(plan, pfn, mfn);
-    look_if(plan, look == Some(Look::AtTheFrame));
+    query_if(plan, query == Some(Query::AtTheFrame));
     plan.push(Step::Withdraw);
     let wait = plan.dice.between(1, 9);
     plan.push(Step::AwaitRounds(wait));
@@ -169,7 +169,7 @@ fn comes_by_transfer(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// Offered, used and withdrawn before anybody looks; the entry is written.
+/// Offered, used and withdrawn without a wait for a query; the p2m entry is written.
 fn swift(plan: &mut Plan<'_>) -> Option<()> {
     let back = plan.chance(1, 2);
     let (pfn, mfn) = if back { plan.unmapped_data()? } else { (plan.hole()?, take_foreign(plan)?) };
@@ -184,7 +184,7 @@ fn swift(plan: &mut Plan<'_>) -> Option<()> {
     Some(())
 }
 
-/// Nobody takes the offer up.
+/// An offer that no domain uses.
 fn in_vain(plan: &mut Plan<'_>) -> Option<()> {
     let pfn = plan.hole()?;
     plan.push(Step::Accept(pfn));
@@ -206,12 +206,12 @@ fn come(plan: &mut Plan<'_>, pfn: u64, mfn: u64) {
     plan.push(Step::Offer(Offer::Completed(mfn)));
 }
 
-/// The look that meets a transfer entry; it must meet one unless the p2m is written.
-fn look(plan: &mut Plan<'_>, must: bool) -> Option<Look> {
-    let any = [Some(Look::AtTheOffer), Some(Look::AtTheFrame), None];
+/// Draws the query that sees a transfer entry; there must be one unless the p2m is written.
+fn pick_query(plan: &mut Plan<'_>, must: bool) -> Option<Query> {
+    let any = [Some(Query::AtTheOffer), Some(Query::AtTheFrame), None];
     plan.dice.pick(if must { &any[..2] } else { &any[..] })
 }
 
-fn look_if(plan: &mut Plan<'_>, wanted: bool) {
-    plan.extend(wanted.then_some(Step::AwaitLooks(LOOKS)));
+fn query_if(plan: &mut Plan<'_>, wanted: bool) {
+    plan.extend(wanted.then_some(Step::AwaitGrantQueries(GRANT_QUERIES)));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The order in which the guest's frames were handed out: blocks as a buddy allocator leaves them.
+//! The order in which the guest's frames were allocated: blocks as a buddy allocator leaves them.
 //! Not here: who owns which block (`build`).
 //! Units: mfns.
 //! Threads: one owner.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest at the moment at which its migration begins: frames as a buddy allocator left them, a
-//! p2m over them.
+//! A guest when its migration begins: frames as a buddy allocator left them, a p2m over them.
 //! Not here: anything that happens later.
 //! Units: pfns, mfns, positions of leaves.
 //! Threads: one owner.
@@ -27,10 +26,10 @@ use crate::xen::Xen;
 
 /// Frames at the machine's start that are always Xen's.
 const XEN_FRAMES: u64 = 64;
-/// The smallest guest, in frames: room for its own structures and for something to happen.
+/// The smallest guest, in frames: enough for its own structures and for changes.
 const FRAMES_MIN: u64 = 2048;
 
-/// What is asked for.
+/// The guest to build.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) guest_bytes: u64,
@@ -113,7 +112,7 @@ fn plan_leaves(shape: Shape, frames: u64, dice: &mut Dice) -> Vec<Plan> {
 }
 
 impl Builder<'_> {
-    /// Hands out the machine's frames in blocks and writes the leaves.
+    /// Allocates the machine's frames in blocks and writes the leaves.
     fn populate(&mut self, plans: &[Plan], needed: u64) {
         let pfns = plans.len() as u64 * self.shape.width.entries() as u64;
         let blocks = self.split_machine(needed, pfns);
@@ -220,8 +219,8 @@ impl Builder<'_> {
         let positions = plans.len() as u64 + self.dice.between(24, 640);
         let leaves = (0..positions).map(|position| match plans.get(position as usize) {
             Some(Plan::Frames(..)) => {
-                // A leaf's own frame stands in some leaf, perhaps itself: the words stay where they
-                // are until all are placed.
+                // The entry of a leaf's own frame is in some leaf, perhaps the same one: the words
+                // stay in `self.words` until all leaves are placed.
                 self.take_page()
             }
             Some(Plan::Identity) => identity_leaf,
@@ -256,8 +255,8 @@ impl Builder<'_> {
         self.attach(guest)
     }
 
-    /// Where most work begins, and the pfns of the gap: of a guest with one it begins behind it, or
-    /// with the first pfn.
+    /// Where most work begins, and the pfns of the gap. In a guest with a gap, work begins behind
+    /// it or with the first pfn.
     fn hot_pfn(&mut self, plans: &[Plan], pfn_count: u64) -> (u64, u64) {
         if self.shape.gap == 0 {
             return (pfn_count / 3, 0);
@@ -347,7 +346,7 @@ impl Builder<'_> {
         }
         let root = below.values().next().copied().unwrap_or(NONE);
         guest.roots.p2m_cr3 = cr3_of(width, root);
-        // A list-only guest leaves the tree's root invalid, or shows nothing there.
+        // A list-only guest leaves the tree's root 0 or invalid.
         guest.roots.frame_list_list = self.dice.pick(&[0, u64::MAX >> (64 - width.bits())]);
         guest.layout = Layout::Linear(Linear { tables, missing_table });
     }
@@ -403,7 +402,7 @@ impl Builder<'_> {
     }
 }
 
-/// A frame of entries made by a rule.
+/// A frame of entries made by a function.
 fn frame_of(width: Width, entry: impl Fn(usize) -> Entry) -> FrameWords {
     let words = FrameWords::from_fn(|_| 0, false);
     for slot in 0..width.entries() {
@@ -412,7 +411,7 @@ fn frame_of(width: Width, entry: impl Fn(usize) -> Entry) -> FrameWords {
     words
 }
 
-/// The list begins on any page: aligned, at random, or so that it crosses a border of a table.
+/// The list begins on any page: aligned, at random, or so that it crosses a table boundary.
 fn choose_base(width: Width, pages: u64, dice: &mut Dice) -> u64 {
     let (first, last) = match width {
         Width::W32 => (0x8000_0000_u64 >> 12, (0xf500_0000 >> 12) - pages),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's locks: which pfns, leaves and structures its running programs have in hand.
-//! Not here: the programs. A pfn in hand is changed by its holder only; a locked leaf gets no entry
-//! from others.
+//! The guest's locks: which pfns, leaves and structures its running programs have claimed.
+//! Not here: the programs. Only the program that claimed a pfn changes it; a locked leaf gets no
+//! entry from others.
 //! Units: pfns and positions of leaves.
 //! Threads: one owner.
 //! Source: stands for Linux's page ownership and `p2m_update_lock`.
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2mtrack::frame::{Pfn, Width};
 
-/// Everything that is in hand.
+/// The claims of all programs.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     pfns: BTreeSet<u64>,
@@ -19,7 +19,7 @@ pub(crate) struct Claims {
     structure: bool,
 }
 
-/// What one program has in hand.
+/// The claims of one program.
 #[derive(Debug, Default)]
 pub(crate) struct Claimed {
     pfns: Vec<u64>,
@@ -33,24 +33,24 @@ impl Claimed {
         self.leaves.contains(&position)
     }
 
-    /// Whether a pfn is in this program's hand.
+    /// Whether this program has claimed a pfn.
     pub(crate) fn has_pfn(&self, pfn: u64) -> bool {
         self.pfns.contains(&pfn)
     }
 }
 
 impl Claims {
-    /// Whether somebody has a pfn in hand.
+    /// Whether any program has claimed a pfn.
     pub(crate) fn has_pfn(&self, pfn: u64) -> bool {
         self.pfns.contains(&pfn)
     }
 
-    /// Whether somebody has a leaf locked.
+    /// Whether any program has locked a leaf.
     pub(crate) fn is_locked(&self, position: u64) -> bool {
         self.locked.contains(&position)
     }
 
-    /// Takes a pfn, and with it the right to write its entry.
+    /// Claims a pfn, and with it the right to write its entry.
     pub(crate) fn take_pfn(&mut self, width: Width, pfn: u64, into: &mut Claimed) -> bool {
         let position = width.leaf_of(Pfn(pfn)).0;
         if self.is_locked(position) && !into.has_leaf(position) || !self.pfns.insert(pfn) {
@@ -61,7 +61,7 @@ impl Claims {
         true
     }
 
-    /// Locks a leaf that nobody uses.
+    /// Locks an unused leaf.
     pub(crate) fn lock_leaf(&mut self, position: u64, into: &mut Claimed) -> bool {
         let free = !self.users.contains_key(&position) && self.locked.insert(position);
         if free {
@@ -80,7 +80,7 @@ impl Claims {
         free
     }
 
-    /// Takes everything back from a program; returns its pfns.
+    /// Releases all claims of a program; returns its pfns.
     pub(crate) fn release(&mut self, width: Width, claimed: Claimed) -> Vec<u64> {
         for pfn in &claimed.pfns {
             self.pfns.remove(pfn);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest's kernel: its p2m as it keeps it itself, shared_info, what its programs have in hand.
+//! The guest's kernel: its own record of its p2m, shared_info, the claims of its programs.
 //! Not here: what its programs do (`behaviour`), or how a step is carried out (`exec`).
 //! Units: pfn and mfn as plain numbers; positions of leaves count from 0; keys as in `layout`.
 //! Threads: one owner.
@@ -68,7 +68,7 @@ impl Guest {
         self.width.leaf_of(Pfn(pfn)).0
     }
 
-    /// Where the entry of a pfn stands: frame of the leaf and slot.
+    /// Where the entry of a pfn is: frame of the leaf and slot.
     pub(crate) fn place(&self, pfn: u64) -> Option<(u64, usize)> {
         let leaf = *self.leaves.get(self.position(pfn) as usize)?;
         (leaf != NONE).then(|| (leaf, self.width.slot_of(Pfn(pfn))))
@@ -97,7 +97,7 @@ impl Guest {
         })
     }
 
-    /// A pfn with an ordinary data page that nobody has in hand, chosen near the hot end or
+    /// A pfn with an ordinary data page that no program has claimed, chosen near the hot end or
     /// anywhere.
     pub(crate) fn pick_data(&self, machine: &Machine, dice: &mut Dice) -> Option<u64> {
         let count =
@@ -110,7 +110,7 @@ impl Guest {
         })
     }
 
-    /// Whether a pfn has an ordinary data page that nobody has in hand.
+    /// Whether a pfn has an ordinary data page that no program has claimed.
     pub(crate) fn is_plain(&self, machine: &Machine, pfn: u64) -> bool {
         self.frame(machine, pfn).is_some_and(|mfn| {
             machine.is_guest(mfn)
@@ -146,7 +146,7 @@ impl Guest {
             && !self.claims.is_locked(position)
     }
 
-    /// Gives back what a program had in hand; pfns that are without a frame now become holes.
+    /// Releases a program's claims; pfns that are without a frame now become holes.
     pub(crate) fn release(&mut self, machine: &Machine, claimed: Claimed) {
         let pfns = self.claims.release(self.width, claimed);
         for pfn in pfns {
@@ -181,10 +181,10 @@ impl Guest {
 
     /// Whether the frame above a leaf is a shared missing one, to be replaced before the leaf is.
     pub(crate) fn hangs_in_missing(&self, position: u64) -> bool {
-        let holder = self.structure_frame(1, self.key_of_leaf(position));
+        let parent = self.structure_frame(1, self.key_of_leaf(position));
         match &self.layout {
-            Layout::Linear(list) => holder.is_none() || holder == Some(list.missing_table),
-            Layout::Tree(tree) => holder.is_none() || holder == Some(tree.missing_mid),
+            Layout::Linear(list) => parent.is_none() || parent == Some(list.missing_table),
+            Layout::Tree(tree) => parent.is_none() || parent == Some(tree.missing_mid),
         }
     }
 
@@ -212,7 +212,7 @@ impl Guest {
         self.note_slot(level, key, mfn);
     }
 
-    /// Takes a leaf or structure frame into the kernel's books, its slot already written.
+    /// Records a leaf or structure frame whose slot is already written.
     pub(crate) fn note_slot(&mut self, level: u8, key: u64, mfn: u64) {
         match &mut self.layout {
             _ if level == 0 => self.leaves[key as usize] = mfn,
@@ -223,7 +223,7 @@ impl Guest {
         }
     }
 
-    /// Takes a new root into shared_info.
+    /// Sets a new root in shared_info.
     pub(crate) fn set_root(&mut self, mfn: u64) {
         match &mut self.layout {
             Layout::Linear(list) => {

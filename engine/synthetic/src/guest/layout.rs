@@ -51,7 +51,7 @@ pub(crate) struct Tree {
     pub(crate) empty: Empty,
 }
 
-/// Either.
+/// The layout of a p2m.
 #[derive(Debug)]
 pub(crate) enum Layout {
     Linear(Linear),
@@ -83,7 +83,7 @@ pub(crate) const fn mfn_of_cr3(width: Width, cr3: u64) -> u64 {
 }
 
 impl Tree {
-    /// The word of an unused slot that names nothing at all.
+    /// The word of an unused slot that names no frame at all.
     pub(crate) const fn empty_word(&self) -> Entry {
         match self.empty {
             Empty::Zero => Entry(0),

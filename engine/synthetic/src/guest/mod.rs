@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The guest: how it is at the start, and what its kernel keeps while it runs.
+//! The guest: its state at the start, and what its kernel keeps while it runs.
 //! Not here: what its programs do (`behaviour`), or how a step is carried out (`exec`).
 //! Units: pfn and mfn as plain numbers; positions of leaves count from 0.
 //! Threads: one owner.

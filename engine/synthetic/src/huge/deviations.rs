@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A number for each pfn or frame that is no longer what it was at the start: few of many.
+//! A number for each pfn or frame that differs from what it was at the start: few of many.
 //! Not here: what it was at the start (the callers know: a `Pattern`, or zero).
 //! Units: indices below a limit that is given once.
-//! Threads: many readers and writers; a reader of what never deviated takes no lock.
-//! Source: own. Changes of a huge guest lie scattered: in a plain table each would cost a page of
+//! Threads: many readers and writers; reading an index that does not deviate takes no lock.
+//! Source: own. Changes of a huge guest are scattered: in a plain table each would cost a page of
 //! memory.
 
 use std::collections::HashMap;
@@ -15,12 +15,12 @@ use std::sync::{PoisonError, RwLock};
 use super::mapping::{Mapping, Use};
 use super::permutation::word_at;
 
-/// Parts with a lock each: one part grows at a time, which bounds what growing takes.
+/// Shards with a lock each: one shard grows at a time, which bounds the memory that growing takes.
 const SHARDS: usize = 64;
-/// Neighbours of one part.
+/// Neighbouring indices in one shard, as a power of two.
 const SHARD_BITS: usize = 9;
 
-/// Spreads an index; nobody outside chooses them.
+/// Hashes an index; no untrusted source chooses the indices.
 #[derive(Default)]
 struct IndexHasher(u64);
 
@@ -78,7 +78,7 @@ impl Deviations {
         shard.get(&(index as u32)).copied()
     }
 
-    /// Gives an index a number, or with `None` the one back that it had at the start.
+    /// Sets the number of an index; `None` restores the one that it had at the start.
     pub(crate) fn set(&self, index: u64, number: Option<u32>) {
         if number.is_none() && self.get(index).is_none() {
             return;
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_deviation_stays_until_it_is_taken_back() {
-        let numbers = Deviations::new(100_000).expect("room");
+        let numbers = Deviations::new(100_000).expect("memory");
         for index in (0..100_000).step_by(7) {
             numbers.set(index, Some(index as u32 * 2));
         }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A huge guest: its p2m in memory, and every way in which it changes, with the marks that Xen
 //! makes for each.
-//! Not here: when it changes what (`life`), what the engine sees of it (`ports`).
+//! Not here: when what changes (`life`), what the engine sees of it (`ports`).
 //! Units: pfns and mfns as plain numbers.
-//! Threads: everything behind a shared borrow; the guest runs only between calls of the engine.
+//! Threads: everything through a shared borrow; the guest only runs between calls of the engine.
 //! Source: `xen` has the same operations over frames with contents.
 
 use std::fmt;
@@ -27,7 +27,7 @@ const NO_FRAME: u64 = Entry::INVALID.0;
 /// Why a guest can't be built.
 #[derive(Debug)]
 pub enum BuildFault {
-    /// The p2m has fewer frames than it takes to hold the p2m itself.
+    /// The p2m names fewer frames than the p2m itself needs.
     Frames,
     /// The machine would have more frames than 32 bits can name.
     Machine(u64),
@@ -116,7 +116,7 @@ impl Guest {
         self.machine.owned()
     }
 
-    /// Pages that arrived at the destination, and frames that it gave back.
+    /// Pages that arrived at the destination, and frames that it freed.
     #[must_use]
     pub fn received(&self) -> (u64, u64) {
         (self.receiver.pages(), self.receiver.gone())
@@ -127,7 +127,7 @@ impl Guest {
         self.suspended.store(suspended, Ordering::Relaxed); // ORDER: a flag between calls
     }
 
-    /// Whether it stands still.
+    /// Whether it is suspended.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::Relaxed) // ORDER: as above
@@ -157,7 +157,7 @@ impl Guest {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a port's contract was broken. The first breach stays.
+    /// Records that a port's contract was broken. Keeps the first breach.
     pub(crate) fn breach(&self, what: &'static str) {
         self.breach.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
     }
@@ -175,12 +175,12 @@ impl Guest {
         }
     }
 
-    /// The part of the p2m that a frame is.
+    /// Which p2m frame a frame is, if it is one.
     pub(crate) fn part(&self, mfn: u64) -> Option<Part> {
         self.machine.pfn(mfn).and_then(|pfn| self.zone.part(pfn))
     }
 
-    /// What stands in one of the p2m's page tables.
+    /// The words of one of the p2m's page tables.
     pub(crate) fn table(&self, level: u8, index: u64) -> Leaf {
         self.zone.table(level, index, |pfn| self.entry(pfn))
     }
@@ -190,7 +190,7 @@ impl Guest {
         Stamped { mfn, stamp: self.machine.stamp(mfn) }
     }
 
-    /// Whether a pfn has an ordinary page: a frame, and no part in the p2m.
+    /// Whether a pfn has an ordinary page: a frame that is no p2m frame.
     #[must_use]
     pub fn is_plain(&self, pfn: u64) -> bool {
         self.frame(pfn).is_some() && self.zone.part(pfn).is_none()
@@ -242,7 +242,7 @@ impl Guest {
         true
     }
 
-    /// `XENMEM_populate_physmap`: a frame comes, which marks nothing; what is in it nobody says.
+    /// `XENMEM_populate_physmap`: a frame comes, which marks nothing; its contents are undefined.
     /// `false` if Xen has none, or the pfn has one.
     pub fn balloon_in(&self, pfn: u64) -> bool {
         if self.frame(pfn).is_some() {
@@ -275,8 +275,8 @@ impl Guest {
         }
     }
 
-    /// Whether the m2p has each pfn's frame back: `m2p[p2m[pfn]] = pfn`, and no other frame has a
-    /// pfn.
+    /// Whether p2m and m2p agree: `m2p[p2m[pfn]] = pfn` for each pfn with a frame, and no other
+    /// frame has a pfn.
     ///
     /// # Errors
     /// The first pfn that is wrong, or how many frames are lost or found.
@@ -325,7 +325,7 @@ pub(crate) mod tests {
         let mut tile: Vec<u64> = (7000..8024).collect();
         tile[100..200].fill(u64::MAX);
         let pattern = Pattern::new(shape, pfns, 5, &tile).expect("a good tile");
-        let guest = Guest::new(pattern).expect("room");
+        let guest = Guest::new(pattern).expect("memory");
         assert!(guest.log().enable());
         guest
     }
@@ -374,7 +374,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_guest_of_holes_has_no_room_for_its_p2m() {
+    fn a_guest_of_holes_has_too_few_frames_for_its_p2m() {
         let mut tile = [u64::MAX; 512];
         tile[0] = 4;
         let pattern = Pattern::new(Shape::Real, 8192, 1, &tile).expect("a good tile");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a huge guest does between two rounds: writes, balloons, exchanges and swaps, in proportion
 //! to its size.
-//! Not here: how each of it is done and marked (`guest`).
+//! Not here: how each change is done and marked (`guest`).
 //! Units: pages; a share of 2^16 pfns is 256 MiB of guest.
 //! Threads: one owner.
 //! Source: own; pieces of the balloon as the captures show them (`docs/perf.md`).
@@ -14,10 +14,10 @@ use super::guest::Guest;
 const HOT_PAGES: u64 = 4096;
 /// Pages of the largest piece that is ballooned at once.
 const PIECE_MAX: u64 = 128;
-/// Looks for a page before something is left out.
+/// Tries to find a page before a change is left out.
 const TRIES: usize = 64;
 
-/// How much of each a round brings: for each 2^16 pfns of guest, and in any case.
+/// How often a round does something: for each 2^16 pfns of guest, and in any case.
 struct Share(u64, u64);
 
 const SCATTERED: Share = Share(64, 64);
@@ -93,12 +93,12 @@ impl Life {
         }
     }
 
-    /// A page like any other.
+    /// An ordinary page.
     fn page(&mut self, guest: &Guest) -> Option<u64> {
         (0..TRIES).map(|_| self.dice.below(guest.pfns())).find(|&pfn| guest.is_plain(pfn))
     }
 
-    /// The p2m is written by its own ways only.
+    /// Writes an ordinary page. Frames of the p2m are only written when the p2m changes.
     fn write(&mut self, guest: &Guest, pfn: u64) {
         if guest.is_plain(pfn) {
             guest.write_page(pfn);
@@ -132,8 +132,8 @@ impl Life {
         }
     }
 
-    /// Pages come back: the last ones that went, each of which has its old frame again if Xen gave
-    /// none to others, or any.
+    /// Pages come back: the last ones that went, which get their old frames if Xen allocated none
+    /// meanwhile, or random ones.
     fn balloon_in(&mut self, guest: &Guest) {
         let any = self.dice.chance(1, 2);
         for _ in 0..self.dice.magnitude(PIECE_MAX).min(self.holes.len() as u64) {
@@ -155,7 +155,7 @@ mod tests {
     use crate::huge::guest::tests::guest;
 
     #[test]
-    fn a_busy_guest_keeps_its_books() {
+    fn a_busy_guest_keeps_the_premise() {
         for shape in Shape::ALL {
             let guest = guest(shape, 1 << 17);
             let mut life = Life::new(9);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine's frames: the m2p, a stamp for what is in each, and Xen's allocator.
 //! Not here: entries (`guest`), the log (`log`).
-//! Units: indexed by mfn. Both hold what differs from how the guest was built.
-//! Threads: any; the allocator stands behind a lock.
+//! Units: indexed by mfn. The m2p and the stamps only hold what differs from the guest as built.
+//! Threads: any; the allocator has a lock.
 //! Source: Xen's m2p; a frame is the domain's exactly if the m2p has a pfn for it.
 
 use std::io;
@@ -12,21 +12,21 @@ use std::sync::{Mutex, PoisonError};
 use super::deviations::Deviations;
 use super::pattern::Pattern;
 
-/// Stamps are below this: what a receiver has takes one value more.
+/// Stamps are below this: the receiver needs one more value.
 pub(crate) const STAMPS: u16 = 1 << 15;
-/// Frames beyond the guest's that Xen has to give: a part of the guest, and some for the smallest.
+/// Frames beyond the guest's that Xen can allocate: a share of the guest's size, and a minimum.
 const SPARE_OF: u64 = 64;
 const SPARE_MIN: u64 = 4096;
 
 /// No pfn, in the m2p.
-const NOBODY: u32 = u32::MAX;
+const NO_PFN: u32 = u32::MAX;
 
-/// Frames that Xen can give.
+/// Frames that Xen can allocate.
 #[derive(Debug)]
 struct Free {
-    /// Never given so far.
+    /// Never allocated so far.
     fresh: std::ops::Range<u64>,
-    /// Given back.
+    /// Freed by the guest.
     back: Vec<u32>,
 }
 
@@ -34,7 +34,7 @@ struct Free {
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) pattern: Pattern,
-    /// The pfn of a frame, or [`NOBODY`], where the pattern is not right any more.
+    /// The pfn of a frame, or [`NO_PFN`], where it differs from the pattern.
     m2p: Deviations,
     /// How often a frame was written, modulo [`STAMPS`]; 0 at the start.
     stamps: Deviations,
@@ -74,7 +74,7 @@ impl Machine {
         }
         match self.m2p.get(mfn) {
             None => self.pattern.pfn(mfn),
-            Some(NOBODY) => None,
+            Some(NO_PFN) => None,
             Some(pfn) => Some(u64::from(pfn)),
         }
     }
@@ -82,7 +82,7 @@ impl Machine {
     /// Sets the pfn of a frame.
     pub(crate) fn set_pfn(&self, mfn: u64, pfn: Option<u64>) {
         let as_built = pfn == self.pattern.pfn(mfn);
-        let word = pfn.map_or(NOBODY, |pfn| pfn as u32);
+        let word = pfn.map_or(NO_PFN, |pfn| pfn as u32);
         self.m2p.set(mfn, (!as_built).then_some(word));
     }
 
@@ -97,8 +97,7 @@ impl Machine {
         self.stamps.set(mfn, Some(stamp.into()));
     }
 
-    /// Hands out a frame for a pfn: one that was given back, or a fresh one. `None` if there is
-    /// none.
+    /// Allocates a frame for a pfn: a freed one, or a fresh one. `None` if there is none.
     pub(crate) fn populate(&self, pfn: u64) -> Option<u64> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let mfn = free.back.pop().map(u64::from).or_else(|| free.fresh.next())?;
@@ -107,7 +106,7 @@ impl Machine {
         Some(mfn)
     }
 
-    /// Takes a frame back.
+    /// Frees a frame.
     pub(crate) fn give_back(&self, mfn: u64) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_pfn(mfn, None);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The judge of a huge guest: every pfn of the suspended source against what the destination has
-//! for it.
-//! Not here: the migration. The oracle never looks at a tracker.
+//! The oracle of a huge guest: compares every pfn of the suspended source with the destination.
+//! Not here: the migration. The oracle knows no tracker.
 //! Units: pfns; positions of the frame list.
 //! Threads: leaf by leaf on rayon's pool.
 //! Source: the promise (`docs/design.md`): exactly the pfns with a frame, each with what was in it
@@ -19,7 +18,7 @@ use super::guest::Guest;
 use super::receiver::Stamped;
 use super::zone::Part;
 
-/// Something that is not as it should be.
+/// One difference between source and destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Difference {
     /// A pfn: what is at the source, and at the destination.
@@ -83,14 +82,14 @@ pub struct Judgement {
     pub leaked_pfns: u64,
     /// Page tables that arrived wrong.
     pub wrong_tables: u64,
-    /// Positions that the frame list has wrong.
+    /// Positions of the frame list that are wrong.
     pub list_mismatches: u64,
     /// The difference at the lowest pfn, or else one of a page table or the list.
     pub first: Option<Difference>,
 }
 
 impl Judgement {
-    /// In one word.
+    /// The overall verdict.
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
         if self.mismatched_pfns + self.wrong_tables + self.list_mismatches > 0 {
@@ -145,7 +144,7 @@ fn judge_leaf(guest: &Guest, position: u64) -> Judgement {
     found
 }
 
-/// Page tables hold pfns at the destination.
+/// Compares the page tables; at the destination they hold pfns.
 fn judge_tables(guest: &Guest) -> Judgement {
     let pieces = guest.receiver.pieces();
     let mut found = Judgement::default();
@@ -163,7 +162,7 @@ fn judge_tables(guest: &Guest) -> Judgement {
             found.first = found.first.or(Some(Difference::Table { pfn, slot }));
         }
     }
-    // Whatever else came as a page table is none.
+    // Any other page table that arrived is none at the source.
     let surplus = pieces.tables.len().saturating_sub(expected);
     if let (Order::Greater, Some(&pfn)) = (surplus.cmp(&0), pieces.tables.keys().next()) {
         found.wrong_tables += surplus as u64;

@@ -4,9 +4,8 @@
 //! Not here: memory that holds it (`guest`), or what a guest does to it (`life`).
 //! Units: pfns and mfns as plain numbers; entries as a 64-bit guest has them, all ones where there
 //! is no frame.
-//! Threads: plain values; leaves are filled side by side.
-//! Source: one file for each shape; a pattern is decided by shape, pfns, seed and, of `Real`, the
-//! tile.
+//! Threads: plain values; leaves are filled in parallel.
+//! Source: one file for each shape; shape, pfns, seed and, for `Real`, the tile decide a pattern.
 
 use p2mtrack::frame::Entry;
 use p2mtrack::leaf::FRAME_WORDS;
@@ -19,8 +18,7 @@ use super::superpage::Superpages;
 use super::swaps::{CELL_BITS, Swaps};
 use super::tile::{Tile, TileFault};
 
-/// The first frame that a guest may have: below are others, so that no small number is a frame by
-/// chance.
+/// The first frame that a guest may have: no small number is a frame of the guest by chance.
 pub const FIRST_MFN: u64 = 1 << 18;
 /// Pfns of the largest p2m: frames have to fit 32 bits.
 pub const PFNS_MAX: u64 = 1 << 31;
@@ -47,7 +45,7 @@ impl Pattern {
     /// the entries of a captured p2m, whole leaves.
     ///
     /// # Errors
-    /// [`Shape::Real`] and the tile is of no use.
+    /// The shape is [`Shape::Real`] and the tile is unusable.
     ///
     /// # Panics
     /// If `pfns` is no whole leaves, or not from 1 to [`PFNS_MAX`].
@@ -172,7 +170,7 @@ fn count_up(entries: &mut [u64], from: u64) {
     }
 }
 
-/// Block by block: a block is looked for once, however long it is.
+/// Block by block: a block is looked up once, however long it is.
 fn fill_runs(rule: &Runs, first: u64, entries: &mut [u64]) {
     let mut at = 0;
     while at < entries.len() {
@@ -277,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn superpages_are_runs_of_two_mib_handed_out_downwards() {
+    fn superpages_are_runs_of_two_mib_allocated_downwards() {
         let entries = filled(&pattern(Shape::Superpage, 1 << 20, 1));
         let (up, down) = run_lengths(&entries);
         assert!(down.is_empty() && up.iter().all(|&length| length == 512));

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A shuffle without a table: number by number, forwards and back, and choices that belong to a
-//! place.
+//! A shuffle without a table: number by number, forwards and back, and random words by place.
 //! Not here: streams of choices (`dice`).
 //! Units: plain numbers below a limit.
 //! Threads: plain values; each number by itself.
@@ -10,7 +9,7 @@
 
 const ROUNDS: usize = 4;
 
-/// A word that a seed has for a place (the finaliser of splitmix64).
+/// The random word of a seed for a place (the finaliser of splitmix64).
 #[must_use]
 pub(crate) const fn word_at(seed: u64, place: u64) -> u64 {
     let word = seed ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15);

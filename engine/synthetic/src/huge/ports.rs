@@ -24,7 +24,7 @@ use super::guest::Guest;
 use super::receiver::NO_PFN;
 use super::zone::{P2M_VADDR, Part};
 
-/// One port. Ports of a guest differ only in what they answer to.
+/// One port. The ports of a guest only differ in the trait that they are used by.
 #[derive(Clone, Copy, Debug)]
 struct Port<'g>(&'g Guest);
 
@@ -236,7 +236,7 @@ impl Transport for Port<'_> {
 
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
         if !self.0.is_suspended() {
-            self.0.breach("gone: said while the guest runs");
+            self.0.breach("gone: called while the guest runs");
         }
         self.0.receiver.take_gone(pfns);
         Ok(())
@@ -248,7 +248,7 @@ impl Transport for Port<'_> {
 
     fn consistent(&mut self) -> Result<(), PortError> {
         if !self.0.is_suspended() {
-            self.0.breach("consistent: said while the guest runs");
+            self.0.breach("consistent: called while the guest runs");
         }
         Ok(())
     }

@@ -2,8 +2,8 @@
 //! The destination of a huge guest: for each pfn the frame and the stamp that it was sent with.
 //! Not here: whether that is right (`oracle`).
 //! Units: indexed by pfn. A frame is kept where it is not the one that the guest was built with.
-//! Threads: any; page tables and the list stand behind a lock.
-//! Source: what a stream could tell it; it knows no tracker.
+//! Threads: any; page tables and the list have a lock.
+//! Source: what a stream can carry; it knows no tracker.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -28,7 +28,7 @@ pub struct Stamped {
     pub stamp: u16,
 }
 
-/// What comes by the piece.
+/// What is kept behind the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     /// Page tables as they arrived, normalised.
@@ -49,8 +49,8 @@ pub(crate) struct Receiver {
     gone: AtomicU64,
 }
 
-// ORDER: everywhere below Relaxed: each word is looked at by itself; who judges has joined who
-// wrote.
+// ORDER: Relaxed everywhere below: each word is read by itself; the oracle runs after the writers
+// are joined.
 impl Receiver {
     /// A receiver for `pfns` pfns.
     pub(crate) fn new(pfns: u64) -> io::Result<Self> {
@@ -75,7 +75,7 @@ impl Receiver {
         self.pages.fetch_add(1, Ordering::Relaxed); // ORDER: above
     }
 
-    /// Frames are given back.
+    /// Frees the frames of these pfns.
     pub(crate) fn take_gone(&self, pfns: &[Pfn]) {
         for &Pfn(pfn) in pfns {
             if let Some(stamp) = self.stamps.get(pfn as usize) {
@@ -98,7 +98,7 @@ impl Receiver {
         self.pages.load(Ordering::Relaxed) // ORDER: above
     }
 
-    /// Frames that were given back.
+    /// Frames that were freed.
     pub(crate) fn gone(&self) -> u64 {
         self.gone.load(Ordering::Relaxed) // ORDER: above
     }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn keeps_frame_and_stamp_until_the_pfn_is_gone() {
-        let receiver = Receiver::new(512).expect("room");
+        let receiver = Receiver::new(512).expect("memory");
         assert_eq!(receiver.get(3, 700), None);
         for page in [Stamped { mfn: 700, stamp: 0 }, Stamped { mfn: 9, stamp: 32_767 }] {
             receiver.take(3, page, 700);

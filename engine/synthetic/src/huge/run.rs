@@ -20,7 +20,7 @@ use super::life::{Deeds, Life};
 use super::oracle::{Judgement, judge};
 use super::ports::GuestPorts;
 
-/// Who is at work.
+/// Which side is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// The guest, between two rounds.
@@ -31,7 +31,7 @@ pub enum Turn {
     Oracle,
 }
 
-/// Who looks on while a huge guest is migrated.
+/// Observes the migration of a huge guest.
 pub trait Watch: Observer {
     /// A round ended.
     ///
@@ -39,11 +39,11 @@ pub trait Watch: Observer {
     /// The migration is cancelled with this error.
     fn round(&mut self, report: &RoundReport) -> Result<(), PortError>;
 
-    /// Somebody else takes over.
+    /// Another side goes to work.
     fn turn(&mut self, _: Turn) {}
 }
 
-/// Nobody looks on.
+/// No observer.
 impl Watch for () {
     fn round(&mut self, _: &RoundReport) -> Result<(), PortError> {
         Ok(())
@@ -67,7 +67,7 @@ pub struct Run {
     pub rounds: u64,
     /// Changed entries, after the first copy, whose own pfn log-dirty did not name.
     pub beyond_log_dirty: u64,
-    /// Pfns that the receiver was told to give back.
+    /// Pfns that were reported to the receiver as gone.
     pub gone: u64,
     /// What the guest did.
     pub deeds: Deeds,
@@ -77,8 +77,8 @@ pub struct Run {
     pub last: Option<RoundReport>,
 }
 
-/// Migrates a guest: the first copy, `rounds` live rounds, suspend, the final round. The guest
-/// lives on before each of them but the first.
+/// Migrates a guest: the first copy, `rounds` live rounds, suspend, the final round. The guest runs
+/// before each of them but the first.
 #[must_use]
 pub fn migrate(
     guest: &Guest,
@@ -107,7 +107,7 @@ pub fn migrate(
 /// Why a migration ends early.
 enum Stop {
     Engine(Error),
-    /// Who looks on had enough.
+    /// The observer returned an error.
     Watch(PortError),
 }
 
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(judgement.verdict(), Verdict::Identical, "{:?}", judgement.first);
     }
 
-    /// The oracle's word after something was spoilt at a destination that was right.
+    /// The oracle's judgement after `spoil` changed something once the destination was right.
     fn spoilt(spoil: impl FnOnce(&Guest)) -> Judgement {
         let (guest, _) = migrated(Shape::Runs, 1 << 14);
         assert_eq!(judge(&guest).verdict(), Verdict::Identical);
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_leak_is_caught() {
         let found = spoilt(|guest| assert!((0..guest.pfns()).any(|pfn| guest.balloon_out(pfn))));
-        // The leaf that the entry stood in is another one now, too: that is no leak.
+        // The leaf of the entry changed, too: that is a mismatch, no leak.
         assert_eq!((found.leaked_pfns, found.mismatched_pfns, found.missing_pfns), (1, 1, 0));
         let found = spoilt(|guest| {
             let hole = (0..guest.pfns()).find(|&pfn| guest.frame(pfn).is_none()).expect("a hole");

@@ -4,11 +4,11 @@
 //! Not here: pairs that were swapped (`swaps`).
 //! Units: pages and frames from 0; arenas of 1,024; a block's order is the logarithm of its pages.
 //! Threads: plain values.
-//! Source: captures: `docs/perf.md`, "Runs of real guests"; Linux and Xen hand small blocks out
+//! Source: captures: `docs/perf.md`, "Runs of real guests"; Linux and Xen allocate small blocks
 //! downwards.
 //!
 //! Pages and frames of an arena are the same tree of halves. Whether a block is halved, whether its
-//! halves change places and which way a run goes are all said by the place of the block in its
+//! halves change places and which way a run goes all follow from the place of the block in its
 //! tree, so that no table is needed.
 
 use super::permutation::{Permutation, word_at};
@@ -35,13 +35,14 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// The place on the other side of a place in the block, both counted from the lowest.
+    /// The frame's offset for a page's offset in the block, or the reverse, both counted from the
+    /// lowest.
     pub(crate) const fn turn(&self, within: u64) -> u64 {
         if self.descends { ((1 << self.order) - 1) - within } else { within }
     }
 }
 
-/// The side from which a block is looked for.
+/// Whether a block is looked up by its pages or by its frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Pages,

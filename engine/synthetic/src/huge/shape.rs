@@ -11,15 +11,15 @@ use std::str::FromStr;
 /// How frames are spread over pfns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shape {
-    /// Runs of 2 MiB, handed out downwards, as Xen builds a guest.
+    /// Runs of 2 MiB, allocated downwards, as Xen builds a guest.
     Superpage,
     /// Runs as a buddy allocator leaves them: powers of two, upwards and downwards.
     Runs,
     /// Runs, with scattered pairs of frames swapped: 2^20 in 4 TiB.
     Ballooned,
-    /// No two neighbours belong together.
+    /// Neighbouring pfns have unrelated frames.
     Random,
-    /// A captured p2m again and again.
+    /// A captured p2m, repeated.
     Real,
 }
 
@@ -47,8 +47,8 @@ impl Shape {
             Self::Superpage => "runs of 2 MiB, as Xen builds a guest",
             Self::Runs => "runs as a buddy allocator leaves them, in both directions",
             Self::Ballooned => "those runs with scattered pairs of frames swapped, 2^20 in 4 TiB",
-            Self::Random => "no two neighbours belong together",
-            Self::Real => "a captured p2m, again and again",
+            Self::Random => "neighbouring pfns have unrelated frames",
+            Self::Real => "a captured p2m, repeated",
         }
     }
 }

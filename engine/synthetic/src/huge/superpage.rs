@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs of 2 MiB: each upwards, handed out downwards within a gigabyte, the gigabytes in any order.
+//! Runs of 2 MiB: each upwards, allocated downwards within a gigabyte, the gigabytes in any order.
 //! Not here: where the machine's frames for the guest begin (`pattern`).
 //! Units: pages and frames from 0; blocks of 512, regions of 512 blocks.
 //! Threads: plain values.
@@ -25,8 +25,8 @@ impl Superpages {
         Self { blocks, regions: Permutation::new(blocks >> REGION_BITS, seed) }
     }
 
-    /// The block of frames of a block of pages, or the other way round by `place`. What is left
-    /// past the last whole region is a small region of its own.
+    /// The block of frames of a block of pages, or the reverse by `place`. What is left past the
+    /// last whole region is a small region of its own.
     fn block(&self, block: u64, place: impl Fn(&Permutation, u64) -> u64) -> u64 {
         let region = block >> REGION_BITS;
         if region < self.regions.limit() {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Scattered pairs of pages that have each other's frame: what single pages leave that were
-//! ballooned out and in again.
+//! Scattered pairs of pages that have each other's frame, as if single pages had been ballooned out
+//! and in again.
 //! Not here: the runs that they are scattered over (`runs`).
 //! Units: pages; one candidate in each cell of 128 pages; a quarter of the pairs of cells are
 //! swapped, which makes one swap for 1,024 pages: 2^20 (about a million) in 4 TiB.
 //! Threads: plain values.
-//! Source: own. Two cells are a pair if they stand side by side once all cells are shuffled.
+//! Source: own. Two cells are a pair if they are neighbours once all cells are shuffled.
 
 use super::permutation::{Permutation, word_at};
 
 /// Pages of a cell, as a power of two.
 pub(crate) const CELL_BITS: u32 = 7;
-/// One pair of so many is swapped.
+/// One pair of this many is swapped.
 const ACTIVE_OF: u64 = 4;
 
 /// The swaps of one guest.
@@ -41,7 +41,8 @@ impl Swaps {
             .then(|| (self.candidate(cell), self.candidate(self.cells.backward(other))))
     }
 
-    /// The page whose frame a page has: itself, unless it is swapped. Twice is once back.
+    /// The page whose frame a page has: itself, unless it is swapped. The function is its own
+    /// inverse.
     pub(crate) fn partner(&self, page: u64) -> u64 {
         let cell = page >> CELL_BITS;
         if self.candidate(cell) != page {

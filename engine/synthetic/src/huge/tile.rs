@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A captured p2m laid out again and again: its runs and its holes are kept, its distances are not.
+//! A captured p2m, repeated: its runs and its holes are kept, the gaps between its frames are not.
 //! Not here: captures (`p2mtrack-trace`).
 //! Units: pages and frames from 0; a tile is whole leaves.
 //! Threads: plain values.
-//! Source: own. Each stretch of frames that the capture does not name becomes a single frame, so
-//! that a tile needs few more frames than pages and no two runs grow together.
+//! Source: own. Each range of frames that the capture does not name becomes a single frame, so that
+//! a tile needs few more frames than pages and no two runs merge.
 
 use p2mtrack::leaf::FRAME_WORDS;
 
@@ -18,7 +18,7 @@ pub(crate) struct Tile {
     pages: Vec<u32>,
 }
 
-/// The captured p2m is of no use as a tile.
+/// Why a captured p2m can't be a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TileFault {
     /// It is not whole leaves, or there is none, or too much.
@@ -74,7 +74,7 @@ impl Tile {
             tile.frames[page as usize] = tile.pages.len() as u32;
             tile.pages.push(page);
         }
-        tile.pages.push(NONE); // nor do the runs of two tiles grow together
+        tile.pages.push(NONE); // keeps the runs of two tiles from merging
         Ok(tile)
     }
 
@@ -92,7 +92,7 @@ impl Tile {
         (page != NONE).then(|| tile * self.frames.len() as u64 + u64::from(page))
     }
 
-    /// Frames that so many pages are spread over.
+    /// Frames that this many pages are spread over.
     pub(crate) fn span(&self, pages: u64) -> u64 {
         pages.div_ceil(self.frames.len() as u64) * self.pages.len() as u64
     }

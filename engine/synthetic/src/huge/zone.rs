@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The p2m's own frames: leaves and the page tables above them, each a page of the guest with a pfn
 //! of its own.
-//! Not here: what stands in a leaf (`guest`).
+//! Not here: the entries of a leaf (`guest`).
 //! Units: parts are numbered leaves first, then tables level by level; level 1 names leaves.
 //! Threads: plain values.
-//! Source: Linux: the list is mapped by four levels of page tables from a 512 GiB border on.
+//! Source: Linux: the list is mapped by four levels of page tables from a 512 GiB boundary on.
 
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 
@@ -82,7 +82,7 @@ impl Zone {
     pub(crate) fn part(&self, pfn: u64) -> Option<Part> {
         let (first, last) = (*self.pfns.first()?, *self.pfns.last()?);
         if pfn < u64::from(first) || pfn > u64::from(last) {
-            return None; // most are
+            return None; // most pfns
         }
         let at = self.pfns.binary_search(&u32::try_from(pfn).ok()?).ok()?;
         let level = self.firsts.iter().rposition(|&first| first <= at)?;
@@ -90,7 +90,7 @@ impl Zone {
         Some(if level == 0 { Part::Leaf(index) } else { Part::Table(level as u8, index) })
     }
 
-    /// What stands in a page table: `name` says what a PTE has for a pfn, its frame or the pfn
+    /// The words of a page table: `name` returns what a PTE has for a pfn, its frame or the pfn
     /// itself.
     pub(crate) fn table(&self, level: u8, index: u64, name: impl Fn(u64) -> u64) -> Leaf {
         let mut words = Leaf::default();
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn parts_have_pfns_and_pfns_their_parts() {
         let pattern = Pattern::new(Shape::Superpage, 600 * 512, 1, &[]).expect("no tile");
-        let zone = Zone::new(&pattern).expect("room");
+        let zone = Zone::new(&pattern).expect("memory");
         assert_eq!((zone.leaves(), zone.table_pfns().len()), (600, 2 + 1 + 1 + 1));
         for part in [Part::Leaf(0), Part::Leaf(599), Part::Table(1, 1), Part::Table(4, 0)] {
             assert_eq!(zone.part(zone.pfn(part)), Some(part));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_are_passed_over() {
+    fn holes_are_skipped() {
         let mut tile = vec![u64::MAX; 1024];
         tile[..2].copy_from_slice(&[100, 102]);
         let pattern = |pfns| Pattern::new(Shape::Real, pfns, 1, &tile).expect("a good tile");

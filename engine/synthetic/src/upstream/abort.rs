@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The end of a migration that upstream gives up: what it says, and the fault behind it, if any.
+//! Why upstream gives up a migration: its message, and the fault behind it, if any.
 //! Not here: when it gives up (`passes`, `batch`, `p2m`, `passive`).
 //! Units: none.
 //! Threads: plain values.

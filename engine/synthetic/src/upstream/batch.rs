@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One batch on the wire: entries, types, one foreign map of all frames, contents; the live entry
-//! is believed.
+//! is trusted.
 //! Not here: which pfns are sent when (`passes`).
 //! Units: at most 1,024 pfns.
 //! Threads: one; the guest runs between any two of the calls, and while contents are read.
@@ -25,8 +25,7 @@ struct Mapped {
     kind: FrameType,
 }
 
-/// Sends some pfns. What can't be sent now is noted in `deferred`, which the suspended pass looks
-/// at.
+/// Sends some pfns. Those that can't be sent now are set in `deferred`, for the suspended pass.
 pub(super) fn send(
     shared: &Shared,
     ports: &mut SimPorts,
@@ -41,7 +40,7 @@ pub(super) fn send(
                 deferred.set(pfn);
                 absent.push(pfn);
             }
-            // The raw word, tags and all: Xen does not know such a frame.
+            // The raw word with its tags: Xen does not know such a frame.
             entry => named.push((pfn, Mfn(entry.0))),
         }
     }
@@ -107,7 +106,7 @@ fn send_page(
                 Err(fault) if fault.cause == TableCause::Superpage => {
                     return Err(Abort::because(format_args!("pfn {:#x}: {fault}", page.pfn.0)));
                 }
-                // In the suspended pass too: then nobody looks at it again.
+                // In the suspended pass too, where it is not tried again.
                 Err(_) => {
                     deferred.set(page.pfn);
                     shared.lock().receiver.take_absent(page.pfn.0);

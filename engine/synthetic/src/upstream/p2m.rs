@@ -27,10 +27,10 @@ pub(super) struct P2m {
 }
 
 impl P2m {
-    /// Finds and maps every leaf. Kinder than upstream in three ways, so that what is compared is
-    /// the tracking: all of it sees one moment, as if it took no time; an empty slot of the tree is
-    /// a leaf without frames, where upstream refuses the guest; and the count is not trimmed by
-    /// table borders, where upstream cuts off the end of some lists.
+    /// Finds and maps every leaf. More lenient than upstream in three ways, so that only the
+    /// tracking is compared: the guest is paused meanwhile; an empty slot of the tree is a leaf
+    /// without frames, where upstream refuses the guest; and the count is not trimmed by table
+    /// borders, where upstream cuts off the end of some lists.
     pub(super) fn map(shared: &Shared, ports: &mut SimPorts) -> Result<Self, Abort> {
         shared.lock().paused = true;
         let p2m = Self::find(shared, ports);
@@ -38,8 +38,8 @@ impl P2m {
         p2m
     }
 
-    /// The same while the guest runs: leaves are mapped one after the other, and what was found
-    /// before may be another by then.
+    /// The same while the guest runs: leaves are mapped one by one, and the p2m may change after it
+    /// was walked.
     pub(super) fn map_meanwhile(shared: &Shared, ports: &mut SimPorts) -> Result<Self, Abort> {
         Self::find(shared, ports)
     }
@@ -101,13 +101,13 @@ impl P2m {
         }
     }
 
-    /// Gives the mapping back.
+    /// Unmaps every leaf.
     pub(super) fn unmap(&self, source: &mut SimP2m) {
         let slots: Vec<MapSlot> = self.slots.iter().copied().flatten().collect();
         source.unmap(&slots);
     }
 
-    /// Pfns that are migrated: never more, never fewer.
+    /// Pfns that are migrated; the number never changes.
     pub(super) const fn pfns(&self) -> u64 {
         self.pfns
     }
@@ -131,8 +131,7 @@ impl P2m {
         (self.entry(source, pfn) == Entry::frame(mfn)).then_some(pfn)
     }
 
-    /// The one thing that is asked while the guest runs: did the list's mapping change? Of a tree
-    /// nobody asks.
+    /// The only check while the guest runs: did the list's mapping change? A tree is not checked.
     pub(super) fn check_generation(&self, source: &mut SimP2m) -> Result<(), Abort> {
         let Some(then) = self.generation else { return Ok(()) };
         let now = source.roots()?.generation;
@@ -143,7 +142,7 @@ impl P2m {
     }
 }
 
-/// The frames of all leaves at this moment. A list without one of them is refused.
+/// The frames of all leaves at this moment. A list that lacks one of them is refused.
 fn find_leaves(shared: &Shared, width: Width, roots: &Roots) -> Result<Vec<Option<u64>>, Abort> {
     let leaves = width.leaves(roots.pfn_count);
     let world = shared.lock();
@@ -163,7 +162,7 @@ pub(super) struct View<'a> {
     pub(super) p2m: &'a P2m,
     /// Pfns that may be named.
     pub(super) pfns: u64,
-    /// Linux's tags are left out of the comparison; upstream takes them for a part of the frame.
+    /// Linux's tags are ignored in the comparison; upstream takes them for a part of the frame.
     pub(super) knows_tags: bool,
     pub(super) source: &'a SimP2m,
     pub(super) m2p: &'a SimM2p,
@@ -194,8 +193,8 @@ impl TableView for View<'_> {
     }
 }
 
-/// A sender's own mapping of the p2m, for senders that are written elsewhere.
-#[expect(missing_debug_implementations, reason = "nothing of it says anything")]
+/// A sender's own mapping of the p2m, for senders in other crates.
+#[expect(missing_debug_implementations, reason = "no field is worth printing")]
 pub struct SendersP2m(P2m);
 
 impl SendersP2m {
@@ -207,7 +206,7 @@ impl SendersP2m {
         P2m::map(simulation.shared(), ports).map(Self).map_err(|abort| abort.cause)
     }
 
-    /// Gives the mapping back.
+    /// Unmaps every leaf.
     pub fn unmap(self, source: &mut SimP2m) {
         self.0.unmap(source);
     }

@@ -25,8 +25,8 @@ use crate::simulation::{SimConfig, SimPorts, Simulation};
 const TARGET_DIRTY: u64 = 50;
 /// `simple_precopy_policy`: the passes after which it is suspended anyway.
 const PASSES_MAX: u64 = 5;
-/// Looks at the grant table that a guest may wait for.
-const LOOKS: u64 = 1;
+/// Queries of the grant table that a guest may wait for.
+const GRANT_QUERIES: u64 = 1;
 
 /// Builds a simulation and migrates it as upstream would.
 #[must_use]
@@ -52,7 +52,7 @@ pub fn migrate_with(simulation: &Simulation) -> Run {
     run
 }
 
-/// Notes how it ended, and what is left at the source.
+/// Records how it ended, and what is left at the source.
 pub(super) fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &mut Run) {
     let off = simulation.ports().log_dirty.disable();
     if let Err(abort) = result {
@@ -67,7 +67,7 @@ pub(super) fn settle(simulation: &Simulation, result: Result<(), Abort>, run: &m
     run.harmed = off.err().map(|error| error.to_string()).or(harm);
 }
 
-/// Log-dirty on; a first failure is taken for a left-over of somebody else.
+/// Enables log-dirty; a first failure is taken for log-dirty that another tool left on.
 pub(super) fn enable(simulation: &Simulation, ports: &mut SimPorts) -> Result<(), Abort> {
     if ports.log_dirty.enable().is_err() {
         ports.log_dirty.disable()?;
@@ -85,7 +85,7 @@ struct Passes<'a> {
     p2m: &'a P2m,
     /// Invalid entries and tables that could not be normalised, for the suspended pass.
     deferred: PfnBitmap,
-    /// Until the first suspend: only so long the generation is looked at.
+    /// True until the first suspend: the generation is only checked until then.
     live: bool,
 }
 
@@ -124,7 +124,7 @@ impl Passes<'_> {
         Ok(())
     }
 
-    /// Suspends the guest, sends what is dirty or was put off, and lets the oracle judge.
+    /// Suspends the guest, sends what is dirty or was deferred, and lets the oracle judge.
     fn suspended_pass(&mut self, run: &mut Run) -> Result<(), Abort> {
         self.simulation.suspend();
         let mut dirty = self.clean()?;
@@ -164,9 +164,9 @@ impl Passes<'_> {
                 return Err(Abort::struck_by(Fault::Cancel, "cancelled"));
             }
             batch::send(shared, self.ports, self.p2m, &some, &mut self.deferred)?;
-            // The simulated guest keeps its grant table as it is until it was looked at. Nobody
-            // looks here, so that it shall not wait for it.
-            shared.lock().looks += LOOKS;
+            // The simulated guest keeps a transfer entry until the grant table is queried. Upstream
+            // never queries it, so count a query here to keep the guest from waiting.
+            shared.lock().grant_queries += GRANT_QUERIES;
         }
         run.rounds += 1;
         self.check()

@@ -30,32 +30,32 @@ use crate::receiver::Refusal;
 use crate::run::{Ending, Run};
 use crate::simulation::{SimConfig, SimPorts, Simulation};
 
-/// As upstream's, but counted in pages that the last pass sent: what is owed are pfns, of which
-/// many may have no frame.
+/// As upstream's, but counted in pages that the last pass sent: many of the owed pfns may have no
+/// frame.
 const TARGET_SENT: u64 = 50;
 const PASSES_MAX: u64 = 5;
 
-/// What the sender changes. Everything, unless a proof leaves something out.
+/// What the sender changes: everything, unless a test leaves something out.
 #[derive(Clone, Copy, Debug)]
 pub struct Changes {
     /// Pfns that the engine adds to what log-dirty names are sent.
     pub adds: bool,
-    /// Pages are sent by the entries that the engine hands out. Without it by the live ones.
+    /// Pages are sent by the entries that the engine gives to the sender; otherwise by the live
+    /// ones.
     pub entries: bool,
     /// The sender has told the engine that it reads its own live p2m.
     pub said_it_reads: bool,
-    /// The mapping of the p2m is dropped when the engine says so.
+    /// The p2m is mapped again when the engine says so.
     pub remap: bool,
-    /// A page that can't be mapped or normalised is put off, not the end of the migration, nor left
-    /// out.
+    /// A page that can't be mapped or normalised is deferred. Otherwise it ends the migration.
     pub defer: bool,
-    /// The frame list is told again when it changes.
+    /// The frame list is sent again when it changes.
     pub list: bool,
-    /// A table that names a pfn past the list that was told is put off.
+    /// A table that names a pfn past the list that was sent is deferred.
     pub past_list: bool,
-    /// Linux's tags are left out when an entry is compared with a frame.
+    /// Linux's tags are ignored when an entry is compared with a frame.
     pub tags: bool,
-    /// A table that names a frame of another domain is put off, whatever p2m and m2p say of it.
+    /// A table that names a frame of another domain is deferred, whatever p2m and m2p say of it.
     pub owners: bool,
 }
 
@@ -93,7 +93,7 @@ pub fn migrate_passive(config: &SimConfig, changes: Changes) -> Run {
                 ports: &mut ports,
                 tracker,
                 p2m: None,
-                told_pfns: 0,
+                list_pfns: 0,
                 changes,
             };
             let result = sender.run(&mut run);
@@ -115,8 +115,8 @@ struct PassiveSender<'a> {
     tracker: Tracker,
     /// Its own mapping; none while it can't be made.
     p2m: Option<P2m>,
-    /// Pfns that the destination was told of: a table that names one past them is put off.
-    told_pfns: u64,
+    /// Pfns of the list that was sent: a table that names one past them is deferred.
+    list_pfns: u64,
     changes: Changes,
 }
 
@@ -158,10 +158,11 @@ impl PassiveSender<'_> {
     fn pass(&mut self, stage: Stage, run: &mut Run) -> Result<RoundReport, Abort> {
         let log_dirty = &mut self.ports.log_dirty.clone();
         let (read, dirty) = self.with(|tracker, guest| {
-            let mut room = tracker.begin(guest, stage)?;
-            // If CLEAN fails nothing was read, and the engine uncertainties all of it.
-            let read = if room.pfns() > 0 { log_dirty.clean(room.lend()).unwrap_or(0) } else { 0 };
-            Ok::<_, Abort>((read, room.copy()))
+            let mut buffer = tracker.begin(guest, stage)?;
+            // If CLEAN fails nothing was read, and all of it is uncertain to the engine.
+            let read =
+                if buffer.pfns() > 0 { log_dirty.clean(buffer.lend()).unwrap_or(0) } else { 0 };
+            Ok::<_, Abort>((read, buffer.copy()))
         })?;
         self.with(|tracker, guest| tracker.scan(guest, read).map(drop))?;
         while self.batch(stage, &dirty)? {}
@@ -187,10 +188,10 @@ impl PassiveSender<'_> {
             self.map_p2m(stage != Stage::Live)?;
         }
         if self.tracker.frame_list_changed() {
-            if self.changes.list || self.told_pfns == 0 {
+            if self.changes.list || self.list_pfns == 0 {
                 let (pfns, list) = (self.tracker.pfn_count(), self.tracker.frame_list());
                 self.simulation.shared().enter().receiver.take_list(pfns, &list);
-                self.told_pfns = pfns;
+                self.list_pfns = pfns;
             }
             self.tracker.frame_list_sent();
         }
@@ -229,7 +230,7 @@ impl PassiveSender<'_> {
         }
     }
 
-    /// What could not be sent now.
+    /// Defers a page that can't be sent now, or gives up.
     fn put_off(&self, deferral: Deferral, what: std::fmt::Arguments<'_>) -> Result<Answer, Abort> {
         if self.changes.defer {
             return Ok(Answer::Deferred(deferral));
@@ -301,13 +302,13 @@ impl PassiveSender<'_> {
             let (slot, mfn, cause) = (0, Mfn(0), TableCause::Unsaid);
             return Err(TableFault { level, slot, mfn, cause });
         };
-        let pfns = if self.changes.past_list { self.told_pfns } else { p2m.pfns() };
+        let pfns = if self.changes.past_list { self.list_pfns } else { p2m.pfns() };
         let knows_tags = self.changes.tags;
         let view = View { p2m, pfns, knows_tags, source: &self.ports.p2m, m2p: &self.ports.m2p };
         normalise(pfn, level, words, &view as &dyn TableView)
     }
 
-    /// The frame, and what Xen says of it now.
+    /// The frame, and its type as Xen has it now.
     fn frame_to_send(&mut self, page: &Page) -> Result<Option<(Mfn, FrameType)>, PortError> {
         let mfn = if self.changes.entries {
             Some(page.mfn)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A guest that obeys Xen: random, but each write of its p2m is marked under the pfn that holds the
+//! A guest that obeys Xen: random, but each write of its p2m is marked under the backing pfn of the
 //! frame.
 //! Not here: guests that break rules (`life`), page contents, a hypervisor (`p2mtrack-synthetic`).
 //! Units: few leaves; one table names them all.
 //! Threads: plain values.
-//! Source: own; marking by the m2p of the moment of the write, as Xen does.
+//! Source: own; marked by the m2p at the time of the write, as in Xen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use super::MAX_MFN;
 const LOG_PFNS: u64 = 32_768;
 /// First frame that is a leaf; those below are the tables.
 const LEAF_MFN: u64 = 100;
-/// First pfn that holds a leaf's frame.
+/// First backing pfn of a leaf.
 const LEAF_PFN: u64 = 10;
-/// A leaf of invalid entries, listed where there is nothing.
+/// A leaf of invalid entries, listed at positions without frames.
 const MISSING: u64 = 99;
 const LEAVES_MAX: usize = 8;
 
@@ -45,7 +45,7 @@ pub(crate) enum Act {
     GrowShared(usize),
 }
 
-/// A guest's life: each round what it does before CLEAN, and after it.
+/// What a guest does in each round before CLEAN, and after it.
 pub(crate) fn acts() -> impl Strategy<Value = Vec<[Vec<Act>; 2]>> {
     let value = || prop_oneof![6 => 1000..MAX_MFN, 2 => Just(NONE), 1 => MAX_MFN..MAX_MFN + 9];
     let calm = move || {
@@ -69,8 +69,8 @@ pub(crate) struct Guest {
     linear: bool,
     entries: Vec<u64>,
     leaves: Vec<u64>,
-    /// The pfn of each frame that the p2m is made of.
-    held: BTreeMap<u64, u64>,
+    /// The backing pfn of each p2m frame.
+    backing: BTreeMap<u64, u64>,
     log: PfnBitmap,
     generation: u64,
     next: u64,
@@ -84,19 +84,19 @@ impl Guest {
             linear,
             entries: (1000..1000 + 2 * width.entries() as u64).collect(),
             leaves: vec![LEAF_MFN, LEAF_MFN + 1],
-            held: (1..5).map(|table| (table, table)).collect(),
+            backing: (1..5).map(|table| (table, table)).collect(),
             log: PfnBitmap::new(LOG_PFNS),
             generation: 0,
             next: 2,
         };
-        guest.held.extend([(MISSING, 9), (LEAF_MFN, LEAF_PFN), (LEAF_MFN + 1, LEAF_PFN + 1)]);
-        for (&mfn, &pfn) in &guest.held {
+        guest.backing.extend([(MISSING, 9), (LEAF_MFN, LEAF_PFN), (LEAF_MFN + 1, LEAF_PFN + 1)]);
+        for (&mfn, &pfn) in &guest.backing {
             guest.entries[pfn as usize] = mfn;
         }
         guest
     }
 
-    /// All rounds of a life.
+    /// All rounds of a guest that does this.
     pub(crate) fn live(mut self, life: &[[Vec<Act>; 2]]) -> Vec<Round> {
         let mut rounds = vec![self.round(self.roots(), None)];
         for [early, late] in life {
@@ -110,7 +110,7 @@ impl Guest {
     }
 
     fn mark(&mut self, mfn: u64) {
-        self.log.set(Pfn(self.held[&mfn]));
+        self.log.set(Pfn(self.backing[&mfn]));
     }
 
     fn write(&mut self, pfn: usize, value: u64) {
@@ -153,7 +153,7 @@ impl Guest {
     fn fresh_frame(&mut self) -> u64 {
         let (mfn, pfn) = (LEAF_MFN + self.next, LEAF_PFN + self.next);
         self.next += 1;
-        self.held.insert(mfn, pfn);
+        self.backing.insert(mfn, pfn);
         self.write(pfn as usize, mfn);
         mfn
     }
@@ -161,10 +161,10 @@ impl Guest {
     /// m2p first (`MMU_MACHPHYS_UPDATE` marks the new pfn), then the entries.
     fn move_leaf(&mut self, position: usize, to: usize) {
         let leaf = self.leaves[position];
-        if self.held.values().any(|&pfn| pfn == to as u64) {
+        if self.backing.values().any(|&pfn| pfn == to as u64) {
             return;
         }
-        let from = self.held.insert(leaf, to as u64).expect("a leaf is held");
+        let from = self.backing.insert(leaf, to as u64).expect("a leaf has one");
         self.mark(leaf);
         self.write(to, leaf);
         self.write(from as usize, NONE);
@@ -197,14 +197,14 @@ impl Guest {
             log_dirty,
             upper: if self.linear { self.tables() } else { self.tree() },
             leaf_mfns: self.leaves.clone(),
-            leaf_pfns: self.leaves.iter().map(|leaf| self.held[leaf]).collect(),
+            leaf_pfns: self.leaves.iter().map(|leaf| self.backing[leaf]).collect(),
             entries: self.entries.clone(),
             ..Round::default()
         }
     }
 
     fn upper(&self, structure: Structure, level: u8, mfn: u64, content: Leaf) -> UpperFrame {
-        let pfn = Some(Pfn(self.held[&mfn]));
+        let pfn = Some(Pfn(self.backing[&mfn]));
         UpperFrame { structure, level, mfn: Mfn(mfn), pfn, content: Arc::new(content) }
     }
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Random lives for tests: rounds that obey the rules of `round` and are otherwise as wild as they
-//! come.
-//! Not here: anything that a real guest would do on purpose.
-//! Units: few leaves, so that hundreds of lives fit a test.
+//! Random recordings for tests: rounds that obey the rules of `round` and are otherwise arbitrary.
+//! Not here: the behaviour of a real guest (`guest`).
+//! Units: few leaves, so that a test can run hundreds of recordings.
 //! Threads: plain values.
 //! Source: own.
 
@@ -21,7 +20,7 @@ use p2mtrack::port::Roots;
 use p2mtrack_trace::{Flavour, Meta, NONE, Round, Structure, UpperFrame, Writer};
 use proptest::prelude::*;
 
-/// Frames of the machine in every life.
+/// Frames of the machine in every recording.
 pub(crate) const MAX_MFN: u64 = 1 << 12;
 
 /// A META of this width.
@@ -47,17 +46,17 @@ pub(crate) enum Edit {
     Run(usize, usize, u64, u64),
     /// The list gets this many leaves.
     Resize(usize),
-    /// A position gets a frame; several may get one.
+    /// A position gets a frame; several positions may get the same.
     Leaf(usize, u64),
     /// A position loses its frame.
     NoLeaf(usize),
-    /// An upper frame comes, or its words change.
+    /// An upper frame is added, or its words change.
     Upper(bool, u8, u64, u64),
-    /// An upper frame goes.
+    /// An upper frame is removed.
     NoUpper(u64),
-    /// An exception comes.
+    /// An exception is added.
     Exception(u64, Option<u64>),
-    /// An exception goes.
+    /// An exception is removed.
     NoException(u64),
     /// A stretch of the bitmap.
     Dirty(u64, u64),
@@ -83,7 +82,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
-/// A whole life: width and rounds.
+/// A whole recording: width and rounds.
 pub(crate) fn life() -> impl Strategy<Value = (Width, Vec<Round>)> {
     let rounds = prop::collection::vec((prop::collection::vec(edit(), 0..12), 0_u64..5000), 1..6);
     (prop_oneof![Just(Width::W32), Just(Width::W64)], rounds)
@@ -190,7 +189,7 @@ fn agree(width: Width, round: &mut Round) {
     round.exceptions.retain(|mfn, _| !listed.contains(mfn));
 }
 
-/// The trace of a life.
+/// The trace of a recording.
 pub(crate) fn write(width: Width, rounds: &[Round]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new(), &meta(width)).expect("begins");
     for round in rounds {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The least tracker that the ports allow: walks the p2m anew in every round and compares what is
+//! The simplest tracker over the ports: walks the p2m in every round and compares leaves that are
 //! dirty or moved.
 //! Not here: generations, shards, a shadow that is smaller than the p2m.
 //! Units: as in the tracker's `port`.
@@ -32,7 +32,7 @@ fn walk(p2m: &mut dyn P2mSource, root: u64, indices: &[usize], table: bool) -> u
     at
 }
 
-/// The mfn of each leaf, from the roots of now.
+/// The mfn of each leaf, from the present roots.
 pub(crate) fn leaves(p2m: &mut dyn P2mSource) -> Vec<u64> {
     let roots = p2m.roots().expect("roots");
     let width = p2m.width();

@@ -2,7 +2,7 @@
 //! Comparison of live leaves with their shadow: marks what differs and counts it.
 //! Not here: which leaves are compared (`compare`), how two copies are compared (`diff`).
 //! Units: slots of a leaf; marks go to the leaf's own lines of the resend bitmap.
-//! Threads: shards run it at once on different leaves; each has its lines of the bitmap alone.
+//! Threads: shards run it in parallel on different leaves; each has its own lines of the bitmap.
 //! Source: `docs/design.md`, law 2: report before remember; equal entries and the transfer
 //! exception.
 
@@ -28,7 +28,7 @@ use crate::shard::Join;
 /// Positions at which a leaf that names frames may be listed.
 const ALIAS_POSITIONS_MAX: u64 = 4;
 
-/// Changes of what is owed for these were counted when it changed.
+/// A pfn that is owed for one of these was counted when its entry changed.
 const COUNTED: [Cause; 2] = [Cause::Deferred, Cause::Returned];
 
 /// What a shard found in its leaves.
@@ -45,13 +45,13 @@ pub(super) struct Compared {
     pub(super) aliased: Option<(LeafIndex, Mfn, u64)>,
     /// Changed pfns that hold frames of the p2m.
     pub(super) backing: Vec<Pfn>,
-    /// Copies of leaves that stand at several positions, to be remembered whole, each with some of
-    /// those.
+    /// Copies of leaves that are listed at several positions, to be put into the shadow whole, each
+    /// with some of those positions.
     pub(super) adopt: Vec<(Vec<LeafIndex>, Arc<Leaf>)>,
 }
 
 impl Compared {
-    /// A leaf at one more of many positions.
+    /// Counts a leaf at one more of many positions.
     fn repeat(&mut self, item: &Item, found: &Repeated) {
         self.leaves += 1;
         self.unchanged += u64::from(found.changed == 0 && item.cause == Cause::Entry);
@@ -63,8 +63,8 @@ impl Compared {
     }
 }
 
-/// What was found of a leaf without frames at one of many positions: the same is found at each
-/// where the shadow is alike.
+/// What was found for a leaf without frames at one of many positions: the same holds at each where
+/// the shadow is the same.
 #[derive(Clone, Copy, Debug)]
 struct Repeated {
     /// Entries that changed.
@@ -93,7 +93,7 @@ impl Join for Compared {
 struct Notes<'a, 'b> {
     resend: &'a mut ResendShard<'b>,
     found: Compared,
-    /// What was read of the last leaf that needed more than a fast path.
+    /// A copy of the last leaf that did not take the fast path.
     copy: Leaf,
     /// Leaves without frames at many positions.
     repeated: HashMap<Shared, Repeated>,
@@ -105,13 +105,13 @@ impl<'a, 'b> Notes<'a, 'b> {
     }
 }
 
-/// What the look at one leaf leaves to be remembered by who sends nothing.
+/// What an observer has to remember of one leaf.
 enum Seen {
     /// Nothing new.
     Known,
-    /// A leaf that was a hole is one run.
+    /// A leaf that was a hole is now one run.
     Run(Segment),
-    /// The copy is the news.
+    /// The copy is new.
     Copy,
 }
 
@@ -122,15 +122,16 @@ pub(super) struct Comparison<'a> {
     pub(super) p2m: &'a dyn P2mSource,
     pub(super) m2p: &'a dyn M2p,
     pub(super) log: &'a PfnBitmap,
-    /// Equal entries of leaves uncertain are owed too: frames may have come back by transfer.
+    /// Equal entries of uncertain leaves are owed too: frames may have come back by transfer.
     pub(super) offers: &'a Offers,
-    /// What the entries were settled as, and what was sent since every leaf was last compared:
-    /// equal entries of that are owed too, because it may have been sent under another one.
+    /// What the entries were settled as, and what was sent since every leaf was last compared: the
+    /// latter is owed even if its entry is equal, because it may have been sent under another one.
     pub(super) sent: &'a Sent,
-    /// What tables named is not told: a pfn without a frame may have had one meanwhile, and a table
-    /// may name it.
+    /// The sender does not report what tables named: a pfn without a frame may have had one
+    /// meanwhile, and a table may name it.
     pub(super) tables_unknown: bool,
-    /// The guest is suspended: entries of dirty leaves are held against the m2p.
+    /// Entries of compared leaves are checked against the m2p: the guest is suspended, or all is
+    /// verified.
     pub(super) check_m2p: bool,
 }
 
@@ -144,12 +145,12 @@ impl Comparison<'_> {
     ) -> Compared {
         let mut notes = Notes::new(resend);
         for (index, item) in items.iter().enumerate() {
-            self.look(item, &shadow.base(item.leaf), items.get(index + 1), &mut notes);
+            self.compare_leaf(item, &shadow.base(item.leaf), items.get(index + 1), &mut notes);
         }
         notes.found
     }
 
-    /// The same for who sends nothing: what was seen is remembered at once. All leaves lie in
+    /// The same for an observer: what is read goes into the shadow at once. All leaves lie in
     /// `shard`, too.
     pub(super) fn observe(
         &self,
@@ -161,10 +162,10 @@ impl Comparison<'_> {
         let mut notes = Notes::new(resend);
         for (index, item) in items.iter().enumerate() {
             let place = (item.leaf.0 - first.0) as usize;
-            match self.look(item, &shard.base(place), items.get(index + 1), &mut notes) {
+            match self.compare_leaf(item, &shard.base(place), items.get(index + 1), &mut notes) {
                 Seen::Known => {}
                 Seen::Run(run) => shard.put_run(place, run),
-                // What is past the guest's count is none of its entries yet.
+                // Slots past the guest's count are not its entries yet.
                 Seen::Copy if !self.tracked_slots(item.leaf).is_full(self.layout.width()) => {
                     shard.put(place, &self.tracked_part(item.leaf, &notes.copy));
                 }
@@ -185,7 +186,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// What a leaf at many positions has in common with the others of them, unless something is
+    /// What a leaf at many positions has in common with its other positions, unless something is
     /// noted of a pfn at this one.
     fn shared_by_many(
         &self,
@@ -204,8 +205,8 @@ impl Comparison<'_> {
         (!noted && self.tracked_slots(item.leaf).is_full(width)).then_some((mfn, likeness))
     }
 
-    /// Compares one leaf. `next` is the one that comes after it.
-    fn look(
+    /// Compares one leaf. `next` is the one after it.
+    fn compare_leaf(
         &self,
         item: &Item,
         base: &Base<'_>,
@@ -237,9 +238,9 @@ impl Comparison<'_> {
         self.compare(item, base, shared, notes)
     }
 
-    /// What needs no copy: a leaf that is as it was, and a new one that is a run. A leaf that is
-    /// more than that is read again, once, and only that copy counts: it is of a later moment after
-    /// the same CLEAN.
+    /// Handles leaves that need no copy: an unchanged one, and a new one that is a run. Any other
+    /// leaf is read again, once, and only that copy counts: it was read later, but after the same
+    /// CLEAN.
     fn fast_path(
         &self,
         item: &Item,
@@ -249,18 +250,18 @@ impl Comparison<'_> {
         notes: &mut Notes<'_, '_>,
     ) -> Option<Seen> {
         let width = self.layout.width();
-        let handed = || self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
+        let sent_since = || self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
         if self.check_m2p
             || self.offers.is_uncertain(item.leaf)
             || self.layout.is_shared(item.leaf)
-            || self.tables_unknown && !item.is_first_look()
-            || handed()
+            || self.tables_unknown && !item.is_new()
+            || sent_since()
         {
             return None; // equal entries and other positions matter, too
         }
         let ahead = next.and_then(|next| self.live(next.leaf));
         let tracked = self.tracked_slots(item.leaf);
-        if matches!(base, Base::Hole) && item.is_first_look() && tracked.is_full(width) {
+        if matches!(base, Base::Hole) && item.is_new() && tracked.is_full(width) {
             let run = likely_run(width, live)?;
             let nothing_owed = notes.resend.owed_for(&Cause::ALL, width, item.leaf).is_empty();
             let runs = || diff_live(self.kernel, width, live, &Base::Affine(run), ahead).is_empty();
@@ -274,15 +275,15 @@ impl Comparison<'_> {
         })
     }
 
-    /// Whether a new position has no leaf, and nobody knows of anything that was there.
+    /// Whether a new position has no leaf, and nothing is known to have been there.
     fn is_still_nothing(&self, item: &Item, base: &Base<'_>) -> bool {
         let width = self.layout.width();
         matches!(base, Base::Hole)
-            && item.is_first_look()
+            && item.is_new()
             && !self.sent.since.has_any(width.first_pfn(item.leaf), width.entries())
     }
 
-    /// Counts and marks a leaf that is new and one run: its entries need no look one by one.
+    /// Counts and marks a new leaf that is one run, without reading its entries one by one.
     fn first_run(&self, item: &Item, run: Segment, notes: &mut Notes<'_, '_>) -> Seen {
         let width = self.layout.width();
         let found = &mut notes.found;
@@ -291,7 +292,7 @@ impl Comparison<'_> {
             return Seen::Known;
         }
         let ends = [0, width.entries() - 1].map(|slot| run.entry_at(width, slot));
-        // The words between two frames of a run are frames; other words are asked one by one.
+        // The words between two frames of a run are frames; otherwise each word is checked.
         let frames = self.m2p.frames();
         let changed = width.entries() as u64;
         let mapped = if ends.iter().all(|end| end.names_frame(width, frames)) {
@@ -354,7 +355,7 @@ impl Comparison<'_> {
         LeafMask::first(left.min(width.entries() as u64) as usize)
     }
 
-    /// A leaf without the slots that are no pfns of the guest.
+    /// The tracked slots of a leaf; the others are holes.
     fn tracked_part(&self, leaf: LeafIndex, copy: &Leaf) -> Leaf {
         let (width, mut part) = (self.layout.width(), Leaf::HOLE);
         for slot in self.tracked_slots(leaf).slots() {
@@ -377,11 +378,11 @@ impl Comparison<'_> {
         let counted = resend.owed_for(&COUNTED, width, item.leaf);
         for slot in changed.slots() {
             let pfn = Pfn(first + slot as u64);
-            if !item.is_first_look() && self.layout.backing.pfns_with_frames().get(pfn) {
+            if !item.is_new() && self.layout.backing.pfns_with_frames().get(pfn) {
                 found.backing.push(pfn);
             }
             if counted.get(slot) {
-                continue; // when it changed; the shadow of an owed pfn says nothing
+                continue; // counted when it changed; the shadow of an owed pfn says nothing
             }
             let was = before.entry(width, slot).names_frame(width, frames);
             let now = live.entry(width, slot).names_frame(width, frames);
@@ -396,11 +397,11 @@ impl Comparison<'_> {
     }
 
     /// Two positions share a leaf that names frames while a guest swaps two leaves; more are an
-    /// attack on the host's memory, because each would need a shadow of its own.
+    /// attack on the engine's memory, because each would need its own shadow.
     fn aliased(&self, leaf: LeafIndex, live: &Leaf) -> Option<(Mfn, u64)> {
         let (mfn, positions) = self.layout.sharing(leaf)?;
-        let crowded = positions > ALIAS_POSITIONS_MAX && !self.maps_no_frame(live);
-        crowded.then_some((mfn, positions))
+        let too_many = positions > ALIAS_POSITIONS_MAX && !self.maps_no_frame(live);
+        too_many.then_some((mfn, positions))
     }
 
     fn maps_no_frame(&self, live: &Leaf) -> bool {
@@ -430,18 +431,18 @@ impl Comparison<'_> {
         let mut owed = changed;
         let equal_owed = self.offers.is_uncertain(item.leaf);
         let width = self.layout.width();
-        let handed = self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
-        // Not where one frame stands at many positions: each of them would cost what none of them
-        // can hold.
+        let sent_since = self.sent.since.has_any(width.first_pfn(item.leaf), width.entries());
+        // Not for a leaf at several positions: each would cost marks for pfns that can't hold a
+        // frame.
         let tables_unknown =
-            self.tables_unknown && !item.is_first_look() && !self.layout.is_shared(item.leaf);
-        if !equal_owed && !handed && !tables_unknown && !self.check_m2p {
+            self.tables_unknown && !item.is_new() && !self.layout.is_shared(item.leaf);
+        if !equal_owed && !sent_since && !tables_unknown && !self.check_m2p {
             return owed;
         }
         let frames = self.m2p.frames();
         let first = width.first_pfn(item.leaf).0;
         for slot in tracked.and_not(&changed).slots() {
-            if handed && self.sent.since.get(Pfn(first + slot as u64)) {
+            if sent_since && self.sent.since.get(Pfn(first + slot as u64)) {
                 owed.set(slot);
                 continue;
             }
@@ -455,7 +456,7 @@ impl Comparison<'_> {
             let pfn = Pfn(first + slot as u64);
             let agrees = || self.m2p.pfn(mfn) == Some(pfn);
             let owe = match entry.claim(width) {
-                // A frame under a tag is the pfn's own only if the m2p says so.
+                // A tagged frame is the pfn's own only if the m2p says so.
                 Claim::Foreign(_) if equal_owed => agrees(),
                 Claim::Foreign(_) => self.check_m2p && agrees() == self.sent.is_foreign(pfn),
                 _ => equal_owed || self.check_m2p && !agrees(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Comparison: maps what is not mapped, compares the pending leaves with their shadow, gathers what
 //! the shards found.
-//! Not here: one leaf's comparison (`leaf`), frames whose owners are asked for (`owners`).
+//! Not here: one leaf's comparison (`leaf`), queries of frame owners (`owners`).
 //! Units: leaves by position.
 //! Threads: leaves are compared by all shards; gathering is the owner's.
 //! Source: `docs/design.md`, law 2: a leaf stays pending until it was compared.
@@ -29,12 +29,13 @@ use crate::round::Round;
 use crate::shadow::{SHARD_LEAVES, Shadow, ShadowShard};
 use crate::uncertainty::Uncertainty;
 
-/// Tries to map the leaves of a guest that stands still: hypervisors have transient failures.
+/// Attempts to map the leaves of a suspended guest: hypervisors have transient failures.
 const MAPS_SUSPENDED: u32 = 8;
 /// Leaves compared between two gatherings of results: bounds their memory.
 const LEAVES_CHUNK: usize = 16_384;
 
-/// Maps what is not mapped. A leaf that can't be: all its pfns are owed.
+/// Maps what is not mapped. While the guest runs, all pfns of a leaf that can't be mapped are owed;
+/// for a suspended guest it is an error.
 pub(crate) fn map(suspended: bool, p2m: &mut P2m, guest: &mut Guest<'_>) -> Result<(), Error> {
     let tries = if suspended { MAPS_SUSPENDED } else { 1 };
     if (0..tries).any(|_| p2m.layout.map(guest.p2m) == 0) || tries == 1 {
@@ -43,8 +44,8 @@ pub(crate) fn map(suspended: bool, p2m: &mut P2m, guest: &mut Guest<'_>) -> Resu
     p2m.unmapped_leaf().map_or(Ok(()), Err)
 }
 
-/// Compares all pending leaves. `adopt`: what is seen is remembered at once. Returns the changed
-/// pfns that hold frames of the p2m.
+/// Compares all pending leaves. `adopt`: what is read goes into the shadow at once. Returns the
+/// changed pfns that back p2m frames.
 pub(crate) fn run(
     adopt: bool,
     round: &mut Round,
@@ -109,7 +110,7 @@ fn compare(
     round.shards.fold_mut(&mut parts, |(resend, items)| comparison.run(items, shadow, resend))
 }
 
-/// The same, and what is seen is remembered at once.
+/// The same, and what is read goes into the shadow at once.
 fn compare_and_adopt(
     items: &[Item],
     round: &Round,
@@ -144,17 +145,17 @@ fn gather(
         return Err(Error::Structure { level: 0, mfn, pfn, cause });
     }
     for &leaf in &found.unmapped {
-        // Of a leaf that is not mapped every pfn is owed, until it is.
+        // Every pfn of a leaf that is not mapped is owed, until it is mapped.
         round.note(Uncertainty::LeafUnmapped);
         let first = width.first_pfn(leaf).0;
         ledger.bitmap.mark_range(first..first + width.entries() as u64, Cause::Uncertain);
     }
     p2m.pending.settle(items, &found.unmapped);
-    for item in items.iter().filter(|item| !item.is_first_look()) {
+    for item in items.iter().filter(|item| !item.is_new()) {
         p2m.recheck.compared(item.leaf);
     }
     if found.leaves > 0 && round.config.sender != Sender::Engine {
-        // What a table named while its leaf was being written nobody knows.
+        // What a table named while the leaves were being written is unknown.
         destination.sent.sent_tables_are_uncertain();
     }
     round.report.leaves.compared += found.leaves;
@@ -170,23 +171,23 @@ fn gather(
     Ok(())
 }
 
-/// The copy that another position of the frame already has, if it says the same: aliases cost one.
+/// The copy that another position of the frame already has, if it is equal: aliases share one copy.
 fn shared_copy(leaf: LeafIndex, copy: Arc<Leaf>, layout: &Layout, shadow: &Shadow) -> Arc<Leaf> {
     let first = layout.first_position(leaf).filter(|_| layout.is_shared(leaf));
     let shared = first.and_then(|first| shadow.copy(first)).filter(|old| ***old == *copy);
     shared.map_or(copy, Arc::clone)
 }
 
-/// Items that are one thread's, and their part of the bitmap.
+/// The items of one thread, and their part of the bitmap.
 type Part<'a> = (ResendShard<'a>, &'a [Item]);
 
-/// Cuts the bitmap where items, which are in order, were cut.
+/// Cuts the bitmap where the items, which are sorted, were cut.
 fn lend<'a>(resend: &'a mut ResendBitmap, width: Width, pieces: &[&'a [Item]]) -> Vec<Part<'a>> {
     let firsts = pieces.iter().map(|items| width.first_pfn(items[0].leaf).0);
     resend.shards_mut(firsts).zip(pieces.iter().copied()).collect()
 }
 
-/// Adds to parts, of which each lies in one shard of the shadow, that shard and its first leaf.
+/// Adds to each part the shard of the shadow that it lies in, and that shard's first leaf.
 fn shadowed<'a>(
     shadow: &'a mut Shadow,
     parts: Vec<Part<'a>>,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Asks who owns the frames of entries that nobody changed, and owes the pfns of which something
-//! else is true now.
+//! Queries the owners of frames whose entries did not change, and owes the pfns that got or lost
+//! their frame by a change of owner.
 //! Not here: which entries those are (`p2m::Recheck`), what becomes of an owed pfn (`resolve`).
-//! Units: at most `QUERY_FRAMES_MAX` frames a question.
+//! Units: at most `QUERY_FRAMES_MAX` frames a query.
 //! Threads: the owner's.
 //! Source: `docs/design.md`, "Completeness"; an entry settled as no frame is never equal to one
 //! that has a frame.
@@ -27,7 +27,7 @@ struct Question {
     tagged: bool,
 }
 
-/// Asks all that is due. If nobody answers, it stays so.
+/// Makes all queries that are due. If one fails, they stay due.
 pub(crate) fn ask(
     round: &mut Round,
     p2m: &mut P2m,
@@ -49,7 +49,7 @@ pub(crate) fn ask(
     }
 }
 
-/// Questions that are to be put.
+/// Queries that are to be made.
 struct Questions<'a> {
     ledger: &'a Ledger,
     destination: &'a Destination,
@@ -91,8 +91,7 @@ impl Questions<'_> {
         }
     }
 
-    /// Adds what has to be asked about a pfn, if anything: of one that is owed, everything is asked
-    /// anyway.
+    /// Adds the query for a pfn, if it needs one: the frame of an owed pfn is queried in any case.
     fn add(&mut self, guest: &Guest<'_>, pfn: Pfn, entry: Entry) {
         let (mfn, tagged) = match entry.claim(self.destination.shadow.width()) {
             Claim::Frame(mfn) => (mfn, false),
@@ -104,7 +103,7 @@ impl Questions<'_> {
         }
     }
 
-    /// Puts them, as long as there are at least `enough`.
+    /// Makes the queries, as long as there are at least `enough`.
     fn put(&mut self, guest: &mut Guest<'_>, enough: usize) -> Result<(), PortError> {
         while self.asked.len() >= enough {
             let now = self.asked.drain(..self.asked.len().min(QUERY_FRAMES_MAX));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The entry under which each pfn was last accepted, written down a second time: debug builds hold
-//! the shadow against it.
+//! The entry under which each pfn was last accepted, recorded a second time: debug builds compare
+//! the shadow with it.
 //! Not here: anything that a release build does.
 //! Units: one word per pfn, kept apart from the shadow.
 //! Threads: one owner.
@@ -23,7 +23,7 @@ impl Accepted {
         self.entries[index] = entry;
     }
 
-    /// What was removed starts anew.
+    /// Forgets removed pfns.
     pub(super) fn cut(&mut self, pfns: u64) {
         self.entries.truncate(pfns as usize);
     }

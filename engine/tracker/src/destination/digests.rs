@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Digests of the bytes that were sent, of pages whose transport says them.
+//! Digests of the bytes that were sent, for pages whose transport reports them.
 //! Not here: what a digest is made of (the transport's), or what is compared with it.
 //! Units: one digest of 64 bits a pfn; 512 pfns a chunk, made when the first of them has one.
 //! Threads: one owner.
-//! Source: a digest is of the very bytes that were sent: whoever is deferred, given back or gone
-//! has none.
+//! Source: a digest covers exactly the bytes that were sent: a pfn that is deferred, returned or
+//! gone has none.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -28,7 +28,7 @@ pub(super) struct Digests {
 }
 
 impl Digests {
-    /// The pfn's page was sent with these bytes; `None`: nobody said with which.
+    /// The pfn's page was sent with bytes of this digest; `None` if the transport reported none.
     pub(super) fn put(&mut self, pfn: Pfn, digest: Option<u64>) {
         let Some(digest) = digest else { return self.clear(pfn) };
         let (number, slot) = place(pfn);
@@ -38,7 +38,7 @@ impl Digests {
         chunk.digests[slot] = digest;
     }
 
-    /// What the destination has for the pfn is not known to be these bytes any more.
+    /// The destination may no longer have these bytes for the pfn.
     pub(super) fn clear(&mut self, pfn: Pfn) {
         let (number, slot) = place(pfn);
         if let Some(chunk) = self.chunks.get_mut(&number) {
@@ -46,7 +46,7 @@ impl Digests {
         }
     }
 
-    /// The same of a range that is removed. Costs the chunks that there are.
+    /// The same for a removed range. Costs the chunks that exist.
     pub(super) fn clear_range(&mut self, pfns: Range<u64>) {
         for pfn in pfns.start..pfns.end.min(pfns.start.next_multiple_of(CHUNK_PFNS)) {
             self.clear(Pfn(pfn));

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the destination has: the shadow, which is what was sent, and what follows from it once it
-//! changes.
+//! What the destination has: the shadow, which is what was sent, and what follows when it changes.
 //! Not here: what is owed to it (`ledger`).
 //! Units: pfns, mfns.
 //! Threads: one owner; shards read it, and write the shadow of an observed guest.
@@ -24,7 +23,7 @@ use crate::port::Page;
 use crate::report::SettledCounts;
 use crate::shadow::{EmptyLeaves, Forms, Shadow};
 
-/// Pfns that are noted to be gone between two looks at them.
+/// Pfns that are noted as gone until the notes are taken.
 const NOTED_PFNS_MAX: usize = 65_536;
 
 /// What the destination has.
@@ -36,14 +35,14 @@ pub(crate) struct Destination {
     /// PTEs made not present by policy, by table.
     pub(crate) cleared: BTreeMap<Pfn, Vec<Mfn>>,
     digests: Digests,
-    /// Pfns that it may hold, and that lost their frames since this was last taken.
+    /// Pfns that the destination may hold, and that lost their frames since this was last taken.
     noted: Vec<Pfn>,
     /// What is to be followed up.
     moves: Moves,
     /// Entries under which pfns were accepted and which the shadow does not show yet, in ascending
     /// order.
     remembered: Vec<(Pfn, Entry)>,
-    /// Frames that entries named when they were last observed; of a migration nothing.
+    /// Frames that entries named when they were last observed; 0 in a migration.
     observed_frames: u64,
     /// Frames of the machine: past them an entry names nothing.
     machine_frames: u64,
@@ -54,21 +53,21 @@ pub(crate) struct Destination {
 /// Frames that may be under other pfns than they were.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
-    /// Those of pages that were accepted: they are where the m2p says, also under an equal entry.
+    /// Frames of accepted pages: they are where the m2p says, also under an equal entry.
     pub(crate) arrived: Vec<(Pfn, Mfn)>,
-    /// Those that a pfn had and has no more.
+    /// Frames that a pfn had and has no more.
     pub(crate) departed: Vec<(Pfn, Mfn)>,
-    /// Those that tables named under pfns not accepted under them.
+    /// Frames that tables named, with pfns that were not accepted with them.
     pub(crate) named: Vec<(Mfn, Pfn)>,
     /// Entries of pfns that were removed.
     pub(crate) removed: Vec<(Pfn, Entry)>,
 }
 
 impl Destination {
-    /// It has nothing.
+    /// An empty destination.
     ///
     /// # Errors
-    /// There is no form of the name that is asked for.
+    /// There is no form of the requested name.
     pub(crate) fn new(width: Width, forms: Option<Forms>) -> Result<Self, Error> {
         let forms = forms.map_or_else(Forms::choose, Ok).map_err(Error::environment)?;
         Ok(Self {
@@ -86,13 +85,13 @@ impl Destination {
         })
     }
 
-    /// Tells the machine's size.
+    /// Sets the machine's size.
     pub(crate) const fn on_a_machine_of(&mut self, frames: u64) {
         self.machine_frames = frames;
     }
 
-    /// It has a page, with bytes of this digest, if the transport said so. `cleared`: frames of its
-    /// PTEs that were made not present.
+    /// The destination has a page, with bytes of this digest, if the transport reported one.
+    /// `cleared`: frames of its PTEs that were made not present.
     pub(crate) fn accept(
         &mut self,
         page: &Page,
@@ -104,7 +103,7 @@ impl Destination {
         self.digests.put(pfn, digest);
         self.moves.arrived.push((pfn, mfn));
         let before = self.settle(pfn, entry);
-        // The m2p may have gone over to a pfn that was a copy, or waited: then the other one is the
+        // The m2p may have changed to a pfn that was a copy, or waited: then the other one is the
         // copy now.
         let copy = self.sent.beside(pfn).filter(|&other| self.frame_of(other) == Some(mfn));
         self.sent.accepted(pfn, before, kind.is_table(), footing);
@@ -117,13 +116,13 @@ impl Destination {
         };
     }
 
-    /// The pfn has no frame at the source. `foreign`: its entry names something, but nothing of the
+    /// The pfn has no frame at the source. `foreign`: its entry names something that is not the
     /// domain's.
     pub(crate) fn settle_unpopulated(&mut self, pfn: Pfn, entry: Entry, foreign: bool) {
         let named = entry.claim(self.shadow.width()).named();
         if foreign && !self.sent.is_foreign(pfn) && self.frame_of(pfn) == named {
-            // It was the pfn's own until somebody else got it under the same entry: a table may
-            // name it so.
+            // The frame was the pfn's own until another domain got it under the same entry: a table
+            // may name it so.
             self.sent.all_tables_are_uncertain();
         }
         let before = self.settle(pfn, entry);
@@ -132,12 +131,12 @@ impl Destination {
         self.cleared.remove(&pfn);
     }
 
-    /// What it has of the pfn may not be what was digested.
+    /// The bytes that the destination has for the pfn may not be those of the digest.
     pub(crate) fn distrust(&mut self, pfn: Pfn) {
         self.digests.clear(pfn);
     }
 
-    /// The digest of the bytes that it has for the pfn, if the transport said one.
+    /// The digest of the bytes that the destination has for the pfn, if the transport reported one.
     pub(crate) fn digest(&self, pfn: Pfn) -> Option<u64> {
         self.digests.get(pfn)
     }
@@ -155,8 +154,8 @@ impl Destination {
         std::mem::take(&mut self.noted)
     }
 
-    /// The pfn is settled under this entry: law 5. Returns whether the entry before named a frame
-    /// of the machine.
+    /// Settles the pfn under this entry: law 5. Returns whether the previous entry named a frame of
+    /// the machine.
     fn settle(&mut self, pfn: Pfn, entry: Entry) -> bool {
         let width = self.shadow.width();
         let before = self.shadow.entry(pfn).claim(width).named();
@@ -183,18 +182,18 @@ impl Destination {
     }
 
     /// Whether a pfn was last settled with `mfn`, as the domain's own. That p2m and m2p name each
-    /// other does not say so.
+    /// other does not prove it.
     pub(crate) fn is_settled_with(&self, pfn: Pfn, mfn: Mfn) -> bool {
         let claim = self.shadow.entry(pfn).claim(self.shadow.width());
         claim.names(mfn) && !self.sent.is_foreign(pfn)
     }
 
-    /// Tables named these frames under pfns that were not accepted under them.
+    /// Tables named these frames, with pfns that were not accepted with them.
     pub(crate) fn tables_named(&mut self, mut named: Vec<(Mfn, Pfn)>) {
         self.moves.named.append(&mut named);
     }
 
-    /// Takes what is to be followed up, but what was removed; see [`Destination::end_moves`].
+    /// Takes what is to be followed up, except removed pfns; see [`Destination::end_moves`].
     pub(crate) fn take_moves(&mut self) -> Moves {
         let removed = std::mem::take(&mut self.moves.removed);
         let moves = std::mem::take(&mut self.moves);
@@ -202,7 +201,7 @@ impl Destination {
         moves
     }
 
-    /// Gives what was followed up back, empty: its memory serves the next batch.
+    /// Returns what was followed up: its memory is used for the next batch.
     pub(crate) fn end_moves(&mut self, mut moves: Moves) {
         moves.arrived.clear();
         moves.departed.clear();
@@ -224,21 +223,21 @@ impl Destination {
         removed.into_iter().filter_map(named).collect()
     }
 
-    /// Fits everything to `pfns`, of `before`, and to the leaves that are tracked. What is removed
-    /// has no frame any more.
+    /// Resizes everything from `before` to `pfns` pfns, and to the tracked leaves. Removed pfns
+    /// have no frame any more.
     pub(crate) fn resize(&mut self, before: u64, pfns: u64, tracked: u64, machine_frames: u64) {
         self.shrink(pfns..before, tracked, machine_frames);
         self.sent.cover(pfns);
         self.shadow.resize(tracked);
     }
 
-    /// These pfns have no frame any more. Returns how many entries and lines of sets were looked
-    /// at: nothing of holes, and once of a leaf without frames that stands at many positions.
+    /// These pfns have no frame any more. Returns how many entries and lines of sets were read:
+    /// none for holes, and one copy for a leaf without frames at many positions.
     fn shrink(&mut self, pfns: Range<u64>, tracked: u64, machine_frames: u64) -> u64 {
         if pfns.is_empty() {
             return 0;
         }
-        let (mut looks, mut populated) = (0, 0);
+        let (mut reads, mut populated) = (0, 0);
         let width = self.shadow.width();
         let mut empty = EmptyLeaves::new(machine_frames);
         let mut copy = Leaf::default();
@@ -252,7 +251,7 @@ impl Destination {
             let first = width.first_pfn(leaf).0;
             let whole = first..first + width.entries() as u64;
             for pfn in whole.start.max(pfns.start)..whole.end.min(pfns.end) {
-                looks += 1;
+                reads += 1;
                 let entry = copy.entry(width, (pfn - first) as usize);
                 if !entry.claim(width).names_nothing(machine_frames) {
                     self.note_gone(Pfn(pfn));
@@ -260,26 +259,26 @@ impl Destination {
                     populated += u64::from(!self.sent.is_foreign(Pfn(pfn)));
                 }
                 let observed = entry.names_frame(width, machine_frames);
-                // of a migration it is 0
+                // 0 in a migration
                 self.observed_frames = self.observed_frames.saturating_sub(u64::from(observed));
             }
         }
-        looks += empty.looks();
-        // Who only observes has settled nothing.
-        looks += self.sent.remove_by_shrink(&pfns, populated.min(self.sent.populated()));
+        reads += empty.reads();
+        // An observer has settled nothing.
+        reads += self.sent.remove_by_shrink(&pfns, populated.min(self.sent.populated()));
         self.digests.clear_range(pfns.clone());
         self.cut_shadow(pfns, tracked);
-        looks
+        reads
     }
 
-    /// Of a leaf that is cut inside and stays the entries of these pfns are invalid from now on.
+    /// In a leaf that is cut inside and stays, the entries of these pfns become invalid.
     fn cut_shadow(&mut self, pfns: Range<u64>, tracked: u64) {
         let end = pfns.end.min(tracked << self.shadow.width().entry_bits());
         let cut: Vec<_> = (pfns.start..end).map(|pfn| (Pfn(pfn), Entry::INVALID)).collect();
         self.shadow.update(&cut);
     }
 
-    /// So many entries were observed to name a frame, or none any more.
+    /// Counts entries that were observed to name a frame, or no longer.
     pub(crate) const fn observed(&mut self, mapped: u64, unmapped: u64) {
         self.observed_frames = (self.observed_frames + mapped).saturating_sub(unmapped);
     }
@@ -289,12 +288,12 @@ impl Destination {
         self.observed_frames
     }
 
-    /// Nobody follows what was removed.
+    /// Forgets what was removed, without following it.
     pub(crate) fn forget_removed(&mut self) {
         self.moves.removed.clear();
     }
 
-    /// A consistent point: everything is settled, and what is gone was given back.
+    /// A consistent point: everything is settled, and the receiver gave back what is gone.
     pub(crate) fn consistent(&mut self, settled: &mut SettledCounts) {
         let gone = self.sent.gone();
         self.sent.given_back(&gone);
@@ -305,7 +304,7 @@ impl Destination {
         settled.cleared_ptes = self.cleared.values().map(|frames| frames.len() as u64).sum();
     }
 
-    /// Distinct frames of the domain that it has.
+    /// Distinct frames of the domain that the destination has.
     pub(crate) fn frames(&self) -> u64 {
         let (sent, width) = (&self.sent, self.shadow.width());
         // A frame that the m2p gives to none of its pfns is counted once, however many they are.
@@ -317,8 +316,8 @@ impl Destination {
         sent.populated() - sent.alias_pfns() - (pfns - stale.len()) as u64
     }
 
-    /// Checks law 5, and what law 9 counts with: each of so many pfns is owed, or the shadow has
-    /// the entry under which it was last accepted.
+    /// Checks law 5 and the count of law 9: each of the first `pfns` pfns is owed, or the shadow
+    /// has the entry under which it was last accepted.
     ///
     /// # Panics
     /// If that does not hold: a bug of this engine, never of a guest.
@@ -349,8 +348,8 @@ mod tests {
 
     use super::*;
 
-    /// A leaf that no frame of a machine of `MACHINE` is named by, at every position of 2^27 pfns;
-    /// at position 0, and at the last one, what has to be noticed when it is removed.
+    /// A leaf that names no frame of the machine, at most positions of 2^27 pfns; and some pfns
+    /// that the shrink has to notice, at the first positions and the last.
     #[test]
     fn what_falls_away_costs_what_was_there() {
         const MACHINE: u64 = 1 << 20;
@@ -374,10 +373,10 @@ mod tests {
                 destination.sent.accepted(pfn, true, true, Footing::Stale);
             }
             destination.sent.unpopulated(Pfn(5 << 9), false, true);
-            let looks = destination.shrink(511..positions << 9, 1, MACHINE);
-            // Leaves that are cut or have frames, twice at most; and once the one that stands
-            // everywhere.
-            assert!(looks <= 7 * 512, "{looks} looks");
+            let reads = destination.shrink(511..positions << 9, 1, MACHINE);
+            // Leaves that are cut or have frames, twice at most; and once the leaf at most
+            // positions.
+            assert!(reads <= 7 * 512, "{reads} reads");
             let removed: Vec<_> = destination.moves.removed.iter().map(|&(pfn, _)| pfn).collect();
             assert_eq!(removed, [Pfn(511), Pfn(1024), last]);
             assert_eq!(destination.sent.gone(), [Pfn(511), Pfn(1024), last]);

@@ -3,7 +3,7 @@
 //! that moved.
 //! Not here: the entry under which a pfn was sent (`shadow`), what is done about a frame that moved
 //! (`send::moves`).
-//! Units: sets of pfns; they only grow in length, so that what was removed can still be said to be
+//! Units: sets of pfns; their length only grows, so that removed pfns can still be reported as
 //! gone.
 //! Threads: one owner.
 //! Source: `docs/design.md`: rows "frame moves to another pfn" and law 7.
@@ -19,7 +19,7 @@ use crate::pfn_set::PfnSet;
 pub(crate) struct Sent {
     /// The receiver may hold a frame: something was sent, or a table that was sent names the pfn.
     held: PfnSet,
-    /// Held by the receiver, without a frame at the source: to be said at the next consistent
+    /// Held by the receiver, without a frame at the source: to be reported at the next consistent
     /// point.
     gone: PfnSet,
     /// Last sent as page tables.
@@ -39,8 +39,8 @@ pub(crate) struct Sent {
     last_known: BTreeMap<Mfn, LastKnown>,
     /// A frame moved: every table is uncertain.
     tables_uncertain: bool,
-    /// Pfns that were handed out since every leaf was last compared: whoever sends may have read
-    /// another entry of its own
+    /// Pfns that were given to the sender since every leaf was last compared: the sender may have
+    /// read another entry by its own mapping
     /// ([`Sender::CallerReadsP2m`](crate::config::Sender::CallerReadsP2m)).
     pub(crate) since: PfnSet,
 }
@@ -50,14 +50,13 @@ pub(crate) struct Sent {
 pub(crate) enum Footing {
     /// The m2p names it.
     Sound,
-    /// The m2p names another pfn, which has another frame, or none: sent under the p2m all the
-    /// same.
+    /// The m2p names another pfn, which has another frame, or none: sent under the p2m anyway.
     Stale,
     /// The frame is also this pfn's, which the m2p names.
     Alias(Pfn),
 }
 
-/// Where a frame was known to be.
+/// The pfn that a frame was last known by.
 #[derive(Clone, Copy, Debug)]
 struct LastKnown {
     pfn: Pfn,
@@ -146,7 +145,7 @@ impl Sent {
         self.foreign.iter()
     }
 
-    /// The pfns whose frames are written under another pfn, as far as log-dirty can say.
+    /// The pfns whose frames' writes log-dirty marks under another pfn, or not at all.
     pub(crate) fn unsound(&self) -> impl Iterator<Item = Pfn> + '_ {
         self.stale.iter().chain(self.twins.keys().copied())
     }
@@ -174,15 +173,15 @@ impl Sent {
     }
 
     /// These pfns were removed: none of them has a frame at the source; `populated` of them had
-    /// one. Returns how many lines of sets were looked at.
+    /// one. Returns how many lines of sets were read.
     pub(crate) fn remove_by_shrink(&mut self, pfns: &Range<u64>, populated: u64) -> u64 {
         self.populated -= populated;
         for map in [&mut self.twins, &mut self.waiting_beside] {
             map.retain(|pfn, _| !pfns.contains(&pfn.0));
         }
         let sets = [&mut self.tables, &mut self.stale, &mut self.foreign];
-        let looks = sets.map(|set| set.clear_range(pfns)).iter().sum::<u64>();
-        looks + self.gone.add_range(&self.held, pfns)
+        let reads = sets.map(|set| set.clear_range(pfns)).iter().sum::<u64>();
+        reads + self.gone.add_range(&self.held, pfns)
     }
 
     /// `frame` was found under `pfn`. Returns whether it was known by another pfn before.
@@ -190,15 +189,16 @@ impl Sent {
         self.last_known.remove(&frame).is_some_and(|before| before.pfn != pfn)
     }
 
-    /// `frame` is no longer (or not yet) what the shadow holds for `pfn`, but a table may name it
-    /// so. Returns whether it was known by another pfn before.
+    /// The shadow no longer (or not yet) has `frame` for `pfn`, but a table may name it so. Returns
+    /// whether it was known by another pfn before.
     pub(crate) fn note_last_known(&mut self, frame: Mfn, pfn: Pfn) -> bool {
         let known = LastKnown { pfn, rechecked: false };
         self.last_known.insert(frame, known).is_some_and(|before| before.pfn != pfn)
     }
 
-    /// The guest stands still, and some frames of the domain are no pfn's: a table that was sent
-    /// before they lost theirs may still name them. Returns whether that has to be looked at.
+    /// The guest is suspended, and some frames of the domain have no pfn: a table that was sent
+    /// before they lost theirs may still name them. Returns whether tables have to be checked for
+    /// that.
     pub(crate) fn recheck_tables(&mut self) -> bool {
         let unchecked = self.last_known.values_mut().filter(|known| !known.rechecked);
         unchecked.map(|known| known.rechecked = true).count() > 0
@@ -219,7 +219,7 @@ impl Sent {
         self.tables_uncertain = true;
     }
 
-    /// The same, by who does not know what they name: if there are any.
+    /// The same, if any tables were sent, for a sender that does not report what they name.
     pub(crate) fn sent_tables_are_uncertain(&mut self) {
         self.tables_uncertain |= self.tables.len() > 0;
     }
@@ -235,7 +235,7 @@ impl Sent {
         self.tables.iter().collect()
     }
 
-    /// Pfns to be said to be gone.
+    /// Pfns to be reported as gone.
     pub(crate) fn gone(&self) -> Vec<Pfn> {
         self.gone.iter().collect()
     }
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_another_s_frame_is_known_until_settled_or_gone() {
+    fn a_pfn_that_waits_for_another_s_frame_is_known_until_settled_or_gone() {
         let mut sent = Sent::default();
         sent.cover(100);
         (1..4).for_each(|pfn| sent.wait_beside(Pfn(pfn), Pfn(50)));

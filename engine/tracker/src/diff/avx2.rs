@@ -3,7 +3,7 @@
 //! Not here: the loops (`lines`).
 //! Units: as in `lines`.
 //! Threads: pure.
-//! Source: Intel SDM; AVX2 includes the AVX that is used.
+//! Source: Intel SDM; AVX2 implies the AVX that is used.
 
 #![expect(
     unsafe_code,

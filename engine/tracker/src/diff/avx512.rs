@@ -3,7 +3,7 @@
 //! Not here: the loops (`lines`).
 //! Units: as in `lines`.
 //! Threads: pure.
-//! Source: Intel SDM; only AVX512F is used, and only AVX512F is asked for.
+//! Source: Intel SDM; only AVX512F is used, and only AVX512F is required.
 
 #![expect(
     unsafe_code,

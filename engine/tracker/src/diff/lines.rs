@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lines of 64 bytes: what an instruction set does with one, and the loops over those of a frame.
+//! Lines of 64 bytes: the operations of an instruction set on one, and the loops over a frame.
 //! Not here: instructions (`avx2`, `avx512`), or what a form expects in the lines (`vectors`).
-//! Units: 64 lines a leaf, `SLOTS` of 8 or 16 a line; bit i of what a line answers is slot i of it.
-//! Threads: pure; the live frame may be written by others all along.
+//! Units: 64 lines per leaf, `SLOTS` of 8 or 16 per line; bit i of a line's mask is its slot i.
+//! Threads: pure; other threads may write the live frame at any time.
 //! Source: `docs/decisions/0011`: why live lines are read by `asm!`; memchr's `arch/generic`.
 
 #![expect(
@@ -22,62 +22,62 @@ use crate::prefetch::prefetch;
 /// Bytes in a line.
 pub(super) const LINE_BYTES: usize = 64;
 
-/// What an instruction set does with lines.
+/// The operations of an instruction set on lines.
 ///
 /// # Safety
-/// Every function needs the processor's features of its kernel. Lines are readable for 64 bytes.
+/// The processor has the features of the kernel. Lines are readable for 64 bytes.
 pub(super) trait Lines: Sized {
     /// A line in registers.
     type Line: Copy;
 
-    /// Reads a line that others may write.
+    /// Reads a line that other threads may write.
     unsafe fn load(line: *const u8) -> Self::Line;
-    /// Reads a line of our own.
+    /// Reads a line that no other thread writes.
     unsafe fn own(line: *const u8) -> Self::Line;
-    /// Writes a line of our own, 64 writable bytes.
+    /// Writes a line that no other thread uses, 64 writable bytes.
     unsafe fn store(line: Self::Line, into: *mut u8);
-    /// One word in all 8 places of 64 bits.
+    /// One word in all 8 lanes of 64 bits.
     unsafe fn splat64(word: u64) -> Self::Line;
-    /// One word in all 16 places of 32 bits.
+    /// One word in all 16 lanes of 32 bits.
     unsafe fn splat32(word: u64) -> Self::Line;
     /// Adds words of 64 bits.
     unsafe fn add64(line: Self::Line, by: Self::Line) -> Self::Line;
     /// Adds words of 32 bits.
     unsafe fn add32(line: Self::Line, by: Self::Line) -> Self::Line;
-    /// 8 packed words, 32 readable bytes.
+    /// Unpacks 8 words, from 32 readable bytes.
     unsafe fn unpack(low: *const u32, high: u32) -> Self::Line;
     /// The 8 words of 64 bits that differ.
     unsafe fn unequal64(live: Self::Line, predicted: Self::Line) -> u64;
     /// The 16 words of 32 bits that differ.
     unsafe fn unequal32(live: Self::Line, predicted: Self::Line) -> u64;
-    /// Compares all lines of a frame, in the way that is quicker: [`each`] or [`together`].
+    /// Compares all lines of a frame, in the faster way: [`each`] or [`together`].
     unsafe fn compare<const SLOTS: usize>(
         frames: Frames<'_>,
         predict: impl Predict<Self>,
     ) -> LeafMask;
 }
 
-/// What is asked of lines together.
+/// What [`together`] needs beside [`Lines`].
 ///
 /// # Safety
 /// As of [`Lines`].
 pub(super) trait Together: Lines {
     /// `found` with the bits in which two lines differ.
     unsafe fn gather(found: Self::Line, live: Self::Line, predicted: Self::Line) -> Self::Line;
-    /// Whether any bit is one.
+    /// Whether any bit is set.
     unsafe fn any(found: Self::Line) -> bool;
 }
 
-/// What a form predicts, line by line. A copy goes on where its original stands.
+/// What a form predicts, line by line. A copy continues where the original is.
 pub(super) trait Predict<L: Lines>: Copy {
-    /// The next line; `line` is its number, the first time that of a line where this form begins.
+    /// The next line; `line` is its number, first that of the line where the form begins.
     ///
     /// # Safety
     /// The processor has the features of `L`; `line` is below 64.
     unsafe fn next(&mut self, line: usize) -> L::Line;
 }
 
-/// A frame to be compared, and the next one, which is brought near meanwhile.
+/// A frame to be compared, and the next one, which is prefetched meanwhile.
 #[derive(Clone, Copy)]
 pub(super) struct Frames<'a> {
     /// Readable for 4,096 bytes during `'a`.
@@ -89,32 +89,32 @@ pub(super) struct Frames<'a> {
 impl<'a> Frames<'a> {
     /// Live guest memory.
     pub(super) fn live(live: GuestLeaf<'a>, ahead: Option<GuestLeaf<'_>>) -> Self {
-        // What is being read anyway is near: a prefetch of it costs nothing.
+        // A prefetch of the frame that is being read costs nothing.
         let ahead = ahead.unwrap_or(live).as_ptr();
         Self { live: live.as_ptr(), ahead, lent: PhantomData }
     }
 
-    /// A copy of our own.
+    /// A private copy.
     pub(super) fn own(copy: &'a Leaf) -> Self {
         let copy = copy.words.as_ptr().cast();
         Self { live: copy, ahead: copy, lent: PhantomData }
     }
 
-    /// A line, for the first time.
+    /// A line that is read for the first time.
     #[inline(always)]
     fn line(self, line: usize) -> *const u8 {
         prefetch(self.ahead.wrapping_add(line * LINE_BYTES));
         self.near(line)
     }
 
-    /// A line that was looked at already.
+    /// A line that is read again.
     #[inline(always)]
     fn near(self, line: usize) -> *const u8 {
         self.live.wrapping_add(line * LINE_BYTES)
     }
 }
 
-/// Asks each line which slots differ: where that is one instruction.
+/// Finds the slots that differ line by line: for instruction sets where that is one instruction.
 ///
 /// # Safety
 /// The processor has the features of `L`.
@@ -132,8 +132,8 @@ pub(super) unsafe fn each<L: Lines, const SLOTS: usize>(
     mask
 }
 
-/// Asks the lines of each word of the mask together whether anything differs, and again which slots
-/// do only where something does.
+/// Checks the lines of each word of the mask together, and finds the slots that differ only where
+/// something does.
 ///
 /// # Safety
 /// The processor has the features of `L`.
@@ -166,8 +166,8 @@ const fn lines_of<const SLOTS: usize>(word: usize) -> Range<usize> {
     word * lines..(word + 1) * lines
 }
 
-/// The slots that differ in the lines of one word of the mask. It has a byte or two for each, which
-/// are written where they are: to put them together in a register takes as long as the comparison.
+/// Finds the slots that differ in the lines of one word of the mask. Each line's byte or two are
+/// stored in place: to combine them in a register takes as long as the comparison.
 #[inline(always)]
 unsafe fn unequal<L: Lines, const SLOTS: usize>(
     lines: Range<usize>,
@@ -187,7 +187,7 @@ unsafe fn unequal<L: Lines, const SLOTS: usize>(
     }
 }
 
-/// Multiples of each step: what a line adds to its first word.
+/// Multiples of each step: what the slots of a line add to its first word.
 #[repr(C, align(64))]
 struct Ramps<T, const SLOTS: usize>([[T; SLOTS]; 3]);
 
@@ -213,10 +213,10 @@ static RAMPS_32: Ramps<u32, 16> = {
     Ramps(ramps)
 };
 
-/// Lines of a segment, one after the other.
+/// The lines of a segment, in order.
 pub(super) struct Run<L: Lines, const SLOTS: usize> {
     line: L::Line,
-    /// From one line to the next.
+    /// The difference from one line to the next.
     by: L::Line,
 }
 
@@ -246,7 +246,7 @@ impl<L: Lines, const SLOTS: usize> Run<L, SLOTS> {
         }
     }
 
-    /// The line, and goes on to the next.
+    /// Returns the line, and moves on to the next.
     ///
     /// # Safety
     /// The processor has the features of `L`.

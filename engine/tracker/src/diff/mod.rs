@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which slots of a leaf differ: one question, answered by several kernels that must agree.
-//! Not here: pfns, live memory, or what a difference means.
+//! Which slots of a leaf differ: several kernels, which must agree.
+//! Not here: pfns, or what a difference means.
 //! Units: bit i of the mask is slot i; 512 or 1,024 slots. Equal means equal as [`Entry`].
 //! Threads: pure.
 //! Source: `scalar` is the oracle; every other kernel is tested against it and against a naive
@@ -10,7 +10,7 @@
 
 #![cfg_attr(
     any(miri, not(target_arch = "x86_64")),
-    allow(unused, reason = "not every processor has kernels of vectors")
+    allow(unused, reason = "not every processor has vector kernels")
 )]
 
 mod lines;
@@ -35,12 +35,12 @@ use crate::leaf::{Leaf, LeafMask};
 /// The environment variable that forces a kernel where no option does.
 pub const KERNEL_VARIABLE: &str = "P2MTRACK_KERNEL";
 
-/// A way to compare leaves that this processor has. The inside is private, so that nobody can name
-/// a kernel that the processor lacks.
+/// A way to compare leaves that this processor supports. The field is private, so that a caller
+/// can't make a kernel that the processor lacks.
 #[derive(Clone, Copy)]
 pub struct Kernel(&'static Built);
 
-// By name: a constant of another crate may have a copy of its own.
+// By name: another crate's constant may refer to its own copy of the static.
 impl PartialEq for Kernel {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
@@ -68,7 +68,7 @@ enum Code {
     Vectors(Vectors),
 }
 
-/// All that follows from the list: modules, names, and what this build has, the best one last.
+/// Makes the modules, the names, and the kernels of this build, the best one last.
 macro_rules! kernels {
     ($($name:ident on $processor:literal,)*) => {
         $(
@@ -93,15 +93,15 @@ macro_rules! kernels {
     };
 }
 
-// The kernels of vectors: the file, which has the kernel's name and makes its `vectors!`, and the
-// processors that it is built for. Nothing else names one. Miri has no such instructions.
+// The vector kernels: the file, which has the kernel's name and calls `vectors!`, and the processor
+// that it is built for. Nothing else names a vector kernel. Miri has no such instructions.
 kernels! {
     avx2 on "x86_64",
     avx512 on "x86_64",
 }
 
 impl Kernel {
-    /// One entry after the other; the oracle.
+    /// One entry at a time; the oracle.
     pub const SCALAR: Self = Self(&BUILT[0]);
     /// Portable vectors, in whatever registers the target was built for.
     pub const WIDE: Self = Self(&BUILT[1]);
@@ -125,17 +125,17 @@ impl Kernel {
         self.0.name
     }
 
-    /// The kernel of choice on this machine.
+    /// The default kernel on this machine.
     #[must_use]
     pub fn detect() -> Self {
         Self::available().last().copied().unwrap_or(Self::SCALAR)
     }
 
-    /// The kernel that [`KERNEL_VARIABLE`] forces, or else the one of choice. Asked once for the
-    /// process.
+    /// The kernel that [`KERNEL_VARIABLE`] forces, or else the default. The variable is read once
+    /// per process.
     ///
     /// # Errors
-    /// The variable names a kernel that is not there.
+    /// The variable names an unknown kernel, or one that this processor lacks.
     pub fn choose() -> Result<Self, UnknownKernel> {
         static CHOSEN: OnceLock<Result<Kernel, UnknownKernel>> = OnceLock::new();
         let chosen = CHOSEN.get_or_init(|| match std::env::var(KERNEL_VARIABLE) {
@@ -158,7 +158,7 @@ impl fmt::Display for Kernel {
     }
 }
 
-/// A name that no kernel has, or one that this processor lacks.
+/// The name of an unknown kernel, or of one that this processor lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownKernel(pub String);
 
@@ -195,9 +195,9 @@ pub(crate) fn diff(kernel: Kernel, width: Width, copy: &Leaf, base: &Base<'_>) -
     }
 }
 
-/// The slots of a live frame whose entries differ from what a form predicts, each word looked at
-/// once for every segment or patch that is about it; `ahead` is brought near meanwhile. A word that
-/// changes meanwhile is found equal or different, as of one of these looks.
+/// The slots of a live frame whose entries differ from what a form predicts; `ahead` is prefetched
+/// meanwhile. A kernel may read a word more than once. A word that changes meanwhile is found equal
+/// or different, as of one of these reads.
 #[expect(unsafe_code, reason = "a call of code with target features; docs/safety.md")]
 pub(crate) fn diff_live(
     kernel: Kernel,
@@ -237,7 +237,7 @@ mod tests {
 
     const WIDTHS: [Width; 2] = [Width::W32, Width::W64];
 
-    /// What a slot may be changed by: each must be seen, whatever half or bit of the word it is in.
+    /// The bits that a test flips in a slot: each flip must be found, in any half of the word.
     const FLIPS: [u64; 6] = [1, 1 << 15, 1 << 31, 1 << 32, 1 << 63, u64::MAX];
 
     /// Slots whose bytes differ: shares no code with any kernel, nor with `Leaf::entry`.
@@ -270,8 +270,7 @@ mod tests {
         }
     }
 
-    /// A base of each kind that is compressed, drawn from a few numbers; and the leaf that it
-    /// stands for.
+    /// A base of each compressed form, made from a few numbers; and the leaf that it stands for.
     fn with_compressed(
         width: Width,
         words: &[u64],
@@ -320,7 +319,7 @@ mod tests {
         }
     }
 
-    /// Miri needs a second for a comparison by all kernels: it gets every 211th slot or 31st bit.
+    /// Miri needs a second per comparison by all kernels: it tests every 211th slot or 31st bit.
     const SLOT_STEP: usize = if cfg!(miri) { 211 } else { 1 };
     const BIT_STEP: usize = if cfg!(miri) { 31 } else { 1 };
 
@@ -402,7 +401,7 @@ mod tests {
                 with_compressed(width, &words, &cuts, |base, leaf| {
                     let mut live = leaf.clone();
                     for (turn, &(slot, by)) in flips.iter().enumerate() {
-                        // Half of the time where a form changes over: at a cut.
+                        // Half of the flips are where segments meet: at a cut.
                         let cut = cuts.get(slot % (cuts.len() + 1)).filter(|_| turn % 2 == 0);
                         flip(width, &mut live, cut.unwrap_or(&slot) % width.entries(), FLIPS[by]);
                     }
@@ -461,7 +460,7 @@ mod tests {
 
     #[test]
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    fn a_kernel_is_there_if_the_processor_has_what_it_needs() {
+    fn a_kernel_is_available_if_the_processor_has_its_features() {
         let has = |name: &str| Kernel::available().iter().any(|kernel| kernel.name() == name);
         assert_eq!(has("avx2"), is_x86_feature_detected!("avx2"));
         assert_eq!(has("avx512"), is_x86_feature_detected!("avx512f"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The oracle: the shortest loop that can be read to be right. Never tuned.
+//! The oracle: the shortest loop that is plainly right. Never tuned.
 //! Not here: speed.
 //! Units: as in `diff`.
 //! Threads: pure.
@@ -9,7 +9,8 @@ use crate::form::Base;
 use crate::frame::Width;
 use crate::leaf::{Leaf, LeafMask};
 
-// A call of its own: inlined, it would lack registers, and its count would change with its callers.
+// Not inlined: it would run short of registers, and its instruction count would change with its
+// callers.
 #[inline(never)]
 pub(super) fn diff(width: Width, live: &Leaf, base: &Base<'_>) -> LeafMask {
     let mut mask = LeafMask::NONE;

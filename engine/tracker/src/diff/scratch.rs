@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Room of a comparison to take segments apart, and the loops that do it fast.
-//! Not here: what a segment is, and how it is taken apart to be read (`form`).
-//! Units: words as in the leaf; of 32 bits two in one of 64, the lower one first.
+//! A buffer in which a comparison decodes segments, and the fast loops that do it.
+//! Not here: what a segment is, and how it is decoded to be read (`form`).
+//! Units: words as in the leaf; two of 32 bits in one of 64, the lower one first.
 //! Threads: one owner.
-//! Source: `docs/perf.md`, "Segments": ends that no processor foresees cost more than words written
-//! twice.
+//! Source: `docs/perf.md`, "Segments": loop ends that no processor predicts cost more than words
+//! written twice.
 
 #![expect(
     unsafe_code,
@@ -19,19 +19,19 @@ use crate::form::{Segment, spans};
 use crate::frame::Width;
 use crate::leaf::FRAME_WORDS;
 
-/// Lines that are written at once where a segment begins, past its end too: what follows is written
-/// later. A loop to the end of each segment would end at another turn each time.
+/// Lines that are written per turn, also past the end of a segment: the next segment overwrites
+/// them. A loop to the end of each segment would be mispredicted.
 const STRIDE_LINES: usize = 4;
 /// Words of 64 bits in a line.
 const LINE_WORDS: usize = 8;
 
-/// Room for a leaf, and for what is written past its end. Zeroing it would cost a tenth of a
+/// Space for a leaf, and for what is written past its end. To zero it would cost a tenth of a
 /// comparison.
 #[repr(C, align(64))]
 pub(super) struct Scratch(MaybeUninit<[u64; FRAME_WORDS + STRIDE_LINES * LINE_WORDS]>);
 
 impl Scratch {
-    /// Room without a content.
+    /// An uninitialized buffer.
     #[inline(always)]
     pub(super) const fn new() -> Self {
         Self(MaybeUninit::uninit())
@@ -59,8 +59,8 @@ impl Scratch {
                 Width::W32 => self.write::<L, 16>(width, segments),
             }
         }
-        // SAFETY: segments follow each other from slot 0 to the leaf's end (`spans`): all its words
-        // are written.
+        // SAFETY: segments cover the leaf from slot 0 to its end (`spans`): all its words are
+        // written.
         let words = unsafe { &mut *self.0.as_mut_ptr().cast::<[u64; FRAME_WORDS]>() };
         for patch in patches.iter().map(|&patch| Segment(patch)) {
             let (slot, word) = (patch.slot(), patch.word(width));
@@ -77,7 +77,7 @@ impl Scratch {
 
     #[inline(always)]
     unsafe fn write<L: Lines, const SLOTS: usize>(&mut self, width: Width, segments: &[u64]) {
-        let room = self.0.as_mut_ptr().cast::<u8>();
+        let buffer = self.0.as_mut_ptr().cast::<u8>();
         for (segment, end) in spans(width, segments) {
             // SAFETY: the caller's.
             let mut run = unsafe { Run::<L, SLOTS>::new(segment.word(width), segment.step()) };
@@ -85,9 +85,9 @@ impl Scratch {
             for at in slots.step_by(STRIDE_LINES * SLOTS) {
                 for line in 0..STRIDE_LINES {
                     let byte = (at + line * SLOTS) * (LINE_WORDS * 8 / SLOTS);
-                    // SAFETY: the caller's. `at` is a slot of the leaf, and behind the leaf there
-                    // is room for as many lines as are written from any slot on.
-                    unsafe { L::store(run.advance(), room.wrapping_add(byte)) };
+                    // SAFETY: the caller's. `at` is a slot of the leaf, and the buffer has space
+                    // past the leaf for all lines that are written from any slot on.
+                    unsafe { L::store(run.advance(), buffer.wrapping_add(byte)) };
                 }
             }
         }

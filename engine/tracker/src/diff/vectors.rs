@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each kernel of vectors is compiled from: a frame's lines, held against those of its form.
+//! What each vector kernel is compiled from: compares a frame's lines with those of its form.
 //! Not here: instructions (`avx2`, `avx512`), or which kernel runs (`diff`).
 //! Units: as in `lines`.
 //! Threads: as in `lines`.
@@ -18,9 +18,9 @@ use crate::frame::{FRAME_BYTES, Width};
 use crate::guest::GuestLeaf;
 use crate::leaf::{FRAME_WORDS, Leaf, LeafMask};
 
-/// What an instruction set's file hands over. All calls need what `is_available` asks for.
+/// What an instruction set's file provides. All calls need the features that `is_available` checks.
 pub(super) struct Vectors {
-    /// Whether this processor, and the system on it, has the instructions.
+    /// Whether this processor has the instructions, and the operating system supports them.
     pub(super) is_available: fn() -> bool,
     /// [`diff`].
     pub(super) diff: unsafe fn(Width, Frames<'_>, &Base<'_>) -> LeafMask,
@@ -28,8 +28,8 @@ pub(super) struct Vectors {
     pub(super) fetch: unsafe fn(GuestLeaf<'_>, &mut Leaf),
 }
 
-/// The `VECTORS` of a file: the loops, compiled with the very features that the processor is asked
-/// for, by the macro of `std` that asks it.
+/// The `VECTORS` of a file: the loops, compiled with the same features that `$asks`, a macro of
+/// `std`, checks on the processor.
 macro_rules! vectors {
     ($lines:ty, $asks:ident, $($feature:tt),+) => {
         pub(super) const VECTORS: $crate::diff::vectors::Vectors = {
@@ -63,7 +63,7 @@ pub(super) use vectors;
 /// The processor has the features of `L`.
 #[inline(always)]
 pub(super) unsafe fn diff<L: Lines>(width: Width, frames: Frames<'_>, base: &Base<'_>) -> LeafMask {
-    // SAFETY: handed on to each.
+    // SAFETY: the caller's.
     unsafe {
         match *base {
             Base::Hole => run::<L>(width, frames, u64::MAX, Step::Zero),
@@ -71,7 +71,7 @@ pub(super) unsafe fn diff<L: Lines>(width: Width, frames: Frames<'_>, base: &Bas
             Base::Packed { high, low } => L::compare::<8>(frames, Packed { high, low }),
             Base::Raw(copy) => raw::<L>(width, frames, &copy.words),
             Base::Segments { segments, patches } => {
-                // Short runs, and where one ends, would be branches that nobody can predict.
+                // Branches on where short runs end can't be predicted.
                 let mut scratch = Scratch::new();
                 raw::<L>(width, frames, scratch.decode::<L>(width, segments, patches))
             }
@@ -115,7 +115,7 @@ unsafe fn raw<L: Lines>(width: Width, frames: Frames<'_>, words: &[u64; FRAME_WO
     }
 }
 
-/// Words in half of their size.
+/// Words packed into half their size.
 #[derive(Clone, Copy)]
 struct Packed<'a> {
     high: u32,
@@ -130,7 +130,7 @@ impl<L: Lines> Predict<L> for Packed<'_> {
     }
 }
 
-/// Words as they are.
+/// Unpacked words.
 #[derive(Clone, Copy)]
 struct Raw<'a>(&'a [u64; FRAME_WORDS]);
 

@@ -15,9 +15,8 @@ use crate::leaf::{Leaf, LeafMask, MASK_WORDS};
 /// Vectors of 64 bytes in a leaf.
 const LINES: usize = FRAME_BYTES / 64;
 
-/// In memory the 32-bit lane 2k is the low half of word k, which is slot 2k, only on a
-/// little-endian host; elsewhere it is slot 2k + 1. A 64-bit entry does not care which half is
-/// first.
+/// On a little-endian machine, the 32-bit lane 2k in memory is the low half of word k, which is
+/// slot 2k; elsewhere it is slot 2k + 1. For a 64-bit entry the order of the halves is irrelevant.
 const LANES_ARE_SLOTS: bool = cfg!(target_endian = "little");
 
 pub(super) fn diff(width: Width, live: &Leaf, base: &Base<'_>) -> LeafMask {
@@ -35,7 +34,7 @@ pub(super) fn diff(width: Width, live: &Leaf, base: &Base<'_>) -> LeafMask {
     }
 }
 
-/// Compares each line with what is expected in its place.
+/// Compares each line with the expected one.
 fn against(width: Width, live: &Leaf, expected: impl Fn(usize) -> u32x16) -> LeafMask {
     let live = lines(live);
     let lanes = unequal_lanes(|line| live[line].simd_eq(expected(line)));
@@ -61,8 +60,8 @@ fn unequal_lanes(equal: impl Fn(usize) -> u32x16) -> LeafMask {
     mask
 }
 
-/// One bit per entry of 64 bits, from the bits of its halves. Lanes of 32 bits also for these
-/// leaves, because SSE2 compares no wider ones.
+/// One bit per entry of 64 bits, from the bits of its halves. These leaves use lanes of 32 bits
+/// too, because SSE2 compares no wider ones.
 fn fold_pairs(lanes: &LeafMask) -> LeafMask {
     let mut mask = LeafMask::NONE;
     for index in 0..MASK_WORDS {
@@ -79,7 +78,7 @@ fn swap_pairs(lanes: &LeafMask) -> LeafMask {
     LeafMask { words: lanes.words.map(|bits| (bits & EVEN) << 1 | bits >> 1 & EVEN) }
 }
 
-/// Bit i of the result: bit 2i or bit 2i + 1 of `bits`. Even bits are gathered by halves.
+/// Bit i of the result: bit 2i or bit 2i + 1 of `bits`.
 const fn either_of_pairs(bits: u64) -> u64 {
     let bits = (bits | bits >> 1) & 0x5555_5555_5555_5555;
     let bits = (bits | bits >> 1) & 0x3333_3333_3333_3333;
@@ -93,7 +92,7 @@ const fn either_of_pairs(bits: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// Only a big-endian host asks for it, and nobody has one.
+    /// Only a big-endian machine uses it, and none runs these tests.
     #[test]
     fn swapped_pairs_are_each_others_neighbours() {
         for slot in 0..64 * MASK_WORDS {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The log of one round: what log-dirty said, and which parts of it say anything.
-//! Not here: asking for it (`intake`).
+//! The log of one round: the bits of log-dirty, and which parts have any.
+//! Not here: when it is read (`intake`).
 //! Units: bits and lines of `bitmap`; a chunk is a group of `resend`, 256 KiB, for one thread.
-//! Threads: chunks are taken by all of the engine's; otherwise one owner.
-//! Source: law 8: the log is read once a round, whole; whatever comes after goes by what is dirty.
+//! Threads: chunks are processed by all of the engine's threads; otherwise one owner.
+//! Source: law 8: the log is read whole once a round; whatever comes after reads only what is
+//! dirty.
 
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, PfnBitmap, bits_at, bits_of, words_of};
 use crate::cause::Cause;
@@ -11,12 +12,12 @@ use crate::log_buffer::LogBuffer;
 use crate::resend::{GROUP_LINES, GROUP_PFNS, GROUP_WORDS, ResendBitmap, ResendShard, summary_of};
 use crate::shard::{Join, Shards};
 
-/// Lines that are looked at before the first of them is owed: what they go into fits the nearest
-/// cache.
+/// Lines that are checked before the first of them is owed: the bitmap lines that they go into fit
+/// the nearest cache.
 const BATCH_LINES: usize = 256;
 /// Words of a chunk.
 const CHUNK_WORDS: usize = GROUP_LINES * LINE_WORDS;
-/// Why what is in the log is owed.
+/// The cause of pfns that are in the log.
 const CAUSE: Cause = Cause::LogDirty;
 
 /// The log.
@@ -29,13 +30,13 @@ pub(crate) struct Log {
     chunks: Vec<u64>,
 }
 
-/// One chunk of the log, with what it is taken into.
+/// One chunk of the log, and what it goes into.
 struct Chunk<'a> {
     words: &'a [u64],
     lines: &'a mut [u64],
     /// The number of its first line in the log.
     first_line: usize,
-    /// What is owed for it; past the end of what is tracked there is nothing.
+    /// Its part of the resend bitmap; `None` past the tracked pfns.
     shard: Option<ResendShard<'a>>,
     dirty: bool,
 }
@@ -56,8 +57,8 @@ impl Log {
         &self.bits
     }
 
-    /// Makes the log empty and its length `pfns`, which ends with a word of `lines`, as Xen's log
-    /// does. Costs what was dirty, unless the length changes.
+    /// Makes the log empty and its length `pfns`, which is a whole number of words of `lines`, as
+    /// in Xen's log. Writes only what was dirty, unless the length changes.
     pub(crate) fn reset(&mut self, pfns: u64) {
         assert!(pfns.is_multiple_of(64 * LINE_PFNS), "whole leaves of the log");
         if pfns == self.bits.pfns() {
@@ -80,12 +81,12 @@ impl Log {
         };
     }
 
-    /// What log-dirty is read into. All of it has to be taken by [`Log::owe`] afterwards.
+    /// The buffer that log-dirty is read into. [`Log::owe`] has to take all of it afterwards.
     pub(crate) const fn fill(&mut self) -> LogBuffer<'_> {
         LogBuffer::over(&mut self.bits)
     }
 
-    /// Owes every pfn of the log. Returns how many it has.
+    /// Owes every pfn of the log. Returns how many there are.
     pub(crate) fn owe(&mut self, resend: &mut ResendBitmap, shards: &Shards) -> u64 {
         let mut lent = resend.shards_mut((0..resend.pfns()).step_by(GROUP_PFNS as usize));
         let words = self.bits.words().chunks(CHUNK_WORDS);
@@ -106,7 +107,7 @@ impl Log {
         pfns
     }
 
-    /// The words of the log that have bits, of lines that are also in `lines`, in ascending order.
+    /// The words of the lines that have bits and are also in `lines`, in ascending order.
     pub(crate) fn dirty_words<'a>(
         &'a self,
         lines: &'a [u64],
@@ -130,8 +131,8 @@ impl Chunk<'_> {
         Pfns(batches.map(|(lines, first)| self.owe_lines(first, lines)).sum())
     }
 
-    /// Lines from number `first` on: first which of them have bits, so that what they go into is on
-    /// its way when they come.
+    /// Owes lines from number `first` on. Finds those that have bits first, to prefetch what they
+    /// go into.
     fn owe_lines(&mut self, first: usize, lines: &[[u64; LINE_WORDS]]) -> u64 {
         let mut up = [0; BATCH_LINES / 64];
         for (number, words) in lines.iter().enumerate() {
@@ -194,9 +195,9 @@ mod tests {
                 }
                 prop_assert_eq!(log.owe(&mut resend, &shards), dirty.len() as u64);
                 let words = log.dirty_words(&every);
-                let told: BTreeSet<_> =
+                let found: BTreeSet<_> =
                     words.flat_map(|(index, word)| bits_of(word).map(move |bit| 64 * index as u64 + bit)).collect();
-                prop_assert_eq!(&told, &dirty);
+                prop_assert_eq!(&found, &dirty);
                 let taken = resend.take(usize::MAX, 0);
                 let owed: BTreeSet<_> = taken.pfns().iter().map(|pfn| pfn.0).collect();
                 let expected: BTreeSet<_> = dirty.into_iter().filter(|&pfn| pfn < tracked).collect();
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn only_lines_that_were_asked_for_are_told() {
+    fn only_lines_that_were_asked_for_are_returned() {
         let shards = Shards::new(1).expect("the caller's thread");
         let mut log = Log::default();
         log.reset(1 << 16);
@@ -214,11 +215,11 @@ mod tests {
             log.fill().set(Pfn(pfn));
         }
         log.owe(&mut ResendBitmap::new(0), &shards);
-        let told = |lines: &[u64]| -> Vec<_> {
+        let found = |lines: &[u64]| -> Vec<_> {
             log.dirty_words(lines).filter(|&(_, word)| word != 0).collect()
         };
-        assert_eq!(told(&[0b01, 1]), [(0, 1 << 5), (512, 1)]);
-        assert_eq!(told(&[0b10]), [(8, 1)]);
-        assert_eq!(told(&[]), []);
+        assert_eq!(found(&[0b01, 1]), [(0, 1 << 5), (512, 1)]);
+        assert_eq!(found(&[0b10]), [(8, 1)]);
+        assert_eq!(found(&[]), []);
     }
 }

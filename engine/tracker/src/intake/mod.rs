@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Intake: what is read of a guest each round, before anything is compared: roots, transfer offers,
-//! log-dirty.
+//! Intake: what is read from a guest each round before anything is compared: roots, transfer
+//! offers, log-dirty.
 //! Not here: reading the log (`log_source`, or the caller), walking (`structure`), comparing
 //! (`compare`).
 //! Units: pfns; a request for the log is rounded up to whole leaves of Xen's log.
-//! Threads: the owner's; the log is owed by all shards.
+//! Threads: the owner's; all shards mark what is in the log.
 //! Source: Xen `paging_log_dirty_op`: CLEAN covers a prefix and wipes whole leaves; law 1 and law
 //! 4.
 
@@ -26,12 +26,12 @@ use crate::round::Round;
 use crate::uncertain;
 use crate::uncertainty::Uncertainty;
 
-/// What was read of log-dirty.
+/// What was read from log-dirty.
 #[derive(Debug)]
 pub(crate) struct Read {
-    /// The first so many pfns.
+    /// The number of pfns that were read, from 0 on.
     pub(crate) pfns: u64,
-    /// What a log had is lost; `Err` if it is not on again.
+    /// The marks of the log are lost; `Err` if log-dirty is not on again.
     pub(crate) lost: Option<Result<(), PortError>>,
 }
 
@@ -40,21 +40,22 @@ pub(crate) struct Read {
 pub(crate) struct Intake {
     pub(crate) log: Log,
     pub(crate) offers: Offers,
-    /// Pfns that the log of this round has to cover; 0 if it has not to be read.
+    /// Pfns that the log of this round has to cover; 0 if it need not be read.
     span: u64,
-    /// A log was lent and never handed over, and no round has ended since: its uncertainty.
+    /// A log was lent and never handed over, and no round has ended since: an uncertainty of each
+    /// round until then.
     lost: bool,
 }
 
 impl Intake {
-    /// A round begins.
+    /// Begins a round.
     pub(crate) fn begin(&self, round: &mut Round) {
         if self.lost {
             round.note(Uncertainty::ShortBitmap);
         }
     }
 
-    /// A round ends. `compared`: all that had to be.
+    /// Ends a round. `compared`: all that had to be compared was.
     pub(crate) fn end(&mut self, compared: bool, suspended: bool) {
         if compared {
             self.offers.end_round(suspended);
@@ -62,7 +63,7 @@ impl Intake {
         self.lost = false;
     }
 
-    /// Reads what has to be read before the log is.
+    /// Reads what has to be read before the log.
     pub(crate) fn before_log(
         &mut self,
         round: &mut Round,
@@ -72,7 +73,7 @@ impl Intake {
         guest: &mut Guest<'_>,
     ) -> Result<(), Error> {
         let roots = guest.phase(Phase::Roots, |guest| {
-            self.look_for_offers(round, p2m, ledger, destination, guest)?;
+            self.check_offers(round, p2m, ledger, destination, guest)?;
             let held = guest.p2m.domain_frames().map_err(Error::port("p2m source"))?;
             p2m.domain.count(held, guest.m2p.frames());
             guest.p2m.roots().map_err(Error::port("p2m source"))
@@ -83,15 +84,15 @@ impl Intake {
         Ok(())
     }
 
-    /// The buffer for the log: empty, as long as the log has to be read. No pfns if it has not to
-    /// be read at all.
+    /// The buffer for the log: empty, as long as the log has to be read. It has no pfns if the log
+    /// need not be read.
     pub(crate) fn buffer(&mut self) -> LogBuffer<'_> {
         self.log.reset(self.span);
         self.log.fill()
     }
 
-    /// Owes what the log names, and what it may name where it was not read; finds the parts of the
-    /// p2m in it.
+    /// Owes what the log names, and what it may name where it was not read; finds the p2m frames in
+    /// it.
     pub(crate) fn take_log(
         &mut self,
         round: &mut Round,
@@ -108,14 +109,14 @@ impl Intake {
             })?;
         }
         let roots = guest.phase(Phase::Roots, |guest| {
-            self.look_for_offers(round, p2m, ledger, destination, guest)?;
+            self.check_offers(round, p2m, ledger, destination, guest)?;
             guest.p2m.roots().map_err(Error::port("p2m source"))
         })?;
         p2m.compare_roots(&roots, round.config.rewalk);
         Ok(())
     }
 
-    /// The log was lent and is not handed over: what it has is owed, and what it may have had.
+    /// The log buffer was lent and not handed over: owes what it has, and what it may have had.
     pub(crate) fn lose_log(
         &mut self,
         round: &mut Round,
@@ -140,20 +141,20 @@ impl Intake {
         guest: &mut Guest<'_>,
         read: Read,
     ) -> Result<(), Error> {
-        // Before anything else may fail: what was read is in no other log.
+        // Before anything else can fail: what was read is in no other log.
         round.report.log_dirty_pfns = self.log.owe(&mut ledger.bitmap, &round.shards);
         let uncertainty =
             if read.lost.is_some() { Uncertainty::LogLost } else { Uncertainty::ShortBitmap };
         read.lost.unwrap_or(Ok(())).map_err(Error::port("log-dirty"))?;
-        // Upper frames lead to everything else and are few: the m2p is asked for each. Writes to
-        // one that had no pfn so far were not marked anywhere.
+        // Upper frames lead to everything else and are few: the m2p is read for each. Writes to one
+        // that had no pfn so far were not marked anywhere.
         for part in p2m.layout.backing.to_ask() {
             p2m.p2m_frame_moved(part, guest.m2p, &mut round.report.structure);
         }
         let mut parts = p2m.layout.backing.dirty(&self.log);
         let unread = read.pfns.min(self.span)..self.span;
         if !unread.is_empty() {
-            // What was not read may be dirty: so may every part of the p2m there.
+            // What was not read may be dirty: so may every p2m frame there.
             let backing = &p2m.layout.backing;
             let from = unread.start;
             uncertain::owe(unread, p2m, ledger, destination);
@@ -170,10 +171,10 @@ impl Intake {
         Ok(())
     }
 
-    /// Whether the guest takes frames by transfer, and for which pfns. Asked on both sides of
+    /// Checks whether the guest takes frames by transfer, and for which pfns. Before and after
     /// CLEAN: a frame that came back just before it has its leaf in this round's log and in no
-    /// other, and the offer may be as young.
-    fn look_for_offers(
+    /// other, and the offer may be as recent.
+    fn check_offers(
         &mut self,
         round: &mut Round,
         p2m: &P2m,
@@ -183,9 +184,9 @@ impl Intake {
     ) -> Result<(), Error> {
         let failed = Error::port("unlogged writers");
         let offered = guest.unlogged.accepts_transfer().map_err(failed)?;
-        // An offer that was told is not told again: it is noted whatever else fails.
+        // The port reports an offer once: record it even if a later step fails.
         let named = named(guest);
-        for pfn in self.offers.look(offered, named.as_ref().ok().and_then(Option::as_deref)) {
+        for pfn in self.offers.record(offered, named.as_ref().ok().and_then(Option::as_deref)) {
             ledger.bitmap.mark(pfn, Cause::Unlogged);
         }
         named.map_err(Error::port("unlogged writers"))?;
@@ -197,7 +198,7 @@ impl Intake {
     }
 }
 
-/// Owes what is written without a log, of a guest that stands still.
+/// Owes what is written without a log-dirty mark, for a suspended guest.
 pub(crate) fn owe_unlogged(
     round: &mut Round,
     ledger: &Ledger,
@@ -214,9 +215,9 @@ pub(crate) fn owe_unlogged(
     Ok(())
 }
 
-/// Pfns that a request for the log has to cover: the guest's own count as far as it is credible,
-/// everything tracked, and every pfn that holds a frame of the p2m. Never nothing: Xen takes a
-/// CLEAN without a bitmap for one of everything, unread.
+/// Pfns that a request for the log has to cover: the guest's own count up to the p2m size limit,
+/// everything tracked, and every backing pfn. Never 0: Xen treats a CLEAN without a bitmap as one
+/// that clears everything unread.
 fn span(roots: &Roots, p2m: &P2m) -> u64 {
     roots
         .pfn_count

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Offers of the guest to take frames by transfer: when one was seen, what the entries name, which
+//! The guest's offers to take frames by transfer: when one was seen, what the entries name, which
 //! leaves were compared since.
-//! Not here: asking for them (`intake`), or what is owed for them in a leaf (`compare`).
+//! Not here: reading them (`intake`), or what is owed for them in a leaf (`compare`).
 //! Units: leaves by position; pfns that entries of the grant table name.
 //! Threads: plain values; shards only read.
 //! Source: `docs/decisions/0004-tags.md`, "Transfers".
@@ -16,21 +16,21 @@ pub(crate) struct Offers {
     now: bool,
     /// One was seen in that round.
     before: bool,
-    /// Leaves (a bit for each position) that wait for a comparison since one was last seen: the
-    /// writes of a leaf whose frame has another pfn for a while show only when it is back.
+    /// Leaves (a bit for each position) that wait for a comparison since one was last seen: if a
+    /// leaf's frame has another pfn for a while, writes to it show only when it is back.
     waiting: PfnBitmap,
-    /// The pfns that the entries named at the last look.
+    /// The pfns that the entries named at the last read.
     named: Vec<Pfn>,
-    /// One was seen since the last suspended round, and nobody could say which pfn it names.
+    /// One was seen since the last suspended round, and which pfn it names is unknown.
     nameless: bool,
 }
 
 impl Offers {
-    /// Notes a look at the grant table: whether anything is or was offered, and, if that is known,
-    /// which pfns the entries name. An offer that no entry names any more may have been used.
-    /// Returns the pfns that may have got a frame: those, and those of the look before, whose
+    /// Records a read of the grant table: whether anything is or was offered, and, if that is
+    /// known, which pfns the entries name. An offer that no entry names any more may have been
+    /// used. Returns the pfns that may have got a frame: those, and those of the read before, whose
     /// entries may have been used and withdrawn since.
-    pub(crate) fn look(&mut self, offered: bool, named: Option<&[Pfn]>) -> Vec<Pfn> {
+    pub(crate) fn record(&mut self, offered: bool, named: Option<&[Pfn]>) -> Vec<Pfn> {
         let named = named.unwrap_or_default();
         if offered || !named.is_empty() {
             self.now = true;
@@ -76,12 +76,12 @@ mod tests {
     #[test]
     fn a_leaf_is_uncertain_until_it_was_compared_and_two_rounds_have_passed() {
         let mut offers = Offers::default();
-        let look = |offers: &mut Offers, offered| offers.look(offered, Some(&[]));
+        let record = |offers: &mut Offers, offered| offers.record(offered, Some(&[]));
         offers.cover(100);
-        look(&mut offers, false);
+        record(&mut offers, false);
         assert!(!offers.is_uncertain(LeafIndex(7)));
-        look(&mut offers, true);
-        look(&mut offers, false);
+        record(&mut offers, true);
+        record(&mut offers, false);
         offers.compared(LeafIndex(7));
         let uncertainties =
             |offers: &Offers| [7, 8, 99].map(|leaf| offers.is_uncertain(LeafIndex(leaf)));
@@ -96,24 +96,24 @@ mod tests {
     }
 
     #[test]
-    fn what_entries_name_is_owed_now_and_at_the_next_look() {
+    fn what_entries_name_is_owed_now_and_at_the_next_read() {
         let mut offers = Offers::default();
-        assert_eq!(offers.look(true, Some(&[Pfn(1), Pfn(2)])), [Pfn(1), Pfn(2)]);
-        assert_eq!(offers.look(true, Some(&[Pfn(2)])), [Pfn(1), Pfn(2), Pfn(2)]);
+        assert_eq!(offers.record(true, Some(&[Pfn(1), Pfn(2)])), [Pfn(1), Pfn(2)]);
+        assert_eq!(offers.record(true, Some(&[Pfn(2)])), [Pfn(1), Pfn(2), Pfn(2)]);
         offers.end_round(false);
-        assert_eq!(offers.look(false, Some(&[])), [Pfn(2)]);
-        assert_eq!(offers.look(false, Some(&[])), []);
+        assert_eq!(offers.record(false, Some(&[])), [Pfn(2)]);
+        assert_eq!(offers.record(false, Some(&[])), []);
         assert!(!offers.are_nameless());
     }
 
     #[test]
-    fn an_offer_without_a_name_is_remembered_until_the_guest_stood_still() {
+    fn an_offer_without_a_name_is_remembered_until_the_guest_is_suspended() {
         let mut offers = Offers::default();
-        offers.look(false, None);
+        offers.record(false, None);
         assert!(!offers.are_nameless());
         for named in [None, Some(&[][..])] {
-            offers.look(true, named);
-            offers.look(false, named);
+            offers.record(true, named);
+            offers.record(false, named);
             offers.end_round(false);
             assert!(offers.are_nameless());
             offers.end_round(true);

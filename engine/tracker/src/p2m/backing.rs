@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which pfns hold the p2m's own frames: the link from a log-dirty bit to a leaf or an upper frame.
+//! The backing pfn of each p2m frame: the link from a log-dirty bit to a leaf or an upper frame.
 //! Not here: the frames themselves (`layout`).
 //! Units: pfns; a frame is known by its number in the order of all frames, leaves first.
 //! Threads: one owner.
 //! Source: Xen marks a write under `m2p[frame]` of that moment (`paging_mark_dirty`), so the m2p,
 //! not the p2m, is asked.
 //!
-//! All of it is plain arrays, made when a walk is adopted, because a p2m of 4 TiB has two
-//! million leaves. Few frames get another pfn in between: those are kept apart, and with them all
-//! that have a pfn which one of them left. So whatever frames do, each move costs a search, and a
-//! pfn's frames what there are of them.
+//! All of it is plain arrays, built when a walk is adopted, because a p2m of 4 TiB has two million
+//! leaves. Few frames get another pfn between walks: those are kept apart, together with all frames
+//! of a pfn that one of them left. So in any case a move costs one search, and finding a pfn's
+//! frames costs one step for each.
 
 use std::collections::BTreeSet;
 
@@ -36,16 +36,16 @@ impl P2mFrame {
     }
 }
 
-/// Counts a look at a frame, for tests.
+/// Counts a visit of a frame, for tests.
 #[cfg(test)]
-fn looked() {
-    tests::LOOKS.set(tests::LOOKS.get() + 1);
+fn visited() {
+    tests::VISITS.set(tests::VISITS.get() + 1);
 }
 
 #[cfg(not(test))]
-const fn looked() {}
+const fn visited() {}
 
-/// No pfn: no log-dirty bit can announce the frame.
+/// No pfn: no log-dirty bit marks writes to the frame.
 const NO_PFN: Pfn = Pfn(u64::MAX);
 
 /// Pfn of each frame, and the frames of each pfn.
@@ -56,21 +56,21 @@ pub(crate) struct BackingPfns {
     /// The pfn of each frame.
     pfns: Vec<Pfn>,
     without_pfn: BTreeSet<usize>,
-    /// The pfn that each frame had when the walk was adopted, and the frames in the order of
-    /// those.
+    /// The pfn that each frame had when the walk was adopted, and the frames in the order of these
+    /// pfns.
     settled: Vec<Pfn>,
     by_pfn: Vec<u32>,
     /// For each line of pfns the first of `by_pfn` that is not before it.
     lines: Vec<u32>,
-    /// Pfns that frames left since, and the frames that such pfns have, or that pfns got since.
+    /// Pfns that frames left since, and the frames of such pfns, or with a pfn that they got since.
     loose: BTreeSet<Pfn>,
     moved: BTreeSet<(Pfn, u32)>,
-    /// The pfns that hold any.
+    /// The pfns that back any frame.
     pfns_with_frames: PfnSet,
 }
 
 impl BackingPfns {
-    /// Takes over the frames of a walk, in ascending order. The pfns of new ones are asked for; the
+    /// Installs the frames of a walk, in ascending order. The pfns of new ones are asked for; the
     /// others keep theirs. Returns whether a leaf is new.
     pub(crate) fn install(
         &mut self,
@@ -95,7 +95,7 @@ impl BackingPfns {
         new_leaf
     }
 
-    /// Makes everything that follows from frames and pfns.
+    /// Builds the indexes from frames and pfns.
     fn index(&mut self) {
         let held = |index: &u32| self.pfns[*index as usize] != NO_PFN;
         self.by_pfn = (0..self.frames.len() as u32).filter(held).collect();
@@ -116,9 +116,8 @@ impl BackingPfns {
         }
     }
 
-    /// Sets the pfn under which writes to a frame are marked. `None`, or a pfn from `limit` on,
-    /// makes it without a pfn: it is taken for dirty in every round. Returns whether anything
-    /// changed.
+    /// Sets the pfn under which writes to a frame are marked. With `None`, or a pfn from `limit`
+    /// on, it has no pfn: it counts as dirty in every round. Returns whether anything changed.
     pub(crate) fn set(&mut self, index: usize, pfn: Option<Pfn>, limit: u64) -> bool {
         let pfn = pfn.filter(|pfn| pfn.0 < limit).unwrap_or(NO_PFN);
         let before = std::mem::replace(&mut self.pfns[index], pfn);
@@ -154,8 +153,8 @@ impl BackingPfns {
         self.pfns_with_frames.set(pfn);
     }
 
-    /// Before the first of a pfn's frames leaves it: none of them is found by its place any more.
-    /// Once a walk.
+    /// Before the first of a pfn's frames leaves it: moves all of them to `moved`. Once a walk for
+    /// each pfn.
     fn loosen(&mut self, pfn: Pfn) {
         if !self.loose.contains(&pfn) {
             let settled: Vec<_> = self.settled_at(self.first_of(pfn), pfn).collect();
@@ -164,7 +163,7 @@ impl BackingPfns {
         }
     }
 
-    /// Known frames.
+    /// Number of frames.
     pub(crate) const fn len(&self) -> usize {
         self.frames.len()
     }
@@ -184,32 +183,32 @@ impl BackingPfns {
         Some(self.pfns[index]).filter(|&pfn| pfn != NO_PFN)
     }
 
-    /// Parts whose pfn has to be asked for anew in every round: upper frames, and those without a
-    /// pfn.
+    /// P2m frames whose pfn has to be asked for again in every round: upper frames, and leaves
+    /// without a pfn.
     pub(crate) fn to_ask(&self) -> Vec<usize> {
         let tables = self.frames.partition_point(|frame| matches!(frame, P2mFrame::Leaf(_)));
         let leaves = self.without_pfn.iter().copied().filter(|&index| index < tables);
         (tables..self.frames.len()).chain(leaves).collect()
     }
 
-    /// The frames that `pfn` holds.
+    /// The frames that `pfn` backs.
     pub(crate) fn at(&self, pfn: Pfn) -> impl Iterator<Item = usize> + '_ {
         self.from(self.first_of(pfn), pfn)
     }
 
-    /// The same, if they are believed to begin at `guess` in `by_pfn`.
+    /// The same; `guess` is where they probably begin in `by_pfn`.
     fn from(&self, guess: usize, pfn: Pfn) -> impl Iterator<Item = usize> + '_ {
         let settled =
             |number: usize| self.by_pfn.get(number).map(|&index| self.settled[index as usize]);
         let before = guess.checked_sub(1).and_then(settled);
-        // Pfns that got frames since have bits, too, and no place in `by_pfn`.
+        // Pfns that got frames since have bits, too, but no place in `by_pfn`.
         let right = guess <= self.by_pfn.len()
             && settled(guess).is_none_or(|at| at >= pfn)
             && before.is_none_or(|before| before < pfn);
         let first = if right { guess } else { self.first_of(pfn) };
         let settled = if self.loose.contains(&pfn) { self.by_pfn.len() } else { first };
         let moved = self.moved.range((pfn, 0)..=(pfn, u32::MAX)).map(|&(_, index)| index);
-        let found = self.settled_at(settled, pfn).chain(moved.inspect(|_| looked()));
+        let found = self.settled_at(settled, pfn).chain(moved.inspect(|_| visited()));
         found.map(|index| index as usize)
     }
 
@@ -218,18 +217,18 @@ impl BackingPfns {
     fn settled_at(&self, first: usize, pfn: Pfn) -> impl Iterator<Item = u32> + '_ {
         let frames = self.by_pfn[first..].iter().copied();
         frames.take_while(move |&index| {
-            looked();
+            visited();
             self.settled[index as usize] == pfn
         })
     }
 
-    /// Where in `by_pfn` the frames of a pfn begin that are there.
+    /// Where the frames of a pfn begin in `by_pfn`, if any are there.
     fn first_of(&self, pfn: Pfn) -> usize {
         let line = (pfn.0 / LINE_PFNS) as usize;
         let at =
             |line: usize| self.lines.get(line).map_or(self.by_pfn.len(), |&first| first as usize);
         let (first, end) = (at(line), at(line + 1));
-        // Mostly one frame a pfn, and none moved: then the bits before it say where.
+        // Mostly one frame a pfn, and none moved: then the bits before it say where it is.
         let words = words_of(line).start..(pfn.0 / 64) as usize;
         let below = self.pfns_with_frames.word(words.end) & ((1 << (pfn.0 % 64)) - 1);
         let ones = words.map(|word| self.pfns_with_frames.word(word).count_ones()).sum::<u32>()
@@ -243,12 +242,12 @@ impl BackingPfns {
         first + line.partition_point(|&index| self.settled[index as usize] < pfn)
     }
 
-    /// The set of holding pfns.
+    /// The set of backing pfns.
     pub(crate) const fn pfns_with_frames(&self) -> &PfnSet {
         &self.pfns_with_frames
     }
 
-    /// The frames whose pfn is in `dirty`, and the those without a pfn.
+    /// The frames whose pfn is in `dirty`, and those without a pfn.
     pub(crate) fn dirty(&self, dirty: &Log) -> Vec<usize> {
         let mut found: Vec<_> = self.without_pfn.iter().copied().collect();
         found.extend(self.marked(dirty));
@@ -260,7 +259,7 @@ impl BackingPfns {
         dirty.dirty_words(self.pfns_with_frames.lines()).flat_map(move |(index, word)| {
             let held = self.pfns_with_frames.word(index);
             let bits = bits_of(held & word);
-            // Parts of the same word follow each other.
+            // The frames of one word follow each other.
             let first = if held & word == 0 { 0 } else { self.first_of(Pfn(64 * index as u64)) };
             bits.flat_map(move |bit| {
                 let below = held & ((1 << bit) - 1);
@@ -282,8 +281,8 @@ mod tests {
     const LIMIT: u64 = 5000;
 
     thread_local! {
-        /// Looks at frames, all in all.
-        pub(super) static LOOKS: Cell<u64> = const { Cell::new(0) };
+        /// Visits of frames, in all.
+        pub(super) static VISITS: Cell<u64> = const { Cell::new(0) };
     }
 
     fn log(pfns: &[u64]) -> Log {
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dirty_pfn_finds_its_parts_and_blind_ones_are_always_dirty() {
+    fn a_dirty_pfn_finds_its_frames_and_those_without_a_pfn_are_always_dirty() {
         let (leaf, lost, table) =
             (P2mFrame::Leaf(Mfn(1)), P2mFrame::Leaf(Mfn(3)), P2mFrame::Upper(1, Mfn(2)));
         let mut backing = BackingPfns::default();
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_under_the_first_or_the_last_pfn_of_a_word_is_found() {
+    fn a_frame_under_the_first_or_the_last_pfn_of_a_word_is_found() {
         for pfn in [0, 63, 64, 511, 512] {
             let mut backing = BackingPfns::default();
             backing.install(vec![P2mFrame::Leaf(Mfn(1))], |_| Some(Pfn(pfn)));
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn pfns_that_got_parts_after_the_walk_hide_no_others_of_their_word() {
+    fn pfns_that_got_frames_after_the_walk_hide_no_others_of_their_word() {
         for settled in [vec![10, 10, 20, 1000, 1001], vec![10, 20, 1000, 1001]] {
             let frames = (0..settled.len() as u64).map(|index| P2mFrame::Leaf(Mfn(index)));
             let mut backing = BackingPfns::default();
@@ -346,8 +345,8 @@ mod tests {
         }
     }
 
-    /// Parts that go where their guest says. Each move, and each frame that is found, costs a look
-    /// or two, however many others are or were at the same pfn.
+    /// Frames that move as their guest likes. Each move, and each frame that is found, costs a
+    /// visit or two, however many others are or were at the same pfn.
     #[test]
     fn many_parts_that_get_one_pfn_and_leave_it_cost_a_look_each() {
         const PARTS: u64 = 2000;
@@ -364,14 +363,14 @@ mod tests {
         for (name, hop) in hops {
             let mut backing = BackingPfns::default();
             backing.install(frames.clone(), |mfn| hop(mfn.0, 0));
-            LOOKS.set(0);
+            VISITS.set(0);
             for turn in 1..6 {
                 let mut found = 0;
                 for frame in 0..PARTS {
                     let here = backing.pfn(frame as usize);
                     backing.set(frame as usize, hop(frame, turn), LIMIT);
-                    // The pfn that it left, and the one that it got: who asks for them wants to
-                    // know whether there is one.
+                    // The pfn that it left, and the one that it got: a caller asks whether they
+                    // have any frame.
                     for pfn in [here, hop(frame, turn)].into_iter().flatten() {
                         found += u64::from(backing.at(pfn).next().is_some());
                     }
@@ -379,8 +378,8 @@ mod tests {
                 found += backing.at(Pfn(7)).count() as u64 + backing.at(Pfn(4000)).count() as u64;
                 let all: Vec<_> = (0..LIMIT).collect();
                 found += backing.marked(&log(&all)).count() as u64;
-                let looks = LOOKS.replace(0);
-                assert!(looks <= 4 * (PARTS + found), "{name}: {looks} looks, {found} found");
+                let visits = VISITS.replace(0);
+                assert!(visits <= 4 * (PARTS + found), "{name}: {visits} visits, {found} found");
             }
         }
     }

@@ -1,29 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A quick no to the question whether a frame is one of the p2m's own, which is asked for every
-//! page that is sent.
-//! Not here: the yes (`backing`).
+//! A quick check whether a frame can be a p2m frame, made for every page that is sent.
+//! Not here: the exact answer (`backing`).
 //! Units: one bit per frame in a line of 512 frames; lines share memory by a hash of their number.
 //! Threads: one owner.
-//! Source: the frames of a p2m lie close together, so that few lines are asked about; memory goes
-//! by how many they are.
+//! Source: the frames of a p2m lie close together, so that they are in few lines; memory depends on
+//! their number.
 
 use crate::frame::Mfn;
 
 /// Words of a line.
 const LINE_WORDS: usize = 8;
-/// Parts for each line: a bit in 64 is set at most.
-const LINE_PARTS: usize = 8;
+/// P2m frames for each line: at most one bit in 64 is set.
+const LINE_FRAMES: usize = 8;
 
-/// Frames that may be parts of the p2m.
+/// Frames that may be p2m frames.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
     words: Vec<u64>,
 }
 
 impl Filter {
-    /// Says *maybe* for these frames, and for few others.
+    /// A filter that passes these frames, and few others.
     pub(super) fn new(frames: impl ExactSizeIterator<Item = Mfn>) -> Self {
-        let lines = (frames.len() / LINE_PARTS + 1).next_power_of_two();
+        let lines = (frames.len() / LINE_FRAMES + 1).next_power_of_two();
         let mut filter = Self { words: vec![0; lines * LINE_WORDS] };
         for mfn in frames {
             let (word, bit) = filter.place(mfn);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m's structure as the last walk found it: frame and mapping of each leaf, and who holds
-//! them.
+//! The p2m's structure as the last walk found it: frame and mapping of each leaf, and backing pfns.
 //! Not here: entries (`shadow`), or when to walk (`structure`).
 //! Units: positions are leaf indices; a position from `tracked` on can hold no frame.
 //! Threads: changed by one owner between phases; read by all shards during one.
@@ -17,7 +16,7 @@ use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
 use crate::port::{M2p, MapFault, MapSlot, P2mSource};
 
-/// A distinct leaf frame: one that is listed, or that the last walk went by.
+/// A distinct leaf frame: one that is listed, or that the last walk relied on.
 #[derive(Clone, Copy, Debug)]
 struct LeafFrame {
     map: Result<MapSlot, MapFault>,
@@ -31,7 +30,7 @@ struct LeafFrame {
 /// Tracked positions of a leaf.
 #[derive(Clone, Debug)]
 pub(crate) enum Positions {
-    /// As good as always.
+    /// The usual case.
     One(LeafIndex),
     /// None, or some.
     Several(Vec<LeafIndex>),
@@ -48,7 +47,7 @@ impl std::ops::Deref for Positions {
     }
 }
 
-/// What stands at a position.
+/// What is at a position.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Backing<'a> {
     /// No leaf: every entry is invalid.
@@ -100,7 +99,7 @@ pub(crate) struct Layout {
     filter: Filter,
     pub(crate) copies: TableCopies,
     watched: BTreeSet<Mfn>,
-    /// The frame list differs from the one last told.
+    /// The frame list differs from the one last sent.
     pub(crate) list_changed: bool,
 }
 
@@ -182,7 +181,7 @@ impl Layout {
         Some((self.frame(leaf)?, self.shared.get(number)?.len() as u64))
     }
 
-    /// What stands at a tracked position.
+    /// What is at a tracked position.
     pub(crate) fn backing<'a>(&self, p2m: &'a dyn P2mSource, leaf: LeafIndex) -> Backing<'a> {
         match self.slots.get(leaf.0 as usize) {
             Some(&Some(slot)) => Backing::Live(p2m.live(slot)),
@@ -224,18 +223,18 @@ impl Layout {
         self.frames.get(part).map_or(0, |frame| frame.positions + frame.tail)
     }
 
-    /// Whether the last walk went by what this leaf says.
+    /// Whether the last walk relied on what this leaf says.
     pub(crate) fn is_watched(&self, mfn: Mfn) -> bool {
         self.watched.contains(&mfn)
     }
 
-    /// Copies that no log-dirty bit can refute: of a walk that was not adopted.
-    pub(crate) fn drop_unheld_copies(&mut self) {
-        let holders = &self.backing;
-        self.copies.retain(|&(level, mfn), _| holders.find(P2mFrame::Upper(level, mfn)).is_some());
+    /// Drops the copies of a walk that was not adopted: no log-dirty bit would invalidate them.
+    pub(crate) fn drop_unbacked_copies(&mut self) {
+        let backing = &self.backing;
+        self.copies.retain(|&(level, mfn), _| backing.find(P2mFrame::Upper(level, mfn)).is_some());
     }
 
-    /// The parts that a frame is of the p2m, if it is one: a leaf, or upper frames.
+    /// The p2m frames that a frame is, if any: a leaf, or upper frames.
     pub(crate) fn p2m_frames_of(&self, mfn: Mfn) -> impl Iterator<Item = usize> + '_ {
         let known = self.filter.may_have(mfn);
         let levels = self.shape.map_or(0, |shape| shape.levels);
@@ -245,29 +244,29 @@ impl Layout {
             .filter_map(|part| self.backing.find(part))
     }
 
-    /// Takes over a walk. New frames are not mapped yet: see [`Layout::map`].
+    /// Installs a walk. New frames are not mapped yet: see [`Layout::map`].
     pub(crate) fn install(
         &mut self,
         mut walked: Walked,
         pfn_count: u64,
         p2m: &mut dyn P2mSource,
         m2p: &dyn M2p,
-        holder_limit: u64,
+        limit: u64,
     ) -> Changes {
-        // What was tracked stays so while it is listed: its entries may have to be given up one by
-        // one.
+        // What was tracked stays tracked while it is listed: its entries may have to be given up
+        // one by one.
         walked.tracked = walked.tracked.max(self.tracked.min(walked.leaves.len() as u64));
         let changes = self.compare(&walked);
         self.list_changed |= self.leaves != walked.leaves || self.pfn_count != pfn_count;
         self.shape = Some(walked.shape);
         self.tracked = walked.tracked;
         self.pfn_count = pfn_count;
-        self.listed_leaves = self.width.leaves(pfn_count).min(self.width.leaves(holder_limit));
+        self.listed_leaves = self.width.leaves(pfn_count).min(self.width.leaves(limit));
         self.pfns = pfn_count.min(walked.tracked << self.width.entry_bits());
         self.copies.retain(|key, _| walked.tables.contains(key));
         self.watched = std::mem::take(&mut walked.watched);
         self.leaves = walked.leaves;
-        self.reframe(&walked.tables, p2m, |mfn| m2p.pfn(mfn).filter(|pfn| pfn.0 < holder_limit));
+        self.reframe(&walked.tables, p2m, |mfn| m2p.pfn(mfn).filter(|pfn| pfn.0 < limit));
         changes
     }
 
@@ -292,8 +291,7 @@ impl Layout {
         changes
     }
 
-    /// Lists the distinct frames anew, keeps what is known of the old ones, gives other mappings
-    /// back.
+    /// Lists the distinct frames again, keeps the mappings of those that stay, releases the others.
     fn reframe(
         &mut self,
         tables: &BTreeSet<(u8, Mfn)>,
@@ -335,8 +333,8 @@ impl Layout {
         self.backing.frame(number).mfn()
     }
 
-    /// Numbers the frames of all leaves, listed or watched. Returns the parts of the p2m in the
-    /// order of numbers.
+    /// Numbers the frames of all leaves, listed or watched. Returns the p2m frames in the order of
+    /// numbers.
     fn list_frames(&mut self, tables: &BTreeSet<(u8, Mfn)>) -> Vec<P2mFrame> {
         let positions = (0..).zip(&self.leaves).filter(|&(_, &mfn)| mfn != NO_LEAF);
         let mut listed: Vec<(Mfn, u32)> =
@@ -384,7 +382,7 @@ impl Layout {
         self.slots = numbers.map(|number| frame(number)?.map.ok()).collect();
     }
 
-    /// Asks the m2p anew under which pfn writes to a part are marked.
+    /// Asks the m2p again under which pfn writes to a p2m frame are marked.
     pub(crate) fn set_backing(&mut self, part: usize, m2p: &dyn M2p, limit: u64) -> bool {
         let frame = self.backing.frame(part);
         let changed = self.backing.set(part, m2p.pfn(frame.mfn()), limit);
@@ -426,25 +424,25 @@ impl Layout {
         self.unmapped.iter().filter_map(fault).min_by_key(|found| found.0)
     }
 
-    /// The first tracked position whose leaf is not that of the pfn which the frame list says. One
-    /// look for each distinct leaf.
+    /// The first tracked position whose leaf is not named by the entry of its pfn in the frame
+    /// list. Reads one entry for each distinct leaf.
     pub(crate) fn first_unnamed(&self, p2m: &dyn P2mSource) -> Option<(LeafIndex, Mfn)> {
         let frames = self.frames.iter().enumerate().filter(|(_, frame)| frame.positions > 0);
         let unnamed = frames.filter_map(|(number, frame)| {
-            let (mfn, holder) = (self.leaf_frame(number), self.backing.pfn(number));
-            let named = holder.is_some_and(|pfn| self.names(p2m, pfn, mfn));
+            let (mfn, backing) = (self.leaf_frame(number), self.backing.pfn(number));
+            let named = backing.is_some_and(|pfn| self.names(p2m, pfn, mfn));
             (!named).then_some((frame.first, mfn))
         });
         unnamed.min()
     }
 
-    /// The first tracked position that lists the leaf at another one.
+    /// The first tracked position that lists the same leaf as this one.
     pub(crate) fn first_position(&self, leaf: LeafIndex) -> Option<LeafIndex> {
         let frame = self.frames.get(*self.numbers.get(leaf.0 as usize)? as usize)?;
         (frame.positions > 0).then_some(frame.first)
     }
 
-    /// Gives every mapping back.
+    /// Releases every mapping.
     pub(crate) fn release(&mut self, p2m: &mut dyn P2mSource) {
         let mut slots: Vec<_> = self.frames.iter().filter_map(|frame| frame.map.ok()).collect();
         slots.sort_unstable_by_key(|slot| slot.0);
@@ -452,13 +450,13 @@ impl Layout {
         *self = Self::new(self.width);
     }
 
-    /// Pfn of each listed leaf's frame, in order: what the receiver is told.
+    /// Pfn of each listed leaf's frame, in order: what is sent to the receiver.
     pub(crate) fn frame_list(&self) -> Vec<Option<Pfn>> {
-        let holder = |&number: &u32| match number {
+        let backing = |&number: &u32| match number {
             NO_FRAME => None,
             number => self.backing.pfn(number as usize),
         };
-        let mut list: Vec<_> = self.numbers.iter().map(holder).collect();
+        let mut list: Vec<_> = self.numbers.iter().map(backing).collect();
         list.resize(list.len().max(self.listed_leaves as usize), None);
         list
     }
@@ -469,7 +467,7 @@ const NO_FRAME: u32 = u32::MAX;
 /// In place of a position: the leaf's contents matter, wherever it is listed.
 const WATCHED: u32 = u32::MAX;
 
-/// A leaf that nobody tried to map yet.
+/// A leaf that the engine did not try to map yet.
 const UNTRIED: MapFault = MapFault::Errno(0);
 
 #[cfg(test)]

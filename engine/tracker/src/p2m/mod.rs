@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The p2m as it was last walked, and what has to be looked at again: leaves to be compared,
+//! The p2m as it was last walked, and what is still to be done about it: leaves to be compared,
 //! reasons to walk.
 //! Not here: when it is walked (`structure`), or its entries (`destination`).
 //! Units: positions are leaf indices; pfns.
@@ -39,11 +39,11 @@ use crate::report::{LeafCounts, StructureCounts};
 #[derive(Debug)]
 pub(crate) struct P2m {
     pub(crate) layout: Layout,
-    /// Leaves that must be compared before the round can be said to know anything about them.
+    /// Leaves that must be compared before anything is known about them in this round.
     pub(crate) pending: Pending,
     /// Leaves whose frames' owners have to be asked for again.
     pub(crate) recheck: Recheck,
-    /// What calls for a walk.
+    /// Reasons for a walk.
     pub(crate) reasons: Reasons,
     pub(crate) domain: DomainFrames,
     /// Those of the last walk.
@@ -70,13 +70,13 @@ impl P2m {
         self.layout.width()
     }
 
-    /// It may have been rebuilt without a sign (the guest resumed).
+    /// It may have been rebuilt without a trace (the guest resumed).
     pub(crate) fn distrust(&mut self) {
         self.reasons.forced = true;
         self.layout.copies.clear();
     }
 
-    /// Holds the roots of now against those of the last walk.
+    /// Compares the current roots with those of the last walk.
     pub(crate) fn compare_roots(&mut self, now: &Roots, rewalk: Rewalk) {
         let Some(then) = self.roots else { return };
         self.reasons.roots |= now.moved_from(&then);
@@ -86,15 +86,14 @@ impl P2m {
         self.reasons.forced |= rewalk == Rewalk::EveryRound;
     }
 
-    /// Pfns that the p2m may reach: what any guest may, what the domain's size justifies, and what
-    /// the leaves that it was found to have justify.
+    /// The p2m size limit: the largest of what any guest may have, what the domain's size
+    /// justifies, and what the leaves that were found justify.
     pub(crate) fn limit_pfns(&self) -> u64 {
         let by_leaves = (POSITIONS_PER_LEAF * self.layout.distinct()) << self.width().entry_bits();
         self.domain.limit_pfns().max(by_leaves)
     }
 
-    /// Takes dirty parts of the p2m apart: leaves are to be compared, upper frames to be read
-    /// again.
+    /// Handles dirty p2m frames: leaves are to be compared, upper frames to be read again.
     pub(crate) fn p2m_frames_written(&mut self, parts: &[usize]) {
         for &part in parts {
             match self.layout.backing.frame(part) {
@@ -105,7 +104,7 @@ impl P2m {
                 P2mFrame::Leaf(mfn) => {
                     let positions = self.layout.positions(part);
                     if positions.is_empty() || self.layout.is_watched(mfn) {
-                        // Tracked nowhere, or the last walk went by what it says.
+                        // Tracked nowhere, or the last walk relied on what it says.
                         self.reasons.dirty += 1;
                     }
                     for &leaf in &*positions {
@@ -116,7 +115,7 @@ impl P2m {
         }
     }
 
-    /// The entry of a pfn that holds frames of the p2m changed: those frames may be elsewhere now.
+    /// The entry of a pfn that backs p2m frames changed: those frames may have another pfn now.
     pub(crate) fn entry_of_p2m_frame_changed(
         &mut self,
         pfn: Pfn,
@@ -129,16 +128,16 @@ impl P2m {
         }
     }
 
-    /// An entry names `mfn`: if that is one of the p2m's own frames, its writes may be marked
-    /// elsewhere than they were.
+    /// An entry names `mfn`: if that is a p2m frame, its writes may be marked under another pfn
+    /// than they were.
     pub(crate) fn frame_named(&mut self, mfn: Mfn, m2p: &dyn M2p, counts: &mut StructureCounts) {
         for part in self.layout.p2m_frames_of(mfn).collect::<Vec<_>>() {
             self.p2m_frame_moved(part, m2p, counts);
         }
     }
 
-    /// Asks anew who holds a part. Writes that were marked under another pfn were not seen: what
-    /// the part says is read again.
+    /// Asks the m2p for the backing pfn of a p2m frame again. Writes that were marked under another
+    /// pfn were not seen: the frame is read again.
     pub(crate) fn p2m_frame_moved(
         &mut self,
         part: usize,
@@ -165,7 +164,7 @@ impl P2m {
         }
     }
 
-    /// Whether anything has to be looked at again before something can be final.
+    /// Whether a walk or a comparison is left to be made.
     pub(crate) fn is_open(&self) -> bool {
         self.reasons.call() || !self.pending.is_empty()
     }
@@ -199,7 +198,7 @@ impl P2m {
         counts.dirty = dirty.map(|part| self.layout.listed(part)).sum();
     }
 
-    /// Fits what is kept for each leaf to the new number of them.
+    /// Resizes what is kept for each leaf.
     pub(crate) fn resize(&mut self) {
         let tracked = self.layout.tracked();
         self.recheck.cover(tracked);
@@ -213,15 +212,15 @@ impl P2m {
 }
 
 #[cfg(test)]
-mod reach_tests {
+mod limit_tests {
     use super::tests::layout_of;
     use super::*;
 
     #[test]
-    fn reach_grows_with_the_frames_that_are_held_and_the_leaves_that_are_found() {
+    fn the_limit_grows_with_the_frames_that_are_held_and_the_leaves_that_are_found() {
         let mut p2m = P2m::new(Width::W32);
         assert_eq!(p2m.limit_pfns(), 1 << 27);
-        // Eight positions for each of 17,000 leaves, some of which stand twice.
+        // Eight positions for each of 17,000 leaves, some of which are listed twice.
         let leaves: Vec<_> = (0..17_005).map(|leaf| Mfn(leaf % 17_000)).collect();
         p2m.layout = layout_of(Width::W32, &leaves, 17_005, Mfn(0));
         assert_eq!(p2m.limit_pfns(), 8 * 17_000 * 1024);

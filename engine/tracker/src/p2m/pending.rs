@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Leaves that must be compared before a round can be said to know anything about them, and why.
+//! Leaves that must be compared before anything is known about them in a round, and why.
 //! Not here: the comparison (`compare`).
 //! Units: leaves by position; a byte for each, and a list of those that are pending.
 //! Threads: one owner.
@@ -16,8 +16,9 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// What is seen for the first time is no change of what the walk before went by.
-    pub(crate) const fn is_first_look(self) -> bool {
+    /// Whether the leaf is compared for the first time: its entries are no changes of what the last
+    /// walk relied on.
+    pub(crate) const fn is_new(self) -> bool {
         matches!(self.cause, Cause::First | Cause::Growth)
     }
 }
@@ -42,8 +43,7 @@ impl Pending {
         self.list.retain(|leaf| leaf.0 < leaves);
     }
 
-    /// Adds a leaf below the length. A new or re-pointed leaf stays one, whatever else happens to
-    /// it.
+    /// Adds a leaf below the length. A new or re-pointed leaf keeps its cause.
     pub(crate) fn add(&mut self, leaf: LeafIndex, cause: Cause) {
         let Some(held) = self.causes.get_mut(leaf.0 as usize) else { return };
         match held {
@@ -90,7 +90,7 @@ impl Pending {
 mod tests {
     use super::*;
 
-    fn told(pending: &mut Pending) -> Vec<(u64, Cause)> {
+    fn causes(pending: &mut Pending) -> Vec<(u64, Cause)> {
         pending.items().iter().map(|item| (item.leaf.0, item.cause)).collect()
     }
 
@@ -108,16 +108,16 @@ mod tests {
         pending.add_new(LeafIndex(9), Cause::Uncertain);
         assert!(!pending.is_empty());
         let all = [(3, Cause::Structure), (7, Cause::Growth), (9, Cause::Uncertain)];
-        assert_eq!(told(&mut pending), all);
+        assert_eq!(causes(&mut pending), all);
         let items = pending.items();
         pending.settle(&items, &[LeafIndex(7)]);
         pending.sweep();
-        assert_eq!(told(&mut pending), [(7, Cause::Growth)]);
+        assert_eq!(causes(&mut pending), [(7, Cause::Growth)]);
         pending.add(LeafIndex(3), Cause::Entry);
         pending.resize(5);
         pending.resize(10);
-        assert_eq!(told(&mut pending), [(3, Cause::Entry)]);
+        assert_eq!(causes(&mut pending), [(3, Cause::Entry)]);
         pending.resize(3);
-        assert!(pending.is_empty() && told(&mut pending).is_empty());
+        assert!(pending.is_empty() && causes(&mut pending).is_empty());
     }
 }

@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which entries have to be asked about again, though nobody changed them: their frames may have
-//! got another owner.
-//! Not here: asking (`compare::owners`).
+//! Which frames have to be queried again although their entries did not change: they may have got
+//! another owner.
+//! Not here: the queries (`compare::owners`).
 //! Units: leaves by position.
 //! Threads: one owner.
-//! Source: `docs/design.md`, "Completeness": who gives a frame away writes its entry; its leaf is
-//! dirty, and may be equal.
+//! Source: `docs/design.md`, "Completeness": a guest that gives a frame away writes its entry; the
+//! leaf is dirty, and may be equal.
 
 use crate::frame::{LeafIndex, Pfn};
 use crate::pfn_set::PfnSet;
 use crate::port::PortError;
 
-/// What is to be asked.
+/// What has to be queried.
 #[derive(Debug, Default)]
 pub(crate) struct Recheck {
     /// Leaves (a bit for each position) that were compared in this round: the guest is writing
     /// them.
     warm: PfnSet,
-    /// Leaves that were compared in an earlier round, and not asked about since.
+    /// Leaves that were compared in an earlier round, and not queried since.
     cold: PfnSet,
-    /// Pfns that were settled as not the domain's have to be asked about in this round.
+    /// Pfns that were settled as not the domain's have to be queried in this round.
     foreign: bool,
-    /// So has every leaf.
+    /// Every leaf has to be queried in this round.
     all: bool,
-    /// Why nobody answered.
+    /// Why the last query failed.
     failed: Option<PortError>,
 }
 
@@ -34,8 +34,8 @@ impl Recheck {
         self.cold.cover(leaves);
     }
 
-    /// A round begins. `suspended`: what is not asked in it is asked too late. `full`: everything
-    /// is to be asked.
+    /// Begins a round. `suspended`: what is not queried in it is queried too late. `full`:
+    /// everything is to be queried.
     pub(crate) fn begin_round(&mut self, suspended: bool, full: bool) {
         for leaf in self.warm.iter() {
             self.cold.set(leaf);
@@ -51,18 +51,18 @@ impl Recheck {
         self.cold.clear(Pfn(leaf.0));
     }
 
-    /// Whether there is anything to be asked. While the guest runs, what it is writing now can
+    /// Whether anything has to be queried. While the guest runs, the leaves that it is writing can
     /// wait.
     pub(crate) const fn are_due(&self, suspended: bool) -> bool {
         self.foreign || self.all || self.cold.len() > 0 || suspended && self.warm.len() > 0
     }
 
-    /// Whether pfns that were settled as not the domain's have to be asked about.
+    /// Whether pfns that were settled as not the domain's have to be queried.
     pub(crate) const fn are_due_of_foreign(&self) -> bool {
         self.foreign
     }
 
-    /// The leaves to be asked about, of `tracked`.
+    /// The leaves to be queried, of `tracked`.
     pub(crate) fn due(&self, suspended: bool, tracked: u64) -> Vec<LeafIndex> {
         let leaf = |Pfn(leaf)| LeafIndex(leaf);
         if self.all {
@@ -72,7 +72,7 @@ impl Recheck {
         self.cold.iter().chain(warm).map(leaf).filter(|leaf| leaf.0 < tracked).collect()
     }
 
-    /// All that were due were asked.
+    /// All that were due were queried.
     pub(crate) fn asked(&mut self, suspended: bool) {
         self.cold.clear_all();
         if suspended {
@@ -82,12 +82,12 @@ impl Recheck {
         self.failed = None;
     }
 
-    /// Nobody answered: what is due stays so.
+    /// A query failed: what is due stays due.
     pub(crate) fn fail(&mut self, error: PortError) {
         self.failed = Some(error);
     }
 
-    /// Takes why nobody answered the last time.
+    /// Takes why the last query failed.
     pub(crate) const fn take_failed(&mut self) -> Option<PortError> {
         self.failed.take()
     }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_is_asked_about_once_it_rests_and_in_any_case_while_the_guest_does() {
+    fn a_leaf_is_due_once_it_is_not_written_and_always_while_the_guest_is_suspended() {
         let mut owners = Recheck::default();
         owners.cover(100);
         owners.compared(LeafIndex(7));

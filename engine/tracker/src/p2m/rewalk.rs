@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reasons to walk the p2m again: what says that its structure changed.
+//! Reasons to walk the p2m again: signs that its structure changed.
 //! Not here: the walk (`structure`).
 //! Units: counts of events; flags are one event each.
 //! Threads: plain values.
@@ -7,20 +7,20 @@
 
 use crate::report::StructureCounts;
 
-/// Those that came up since the last walk.
+/// The reasons since the last walk.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reasons {
-    /// The generation moved or is odd.
+    /// The generation changed or is odd.
     pub(crate) generation: bool,
-    /// A root moved.
+    /// A root changed.
     pub(crate) roots: bool,
-    /// The count of pfns moved.
+    /// The count of pfns changed.
     pub(crate) pfn_count: bool,
     /// A walk was asked for.
     pub(crate) forced: bool,
-    /// Upper frames in log-dirty.
+    /// Upper frames, or leaves that a walk relied on, in log-dirty.
     pub(crate) dirty: u64,
-    /// The p2m's own frames under other pfns, or under changed entries.
+    /// P2m frames under other pfns, or under changed entries.
     pub(crate) entries: u64,
 }
 

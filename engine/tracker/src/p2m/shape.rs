@@ -119,7 +119,7 @@ impl Shape {
         Ok(Self { kind: Kind::Linear, width, root, base, levels })
     }
 
-    /// Whether a walk between these two looks at the roots lies within one even generation and one
+    /// Whether a walk between these two reads of the roots lies within one even generation and one
     /// set of roots.
     pub(crate) fn is_stable(&self, before: &Roots, after: &Roots) -> bool {
         match self.kind {

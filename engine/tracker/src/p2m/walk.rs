@@ -60,7 +60,7 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Prepares a walk of the first `pfn_count` pfns. `limit` bounds the positions it will list.
+    /// Prepares a walk of the first `pfn_count` pfns. `limit` bounds the positions that it lists.
     pub(crate) fn new(
         p2m: &'a mut dyn P2mSource,
         m2p: &'a dyn M2p,
@@ -108,7 +108,7 @@ impl<'a> Walk<'a> {
         Ok(self.found)
     }
 
-    /// Lists the leaves of one upper frame whose first slot stands at page index `first`.
+    /// Lists the leaves of one upper frame whose first slot is at page index `first`.
     fn descend(
         &mut self,
         level: u8,
@@ -202,7 +202,7 @@ impl<'a> Walk<'a> {
         Ok(copy)
     }
 
-    /// Whether nothing below an upper frame names a frame. Each distinct frame is looked at once.
+    /// Whether nothing below an upper frame names a frame. Each distinct frame is checked once.
     fn maps_no_frame(&mut self, level: u8, mfn: Mfn, position: u64) -> Result<bool, Error> {
         if let Some(&without_frames) = self.tables_without_frames.get(&(level, mfn)) {
             return Ok(without_frames);

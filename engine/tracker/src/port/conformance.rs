@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What every back end keeps: rules of the ports as checks, in parts. The author of a new back end
-//! runs them first.
-//! Not here: what the engine makes of a port's answers, or of one that breaks a rule.
+//! Conformance: the rules of the ports as checks, in parts. The author of a new back end runs them
+//! first.
+//! Not here: what the engine does with a port's answers, or with a port that breaks a rule.
 //! Units: as in `port`.
-//! Threads: the caller's, and two that read a mapping at once.
+//! Threads: the caller's, and one that reads a mapping at the same time.
 //! Source: the contracts of the traits in `port`; a rule is named in the error of its check.
 //!
-//! A guest has to stand still while its parts are checked: [`guest`] runs all of them. [`live`] is
-//! for who can have a frame written meanwhile, [`log_dirty`] and [`transport`] are for who has
-//! those, too.
+//! The guest must be suspended while its parts are checked: [`guest`] runs all of them. [`live`] is
+//! for a caller that can have a frame written meanwhile, [`log_dirty`] and [`transport`] for one
+//! that has these ports, too.
 //!
 //! ```
 //! use p2mtrack::port::{Guest, conformance};
@@ -33,12 +33,12 @@ use crate::leaf::Leaf;
 use crate::monitor::Monitor;
 use crate::table::TableView;
 
-/// A rule that does not hold.
+/// A rule that a port breaks.
 #[derive(Debug)]
 pub struct Broken {
     /// The trait's name.
     pub port: &'static str,
-    /// What it has to keep.
+    /// The rule.
     pub rule: &'static str,
     /// What was seen instead.
     pub seen: String,
@@ -55,7 +55,7 @@ impl std::error::Error for Broken {}
 /// The outcome of a part.
 pub type Outcome = Result<(), Broken>;
 
-/// A rule of one port.
+/// Checks a rule of one port.
 fn rule(
     port: &'static str,
     rule: &'static str,
@@ -65,7 +65,7 @@ fn rule(
     if holds { Ok(()) } else { Err(Broken { port, rule, seen: seen() }) }
 }
 
-/// A call that has to succeed.
+/// Checks that a call succeeds.
 fn works<T>(
     port: &'static str,
     call: &'static str,
@@ -74,10 +74,10 @@ fn works<T>(
     result.map_err(|error| Broken { port, rule: call, seen: error.to_string() })
 }
 
-/// All parts of a guest that stands still: p2m, m2p, types, unlogged writers, and that the engine
-/// can follow its p2m. Each entry of its p2m that is valid and has no tag names a frame of its own.
+/// All parts of a suspended guest: p2m, m2p, types, unlogged writers, and that the engine can
+/// follow its p2m. Each entry of its p2m that is valid and has no tag must name a frame of its own.
 ///
-/// Nothing is written meanwhile: [`live`] is for who can have a frame written.
+/// Nothing may be written meanwhile: [`live`] is for a caller that can have a frame written.
 ///
 /// # Errors
 /// The first rule that does not hold.
@@ -95,7 +95,7 @@ pub fn guest(guest: &mut Guest<'_>) -> Outcome {
     types(guest.types, guest.m2p, &frames)
 }
 
-/// No log: the first round reads none.
+/// No log: the first round does not read it.
 struct NoLog;
 
 impl LogDirty for NoLog {
@@ -115,14 +115,14 @@ impl LogDirty for NoLog {
 /// A frame, and the pfn that the m2p has for it.
 type Named = (Mfn, Option<Pfn>);
 
-/// Frames of the guest's pfns and of its leaves, as the engine finds them; and a leaf's frame whose
-/// pfn by the m2p is no pfn whose entry names it, if there is one.
+/// Frames of the guest's pfns and of its leaves, as the engine finds them; and, if there is one, a
+/// leaf's frame that the entry of its pfn by the m2p does not name.
 fn frames(guest: &mut Guest<'_>) -> Result<(Vec<Mfn>, Option<Named>), Broken> {
     const PORT: &str = "P2mSource";
     let width = guest.p2m.width();
     let found = |error: Error| Broken {
         port: PORT,
-        rule: "the engine can follow the p2m of a guest that stands still",
+        rule: "the engine can follow the p2m of a suspended guest",
         seen: error.to_string(),
     };
     let mut monitor = Monitor::new(Config::default(), width).map_err(found)?;
@@ -141,12 +141,9 @@ fn frames(guest: &mut Guest<'_>) -> Result<(Vec<Mfn>, Option<Named>), Broken> {
     });
     monitor.release(guest.p2m);
     let report = seen.map_err(found)?;
-    rule(
-        PORT,
-        "the roots of a guest that stands still can be followed",
-        !report.p2m_unreadable,
-        || "the walk failed".into(),
-    )?;
+    rule(PORT, "the roots of a suspended guest can be followed", !report.p2m_unreadable, || {
+        "the walk failed".into()
+    })?;
     frames.sort_unstable();
     frames.dedup();
     rule(PORT, "a guest has frames", frames.len() > 1, || format!("{} were found", frames.len()))?;
@@ -175,7 +172,7 @@ pub fn m2p(m2p: &dyn M2p) -> Outcome {
     Ok(())
 }
 
-/// The p2m source of a guest that stands still and has these frames, all of them the domain's own.
+/// The p2m source of a suspended guest that has these frames, all of them the domain's own.
 ///
 /// # Errors
 /// The first rule that does not hold.
@@ -184,7 +181,7 @@ pub fn p2m(p2m: &mut dyn P2mSource, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
     let [first, second] = [p2m.roots(), p2m.roots()];
     let first = works(PORT, "`roots` can be read at any time", first)?;
     let second = works(PORT, "`roots` can be read at any time", second)?;
-    rule(PORT, "the roots of a guest that stands still stay", first == second, || {
+    rule(PORT, "the roots of a suspended guest do not change", first == second, || {
         format!("{first:?}, then {second:?}")
     })?;
     let held = works(PORT, "`domain_frames` can be asked for", p2m.domain_frames())?;
@@ -195,19 +192,19 @@ pub fn p2m(p2m: &mut dyn P2mSource, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
     for mfn in [m2p.frames(), u64::MAX >> 12, u64::MAX] {
         let read = p2m.read(Mfn(mfn), &mut leaf);
         rule(PORT, "a frame past the machine's end can't be read", read.is_err(), || {
-            format!("{mfn:#x} was")
+            format!("{mfn:#x} was read")
         })?;
     }
     maps(p2m, m2p, frames)
 }
 
-/// Mappings: one answer for each frame, in order, whose words are those that `read` gives.
+/// Mappings: one answer for each frame, in order. A mapping has the words that `read` gives.
 fn maps(p2m: &mut dyn P2mSource, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
     const PORT: &str = "P2mSource";
     let mut answers = Vec::new();
     p2m.map(&[], &mut answers);
     rule(PORT, "`map` of nothing answers nothing", answers.is_empty(), || format!("{answers:?}"))?;
-    // One that is not there among those that are.
+    // A frame past the machine's end among the guest's frames.
     let mut asked = frames.to_vec();
     asked.insert(1, Mfn(m2p.frames()));
     p2m.map(&asked, &mut answers);
@@ -227,18 +224,18 @@ fn maps(p2m: &mut dyn P2mSource, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
     let held: Vec<(Mfn, MapSlot)> =
         mapped.iter().filter_map(|&(mfn, answer)| Some((mfn, (*answer).ok()?))).collect();
     show(p2m, &held)?;
-    // Some are given back; the others stay, and so do those that come in their place.
-    let (given_back, kept): (Vec<_>, Vec<_>) = (0..).zip(&held).partition(|(n, _)| n % 2 == 0);
+    // Some are unmapped and mapped again: these and the others show the right frames.
+    let (unmapped, kept): (Vec<_>, Vec<_>) = (0..).zip(&held).partition(|(n, _)| n % 2 == 0);
     let slots =
         |part: &[(i32, &(Mfn, MapSlot))]| part.iter().map(|(_, held)| held.1).collect::<Vec<_>>();
-    p2m.unmap(&slots(&given_back));
+    p2m.unmap(&slots(&unmapped));
     p2m.unmap(&[]);
-    let again: Vec<Mfn> = given_back.iter().map(|(_, held)| held.0).collect();
+    let again: Vec<Mfn> = unmapped.iter().map(|(_, held)| held.0).collect();
     let mut answers = Vec::new();
     p2m.map(&again, &mut answers);
     let anew: Vec<_> = again.into_iter().zip(answers.into_iter().flatten()).collect();
-    rule(PORT, "what was given back can be mapped again", anew.len() == given_back.len(), || {
-        format!("{} of {} frames", anew.len(), given_back.len())
+    rule(PORT, "an unmapped frame can be mapped again", anew.len() == unmapped.len(), || {
+        format!("{} of {} frames", anew.len(), unmapped.len())
     })?;
     let all: Vec<_> = kept.iter().map(|(_, held)| **held).chain(anew).collect();
     let shown = show(p2m, &all);
@@ -246,7 +243,7 @@ fn maps(p2m: &mut dyn P2mSource, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
     shown
 }
 
-/// What mappings show is what `read` gives, to more than one thread at once.
+/// Mappings show what `read` gives, to more than one thread at once.
 fn show(p2m: &mut dyn P2mSource, held: &[(Mfn, MapSlot)]) -> Outcome {
     const PORT: &str = "P2mSource";
     let copy = |live: GuestLeaf<'_>| {
@@ -264,19 +261,19 @@ fn show(p2m: &mut dyn P2mSource, held: &[(Mfn, MapSlot)]) -> Outcome {
         copies.push(read);
     }
     let p2m: &dyn P2mSource = p2m;
-    let look =
+    let compare =
         || held.iter().zip(&copies).find(|((_, slot), read)| copy(p2m.live(*slot)) != **read);
     let wrong = thread::scope(|scope| {
-        let beside = scope.spawn(look);
-        look().or(beside.join().unwrap_or_default())
+        let beside = scope.spawn(compare);
+        compare().or(beside.join().unwrap_or_default())
     });
     rule(PORT, "`live` is the frame that was mapped, for all threads", wrong.is_none(), || {
         format!("{:?} shows something else", wrong.map(|(held, _)| *held))
     })
 }
 
-/// The live memory of one frame of the domain, which `write` changes: a mapping that was made
-/// before shows what is written after.
+/// The live memory of one frame of the domain, which `write` changes: a mapping shows what is
+/// written after it was made.
 ///
 /// # Errors
 /// The first rule that does not hold.
@@ -300,7 +297,7 @@ pub fn live(p2m: &mut dyn P2mSource, frame: Mfn, write: &mut dyn FnMut()) -> Out
     let fault = p2m.read(frame, &mut read).err();
     p2m.unmap(&[slot]);
     rule(PORT, "`live` shows what is written after `map`", before != after, || {
-        format!("{frame} looks as it did before the write")
+        format!("{frame} is as before the write")
     })?;
     rule(PORT, "`read` gives what `live` shows", fault.is_none() && read == after, || {
         format!("{frame}: {}", fault.map_or("other words".into(), |fault| fault.to_string()))
@@ -314,7 +311,7 @@ pub fn live(p2m: &mut dyn P2mSource, frame: Mfn, write: &mut dyn FnMut()) -> Out
 pub fn types(types: &mut dyn FrameTypes, m2p: &dyn M2p, frames: &[Mfn]) -> Outcome {
     const PORT: &str = "FrameTypes";
     let mut query = |frames: &[Mfn]| {
-        // Of what is filled in, no word may be left from before.
+        // If the port leaves out a frame, this type remains and breaks a rule.
         let mut kinds = vec![FrameType::Broken; frames.len()];
         works(PORT, "up to 1,024 frames can be asked about", types.query(frames, &mut kinds))?;
         Ok(kinds)
@@ -337,11 +334,11 @@ pub fn types(types: &mut dyn FrameTypes, m2p: &dyn M2p, frames: &[Mfn]) -> Outco
     let mut again = query(&asked)?;
     again.reverse();
     rule(PORT, "answers are in the order of the frames", kinds == again, || {
-        "the frames asked the other way round have other types".into()
+        "in reverse order the frames have other types".into()
     })
 }
 
-/// Unlogged writers of a guest that stands still.
+/// Unlogged writers of a suspended guest.
 ///
 /// # Errors
 /// The first rule that does not hold.
@@ -357,15 +354,15 @@ pub fn unlogged(unlogged: &mut dyn Unlogged) -> Outcome {
     let known = works(PORT, "`transfers` answers", unlogged.transfers(&mut entries))?;
     rule(
         PORT,
-        "who does not know the transfer entries names none",
+        "a port that does not know the transfer entries names none",
         known || entries.is_empty(),
         || format!("{} were named", entries.len()),
     )
 }
 
-/// Log-dirty, off so far, of a guest that stands still and has `pfns` pfns. `write` makes somebody
-/// write pages with a mark, and says whose: best of more than one, a leaf of the p2m among them.
-/// Without it that part is left out. It is off again at the end.
+/// Log-dirty of a suspended guest with `pfns` pfns. It must be off, and is off again at the end.
+/// `write` causes writes of pages that log-dirty marks, and returns their pfns: best more than one,
+/// with a leaf of the p2m among them. Without it that part is skipped.
 ///
 /// # Errors
 /// The first rule that does not hold.
@@ -390,7 +387,7 @@ pub fn log_dirty(
     clean(log_dirty)?;
     let (bits, _) = clean(log_dirty)?;
     rule(PORT, "`clean` clears what it read", bits.count() == 0, || {
-        format!("a guest that stands still has {} dirty pfns", bits.count())
+        format!("a suspended guest has {} dirty pfns", bits.count())
     })?;
     if let Some(write) = write {
         let written = write();
@@ -404,15 +401,15 @@ pub fn log_dirty(
         rule(PORT, "it is dirty once", kept.is_none(), || format!("{kept:?} still is"))?;
     }
     works(PORT, "`disable` switches off what is on", log_dirty.disable())?;
-    works(PORT, "what was on can be switched on again", log_dirty.enable())?;
+    works(PORT, "after `disable` it can be switched on again", log_dirty.enable())?;
     works(PORT, "`disable` switches off what is on", log_dirty.disable())
 }
 
-/// A transport, for pages of a guest that stands still (`Tracker::batch`); `view` resolves their
-/// tables (`Tracker::view`, after the same `Tracker::take`). The destination is as good as any
-/// after it: nothing that was sent has to be true.
+/// A transport, for pages of a suspended guest (`Tracker::batch`); `view` resolves their tables
+/// (`Tracker::view`, after the same `Tracker::take`). The destination is of no use afterwards:
+/// nothing that was sent has to be true.
 ///
-/// What the destination has is not looked at, nor what is answered of page tables: compare the
+/// What the destination has is not checked, nor are the answers for page tables: compare the
 /// destination with the source after a migration.
 ///
 /// # Errors
@@ -458,6 +455,6 @@ pub fn transport(
     rule(PORT, "`returned` appends", returned.first() == Some(&Pfn(u64::MAX)), || {
         "it replaced what was there".into()
     })?;
-    works(PORT, "`gone` takes pfns of a guest that stands still", transport.gone(&[Pfn(0)]))?;
+    works(PORT, "`gone` takes pfns of a suspended guest", transport.gone(&[Pfn(0)]))?;
     works(PORT, "`consistent` is confirmed", transport.consistent())
 }

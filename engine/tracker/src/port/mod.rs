@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the outside implements: a real Xen, a simulated one, a trace, or a host's callbacks.
-//! Not here: any implementation. The core has no other way to the world: no I/O, no clock.
+//! The ports that a back end implements: real Xen, a simulated one, a trace, a host's callbacks.
+//! Not here: any implementation. The engine has no other access to the outside: no I/O, no clock.
 //! Units: frames of 4 KiB; bitmaps as in `bitmap`.
-//! Threads: `P2mSource::live` and `M2p` are called by all shards at once; everything else by the
-//! caller's thread.
+//! Threads: all shards call `P2mSource::live` and `M2p` at once; the caller's thread calls
+//! everything else.
 //! Source: the operations exist in Xen's public headers (`domctl.h` shadow_op and
 //! getpageframeinfo3, `memory.h`).
 
@@ -18,14 +18,14 @@ use crate::leaf::Leaf;
 pub use crate::log_buffer::LogBuffer;
 use crate::table::{TableFault, TableView};
 
-/// An error of the outside, kept whole as the `source` of ours.
+/// A back end's error, kept as the `source` of the engine's error.
 pub type PortError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Frames that one `FrameTypes::query` may name (Xen answers E2BIG above).
+/// The most frames that one `FrameTypes::query` may name (Xen returns E2BIG for more).
 pub const QUERY_FRAMES_MAX: usize = 1024;
 
-/// Pfns that one leaf of Xen's log-dirty tree covers. CLEAN wipes whole leaves, so every request is
-/// rounded up to it (`xen/arch/x86/mm/paging.c`).
+/// Pfns that one leaf of Xen's log-dirty tree covers. CLEAN clears whole leaves, so every request
+/// is rounded up to it (`xen/arch/x86/mm/paging.c`).
 pub const LOG_DIRTY_LEAF_PFNS: u64 = 32_768;
 
 /// Xen's write log. A write to a frame marks the pfn that the m2p has for that frame at the moment
@@ -34,34 +34,34 @@ pub trait LogDirty {
     /// Switches log-dirty on, with an empty log.
     ///
     /// # Errors
-    /// Refused (no shadow paging, assigned device, switched on by somebody else).
+    /// Xen refuses (no shadow paging, an assigned device, already switched on by another process).
     fn enable(&mut self) -> Result<(), PortError>;
 
     /// Switches log-dirty off; the guest is as it was before `enable`.
     ///
     /// # Errors
-    /// The hypervisor's.
+    /// The hypervisor's error.
     fn disable(&mut self) -> Result<(), PortError>;
 
-    /// Reads and clears the log for the prefix `0..into.pfns()`, which is a multiple of
-    /// [`LOG_DIRTY_LEAF_PFNS`]. `into` arrives empty, and can only be filled.
+    /// Reads and clears the log for the pfns `0..into.pfns()`, a multiple of
+    /// [`LOG_DIRTY_LEAF_PFNS`]. `into` is empty at first, and bits can only be set.
     ///
-    /// Returns how many pfns of the prefix were really read; the rest is unknown to the caller.
+    /// Returns how many pfns from 0 on were really read; the rest is unknown to the caller.
     ///
     /// # Errors
-    /// Whatever the hypervisor said, or the log is off. Bits written to `into` before the error
-    /// count as read.
+    /// The hypervisor's error, or the log is off. Bits written to `into` before the error count as
+    /// read.
     fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError>;
 }
 
 /// The fields of `shared_info.arch` that say where the p2m is, as read at one moment. Untrusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Roots {
-    /// `max_pfn`: a *count* of pfns, whatever its name says.
+    /// `max_pfn`: a *count* of pfns, despite its name.
     pub pfn_count: u64,
     /// `pfn_to_mfn_frame_list_list`: mfn of the tree's top frame; 0 not set up, all ones invalid.
-    /// Top and mid frames hold one mfn a slot, in words of the guest: 512 of a 64-bit guest, 1,024
-    /// of a 32-bit one. A slot of 0 or all ones is empty.
+    /// Top and mid frames hold one mfn per slot, in guest words: 512 in a 64-bit guest, 1,024 in a
+    /// 32-bit one. A slot of 0 or all ones is empty.
     pub frame_list_list: u64,
     /// `p2m_cr3`: root of the page tables of the linear list; 0 = no linear list. If there is one,
     /// the tree is not read.
@@ -80,7 +80,7 @@ impl Roots {
         self.p2m_cr3 != 0
     }
 
-    /// Whether the p2m begins elsewhere than it did under `then`.
+    /// Whether the p2m begins at another place than under `then`.
     #[must_use]
     pub(crate) fn moved_from(&self, then: &Self) -> bool {
         if self.is_linear() {
@@ -91,12 +91,12 @@ impl Roots {
     }
 }
 
-/// A frame that could not be read or mapped.
+/// Why a frame could not be read or mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapFault {
-    /// Not a frame of this domain (now).
+    /// It is not a frame of this domain now.
     NotOwned,
-    /// Another reason, by its errno.
+    /// Another reason, as an errno.
     Errno(i32),
 }
 
@@ -113,20 +113,20 @@ impl fmt::Display for MapFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MapSlot(pub u32);
 
-/// The guest's p2m: its roots and the frames it is made of.
+/// The guest's p2m: its roots and its frames.
 pub trait P2mSource: Sync {
     /// The guest's width, fixed for its life.
     fn width(&self) -> Width;
 
-    /// Frames that the domain holds now (Xen `tot_pages`). It bounds what the engine will allocate,
-    /// and a suspended round holds it against the pfns that were sent: `Config::unaccounted` says
-    /// what a difference of more than 1,024 frames does.
+    /// Frames that the domain holds now (Xen `tot_pages`). It bounds the engine's memory, and a
+    /// suspended round compares it with the frames that were sent: `Config::unaccounted` says what
+    /// a difference of more than 1,024 frames does.
     ///
     /// # Errors
-    /// The hypervisor's.
+    /// The hypervisor's error.
     fn domain_frames(&mut self) -> Result<u64, PortError>;
 
-    /// Reads the roots anew.
+    /// Reads the roots again.
     ///
     /// # Errors
     /// shared_info can't be read.
@@ -139,14 +139,13 @@ pub trait P2mSource: Sync {
     fn read(&mut self, mfn: Mfn, into: &mut Leaf) -> Result<(), MapFault>;
 
     /// Maps frames of the domain for reading and holds them; appends one answer for each frame, in
-    /// order.
-    /// A held mapping keeps the old frame alive if the guest gives it away.
+    /// order. A held mapping keeps the old frame alive if the guest gives it away.
     fn map(&mut self, frames: &[Mfn], answers: &mut Vec<Result<MapSlot, MapFault>>);
 
-    /// Gives mappings back. A slot is not used after.
+    /// Removes mappings. The engine does not use their slots afterwards.
     fn unmap(&mut self, slots: &[MapSlot]);
 
-    /// The live memory of a held mapping. Called by many threads at once.
+    /// The live memory of a held mapping. Many threads call it at once.
     fn live(&self, slot: MapSlot) -> GuestLeaf<'_>;
 }
 
@@ -170,34 +169,34 @@ pub trait FrameTypes {
     /// Fills `types` (same length as `frames`, at most [`QUERY_FRAMES_MAX`]).
     ///
     /// # Errors
-    /// The whole query failed; `types` means nothing.
+    /// The whole query failed; `types` is meaningless.
     fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError>;
 }
 
-/// What log-dirty can't tell.
+/// Writes and transfers that log-dirty does not show.
 pub trait Unlogged {
-    /// Appends the pfns whose frames are written without a log-dirty mark: writable grants still
-    /// mapped, the store and console rings, and, where a caller knows them, registered vcpu_info,
-    /// runstate and time areas, pages of FIFO event channels (Xen tells nobody:
-    /// `docs/decisions/0016`). Called after suspend.
+    /// Appends the pfns whose frames are written without a log-dirty mark: writable grants that are
+    /// still mapped, the store and console rings, and, if the caller knows them, registered
+    /// vcpu_info, runstate and time areas, and pages of FIFO event channels (Xen does not report
+    /// them: `docs/decisions/0016`). Called after suspend.
     ///
     /// # Errors
-    /// The list can't be made.
+    /// The pfns can't be listed.
     fn pfns(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError>;
 
     /// Whether the guest's grant table offers to take a frame by transfer (`GTF_accept_transfer`),
-    /// now or at any time since this was last asked. Who can only look at the table says what
-    /// stands there now: what is offered, used and withdrawn between two looks is lost then.
+    /// now or at any time since the last call. A port that can only read the table reports its
+    /// present state: it misses offers that are made, used and withdrawn between two calls.
     ///
     /// # Errors
     /// The grant table can't be read.
     fn accepts_transfer(&mut self) -> Result<bool, PortError>;
 
     /// Appends what each transfer entry of the grant table names: offered, committed or completed.
-    /// Asked after [`Unlogged::accepts_transfer`]. Returns whether it is known: who does not know
-    /// (the default) pays for every frame that may have come by transfer, which is all of them in a
-    /// suspended round, as long as there are offers. So does who says that there is or was an
-    /// offer, and names no entry.
+    /// Called after [`Unlogged::accepts_transfer`]. Returns whether the entries are known. If not
+    /// (the default), every frame that may have come by transfer is owed: in a suspended round, as
+    /// long as there are offers, these are all frames. The same holds if the port reports an offer
+    /// and names no entry.
     ///
     /// # Errors
     /// The grant table can't be read.
@@ -210,8 +209,8 @@ pub trait Unlogged {
 /// What a transfer entry of the grant table names. The guest writes the entry, and may lie.
 ///
 /// Source: Xen `gnttab_transfer`: the frame field is the pfn that the frame is to have; once the
-/// frame came (`GTF_transfer_completed`), its mfn. In between (`GTF_transfer_committed`) it may be
-/// either: both are named.
+/// frame has come (`GTF_transfer_completed`), its mfn. In between (`GTF_transfer_committed`) it may
+/// be either: name both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// The pfn that a frame is to have, or had when it came.
@@ -223,13 +222,13 @@ pub enum Transfer {
 /// A page to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Under which pfn.
+    /// The pfn to send it under.
     pub pfn: Pfn,
     /// The frame to read.
     pub mfn: Mfn,
-    /// The p2m entry that named it; what the shadow will remember.
+    /// The p2m entry that named it, which the shadow will remember.
     pub entry: Entry,
-    /// `Data` or `Table`; as Xen's word, pin bit included: [`FrameType::pfinfo`].
+    /// `Data` or `Table`; [`FrameType::pfinfo`] gives Xen's word, with the pin bit.
     pub kind: FrameType,
 }
 
@@ -249,7 +248,7 @@ pub enum Deferral {
     MapFailed(MapFault),
     /// A page table that can't be normalised now.
     Table(TableFault),
-    /// The transport has no word from the other side.
+    /// The transport has no answer from the other side.
     Unacknowledged,
 }
 
@@ -259,32 +258,32 @@ pub enum Deferral {
 pub enum Answer {
     /// The transport has it.
     Accepted,
-    /// The transport has it, from a private copy of these bytes: the digest is of what is sent, not
-    /// of another read. It is kept until the pfn is deferred, given back, gone, or accepted again
-    /// ([`Tracker::digest`](crate::tracker::Tracker::digest)).
+    /// The transport has it, from a private copy of its bytes: the digest is that of the bytes
+    /// sent, not of another read. It is kept until the pfn is deferred, returned, gone, or accepted
+    /// again ([`Tracker::digest`](crate::tracker::Tracker::digest)).
     AcceptedCopy {
-        /// Of the page as read: of a page table before it was normalised.
+        /// Digest of the page as read: of a page table before it was normalised.
         digest: u64,
     },
-    /// Not now.
+    /// The page can't be sent now.
     Deferred(Deferral),
-    /// Never: the migration ends with an error that names the pfn.
+    /// The page can't be sent: the migration ends with an error that names the pfn.
     Failed(PortError),
 }
 
-/// Where the p2m's own leaves are: the list that the receiver fills in at the end.
+/// Where the p2m's own leaves are: the receiver fills these leaves in at the end.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameList<'a> {
     /// Entry width.
     pub width: Width,
     /// Pfns that the p2m covers.
     pub pfn_count: u64,
-    /// For each leaf in order the pfn of its frame; `None` where the p2m has no leaf, and, while
-    /// the guest runs, where its frame has no pfn just then.
+    /// For each leaf in order, the pfn of its frame; `None` where the p2m has no leaf, and, while
+    /// the guest runs, where the frame has no pfn at the moment.
     pub leaves: &'a [Option<Pfn>],
 }
 
-/// The way to the destination.
+/// The transport to the destination.
 pub trait Transport {
     /// Sends pages, at most [`QUERY_FRAMES_MAX`]: reads each frame's bytes, normalises page tables
     /// (`table::normalise` with `view`), appends one answer per page in order. A page whose frame
@@ -306,17 +305,17 @@ pub trait Transport {
     /// The transport failed.
     fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError>;
 
-    /// These pfns have no frame at the source: what the receiver holds for them is to be given
-    /// back. Only said at a consistent point, after every page table.
+    /// These pfns have no frame at the source: the receiver must free what it holds for them. Only
+    /// called at a consistent point, after every page table.
     ///
     /// # Errors
     /// The transport failed.
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError>;
 
-    /// These pfns had frames and have none just now, of a guest that runs: a note, which a receiver
-    /// may use to give frames back early. They may have frames again in a moment, and are then
-    /// sent. What is gone for good is said by [`Transport::gone`], whether it was noted or not. By
-    /// default nobody takes notes.
+    /// These pfns of a running guest had frames and have none now: a note, which a receiver may use
+    /// to free frames early. They may soon have frames again, and are then sent.
+    /// [`Transport::gone`] reports the pfns that are gone for good, whether they were noted or not.
+    /// Ignored by default.
     ///
     /// # Errors
     /// The transport failed.
@@ -325,8 +324,8 @@ pub trait Transport {
         Ok(())
     }
 
-    /// Appends pfns that were accepted and then lost on the way; they are owed again. Asked before
-    /// each round, and after each sweep over a guest that stands still.
+    /// Appends pfns that were accepted and then lost on the way; they are owed again. Called before
+    /// each round, and after each sweep of a suspended guest.
     ///
     /// # Errors
     /// The transport failed.
@@ -339,7 +338,7 @@ pub trait Transport {
     fn consistent(&mut self) -> Result<(), PortError>;
 }
 
-/// Parts of a round, for whoever keeps the time.
+/// Phases of a round, for an observer that measures time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
@@ -376,7 +375,7 @@ impl Phase {
     }
 }
 
-/// Told when phases begin and end. The core has no clock; the caller has.
+/// Is called when phases begin and end. The engine has no clock; the caller has one.
 pub trait Observer {
     /// A phase begins.
     fn begin(&mut self, phase: Phase);
@@ -384,16 +383,16 @@ pub trait Observer {
     fn end(&mut self, phase: Phase);
 }
 
-/// Nobody watches.
+/// Ignores all phases.
 impl Observer for () {
     fn begin(&mut self, _: Phase) {}
     fn end(&mut self, _: Phase) {}
 }
 
-/// The guest as whoever steps a tracker lends it for one call, and who is told of the phases
-/// meanwhile. Each port is a value of its own: a back end with state that several ports need is
+/// The guest's ports, which the caller lends to a tracker for one call, and an observer of its
+/// phases. Each port is a value of its own: a back end with state that several ports need has
 /// several handles on that state (an `Arc`, say), not one type with all of the traits.
-#[expect(missing_debug_implementations, reason = "ports are trait objects of the outside")]
+#[expect(missing_debug_implementations, reason = "ports are trait objects of the back end")]
 pub struct Guest<'a> {
     /// Its p2m.
     pub p2m: &'a mut dyn P2mSource,
@@ -401,14 +400,14 @@ pub struct Guest<'a> {
     pub m2p: &'a dyn M2p,
     /// Owner and type of frames.
     pub types: &'a mut dyn FrameTypes,
-    /// Writers without a log.
+    /// Unlogged writers.
     pub unlogged: &'a mut dyn Unlogged,
-    /// Who keeps the time.
+    /// The observer of phases.
     pub observer: &'a mut dyn Observer,
 }
 
 impl Guest<'_> {
-    /// Tells the observer of a phase, also if it fails.
+    /// Runs a phase and reports it to the observer, also if it fails.
     pub(crate) fn phase<T>(&mut self, phase: Phase, run: impl FnOnce(&mut Self) -> T) -> T {
         self.observer.begin(phase);
         let result = run(self);
@@ -418,18 +417,18 @@ impl Guest<'_> {
 }
 
 /// All ports of one migration, lent for one call.
-#[expect(missing_debug_implementations, reason = "ports are trait objects of the outside")]
+#[expect(missing_debug_implementations, reason = "ports are trait objects of the back end")]
 pub struct Ports<'a> {
     /// The guest.
     pub guest: Guest<'a>,
     /// Xen's write log.
     pub log_dirty: &'a mut dyn LogDirty,
-    /// The way to the destination.
+    /// The transport to the destination.
     pub transport: &'a mut dyn Transport,
 }
 
 impl Ports<'_> {
-    /// The same as [`Guest::phase`], for what needs more than the guest.
+    /// The same as [`Guest::phase`], for a phase that needs more than the guest.
     pub(crate) fn phase<T>(&mut self, phase: Phase, run: impl FnOnce(&mut Self) -> T) -> T {
         self.guest.observer.begin(phase);
         let result = run(self);

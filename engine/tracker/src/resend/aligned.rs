@@ -2,15 +2,15 @@
 //! Shared words that begin where a cache line does.
 //! Not here: what their bits mean (`cause_bitmap`, `summary`).
 //! Units: words of 64 bits, 8 a cache line.
-//! Threads: any number, by atomics; what wants the words alone says `&mut`.
+//! Threads: any number, by atomics; exclusive access takes `&mut`.
 //! Source: two threads that write to one cache line wait for each other.
 
 use crate::sync::{AtomicU64, zeroed_words};
 
-/// Words that may go unused so that the first one stands at the begin of a cache line.
+/// Words that may go unused so that the first one is at the start of a cache line.
 const SLACK: usize = if cfg!(loom) { 0 } else { 7 };
 
-/// Zeroed words, of which two shards never write to one cache line. What is never written costs no
+/// Zeroed words. Two shards never write to one cache line of them. What is never written costs no
 /// memory.
 pub(super) struct Aligned {
     words: Box<[AtomicU64]>,

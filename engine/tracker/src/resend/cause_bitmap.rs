@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The bitmap of one cause: the pfns that are owed for one cause, under their summary.
-//! Not here: how its pfns are taken (`take`), who has a part of it alone (`shard`), which bitmaps
-//! there are (`resend`).
+//! Not here: how its pfns are taken (`take`), its shards (`shard`), which bitmaps there are
+//! (`resend`).
 //! Units: words of 64 pfns, lines of 512.
-//! Threads: markers on any number of threads beside one taker; what wants a bitmap alone says
-//! `&mut`.
-//! Source: the protocol is told in `resend`.
+//! Threads: markers on any number of threads beside one taker; exclusive access takes `&mut`.
+//! Source: the protocol in `resend`.
 
 use super::aligned::Aligned;
 use super::summary::Summary;
@@ -33,14 +32,14 @@ impl CauseBitmap {
         self.words.all()
     }
 
-    /// The words, to be written by who has them alone, and their summary, which others may raise
-    /// meanwhile.
+    /// The words, to be written by their only owner, and their summary, in which other threads may
+    /// set bits meanwhile.
     pub(super) fn parts_mut(&mut self) -> (&mut [AtomicU64], &Summary) {
         (self.words.all_mut(), &self.summary)
     }
 
-    /// The marker's side of the protocol, from word `first` on; words past the end are dropped. A
-    /// summary is raised once for what lies under one of its own words.
+    /// The marker's side of the protocol, from word `first` on; words past the end are dropped. The
+    /// summary is written once for all lines under one of its words.
     pub(super) fn mark(&self, first: usize, bits: impl IntoIterator<Item = u64>) {
         let words = self.words();
         let (mut under, mut raised) = (first / LINE_WORDS / 64, 0);
@@ -53,9 +52,9 @@ impl CauseBitmap {
                 self.summary.raise(under, raised);
                 (under, raised) = (line / 64, 0);
             }
-            // ORDER: releases all that the marker knew to the take of the bits; not skipped if they
-            // are up already, or that would not be published. Sequentially consistent for the look
-            // in `raise`.
+            // ORDER: releases all that the marker saw to the take of the bits. It is not skipped if
+            // the bits are already set, or that would not be published. Sequentially consistent for
+            // the read in `raise`.
             set_bits(&words[index], bits, Ordering::SeqCst);
             raised |= 1 << (line % 64);
         }
@@ -76,9 +75,9 @@ impl CauseBitmap {
 
     /// The bits of one word.
     pub(super) fn word(&self, index: usize) -> u64 {
-        // ORDER: who sees a pfn owed finds what its marker knew. A taker looks after it has cleared
-        // the line: sequentially consistent, so that it sees the bits of each marker that saw the
-        // line up.
+        // ORDER: a thread that sees a pfn owed also sees what its marker saw. A taker reads this
+        // after it has cleared the line's bit: sequentially consistent, so that it sees the bits of
+        // each marker that saw the line's bit set.
         self.words()[index].load(Ordering::SeqCst)
     }
 

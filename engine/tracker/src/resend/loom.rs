@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The protocol of the resend bitmap in every interleaving and every allowed order of memory; each
-//! model prints how many.
-//! Not here: sizes; a few words are enough for each race.
+//! The protocol of the resend bitmap in every interleaving and every allowed memory order; each
+//! model prints how many interleavings it ran.
+//! Not here: large bitmaps; a few words are enough for each race.
 //! Units: as in `resend`, but for lines of two words and groups of 64 lines.
-//! Threads: at most two markers beside one taker, or one marker beside a taker and whoever drops
-//! its debt.
+//! Threads: at most two markers beside one taker, or a taker beside the thread that drops its debt.
 //! Source: run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p p2mtrack --release --lib resend::loom -- --nocapture`.
 //!
-//! The bitmap is all that shards share and change: each has its own lines of it alone, and raises
-//! summaries beside the others by the marker's own code. What they read (layout, shadow, log)
-//! nobody changes between the fork and the join of `Shards::fold_mut`, results come back through
-//! the join, and live words are read once each, whatever the guest does. So there is nothing else
-//! to model.
+//! The bitmap is all that shards share and change: each owns its lines, and sets summary bits
+//! beside the others by the marker's own code. What they read (layout, shadow, log) does not change
+//! between the fork and the join of `Shards::fold_mut`, results are returned through the join, and
+//! live words are read once each, whatever the guest does. So there is nothing else to model.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -23,7 +21,8 @@ use ::loom::model::Builder;
 use ::loom::sync::Arc;
 use ::loom::thread::{self, JoinHandle};
 
-/// Explores a model on machines, without a bound on preemptions, and prints how many runs it took.
+/// Explores a model on some machines, without a bound on preemptions, and prints the number of
+/// runs.
 fn explore(name: &str, machines: &[Machine], model: impl Fn() + Clone + Send + Sync + 'static) {
     explore_within(None, name, machines, model);
 }
@@ -78,7 +77,7 @@ impl Scene {
     }
 
     fn read(&self, slot: usize) -> u64 {
-        self.content[slot].load(Ordering::Relaxed) // ORDER: found by who takes the mark
+        self.content[slot].load(Ordering::Relaxed) // ORDER: acquired by the take of the mark
     }
 }
 
@@ -96,17 +95,17 @@ fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().expect("no thread panics"));
 }
 
-/// Who owes which pfn, and what the destination holds of it in the end.
+/// The pfn and cause of each marker, and what the destination has received of it.
 struct Received {
     pfns: [u64; 2],
     causes: [Cause; 2],
     content: [u64; 2],
-    told: [CauseSet; 2],
+    reported: [CauseSet; 2],
 }
 
 impl Received {
     fn new(pfns: [u64; 2], causes: [Cause; 2]) -> Self {
-        Self { pfns, causes, content: [0; 2], told: [CauseSet::default(); 2] }
+        Self { pfns, causes, content: [0; 2], reported: [CauseSet::default(); 2] }
     }
 
     fn pay_all(&mut self, scene: &Scene, mut taken: Taken<'_>) {
@@ -116,24 +115,24 @@ impl Received {
             assert!(!causes.is_empty());
             for slot in (0..2).filter(|&slot| self.pfns[slot] == pfn.0) {
                 self.content[slot] = scene.read(slot);
-                self.told[slot] = self.told[slot].union(causes);
+                self.reported[slot] = self.reported[slot].union(causes);
             }
         }
     }
 
-    /// What was read when a page was last paid must be what its marker wrote, and its cause was
-    /// told.
+    /// What was read when a page was last paid must be what its marker wrote, and its cause must be
+    /// reported.
     fn finish(mut self, scene: &Scene) {
         self.pay_all(scene, scene.bitmap.take(9, 0));
         assert!(scene.bitmap.is_empty());
         assert_eq!(self.content, [1, 1], "a page was not taken after its mark");
-        for (told, cause) in self.told.into_iter().zip(self.causes) {
-            assert!(told.contains(cause), "a cause was not told");
+        for (reported, cause) in self.reported.into_iter().zip(self.causes) {
+            assert!(reported.contains(cause), "a cause was not reported");
         }
     }
 }
 
-/// Marks meet where they are in one bitmap.
+/// Only marks in the same bitmap race.
 const SAME: [Cause; 2] = [Cause::Entry; 2];
 const APART: [Cause; 2] = [Cause::Entry, Cause::Table];
 
@@ -143,9 +142,9 @@ struct Race {
     /// What is marked, and why.
     pfns: [u64; 2],
     causes: [Cause; 2],
-    /// Marks that are done before the take; the others are threads beside it.
+    /// Marks that are done before the take; the others are made by threads beside it.
     before: usize,
-    /// Pages that the first take may have, and from where on.
+    /// The most pages that the first take may have, and its first pfn.
     limit: usize,
     from: u64,
     /// Whether the first take is paid.
@@ -210,8 +209,8 @@ fn a_mark_beside_a_take_that_begins_in_its_line() {
     }
 }
 
-/// Room for a word decides how it is taken, and so does a second cause: for each way a mark of the
-/// same pfn comes after the look at the word and before its bits are cleared.
+/// The limit decides how a word is taken, and so does a second cause. In each way, a mark of the
+/// same pfn comes between the read of the word and the clearing of its bits.
 #[test]
 fn a_mark_of_a_pfn_that_is_being_taken_in_each_way() {
     for (causes, limit) in [(SAME, 1), (SAME, 99), (APART, 1), (APART, 99)] {
@@ -233,7 +232,7 @@ fn a_mark_of_a_pfn_that_is_being_taken_in_each_way() {
     }
 }
 
-/// The summary is up when the second marker comes, and the taker is about to clear it.
+/// The summary bits are set when the second marker comes, and the taker is about to clear them.
 #[test]
 fn a_mark_beside_the_take_of_an_earlier_one() {
     for pfns in [[5, 5], [5, 6], [5, 70], [5, LINE_PFNS], [5, BORDER]] {
@@ -252,7 +251,7 @@ fn a_mark_beside_a_debt_that_returns() {
     }
 }
 
-/// The debt is dropped by another thread, as by a transport's, while the taker takes on.
+/// Another thread drops the debt, as a transport's thread may, during the next take.
 #[test]
 fn a_debt_that_returns_beside_the_next_take() {
     let model = || {
@@ -281,7 +280,7 @@ fn mark_line(bitmap: &ResendBitmap, leaf: u64, slots: &[usize], cause: Cause) {
     bitmap.mark_leaf(Width::W64, LeafIndex(leaf), &mask, cause);
 }
 
-/// Two threads raise one word of the summary; who takes after the join finds exactly what they
+/// Two threads set bits of one word of the summary; a take after the join finds exactly what they
 /// marked.
 #[test]
 fn two_markers_on_neighbouring_lines_joined_before_a_take() {
@@ -306,8 +305,8 @@ fn two_markers_on_neighbouring_lines_joined_before_a_take() {
     explore("two markers on neighbouring lines, joined before a take", &ALL, model);
 }
 
-/// A taker beside two markers: the public contract, though the engine's own taker waits for the
-/// join.
+/// A taker beside two markers: the public contract allows it, though the engine's own taker waits
+/// for the join.
 #[test]
 fn two_markers_on_neighbouring_lines_beside_a_take() {
     let model = || {
@@ -327,8 +326,8 @@ fn two_markers_on_neighbouring_lines_beside_a_take() {
     explore("two markers on neighbouring lines beside a take", &LOOMS_OWN, model);
 }
 
-/// A mask raises the summary once, after all of its words: a take may find the first word before
-/// that. Its first bit is new, or up already.
+/// A mask sets the summary bits once, after all of its words: a take may find the first word before
+/// that. The first bit of the mask is new, or already set.
 #[test]
 fn a_mask_of_two_words_beside_the_take_of_an_earlier_mark() {
     for (slot, pfns) in [(6, [5, 511]), (5, [5, 5])] {
@@ -373,7 +372,7 @@ fn words_under_two_words_of_the_summary_beside_a_take() {
 
 /// A comparison asks why a pfn is owed while it is being marked.
 #[test]
-fn who_sees_a_pfn_owed_finds_its_causes_and_its_content() {
+fn a_reader_that_sees_a_pfn_owed_finds_its_causes_and_its_content() {
     let model = || {
         let scene = Scene::new(64);
         let marker = beside(&scene, |scene| {
@@ -387,5 +386,5 @@ fn who_sees_a_pfn_owed_finds_its_causes_and_its_content() {
         join([marker]);
         assert_eq!(scene.bitmap.count(), 1);
     };
-    explore("who sees a pfn owed finds its causes and its content", &ALL, model);
+    explore("a reader that sees a pfn owed finds its causes and its content", &ALL, model);
 }

@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The resend bitmap: every pfn that is owed to the destination, and why. Many mark, one takes,
-//! nothing is lost.
+//! The resend bitmap: every pfn that is owed to the destination, and why. Many threads mark, one
+//! takes, and no mark is lost.
 //! Not here: what happens to a page that was taken; until it is paid it is a debt (law 3).
 //! Units: a bitmap per cause, bit `pfn % 64` of word `pfn / 64`; a pfn is owed if any bitmap has
 //! its bit.
-//! Threads: markers on any number of threads, at most one taker beside them; resizing stops all,
-//! and so do shards, which have their lines alone.
+//! Threads: markers on any number of threads beside at most one taker. Resizing and shards borrow
+//! the bitmap exclusively; each shard owns its lines.
 //! Source: law 3, `docs/design`; bit order of `bitmap`, so that a 64-bit leaf's mask is one line of
 //! 64 bytes.
 //!
 //! # Protocol
-//! Each bitmap stands for itself. A marker ORs (1) the words, then sees to it that (2) the bit of
-//! their line and (3) the bit of its group of lines are up: it looks, and ORs what is missing. The
-//! taker goes down: it clears (4) the group's bit and looks at the lines, clears (5) the line's bit
-//! and looks at the words, clears (6) the bits that it takes from them, and raises again the
-//! summaries of what is left. Only the taker clears.
+//! The bitmaps are independent. A marker (1) ORs the words, then makes sure that (2) the bit of
+//! their line and (3) the bit of its group of lines are set: it reads them and ORs what is missing.
+//! The taker works from the top: it (4) clears the group's bit and reads the lines, (5) clears the
+//! line's bit and reads the words, (6) clears the bits that it takes from them, and then sets again
+//! the summary bits of what is left. Only the taker clears bits.
 //!
-//! - *No bit is lost.* All of it is sequentially consistent. If a marker found the group up, or put
-//!   it up, before (4), it wrote (2) before, and the taker, who looks after (4), sees it. If after
-//!   (4), the group is up when the visit ends, and the next take comes by; at worst it finds
-//!   nothing. The same holds one level down: between (1) and the line's bit, (5) and the look at
-//!   the words.
-//! - *What a marker knew, the taker knows.* (1) comes before (6) for each bit that (6) takes, so
-//!   the page is read after everything that the marker saw, also when the bit was up already.
-//! - *No cause is lost*, because a cause is the bitmap that the bit is in: each is told with the
-//!   take of its bit.
+//! - *No bit is lost.* All but (6) is sequentially consistent. If a marker found or set the group's
+//!   bit before (4), it wrote (2) before that, and the taker, which reads the lines after (4), sees
+//!   it. If after (4), the group's bit is set when the visit ends, and the next take visits the
+//!   group; at worst it finds nothing. The same holds one level down, with (1) and the line's bit,
+//!   (5) and the read of the words.
+//! - *The taker sees what the marker saw.* (1) happens before (6) for each bit that (6) takes, so
+//!   the page is read after everything that the marker saw, even if the bit was already set.
+//! - *No cause is lost.* The bitmap that a bit is in is its cause: a take of the bit reports it.
 
 mod aligned;
 mod cause_bitmap;
@@ -57,7 +56,7 @@ pub struct ResendBitmap {
 }
 
 impl ResendBitmap {
-    /// Nothing is owed of `pfns` pfns. Memory that no mark touches is reserved, not used.
+    /// A bitmap of `pfns` pfns, none of them owed. Memory that no mark touches is only reserved.
     ///
     /// # Panics
     /// If there is no address space for `Cause::ALL.len()` bits per pfn.
@@ -77,8 +76,8 @@ impl ResendBitmap {
         self.pfns
     }
 
-    /// Changes the length. Pfns below both lengths stay owed with their causes; those that fall
-    /// away are no longer owed. Costs what is owed, beside the summary.
+    /// Changes the length. Pfns below both lengths stay owed with their causes; those past the new
+    /// length are no longer owed. The cost grows with the owed pfns and the summary.
     pub fn resize(&mut self, pfns: u64) {
         if pfns < self.pfns {
             self.by_cause.iter_mut().for_each(|bitmap| bitmap.cut(pfns));
@@ -107,7 +106,7 @@ impl ResendBitmap {
         }
     }
 
-    /// Owes a pfn. Returns whether it is below the length; past it there is nothing to owe.
+    /// Owes a pfn. Returns whether it is below the length; past it nothing is marked.
     pub fn mark(&self, pfn: Pfn, cause: Cause) -> bool {
         let known = pfn.0 < self.pfns;
         if known {
@@ -197,7 +196,7 @@ impl ResendBitmap {
         lines.map(|line| self.line(line))
     }
 
-    /// Pfns owed now. Exact while nobody marks or takes; costs what is owed.
+    /// Pfns owed now. Exact while no thread marks or takes. The cost grows with the owed pfns.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.raised().flatten().map(|word| u64::from(word.count_ones())).sum()
@@ -207,7 +206,7 @@ impl ResendBitmap {
     /// ascending order; each ends where the next one begins, the last one with the bitmap.
     ///
     /// # Panics
-    /// When a shard is asked for that ends before it begins.
+    /// On a shard that would end before it begins.
     pub fn shards_mut<'a>(
         &'a mut self,
         firsts: impl IntoIterator<Item = u64>,
@@ -215,17 +214,17 @@ impl ResendBitmap {
         shard::cut(self.pfns, &mut self.by_cause, firsts)
     }
 
-    /// Whether nothing is owed now. Exact while nobody marks or takes; costs the summary.
+    /// Whether nothing is owed now. Exact while no thread marks or takes. Reads the summary.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.raised().flatten().all(|word| word == 0)
     }
 
-    /// Takes up to `limit` owed pfns from pfn `from` on, in ascending order. A sweep goes on at
+    /// Takes up to `limit` owed pfns from pfn `from` on, in ascending order. A sweep continues at
     /// [`Taken::next`] until that is [`ResendBitmap::pfns`], and then begins again with 0.
     ///
-    /// Costs the upper summary from `from` on, and what is taken; it uses the memory of the take
-    /// before. Only one thread takes at a time.
+    /// The cost grows with the upper summary from `from` on and with what is taken. The memory of
+    /// the previous take is reused. Only one thread takes at a time.
     pub fn take(&self, limit: usize, from: u64) -> Taken<'_> {
         Taken::new(&self.by_cause, &self.spare, self.pfns, limit, from)
     }

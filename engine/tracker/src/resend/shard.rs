@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Neighbouring lines of the resend bitmap, lent to one thread, which marks in them without a lock.
+//! Neighbouring lines of the resend bitmap, lent to one thread, which marks without locked ORs.
 //! Not here: marks of many threads on the same lines (`cause_bitmap`).
 //! Units: lines by their number in the bitmap.
-//! Threads: one for a shard. The summaries are shared with other shards; nobody takes meanwhile:
+//! Threads: one per shard. The summaries are shared with other shards. There is no take meanwhile:
 //! the bitmap is borrowed.
-//! Source: a locked OR costs some 20 cycles that nothing overtakes, and a leaf has eight or sixteen
-//! words.
+//! Source: a locked OR costs some 20 cycles and nothing executes past it; a leaf has eight or
+//! sixteen words.
 
 use std::ops::RangeFrom;
 
@@ -18,19 +18,19 @@ use crate::leaf::LeafMask;
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering, add_bits};
 
-/// Pfns of a group of lines, of which a shard is whole if it was cut so.
+/// Pfns of a group of lines: a shard that is cut at multiples of it has whole groups.
 pub(crate) const GROUP_PFNS: u64 = GROUP_LINES as u64 * LINE_PFNS;
 
 /// Some neighbouring lines.
 pub struct ResendShard<'a> {
-    /// Of the whole bitmap.
+    /// The length of the whole bitmap.
     pfns: u64,
     first_line: usize,
     by_cause: [Part<'a>; CAUSES],
 }
 
-/// The lines of a leaf, and those after it. Of a leaf that no bitmap is long enough for they are
-/// past every length.
+/// The lines of a leaf, and those after it. For a leaf number past any bitmap they are past every
+/// length.
 fn lines_from(width: Width, leaf: LeafIndex) -> RangeFrom<usize> {
     (leaf.0.saturating_mul(width.entries() as u64) / LINE_PFNS) as usize..
 }
@@ -75,10 +75,10 @@ impl Part<'_> {
 }
 
 impl ResendShard<'_> {
-    /// Where a line is in the shard; nowhere if it is past the length.
+    /// The place of a line in the shard; `None` if it is past the length.
     ///
     /// # Panics
-    /// If it is another shard's: what is owed there would be lost.
+    /// If the line is another shard's: the mark would be lost.
     #[inline]
     fn place(&self, line: usize) -> Option<usize> {
         let place = line.wrapping_sub(self.first_line);
@@ -102,8 +102,8 @@ impl ResendShard<'_> {
         }
     }
 
-    /// Owes those of 64 lines whose bits are in `up`; the first of them is a multiple of 64. Bits
-    /// past the length are dropped.
+    /// Owes the lines whose bits are in `up`, of 64 lines from line `first` on, a multiple of 64.
+    /// Bits past the length are dropped.
     ///
     /// # Panics
     /// If one of them is another shard's, or `lines` ends before it.
@@ -122,8 +122,8 @@ impl ResendShard<'_> {
         self.by_cause[cause as usize].summary.raise(first / 64, raised);
     }
 
-    /// ORs bits into a line, those below the length. Returns whether there are any, so that its
-    /// summary has to be raised.
+    /// ORs the bits below the length into a line. Returns whether there are any: then the caller
+    /// sets the line's bit in the summary.
     #[inline]
     fn put(&mut self, line: usize, bits: &[u64; LINE_WORDS], cause: Cause) -> bool {
         let Some(place) = self.place(line) else { return false };
@@ -142,7 +142,7 @@ impl ResendShard<'_> {
         bits
     }
 
-    /// Brings a line near that will be marked.
+    /// Prefetches a line that will be marked.
     pub(crate) fn fetch(&self, line: usize, cause: Cause) {
         let place = line.wrapping_sub(self.first_line);
         if let Some(words) = self.by_cause[cause as usize].lines.get(place) {
@@ -162,7 +162,7 @@ impl ResendShard<'_> {
             let parts = causes.iter().map(|&cause| &self.by_cause[cause as usize]);
             for part in parts.filter(|part| part.summary.may_have(line)) {
                 let owed = part.lines[place].iter();
-                // ORDER: nobody else writes them.
+                // ORDER: no other thread writes them.
                 words
                     .iter_mut()
                     .zip(owed)

@@ -3,8 +3,8 @@
 //! Not here: the bits (`cause_bitmap`).
 //! Units: a *line* is 512 pfns, one cache line; a bit of `lines` stands for a line, a bit of
 //! `groups` for 4,096 lines.
-//! Threads: markers on any number of threads raise, beside one taker, who clears.
-//! Source: the protocol is told in `resend`.
+//! Threads: markers on any number of threads set bits, beside one taker, which clears them.
+//! Source: the protocol in `resend`.
 
 use super::aligned::Aligned;
 use crate::bitmap::bits_at;
@@ -20,14 +20,14 @@ pub(crate) const fn summary_of(group: usize) -> std::ops::Range<usize> {
     group * GROUP_WORDS..(group + 1) * GROUP_WORDS
 }
 
-/// See the module.
+/// Two levels of summary bits.
 pub(super) struct Summary {
     lines: Aligned,
     groups: Box<[AtomicU64]>,
 }
 
 impl Summary {
-    /// Of `lines` lines, none of which has bits.
+    /// A summary of `lines` lines, none of which has bits.
     pub(super) fn new(lines: usize) -> Self {
         let groups = lines.div_ceil(GROUP_LINES);
         Self {
@@ -46,15 +46,15 @@ impl Summary {
         &self.groups
     }
 
-    /// Raises both levels for lines under one word of the lower one, where they are not up: markers
-    /// share their words, and a look leaves a cache line where it is.
+    /// Sets the bits of both levels for lines under one word of the lower one. Bits that are set
+    /// are only read: markers share these words, and a read leaves the cache line shared.
     pub(super) fn raise(&self, under: usize, lines: u64) {
         if lines == 0 {
             return;
         }
         let missing = lines & !self.lines_under(under);
         if missing != 0 {
-            // ORDER: sequentially consistent with the looks here and in `take`, and with what is
+            // ORDER: sequentially consistent with the reads here and in `take`, and with what is
             // cleared there.
             set_bits(&self.lines()[under], missing, Ordering::SeqCst);
         }
@@ -62,7 +62,7 @@ impl Summary {
         self.raise_groups(group / 64, 1 << (group % 64));
     }
 
-    /// Raises the upper level, where it is not up.
+    /// Sets the bits of the upper level that are not set.
     pub(super) fn raise_groups(&self, under: usize, groups: u64) {
         let missing = groups & !self.groups_under(under);
         if missing != 0 {
@@ -73,8 +73,8 @@ impl Summary {
 
     /// The bits of one word of the lower level.
     pub(super) fn lines_under(&self, index: usize) -> u64 {
-        // ORDER: as in `CauseBitmap::word`, one level up; a marker looks after it has written the
-        // words.
+        // ORDER: as in `CauseBitmap::word`, one level up; a marker reads this after it has written
+        // the words.
         self.lines()[index].load(Ordering::SeqCst)
     }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What leaves the resend bitmap: the taker's side of the protocol, and the debt that a take is.
+//! Takes from the resend bitmap: the taker's side of the protocol, and the debt that a take is.
 //! Not here: the marker's side (`cause_bitmap`).
-//! Units: lines are gathered a few at a time, so that the misses of scattered ones overlap.
+//! Units: lines are found a few at a time, so that the cache misses of scattered ones overlap.
 //! Threads: one taker; a [`Taken`] may be dropped by another thread.
-//! Source: the protocol is told in `resend`; law 3.
+//! Source: the protocol in `resend`; law 3.
 
 use std::fmt;
 use std::sync::{Mutex, TryLockError};
@@ -16,17 +16,16 @@ use crate::frame::Pfn;
 use crate::prefetch::prefetch;
 use crate::sync::{AtomicU64, Ordering, clear_bits};
 
-/// Words of the lower summary, and lines, that are looked at before anything is taken from the
-/// first.
+/// Words of the lower summary, and lines, that are found before the first of them is taken from.
 const AHEAD: usize = 32;
 
 /// Pfns of a take whose memory is kept for the next one, at most: 1.3 MiB.
 pub(super) const SPARE_PFNS_MAX: usize = 1 << 17;
 
-/// Pfns that left the bitmap, in ascending order, and what became of each.
+/// Pfns that left the bitmap, in ascending order, and whether each is paid.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
-    /// How many. The memory past them has any content.
+    /// How many. The content past them is arbitrary.
     len: usize,
     pub(super) pfns: Vec<Pfn>,
     causes: Vec<CauseSet>,
@@ -48,7 +47,7 @@ impl Spare {
 
     fn keep(&self, mut pages: Pages) {
         if pages.pfns.len() > SPARE_PFNS_MAX {
-            return; // who takes all at once does not do so each time
+            return; // a take of everything is rare
         }
         if let Ok(mut spare) = self.0.try_lock() {
             pages.len = 0;
@@ -58,7 +57,8 @@ impl Spare {
     }
 }
 
-/// Pfns that left the bitmap. Each is a debt: what is not paid when this is dropped is owed again.
+/// Pfns that left the bitmap. Each is a debt: if it is unpaid when this is dropped, it is owed
+/// again.
 #[must_use = "pfns that are dropped unpaid are owed again"]
 pub struct Taken<'a> {
     by_cause: &'a [CauseBitmap; CAUSES],
@@ -90,19 +90,19 @@ impl<'a> Taken<'a> {
         &self.pages.pfns[..self.pages.len]
     }
 
-    /// Why, for each of [`Taken::pfns`]; no set is empty.
+    /// The causes of each of [`Taken::pfns`]; no set is empty.
     #[must_use]
     pub fn causes(&self) -> &[CauseSet] {
         &self.pages.causes[..self.pages.len]
     }
 
-    /// Where a sweep goes on: past the last pfn that was looked at.
+    /// Where a sweep continues: past the last pfn that was checked.
     #[must_use]
     pub const fn next(&self) -> u64 {
         self.next
     }
 
-    /// Settles `pfns()[index]`: it is no longer a debt. Paying twice is paying.
+    /// Settles `pfns()[index]`: it is no longer a debt. To pay twice is harmless.
     ///
     /// # Panics
     /// If `index` is not below the number of pfns.
@@ -142,7 +142,7 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// Moves a debt to another thread of a model.
+/// Moves a debt to another thread of a loom model.
 #[cfg(all(test, loom))]
 impl<'a> Taken<'a> {
     pub(super) fn forget(mut self) -> Pages {
@@ -178,11 +178,11 @@ struct Taker<'a> {
     pages: Pages,
 }
 
-/// Where a take stands in the groups under one word of the upper summary.
+/// The position of a take in the groups under one word of the upper summary.
 struct Cursor {
     /// The word.
     top: usize,
-    /// The bitmaps that have anything there, and their groups that were up.
+    /// The bitmaps that have anything there, and their groups whose bits were set.
     causes: u16,
     up: [u64; CAUSES],
     /// The groups that are not done.
@@ -191,7 +191,7 @@ struct Cursor {
     word: usize,
 }
 
-/// Words of the lower summary that were up when they were looked at, before anything was taken from
+/// Words of the lower summary that had bits when they were read, before anything was taken from
 /// under them.
 struct Ahead {
     words: [(usize, u64); AHEAD],
@@ -203,7 +203,7 @@ fn causes_in(causes: u16) -> impl Iterator<Item = usize> {
     bits_of(u64::from(causes)).map(|bitmap| bitmap as usize)
 }
 
-/// Those of some bitmaps whose words have a bit.
+/// The bitmaps in `causes` whose words have a bit.
 fn causes_with(causes: u16, words: &[u64; CAUSES], bit: u64) -> u16 {
     if causes.is_power_of_two() {
         return causes; // one of them has it
@@ -211,7 +211,7 @@ fn causes_with(causes: u16, words: &[u64; CAUSES], bit: u64) -> u16 {
     causes_in(causes).fold(0, |set, bitmap| set | ((words[bitmap] >> bit & 1) as u16) << bitmap)
 }
 
-/// The bits from number `first` of an endless row on that word `index` of it has.
+/// The mask of word `index` for the bits from number `first` on, numbered over all words.
 fn from_on(first: usize, index: usize) -> u64 {
     match first.saturating_sub(64 * index) {
         skipped @ 0..64 => u64::MAX << skipped,
@@ -244,7 +244,7 @@ impl Taker<'_> {
         self.pages.len >= self.limit
     }
 
-    /// Takes from the groups under one word of the upper summary, as far as they are in `open`.
+    /// Takes from the groups in `open` under one word of the upper summary.
     fn take_groups(&mut self, top: usize, open: u64) {
         let up = self.by_cause.each_ref().map(|bitmap| bitmap.summary.groups_under(top) & open);
         let groups = up.iter().fold(0, |any, up| any | up);
@@ -253,7 +253,7 @@ impl Taker<'_> {
         }
         let causes = (0..CAUSES).fold(0, |set, bitmap| set | u16::from(up[bitmap] != 0) << bitmap);
         for bitmap in causes_in(causes) {
-            // ORDER: sequentially consistent with the looks at the lines that follow, and with
+            // ORDER: sequentially consistent with the reads of the lines that follow, and with
             // `raise`.
             clear_bits(&self.by_cause[bitmap].summary.groups()[top], up[bitmap], Ordering::SeqCst);
         }
@@ -270,14 +270,14 @@ impl Taker<'_> {
             }
         }
         for bitmap in causes_in(causes) {
-            // Also what was not come to is still up.
+            // The groups that were not visited are set again too.
             self.by_cause[bitmap]
                 .summary
                 .raise_groups(top, left[bitmap] | up[bitmap] & cursor.groups);
         }
     }
 
-    /// Finds the next words of the lower summary that are up.
+    /// Finds the next words of the lower summary that have bits.
     fn look_ahead(&self, cursor: &mut Cursor) -> Ahead {
         let (mut ahead, mut lines) = (Ahead { words: [(0, 0); AHEAD], len: 0 }, 0);
         while cursor.groups != 0 {
@@ -305,7 +305,7 @@ impl Taker<'_> {
         ahead
     }
 
-    /// The lines under one word of the lower summary that are up in any of some bitmaps.
+    /// The lines under one word of the lower summary whose bits are set in any of some bitmaps.
     fn lines_in(&self, causes: u16, index: usize) -> u64 {
         if causes.is_power_of_two() {
             return self.by_cause[causes.trailing_zeros() as usize].summary.lines_under(index);
@@ -314,7 +314,7 @@ impl Taker<'_> {
             .fold(0, |any, bitmap| any | self.by_cause[bitmap].summary.lines_under(index))
     }
 
-    /// Fetches the lines that were found. Nothing waits for anything here, so that the misses of
+    /// Prefetches the lines that were found. No fetch depends on another one, so that the misses of
     /// scattered pfns overlap.
     fn fetch(&self, ahead: &Ahead, causes: u16) {
         let words = ahead.words[..ahead.len].iter();
@@ -330,8 +330,8 @@ impl Taker<'_> {
         }
     }
 
-    /// Takes from the lines under one word of the lower summary. Returns the bitmaps in which lines
-    /// are left.
+    /// Takes from the open lines under one word of the lower summary. Returns the bitmaps that have
+    /// lines which are not open.
     fn take_lines(&mut self, index: usize, causes: u16) -> u16 {
         if causes.is_power_of_two() {
             let bitmap = &self.by_cause[causes.trailing_zeros() as usize];
@@ -361,7 +361,7 @@ impl Taker<'_> {
         left
     }
 
-    /// The same for one bitmap. Returns whether lines are left.
+    /// The same for one bitmap. Returns whether it has lines that are not open.
     fn take_lines_of(&mut self, bitmap: &CauseBitmap, index: usize, causes: CauseSet) -> bool {
         let (mut lines, more) = self.open_lines(bitmap, index);
         let mut again = 0;
@@ -375,20 +375,20 @@ impl Taker<'_> {
         more
     }
 
-    /// The lines that are up under one word of the lower summary and may be taken: they are
-    /// cleared. And whether there are others.
+    /// Clears the bits of the lines under one word of the lower summary that may be taken. Returns
+    /// these lines, and whether there are others.
     fn open_lines(&self, bitmap: &CauseBitmap, index: usize) -> (u64, bool) {
         let open = if self.is_full() { 0 } else { from_on(self.first_line(), index) };
         let all = bitmap.summary.lines_under(index);
         if all & open != 0 {
-            // ORDER: sequentially consistent with the looks at the words that follow, and with
+            // ORDER: sequentially consistent with the reads of the words that follow, and with
             // `raise`.
             clear_bits(&bitmap.summary.lines()[index], all & open, Ordering::SeqCst);
         }
         (all & open, all & !open != 0)
     }
 
-    /// Takes what one line has. Returns the bitmaps in which something is left.
+    /// Takes from one line. Returns the bitmaps in which something is left.
     fn take_line(&mut self, line: usize, causes: u16) -> u16 {
         if causes.is_power_of_two() {
             let bitmap = &self.by_cause[causes.trailing_zeros() as usize];
@@ -402,7 +402,7 @@ impl Taker<'_> {
     fn take_line_of(&mut self, bitmap: &CauseBitmap, line: usize, causes: CauseSet) -> bool {
         let first = line * LINE_WORDS;
         let words = &bitmap.words()[words_of(line)];
-        // Which words have bits is found without a branch that nobody could foresee.
+        // Finds the words that have bits without branches, which would be mispredicted.
         let any = words.iter().enumerate().fold(0, |any, (number, word)| {
             // ORDER: as in `CauseBitmap::word`
             any | u64::from(word.load(Ordering::SeqCst) != 0) << number
@@ -411,8 +411,8 @@ impl Taker<'_> {
         words.fold(0, |left, (index, word)| left | self.take_word(index, word, causes)) != 0
     }
 
-    /// Whether all of a word may be taken, whatever it has.
-    const fn has_room_for(&self, index: usize) -> bool {
+    /// Whether any content of a word may be taken in full.
+    const fn may_take_all_of(&self, index: usize) -> bool {
         self.limit - self.pages.len >= 64 && self.from <= 64 * index as u64
     }
 
@@ -421,9 +421,9 @@ impl Taker<'_> {
         if self.is_full() { 0 } else { bits_within(&(self.from..u64::MAX), index) }
     }
 
-    /// Takes from a word that one bitmap has. Returns what is left.
+    /// Takes from one word of one bitmap. Returns what is left.
     fn take_word(&mut self, index: usize, word: &AtomicU64, causes: CauseSet) -> u64 {
-        if self.has_room_for(index) {
+        if self.may_take_all_of(index) {
             // ORDER: acquires what each marker of the bits released.
             self.pages.push_word(index, word.swap(0, Ordering::Acquire), causes);
             return 0;
@@ -436,7 +436,7 @@ impl Taker<'_> {
         before & !bits
     }
 
-    /// Takes from a word that several bitmaps have. Returns the bitmaps in which something is left.
+    /// Takes from one word of several bitmaps. Returns the bitmaps in which something is left.
     fn take_words(&mut self, index: usize, causes: u16) -> u16 {
         let seen =
             causes_in(causes).fold(0, |bits, bitmap| bits | self.by_cause[bitmap].word(index));
@@ -468,11 +468,11 @@ fn lowest(word: u64, limit: usize) -> u64 {
     word & !rest
 }
 
-/// Bits of a word from which on it is listed byte by byte: that costs the same for any word, and
-/// guesses no branch.
+/// A word with at least so many bits is listed byte by byte: that costs the same for any word and
+/// needs no branch prediction.
 const MANY: u32 = 12;
 
-/// The numbers of the bits of each byte, in ascending order; what follows them means nothing.
+/// The numbers of the bits of each byte, in ascending order; the slots after them are meaningless.
 const BITS_OF_BYTE: [[u8; 8]; 256] = {
     let mut table = [[0; 8]; 256];
     let mut byte = 0;
@@ -488,7 +488,7 @@ const BITS_OF_BYTE: [[u8; 8]; 256] = {
     table
 };
 
-/// Lists the pfns of the bits of a word whose first pfn is `first`. Returns how many they are.
+/// Lists the pfns of the bits of a word whose first pfn is `first`. Returns their number.
 fn list_bytes(first: u64, bits: u64, pfns: &mut [Pfn; 64]) -> usize {
     let mut len = 0;
     for (number, byte) in (0..).zip(bits.to_le_bytes()) {
@@ -504,7 +504,7 @@ fn list_bytes(first: u64, bits: u64, pfns: &mut [Pfn; 64]) -> usize {
 impl Pages {
     /// Adds a pfn.
     fn push(&mut self, pfn: Pfn, causes: CauseSet) {
-        self.make_room();
+        self.reserve_word();
         self.pfns[self.len] = pfn;
         self.causes[self.len] = causes;
         self.len += 1;
@@ -516,11 +516,10 @@ impl Pages {
         if bits.is_power_of_two() {
             return self.push(Pfn(64 * index as u64 + u64::from(bits.trailing_zeros())), causes);
         }
-        self.make_room();
+        self.reserve_word();
         let first = 64 * index as u64;
-        let pfns = self.pfns[self.len..].first_chunk_mut::<64>().expect("there is room for a word");
-        let all =
-            self.causes[self.len..].first_chunk_mut::<64>().expect("there is room for a word");
+        let pfns = self.pfns[self.len..].first_chunk_mut::<64>().expect("capacity for a word");
+        let all = self.causes[self.len..].first_chunk_mut::<64>().expect("capacity for a word");
         *all = [causes; 64];
         self.len += match bits.count_ones() {
             64 => {
@@ -535,8 +534,8 @@ impl Pages {
         };
     }
 
-    /// Makes room for a word.
-    fn make_room(&mut self) {
+    /// Makes sure that there is capacity for a word.
+    fn reserve_word(&mut self) {
         if self.pfns.len() - self.len < 64 {
             self.grow();
         }
@@ -544,8 +543,8 @@ impl Pages {
 
     #[cold]
     fn grow(&mut self) {
-        let room = (2 * self.len).max(4096) + 64;
-        self.pfns.resize(room, Pfn(0));
-        self.causes.resize(room, CauseSet::default());
+        let capacity = (2 * self.len).max(4096) + 64;
+        self.pfns.resize(capacity, Pfn(0));
+        self.causes.resize(capacity, CauseSet::default());
     }
 }

@@ -20,7 +20,7 @@ type Model = BTreeMap<u64, CauseSet>;
 /// More than one word of the upper summary.
 const PFNS: u64 = (1 << 24) + 9_000;
 
-/// Pfns near the begin, or near where a word, a line, or a word of a summary ends.
+/// Pfns near 0, or near the end of a word, a line, or a word of a summary.
 fn place() -> impl Strategy<Value = u64> {
     let borders = [6, 9, 15, 18, 24].map(|bits| 1_u64 << bits);
     prop_oneof![
@@ -172,7 +172,7 @@ proptest! {
     fn behaves_like_a_map_of_causes(
         pfns in place(),
         ops in prop::collection::vec((op(), cause()), 0..40),
-        only in prop::option::of(cause()), // one bitmap is taken in its own way
+        only in prop::option::of(cause()), // a take of one bitmap has its own code path
     ) {
         let (mut bitmap, mut model) = (ResendBitmap::new(pfns), Model::new());
         for (op, cause) in ops {
@@ -222,10 +222,10 @@ fn law_3_debt_dropped_without_commit_returns() {
     assert!(bitmap.is_empty());
 }
 
-/// Lines under several words of the lower summary, all in one group: what lies before the first pfn
-/// of a take, or after its last one, has to be found by the next.
+/// Lines under several words of the lower summary, all in one group: the next take has to find what
+/// is before the first pfn of a take, or after its last one.
 #[test]
-fn what_a_take_does_not_come_to_stays_owed_under_however_many_words_of_the_summary() {
+fn pfns_outside_a_take_stay_owed_under_any_number_of_words_of_the_summary() {
     for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
         for words in 2..6 {
             let pfns: Vec<_> = (0..words).map(|word| Pfn(5 + word * 64 * LINE_PFNS)).collect();
@@ -244,7 +244,7 @@ fn what_a_take_does_not_come_to_stays_owed_under_however_many_words_of_the_summa
 }
 
 #[test]
-fn a_take_begins_at_its_first_pfn_and_ends_with_its_last_also_amid_a_word() {
+fn a_take_may_begin_and_end_inside_a_word() {
     let group = GROUP_LINES as u64 * LINE_PFNS;
     for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
         for first in [0, 64, LINE_PFNS, 64 * LINE_PFNS, group, 64 * group] {
@@ -269,7 +269,7 @@ fn a_take_begins_at_its_first_pfn_and_ends_with_its_last_also_amid_a_word() {
 }
 
 #[test]
-fn a_take_of_everything_leaves_no_summary_up() {
+fn a_take_of_everything_leaves_no_summary_bit_set() {
     for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
         let bitmap = ResendBitmap::new(PFNS);
         for (pfn, cause) in
@@ -288,7 +288,7 @@ fn a_take_of_everything_leaves_no_summary_up() {
 #[test]
 fn the_memory_of_a_take_is_used_again_unless_it_took_everything() {
     let bitmap = ResendBitmap::new(4 * SPARE_PFNS_MAX as u64);
-    let kept = || bitmap.spare.0.lock().expect("nobody panicked").pfns.len();
+    let kept = || bitmap.spare.0.lock().expect("no thread panicked").pfns.len();
     for (pfns, keeps) in [(1_000, true), (4 * SPARE_PFNS_MAX as u64, false), (1_000, true)] {
         bitmap.mark_range(0..pfns, Cause::First);
         let mut taken = bitmap.take(usize::MAX, 0);
@@ -320,7 +320,7 @@ fn hostile_numbers_mark_nothing() {
 }
 
 #[test]
-fn what_is_another_shards_is_our_mistake() {
+fn a_mark_in_another_shards_lines_panics() {
     let mut bitmap = ResendBitmap::new(3 * 512);
     let mark = |shard: &mut ResendShard<'_>, leaf| {
         shard.mark_leaf(Width::W64, LeafIndex(leaf), &LeafMask::first(1), Cause::Entry);
@@ -353,7 +353,7 @@ fn shards_end_where_the_next_one_begins_and_the_last_one_with_the_bitmap() {
         };
         bitmap.shards_mut(firsts.iter().copied()).map(owed).collect()
     };
-    // Leaves from 6 on are past the length: whoever is asked, nothing is owed there.
+    // Leaves from 6 on are past the length: in every shard, nothing is owed there.
     let past = [6, 7, 8];
     let expected = [&[1, 2][..], &[], &[3, 4, 5]].map(|mine| [mine, &past].concat());
     assert_eq!(lines(&[512, 3 * 512, 3 * 512], &mut bitmap), expected);
@@ -361,7 +361,7 @@ fn shards_end_where_the_next_one_begins_and_the_last_one_with_the_bitmap() {
 }
 
 #[test]
-fn what_a_bitmap_grows_by_can_be_owed_however_little_it_is() {
+fn new_pfns_can_be_owed_after_any_growth() {
     for (lines, more) in [(1, 1), (10, 10), (9, 60), (64, 1)] {
         let mut bitmap = ResendBitmap::new(lines * LINE_PFNS);
         bitmap.mark(Pfn(3), Cause::Entry);
@@ -373,7 +373,7 @@ fn what_a_bitmap_grows_by_can_be_owed_however_little_it_is() {
 }
 
 #[test]
-fn equal_bits_and_full_words_stay_owed_if_a_take_ends_before_them_or_begins_behind() {
+fn equal_bits_and_full_words_outside_a_take_stay_owed() {
     for causes in [[Cause::Entry; 2], [Cause::Entry, Cause::Table]] {
         for (owed, limit, from, taken) in
             [(vec![3, 5, 64 + 5], 1, 0, 1), ((0..64).collect(), 9, 64, 0)]
@@ -390,7 +390,7 @@ fn equal_bits_and_full_words_stay_owed_if_a_take_ends_before_them_or_begins_behi
 }
 
 #[test]
-fn a_leaf_that_the_length_cuts_is_owed_as_far_as_it_goes() {
+fn a_leaf_that_the_length_cuts_is_owed_up_to_the_length() {
     for (width, leaf) in [Width::W32, Width::W64]
         .into_iter()
         .flat_map(|width| [0, 1, 9].map(|leaf| (width, LeafIndex(leaf))))
@@ -402,8 +402,8 @@ fn a_leaf_that_the_length_cuts_is_owed_as_far_as_it_goes() {
     }
 }
 
-/// A page's content is written before it is marked. Who is last to take it must find the last
-/// content, and hear of every cause, however takes, partial takes and returned debts fall between.
+/// A page's content is written before it is marked. The last take must find the last content, and
+/// every cause must be reported, whatever takes, partial takes and returned debts come between.
 #[test]
 fn markers_beside_a_taker_lose_nothing() {
     const LENGTH: u64 = if cfg!(miri) { 100 } else { 5_000 };
@@ -414,14 +414,14 @@ fn markers_beside_a_taker_lose_nothing() {
     let running = AtomicUsize::new(MARKERS as usize);
     let causes = [Cause::LogDirty, Cause::Entry, Cause::Structure];
     let mut sent = vec![0; contents.len()];
-    let mut told = vec![CauseSet::default(); LENGTH as usize];
+    let mut reported = vec![CauseSet::default(); LENGTH as usize];
     std::thread::scope(|scope| {
         for marker in 0..MARKERS {
             let (bitmap, contents, running) = (&bitmap, &contents, &running);
             scope.spawn(move || {
                 for turn in 1..=MARKS {
                     let pfn = turn * (2 * marker + 7919) % LENGTH;
-                    // ORDER: published by the mark, found by who takes it.
+                    // ORDER: published by the mark, acquired by the take.
                     contents[(pfn * MARKERS + marker) as usize].store(turn, Ordering::Relaxed);
                     bitmap.mark(Pfn(pfn), causes[marker as usize]);
                 }
@@ -438,7 +438,7 @@ fn markers_beside_a_taker_lose_nothing() {
                 if (index + turn) % 5 != 0 {
                     taken.pay(index);
                     let (Pfn(pfn), causes) = (taken.pfns()[index], taken.causes()[index]);
-                    let seen = &mut told[pfn as usize];
+                    let seen = &mut reported[pfn as usize];
                     *seen = seen.union(causes);
                     let first = (pfn * MARKERS) as usize;
                     for at in first..first + MARKERS as usize {
@@ -455,34 +455,34 @@ fn markers_beside_a_taker_lose_nothing() {
     let last = contents.iter().map(|c| c.load(Ordering::Relaxed)); // ORDER: all have joined
     assert!(last.eq(sent.iter().copied()), "a marked page was not taken after its last mark");
     let marked = |at: usize| sent[at] != 0;
-    for (pfn, told) in told.into_iter().enumerate() {
+    for (pfn, reported) in reported.into_iter().enumerate() {
         let expected = (0..3).filter(|m| marked(3 * pfn + m)).map(|m| causes[m]).collect();
-        assert_eq!(told, expected, "causes of pfn {pfn}");
+        assert_eq!(reported, expected, "causes of pfn {pfn}");
     }
 }
 
-/// The owner takes the next batch while threads send the ones before it and hand back what was
-/// lost: each pfn is taken once for the first copy, and once for each time that it was handed back.
+/// The owner takes the next batch while threads send the ones before it and return what was lost:
+/// each pfn is taken once for the first copy, and once for each time that it was returned.
 #[test]
-fn senders_hand_pfns_back_while_the_next_batch_is_taken() {
+fn senders_return_pfns_while_the_next_batch_is_taken() {
     const LENGTH: u64 = if cfg!(miri) { 300 } else { 100_000 };
     const SENDERS: u64 = 3;
     let bitmap = ResendBitmap::new(LENGTH);
     bitmap.mark_range(0..LENGTH, Cause::First);
     let [sent, lost] = [(); 2].map(|()| zeroed_words(LENGTH as usize));
     let on_the_way = AtomicUsize::new(0);
-    let (hand_out, batches) = std::sync::mpsc::sync_channel::<Vec<(Pfn, CauseSet)>>(2);
+    let (to_senders, batches) = std::sync::mpsc::sync_channel::<Vec<(Pfn, CauseSet)>>(2);
     let batches = Mutex::new(batches);
     std::thread::scope(|scope| {
         for sender in 0..SENDERS {
             let (bitmap, sent, lost) = (&bitmap, &sent, &lost);
             let (batches, on_the_way) = (&batches, &on_the_way);
             scope.spawn(move || {
-                let next = || batches.lock().expect("nobody panicked").recv();
+                let next = || batches.lock().expect("no thread panicked").recv();
                 while let Ok(batch) = next() {
                     for (pfn, causes) in batch {
                         let at = pfn.0 as usize;
-                        // ORDER: who hands the pfn out again has taken it after the mark below.
+                        // ORDER: the pfn is sent again only after a take of the mark below.
                         let before = sent[at].fetch_add(1, Ordering::Relaxed);
                         let why = if before == 0 { Cause::First } else { Cause::Returned };
                         assert_eq!(causes, CauseSet::of(why), "{pfn}");
@@ -503,16 +503,16 @@ fn senders_hand_pfns_back_while_the_next_batch_is_taken() {
             from = if taken.next() < LENGTH { taken.next() } else { 0 };
             let batch: Vec<_> =
                 taken.pfns().iter().copied().zip(taken.causes().iter().copied()).collect();
-            taken.pay_all(); // in flight: whoever sends it has the debt
+            taken.pay_all(); // in flight: its sender has the debt
             drop(taken);
             if !batch.is_empty() {
                 on_the_way.fetch_add(1, Ordering::Relaxed); // ORDER: the channel's
-                hand_out.send(batch).expect("somebody sends");
+                to_senders.send(batch).expect("senders are running");
             } else if done && bitmap.is_empty() {
                 break;
             }
         }
-        drop(hand_out);
+        drop(to_senders);
     });
     // ORDER: all have joined
     let counts = |words: &[AtomicU64]| -> Vec<u64> {
@@ -520,5 +520,5 @@ fn senders_hand_pfns_back_while_the_next_batch_is_taken() {
     };
     let expected: Vec<_> = counts(&lost).iter().map(|lost| lost + 1).collect();
     assert_eq!(counts(&sent), expected);
-    assert!(counts(&lost).iter().sum::<u64>() > LENGTH / 4, "many were handed back");
+    assert!(counts(&lost).iter().sum::<u64>() > LENGTH / 4, "many were returned");
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What was sent and has to be sent again, although nothing says that it was written.
+//! Pfns that have to be sent again, although nothing says that they were written.
 //! Not here: frames that moved (`moves`).
 //! Units: pfns.
 //! Threads: the owner's.
@@ -12,8 +12,9 @@ use crate::p2m::P2m;
 use crate::round::Round;
 use crate::uncertainty::Uncertainty;
 
-/// A frame moved: whatever was sent as a page table may name its old pfn. While the guest runs,
-/// this is tolerated for so many rounds; then it is left to the final one.
+/// A frame moved: every page table that was sent may name its old pfn. While the guest runs, tables
+/// are sent again for at most `uncertain_rounds_max` rounds in a row; then it is left to a
+/// suspended round.
 pub(crate) fn owe_tables(round: &mut Round, ledger: &Ledger, destination: &mut Destination) {
     let patience = round.config.uncertain_rounds_max;
     if !destination.sent.tables_are_uncertain()
@@ -30,14 +31,15 @@ pub(crate) fn owe_tables(round: &mut Round, ledger: &Ledger, destination: &mut D
     }
 }
 
-/// What was sent although the m2p does not name its pfn: log-dirty does not say when it is written.
+/// Owes pfns that were sent although the m2p does not name them: log-dirty does not say when they
+/// are written.
 pub(crate) fn owe_unsound(ledger: &Ledger, destination: &Destination) {
     for pfn in destination.sent.unsound() {
         ledger.bitmap.mark(pfn, Cause::Uncertain);
     }
 }
 
-/// Whatever owes a pfn owes the other one that has its frame: the m2p may have gone over to either.
+/// If a pfn is owed, so is the other one that has its frame: the m2p may have changed to either.
 /// While the guest runs the copy waits, and its twin does not.
 pub(crate) fn owe_twins(round: &Round, ledger: &Ledger, destination: &Destination) {
     for (pfn, twin) in destination.sent.twins() {
@@ -50,8 +52,8 @@ pub(crate) fn owe_twins(round: &Round, ledger: &Ledger, destination: &Destinatio
     }
 }
 
-/// The structure may have been another one between two walks, there and back: whoever reads the p2m
-/// by a mapping of its own may have read that. What was handed out since is owed again, and
+/// Between two walks the structure may have changed and changed back, and a caller that reads the
+/// p2m by its own mapping may have read that. What was given to the sender since is owed again, and
 /// forgotten once every leaf was compared.
 pub(crate) fn owe_what_was_read(
     round: &Round,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sending: one batch, taken from what is owed and decided; in flight until it is answered; its
-//! answers written down.
+//! Sending: takes a batch from what is owed and decides it; keeps it in flight until it is
+//! answered; records its answers.
 //! Not here: the order of batches (`tracker`), the bytes (the transport's).
-//! Units: at most `QUERY_FRAMES_MAX` pfns; they are a debt until each is paid or put down
+//! Units: at most `QUERY_FRAMES_MAX` pfns; they are a debt until each is paid or recorded
 //! elsewhere.
 //! Threads: the caller's.
 //! Source: `docs/design.md`, laws 3 (debt) and 5 (the shadow is what was sent).
@@ -28,7 +28,7 @@ use crate::uncertainty::Uncertainty;
 /// Causes of a pfn that was never sent.
 const NEVER_SENT: [CauseSet; 2] = [CauseSet::of(Cause::First), CauseSet::of(Cause::Growth)];
 
-/// Where a sweep over all that is owed stands.
+/// The position of a sweep over all that is owed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sweep {
     /// The next pfn.
@@ -44,8 +44,8 @@ impl Sweep {
     pub(crate) const TABLES: Self = Self { from: 0, holds_tables: false };
 }
 
-/// Takes and decides the next batch of a sweep. What has to be sent is in flight then, which may be
-/// nothing. Returns where to go on, or `None` if nothing was left.
+/// Takes and decides the next batch of a sweep. The pages that have to be sent are then in flight;
+/// there may be none. Returns where to go on, or `None` if nothing was left.
 pub(crate) fn take(
     round: &mut Round,
     p2m: &P2m,
@@ -70,7 +70,7 @@ pub(crate) fn take(
         round.note(Uncertainty::QueryFailed);
     }
     sort(&mut taken, &outcomes, out, round, destination, sweep.holds_tables);
-    // Before anybody looks at the shadow again: a table of this batch may name one of these pfns.
+    // Before the shadow is read again: a table of this batch may name one of these pfns.
     destination.remember();
     Ok(Some(taken.next()))
 }
@@ -88,7 +88,7 @@ fn sort(
     for (index, outcome) in outcomes.iter().enumerate() {
         let (pfn, causes) = (taken.pfns()[index], taken.causes()[index]);
         match *outcome {
-            // The whole leaf waits, holes and all: it stays in the bitmap, which costs nothing.
+            // The whole leaf waits, holes included: it stays in the bitmap, which costs nothing.
             Outcome::Wait(Deferral::LeafUnmapped) => {
                 round.report.pages.deferred_uncertain += u64::from(holds_tables);
                 continue;
@@ -115,7 +115,7 @@ fn sort(
             Outcome::Send { page, footing } => {
                 // Whatever the answer will be, the receiver may have it from now on.
                 destination.sent.hold(pfn);
-                // Of a guest that stands still everybody reads the same.
+                // A suspended guest's p2m reads the same for the caller and the engine.
                 if sender == Sender::CallerReadsP2m && !suspended {
                     destination.sent.since.set(pfn);
                 }
@@ -126,8 +126,8 @@ fn sort(
     }
 }
 
-/// Writes down the answers for the batch, one per page in order. Who says too little has said
-/// nothing about the rest. Returns the error of a page that can't be sent; it is owed as before.
+/// Records the answers for the batch, one per page in order. Pages without an answer count as not
+/// acknowledged. Returns the error of a page that can't be sent; it is owed as before.
 pub(crate) fn answer(
     round: &mut Round,
     ledger: &mut Ledger,
@@ -158,7 +158,7 @@ pub(crate) fn answer(
                 let is_verdict = !(unsure && matches!(reason, Deferral::Table(_)));
                 let reason = if is_verdict { reason } else { Deferral::QueryFailed };
                 round.report.pages.defer(reason);
-                destination.distrust(page.pfn); // it may have been sent all the same
+                destination.distrust(page.pfn); // it may have been sent anyway
                 ledger.out.defer(page.pfn, reason, causes);
             }
             Answer::Failed(source) => {
@@ -174,7 +174,7 @@ pub(crate) fn answer(
     failed
 }
 
-/// The batch was not sent, or nobody knows: all of it is owed as before.
+/// The batch was not sent, or may not have been: all of it is owed as before.
 pub(crate) fn turn_back(ledger: &mut Ledger, destination: &mut Destination, notes: &mut Notes) {
     destination.tables_named(notes.take_named());
     notes.take_unsure();

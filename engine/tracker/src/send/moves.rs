@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames that are under another pfn than they were: what was sent as a page table may name the old
-//! one.
-//! Not here: how that comes to light (`destination::Moves`).
-//! Units: at most `QUERY_FRAMES_MAX` frames a question.
+//! Frames that moved to another pfn: page tables that were sent may name the old one.
+//! Not here: how a move is found (`destination::Moves`).
+//! Units: at most `QUERY_FRAMES_MAX` frames a query.
 //! Threads: the owner's.
 //! Source: `docs/decisions/0002-frames-that-move.md`.
 
@@ -37,7 +36,7 @@ pub(crate) fn follow(
     destination.end_moves(moves);
 }
 
-/// Frames of pfns that were removed may turn up under others.
+/// Frames of removed pfns may be found under others.
 pub(crate) fn follow_removed(
     round: &mut Round,
     p2m: &P2m,
@@ -64,8 +63,8 @@ fn follow_named(mfn: Mfn, pfn: Pfn, ledger: &Ledger, destination: &mut Destinati
     }
 }
 
-/// Frames that pfns had and have no more: gone from the domain, under another pfn, or to be
-/// watched.
+/// Frames that pfns had and have no more: they left the domain, are under another pfn, or have to
+/// be watched.
 fn follow_departed(
     departed: &[(Pfn, Mfn)],
     round: &mut Round,
@@ -80,7 +79,7 @@ fn follow_departed(
         let frames: Vec<_> = known.iter().map(|&(_, mfn)| mfn).collect();
         let mut kinds = vec![FrameType::Data; frames.len()];
         if !frames.is_empty() && guest.types.query(&frames, &mut kinds).is_err() {
-            kinds.fill(FrameType::Data); // taken for the domain's: that errs to the safe side
+            kinds.fill(FrameType::Data); // count as the domain's: the safe side
         }
         for ((pfn, mfn), kind) in known.into_iter().zip(kinds) {
             if kind == FrameType::NotOwned {

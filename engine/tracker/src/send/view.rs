@@ -29,17 +29,17 @@ pub(crate) struct View<'a> {
     notes: &'a Notes,
 }
 
-/// What comes to light while the tables of a batch are normalised.
+/// What is found while the tables of a batch are normalised.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    /// Frames named by PTEs under pfns that were not accepted under them (yet).
+    /// Frames named by PTEs, with pfns that were not accepted with them (yet).
     named: RefCell<Vec<(Mfn, Pfn)>>,
     /// Frames of other domains whose PTEs were made not present, by table.
     cleared: RefCell<BTreeMap<Pfn, Vec<Mfn>>>,
-    /// A query failed: no table fault of this batch is a verdict.
+    /// A query failed: no table fault of this batch is final.
     unsure: Cell<bool>,
-    /// Frames that were asked about: whether they are another domain's. A table may name one in
-    /// each of its slots.
+    /// Frames that were queried: whether they are another domain's. A table may name one in each of
+    /// its slots.
     foreign: RefCell<BTreeMap<Mfn, bool>>,
 }
 
@@ -87,7 +87,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Why a frame has no pfn. Only asked when nothing can change any more.
+    /// Resolves a frame that has no pfn. While the guest runs it stays unresolved.
     fn owner(&self, table: Pfn, mfn: Mfn) -> Resolved {
         if !self.suspended {
             return Resolved::Unresolved;
@@ -104,7 +104,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether a frame is another domain's; `None` if nobody could say. Each is asked about once.
+    /// Whether a frame is another domain's; `None` if the query failed. Each is queried once.
     fn is_foreign(&self, mfn: Mfn) -> Option<bool> {
         if mfn.0 >= self.m2p.frames() {
             return Some(true);
@@ -115,7 +115,7 @@ impl<'a> View<'a> {
         let mut kind = [FrameType::Data];
         if self.types.borrow_mut().query(&[mfn], &mut kind).is_err() {
             self.notes.unsure.set(true);
-            return None; // asked again for the next
+            return None; // queried again next time
         }
         let foreign = kind[0] == FrameType::NotOwned;
         self.notes.foreign.borrow_mut().insert(mfn, foreign);
@@ -137,7 +137,7 @@ impl TableView for View<'_> {
         let Some(pfn) = pfn.filter(|&pfn| self.layout.names(self.p2m, pfn, mfn)) else {
             return self.owner(table, mfn);
         };
-        // p2m and m2p name each other, and still the frame may be another domain's, which has it at
+        // p2m and m2p name each other, but the frame may still be another domain's, which has it at
         // the same pfn.
         if !self.destination.is_settled_with(pfn, mfn) {
             match self.is_foreign(mfn) {
@@ -163,7 +163,7 @@ mod tests {
 
     impl FrameTypes for NoTypes {
         fn query(&mut self, _: &[Mfn], _: &mut [FrameType]) -> Result<(), crate::port::PortError> {
-            Err("nobody is asked".into())
+            Err("no query is expected".into())
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn law_6_a_frame_in_every_slot_is_asked_about_once() {
+    fn law_6_a_frame_in_every_slot_is_queried_once() {
         let layout = layout_of(Width::W64, &[Mfn(7)], 1, Mfn(7));
         let ports = Nowhere { width: Width::W64, compat: None };
         for (fails, asked) in [(false, vec![Mfn(3), Mfn(4)]), (true, vec![Mfn(3), Mfn(4), Mfn(3)])]

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a shadow holds, and what that costs.
+//! The forms of the leaves that a shadow holds, and the memory that they take.
 //! Not here: the forms themselves (`encode`).
 //! Units: positions; bytes.
 //! Threads: plain values.
 //! Source: `docs/decisions/0012-forms-of-the-shadow.md`.
 
-/// What a shadow holds.
+/// Counts of a shadow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShadowBytes {
-    /// Positions; the sum of all that follow but `bytes`.
+    /// Positions; the sum of all fields below but `bytes`.
     pub leaves: u64,
     /// Positions without any valid entry.
     pub hole: u64,
@@ -24,6 +24,6 @@ pub struct ShadowBytes {
     pub raw: u64,
     /// Positions held as read in a copy that others share.
     pub shared: u64,
-    /// All that the allocator gave: index, blocks used or not, and each shared copy once.
+    /// All allocated memory: the index, blocks used or free, and each shared copy once.
     pub bytes: u64,
 }

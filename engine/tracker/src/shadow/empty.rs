@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Leaves of the shadow that name no frame of the machine, found with one look for all positions
-//! that share a copy.
+//! Finds leaves of the shadow that name no frame of the machine; reads a copy once for all
+//! positions that share it.
 //! Not here: live leaves (`compare`), what is done about a leaf.
-//! Units: leaves; entries looked at.
+//! Units: leaves; entries read.
 //! Threads: one owner.
-//! Source: `docs/decisions/0001`: a leaf that names no frame may stand at any number of positions.
+//! Source: `docs/decisions/0001`: a leaf that names no frame may be at any number of positions.
 
 use std::collections::HashSet;
 
 use crate::form::{Base, Likeness};
 use crate::frame::Width;
 
-/// Those that were found.
+/// The leaves that were found.
 pub(crate) struct EmptyLeaves {
     machine_frames: u64,
     known: HashSet<Likeness>,
-    /// Entries looked at.
-    looks: u64,
+    /// Entries read.
+    reads: u64,
 }
 
 impl EmptyLeaves {
-    /// None yet, on a machine of so many frames.
+    /// Nothing found yet, on a machine of so many frames.
     pub(crate) fn new(machine_frames: u64) -> Self {
-        Self { machine_frames, known: HashSet::from([Likeness::Hole]), looks: 0 }
+        Self { machine_frames, known: HashSet::from([Likeness::Hole]), reads: 0 }
     }
 
-    /// Whether a leaf names no frame. As long as nobody writes the shadow.
+    /// Whether a leaf names no frame. Valid only while the shadow is not written.
     pub(crate) fn has(&mut self, base: &Base<'_>, width: Width) -> bool {
         let likeness = base.likeness();
         if likeness.is_some_and(|likeness| self.known.contains(&likeness)) {
@@ -33,16 +33,16 @@ impl EmptyLeaves {
         }
         let names = |slot| !base.entry(width, slot).claim(width).names_nothing(self.machine_frames);
         let first = (0..width.entries()).position(names);
-        self.looks += first.map_or(width.entries(), |slot| slot + 1) as u64;
+        self.reads += first.map_or(width.entries(), |slot| slot + 1) as u64;
         if first.is_none() {
             self.known.extend(likeness);
         }
         first.is_none()
     }
 
-    /// Entries looked at.
-    pub(crate) const fn looks(&self) -> u64 {
-        self.looks
+    /// Entries read.
+    pub(crate) const fn reads(&self) -> u64 {
+        self.reads
     }
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use crate::leaf::Leaf;
 
     #[test]
-    fn a_copy_that_positions_share_is_looked_at_once() {
+    fn a_copy_that_positions_share_is_read_once() {
         let mut leaf = Leaf::HOLE;
         (0..512)
             .for_each(|slot| leaf.set_entry(Width::W64, slot, Entry::identity(Width::W64, Pfn(9))));
@@ -61,7 +61,7 @@ mod tests {
         for _ in 0..1000 {
             assert!(empty.has(&Base::Raw(&leaf), Width::W64) && empty.has(&Base::Hole, Width::W64));
         }
-        assert_eq!(empty.looks(), 512);
+        assert_eq!(empty.reads(), 512);
         let mut other = leaf.clone();
         other.set_entry(Width::W64, 7, Entry(100)); // no frame of this machine
         assert!(empty.has(&Base::Raw(&other), Width::W64));
@@ -70,6 +70,6 @@ mod tests {
             named.set_entry(Width::W64, 7, entry);
             assert!(!empty.has(&Base::Raw(&named), Width::W64));
         }
-        assert_eq!(empty.looks(), 512 + 512 + 8 + 8);
+        assert_eq!(empty.reads(), 512 + 512 + 8 + 8);
     }
 }

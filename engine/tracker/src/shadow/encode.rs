@@ -10,11 +10,11 @@ use crate::form::{PackedWords, Segment, Step, wrap};
 use crate::frame::Width;
 use crate::leaf::Leaf;
 
-/// Segments and patches of one leaf: a quarter of its packed form. Beyond that a comparison would
-/// walk more words of the form than a packed leaf streams.
+/// The most segments and patches of one leaf: a quarter of its packed form. With more, a comparison
+/// would take longer than that of a packed leaf.
 pub(super) const RUN_WORDS_MAX: usize = 64;
 
-/// Entries that may stand between two pieces of one run: more are cheaper as segments of their own.
+/// The most entries that may interrupt a run: more are cheaper as segments of their own.
 const GAP_MAX: usize = 2;
 
 /// The form of one leaf.
@@ -24,18 +24,18 @@ pub(super) enum Form {
     Hole,
     /// One segment over the whole leaf.
     Affine(Segment),
-    /// What [`Runs`] holds.
+    /// The segments and patches in [`Runs`].
     Runs,
-    /// Upper halves all alike, or invalid.
+    /// All valid words have the same upper half.
     Packed {
         /// The upper half.
         high: u32,
     },
-    /// Every word as it is.
+    /// All words as read.
     Raw,
 }
 
-/// Segments, and the patches over them.
+/// Segments, and the patches that override them.
 #[derive(Debug)]
 pub(super) struct Runs {
     segments: ([u64; RUN_WORDS_MAX], usize),
@@ -43,7 +43,7 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// Nothing.
+    /// No runs.
     pub(super) const fn new() -> Self {
         Self { segments: ([0; RUN_WORDS_MAX], 0), patches: ([0; RUN_WORDS_MAX], 0) }
     }
@@ -58,10 +58,10 @@ impl Runs {
         &self.patches.0[..self.patches.1]
     }
 
-    /// Adds a word, if it can be written and there is room.
+    /// Adds a word, if it can be encoded and there is space.
     fn push(&mut self, segment: Option<Segment>, patch: bool) -> Option<()> {
-        let room = self.segments.1 + self.patches.1 < RUN_WORDS_MAX;
-        let Segment(word) = segment.filter(|_| room)?;
+        let has_space = self.segments.1 + self.patches.1 < RUN_WORDS_MAX;
+        let Segment(word) = segment.filter(|_| has_space)?;
         let (words, count) = if patch { &mut self.patches } else { &mut self.segments };
         words[*count] = word;
         *count += 1;
@@ -81,7 +81,7 @@ impl Runs {
         Some(())
     }
 
-    /// Follows a run from its first slot, patching what interrupts it. Returns where it ends.
+    /// Follows a run from its first slot, and patches what interrupts it. Returns its end.
     fn follow(&mut self, width: Width, leaf: &Leaf, begin: usize, step: Step) -> Option<usize> {
         let (entries, delta) = (width.entries(), step.delta());
         let first = word(width, leaf, begin);
@@ -94,7 +94,7 @@ impl Runs {
             while slot < entries && fits(slot) {
                 slot += 1;
             }
-            // Two that fit again, or the end, tell a run from a chance.
+            // One entry may fit by chance: the run goes on only if two fit, or one at the end.
             let goes_on = |gap: &usize| {
                 let again = slot + gap;
                 again < entries && fits(again) && (again + 1 == entries || fits(again + 1))
@@ -117,7 +117,7 @@ fn word(width: Width, leaf: &Leaf, slot: usize) -> u64 {
     }
 }
 
-/// How a run that begins in `slot` goes on; its second entry may be patched.
+/// The step of a run that begins in `slot`; its second entry may be patched.
 fn step_at(width: Width, leaf: &Leaf, slot: usize) -> Step {
     let word = |slot| (slot < width.entries()).then(|| word(width, leaf, slot));
     let first = word(slot).unwrap_or_default();
@@ -132,8 +132,8 @@ fn step_at(width: Width, leaf: &Leaf, slot: usize) -> Step {
     next.or_else(behind).unwrap_or(Step::Zero)
 }
 
-/// The smallest form of a leaf among those that are allowed. `runs` holds the words of
-/// [`Form::Runs`].
+/// The smallest form of a leaf among those that are allowed. The words of [`Form::Runs`] are put
+/// into `runs`.
 pub(super) fn choose(forms: Forms, width: Width, leaf: &Leaf, runs: &mut Runs) -> Form {
     if leaf.is_hole() {
         return Form::Hole;
@@ -148,17 +148,17 @@ pub(super) fn choose(forms: Forms, width: Width, leaf: &Leaf, runs: &mut Runs) -
     packed.flatten().map_or(Form::Raw, |high| Form::Packed { high })
 }
 
-/// The upper half that all valid words have, if it is one and no lower half looks invalid.
+/// The upper half that all valid words share, if there is one and no lower half looks invalid.
 fn packed_half(leaf: &Leaf) -> Option<u32> {
     let first = leaf.words.iter().find(|&&word| word != u64::MAX)?;
     let high = (first >> 32) as u32;
     let fits =
         |word: u64| word == u64::MAX || (word >> 32) as u32 == high && word as u32 != u32::MAX;
-    // No early end: so it becomes a vector loop.
+    // Without an early exit, so that it becomes a vector loop.
     leaf.words.iter().fold(true, |all, &word| all & fits(word)).then_some(high)
 }
 
-/// Packs a leaf that [`choose`] found fit.
+/// Packs a leaf that [`choose`] found packable.
 pub(super) fn pack(leaf: &Leaf, low: &mut PackedWords) {
     low.iter_mut().zip(leaf.words).for_each(|(low, word)| *low = word as u32);
 }
@@ -203,7 +203,7 @@ mod tests {
                 let one = leaf_of(width, |s| if s == patched { 5 } else { up(s) });
                 assert_eq!(form_of(width, &one), (Form::Runs, 1, 1), "{patched}");
             }
-            // At an end a patch costs what a segment costs.
+            // At either end of the leaf, a patch and a segment cost the same.
             for patched in [0, last] {
                 let one = leaf_of(width, |s| if s == patched { 5 } else { up(s) });
                 let (form, segments, patches) = form_of(width, &one);
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn one_entry_that_fits_by_chance_does_not_carry_a_run_on() {
+    fn one_entry_that_fits_by_chance_does_not_continue_a_run() {
         for width in [Width::W32, Width::W64] {
             let up = |slot| 0x1000 + slot;
             let leaf = leaf_of(width, |s| if s < 100 || s == 101 { up(s) } else { 0x9000 + s });
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_runs_is_packed_or_raw() {
+    fn a_leaf_without_runs_is_packed_or_raw() {
         let scattered = |slot: u64| slot.wrapping_mul(0x9e37_79b9) & 0x7fff_ffff;
         let low = leaf_of(Width::W64, scattered);
         assert_eq!(form_of(Width::W64, &low).0, Form::Packed { high: 0 });
@@ -242,13 +242,13 @@ mod tests {
         let both = leaf_of(Width::W64, |s| (s & 1) << 32 | scattered(s));
         assert_eq!(form_of(Width::W64, &both).0, Form::Raw);
         // Looks like an invalid entry once it is packed.
-        let looks = leaf_of(Width::W64, |s| if s == 9 { 0xffff_ffff } else { scattered(s) });
-        assert_eq!(form_of(Width::W64, &looks).0, Form::Raw);
+        let ambiguous = leaf_of(Width::W64, |s| if s == 9 { 0xffff_ffff } else { scattered(s) });
+        assert_eq!(form_of(Width::W64, &ambiguous).0, Form::Raw);
         assert_eq!(form_of(Width::W32, &leaf_of(Width::W32, scattered)).0, Form::Raw);
     }
 
     proptest! {
-        /// Whatever is a run or a patch comes back; `form_of` decodes it.
+        /// `form_of` checks that the decoded leaf is equal.
         #[test]
         fn runs_reproduce_the_leaf(
             cuts in prop::collection::vec((0_usize..1024, any::<u64>(), 0_u64..4), 0..40),

@@ -3,7 +3,7 @@
 //! Not here: the choice for one leaf (`shadow::encode`).
 //! Units: none.
 //! Threads: plain values.
-//! Source: names are an interface: option `--shadow`, variable [`SHADOW_VARIABLE`].
+//! Source: the names are public: option `--shadow`, variable [`SHADOW_VARIABLE`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,15 +12,14 @@ use std::sync::OnceLock;
 /// The environment variable that forces a form where no option does.
 pub const SHADOW_VARIABLE: &str = "P2MTRACK_SHADOW";
 
-/// The forms that a leaf may be given. A hole is a hole in each of them, and what a form can't hold
-/// is raw.
+/// The forms that a leaf may have. A hole is a hole under each of them, and a leaf that no allowed
+/// form can hold is raw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Forms {
-    /// The smallest one.
+    /// The smallest form.
     #[default]
     Auto,
-    /// Segments and patches in a block of their own, also where one would do without; packed if
-    /// there are too many.
+    /// Segments and patches in a block, even for a single segment; packed if there are too many.
     Segments,
     /// Packed.
     Packed,
@@ -29,7 +28,7 @@ pub enum Forms {
 }
 
 impl Forms {
-    /// All, in the order of the smallest form first.
+    /// All of them, the one with the smallest forms first.
     pub const ALL: [Self; 4] = [Self::Auto, Self::Segments, Self::Packed, Self::Raw];
 
     /// The name in options.
@@ -43,7 +42,7 @@ impl Forms {
         }
     }
 
-    /// What [`SHADOW_VARIABLE`] forces, or else the smallest. Asked once for the process.
+    /// What [`SHADOW_VARIABLE`] forces, or else `Auto`. The variable is read once per process.
     ///
     /// # Errors
     /// The variable names no form.
@@ -75,7 +74,7 @@ impl fmt::Display for Forms {
     }
 }
 
-/// A name that no form has.
+/// The name of an unknown form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownForm(pub String);
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The shadow: for each pfn the entry under which it was last accepted, compressed leaf by leaf.
-//! Not here: live memory, or which pfns are owed; for an owed pfn the shadow says nothing.
+//! Not here: live memory, or which pfns are owed; the shadow's entry of an owed pfn means nothing.
 //! Units: leaves by position in the p2m, 512 or 1,024 entries each; shards of `SHARD_LEAVES`
 //! leaves.
-//! Threads: one writer a shard; any number of readers between writes.
+//! Threads: one writer per shard; any number of readers between writes.
 //! Source: law 5, `docs/design`. Not Xen's shadow paging.
 
 mod bytes;
@@ -30,7 +30,7 @@ use crate::leaf::{Leaf, LeafMask};
 /// Leaves of one shard: 8 GiB of a 64-bit guest, 32 KiB of heads.
 pub(crate) const SHARD_LEAVES: u64 = 4096;
 
-/// Our private copy of what was sent.
+/// The engine's private copy of the entries under which pages were accepted.
 #[derive(Clone, Debug)]
 pub struct Shadow {
     width: Width,
@@ -40,7 +40,7 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    /// A shadow without leaves, each of which will have its smallest form.
+    /// A shadow without leaves; each new one gets its smallest form.
     #[must_use]
     pub const fn new(width: Width) -> Self {
         Self::with_forms(width, Forms::Auto)
@@ -63,7 +63,7 @@ impl Shadow {
         let (width, forms) = (self.width, self.forms);
         let shards = leaves.div_ceil(SHARD_LEAVES) as usize;
         self.shards.resize_with(shards, || ShadowShard::new(width, forms));
-        // Those before the last one that was or is are full.
+        // The shards before both ends, old and new, stay full.
         let first = (self.leaves.min(leaves) / SHARD_LEAVES) as usize;
         for (index, shard) in self.shards.iter_mut().enumerate().skip(first) {
             let left = leaves - index as u64 * SHARD_LEAVES;
@@ -78,7 +78,7 @@ impl Shadow {
     }
 
     /// # Panics
-    /// If the shadow has no such leaf: its owner resizes it before it writes.
+    /// If the shadow has no such leaf: the caller resizes it before it writes.
     fn place_mut(&mut self, leaf: LeafIndex) -> (&mut ShadowShard, usize) {
         let leaves = self.leaves;
         assert!(leaf.0 < leaves, "leaf {:#x} is past the shadow's {leaves:#x} leaves", leaf.0);
@@ -91,7 +91,7 @@ impl Shadow {
         self.place(leaf).map_or(Base::Hole, |(shard, index)| shard.base(index))
     }
 
-    /// The shards, each with its first leaf: for writers beside one another.
+    /// The shards, each with its first leaf: for parallel writers.
     pub(crate) fn shards_mut(&mut self) -> impl Iterator<Item = (LeafIndex, &mut ShadowShard)> {
         (0..).step_by(SHARD_LEAVES as usize).map(LeafIndex).zip(&mut self.shards)
     }
@@ -115,8 +115,8 @@ impl Shadow {
         self.update(&[(pfn, entry)]);
     }
 
-    /// Writes the entries of some pfns, in ascending order. Each leaf is taken apart and put
-    /// together once. A copy that other positions share is not touched: this position gets its own.
+    /// Writes the entries of some pfns, in ascending order. Each leaf is decoded and encoded once.
+    /// A copy that other positions share is not changed: this position gets its own.
     ///
     /// # Panics
     /// If the shadow has no leaf for a pfn.
@@ -126,8 +126,7 @@ impl Shadow {
             let leaf = width.leaf_of(same[0].0);
             let (shard, index) = self.place_mut(leaf);
             let base = shard.base(index);
-            // The usual case of a live round: pages were written, and their entries are what they
-            // were.
+            // The usual case of a live round: pages were written, and their entries are unchanged.
             let is_known =
                 |&(pfn, entry): &(Pfn, Entry)| base.entry(width, width.slot_of(pfn)) == entry;
             if same.iter().all(is_known) {
@@ -160,8 +159,8 @@ impl Shadow {
         diff(kernel, self.width, copy, &self.base(leaf))
     }
 
-    /// The slots of a live leaf whose entries differ from the shadow's. `ahead` is the leaf that
-    /// comes next: it is brought near meanwhile.
+    /// The slots of a live leaf whose entries differ from the shadow's. `ahead` is the next leaf,
+    /// which is prefetched meanwhile.
     #[must_use]
     pub fn diff_live(
         &self,
@@ -182,8 +181,8 @@ impl Shadow {
         shard.put(index, copy);
     }
 
-    /// Replaces whole leaves by a copy that other positions may be given too: together they cost
-    /// one. Its form is chosen once for neighbouring ones.
+    /// Replaces whole leaves by a copy that other positions may share: together they cost one leaf.
+    /// The form is chosen once for neighbouring positions of a shard.
     ///
     /// # Panics
     /// If the shadow has no such leaf.
@@ -194,13 +193,13 @@ impl Shadow {
         }
     }
 
-    /// Whether a position is held as a hole; past the end there is nothing but holes.
+    /// Whether a position is held as a hole; all positions past the end are.
     #[must_use]
     pub fn is_hole(&self, leaf: LeafIndex) -> bool {
         self.place(leaf).is_none_or(|(shard, index)| shard.is_hole(index))
     }
 
-    /// Counts what is held. Costs one look per position.
+    /// Counts what is held. Visits every position.
     #[must_use]
     pub fn bytes(&self) -> ShadowBytes {
         let mut held = ShadowBytes::default();
@@ -252,8 +251,8 @@ mod tests {
 
     const COPIES: usize = 6;
 
-    /// Two runs, a hole, runs that are cut and patched, no runs, and words that no form but the raw
-    /// one holds.
+    /// Two runs, a hole, runs that are cut and patched, no runs, and words that only the raw form
+    /// holds.
     fn copies(width: Width) -> [Arc<Leaf>; COPIES] {
         let leaf = |word: &dyn Fn(u64) -> u64| {
             let mut leaf = Leaf::HOLE;
@@ -283,7 +282,7 @@ mod tests {
             self.entries.chunks_exact_mut(self.width.entries()).nth(leaf as usize)
         }
 
-        /// The same step on both; steps past the end are left out, they have a test of their own.
+        /// The same step on both, except past the end, which has a test of its own.
         fn step(&mut self, shadow: &mut Shadow, copies: &[Arc<Leaf>; COPIES], op: &Op) {
             let width = self.width;
             match *op {
@@ -391,7 +390,7 @@ mod tests {
         }
     }
 
-    /// What a shadow would be if each leaf were given its form at once.
+    /// The shadow as it would be if each leaf had been installed whole.
     fn rebuilt(shadow: &Shadow) -> Shadow {
         let mut again = Shadow::with_forms(shadow.width, shadow.forms);
         again.resize(shadow.leaves);
@@ -432,9 +431,9 @@ mod tests {
         }
     }
 
-    /// The steady state: whatever the entries do, blocks that were once there serve again.
+    /// The steady state: however the entries change, freed blocks are used again.
     #[test]
-    fn changes_ask_for_no_memory_once_it_was_there() {
+    fn changes_allocate_no_memory_in_the_steady_state() {
         let mut shadow = Shadow::new(Width::W64);
         shadow.resize(64);
         let turn = |shadow: &mut Shadow, salt: u64| {
@@ -540,7 +539,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "leaf 0x2 is past the shadow's 0x2 leaves")]
-    fn writing_past_the_end_is_our_mistake() {
+    fn writing_past_the_end_panics() {
         let mut shadow = Shadow::new(Width::W64);
         shadow.resize(2);
         shadow.set(Pfn(1024), Entry::INVALID);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Blocks of one size for the leaves of one shard: taken and given back without asking the
+//! Blocks of one size for the leaves of one shard: taken and returned without a call of the
 //! allocator each time.
-//! Not here: what the blocks say.
+//! Not here: the content of the blocks.
 //! Units: words of 64 bits; a handle counts words from the pool's first one.
 //! Threads: one owner.
 //! Source: slabs (Bonwick, USENIX 1994): a free block's first word names the next free one.
 
 use crate::leaf::{FRAME_WORDS, Leaf};
 
-/// Where a block begins.
+/// The first word of a block.
 pub(super) type Handle = u32;
 
 /// No block.
@@ -18,8 +18,8 @@ const NONE: Handle = Handle::MAX;
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     block_words: usize,
-    /// Each asked for by itself: allocators serve a page as it is, and round up what is longer and
-    /// aligned. Less than a page is slack, too: there is a pool of each size in each shard.
+    /// Each allocated by itself: allocators serve a page as it is, and round up what is longer and
+    /// aligned. So the slack is less than a page per pool: a shard has a pool of each size.
     pages: Vec<Box<Leaf>>,
     /// The first word that was never part of a block.
     fresh: Handle,
@@ -43,7 +43,7 @@ impl Pool {
         &self.pages[page].words[word..word + self.block_words]
     }
 
-    /// The page that a block of a whole page is.
+    /// A block that is a whole page.
     pub(super) fn page(&self, handle: Handle) -> &Leaf {
         &self.pages[Self::place(handle).0]
     }
@@ -54,7 +54,7 @@ impl Pool {
         &mut self.pages[page].words[word..word + self.block_words]
     }
 
-    /// Takes a block; what it says is arbitrary. Asks the allocator only if no block is free.
+    /// Takes a block with arbitrary content. Calls the allocator only if no block is free.
     pub(super) fn take(&mut self) -> Handle {
         if self.free != NONE {
             let taken = self.free;
@@ -72,14 +72,14 @@ impl Pool {
         taken
     }
 
-    /// Gives a block back.
+    /// Returns a block.
     pub(super) fn give(&mut self, handle: Handle) {
         let next = self.free;
         self.block_mut(handle)[0] = u64::from(next);
         self.free = handle;
     }
 
-    /// All that the allocator gave for it.
+    /// All allocated memory.
     pub(super) fn bytes(&self) -> u64 {
         (self.pages.len() * size_of::<Leaf>() + self.pages.capacity() * size_of::<Box<Leaf>>())
             as u64
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_asked_for_when_the_last_one_is_full_and_each_is_counted() {
+    fn pages_are_allocated_when_the_last_one_is_full_and_each_is_counted() {
         assert_eq!(Pool::new(2).bytes(), 0);
         for (block_words, page_blocks) in
             [(2, 256), (3, 170), (48, 10), (255, 2), (256, 2), (512, 1)]
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_was_given_back_is_the_next_one() {
+    fn a_returned_block_is_the_next_one_taken() {
         let mut pool = Pool::new(6);
         let handles: Vec<_> = (0..100).map(|_| pool.take()).collect();
         let bytes = pool.bytes();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The shadow of some neighbouring leaves: one word a leaf, and the blocks of those that need more.
+//! The shadow of some neighbouring leaves: one word per leaf, and blocks for those that need more.
 //! Not here: which shard a leaf is in (`shadow`), the choice of a form (`encode`).
 //! Units: leaves by their place in the shard; words of 64 bits.
-//! Threads: one writer, which shares nothing with other shards: no lock between them.
+//! Threads: one writer. Shards share no mutable state, so that they need no lock.
 //! Source: law 5, `docs/design`.
 
 use std::collections::BTreeMap;
@@ -16,14 +16,14 @@ use crate::form::{Base, PackedWords, Segment};
 use crate::frame::{FRAME_BYTES, Width};
 use crate::leaf::Leaf;
 
-/// Sizes of blocks for segments and patches; then that of packed and of raw leaves.
+/// Block sizes for segments and patches, then those for packed and for raw leaves.
 const BLOCK_WORDS: [usize; 13] = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, PACKED_WORDS, RAW_WORDS];
 const PACKED_WORDS: usize = size_of::<PackedWords>() / 8;
 const RAW_WORDS: usize = FRAME_BYTES / 8;
 const PACKED_POOL: usize = BLOCK_WORDS.len() - 2;
 const RAW_POOL: usize = BLOCK_WORDS.len() - 1;
 
-/// How a leaf is held, as it stands in its word.
+/// How a leaf is held, as encoded in its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Head {
     Hole,
@@ -40,14 +40,14 @@ enum Head {
     Raw {
         block: Handle,
     },
-    /// One copy that other positions of the same frame have too.
+    /// A copy that other positions of the same frame share.
     Shared,
 }
 
-/// Bits of a word that tell the kind. A segment over a whole leaf begins at slot 0, so that these
-/// are free.
+/// The bits of a word that give the kind. They are free in an affine leaf, whose segment begins at
+/// slot 0.
 const KIND: u64 = 0b111;
-/// Bits of a packed leaf's block: a shard has at most 2^20 words of packed leaves.
+/// Bits of a packed leaf's block; a shard has at most 2^20 words of packed leaves.
 const PACKED_BLOCK_BITS: u32 = 29;
 
 impl Head {
@@ -158,7 +158,7 @@ impl ShadowShard {
         self.shared.get(&index)
     }
 
-    /// Gives a leaf its new head, and what the old one held back.
+    /// Gives a leaf its new head, and frees what the old one held.
     fn replace(&mut self, index: usize, head: Head) {
         let old = self.head(index);
         if let Some((pool, block)) = old.block() {
@@ -174,7 +174,7 @@ impl ShadowShard {
     pub(crate) fn put(&mut self, index: usize, leaf: &Leaf) {
         let mut runs = Runs::new();
         let form = choose(self.forms, self.width, leaf, &mut runs);
-        // First the old block, so that the new one may be the same.
+        // Frees the old block first, so that the new one may be the same.
         self.replace(index, Head::Hole);
         let head = match form {
             Form::Hole => Head::Hole,
@@ -205,8 +205,8 @@ impl ShadowShard {
         Head::Runs { block, segments: segments.len(), patches: patches.len() }
     }
 
-    /// Remembers leaves that share one copy, also with other positions, unless it costs nothing by
-    /// itself.
+    /// Remembers leaves that share one copy, also with other positions, unless a copy's form needs
+    /// no block.
     pub(super) fn put_shared(&mut self, places: &[usize], copy: &Arc<Leaf>) {
         let form = choose(self.forms, self.width, copy, &mut Runs::new());
         let head = match form {
@@ -249,7 +249,7 @@ impl ShadowShard {
         }
         held.bytes += (self.heads.capacity() * size_of::<u64>()) as u64;
         held.bytes += self.pools.iter().map(Pool::bytes).sum::<u64>();
-        // A node of the map holds 11 entries at most, and is half full at least.
+        // A node of the map holds 11 entries at most, and is at least half full: twice the entries.
         held.bytes += (self.shared.len() * 2 * size_of::<(usize, Arc<Leaf>)>()) as u64;
     }
 
@@ -266,7 +266,7 @@ mod tests {
     use crate::frame::Entry;
 
     #[test]
-    fn heads_come_back_from_their_words() {
+    fn heads_are_decoded_from_their_words() {
         let affine = |word| Segment::new(Width::W64, 0, Step::Down, word).expect("a frame");
         for head in [
             Head::Hole,

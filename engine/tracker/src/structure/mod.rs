@@ -20,18 +20,18 @@ use crate::round::Round;
 use crate::uncertain;
 use crate::uncertainty::Uncertainty;
 
-/// Walks in one live round before its instability is an uncertainty.
+/// Walks in one live round before instability is an uncertainty.
 const WALKS_LIVE: u32 = 8;
-/// Walks of a guest that stands still before the engine gives up.
+/// Walks of a suspended guest before the engine gives up.
 const WALKS_SUSPENDED: u32 = 4;
-/// Reads of the roots while their generation is odd, before a walk is tried all the same.
+/// Reads of the roots while their generation is odd, before a walk is tried anyway.
 const ROOTS_READS_MAX: u32 = 64;
 
-/// A walk, the roots that it was made by, and whether the guest held still.
+/// A walk, the roots that it used, and whether it was stable.
 type Found = (Walked, Roots, bool);
 
-/// Walks under the seqlock. Returns whether the guest held still; if not, or if the structure can't
-/// be followed now, that is an uncertainty and not an error while it runs.
+/// Walks under the seqlock. Returns whether the walk was stable. While the guest runs, a walk that
+/// is not, or a structure that can't be followed now, is an uncertainty and not an error.
 pub(crate) fn walk(
     round: &mut Round,
     offers: &mut Offers,
@@ -42,7 +42,7 @@ pub(crate) fn walk(
 ) -> Result<bool, Error> {
     p2m.walked = true;
     p2m.reasons.report(&mut round.report.structure);
-    p2m.layout.drop_unheld_copies();
+    p2m.layout.drop_unbacked_copies();
     if p2m.reasons.forced {
         p2m.layout.copies.clear();
     }
@@ -54,18 +54,18 @@ pub(crate) fn walk(
     adopt(walked, &roots, round, p2m, ledger, destination, guest);
     offers.cover(p2m.layout.tracked());
     if round.config.sender != Sender::Engine {
-        // They may have been normalised by what was there between two looks.
+        // Sent tables may have been normalised with a structure that was there only between two
+        // walks.
         destination.sent.sent_tables_are_uncertain();
     }
     if !stable {
-        // Every frame of the walk was read after CLEAN: whatever changes it later is in the next
-        // log.
+        // Every frame of the walk was read after CLEAN: any later change of it is in the next log.
         round.note(Uncertainty::Generation);
     }
     Ok(stable)
 }
 
-/// Walks until the guest holds still; not for ever. The inner error is the last walk's own.
+/// Walks until a walk is stable, a limited number of times. The inner error is the last walk's own.
 fn find(
     round: &mut Round,
     p2m: &mut P2m,
@@ -83,7 +83,7 @@ fn find(
             Ok(walked) => {
                 let after = guest.p2m.roots().map_err(Error::port("p2m source"))?;
                 let stable = suspended || walked.shape.is_stable(&before, &after);
-                // Also within a change that does not get on: a vCPU that is not running.
+                // Also in the middle of an update that makes no progress: its vCPU is not running.
                 if stable || after == before {
                     return Ok(Ok((walked, before, stable)));
                 }
@@ -98,7 +98,8 @@ fn find(
     }
 }
 
-/// Reads the roots until their generation is even, as a reader of a seqlock does; not for ever.
+/// Reads the roots until their generation is even, as a reader of a seqlock does, a limited number
+/// of times.
 fn even_roots(guest: &mut Guest<'_>, suspended: bool) -> Result<Roots, Error> {
     let mut roots = Roots::default();
     for _ in 0..ROOTS_READS_MAX {
@@ -127,8 +128,8 @@ fn walk_once(
     Walk::new(guest.p2m, guest.m2p, copies, shape, roots.pfn_count, frames, limit).run()
 }
 
-/// No walk could be made: an error of a guest that stands still, or that goes on for too long; else
-/// an uncertainty.
+/// No walk could be made: an error if the guest is suspended or if it lasts for too many rounds;
+/// otherwise an uncertainty.
 fn fail(
     error: Error,
     round: &mut Round,
@@ -137,11 +138,11 @@ fn fail(
     destination: &Destination,
 ) -> Result<(), Error> {
     let uncertainty = match error {
-        // Nothing was ever followed, and nothing is there to follow.
+        // No walk ever succeeded, and there is nothing to follow.
         Error::Roots { .. } | Error::Width { .. } if p2m.roots.is_none() => return Err(error),
         _ if round.is_suspended() => return Err(error),
         Error::Roots { .. } => Uncertainty::Roots,
-        // A table that is taken out of use and written as data, while the walk reads it.
+        // A table that the guest stopped using and writes as data, while the walk reads it.
         _ => Uncertainty::Walk,
     };
     if round.uncertain.running(uncertainty) >= round.config.uncertain_rounds_max {
@@ -168,14 +169,15 @@ fn adopt(
     p2m.roots = Some(*roots);
     let (before, pfns) = (changes.pfns_before, p2m.layout.pfns());
     if pfns > before && width.slot_of(Pfn(before)) > 0 {
-        // The last leaf was cut inside: its other entries are the guest's now.
+        // The last leaf was tracked in part: its other entries are tracked now.
         p2m.pending.add(width.leaf_of(Pfn(before)), Cause::Growth);
     }
     destination.resize(before, pfns, p2m.layout.tracked(), guest.m2p.frames());
     ledger.bitmap.resize(pfns);
     p2m.resize();
     if round.config.rewalk == Rewalk::EveryRound {
-        // Nobody sends, so that no page is found under another pfn: the m2p is asked for each part.
+        // Nothing is sent, so that no page is found under another pfn: the m2p is read for each p2m
+        // frame.
         for part in 0..p2m.layout.backing.len() {
             p2m.p2m_frame_moved(part, guest.m2p, &mut round.report.structure);
         }
@@ -190,8 +192,8 @@ fn adopt(
     }
 }
 
-/// Of a guest that stands still: an owed pfn's frame may be one of the p2m's own, which got that
-/// pfn without a write to any table. What it holds is compared again.
+/// For a suspended guest: an owed pfn's frame may be a p2m frame that got that pfn without a write
+/// to any table. Its contents are then compared or read again.
 pub(crate) fn find_moved_p2m_frames(
     round: &mut Round,
     p2m: &mut P2m,
@@ -203,7 +205,7 @@ pub(crate) fn find_moved_p2m_frames(
         let taken = ledger.bitmap.take(QUERY_FRAMES_MAX, from);
         let owed = taken.pfns().to_vec();
         from = taken.next();
-        drop(taken); // only looked at: it stays owed
+        drop(taken); // only read: the pfns stay owed
         if owed.is_empty() {
             return;
         }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The width that a guest was attached with, held against what its roots and the start of its p2m
-//! can mean.
-//! Not here: reading the roots (`shared_info`), the walk (`p2m::Walk`); once there was one, the
-//! width is believed.
+//! Checks the width that a guest was attached with against its roots and the start of its p2m.
+//! Not here: reading the roots (`shared_info`), the walk (`p2m::Walk`); after the first walk the
+//! width is not checked again.
 //! Units: entries that name a frame whose m2p names them back.
 //! Threads: the owner's.
 //! Source: neighbouring entries of 4 bytes, read as one of 8, exceed every machine; entries of 8
-//! bytes, read as two of 4, take turns with zeros, and each stands at another pfn than its own. So
-//! no guest can be taken for one of the other width by what Xen says of its frames, unless it means
-//! to: then it has chosen an error for itself.
+//! bytes, read as two of 4, alternate with zeros, and each is at another pfn than its own. So the
+//! m2p does not let a guest pass for one of the other width, unless the guest wants that: then it
+//! causes its own error.
 
 use crate::error::{Error, WidthCause};
 use crate::frame::{Claim, LeafIndex, Mfn, Pfn, Width};
@@ -16,9 +15,9 @@ use crate::leaf::Leaf;
 use crate::p2m::{NO_LEAF, Shape, TableCopies, Walk};
 use crate::port::{Guest, Roots};
 
-/// Positions at the start of the p2m that are looked at.
+/// Positions at the start of the p2m that are read.
 const POSITIONS: u64 = 64;
-/// Entries that are named back before anybody is sure.
+/// Entries that have to be named back as proof of a width.
 const ENTRIES: u64 = 16;
 
 /// Entries that are named back, read in one of the widths.
@@ -28,8 +27,8 @@ struct NamedBack {
     entries: u64,
 }
 
-/// Before the first walk: the guest is not one of the other width. Costs a fast path at one leaf,
-/// unless what is there names little. `domain_frames` bound what is read.
+/// Before the first walk: checks that the guest is not one of the other width. Usually reads one
+/// leaf, more if the entries name few frames. `domain_frames` bound what is read.
 pub(super) fn expect(
     given: Width,
     domain_frames: u64,
@@ -57,7 +56,7 @@ pub(super) fn expect(
     }
 }
 
-/// Reads the start of the p2m in a width. What can't be followed names nothing.
+/// Reads the start of the p2m in a width. A structure that can't be followed names nothing.
 fn named_back(guest: &mut Guest<'_>, roots: &Roots, width: Width, domain_frames: u64) -> NamedBack {
     let mut found = NamedBack::default();
     let pfn_count = roots.pfn_count.min(POSITIONS << width.entry_bits());

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A machine weaker than loom's: updates whose old value nobody asks for take effect late, as far
+//! A memory model weaker than loom's: updates whose old value is not used take effect late, as far
 //! as their order allows.
-//! Not here: in a build without `cfg(loom)`, anything of this.
+//! Not here: builds without `cfg(loom)`.
 //! Units: words of 64 bits.
-//! Threads: loom's, which all run on one thread of the system; each has updates of its own that
-//! wait.
+//! Threads: loom's, which all run on one thread of the system; each has its own waiting updates.
 //! Source: C++20 [intro.races]: an update that does not acquire may be seen after what follows it,
 //! if that does not release.
 //!
 //! Loom runs each thread in program order, and its read-modify-writes always see the newest value.
 //! So it can't tell a relaxed update that publishes nothing from a releasing one, unless a plain
 //! load reads what was published. Here such an update waits until its thread updates something with
-//! Release, looks at the same word, or ends ([`settle`]). Nothing happens that the memory model
-//! forbids; not all happens that it allows.
+//! Release, accesses the same word, or ends ([`settle`]). Nothing happens that the memory model
+//! of C++ forbids, but not everything that it allows.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use loom::sync::atomic::{AtomicU64 as Word, Ordering};
 /// Which updates wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Machine {
-    /// None: as loom has it.
+    /// None, as in loom.
     InOrder,
     /// All that do not acquire.
     Late,
@@ -30,7 +29,7 @@ pub(crate) enum Machine {
     Overtaken,
 }
 
-/// A word that knows which of its updates wait.
+/// A word whose updates may wait.
 pub struct AtomicU64(Arc<Word>);
 
 #[derive(Clone, Copy)]
@@ -59,7 +58,7 @@ pub(crate) fn choose(machine: Machine) {
     MACHINE.set(machine);
 }
 
-/// Lets everything that waits take effect. A thread does so before it ends, or starts another.
+/// Lets all waiting updates take effect. A thread calls it before it ends, or starts another.
 pub(crate) fn settle() {
     let waiting = WAITING.with(|waiting| waiting.take());
     waiting.into_iter().for_each(Update::run);
@@ -99,9 +98,9 @@ impl AtomicU64 {
         // no load releases: updates of other words may wait on
         settle_before(&self.0, Ordering::Acquire);
         if order == Ordering::SeqCst {
-            // Loom lets such a load be old. One that could not be is an update that changes
-            // nothing, and that publishes nothing, as no load does: what a marker wrote goes by the
-            // bits that it sets.
+            // Loom lets such a load return an old value. An update that changes nothing can't, and
+            // this one publishes nothing either, like a load: what a marker wrote is published by
+            // the bits that it sets.
             return self.0.fetch_or(0, Ordering::Acquire);
         }
         self.0.load(order)
@@ -143,9 +142,9 @@ pub(crate) fn clear_bits(word: &AtomicU64, bits: u64, order: Ordering) {
 }
 
 pub(crate) fn add_bits(word: &mut AtomicU64, bits: u64) {
-    word.update(Step::Set(bits), Ordering::Relaxed); // ORDER: nobody else sees the word
+    word.update(Step::Set(bits), Ordering::Relaxed); // ORDER: no other thread sees the word
 }
 
 pub(crate) fn keep_bits(word: &mut AtomicU64, bits: u64) {
-    word.update(Step::Clear(!bits), Ordering::Relaxed); // ORDER: nobody else sees the word
+    word.update(Step::Clear(!bits), Ordering::Relaxed); // ORDER: no other thread sees the word
 }

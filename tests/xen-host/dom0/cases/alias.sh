@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A whole migration of a guest of which pfns share frames: what was sent so at a checkpoint is sent
-# again at the end.
+# A whole migration of a guest with pfns that share frames: what was sent as a copy at a checkpoint
+# is sent again at the end.
 guest g 128 128 "memory=8:2500:keep"
 says g 'MEMORY ok' 60
 target g 112

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The guest is destroyed while it is followed: a named error, no panic, and nothing of it stays.
+# The guest is destroyed while it is tracked: a named error, no panic, and nothing of it is left.
 for pause in 0 300; do
     guest g 192 192 "memory=48:1000 churn=49152:0:4096:20000"
     says g 'GUEST churns' 60

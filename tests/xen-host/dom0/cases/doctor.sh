@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The machine is fit, and the doctor names what it is.
+# The machine meets the requirements, and the doctor describes it.
 shared idle 192 192 ""
 p2mtrack doctor --domain $domain --guest-size 64GiB
 p2mtrack doctor --domain $domain --guest-size 64GiB --json >doctor.json
@@ -10,6 +10,6 @@ grep -q '"name":"m2p","state":"good"' doctor.json
 echo "SHOW $(sed -n 's/.*"name":"xen".*"found":"\([^"]*\)".*/\1/p' doctor.json)," \
     "$(sed -n 's/.*"name":"domctl".*"found":"\([^"]*\)".*/\1/p' doctor.json)," \
     "$(sed -n 's/.*"name":"simd".*"found":"\([^"]*\)".*/\1/p' doctor.json)"
-# A guest that this domain has no memory for is told so.
+# A guest too large for this domain's memory is reported.
 fails p2mtrack doctor --guest-size 16TiB >large.txt
 grep -q dom0_mem large.txt

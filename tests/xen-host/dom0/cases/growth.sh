@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Memory is added past the first max_pfn: the p2m grows while it is followed. (With a larger maxmem
-# in the configuration the p2m would have its room from the start.)
+# Memory is added past the first max_pfn: the p2m grows while it is tracked. (With a larger maxmem
+# in the configuration the p2m would have its final size from the start.)
 shared grown 192 192 "memory=48:500"
 says grown 'MEMORY ok' 60
 xl mem-max grown 512

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The guest writes nonsense where it says where its p2m is, while it is followed, and takes it back:
-# an error that names it or none at all, never a miss, a panic or a hang; and afterwards everything
-# is as before.
+# While it is tracked, the guest writes invalid values to the p2m fields of its shared_info, and
+# restores them: an error that names the value or none at all, never a miss, a panic or a hang; and
+# afterwards everything is as before.
 shared idle 192 192 ""
 count=0xc10 root=0xc28 address=0xc30 generation=0xc38
 for poke in $count:0 $count:0x8000000001 $count:0xffffffffffffffff $root:0xfffffffffffff000 $root:0x1000 \

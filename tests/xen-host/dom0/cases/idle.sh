@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest that does nothing, Linux as it comes: nothing changes, and nothing is claimed to.
+# An idle guest with unmodified Linux: nothing changes, and no change is reported.
 shared idle 192 192 ""
 sleep 1
 track idle.json --rounds 12 --interval 250 --prom idle.prom

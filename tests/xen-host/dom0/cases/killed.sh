@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The tracker is killed, its guard is killed, both are: what log-dirty is afterwards, and the next
-# run.
+# The tracker is killed, its guard is killed, both are killed: the state of log-dirty afterwards,
+# and the next run.
 shared idle 192 192 ""
 guards() { running p2mtrack guard; }
-begin() { # and it is on
+begin() { # starts a tracker; log-dirty is on then
     p2mtrack track $domain --json --interval 200 >run.json 2>run.err &
     tracker=$!
     sleep 2
@@ -24,7 +24,7 @@ for signal in KILL ABRT; do
 done
 begin
 kill -TERM $tracker
-wait $tracker # ends well, by itself
+wait $tracker # exits with status 0
 fails grep . run.err
 tail -n 1 run.json | grep -q '"event":"track"'
 [ -z "$(guards)" ]
@@ -34,11 +34,11 @@ begin
 kill -KILL $guard
 sleep 2
 [ -n "$(guards)" ]
-grep -q 'another one is begun' run.err
+grep -q 'a new one is started' run.err
 kill -INT $tracker
 wait $tracker
 is_off
-begin # the other one does its work as well
+begin # the new guard works as well
 kill -KILL $guard
 sleep 2
 kill -KILL $tracker
@@ -46,7 +46,7 @@ wait $tracker || true
 sleep 1
 grep -q 'its tracker died, log-dirty is switched off' run.err
 is_off
-echo "SHOW guard killed: another one is begun, the run ends well"
+echo "SHOW guard killed: a new one is started, the run ends well"
 begin
 kill -KILL $guard $tracker
 wait $tracker || true

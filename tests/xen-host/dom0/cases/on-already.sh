@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Log-dirty is on, and nobody here knows by whom: refused, unless it is to be taken over.
+# Log-dirty is on, switched on by an unknown process: refused, unless --take-over is given.
 shared idle 192 192 ""
 xen-ports $domain on
 fails xen-ports $domain on 2>/dev/null
@@ -8,7 +8,7 @@ track refused.json --rounds 2 2>refused.err || status=$?
 cat refused.err
 [ $status = 2 ]
 grep -q 'on already' refused.err
-# It was not touched: whoever has it on still does.
+# It was not touched: it is still on.
 fails xen-ports $domain on 2>/dev/null
 fails track again.json --rounds 2 2>/dev/null
 track taken.json --rounds 4 --take-over

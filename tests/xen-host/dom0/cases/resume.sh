@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The guest is suspended and goes on while it is followed, as for a checkpoint: it rewrites its
-# lists and sets its generation to 0. Before that the generation is moved by growth, so that the
-# reset is to be seen.
+# The guest is suspended and resumed while it is tracked, as for a checkpoint: it rewrites its lists
+# and sets its generation to 0. Before that growth changes the generation, so that the reset is
+# visible.
 shared grown 192 192 "memory=48:500"
 says grown 'MEMORY ok' 60
 xl mem-max grown 576
-target grown 512 # which moves the generation
+target grown 512 # this changes the generation
 turn=0
 until [ "$(xl list grown | awk 'NR == 2 {print $3}')" -ge 500 ] || [ $turn -ge 40 ]; do sleep 0.5; turn=$((turn + 1)); done
 sleep 1

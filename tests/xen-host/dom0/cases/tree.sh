@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest whose 3-level tree is all that there is to see: its balloon, and its growth.
+# A guest that publishes only the 3-level tree: its balloon, and its growth.
 guest g 192 192 "memory=48:500"
 says g 'MEMORY ok' 60
 flavour $domain tree

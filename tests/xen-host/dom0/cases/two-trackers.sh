@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A second tracker of the same guest is told who the first one is, and does it no harm.
+# A second tracker of the same guest gets an error that names the first one, and does it no harm.
 shared idle 192 192 ""
 (for mib in 176 160 176 192; do sleep 1; target idle $mib; done) &
 track first.json --seconds 7 --interval 250 &

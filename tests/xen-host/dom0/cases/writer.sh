@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# A guest that writes its memory: what tracking costs it, by its own count of pages verified in a
+# A guest that writes its memory: the cost of tracking, by the guest's count of pages verified in a
 # second.
-speed() { # FROM-LINE: median of what it said since
+speed() { # FROM-LINE: median of the counts since that line
     grep 'MEMORY ok' $(console g) | tail -n +$(($1 + 2)) | sed 's/.*ok \([0-9]*\) us \([0-9]*\).*/\1 \2/' |
         awk '{print int($1 * 1000000 / $2)}' | sort -n | awk '{a[NR] = $1} END {print a[int((NR + 1) / 2)]}'
 }

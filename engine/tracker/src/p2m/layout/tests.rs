@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tests of the layout, and the ports of a machine whose frames can't be read, for tests of who
-//! uses one.
+//! Tests of the layout, and the ports of a machine whose frames can't be read, for tests that use a
+//! layout.
 //! Not here: guests (`tests/fixture.rs`).
-//! Units: positions, mfns; the m2p holds `mfn - HELD` for every frame from `HELD` on.
+//! Units: positions, mfns; the m2p has pfn `mfn - HELD` for every frame from `HELD` on.
 //! Threads: one.
 //! Source: own.
 
@@ -11,7 +11,7 @@ use crate::leaf::Leaf;
 use crate::p2m::shape::Kind;
 use crate::port::{PortError, Roots};
 
-/// The frame of pfn 0; frames below it are nobody's.
+/// The frame of pfn 0; frames below it have no pfn.
 const HELD: u64 = 1 << 20;
 
 /// A machine of 2^30 frames, none of which can be read or mapped.
@@ -56,7 +56,8 @@ impl M2p for Nowhere {
     }
 }
 
-/// A layout of these leaves by a walk that tracks so many of them, and went by what one leaf says.
+/// A layout of these leaves by a walk that tracks the first `tracked` of them and relied on
+/// `watched`.
 pub(crate) fn layout_of(width: Width, leaves: &[Mfn], tracked: u64, watched: Mfn) -> Layout {
     let shape = Shape { kind: Kind::Tree, width, root: Mfn(HELD), base: 0, levels: 2 };
     let walked = Walked {
@@ -121,9 +122,9 @@ fn what_stands_at_a_position_ends_with_the_tracked_ones() {
 }
 
 #[test]
-fn the_list_that_is_told_is_as_long_as_the_count_of_pfns_makes_it() {
-    let [a, b, nobody] = [Mfn(HELD + 10), Mfn(HELD + 11), Mfn(9)];
-    let layout = layout_of(Width::W64, &[a, NO_LEAF, nobody, b], 4, b);
+fn the_list_that_is_sent_is_as_long_as_the_count_of_pfns_makes_it() {
+    let [a, b, no_pfn] = [Mfn(HELD + 10), Mfn(HELD + 11), Mfn(9)];
+    let layout = layout_of(Width::W64, &[a, NO_LEAF, no_pfn, b], 4, b);
     assert_eq!(layout.frame_list(), [Some(Pfn(10)), None, None, Some(Pfn(11))]);
     let p2m_frames_of = |mfn| -> Vec<_> {
         layout.p2m_frames_of(mfn).map(|part| layout.backing.frame(part)).collect()

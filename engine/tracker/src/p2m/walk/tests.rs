@@ -75,7 +75,7 @@ fn tree(leaves: &[(usize, u64)]) -> Memory {
     Memory { frames: BTreeMap::from([(TOP.0, top), (MID.0, mid)]), reads: Vec::new() }
 }
 
-/// Walks so many positions with a limit of `limit`.
+/// Walks this number of positions with a limit of `limit`.
 fn walk(memory: &mut Memory, positions: u64, limit: u64) -> Result<Walked, Error> {
     let shape = Shape { kind: Kind::Tree, width: Width::W64, root: TOP, base: 0, levels: 2 };
     let copies = &mut TableCopies::new();
@@ -104,13 +104,13 @@ fn a_leaf_with_frames_is_within_the_limit_by_the_distinct_ones_before_it() {
 }
 
 #[test]
-fn what_names_no_frame_is_no_matter_of_the_limit() {
+fn the_limit_does_not_apply_to_what_names_no_frame() {
     let mut memory = tree(&[(0, LEAVES), (100, EMPTY), (200, EMPTY)]);
     let walked = walk(&mut memory, 512, 2).expect("nothing past the limit");
     assert_eq!((walked.leaves.len(), walked.tracked), (1, 1));
     assert_eq!(walked.watched, BTreeSet::from([Mfn(EMPTY)]));
     assert_eq!(memory.reads, [TOP.0, MID.0, EMPTY], "each frame once");
-    // A second mid frame, past the limit: looked through once, and listed nowhere.
+    // A second mid frame, past the limit: read once, and listed nowhere.
     let (mut memory, mut mid) = (tree(&[(0, LEAVES)]), Leaf::HOLE);
     mid.words[3] = EMPTY;
     memory.frames.insert(9, mid.clone());
@@ -129,10 +129,10 @@ fn what_names_no_frame_is_no_matter_of_the_limit() {
     );
 }
 
-/// Every slot of each table leads to one table below: 2^27 times as many ways as there are frames.
-/// Who goes them all does not come back.
+/// Every slot of each table leads to one table below: 2^27 times as many paths as there are frames.
+/// A walk of all paths would not end.
 #[test]
-fn tables_that_name_each_other_over_and_over_are_looked_through_once() {
+fn tables_that_name_each_other_over_and_over_are_read_once() {
     let table = |below: u64| Leaf { words: [below << 12 | 1; 512] };
     let mut last = Leaf::default();
     last.words[5] = EMPTY << 12 | 1;
@@ -186,7 +186,7 @@ fn a_frame_that_can_not_be_read_is_named_with_the_first_pfn_below_it() {
     let error = walk(&mut memory, 512 * 512, 2).expect_err("nor past the limit");
     let Error::Structure { level, mfn, pfn, .. } = error else { panic!("{error}") };
     assert_eq!((level, mfn, pfn), (1, Mfn(99), Pfn(3 * 512 * 512)));
-    // A leaf that has to be looked at is named by its position.
+    // A leaf that has to be read is named by its position.
     let mut memory = tree(&[(0, LEAVES), (300, 99)]);
     let error = walk(&mut memory, 512, 2).expect_err("no such leaf");
     let Error::Structure { level, mfn, pfn, .. } = error else { panic!("{error}") };
