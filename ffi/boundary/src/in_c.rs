@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The same round through the exported functions: structures, callbacks, codes.
-//! Not here: the guest (`stage`).
+//! Not here: the guest (`fixture`).
 //! Units: pages.
 //! Threads: the caller's.
 //! Source: `ffi/include/p2mtrack.h`.
@@ -17,12 +17,12 @@ use p2mtrack_ffi::abi;
 use p2mtrack_ffi::functions as f;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 
-use crate::stage::Stage;
+use crate::fixture::Fixture;
 use crate::{Round, Side};
 
 /// What the callbacks work on.
 struct Host<'s> {
-    stage: &'s Stage,
+    fixture: &'s Fixture,
     ports: GuestPorts<'static>,
 }
 
@@ -119,7 +119,7 @@ unsafe extern "C" fn types(user: *mut c_void, call: *const abi::TypesCall) -> c_
     let mfns = unsafe { std::slice::from_raw_parts(call.mfns, call.count) };
     // SAFETY: as above.
     let types = unsafe { std::slice::from_raw_parts_mut(call.types, call.count) };
-    host.stage.type_words(mfns, types);
+    host.fixture.type_words(mfns, types);
     0
 }
 
@@ -149,8 +149,8 @@ unsafe extern "C" fn transfers(user: *mut c_void, call: *const abi::TransfersCal
 
 impl<'s> InC<'s> {
     /// Makes the side, and the first copy.
-    pub(crate) fn new(stage: &'s Stage) -> Self {
-        let mut host = Box::new(Host { stage, ports: stage.ports() });
+    pub(crate) fn new(fixture: &'s Fixture) -> Self {
+        let mut host = Box::new(Host { fixture, ports: fixture.ports() });
         let theirs = abi::Host {
             size: size_of::<abi::Host>() as u32,
             zero: 0,
@@ -164,8 +164,8 @@ impl<'s> InC<'s> {
             unlogged: Some(unlogged),
             accepts_transfer: Some(accepts),
             log: None,
-            m2p: stage.m2p().as_ptr().cast(),
-            m2p_frames: stage.m2p().len() as u64,
+            m2p: fixture.m2p().as_ptr().cast(),
+            m2p_frames: fixture.m2p().len() as u64,
             compat_m2p_mfn: abi::NONE,
             transfers: Some(transfers),
         };
@@ -179,8 +179,8 @@ impl<'s> InC<'s> {
         assert_eq!(code, abi::OK);
         let pages = vec![abi::Page::default(); abi::BATCH_MAX];
         let mut side = Self { host, handle, pages, second: false };
-        stage.change(false);
-        stage.clean(&mut []);
+        fixture.change(false);
+        fixture.clean(&mut []);
         side.round();
         side
     }
@@ -225,10 +225,10 @@ impl Side for InC<'_> {
     fn prepare(&mut self, round: Round) {
         match round {
             Round::Quiet => {}
-            Round::Written => self.host.stage.write(),
+            Round::Written => self.host.fixture.write(),
             Round::Busy => {
                 self.second = !self.second;
-                self.host.stage.change(self.second);
+                self.host.fixture.change(self.second);
             }
         }
     }
@@ -242,7 +242,7 @@ impl Side for InC<'_> {
             let words = unsafe {
                 std::slice::from_raw_parts_mut(buffer.words, (buffer.pfns / 64) as usize)
             };
-            self.host.stage.clean(words);
+            self.host.fixture.clean(words);
         }
         // SAFETY: it lives; no report is wanted.
         assert_eq!(unsafe { f::p2mt_scan(self.handle, buffer.pfns, null_mut()) }, abi::OK);

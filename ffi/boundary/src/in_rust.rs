@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A round in Rust: the steps, with pages taken and accepted.
-//! Not here: the guest (`stage`).
+//! Not here: the guest (`fixture`).
 //! Units: pages.
 //! Threads: the caller's.
 //! Source: `p2mtrack::migration`.
@@ -14,12 +14,12 @@ use p2mtrack::table::normalise;
 use p2mtrack::tracker::Tracker;
 use p2mtrack_synthetic::huge::ports::GuestPorts;
 
-use crate::stage::Stage;
+use crate::fixture::Fixture;
 use crate::{Round, Side};
 
 /// The side.
 pub(crate) struct InRust<'s> {
-    stage: &'s Stage,
+    fixture: &'s Fixture,
     ports: GuestPorts<'static>,
     tracker: Tracker,
     second: bool,
@@ -27,11 +27,11 @@ pub(crate) struct InRust<'s> {
 
 impl<'s> InRust<'s> {
     /// Makes the side, and the first copy.
-    pub(crate) fn new(stage: &'s Stage) -> Self {
+    pub(crate) fn new(fixture: &'s Fixture) -> Self {
         let tracker = Tracker::new(Config::default(), Width::W64).expect("no threads");
-        let mut side = Self { stage, ports: stage.ports(), tracker, second: false };
-        side.stage.change(false);
-        side.stage.clean(&mut []); // the first round reads no log
+        let mut side = Self { fixture, ports: fixture.ports(), tracker, second: false };
+        side.fixture.change(false);
+        side.fixture.clean(&mut []); // the first round reads no log
         side.round();
         side
     }
@@ -41,24 +41,24 @@ impl Side for InRust<'_> {
     fn prepare(&mut self, round: Round) {
         match round {
             Round::Quiet => {}
-            Round::Written => self.stage.write(),
+            Round::Written => self.fixture.write(),
             Round::Busy => {
                 self.second = !self.second;
-                self.stage.change(self.second);
+                self.fixture.change(self.second);
             }
         }
     }
 
     fn round(&mut self) -> u64 {
-        let Self { stage, ports, tracker, .. } = self;
+        let Self { fixture, ports, tracker, .. } = self;
         let mut observer = ();
         let lent = ports.lend(&mut observer).guest;
-        let mut types = Types(stage);
-        let mut guest = Guest { m2p: stage, types: &mut types, ..lent };
+        let mut types = Types(fixture);
+        let mut guest = Guest { m2p: fixture, types: &mut types, ..lent };
         let mut buffer = tracker.begin(&mut guest, Kind::Live).expect("begins");
         let read = buffer.pfns();
         if read > 0 {
-            stage.clean(buffer.words_mut());
+            fixture.clean(buffer.words_mut());
         }
         tracker.scan(&mut guest, read).expect("scans");
         let mut pages = 0;
@@ -92,8 +92,8 @@ fn normalise_tables(tracker: &Tracker, guest: &mut Guest<'_>) {
     }
 }
 
-/// The stage's type words as the port's types.
-struct Types<'s>(&'s Stage);
+/// The fixture's type words as the port's types.
+struct Types<'s>(&'s Fixture);
 
 impl FrameTypes for Types<'_> {
     fn query(&mut self, frames: &[Mfn], types: &mut [FrameType]) -> Result<(), PortError> {

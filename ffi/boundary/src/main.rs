@@ -7,9 +7,9 @@
 //! Source: `docs/perf.md`, "The boundary".
 
 mod callgrind;
+mod fixture;
 mod in_c;
 mod in_rust;
-mod stage;
 
 use std::error::Error;
 use std::fs;
@@ -18,9 +18,9 @@ use std::process::{Command, ExitCode};
 use clap::{Parser, Subcommand, ValueEnum};
 use p2mtrack_bench::ab_run::{AbRun, WallClock};
 
+use crate::fixture::Fixture;
 use crate::in_c::InC;
 use crate::in_rust::InRust;
-use crate::stage::Stage;
 
 /// Compares a round through C with the same round in Rust.
 #[derive(Debug, Parser)]
@@ -125,21 +125,21 @@ fn main() -> ExitCode {
 fn run(command: &Cmd) -> Result<bool, Box<dyn Error>> {
     match *command {
         Cmd::Time { gib, most, first } => {
-            let stage = Stage::new(gib)?;
+            let fixture = Fixture::new(gib)?;
             let (mut rust, mut c) = match first {
                 Which::Rust => {
-                    let rust = InRust::new(&stage);
-                    (rust, InC::new(&stage))
+                    let rust = InRust::new(&fixture);
+                    (rust, InC::new(&fixture))
                 }
                 Which::C => {
-                    let c = InC::new(&stage);
-                    (InRust::new(&stage), c)
+                    let c = InC::new(&fixture);
+                    (InRust::new(&fixture), c)
                 }
             };
-            println!("{gib} GiB, {} leaves change in a busy round", stage.changing());
+            println!("{gib} GiB, {} leaves change in a busy round", fixture.changing());
             let within = |round: Round| {
                 let times = round.times(gib);
-                let ratio = time(&stage, &mut rust, &mut c, round, times);
+                let ratio = time(&fixture, &mut rust, &mut c, round, times);
                 report(round, "time", ratio, 1.0 + most / 100.0)
             };
             Ok(ROUNDS.map(within).iter().all(|&held| held))
@@ -151,7 +151,7 @@ fn run(command: &Cmd) -> Result<bool, Box<dyn Error>> {
                     "{gib} GiB, {}: {rust:.0} instructions in Rust, {c:.0} through C",
                     round.name()
                 );
-                let pages = if round == Round::Written { stage::written_pages(gib) } else { 0 };
+                let pages = if round == Round::Written { fixture::written_pages(gib) } else { 0 };
                 let calls = CALLS_MOST.max(PAGE_MOST * pages as f64);
                 let most = 1.0 + (most / 100.0).max(calls / rust);
                 report(round, "instructions", c / rust, most)
@@ -160,10 +160,10 @@ fn run(command: &Cmd) -> Result<bool, Box<dyn Error>> {
             Ok(rounds.map(within).fold(true, |held, one| held & one))
         }
         Cmd::Work { side, gib } => {
-            let stage = Stage::new(gib)?;
+            let fixture = Fixture::new(gib)?;
             match side {
-                Which::Rust => work(&mut InRust::new(&stage), &stage, gib),
-                Which::C => work(&mut InC::new(&stage), &stage, gib),
+                Which::Rust => work(&mut InRust::new(&fixture), &fixture, gib),
+                Which::C => work(&mut InC::new(&fixture), &fixture, gib),
             }
             Ok(true)
         }
@@ -176,13 +176,13 @@ const fn counted(gib: u64) -> u32 {
 }
 
 /// Runs rounds of each kind, counts the last ones, and writes the counts.
-fn work(side: &mut impl Side, stage: &Stage, gib: u64) {
+fn work(side: &mut impl Side, fixture: &Fixture, gib: u64) {
     for round in ROUNDS {
         for number in 0..WARM + counted(gib) {
             side.prepare(round);
             let pages =
                 if number < WARM { side.round() } else { callgrind::counted(|| side.round()) };
-            assert_eq!(pages, stage.expected(round));
+            assert_eq!(pages, fixture.expected(round));
         }
         callgrind::write_down(round.name());
     }
@@ -199,17 +199,23 @@ fn report(round: Round, what: &str, ratio: f64, most: f64) -> bool {
 }
 
 /// The time through C over that in Rust: A B B A, medians.
-fn time(stage: &Stage, rust: &mut InRust<'_>, c: &mut InC<'_>, round: Round, times: u64) -> f64 {
+fn time(
+    fixture: &Fixture,
+    rust: &mut InRust<'_>,
+    c: &mut InC<'_>,
+    round: Round,
+    times: u64,
+) -> f64 {
     fn add<'a>(
         ab_run: AbRun<'a>,
         name: &str,
-        stage: &Stage,
+        fixture: &Fixture,
         (round, times): (Round, u64),
         side: &'a mut dyn Side,
     ) -> AbRun<'a> {
         let side = std::rc::Rc::new(std::cell::RefCell::new(side));
         let prepared = std::rc::Rc::clone(&side);
-        let expected = times * stage.expected(round);
+        let expected = times * fixture.expected(round);
         ab_run.prepared(
             name,
             expected,
@@ -217,8 +223,8 @@ fn time(stage: &Stage, rust: &mut InRust<'_>, c: &mut InC<'_>, round: Round, tim
             move || (0..times).map(|_| side.borrow_mut().round()).sum(),
         )
     }
-    let ab_run = add(AbRun::default(), "rust", stage, (round, times), rust);
-    let times = add(ab_run, "c", stage, (round, times), c).run(&WallClock::default());
+    let ab_run = add(AbRun::default(), "rust", fixture, (round, times), rust);
+    let times = add(ab_run, "c", fixture, (round, times), c).run(&WallClock::default());
     times.speed("rust", "c")
 }
 

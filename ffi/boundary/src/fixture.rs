@@ -31,7 +31,7 @@ pub(crate) const fn written_pages(gib: u64) -> u64 {
 }
 
 /// The guest.
-pub(crate) struct Stage {
+pub(crate) struct Fixture {
     guest: &'static Guest,
     /// All ones: no pfn.
     m2p: Vec<AtomicU64>,
@@ -48,7 +48,7 @@ struct Change {
     frames: [u64; 2],
 }
 
-impl Stage {
+impl Fixture {
     /// A guest of so many GiB.
     pub(crate) fn new(gib: u64) -> Result<Self, Box<dyn Error>> {
         let leaves = gib << 9; // 512 to the GiB
@@ -167,7 +167,7 @@ impl Stage {
     }
 }
 
-impl M2p for &Stage {
+impl M2p for &Fixture {
     fn frames(&self) -> u64 {
         self.m2p.len() as u64
     }
