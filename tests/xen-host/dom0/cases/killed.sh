@@ -54,6 +54,6 @@ status=0
 p2mtrack track $domain --rounds 2 --json >next.json 2>next.err || status=$?
 cat next.err
 [ $status = 0 ]
-grep -q 'switched off after it' next.err
+grep -q 'log-dirty was left on, and is now off' next.err
 is_off
 echo "SHOW both killed: $(cat next.err)"
