@@ -96,7 +96,7 @@ impl Roots {
 pub enum MapFault {
     /// It is not a frame of this domain now.
     NotOwned,
-    /// Another reason, as an errno.
+    /// Another reason, as a positive errno; messages have it negative, as the C header.
     Errno(i32),
 }
 
@@ -104,7 +104,9 @@ impl fmt::Display for MapFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotOwned => write!(f, "frame is not the domain's"),
-            Self::Errno(errno) => write!(f, "frame can't be mapped (errno {errno})"),
+            Self::Errno(errno) => {
+                write!(f, "frame can't be mapped (errno {})", errno.wrapping_neg())
+            }
         }
     }
 }
