@@ -54,11 +54,10 @@ fn whole(criterion: &mut Criterion) {
 
 fn few(criterion: &mut Criterion) {
     let (setup, pool) = (setup(), Pool::new(1).expect("a thread"));
-    for pages in [Pages::Small, Pages::Huge] {
-        let mut p2m = scattered::p2m(&setup, &pool, pages);
-        for (variant, percent) in
-            scattered::VARIANTS.into_iter().flat_map(|v| scattered::PERCENTS.map(|p| (v, p)))
-        {
+    let variants = scattered::VARIANTS.into_iter();
+    for (variant, pages) in variants.flat_map(|v| [Pages::Small, Pages::Huge].map(|p| (v, p))) {
+        let mut p2m = scattered::p2m(&setup, &pool, pages, variant);
+        for percent in scattered::PERCENTS {
             p2m.list(scattered::listed(p2m.leaves(), percent));
             let name = format!("{}.{percent}pct.{}", variant.name, pages.name());
             each_side(criterion, &name, &scattered::diff(&setup, &pool, &p2m, variant));

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use p2mtrack::cause::Cause;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::{Entry, LeafIndex, Pfn, Width};
-use p2mtrack::guest::GuestLeaf;
+use p2mtrack::guest::{Ahead, GuestLeaf};
 use p2mtrack::leaf::{FRAME_WORDS, Leaf, LeafMask};
 use p2mtrack::resend::ResendBitmap;
 use p2mtrack::shadow::{Forms, Shadow};
@@ -235,7 +235,8 @@ impl Stage {
         let mut count = 0;
         for leaf in leaves {
             let live = GuestLeaf::from_atomics(&self.live[leaf as usize]);
-            let changed = self.shadow.diff_live(self.kernel, LeafIndex(leaf), live, None);
+            let changed =
+                self.shadow.diff_live(self.kernel, LeafIndex(leaf), live, Ahead::default());
             resend.mark_leaf(Width::W64, LeafIndex(leaf), &changed, Cause::Entry);
             count += changed.count();
         }

@@ -18,6 +18,7 @@
 pub mod ab_run;
 pub mod catalog;
 pub mod diff;
+pub mod eviction;
 pub mod figure;
 pub mod figures;
 pub mod frames;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use p2mtrack::frame::LeafIndex;
-use p2mtrack::guest::GuestLeaf;
+use p2mtrack::guest::{Ahead, GuestLeaf};
 use p2mtrack::leaf::{FRAME_WORDS, Leaf};
 use p2mtrack_synthetic::huge::{Pattern, Shape};
 
@@ -53,7 +53,8 @@ pub struct LiveP2m {
 }
 
 impl LiveP2m {
-    /// A p2m of so many leaves. Listed ones are written, live and copied; others stay untouched.
+    /// A p2m of so many leaves. `fill` writes the words of the listed ones, live and copied; others
+    /// stay untouched.
     ///
     /// # Panics
     /// If there is no address space.
@@ -63,14 +64,14 @@ impl LiveP2m {
         leaves: usize,
         pages: Pages,
         listed: Vec<u32>,
-        pattern: &Pattern,
+        fill: impl Fn(u64, &mut [u64; FRAME_WORDS]) + Sync,
     ) -> Self {
         let frames = || Frames::new(leaves, pages).expect("address space for the p2m");
         let (live, copy) = (frames(), frames());
         pool.sum(&listed, |piece| {
             let mut leaf = Leaf::default();
             for &index in piece {
-                pattern.fill_leaf(u64::from(index), &mut leaf.words);
+                fill(u64::from(index), &mut leaf.words);
                 live.write(index as usize, &leaf);
                 copy.write(index as usize, &leaf);
             }
@@ -84,9 +85,22 @@ impl LiveP2m {
     /// # Panics
     /// If there is no address space.
     #[must_use]
-    pub fn whole(pool: &Pool, leaves: usize, shape: Shape) -> Self {
-        let listed = (0..leaves as u32).collect();
-        Self::new(pool, leaves, Pages::Small, listed, &pattern(shape, leaves))
+    pub fn whole(
+        pool: &Pool,
+        leaves: usize,
+        fill: impl Fn(u64, &mut [u64; FRAME_WORDS]) + Sync,
+    ) -> Self {
+        Self::new(pool, leaves, Pages::Small, (0..leaves as u32).collect(), fill)
+    }
+
+    /// The same of a shape.
+    ///
+    /// # Panics
+    /// As [`LiveP2m::whole`] and [`pattern`].
+    #[must_use]
+    pub fn of_shape(pool: &Pool, leaves: usize, shape: Shape) -> Self {
+        let pattern = pattern(shape, leaves);
+        Self::whole(pool, leaves, |leaf, words| pattern.fill_leaf(leaf, words))
     }
 
     /// The number of leaves, listed or not.
@@ -194,25 +208,26 @@ impl LiveP2m {
         }
     }
 
-    /// Each leaf of a piece with its live frame and the next one.
+    /// Each leaf of a piece with its live frame and what is prefetched meanwhile.
     pub(crate) fn walk<'a>(
         &'a self,
         piece: &'a [u32],
-    ) -> impl Iterator<Item = (LeafIndex, GuestLeaf<'a>, Option<GuestLeaf<'a>>)> {
+    ) -> impl Iterator<Item = (LeafIndex, GuestLeaf<'a>, Ahead<'a>)> {
         let guest = |index| GuestLeaf::from_atomics(self.live(index));
         piece.iter().enumerate().map(move |(at, &index)| {
-            let ahead = piece.get(at + 1).map(|&next| guest(next));
+            let later = |by| piece.get(at + by).map(|&leaf| guest(leaf));
+            let ahead = Ahead { lines: later(2), page: later(3) };
             (LeafIndex(u64::from(index)), guest(index), ahead)
         })
     }
 
-    /// Reads all leaves of a piece; with `ahead`, prefetches the next one. The result depends on
-    /// each word.
+    /// Reads all leaves of a piece; with `ahead`, prefetches later ones as the engine does. The
+    /// result depends on each word.
     #[must_use]
     pub fn read(&self, piece: &[u32], ahead: bool) -> u64 {
         let leaves = piece.iter().enumerate().map(|(at, &index)| {
-            let next = piece.get(at + 1).filter(|_| ahead).map(|&next| self.live(next));
-            xor(self.live(index), next)
+            let later = |by| piece.get(at + by).filter(|_| ahead).map(|&leaf| self.live(leaf));
+            xor(self.live(index), [later(2), later(3)])
         });
         leaves.fold(0, u64::wrapping_add)
     }

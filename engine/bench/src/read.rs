@@ -4,22 +4,44 @@
 //! Units: frames of 512 words; the result for a frame is the XOR of its words, so that no read can
 //! be optimized away.
 //! Threads: pure reads; no thread writes meanwhile.
-//! Source: the widest loads of this processor. Prefetching the next frame is faster on some
-//! machines and slower on others: both are measured, and the faster one is the floor.
+//! Source: the widest loads of this processor. Prefetching later frames is faster on most machines
+//! and slower on some: both are measured, and the faster one is the floor.
 
 #![expect(unsafe_code, reason = "loops that are built for wider registers; docs/safety.md")]
 
+use std::sync::atomic::AtomicU64;
+
 use p2mtrack::leaf::FRAME_WORDS;
 
-use crate::frames::FrameWords;
+/// The words of a frame.
+type Frame<W> = [W; FRAME_WORDS];
+
+/// A word of 64 bits.
+pub trait Word: private::Sealed {}
+
+impl Word for u64 {}
+impl Word for AtomicU64 {}
+
+mod private {
+    /// What is laid out as a `u64`.
+    pub trait Sealed {}
+
+    impl Sealed for u64 {}
+    impl Sealed for super::AtomicU64 {}
+}
 
 /// Words that are XOR-ed at once: four registers of the widest kind.
 const LANES: usize = 32;
 
-/// The XOR of a frame's words. Prefetches the lines of the frame `ahead`.
+/// The XOR of a frame's words. Of two later frames, prefetches all lines of the first one, and one
+/// line of the second one, so that its page tables have been walked when its lines are prefetched.
 #[must_use]
-pub fn xor(frame: &FrameWords, ahead: Option<&FrameWords>) -> u64 {
+pub fn xor<W: Word>(frame: &Frame<W>, [ahead, page]: [Option<&Frame<W>>; 2]) -> u64 {
+    if let Some(page) = page {
+        fetch(page);
+    }
     let words = frame.as_ptr().cast();
+    let ahead = ahead.map(|ahead| ahead.as_ptr().cast());
     #[cfg(target_arch = "x86_64")]
     {
         if std::is_x86_feature_detected!("avx512f") {
@@ -39,7 +61,7 @@ pub fn xor(frame: &FrameWords, ahead: Option<&FrameWords>) -> u64 {
 /// `words` is readable for 512 words, which no thread writes meanwhile; the processor has AVX-512F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn xor_avx512(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
+unsafe fn xor_avx512(words: *const u64, ahead: Option<*const u64>) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { xor_words(words, ahead) }
 }
@@ -48,7 +70,7 @@ unsafe fn xor_avx512(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
 /// `words` is readable for 512 words, which no thread writes meanwhile; the processor has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn xor_avx2(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
+unsafe fn xor_avx2(words: *const u64, ahead: Option<*const u64>) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { xor_words(words, ahead) }
 }
@@ -56,12 +78,12 @@ unsafe fn xor_avx2(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
 /// # Safety
 /// `words` is readable for 512 words, which no thread writes meanwhile.
 #[inline(always)]
-unsafe fn xor_words(words: *const u64, ahead: Option<&FrameWords>) -> u64 {
+unsafe fn xor_words(words: *const u64, ahead: Option<*const u64>) -> u64 {
     let mut sums = [0_u64; LANES];
     for first in (0..FRAME_WORDS).step_by(LANES) {
         if let Some(ahead) = ahead {
             for line in (first..first + LANES).step_by(8) {
-                fetch(&raw const ahead[line]);
+                fetch(ahead.wrapping_add(line));
             }
         }
         for (lane, sum) in sums.iter_mut().enumerate() {
@@ -88,7 +110,6 @@ fn fetch<T>(line: *const T) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU64;
 
     #[test]
     fn every_word_is_read_once() {
@@ -96,8 +117,9 @@ mod tests {
             std::array::from_fn(|slot| (slot as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let naive = words.iter().fold(0, |all, word| all ^ word);
         let frame = words.map(AtomicU64::new);
-        assert_eq!(xor(&frame, None), naive);
-        assert_eq!(xor(&frame, Some(&frame)), naive);
+        assert_eq!(xor(&frame, [None; 2]), naive);
+        assert_eq!(xor(&frame, [Some(&frame); 2]), naive);
+        assert_eq!([xor(&words, [None; 2]), xor(&words, [Some(&words); 2])], [naive; 2]);
         let pointer = frame.as_ptr().cast();
         // SAFETY: a frame of the test's own.
         assert_eq!(unsafe { xor_words(pointer, None) }, naive);

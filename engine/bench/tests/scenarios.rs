@@ -64,8 +64,8 @@ fn whole_p2ms() {
 fn scattered_leaves() {
     each_setup(|setup| {
         for pages in [Pages::Small, Pages::Huge] {
-            let mut p2m = scattered::p2m(setup, &setup.pool, pages);
-            for (variant, percent) in scattered::VARIANTS.into_iter().zip([5, 1]) {
+            for (variant, percent) in scattered::VARIANTS.into_iter().zip([5, 1, 1]) {
+                let mut p2m = scattered::p2m(setup, &setup.pool, pages, variant);
                 p2m.list(scattered::listed(p2m.leaves(), percent));
                 p2m.copy_again(Pages::Small);
                 let diff = scattered::diff(setup, &setup.pool, &p2m, variant);

@@ -81,6 +81,16 @@ impl<'map> GuestLeaf<'map> {
     }
 }
 
+/// What is prefetched while a leaf is compared. A line is prefetched early enough only if the page
+/// tables of its leaf were walked before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ahead<'map> {
+    /// The leaf after the next one: all of its lines are prefetched.
+    pub lines: Option<GuestLeaf<'map>>,
+    /// The leaf after that: one line is prefetched, so that its page tables are walked.
+    pub page: Option<GuestLeaf<'map>>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

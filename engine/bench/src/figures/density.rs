@@ -43,7 +43,7 @@ pub const fn helds(setup: &Setup) -> [Held; 4] {
 #[must_use]
 pub fn p2ms(setup: &Setup, shape: Shape) -> Vec<LiveP2m> {
     let p2m = |changed| {
-        let p2m = LiveP2m::whole(&setup.pool, LEAVES * setup.pool.threads(), shape);
+        let p2m = LiveP2m::of_shape(&setup.pool, LEAVES * setup.pool.threads(), shape);
         p2m.change(changed);
         p2m
     };

@@ -14,6 +14,7 @@ use p2mtrack::port::QUERY_FRAMES_MAX;
 use p2mtrack::resend::ResendBitmap;
 
 use crate::ab_run::{AbRun, WallClock};
+use crate::eviction::Eviction;
 use crate::figure::{Figure, Goal, Unit};
 use crate::peer::{DirtySet, dirty_sets};
 use crate::setup::Setup;
@@ -25,8 +26,6 @@ const FLAT: &str = "word-scan";
 const SPARSE_PFNS: u64 = 4096;
 /// Pfns that a dense bitmap covers, at most.
 const DENSE_PFNS_MAX: u64 = 1 << 24;
-/// Bytes that are read to push everything else out of the caches.
-const EVICT_BYTES: usize = 64 << 20;
 
 /// Measures.
 #[must_use]
@@ -35,7 +34,7 @@ pub fn run(setup: &Setup) -> Vec<Figure> {
     let dense =
         |name, percent, goal| Figure { goal, ..dense(name, pfns.min(DENSE_PFNS_MAX), percent) };
     let mut figures = sparse(pfns);
-    figures.push(dense("bitmap.take.dense", 50, Some(Goal::AtLeast(0.9))));
+    figures.push(dense("bitmap.take.dense", 50, Some(Goal::AtLeast(0.95))));
     figures.push(dense("bitmap.take.dense.full", 100, None));
     figures
 }
@@ -57,9 +56,9 @@ const fn mixed(number: u64) -> u64 {
 }
 
 fn sparse(pfns: u64) -> Vec<Figure> {
-    let (owed, evicted) = (scattered(pfns), vec![1_u64; EVICT_BYTES / 8]);
+    let (owed, eviction) = (scattered(pfns), Eviction::default());
     let sum = owed.iter().fold(0, |sum: u64, pfn| sum.wrapping_add(*pfn));
-    let evict = || assert_eq!(evicted.iter().sum::<u64>(), evicted.len() as u64);
+    let evict = || eviction.evict();
     let bitmap = touched(pfns);
     let ours = || {
         owed.iter().for_each(|&pfn| assert!(bitmap.mark(Pfn(pfn), Cause::LogDirty)));
@@ -78,7 +77,7 @@ fn sparse(pfns: u64) -> Vec<Figure> {
     let times = ab_run.run(&WallClock::default());
     let detail = format!("{} scattered pfns of {pfns}, cold, against words", owed.len());
     let flat = Figure {
-        goal: Some(Goal::AtLeast(80.0)),
+        goal: Some(Goal::AtLeast(120.0)),
         peers: times.against_all(OURS),
         ..Figure::new("bitmap.take.sparse", times.speed(OURS, FLAT), Unit::Times, detail)
     };

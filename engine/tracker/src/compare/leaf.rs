@@ -15,7 +15,7 @@ use crate::destination::Sent;
 use crate::diff::{Kernel, diff, diff_live, fetch};
 use crate::form::{Base, Likeness, Segment, Step, wrap};
 use crate::frame::{Claim, Entry, LeafIndex, Mfn, Pfn, Width};
-use crate::guest::GuestLeaf;
+use crate::guest::{Ahead, GuestLeaf};
 use crate::intake::Offers;
 use crate::leaf::{Leaf, LeafMask};
 use crate::p2m::{Backing, Item, Layout};
@@ -144,8 +144,8 @@ impl Comparison<'_> {
         resend: &mut ResendShard<'_>,
     ) -> Compared {
         let mut notes = Notes::new(resend);
-        for (index, item) in items.iter().enumerate() {
-            self.compare_leaf(item, &shadow.base(item.leaf), items.get(index + 1), &mut notes);
+        for (item, ahead) in self.walk(items) {
+            self.compare_leaf(item, &shadow.base(item.leaf), ahead, &mut notes);
         }
         notes.found
     }
@@ -160,9 +160,9 @@ impl Comparison<'_> {
         resend: &mut ResendShard<'_>,
     ) -> Compared {
         let mut notes = Notes::new(resend);
-        for (index, item) in items.iter().enumerate() {
+        for (item, ahead) in self.walk(items) {
             let place = (item.leaf.0 - first.0) as usize;
-            match self.compare_leaf(item, &shard.base(place), items.get(index + 1), &mut notes) {
+            match self.compare_leaf(item, &shard.base(place), ahead, &mut notes) {
                 Seen::Known => {}
                 Seen::Run(run) => shard.put_run(place, run),
                 // Slots past the guest's count are not its entries yet.
@@ -178,12 +178,19 @@ impl Comparison<'_> {
         notes.found
     }
 
-    /// The live memory of a leaf that is mapped.
-    fn live(&self, leaf: LeafIndex) -> Option<GuestLeaf<'_>> {
-        match self.layout.backing(self.p2m, leaf) {
-            Backing::Live(live) => Some(live),
-            Backing::Hole | Backing::Unmapped => None,
-        }
+    /// Each item with what is prefetched while it is compared.
+    fn walk<'i>(&'i self, items: &'i [Item]) -> impl Iterator<Item = (&'i Item, Ahead<'i>)> {
+        let live = |item: &Item| {
+            // Of a leaf at several positions mostly one is read.
+            let alone = !self.layout.is_shared(item.leaf);
+            alone.then(|| self.layout.backing(self.p2m, item.leaf).live()).flatten()
+        };
+        let mut later = items.iter().skip(2).map(live);
+        let mut page = later.next().flatten();
+        items.iter().map(move |item| {
+            let lines = std::mem::replace(&mut page, later.next().flatten());
+            (item, Ahead { lines, page })
+        })
     }
 
     /// What a leaf at many positions has in common with its other positions, unless something is
@@ -205,12 +212,12 @@ impl Comparison<'_> {
         (!noted && self.tracked_slots(item.leaf).is_full(width)).then_some((mfn, likeness))
     }
 
-    /// Compares one leaf. `next` is the one after it.
+    /// Compares one leaf.
     fn compare_leaf(
         &self,
         item: &Item,
         base: &Base<'_>,
-        next: Option<&Item>,
+        ahead: Ahead<'_>,
         notes: &mut Notes<'_, '_>,
     ) -> Seen {
         let shared = self.shared_by_many(item, base, notes.resend);
@@ -229,7 +236,7 @@ impl Comparison<'_> {
             }
             Backing::Hole => notes.copy = Leaf::HOLE,
             Backing::Live(live) => {
-                if let Some(seen) = self.fast_path(item, base, live, next, notes) {
+                if let Some(seen) = self.fast_path(item, base, live, ahead, notes) {
                     return seen;
                 }
                 fetch(self.kernel, live, &mut notes.copy);
@@ -246,7 +253,7 @@ impl Comparison<'_> {
         item: &Item,
         base: &Base<'_>,
         live: GuestLeaf<'_>,
-        next: Option<&Item>,
+        ahead: Ahead<'_>,
         notes: &mut Notes<'_, '_>,
     ) -> Option<Seen> {
         let width = self.layout.width();
@@ -259,7 +266,6 @@ impl Comparison<'_> {
         {
             return None; // equal entries and other positions matter, too
         }
-        let ahead = next.and_then(|next| self.live(next.leaf));
         let tracked = self.tracked_slots(item.leaf);
         if matches!(base, Base::Hole) && item.is_new() && tracked.is_full(width) {
             let run = likely_run(width, live)?;

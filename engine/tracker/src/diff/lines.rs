@@ -15,7 +15,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::form::Step;
-use crate::guest::GuestLeaf;
+use crate::guest::{Ahead, GuestLeaf};
 use crate::leaf::{Leaf, LeafMask};
 use crate::prefetch::prefetch;
 
@@ -77,7 +77,7 @@ pub(super) trait Predict<L: Lines>: Copy {
     unsafe fn next(&mut self, line: usize) -> L::Line;
 }
 
-/// A frame to be compared, and the next one, which is prefetched meanwhile.
+/// A frame to be compared, and a later one, whose lines are prefetched meanwhile.
 #[derive(Clone, Copy)]
 pub(super) struct Frames<'a> {
     /// Readable for 4,096 bytes during `'a`.
@@ -88,9 +88,12 @@ pub(super) struct Frames<'a> {
 
 impl<'a> Frames<'a> {
     /// Live guest memory.
-    pub(super) fn live(live: GuestLeaf<'a>, ahead: Option<GuestLeaf<'_>>) -> Self {
+    pub(super) fn live(live: GuestLeaf<'a>, ahead: Ahead<'_>) -> Self {
+        if let Some(page) = ahead.page {
+            prefetch(page.as_ptr());
+        }
         // A prefetch of the frame that is being read costs nothing.
-        let ahead = ahead.unwrap_or(live).as_ptr();
+        let ahead = ahead.lines.unwrap_or(live).as_ptr();
         Self { live: live.as_ptr(), ahead, lent: PhantomData }
     }
 

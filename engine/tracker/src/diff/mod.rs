@@ -29,7 +29,7 @@ use vectors::Vectors;
 
 use crate::form::Base;
 use crate::frame::Width;
-use crate::guest::GuestLeaf;
+use crate::guest::{Ahead, GuestLeaf};
 use crate::leaf::{Leaf, LeafMask};
 
 /// The environment variable that forces a kernel where no option does.
@@ -204,7 +204,7 @@ pub(crate) fn diff_live(
     width: Width,
     live: GuestLeaf<'_>,
     base: &Base<'_>,
-    ahead: Option<GuestLeaf<'_>>,
+    ahead: Ahead<'_>,
 ) -> LeafMask {
     match &kernel.0.code {
         Code::Portable(diff) => {
@@ -261,7 +261,7 @@ mod tests {
                 );
                 assert_eq!(
                     mask,
-                    diff_live(kernel, width, frame, &form, None),
+                    diff_live(kernel, width, frame, &form, Ahead::default()),
                     "{kernel} {width:?}"
                 );
             }
@@ -411,7 +411,7 @@ mod tests {
                         let mask = diff(kernel, width, &live, base);
                         assert_eq!(mask, expected, "{kernel} {width:?} {base:?}");
                         let frame = GuestLeaf::from_atomics(&frame);
-                        let mask = diff_live(kernel, width, frame, base, Some(frame));
+                        let mask = diff_live(kernel, width, frame, base, Ahead { lines: Some(frame), page: Some(frame) });
                         assert_eq!(mask, expected, "{kernel} {width:?} {base:?}");
                     }
                 });

@@ -58,6 +58,16 @@ pub(crate) enum Backing<'a> {
     Live(GuestLeaf<'a>),
 }
 
+impl<'a> Backing<'a> {
+    /// The leaf, if it is mapped.
+    pub(crate) const fn live(self) -> Option<GuestLeaf<'a>> {
+        match self {
+            Self::Live(live) => Some(live),
+            Self::Hole | Self::Unmapped => None,
+        }
+    }
+}
+
 /// What a new walk changed.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {

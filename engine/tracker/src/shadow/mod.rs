@@ -24,7 +24,7 @@ pub(crate) use shard::ShadowShard;
 use crate::diff::{Kernel, diff, diff_live};
 use crate::form::Base;
 use crate::frame::{Entry, LeafIndex, Pfn, Width};
-use crate::guest::GuestLeaf;
+use crate::guest::{Ahead, GuestLeaf};
 use crate::leaf::{Leaf, LeafMask};
 
 /// Leaves of one shard: 8 GiB of a 64-bit guest, 32 KiB of heads.
@@ -159,15 +159,15 @@ impl Shadow {
         diff(kernel, self.width, copy, &self.base(leaf))
     }
 
-    /// The slots of a live leaf whose entries differ from the shadow's. `ahead` is the next leaf,
-    /// which is prefetched meanwhile.
+    /// The slots of a live leaf whose entries differ from the shadow's. `ahead` is prefetched
+    /// meanwhile.
     #[must_use]
     pub fn diff_live(
         &self,
         kernel: Kernel,
         leaf: LeafIndex,
         live: GuestLeaf<'_>,
-        ahead: Option<GuestLeaf<'_>>,
+        ahead: Ahead<'_>,
     ) -> LeafMask {
         diff_live(kernel, self.width, live, &self.base(leaf), ahead)
     }
@@ -358,7 +358,7 @@ mod tests {
                 for &kernel in Kernel::available() {
                     let (leaf, frame) = (LeafIndex(leaf), GuestLeaf::from_atomics(&frame));
                     assert_eq!(shadow.diff(kernel, leaf, live), expected);
-                    assert_eq!(shadow.diff_live(kernel, leaf, frame, None), expected);
+                    assert_eq!(shadow.diff_live(kernel, leaf, frame, Ahead::default()), expected);
                 }
                 let mut read = Leaf::default();
                 shadow.read(LeafIndex(leaf), &mut read);
