@@ -6,6 +6,7 @@
 //! Source: bit order of Xen's log-dirty bitmap (`xen/arch/x86/mm/paging.c`): bit `pfn & 7` of byte
 //! `pfn >> 3`.
 
+use crate::array::{Array, Counter};
 use crate::frame::Pfn;
 
 /// Words of a line: a cache line of a bitmap. Fewer under loom, whose models cost time per word.
@@ -32,7 +33,7 @@ pub(crate) fn bits_within(pfns: &std::ops::Range<u64>, index: usize) -> u64 {
 /// A set of pfns below a length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PfnBitmap {
-    words: Vec<u64>,
+    words: Array<u64>,
     pfns: u64,
 }
 
@@ -40,7 +41,12 @@ impl PfnBitmap {
     /// The empty set over `pfns` pfns.
     #[must_use]
     pub fn new(pfns: u64) -> Self {
-        Self { words: vec![0; pfns.div_ceil(64) as usize], pfns }
+        Self { words: Array::zeroed(pfns.div_ceil(64) as usize), pfns }
+    }
+
+    /// Adds its memory.
+    pub(crate) fn count_memory(&self, counter: &mut Counter) {
+        counter.add(&self.words);
     }
 
     /// Length in pfns.
@@ -51,26 +57,24 @@ impl PfnBitmap {
 
     /// Makes the set empty and its length `pfns`.
     pub fn reset(&mut self, pfns: u64) {
-        self.words.clear();
-        self.words.resize(pfns.div_ceil(64) as usize, 0);
-        self.pfns = pfns;
+        if pfns.div_ceil(64) as usize == self.words.len() {
+            self.words.fill(0);
+            self.pfns = pfns;
+        } else {
+            *self = Self::new(pfns);
+        }
     }
 
     /// Makes the length `pfns` and every one of them a member.
     pub fn fill(&mut self, pfns: u64) {
-        self.words.clear();
-        self.words.resize(pfns.div_ceil(64) as usize, u64::MAX);
-        self.pfns = pfns;
+        self.resize(pfns);
+        self.words.fill(u64::MAX);
         self.clear_tail();
     }
 
     /// Changes the length; pfns that are removed leave the set.
     pub fn resize(&mut self, pfns: u64) {
-        let words = pfns.div_ceil(64) as usize;
-        if self.words.is_empty() {
-            self.words = vec![0; words]; // what is never written costs no memory
-        }
-        self.words.resize(words, 0);
+        self.words.resize(pfns.div_ceil(64) as usize);
         self.pfns = pfns;
         self.clear_tail();
     }

@@ -59,6 +59,7 @@ pub mod table;
 pub mod tracker;
 pub mod uncertainty;
 
+pub use array::ArrayBytes;
 pub use cause::{Cause, CauseSet};
 pub use config::Config;
 pub use error::Error;
@@ -70,6 +71,7 @@ pub use report::{RoundReport, Stage};
 pub use tracker::Tracker;
 pub use uncertainty::Uncertainty;
 
+mod array;
 mod compare;
 mod destination;
 mod form;

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use crate::array::Counter;
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, PfnBitmap, bits_at, bits_within, words_of};
 use crate::frame::Pfn;
 
@@ -20,6 +21,11 @@ pub(crate) struct PfnSet {
 }
 
 impl PfnSet {
+    /// Adds its memory.
+    pub(crate) fn count_memory(&self, counter: &mut Counter) {
+        self.bits.count_memory(counter);
+    }
+
     /// Length in pfns.
     pub(crate) const fn pfns(&self) -> u64 {
         self.bits.pfns()

@@ -17,23 +17,6 @@ pub(crate) use loom::sync::atomic::Ordering;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-/// `words` zeroed words. Large arrays come from `calloc`: what is never written costs no memory.
-///
-/// # Panics
-/// If there is no address space for them.
-#[cfg(not(loom))]
-#[must_use]
-pub(crate) fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
-    bytemuck::zeroed_slice_box(words)
-}
-
-/// `words` zeroed words, each created through loom, which has to track it.
-#[cfg(loom)]
-#[must_use]
-pub(crate) fn zeroed_words(words: usize) -> Box<[AtomicU64]> {
-    (0..words).map(|_| AtomicU64::new(0)).collect()
-}
-
 /// Sets bits. Does not return the old value, so that the models may let it happen late.
 #[cfg(not(loom))]
 pub(crate) fn set_bits(word: &AtomicU64, bits: u64, order: Ordering) {

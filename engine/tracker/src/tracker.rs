@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use crate::array::{ArrayBytes, Counter};
 use crate::cause::CauseSet;
 use crate::config::{Config, Sender, Verify};
 use crate::destination::Destination;
@@ -758,6 +759,17 @@ impl Tracker {
     #[must_use]
     pub fn shadow_bytes(&self) -> ShadowBytes {
         self.destination.shadow.bytes()
+    }
+
+    /// Memory of the bitmaps with a bit for each pfn.
+    #[must_use]
+    pub fn array_bytes(&self) -> ArrayBytes {
+        let mut counter = Counter::new();
+        self.intake.log.bits().count_memory(&mut counter);
+        self.p2m.layout.backing.pfns_with_frames().count_memory(&mut counter);
+        self.ledger.bitmap.count_memory(&mut counter);
+        self.destination.sent.count_memory(&mut counter);
+        counter.bytes()
     }
 
     /// The guest's width.

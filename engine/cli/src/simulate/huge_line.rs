@@ -46,6 +46,8 @@ pub(super) struct Outcome<'a> {
     first_difference: Option<String>,
     pages_received: u64,
     shadow_bytes: Option<u64>,
+    array_bytes: Option<u64>,
+    array_resident_bytes: Option<u64>,
     build_ms: u64,
     migrate_ms: u64,
     judge_ms: u64,
@@ -91,6 +93,8 @@ impl<'a> Outcome<'a> {
             first_difference: judgement.first.map(|first| first.to_string()),
             pages_received: guest.received().0,
             shadow_bytes: run.shadow.map(|shadow| shadow.bytes),
+            array_bytes: run.arrays.map(|arrays| arrays.mapped),
+            array_resident_bytes: run.arrays.and_then(|arrays| arrays.resident),
             build_ms: times.built.as_millis() as u64,
             migrate_ms: times.migrated.as_millis() as u64,
             judge_ms: times.judged.as_millis() as u64,
@@ -172,10 +176,12 @@ fn spent(outcome: &Outcome, run: &Run) -> String {
     let (threads, kernel) =
         run.last.as_ref().map_or((1, "none"), |last| (last.threads, last.kernel));
     format!(
-        "\nPeak memory {} MiB, of which the shadow {} MiB. Built in {:.1} s, migrated in {:.1} s, judged in {:.1} s; \
+        "\nPeak memory {} MiB, of which the shadow {} MiB and the bitmaps {} MiB (of {}). Built in {:.1} s, migrated in {:.1} s, judged in {:.1} s; \
          {threads} threads, kernel {kernel}.",
         mib(outcome.peak_bytes),
         mib(outcome.shadow_bytes),
+        mib(outcome.array_resident_bytes),
+        mib(outcome.array_bytes),
         seconds(outcome.build_ms),
         seconds(outcome.migrate_ms),
         seconds(outcome.judge_ms),

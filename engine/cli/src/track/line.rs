@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use p2mtrack::report::RoundReport;
+use p2mtrack::tracker::Tracker;
 use p2mtrack::uncertainty::Uncertainty;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -120,6 +121,8 @@ pub(super) struct Last {
     unaccounted_frames: Option<i64>,
     uncertain: Map<String, Value>,
     shadow_bytes: u64,
+    array_bytes: u64,
+    array_resident_bytes: Option<u64>,
     round_us: Times,
     phase_us: Map<String, Value>,
 }
@@ -182,7 +185,8 @@ impl Sums {
         }
     }
 
-    pub(super) fn totals(self, check: Option<&Check>, shadow_bytes: u64) -> Last {
+    pub(super) fn totals(self, check: Option<&Check>, tracker: &Tracker) -> Last {
+        let arrays = tracker.array_bytes();
         let uncertainties =
             Uncertainty::ALL.iter().zip(self.uncertain).filter(|(_, count)| *count > 0);
         let phase = |(name, times): &(&str, Histogram<u64>)| {
@@ -204,7 +208,9 @@ impl Sums {
             uncertain: uncertainties
                 .map(|(uncertainty, n)| (uncertainty.name().to_owned(), n.into()))
                 .collect(),
-            shadow_bytes,
+            shadow_bytes: tracker.shadow_bytes().bytes,
+            array_bytes: arrays.mapped,
+            array_resident_bytes: arrays.resident,
             round_us: Times::new(&self.rounds),
             phase_us: self.phases.iter().filter(|(_, times)| times.max() > 0).map(phase).collect(),
         }
@@ -244,7 +250,6 @@ pub(super) mod tests {
     use super::*;
     use p2mtrack::config::Config;
     use p2mtrack::frame::Width;
-    use p2mtrack::tracker::Tracker;
 
     /// A round that found something.
     pub(in crate::track) fn a_round(number: u64) -> Round {
@@ -270,7 +275,7 @@ pub(super) mod tests {
         let (mut sums, check) = (Sums::new(), Check::new(Width::W64, 100, true));
         sums.add(&a_round(1));
         sums.add(&a_round(2));
-        let last = sums.totals(Some(&check), tracker.shadow_bytes().bytes);
+        let last = sums.totals(Some(&check), &tracker);
         let value = serde_json::to_value(&last).expect("JSON");
         assert_eq!((&value["rounds"], &value["entries_changed"]), (&2.into(), &10.into()));
         assert_eq!((&value["leaves_dirty"], &value["pfns_owed"]), (&6.into(), &22.into()));

@@ -222,8 +222,7 @@ impl Following<'_> {
 
     /// Prints the sums, and returns the exit status.
     fn close(mut self, session: &Session) -> Result<ExitCode, Failure> {
-        let bytes = session.monitor.tracker().shadow_bytes().bytes;
-        let totals = self.sums.totals(self.check.as_ref(), bytes);
+        let totals = self.sums.totals(self.check.as_ref(), session.monitor.tracker());
         self.out.object(&totals)?;
         print_verdict(&mut self.out, &totals.found, self.check.as_ref())?;
         line::print_times(&mut self.out, &totals)?;

@@ -6,12 +6,14 @@
 //! Source: the loop of a toolstack: first copy, live rounds, suspend, final round; on an error,
 //! cancel.
 
+use p2mtrack::ArrayBytes;
 use p2mtrack::config::Config;
 use p2mtrack::error::Error;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Observer, PortError};
 use p2mtrack::report::RoundReport;
 use p2mtrack::shadow::ShadowBytes;
+use p2mtrack::tracker::Tracker;
 
 use crate::run::in_full;
 
@@ -73,6 +75,8 @@ pub struct Run {
     pub deeds: Deeds,
     /// The shadow after the last round.
     pub shadow: Option<ShadowBytes>,
+    /// The engine's large arrays after the last round.
+    pub arrays: Option<ArrayBytes>,
     /// The last round.
     pub last: Option<RoundReport>,
 }
@@ -91,7 +95,9 @@ pub fn migrate(
     let mut migration = None;
     let done = driver.steps(life, engine, rounds, &mut migration);
     driver.run.deeds = life.deeds();
-    driver.run.shadow = migration.as_ref().map(|migration| migration.tracker().shadow_bytes());
+    let tracker = migration.as_ref().map(Migration::tracker);
+    driver.run.shadow = tracker.map(Tracker::shadow_bytes);
+    driver.run.arrays = tracker.map(Tracker::array_bytes);
     match done {
         Ok(()) => {
             drop(migration); // its memory is not needed any more

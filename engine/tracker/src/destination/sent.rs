@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::array::Counter;
 use crate::frame::{Mfn, Pfn};
 use crate::pfn_set::PfnSet;
 
@@ -72,6 +73,14 @@ impl Sent {
             set.cover(pfns);
         }
         self.since.cover(pfns.next_multiple_of(64));
+    }
+
+    /// Adds its memory.
+    pub(crate) fn count_memory(&self, counter: &mut Counter) {
+        let Self { held, gone, tables, foreign, stale, since, .. } = self;
+        for set in [held, gone, tables, foreign, stale, since] {
+            set.count_memory(counter);
+        }
     }
 
     /// The transport is about to get a frame for this pfn, or a table that names it.

@@ -6,8 +6,8 @@
 //! Threads: markers on any number of threads beside one taker; exclusive access takes `&mut`.
 //! Source: the protocol in `resend`.
 
-use super::aligned::Aligned;
 use super::summary::Summary;
+use crate::array::{Array, Counter};
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_within, words_of};
 use crate::cause::Cause;
 use crate::sync::{AtomicU64, Ordering, keep_bits, set_bits};
@@ -17,25 +17,31 @@ pub(super) const CAUSES: usize = Cause::ALL.len();
 
 /// The pfns owed for one cause.
 pub(super) struct CauseBitmap {
-    words: Aligned,
+    words: Array<AtomicU64>,
     pub(super) summary: Summary,
 }
 
 impl CauseBitmap {
     /// An empty bitmap of `lines` lines.
     pub(super) fn new(lines: usize) -> Self {
-        Self { words: Aligned::zeroed(lines * LINE_WORDS), summary: Summary::new(lines) }
+        Self { words: Array::zeroed(lines * LINE_WORDS), summary: Summary::new(lines) }
+    }
+
+    /// Adds its memory.
+    pub(super) fn count_memory(&self, counter: &mut Counter) {
+        counter.add(&self.words);
+        self.summary.count_memory(counter);
     }
 
     /// Words of 64 pfns.
     pub(super) fn words(&self) -> &[AtomicU64] {
-        self.words.all()
+        &self.words
     }
 
     /// The words, to be written by their only owner, and their summary, in which other threads may
     /// set bits meanwhile.
     pub(super) fn parts_mut(&mut self) -> (&mut [AtomicU64], &Summary) {
-        (self.words.all_mut(), &self.summary)
+        (&mut self.words, &self.summary)
     }
 
     /// The marker's side of the protocol, from word `first` on; words past the end are dropped. The
@@ -92,7 +98,7 @@ impl CauseBitmap {
         let raised: Vec<_> = self.summary.raised().filter(|&line| line >= first).collect();
         for index in raised.into_iter().flat_map(words_of) {
             let kept = bits_within(&(0..pfns), index);
-            keep_bits(&mut self.words.all_mut()[index], kept);
+            keep_bits(&mut self.words[index], kept);
         }
     }
 }

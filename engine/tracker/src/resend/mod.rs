@@ -25,7 +25,6 @@
 //!   the page is read after everything that the marker saw, even if the bit was already set.
 //! - *No cause is lost.* The bitmap that a bit is in is its cause: a take of the bit reports it.
 
-mod aligned;
 mod cause_bitmap;
 mod shard;
 mod summary;
@@ -42,6 +41,7 @@ pub(crate) use summary::{GROUP_LINES, GROUP_WORDS, summary_of};
 use take::Spare;
 pub use take::Taken;
 
+use crate::array::Counter;
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_within};
 use crate::cause::{Cause, CauseSet};
 use crate::frame::{LeafIndex, Pfn, Width};
@@ -68,6 +68,11 @@ impl ResendBitmap {
             by_cause: std::array::from_fn(|_| CauseBitmap::new(lines)),
             spare: Spare::default(),
         }
+    }
+
+    /// Adds its memory.
+    pub(crate) fn count_memory(&self, counter: &mut Counter) {
+        self.by_cause.iter().for_each(|bitmap| bitmap.count_memory(counter));
     }
 
     /// Length in pfns.

@@ -6,9 +6,9 @@
 //! Threads: markers on any number of threads set bits, beside one taker, which clears them.
 //! Source: the protocol in `resend`.
 
-use super::aligned::Aligned;
+use crate::array::{Array, Counter};
 use crate::bitmap::bits_at;
-use crate::sync::{AtomicU64, Ordering, set_bits, zeroed_words};
+use crate::sync::{AtomicU64, Ordering, set_bits};
 
 /// Words of `lines` under one bit of `groups`.
 pub(crate) const GROUP_WORDS: usize = if cfg!(loom) { 1 } else { 64 };
@@ -22,8 +22,8 @@ pub(crate) const fn summary_of(group: usize) -> std::ops::Range<usize> {
 
 /// Two levels of summary bits.
 pub(super) struct Summary {
-    lines: Aligned,
-    groups: Box<[AtomicU64]>,
+    lines: Array<AtomicU64>,
+    groups: Array<AtomicU64>,
 }
 
 impl Summary {
@@ -31,18 +31,23 @@ impl Summary {
     pub(super) fn new(lines: usize) -> Self {
         let groups = lines.div_ceil(GROUP_LINES);
         Self {
-            lines: Aligned::zeroed(groups * GROUP_WORDS),
-            groups: zeroed_words(groups.div_ceil(64)),
+            lines: Array::zeroed(groups * GROUP_WORDS),
+            groups: Array::zeroed(groups.div_ceil(64)),
         }
+    }
+
+    /// Adds its memory.
+    pub(super) fn count_memory(&self, counter: &mut Counter) {
+        counter.add(&self.lines);
     }
 
     /// The lower level.
     pub(super) fn lines(&self) -> &[AtomicU64] {
-        self.lines.all()
+        &self.lines
     }
 
     /// The upper level.
-    pub(super) const fn groups(&self) -> &[AtomicU64] {
+    pub(super) fn groups(&self) -> &[AtomicU64] {
         &self.groups
     }
 

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
+use crate::array::Array;
 use crate::bitmap::bits_of;
-use crate::sync::{AtomicU64, Ordering, zeroed_words};
+use crate::sync::{AtomicU64, Ordering};
 
 type Model = BTreeMap<u64, CauseSet>;
 
@@ -410,7 +411,7 @@ fn markers_beside_a_taker_lose_nothing() {
     const MARKERS: u64 = 3;
     const MARKS: u64 = if cfg!(miri) { 60 } else { 60_000 };
     let bitmap = ResendBitmap::new(LENGTH);
-    let contents = zeroed_words((LENGTH * MARKERS) as usize);
+    let contents = Array::<AtomicU64>::zeroed((LENGTH * MARKERS) as usize);
     let running = AtomicUsize::new(MARKERS as usize);
     let causes = [Cause::LogDirty, Cause::Entry, Cause::Structure];
     let mut sent = vec![0; contents.len()];
@@ -469,7 +470,7 @@ fn senders_return_pfns_while_the_next_batch_is_taken() {
     const SENDERS: u64 = 3;
     let bitmap = ResendBitmap::new(LENGTH);
     bitmap.mark_range(0..LENGTH, Cause::First);
-    let [sent, lost] = [(); 2].map(|()| zeroed_words(LENGTH as usize));
+    let [sent, lost] = [(); 2].map(|()| Array::<AtomicU64>::zeroed(LENGTH as usize));
     let on_the_way = AtomicUsize::new(0);
     let (to_senders, batches) = std::sync::mpsc::sync_channel::<Vec<(Pfn, CauseSet)>>(2);
     let batches = Mutex::new(batches);

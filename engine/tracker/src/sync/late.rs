@@ -32,6 +32,12 @@ pub(crate) enum Machine {
 /// A word whose updates may wait.
 pub struct AtomicU64(Arc<Word>);
 
+impl Default for AtomicU64 {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Step {
     Set(u64),
