@@ -35,8 +35,8 @@
 //! changes.
 //!
 //! Units: frames of 4 KiB everywhere; pfns and mfns are [`frame::Pfn`] and [`frame::Mfn`] and can't
-//! be mixed. Unsafe code is confined to [`guest`] and to the vector kernels of [`diff`], which read
-//! live guest memory.
+//! be mixed. Unsafe code is confined to [`guest`] and the vector kernels of [`diff`], which read
+//! live guest memory, and to large arrays.
 
 #![deny(unsafe_code)]
 
