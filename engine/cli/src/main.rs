@@ -9,6 +9,7 @@
 
 mod args;
 mod bench;
+mod bitmaps;
 mod check;
 mod compare;
 mod doctor;

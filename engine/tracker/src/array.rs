@@ -9,9 +9,7 @@
 #![expect(unsafe_code, reason = "anonymous memory is a pointer; docs/safety.md")]
 
 use std::fmt;
-use std::fs::File;
-use std::ops::{Deref, DerefMut};
-use std::os::unix::fs::FileExt;
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 
 #[cfg(not(loom))]
@@ -24,8 +22,6 @@ pub(crate) use std::default::Default as Zero;
 
 /// Bytes to which the first value is aligned: two shards never write to one cache line.
 const LINE_BYTES: usize = 64;
-/// Bytes of a page of the system.
-const PAGE_BYTES: u64 = 4096;
 /// An array of this size and more is mapped, and aligned to it.
 #[cfg(not(any(loom, miri)))]
 const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -35,6 +31,8 @@ pub(crate) struct Array<T> {
     memory: Memory<T>,
     first: NonNull<T>,
     length: usize,
+    /// Values that there is memory for. Those past the length are zero.
+    capacity: usize,
 }
 
 /// Who has the memory.
@@ -72,7 +70,7 @@ impl<T: Zero> Array<T> {
         let begin = values.cast::<T>();
         let first = begin.wrapping_add(begin.align_offset(LINE_BYTES).min(slack));
         let first = NonNull::new(first).unwrap_or(NonNull::dangling());
-        Self { memory: Memory::Heap(values), first, length }
+        Self { memory: Memory::Heap(values), first, length, capacity: length }
     }
 
     /// The same of the system's memory, if there is so much that it pays. Where the system has no
@@ -85,67 +83,30 @@ impl<T: Zero> Array<T> {
         #[cfg(target_os = "linux")]
         let _ = map.advise_range(memmap2::Advice::HugePage, at, bytes);
         let first = NonNull::new(map.as_mut_ptr().wrapping_add(at).cast())?;
-        Some(Self { memory: Memory::Mapped { _map: map }, first, length })
+        Some(Self { memory: Memory::Mapped { _map: map }, first, length, capacity: length })
     }
 }
 
-/// Memory of the large arrays of a tracker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ArrayBytes {
-    /// Address space: what they would take if all of it was written.
-    pub mapped: u64,
-    /// Memory that they take; `None` where the system does not report it.
-    pub resident: Option<u64>,
-}
-
-/// Counts the memory of arrays.
-pub(crate) struct Counter {
-    bytes: ArrayBytes,
-    /// A word for each page of this process.
-    pages: Option<File>,
-}
-
-impl Counter {
-    pub(crate) fn new() -> Self {
-        let pages = File::open("/proc/self/pagemap").ok();
-        let resident = pages.as_ref().map(|_| 0);
-        Self { bytes: ArrayBytes { mapped: 0, resident }, pages }
-    }
-
-    /// Adds an array, if it is mapped.
-    pub(crate) fn add<T>(&mut self, array: &Array<T>) {
-        if matches!(array.memory, Memory::Heap(_)) {
-            return;
-        }
-        let bytes = size_of_val(&**array) as u64;
-        self.bytes.mapped += bytes;
-        let resident = self.resident(array.as_ptr().addr() as u64, bytes);
-        self.bytes.resident = self.bytes.resident.zip(resident).map(|(all, more)| all + more);
-    }
-
-    /// Bytes in memory, of pages of 4 KiB from an address on.
-    fn resident(&self, from: u64, bytes: u64) -> Option<u64> {
-        const IN_MEMORY: u64 = 1 << 63;
-        let mut words = vec![0; bytes.div_ceil(PAGE_BYTES) as usize * 8];
-        self.pages.as_ref()?.read_exact_at(&mut words, from / PAGE_BYTES * 8).ok()?;
-        let (pages, _) = words.as_chunks();
-        let there = pages.iter().filter(|&&page| u64::from_le_bytes(page) & IN_MEMORY != 0);
-        Some(PAGE_BYTES * there.count() as u64)
-    }
-
-    pub(crate) const fn bytes(&self) -> ArrayBytes {
-        self.bytes
+impl<T> Array<T> {
+    /// The addresses of its values, if it is mapped.
+    pub(crate) fn mapped_at(&self) -> Option<Range<usize>> {
+        let first = self.first.addr().get();
+        let heap = matches!(self.memory, Memory::Heap(_));
+        (!heap).then(|| first..first + self.length * size_of::<T>())
     }
 }
 
 impl<T: Zero + Copy> Array<T> {
-    /// Changes the length. New values are zero.
+    /// Changes the length. New values are zero. An array that grows gets twice its length, so that
+    /// many small steps do not copy it each time.
     pub(crate) fn resize(&mut self, length: usize) {
-        if length != self.length {
-            let old = std::mem::replace(self, Self::zeroed(length));
+        if length < self.length || length > self.capacity {
+            let capacity = if length < self.length { length } else { length.max(2 * self.length) };
+            let old = std::mem::replace(self, Self::zeroed(capacity));
             let kept = length.min(old.length);
             self[..kept].copy_from_slice(&old[..kept]);
         }
+        self.length = length;
     }
 }
 
@@ -230,27 +191,26 @@ mod tests {
     fn a_large_array_is_aligned_to_huge_pages() {
         let array = Array::<u32>::zeroed(HUGE_PAGE_BYTES / 4);
         assert_eq!(array.as_ptr().cast::<u8>().align_offset(HUGE_PAGE_BYTES), 0);
+        let at = array.mapped_at().expect("a large one is mapped");
+        assert_eq!((at.start, at.len()), (array.as_ptr().addr(), HUGE_PAGE_BYTES));
         let array = Array::<u32>::zeroed(HUGE_PAGE_BYTES / 4 - 1);
-        assert!(matches!(array.memory, Memory::Heap(_)), "a small one is the allocator's");
+        assert_eq!(array.mapped_at(), None, "a small one is the allocator's");
     }
 
+    /// A guest whose p2m frames move to ever higher pfns lets a bitmap grow word by word.
     #[test]
-    #[cfg(not(miri))]
-    fn what_is_written_is_counted() {
-        let mut array = Array::<u64>::zeroed(HUGE_PAGE_BYTES);
-        let count = |array: &Array<u64>| {
-            let mut counter = Counter::new();
-            counter.add(array);
-            counter.add(&Array::<u64>::zeroed(10));
-            counter.bytes()
-        };
-        let bytes = 8 * HUGE_PAGE_BYTES as u64;
-        assert_eq!(count(&array), ArrayBytes { mapped: bytes, resident: Some(0) });
-        array[HUGE_PAGE_BYTES / 2] = 1;
-        let one = count(&array).resident.expect("a page map");
-        assert!([PAGE_BYTES, HUGE_PAGE_BYTES as u64].contains(&one), "{one}");
-        array.fill(1);
-        assert_eq!(count(&array), ArrayBytes { mapped: bytes, resident: Some(bytes) });
+    fn an_array_that_grows_often_moves_rarely() {
+        let mut array = Array::<u64>::zeroed(1000);
+        let (mut places, mut last) = (0, array.as_ptr());
+        for length in 1001..9000 {
+            array.resize(length);
+            assert_eq!(array[length - 1], 0);
+            array[length - 1] = length as u64;
+            places += u32::from(array.as_ptr() != last);
+            last = array.as_ptr();
+        }
+        assert!(places <= 4, "moved {places} times");
+        assert!((1001..9000).all(|length| array[length - 1] == length as u64));
     }
 
     #[test]

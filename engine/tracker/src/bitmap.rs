@@ -6,7 +6,9 @@
 //! Source: bit order of Xen's log-dirty bitmap (`xen/arch/x86/mm/paging.c`): bit `pfn & 7` of byte
 //! `pfn >> 3`.
 
-use crate::array::{Array, Counter};
+use std::ops::Range;
+
+use crate::array::Array;
 use crate::frame::Pfn;
 
 /// Words of a line: a cache line of a bitmap. Fewer under loom, whose models cost time per word.
@@ -15,13 +17,13 @@ pub(crate) const LINE_WORDS: usize = if cfg!(loom) { 2 } else { 8 };
 pub(crate) const LINE_PFNS: u64 = 64 * LINE_WORDS as u64;
 
 /// The words of a line.
-pub(crate) const fn words_of(line: usize) -> std::ops::Range<usize> {
+pub(crate) const fn words_of(line: usize) -> Range<usize> {
     let first = line * LINE_WORDS;
     first..first + LINE_WORDS // the compiler sees the length
 }
 
 /// The bits of word `index` whose pfns are in `pfns`.
-pub(crate) fn bits_within(pfns: &std::ops::Range<u64>, index: usize) -> u64 {
+pub(crate) fn bits_within(pfns: &Range<u64>, index: usize) -> u64 {
     let first = 64 * index as u64;
     let below = |end: u64| match end.saturating_sub(first) {
         bits @ 0..64 => (1 << bits) - 1,
@@ -44,9 +46,9 @@ impl PfnBitmap {
         Self { words: Array::zeroed(pfns.div_ceil(64) as usize), pfns }
     }
 
-    /// Adds its memory.
-    pub(crate) fn count_memory(&self, counter: &mut Counter) {
-        counter.add(&self.words);
+    /// Adds where its memory is, if it is mapped.
+    pub(crate) fn mapped_at(&self, list: &mut Vec<Range<usize>>) {
+        list.extend(self.words.mapped_at());
     }
 
     /// Length in pfns.

@@ -59,7 +59,6 @@ pub mod table;
 pub mod tracker;
 pub mod uncertainty;
 
-pub use array::ArrayBytes;
 pub use cause::{Cause, CauseSet};
 pub use config::Config;
 pub use error::Error;

@@ -7,7 +7,6 @@
 
 use std::ops::Range;
 
-use crate::array::Counter;
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, PfnBitmap, bits_at, bits_within, words_of};
 use crate::frame::Pfn;
 
@@ -21,9 +20,9 @@ pub(crate) struct PfnSet {
 }
 
 impl PfnSet {
-    /// Adds its memory.
-    pub(crate) fn count_memory(&self, counter: &mut Counter) {
-        self.bits.count_memory(counter);
+    /// Adds where its memory is, if it is mapped.
+    pub(crate) fn mapped_at(&self, list: &mut Vec<Range<usize>>) {
+        self.bits.mapped_at(list);
     }
 
     /// Length in pfns.

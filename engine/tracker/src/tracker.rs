@@ -5,9 +5,9 @@
 //! Threads: one owner, stepped by its caller; no clock.
 //! Source: order of the steps: `docs/design.md`, laws 1 to 5 and 7.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::array::{ArrayBytes, Counter};
 use crate::cause::CauseSet;
 use crate::config::{Config, Sender, Verify};
 use crate::destination::Destination;
@@ -761,15 +761,16 @@ impl Tracker {
         self.destination.shadow.bytes()
     }
 
-    /// Memory of the bitmaps with a bit for each pfn.
+    /// The addresses of the bitmaps with a bit for each pfn, those of 2 MiB and more: for a caller
+    /// that reports their memory.
     #[must_use]
-    pub fn array_bytes(&self) -> ArrayBytes {
-        let mut counter = Counter::new();
-        self.intake.log.bits().count_memory(&mut counter);
-        self.p2m.layout.backing.pfns_with_frames().count_memory(&mut counter);
-        self.ledger.bitmap.count_memory(&mut counter);
-        self.destination.sent.count_memory(&mut counter);
-        counter.bytes()
+    pub fn mapped_at(&self) -> Vec<Range<usize>> {
+        let mut list = Vec::new();
+        self.intake.log.bits().mapped_at(&mut list);
+        self.p2m.layout.backing.pfns_with_frames().mapped_at(&mut list);
+        self.ledger.bitmap.mapped_at(&mut list);
+        self.destination.sent.mapped_at(&mut list);
+        list
     }
 
     /// The guest's width.

@@ -6,6 +6,7 @@
 //! Threads: the engine's own; the guest is built and judged on rayon's pool.
 //! Source: options, keys and status are an interface: see `docs/json.md` and `--help`.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use p2mtrack::config::Config;
@@ -22,6 +23,7 @@ use super::huge_plan::Plan;
 use super::result::round;
 use super::single::{Screen, progress};
 use super::{huge_line, line};
+use crate::bitmaps::Bitmaps;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::recording::Recording;
@@ -47,6 +49,7 @@ struct Printer<'a> {
     phases: Stopwatch,
     rounds: u64,
     judge_begun: Option<Instant>,
+    bitmaps: Bitmaps,
 }
 
 impl Observer for Printer<'_> {
@@ -68,6 +71,10 @@ impl Watch for Printer<'_> {
         self.screen.text(line::round(report, elapsed.as_millis()))?;
         self.phases.clear();
         Ok(())
+    }
+
+    fn memory(&mut self, bitmaps: &[Range<usize>]) {
+        self.bitmaps = Bitmaps::at(bitmaps);
     }
 
     fn turn(&mut self, turn: Turn) {
@@ -100,11 +107,13 @@ pub(super) fn run(args: &SimulateArgs) -> Result<u8, Failure> {
         phases: Stopwatch::new(),
         rounds: 0,
         judge_begun: None,
+        bitmaps: Bitmaps::default(),
     };
     let run = migrate(&guest, &mut Life::new(plan.seed), engine(args), plan.rounds, &mut printer);
     let judged = printer.judge_begun.map_or(Duration::ZERO, |begun| begun.elapsed());
     let times = Times { built, migrated: begun.elapsed() - built - judged, judged };
-    let outcome = Outcome::new(&plan, &guest, &run, times, peak_bytes());
+    let bitmaps = printer.bitmaps;
+    let outcome = Outcome::new(&plan, &guest, &run, times, bitmaps, peak_bytes());
     screen.object(&outcome)?;
     screen.text(line::legend())?;
     screen.text(huge_line::verdict(&outcome, &run))?;

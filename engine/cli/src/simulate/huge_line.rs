@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::huge_plan::Plan;
 use super::line::grouped;
 use super::result::{self, EXIT_ABORTED, EXIT_WRONG, P2MTRACK};
+use crate::bitmaps::Bitmaps;
 use crate::size::in_words;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -46,8 +47,8 @@ pub(super) struct Outcome<'a> {
     first_difference: Option<String>,
     pages_received: u64,
     shadow_bytes: Option<u64>,
-    array_bytes: Option<u64>,
-    array_resident_bytes: Option<u64>,
+    #[serde(flatten)]
+    bitmaps: Bitmaps,
     build_ms: u64,
     migrate_ms: u64,
     judge_ms: u64,
@@ -60,6 +61,7 @@ impl<'a> Outcome<'a> {
         guest: &Guest,
         run: &'a Run,
         times: Times,
+        bitmaps: Bitmaps,
         peak_bytes: Option<u64>,
     ) -> Self {
         let judgement = run.judgement.unwrap_or_default();
@@ -93,8 +95,7 @@ impl<'a> Outcome<'a> {
             first_difference: judgement.first.map(|first| first.to_string()),
             pages_received: guest.received().0,
             shadow_bytes: run.shadow.map(|shadow| shadow.bytes),
-            array_bytes: run.arrays.map(|arrays| arrays.mapped),
-            array_resident_bytes: run.arrays.and_then(|arrays| arrays.resident),
+            bitmaps,
             build_ms: times.built.as_millis() as u64,
             migrate_ms: times.migrated.as_millis() as u64,
             judge_ms: times.judged.as_millis() as u64,
@@ -180,8 +181,8 @@ fn spent(outcome: &Outcome, run: &Run) -> String {
          {threads} threads, kernel {kernel}.",
         mib(outcome.peak_bytes),
         mib(outcome.shadow_bytes),
-        mib(outcome.array_resident_bytes),
-        mib(outcome.array_bytes),
+        mib(outcome.bitmaps.array_resident_bytes),
+        mib(outcome.bitmaps.array_bytes),
         seconds(outcome.build_ms),
         seconds(outcome.migrate_ms),
         seconds(outcome.judge_ms),

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::full;
 use super::session::Session;
+use crate::bitmaps::Bitmaps;
 use crate::check::Check;
 use crate::failure::Failure;
 use crate::findings::{Owed, RoundLine, Structure, Totals, unaccounted};
@@ -121,8 +122,8 @@ pub(super) struct Last {
     unaccounted_frames: Option<i64>,
     uncertain: Map<String, Value>,
     shadow_bytes: u64,
-    array_bytes: u64,
-    array_resident_bytes: Option<u64>,
+    #[serde(flatten)]
+    bitmaps: Bitmaps,
     round_us: Times,
     phase_us: Map<String, Value>,
 }
@@ -186,7 +187,6 @@ impl Sums {
     }
 
     pub(super) fn totals(self, check: Option<&Check>, tracker: &Tracker) -> Last {
-        let arrays = tracker.array_bytes();
         let uncertainties =
             Uncertainty::ALL.iter().zip(self.uncertain).filter(|(_, count)| *count > 0);
         let phase = |(name, times): &(&str, Histogram<u64>)| {
@@ -209,8 +209,7 @@ impl Sums {
                 .map(|(uncertainty, n)| (uncertainty.name().to_owned(), n.into()))
                 .collect(),
             shadow_bytes: tracker.shadow_bytes().bytes,
-            array_bytes: arrays.mapped,
-            array_resident_bytes: arrays.resident,
+            bitmaps: Bitmaps::at(&tracker.mapped_at()),
             round_us: Times::new(&self.rounds),
             phase_us: self.phases.iter().filter(|(_, times)| times.max() > 0).map(phase).collect(),
         }

@@ -6,14 +6,14 @@
 //! Source: the loop of a toolstack: first copy, live rounds, suspend, final round; on an error,
 //! cancel.
 
-use p2mtrack::ArrayBytes;
+use std::ops::Range;
+
 use p2mtrack::config::Config;
 use p2mtrack::error::Error;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Observer, PortError};
 use p2mtrack::report::RoundReport;
 use p2mtrack::shadow::ShadowBytes;
-use p2mtrack::tracker::Tracker;
 
 use crate::run::in_full;
 
@@ -40,6 +40,9 @@ pub trait Watch: Observer {
     /// # Errors
     /// The migration is cancelled with this error.
     fn round(&mut self, report: &RoundReport) -> Result<(), PortError>;
+
+    /// Where the engine's large bitmaps are, after the last round.
+    fn memory(&mut self, _: &[Range<usize>]) {}
 
     /// Another side goes to work.
     fn turn(&mut self, _: Turn) {}
@@ -75,8 +78,6 @@ pub struct Run {
     pub deeds: Deeds,
     /// The shadow after the last round.
     pub shadow: Option<ShadowBytes>,
-    /// The engine's large arrays after the last round.
-    pub arrays: Option<ArrayBytes>,
     /// The last round.
     pub last: Option<RoundReport>,
 }
@@ -95,9 +96,10 @@ pub fn migrate(
     let mut migration = None;
     let done = driver.steps(life, engine, rounds, &mut migration);
     driver.run.deeds = life.deeds();
-    let tracker = migration.as_ref().map(Migration::tracker);
-    driver.run.shadow = tracker.map(Tracker::shadow_bytes);
-    driver.run.arrays = tracker.map(Tracker::array_bytes);
+    if let Some(migration) = &migration {
+        driver.run.shadow = Some(migration.tracker().shadow_bytes());
+        driver.watch.memory(&migration.tracker().mapped_at());
+    }
     match done {
         Ok(()) => {
             drop(migration); // its memory is not needed any more

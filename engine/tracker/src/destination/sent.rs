@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::array::Counter;
 use crate::frame::{Mfn, Pfn};
 use crate::pfn_set::PfnSet;
 
@@ -75,11 +74,11 @@ impl Sent {
         self.since.cover(pfns.next_multiple_of(64));
     }
 
-    /// Adds its memory.
-    pub(crate) fn count_memory(&self, counter: &mut Counter) {
+    /// Adds where its memory is, if it is mapped.
+    pub(crate) fn mapped_at(&self, list: &mut Vec<Range<usize>>) {
         let Self { held, gone, tables, foreign, stale, since, .. } = self;
         for set in [held, gone, tables, foreign, stale, since] {
-            set.count_memory(counter);
+            set.mapped_at(list);
         }
     }
 

@@ -6,8 +6,10 @@
 //! Threads: markers on any number of threads beside one taker; exclusive access takes `&mut`.
 //! Source: the protocol in `resend`.
 
+use std::ops::Range;
+
 use super::summary::Summary;
-use crate::array::{Array, Counter};
+use crate::array::Array;
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_within, words_of};
 use crate::cause::Cause;
 use crate::sync::{AtomicU64, Ordering, keep_bits, set_bits};
@@ -27,10 +29,10 @@ impl CauseBitmap {
         Self { words: Array::zeroed(lines * LINE_WORDS), summary: Summary::new(lines) }
     }
 
-    /// Adds its memory.
-    pub(super) fn count_memory(&self, counter: &mut Counter) {
-        counter.add(&self.words);
-        self.summary.count_memory(counter);
+    /// Adds where its memory is, if it is mapped.
+    pub(super) fn mapped_at(&self, list: &mut Vec<Range<usize>>) {
+        list.extend(self.words.mapped_at());
+        self.summary.mapped_at(list);
     }
 
     /// Words of 64 pfns.

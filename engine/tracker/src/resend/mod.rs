@@ -41,7 +41,6 @@ pub(crate) use summary::{GROUP_LINES, GROUP_WORDS, summary_of};
 use take::Spare;
 pub use take::Taken;
 
-use crate::array::Counter;
 use crate::bitmap::{LINE_PFNS, LINE_WORDS, bits_at, bits_within};
 use crate::cause::{Cause, CauseSet};
 use crate::frame::{LeafIndex, Pfn, Width};
@@ -70,9 +69,9 @@ impl ResendBitmap {
         }
     }
 
-    /// Adds its memory.
-    pub(crate) fn count_memory(&self, counter: &mut Counter) {
-        self.by_cause.iter().for_each(|bitmap| bitmap.count_memory(counter));
+    /// Adds where its memory is, if it is mapped.
+    pub(crate) fn mapped_at(&self, list: &mut Vec<Range<usize>>) {
+        self.by_cause.iter().for_each(|bitmap| bitmap.mapped_at(list));
     }
 
     /// Length in pfns.

@@ -6,7 +6,9 @@
 //! Threads: markers on any number of threads set bits, beside one taker, which clears them.
 //! Source: the protocol in `resend`.
 
-use crate::array::{Array, Counter};
+use std::ops::Range;
+
+use crate::array::Array;
 use crate::bitmap::bits_at;
 use crate::sync::{AtomicU64, Ordering, set_bits};
 
@@ -16,7 +18,7 @@ pub(crate) const GROUP_WORDS: usize = if cfg!(loom) { 1 } else { 64 };
 pub(crate) const GROUP_LINES: usize = 64 * GROUP_WORDS;
 
 /// The words of `lines` under one bit of `groups`.
-pub(crate) const fn summary_of(group: usize) -> std::ops::Range<usize> {
+pub(crate) const fn summary_of(group: usize) -> Range<usize> {
     group * GROUP_WORDS..(group + 1) * GROUP_WORDS
 }
 
@@ -36,9 +38,9 @@ impl Summary {
         }
     }
 
-    /// Adds its memory.
-    pub(super) fn count_memory(&self, counter: &mut Counter) {
-        counter.add(&self.lines);
+    /// Adds where its memory is, if it is mapped.
+    pub(super) fn mapped_at(&self, list: &mut Vec<Range<usize>>) {
+        list.extend(self.lines.mapped_at());
     }
 
     /// The lower level.
