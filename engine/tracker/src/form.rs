@@ -8,8 +8,9 @@
 //! Source: real p2ms are runs: patched frame of reference (Zukowski et al., ICDE 2006), steps +1,
 //! -1 and 0.
 
-use crate::frame::{Entry, Width};
+use crate::frame::{Entry, Mfn, Width};
 use crate::leaf::Leaf;
+use crate::prefetch::prefetch;
 
 /// `u32` values of a packed leaf. All ones stands for an invalid entry.
 pub(crate) type PackedWords = [u32; 512];
@@ -178,6 +179,30 @@ impl Base<'_> {
                 let word = patch.map_or(segments[after - 1], |found| patches[found]);
                 Segment(word).entry_at(width, slot)
             }
+        }
+    }
+
+    /// Whether the `count` entries from `slot` on name the frames from `first` on, in order and
+    /// without tags. There is at least one.
+    pub(crate) fn is_run(&self, width: Width, slot: usize, first: Mfn, count: usize) -> bool {
+        let names =
+            |at: usize| self.entry(width, slot + at) == Entry::frame(Mfn(first.0 + at as u64));
+        match self {
+            // One step leads from each entry to the next: two of them tell it.
+            Self::Affine(_) => names(0) && names(count - 1),
+            _ => (0..count).all(names),
+        }
+    }
+
+    /// Prefetches what the entry in `slot` is read from, if it is memory of its own.
+    pub(crate) fn prefetch(&self, width: Width, slot: usize) {
+        match *self {
+            Self::Raw(leaf) => {
+                let word = slot * width.bits() as usize / 64;
+                prefetch(leaf.words.as_ptr().wrapping_add(word));
+            }
+            Self::Packed { low, .. } => prefetch(low.as_ptr().wrapping_add(slot)),
+            Self::Hole | Self::Affine(_) | Self::Segments { .. } => {}
         }
     }
 

@@ -211,8 +211,12 @@ impl Entry {
     /// Whether the word names a frame of a machine of `frames` frames. This is the counting rule of
     /// captures and reports: a tagged word is never a frame.
     #[must_use]
+    #[inline]
     pub const fn names_frame(self, width: Width, frames: u64) -> bool {
-        matches!(self.claim(width), Claim::Frame(Mfn(m)) if m < frames)
+        // One comparison, for it is made for each entry that changed: a tagged word, and an invalid
+        // one, is not below the lower tag.
+        let identity = 1 << (width.bits() - 2);
+        self.0 < if frames < identity { frames } else { identity }
     }
 }
 
@@ -287,6 +291,27 @@ mod tests {
             assert!(!Entry::frame(Mfn(8)).names_frame(width, 8));
         }
         assert_eq!(Entry::widen(0x8000_0007).claim(Width::W32), Claim::Foreign(Mfn(7)));
+    }
+
+    #[test]
+    fn a_word_names_a_frame_if_it_claims_one_of_the_machine() {
+        for width in [Width::W32, Width::W64] {
+            let (bits, ones) = (width.bits(), u64::MAX >> (64 - width.bits()));
+            let near = |word: u64| [word.wrapping_sub(1), word, word.wrapping_add(1)];
+            let words = (0..bits).flat_map(|bit| near(1 << bit)).chain(near(ones)).chain([0b11]);
+            for word in words.map(|word| word & ones) {
+                let entry =
+                    if width == Width::W32 { Entry::widen(word as u32) } else { Entry(word) };
+                for frames in [0, 1, 1 << 20, 1 << 30, 1 << 31, 1 << 40, 1 << 62, u64::MAX] {
+                    let claims = matches!(entry.claim(width), Claim::Frame(Mfn(m)) if m < frames);
+                    assert_eq!(
+                        entry.names_frame(width, frames),
+                        claims,
+                        "{word:#x} of {frames:#x}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::frame::{Entry, Width};
 use crate::leaf::{FRAME_WORDS, Leaf};
+use crate::prefetch::prefetch;
 
 /// A mapped frame of live guest memory.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,7 @@ impl<'map> GuestLeaf<'map> {
         self.words.cast()
     }
 
+    #[inline]
     fn word(self, index: usize) -> u64 {
         assert!(index < FRAME_WORDS, "a frame has 512 words");
         // SAFETY: the constructor's contract gives 512 aligned, readable words during 'map, and the
@@ -59,6 +61,11 @@ impl<'map> GuestLeaf<'map> {
         // (law 1). It is one load that is neither split nor repeated, and the one order that
         // read-only memory allows.
         word.load(Ordering::Relaxed)
+    }
+
+    /// Prefetches the frame's first lines of 64 bytes.
+    pub(crate) fn prefetch(self, lines: usize) {
+        (0..lines).for_each(|line| prefetch(self.words.wrapping_add(8 * line)));
     }
 
     /// Copies the frame, each word read once.
@@ -73,6 +80,7 @@ impl<'map> GuestLeaf<'map> {
     /// # Panics
     /// If `slot` is not below [`Width::entries`].
     #[must_use]
+    #[inline]
     pub fn entry(self, width: Width, slot: usize) -> Entry {
         match width {
             Width::W64 => Entry(self.word(slot)),

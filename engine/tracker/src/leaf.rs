@@ -96,9 +96,9 @@ impl LeafMask {
     #[must_use]
     pub fn first(slots: usize) -> Self {
         let mut mask = Self::NONE;
-        for (i, word) in mask.words.iter_mut().enumerate() {
-            let below = slots.saturating_sub(64 * i).min(64);
-            *word = if below == 64 { u64::MAX } else { (1 << below) - 1 };
+        mask.words[..slots / 64].fill(u64::MAX);
+        if !slots.is_multiple_of(64) {
+            mask.words[slots / 64] = (1 << (slots % 64)) - 1;
         }
         mask
     }
@@ -124,12 +124,6 @@ impl LeafMask {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|&word| word == 0)
-    }
-
-    /// Whether every slot of a leaf of this width is in the set.
-    #[must_use]
-    pub(crate) fn is_full(&self, width: Width) -> bool {
-        self.used(width).iter().all(|&word| word == u64::MAX)
     }
 
     /// Slots in the set.

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::bitmap::LINE_PFNS;
 use crate::cause::{Cause, CauseSet};
 use crate::destination::Footing;
 use crate::frame::Pfn;
@@ -157,6 +158,20 @@ impl Ledger {
     pub(crate) fn owed(&self) -> u64 {
         let out = self.out.pages.len() + self.out.deferred.len() + self.out.postponed.len();
         self.bitmap.count() + out as u64
+    }
+
+    /// Fills in one bit for each line of pfns: set if any of them may be owed now.
+    pub(crate) fn owed_lines(&self, lines: &mut Vec<u64>) {
+        self.bitmap.owed_lines(lines);
+        let out = &self.out;
+        let pages = out.pages.iter().map(|page| page.pfn);
+        let elsewhere = out.postponed.keys().chain(out.deferred.keys()).chain(&self.returned);
+        for pfn in pages.chain(elsewhere.copied()) {
+            let line = pfn.0 / LINE_PFNS;
+            if let Some(word) = lines.get_mut((line / 64) as usize) {
+                *word |= 1 << (line % 64);
+            }
+        }
     }
 
     /// Whether a pfn is owed now.

@@ -78,6 +78,7 @@ mod intake;
 mod ledger;
 mod log_buffer;
 mod log_source;
+mod named_pfns;
 mod p2m;
 mod pfn_set;
 mod prefetch;

@@ -98,6 +98,15 @@ impl PfnSet {
         lines.len() as u64
     }
 
+    /// The members in a range, in ascending order.
+    pub(crate) fn iter_range(&self, pfns: &Range<u64>) -> impl Iterator<Item = Pfn> + '_ {
+        let pfns = pfns.clone();
+        let words = self.lines_in(&pfns).into_iter().flat_map(words_of);
+        let members = words
+            .flat_map(move |index| bits_at(index, self.word(index) & bits_within(&pfns, index)));
+        members.map(|number| Pfn(number as u64))
+    }
+
     /// Adds the members of another set, of the same length, in a range. Returns how many lines were
     /// read: those in which the other set has members.
     pub(crate) fn add_range(&mut self, other: &Self, pfns: &Range<u64>) -> u64 {
@@ -208,6 +217,8 @@ mod tests {
             prop_assert_eq!(other.add_range(&set, &added), has_lines(&model, &added));
             both.extend(model.iter().copied().filter(|&pfn| within(&added, pfn)));
             prop_assert!(other.iter().map(|pfn| pfn.0).eq(both.iter().copied()));
+            let here = both.range(cleared.clone()).copied();
+            prop_assert!(other.iter_range(&cleared).map(|pfn| pfn.0).eq(here));
             prop_assert_eq!(other.clear_range(&cleared), has_lines(&both, &cleared));
             both.retain(|&pfn| !within(&cleared, pfn));
             prop_assert!(other.iter().map(|pfn| pfn.0).eq(both.iter().copied()));

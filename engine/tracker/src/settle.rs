@@ -69,13 +69,14 @@ pub(crate) fn unsettled(p2m: &mut P2m, ledger: &Ledger, guest: &Guest<'_>) -> Er
 /// holds. All of these have a pfn, except for a few that are between Xen and a pfn.
 ///
 /// # Errors
-/// [`Error::Unaccounted`] if they differ by more than a real guest's ever do, and the policy does
-/// not allow it.
+/// The guest is not suspended any more; [`Error::Unaccounted`] if they differ by more than a real
+/// guest's ever do, and the policy does not allow it.
 pub(crate) fn balance(
     round: &mut Round,
     destination: &Destination,
     guest: &mut Guest<'_>,
 ) -> Result<(), Error> {
+    guest.p2m.still_suspended().map_err(Error::port("p2m source"))?;
     let held = guest.p2m.domain_frames().map_err(Error::port("p2m source"))?;
     let domain_frames = held.min(guest.m2p.frames()); // a port may answer anything
     let unaccounted_frames = domain_frames.cast_signed() - destination.frames().cast_signed();

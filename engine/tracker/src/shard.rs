@@ -18,6 +18,9 @@ use crate::error::Error;
 /// a tenth of a second per leaf, and has to test shards of a small guest.
 const LEAVES_MIN: usize = if cfg!(miri) { 2 } else { 64 };
 
+/// The fewest small items, of a microsecond or so each, for which the pool is woken.
+const ITEMS_MIN: usize = 32;
+
 /// Pieces of work per thread.
 const PIECES: usize = 4;
 
@@ -90,6 +93,16 @@ impl Shards {
             threads => items.len().div_ceil(PIECES * threads),
         };
         items.chunks(piece.max(LEAVES_MIN)).collect()
+    }
+
+    /// Does the same to each of many small items.
+    pub(crate) fn each_mut<T: Send>(&self, items: &mut [T], each: impl Fn(&mut T) + Sync + Send) {
+        match &self.pool {
+            Some(pool) if items.len() >= ITEMS_MIN => {
+                pool.install(|| items.par_iter_mut().with_min_len(ITEMS_MIN / 4).for_each(each));
+            }
+            _ => items.iter_mut().for_each(each),
+        }
     }
 
     /// Does each shard's work, and joins the results in the order of the shards.

@@ -197,6 +197,10 @@ impl Tracker {
             }
         }
         self.take_log(guest, read)?;
+        if self.round.is_suspended() {
+            // Of a dying domain the log may have been read without an error, and be empty.
+            guest.p2m.still_suspended().map_err(Error::port("p2m source"))?;
+        }
         self.follow(guest, false)?;
         if self.round.config.sender != Sender::Engine {
             // Tables that the scan made uncertain are sent in this round.
@@ -241,7 +245,7 @@ impl Tracker {
     /// The view for normalising the page tables of the batch: what it resolves is noted for the
     /// batch.
     pub fn view<'a>(&'a self, guest: &'a mut Guest<'_>) -> impl TableView + use<'a> {
-        View::new(&self.round, &self.p2m.layout, &self.destination, guest, &self.notes)
+        View::new(&self.round, &self.p2m, &self.ledger, &self.destination, guest, &self.notes)
     }
 
     /// Answers the batch, one answer per page in order; the rest counts as not acknowledged.
@@ -388,13 +392,17 @@ impl Tracker {
             if owed.is_empty() {
                 break;
             }
-            for (pfn, causes) in owed {
-                each(pfn, causes);
-                self.round.report.pages.accepted += 1;
-                // A p2m frame may be found under another pfn, as when its page is sent.
-                let claim = self.destination.shadow.entry(pfn).claim(self.width());
-                if let Some(mfn) = claim.named() {
-                    self.p2m.frame_named(mfn, guest.m2p, &mut self.round.report.structure);
+            self.round.report.pages.accepted += owed.len() as u64;
+            let width = self.width();
+            for of_leaf in owed.chunk_by(|a, b| width.leaf_of(a.0) == width.leaf_of(b.0)) {
+                let base = self.destination.shadow.base(width.leaf_of(of_leaf[0].0));
+                for &(pfn, causes) in of_leaf {
+                    each(pfn, causes);
+                    // A p2m frame may be found under another pfn, as when its page is sent.
+                    let claim = base.entry(width, width.slot_of(pfn)).claim(width);
+                    if let Some(mfn) = claim.named() {
+                        self.p2m.frame_named(mfn, guest.m2p, &mut self.round.report.structure);
+                    }
                 }
             }
         }
@@ -585,9 +593,9 @@ impl Tracker {
             return Ok(false);
         }
         moves::forget_departed(&mut self.destination, guest);
-        if self.destination.sent.recheck_tables() {
-            self.destination.sent.all_tables_are_uncertain();
-            again::owe_tables(&mut self.round, &self.ledger, &mut self.destination);
+        self.destination.sent.recheck_tables();
+        again::owe_tables(&mut self.round, &self.ledger, &mut self.destination);
+        if self.ledger.owed() > 0 {
             return Ok(false);
         }
         self.p2m.unnamed_leaf(guest.p2m).map_or(Ok(()), Err)?;

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::bitmap::PfnBitmap;
+use crate::bitmap::{PfnBitmap, bits_at};
 use crate::cause::Cause;
 use crate::destination::Sent;
 use crate::diff::{Kernel, diff, diff_live, fetch};
@@ -27,6 +27,10 @@ use crate::shard::Join;
 
 /// Positions at which a leaf that names frames may be listed.
 const ALIAS_POSITIONS_MAX: u64 = 4;
+
+/// Lines of a later leaf that are prefetched before a comparison begins: a processor waits for
+/// about a dozen at a time.
+const LINES_EARLY: usize = 12;
 
 /// A pfn that is owed for one of these was counted when its entry changed.
 const COUNTED: [Cause; 2] = [Cause::Deferred, Cause::Returned];
@@ -166,7 +170,7 @@ impl Comparison<'_> {
                 Seen::Known => {}
                 Seen::Run(run) => shard.put_run(place, run),
                 // Slots past the guest's count are not its entries yet.
-                Seen::Copy if !self.tracked_slots(item.leaf).is_full(self.layout.width()) => {
+                Seen::Copy if !self.is_tracked_whole(item.leaf) => {
                     shard.put(place, &self.tracked_part(item.leaf, &notes.copy));
                 }
                 Seen::Copy if self.layout.is_shared(item.leaf) => {
@@ -189,6 +193,10 @@ impl Comparison<'_> {
         let mut page = later.next().flatten();
         items.iter().map(move |item| {
             let lines = std::mem::replace(&mut page, later.next().flatten());
+            // Until the lines of this item are read, the memory would be idle.
+            if let Some(leaf) = lines {
+                leaf.prefetch(LINES_EARLY);
+            }
             (item, Ahead { lines, page })
         })
     }
@@ -209,7 +217,7 @@ impl Comparison<'_> {
             || self.layout.backing.pfns_with_frames().has_any(first, entries)
             || self.log.count_in(first, entries) > 0
             || !resend.owed_for(&COUNTED, width, item.leaf).is_empty();
-        (!noted && self.tracked_slots(item.leaf).is_full(width)).then_some((mfn, likeness))
+        (!noted && self.is_tracked_whole(item.leaf)).then_some((mfn, likeness))
     }
 
     /// Compares one leaf.
@@ -266,15 +274,17 @@ impl Comparison<'_> {
         {
             return None; // equal entries and other positions matter, too
         }
-        let tracked = self.tracked_slots(item.leaf);
-        if matches!(base, Base::Hole) && item.is_new() && tracked.is_full(width) {
+        let whole = self.is_tracked_whole(item.leaf);
+        if matches!(base, Base::Hole) && item.is_new() && whole {
             let run = likely_run(width, live)?;
-            let nothing_owed = notes.resend.owed_for(&Cause::ALL, width, item.leaf).is_empty();
+            let nothing_owed = !notes.resend.is_owed(width, item.leaf);
             let runs = || diff_live(self.kernel, width, live, &Base::Affine(run), ahead).is_empty();
             return (nothing_owed && runs()).then(|| self.first_run(item, run, notes));
         }
-        let changed = diff_live(self.kernel, width, live, base, ahead).and(&tracked);
-        changed.is_empty().then(|| {
+        let changed = diff_live(self.kernel, width, live, base, ahead);
+        let equal =
+            changed.is_empty() || !whole && changed.and(&self.tracked_slots(item.leaf)).is_empty();
+        equal.then(|| {
             notes.found.leaves += 1;
             notes.found.unchanged += u64::from(item.cause == Cause::Entry);
             Seen::Known
@@ -354,7 +364,13 @@ impl Comparison<'_> {
         if equal { Seen::Known } else { Seen::Copy }
     }
 
-    /// Slots of the leaf that are pfns of the guest: the last leaf may end early.
+    /// Whether all slots of a leaf are pfns of the guest: the last leaf may end early.
+    fn is_tracked_whole(&self, leaf: LeafIndex) -> bool {
+        let width = self.layout.width();
+        width.first_pfn(leaf).0.saturating_add(width.entries() as u64) <= self.layout.pfns()
+    }
+
+    /// The slots of a leaf that are pfns of the guest.
     fn tracked_slots(&self, leaf: LeafIndex) -> LeafMask {
         let width = self.layout.width();
         let left = self.layout.pfns().saturating_sub(width.first_pfn(leaf).0);
@@ -380,25 +396,25 @@ impl Comparison<'_> {
     ) {
         let width = self.layout.width();
         let frames = self.m2p.frames();
-        let first = width.first_pfn(item.leaf).0;
-        let counted = resend.owed_for(&COUNTED, width, item.leaf);
-        for slot in changed.slots() {
-            let pfn = Pfn(first + slot as u64);
-            if !item.is_new() && self.layout.backing.pfns_with_frames().get(pfn) {
-                found.backing.push(pfn);
-            }
-            if counted.get(slot) {
-                continue; // counted when it changed; the shadow of an owed pfn says nothing
-            }
+        let words = (width.first_pfn(item.leaf).0 / 64) as usize..;
+        let backing = self.layout.backing.pfns_with_frames();
+        for (index, &word) in words.clone().zip(changed.used(width)).filter(|_| !item.is_new()) {
+            let pfns = bits_at(index, word & backing.word(index));
+            found.backing.extend(pfns.map(|pfn| Pfn(pfn as u64)));
+        }
+        // The others were counted when they changed; the shadow of an owed pfn says nothing.
+        let fresh = changed.and_not(&resend.owed_for(&COUNTED, width, item.leaf));
+        for (index, &word) in words.zip(fresh.used(width)) {
+            let logged = self.log.words().get(index).copied().unwrap_or(0);
+            found.counts.beyond_log_dirty += u64::from((word & !logged).count_ones());
+        }
+        for slot in fresh.slots() {
             let was = before.entry(width, slot).names_frame(width, frames);
             let now = live.entry(width, slot).names_frame(width, frames);
-            match (was, now) {
-                (false, true) => found.counts.mapped += 1,
-                (true, false) => found.counts.unmapped += 1,
-                (true, true) => found.counts.remapped += 1,
-                (false, false) => found.counts.other += 1,
-            }
-            found.counts.beyond_log_dirty += u64::from(!self.log.get(pfn));
+            found.counts.mapped += u64::from(!was && now);
+            found.counts.unmapped += u64::from(was && !now);
+            found.counts.remapped += u64::from(was && now);
+            found.counts.other += u64::from(!was && !now);
         }
     }
 

@@ -156,7 +156,7 @@ fn gather(
     }
     if found.leaves > 0 && round.config.sender != Sender::Engine {
         // What a table named while the leaves were being written is unknown.
-        destination.sent.sent_tables_are_uncertain();
+        destination.sent.tables.all_are_uncertain();
     }
     round.report.leaves.compared += found.leaves;
     round.report.leaves.unchanged += found.unchanged;

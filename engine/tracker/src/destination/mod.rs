@@ -9,6 +9,7 @@
 mod accepted;
 mod digests;
 mod sent;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,6 +20,7 @@ pub(crate) use sent::{Footing, Sent};
 use crate::error::Error;
 use crate::frame::{Entry, LeafIndex, Mfn, Pfn, Width};
 use crate::leaf::Leaf;
+use crate::named_pfns::NamedPfns;
 use crate::port::Page;
 use crate::report::SettledCounts;
 use crate::shadow::{EmptyLeaves, Forms, Shadow};
@@ -91,11 +93,13 @@ impl Destination {
     }
 
     /// The destination has a page, with bytes of this digest, if the transport reported one.
-    /// `cleared`: frames of its PTEs that were made not present.
+    /// Of a table `named` is what it names, if that is known; `cleared` are frames of its PTEs that
+    /// were made not present.
     pub(crate) fn accept(
         &mut self,
         page: &Page,
         footing: Footing,
+        named: Option<NamedPfns>,
         cleared: Option<Vec<Mfn>>,
         digest: Option<u64>,
     ) {
@@ -106,7 +110,12 @@ impl Destination {
         // The m2p may have changed to a pfn that was a copy, or waited: then the other one is the
         // copy now.
         let copy = self.sent.beside(pfn).filter(|&other| self.frame_of(other) == Some(mfn));
-        self.sent.accepted(pfn, before, kind.is_table(), footing);
+        self.sent.accepted(pfn, before, footing);
+        if kind.is_table() {
+            self.sent.tables.put(pfn, named);
+        } else {
+            self.sent.tables.clear(pfn);
+        }
         if let (Footing::Sound, Some(other)) = (footing, copy) {
             self.sent.pair(other, pfn);
         }
@@ -123,7 +132,7 @@ impl Destination {
         if foreign && !self.sent.is_foreign(pfn) && self.frame_of(pfn) == named {
             // The frame was the pfn's own until another domain got it under the same entry: a table
             // may name it so.
-            self.sent.all_tables_are_uncertain();
+            self.sent.tables.frame_left(pfn);
         }
         let before = self.settle(pfn, entry);
         self.note_gone(pfn);
@@ -149,8 +158,10 @@ impl Destination {
         }
     }
 
-    /// Takes the notes.
+    /// Takes the notes, each pfn once: a failed round may note it again.
     pub(crate) fn take_noted(&mut self) -> Vec<Pfn> {
+        self.noted.sort_unstable();
+        self.noted.dedup();
         std::mem::take(&mut self.noted)
     }
 
@@ -370,7 +381,8 @@ mod tests {
             for pfn in [Pfn(510), Pfn(511), Pfn(1024), last] {
                 destination.shadow.set(pfn, Entry(7 + pfn.0 % 5));
                 destination.sent.hold(pfn);
-                destination.sent.accepted(pfn, true, true, Footing::Stale);
+                destination.sent.accepted(pfn, true, Footing::Stale);
+                destination.sent.tables.put(pfn, None);
             }
             destination.sent.unpopulated(Pfn(5 << 9), false, true);
             let reads = destination.shrink(511..positions << 9, 1, MACHINE);
@@ -381,7 +393,8 @@ mod tests {
             assert_eq!(removed, [Pfn(511), Pfn(1024), last]);
             assert_eq!(destination.sent.gone(), [Pfn(511), Pfn(1024), last]);
             assert_eq!((destination.sent.stale_pfns(), destination.sent.foreign_pfns()), (1, 0));
-            assert_eq!(destination.sent.take_tables(), [Pfn(510)]);
+            destination.sent.tables.all_are_uncertain();
+            assert_eq!(destination.sent.tables.take_uncertain(), [Pfn(510)]);
             let cut = [510, 511].map(|pfn| destination.shadow.entry(Pfn(pfn)));
             assert_eq!(cut, [Entry(7), Entry::INVALID]);
         }

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::destination::tables::Tables;
 use crate::frame::{Mfn, Pfn};
 use crate::pfn_set::PfnSet;
 
@@ -23,7 +24,7 @@ pub(crate) struct Sent {
     /// point.
     gone: PfnSet,
     /// Last sent as page tables.
-    tables: PfnSet,
+    pub(crate) tables: Tables,
     /// Last settled as another domain's frame or a machine range.
     foreign: PfnSet,
     /// Last sent although the m2p names another pfn, or none.
@@ -37,8 +38,6 @@ pub(crate) struct Sent {
     /// Frames under whose old pfn a table may have been sent, while the shadow no longer (or not
     /// yet) shows it: the last pfn that the frame was known by.
     last_known: BTreeMap<Mfn, LastKnown>,
-    /// A frame moved: every table is uncertain.
-    tables_uncertain: bool,
     /// Pfns that were given to the sender since every leaf was last compared: the sender may have
     /// read another entry by its own mapping
     /// ([`Sender::CallerReadsP2m`](crate::config::Sender::CallerReadsP2m)).
@@ -60,7 +59,7 @@ pub(crate) enum Footing {
 #[derive(Clone, Copy, Debug)]
 struct LastKnown {
     pfn: Pfn,
-    /// Every table was normalised again since: none names the frame.
+    /// Every table that may name the frame was normalised again since: none does.
     rechecked: bool,
 }
 
@@ -68,18 +67,20 @@ impl Sent {
     /// Covers at least `pfns` pfns.
     pub(crate) fn cover(&mut self, pfns: u64) {
         let Self { held, gone, tables, foreign, stale, .. } = self;
-        for set in [held, gone, tables, foreign, stale] {
+        for set in [held, gone, foreign, stale] {
             set.cover(pfns);
         }
+        tables.cover(pfns);
         self.since.cover(pfns.next_multiple_of(64));
     }
 
     /// Adds where its memory is, if it is mapped.
     pub(crate) fn mapped_at(&self, list: &mut Vec<Range<usize>>) {
         let Self { held, gone, tables, foreign, stale, since, .. } = self;
-        for set in [held, gone, tables, foreign, stale, since] {
+        for set in [held, gone, foreign, stale, since] {
             set.mapped_at(list);
         }
+        tables.mapped_at(list);
     }
 
     /// The transport is about to get a frame for this pfn, or a table that names it.
@@ -93,13 +94,12 @@ impl Sent {
     }
 
     /// The transport has the pfn's page. `before`: its entry named a frame when it was last
-    /// settled.
-    pub(crate) fn accepted(&mut self, pfn: Pfn, before: bool, table: bool, footing: Footing) {
+    /// settled. That it is a table is noted in [`Sent::tables`].
+    pub(crate) fn accepted(&mut self, pfn: Pfn, before: bool, footing: Footing) {
         self.gone.clear(pfn);
         let foreign = self.foreign.clear(pfn);
         self.populated += u64::from(foreign || !before);
         self.forget_waiting_beside(pfn);
-        self.tables.put(pfn, table);
         self.stale.put(pfn, footing == Footing::Stale);
         match footing {
             Footing::Alias(twin) => _ = self.twins.insert(pfn, twin),
@@ -187,29 +187,41 @@ impl Sent {
         for map in [&mut self.twins, &mut self.waiting_beside] {
             map.retain(|pfn, _| !pfns.contains(&pfn.0));
         }
-        let sets = [&mut self.tables, &mut self.stale, &mut self.foreign];
+        let sets = [&mut self.stale, &mut self.foreign];
         let reads = sets.map(|set| set.clear_range(pfns)).iter().sum::<u64>();
-        reads + self.gone.add_range(&self.held, pfns)
+        reads + self.tables.clear_range(pfns) + self.gone.add_range(&self.held, pfns)
     }
 
-    /// `frame` was found under `pfn`. Returns whether it was known by another pfn before.
+    /// `frame` was found under `pfn`. Returns whether it was known by another pfn before, which it
+    /// has left then.
     pub(crate) fn arrived(&mut self, frame: Mfn, pfn: Pfn) -> bool {
-        self.last_known.remove(&frame).is_some_and(|before| before.pfn != pfn)
+        let before = self.last_known.remove(&frame);
+        self.leave(before, pfn)
     }
 
     /// The shadow no longer (or not yet) has `frame` for `pfn`, but a table may name it so. Returns
-    /// whether it was known by another pfn before.
+    /// whether it was known by another pfn before, which it has left then.
     pub(crate) fn note_last_known(&mut self, frame: Mfn, pfn: Pfn) -> bool {
-        let known = LastKnown { pfn, rechecked: false };
-        self.last_known.insert(frame, known).is_some_and(|before| before.pfn != pfn)
+        let before = self.last_known.insert(frame, LastKnown { pfn, rechecked: false });
+        self.leave(before, pfn)
+    }
+
+    fn leave(&mut self, before: Option<LastKnown>, pfn: Pfn) -> bool {
+        let left = before.filter(|before| before.pfn != pfn);
+        if let Some(before) = left {
+            self.tables.frame_left(before.pfn);
+        }
+        left.is_some()
     }
 
     /// The guest is suspended, and some frames of the domain have no pfn: a table that was sent
-    /// before they lost theirs may still name them. Returns whether tables have to be checked for
-    /// that.
-    pub(crate) fn recheck_tables(&mut self) -> bool {
+    /// before they lost theirs may still name them, and is uncertain.
+    pub(crate) fn recheck_tables(&mut self) {
         let unchecked = self.last_known.values_mut().filter(|known| !known.rechecked);
-        unchecked.map(|known| known.rechecked = true).count() > 0
+        for known in unchecked {
+            known.rechecked = true;
+            self.tables.frame_left(known.pfn);
+        }
     }
 
     /// The frames that are watched for a move.
@@ -220,27 +232,6 @@ impl Sent {
     /// A watched frame left the domain: no page table of the guest can name it any more.
     pub(crate) fn forget(&mut self, frame: Mfn) {
         self.last_known.remove(&frame);
-    }
-
-    /// Tables sent so far may name a pfn whose frame has moved.
-    pub(crate) fn all_tables_are_uncertain(&mut self) {
-        self.tables_uncertain = true;
-    }
-
-    /// The same, if any tables were sent, for a sender that does not report what they name.
-    pub(crate) fn sent_tables_are_uncertain(&mut self) {
-        self.tables_uncertain |= self.tables.len() > 0;
-    }
-
-    /// Whether tables are uncertain.
-    pub(crate) const fn tables_are_uncertain(&self) -> bool {
-        self.tables_uncertain
-    }
-
-    /// Ends the uncertainty: returns every pfn last sent as a table.
-    pub(crate) fn take_tables(&mut self) -> Vec<Pfn> {
-        self.tables_uncertain = false;
-        self.tables.iter().collect()
     }
 
     /// Pfns to be reported as gone.
@@ -290,10 +281,12 @@ mod tests {
         sent.hold(Pfn(1));
         sent.unpopulated(Pfn(1), false, true);
         assert_eq!((sent.gone(), sent.foreign_pfns()), (vec![Pfn(1)], 1));
-        sent.accepted(Pfn(1), true, true, Footing::Stale);
+        sent.accepted(Pfn(1), true, Footing::Stale);
+        sent.tables.put(Pfn(1), None);
         assert_eq!((sent.gone(), sent.foreign_pfns(), sent.stale_pfns()), (vec![], 0, 1));
         sent.unpopulated(Pfn(1), true, false);
-        assert_eq!((sent.take_tables(), sent.stale_pfns()), (vec![], 0));
+        sent.tables.all_are_uncertain();
+        assert_eq!((sent.tables.take_uncertain(), sent.stale_pfns()), (vec![], 0));
         sent.given_back(&[Pfn(1)]);
         sent.unpopulated(Pfn(1), false, false);
         assert!(sent.gone().is_empty());
@@ -304,15 +297,15 @@ mod tests {
         let mut sent = Sent::default();
         sent.cover(100);
         for (named, populated) in [(false, 1), (true, 1)] {
-            sent.accepted(Pfn(1), named, false, Footing::Sound);
+            sent.accepted(Pfn(1), named, Footing::Sound);
             assert_eq!(sent.populated(), populated);
         }
         sent.unpopulated(Pfn(1), true, true); // the entry still names a frame, of another domain
         assert_eq!(sent.populated(), 0);
         sent.unpopulated(Pfn(1), true, true);
         assert_eq!(sent.populated(), 0);
-        sent.accepted(Pfn(1), true, false, Footing::Sound);
-        sent.accepted(Pfn(2), false, false, Footing::Sound);
+        sent.accepted(Pfn(1), true, Footing::Sound);
+        sent.accepted(Pfn(2), false, Footing::Sound);
         assert_eq!(sent.populated(), 2);
         sent.unpopulated(Pfn(2), true, false);
         sent.unpopulated(Pfn(2), false, false);
@@ -324,15 +317,15 @@ mod tests {
         let mut sent = Sent::default();
         sent.cover(100);
         let unsound = |sent: &Sent| sent.unsound().collect::<Vec<_>>();
-        sent.accepted(Pfn(1), false, false, Footing::Stale);
-        sent.accepted(Pfn(2), false, false, Footing::Alias(Pfn(7)));
-        sent.accepted(Pfn(3), false, false, Footing::Sound);
+        sent.accepted(Pfn(1), false, Footing::Stale);
+        sent.accepted(Pfn(2), false, Footing::Alias(Pfn(7)));
+        sent.accepted(Pfn(3), false, Footing::Sound);
         assert_eq!((unsound(&sent), sent.alias_pfns()), (vec![Pfn(1), Pfn(2)], 1));
         assert_eq!(sent.twins().collect::<Vec<_>>(), [(Pfn(2), Pfn(7))]);
-        sent.accepted(Pfn(2), true, false, Footing::Stale);
-        sent.accepted(Pfn(1), true, false, Footing::Alias(Pfn(8)));
+        sent.accepted(Pfn(2), true, Footing::Stale);
+        sent.accepted(Pfn(1), true, Footing::Alias(Pfn(8)));
         assert_eq!((unsound(&sent), sent.stale_pfns()), (vec![Pfn(2), Pfn(1)], 1));
-        sent.accepted(Pfn(2), true, false, Footing::Sound);
+        sent.accepted(Pfn(2), true, Footing::Sound);
         sent.unpopulated(Pfn(1), true, true);
         assert!(unsound(&sent).is_empty() && sent.is_foreign(Pfn(1)));
     }
@@ -343,7 +336,7 @@ mod tests {
         sent.cover(100);
         (1..4).for_each(|pfn| sent.wait_beside(Pfn(pfn), Pfn(50)));
         assert_eq!((sent.beside(Pfn(1)), sent.waiting_beside_pfns()), (Some(Pfn(50)), 3));
-        sent.accepted(Pfn(1), false, false, Footing::Sound);
+        sent.accepted(Pfn(1), false, Footing::Sound);
         sent.unpopulated(Pfn(2), false, false);
         sent.remove_by_shrink(&(3..100), 0);
         assert_eq!((sent.beside(Pfn(1)), sent.waiting_beside_pfns()), (None, 0));
@@ -359,7 +352,14 @@ mod tests {
         sent.note_last_known(Mfn(5), Pfn(1));
         assert!(!sent.arrived(Mfn(5), Pfn(1)));
         sent.note_last_known(Mfn(6), Pfn(1));
-        assert!(sent.recheck_tables() && !sent.recheck_tables());
+        sent.cover(100);
+        sent.tables.put(Pfn(9), None);
+        sent.tables.take_uncertain();
+        let rechecked = [(); 2].map(|()| {
+            sent.recheck_tables();
+            sent.tables.take_uncertain()
+        });
+        assert_eq!(rechecked, [vec![Pfn(9)], vec![]]);
         sent.forget(Mfn(6));
         assert!(!sent.arrived(Mfn(6), Pfn(2)));
     }

@@ -128,7 +128,7 @@ impl Lines for Avx2 {
         predict: impl Predict<Self>,
     ) -> LeafMask {
         // SAFETY: the trait's.
-        unsafe { lines::together::<Self, SLOTS>(frames, predict) }
+        unsafe { lines::together::<Self, _, SLOTS>(frames, predict) }
     }
 }
 

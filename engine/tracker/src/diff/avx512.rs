@@ -113,6 +113,6 @@ impl Lines for Avx512 {
         predict: impl Predict<Self>,
     ) -> LeafMask {
         // SAFETY: the trait's.
-        unsafe { lines::each::<Self, SLOTS>(frames, predict) }
+        unsafe { lines::each::<Self, _, SLOTS>(frames, predict) }
     }
 }

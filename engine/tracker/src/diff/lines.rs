@@ -15,12 +15,15 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::form::Step;
+use crate::frame::FRAME_BYTES;
 use crate::guest::{Ahead, GuestLeaf};
 use crate::leaf::{Leaf, LeafMask};
 use crate::prefetch::prefetch;
 
 /// Bytes in a line.
 pub(super) const LINE_BYTES: usize = 64;
+/// Lines in a frame.
+pub(super) const FRAME_LINES: usize = FRAME_BYTES / LINE_BYTES;
 
 /// The operations of an instruction set on lines.
 ///
@@ -70,6 +73,9 @@ pub(super) trait Together: Lines {
 
 /// What a form predicts, line by line. A copy continues where the original is.
 pub(super) trait Predict<L: Lines>: Copy {
+    /// Lines of the later frame, from its first one, that were prefetched when this was made.
+    const PREFETCHED: usize = 0;
+
     /// The next line; `line` is its number, first that of the line where the form begins.
     ///
     /// # Safety
@@ -103,10 +109,17 @@ impl<'a> Frames<'a> {
         Self { live: copy, ahead: copy, lent: PhantomData }
     }
 
-    /// A line that is read for the first time.
+    /// Prefetches a line of the later frame.
     #[inline(always)]
-    fn line(self, line: usize) -> *const u8 {
+    pub(super) fn prefetch(self, line: usize) {
         prefetch(self.ahead.wrapping_add(line * LINE_BYTES));
+    }
+
+    /// A line that is read for the first time. Of the later frame, the lines that are not yet
+    /// `prefetched` are prefetched evenly meanwhile.
+    #[inline(always)]
+    fn line(self, line: usize, prefetched: usize) -> *const u8 {
+        self.prefetch(line + prefetched - line * prefetched / FRAME_LINES);
         self.near(line)
     }
 
@@ -122,15 +135,18 @@ impl<'a> Frames<'a> {
 /// # Safety
 /// The processor has the features of `L`.
 #[inline(always)]
-pub(super) unsafe fn each<L: Lines, const SLOTS: usize>(
+pub(super) unsafe fn each<L: Lines, P: Predict<L>, const SLOTS: usize>(
     frames: Frames<'_>,
-    mut predict: impl Predict<L>,
+    mut predict: P,
 ) -> LeafMask {
     let mut mask = LeafMask::NONE;
     for (index, word) in mask.words[..SLOTS].iter_mut().enumerate() {
         let lines = lines_of::<SLOTS>(index);
         // SAFETY: the caller's; the lines are the frame's.
-        unsafe { unequal::<L, SLOTS>(lines, &mut predict, |line| frames.line(line), word) };
+        unsafe {
+            let live = |line| frames.line(line, P::PREFETCHED);
+            unequal::<L, SLOTS>(lines, &mut predict, live, word);
+        }
     }
     mask
 }
@@ -141,9 +157,9 @@ pub(super) unsafe fn each<L: Lines, const SLOTS: usize>(
 /// # Safety
 /// The processor has the features of `L`.
 #[inline(always)]
-pub(super) unsafe fn together<L: Together, const SLOTS: usize>(
+pub(super) unsafe fn together<L: Together, P: Predict<L>, const SLOTS: usize>(
     frames: Frames<'_>,
-    mut predict: impl Predict<L>,
+    mut predict: P,
 ) -> LeafMask {
     let mut mask = LeafMask::NONE;
     for (index, word) in mask.words[..SLOTS].iter_mut().enumerate() {
@@ -151,7 +167,7 @@ pub(super) unsafe fn together<L: Together, const SLOTS: usize>(
         unsafe {
             let (mut found, mut again) = (L::splat64(0), predict);
             for line in lines_of::<SLOTS>(index) {
-                let live = L::load(frames.line(line));
+                let live = L::load(frames.line(line, P::PREFETCHED));
                 found = L::gather(found, live, predict.next(line));
             }
             if L::any(found) {

@@ -14,7 +14,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::lines::{Lines, Run};
+use super::lines::{FRAME_LINES, Frames, Lines, Run};
 use crate::form::{Segment, spans};
 use crate::frame::Width;
 use crate::leaf::FRAME_WORDS;
@@ -22,6 +22,9 @@ use crate::leaf::FRAME_WORDS;
 /// Lines that are written per turn, also past the end of a segment: the next segment overwrites
 /// them. A loop to the end of each segment would be mispredicted.
 const STRIDE_LINES: usize = 4;
+/// Lines of the later frame that are prefetched meanwhile: else the memory would be idle. The
+/// comparison prefetches the rest: a processor waits for about a dozen lines at most.
+pub(super) const PREFETCHED: usize = FRAME_LINES / 2;
 /// Words of 64 bits in a line.
 const LINE_WORDS: usize = 8;
 
@@ -37,7 +40,7 @@ impl Scratch {
         Self(MaybeUninit::uninit())
     }
 
-    /// Writes the words of a leaf.
+    /// Writes the words of a leaf, and prefetches [`PREFETCHED`] lines of the later frame.
     ///
     /// # Safety
     /// The processor has the features of `L`.
@@ -50,13 +53,14 @@ impl Scratch {
         width: Width,
         segments: &[u64],
         patches: &[u64],
+        frames: Frames<'_>,
     ) -> &[u64; FRAME_WORDS] {
         assert!(segments.first().is_some_and(|&first| Segment(first).slot() == 0));
         // SAFETY: the caller's.
         unsafe {
             match width {
-                Width::W64 => self.write::<L, 8>(width, segments),
-                Width::W32 => self.write::<L, 16>(width, segments),
+                Width::W64 => self.write::<L, 8>(width, segments, frames),
+                Width::W32 => self.write::<L, 16>(width, segments, frames),
             }
         }
         // SAFETY: segments cover the leaf from slot 0 to its end (`spans`): all its words are
@@ -76,13 +80,20 @@ impl Scratch {
     }
 
     #[inline(always)]
-    unsafe fn write<L: Lines, const SLOTS: usize>(&mut self, width: Width, segments: &[u64]) {
+    unsafe fn write<L: Lines, const SLOTS: usize>(
+        &mut self,
+        width: Width,
+        segments: &[u64],
+        frames: Frames<'_>,
+    ) {
         let buffer = self.0.as_mut_ptr().cast::<u8>();
         for (segment, end) in spans(width, segments) {
             // SAFETY: the caller's.
             let mut run = unsafe { Run::<L, SLOTS>::new(segment.word(width), segment.step()) };
             let slots = segment.slot()..end.min(width.entries());
             for at in slots.step_by(STRIDE_LINES * SLOTS) {
+                let part = |line: usize| line * PREFETCHED / FRAME_LINES;
+                (0..part(STRIDE_LINES)).for_each(|line| frames.prefetch(part(at / SLOTS) + line));
                 for line in 0..STRIDE_LINES {
                     let byte = (at + line * SLOTS) * (LINE_WORDS * 8 / SLOTS);
                     // SAFETY: the caller's. `at` is a slot of the leaf, and the buffer has space

@@ -12,7 +12,7 @@
 )]
 
 use super::lines::{Frames, LINE_BYTES, Lines, Predict, Run};
-use super::scratch::Scratch;
+use super::scratch::{PREFETCHED, Scratch};
 use crate::form::{Base, PackedWords, Step};
 use crate::frame::{FRAME_BYTES, Width};
 use crate::guest::GuestLeaf;
@@ -69,11 +69,12 @@ pub(super) unsafe fn diff<L: Lines>(width: Width, frames: Frames<'_>, base: &Bas
             Base::Hole => run::<L>(width, frames, u64::MAX, Step::Zero),
             Base::Affine(all) => run::<L>(width, frames, all.word_at(width, 0), all.step()),
             Base::Packed { high, low } => L::compare::<8>(frames, Packed { high, low }),
-            Base::Raw(copy) => raw::<L>(width, frames, &copy.words),
+            Base::Raw(copy) => compare::<L, _>(width, frames, Words::<0>(&copy.words)),
             Base::Segments { segments, patches } => {
                 // Branches on where short runs end can't be predicted.
                 let mut scratch = Scratch::new();
-                raw::<L>(width, frames, scratch.decode::<L>(width, segments, patches))
+                let words = scratch.decode::<L>(width, segments, patches, frames);
+                compare::<L, _>(width, frames, Words::<PREFETCHED>(words))
             }
         }
     }
@@ -105,12 +106,12 @@ unsafe fn run<L: Lines>(width: Width, frames: Frames<'_>, first: u64, step: Step
 }
 
 #[inline(always)]
-unsafe fn raw<L: Lines>(width: Width, frames: Frames<'_>, words: &[u64; FRAME_WORDS]) -> LeafMask {
+unsafe fn compare<L: Lines, P: Predict<L>>(width: Width, frames: Frames<'_>, form: P) -> LeafMask {
     // SAFETY: the caller's.
     unsafe {
         match width {
-            Width::W64 => L::compare::<8>(frames, Raw(words)),
-            Width::W32 => L::compare::<16>(frames, Raw(words)),
+            Width::W64 => L::compare::<8>(frames, form),
+            Width::W32 => L::compare::<16>(frames, form),
         }
     }
 }
@@ -130,11 +131,13 @@ impl<L: Lines> Predict<L> for Packed<'_> {
     }
 }
 
-/// Unpacked words.
+/// All words; that many lines of the later frame were prefetched when they were written.
 #[derive(Clone, Copy)]
-struct Raw<'a>(&'a [u64; FRAME_WORDS]);
+struct Words<'a, const LINES: usize>(&'a [u64; FRAME_WORDS]);
 
-impl<L: Lines> Predict<L> for Raw<'_> {
+impl<L: Lines, const LINES: usize> Predict<L> for Words<'_, LINES> {
+    const PREFETCHED: usize = LINES;
+
     #[inline(always)]
     unsafe fn next(&mut self, line: usize) -> L::Line {
         // SAFETY: the caller's; 64 lines of 8 words are all 512.

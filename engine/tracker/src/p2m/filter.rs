@@ -39,6 +39,7 @@ impl Filter {
     }
 
     /// Whether a frame may be one of them.
+    #[inline]
     pub(super) fn may_have(&self, mfn: Mfn) -> bool {
         HASHES.into_iter().all(|hash| {
             let (word, bit) = self.place(mfn, hash);
@@ -46,6 +47,7 @@ impl Filter {
         })
     }
 
+    #[inline]
     fn place(&self, mfn: Mfn, hash: u64) -> (usize, u64) {
         let lines = (self.words.len() / LINE_WORDS).max(1);
         let hash = (mfn.0 / 512).wrapping_mul(hash) >> 32;

@@ -212,6 +212,11 @@ impl Layout {
         }
     }
 
+    /// The mapping of the leaf at a position; `None` if there is no leaf, or it is not mapped.
+    pub(crate) fn slot(&self, leaf: LeafIndex) -> Option<MapSlot> {
+        *self.slots.get(leaf.0 as usize)?
+    }
+
     /// Whether the live entry of `pfn` names `mfn`, tagged or not.
     pub(crate) fn names(&self, p2m: &dyn P2mSource, pfn: Pfn, mfn: Mfn) -> bool {
         self.entry(p2m, pfn).is_some_and(|entry| entry.claim(self.width).names(mfn))
@@ -244,13 +249,17 @@ impl Layout {
         self.copies.retain(|&(level, mfn), _| backing.find(P2mFrame::Upper(level, mfn)).is_some());
     }
 
-    /// The p2m frames that a frame is, if any: a leaf, or upper frames.
+    /// Whether a frame may be a p2m frame: a quick check, after which few others are left.
+    #[inline]
+    pub(crate) fn may_be_p2m_frame(&self, mfn: Mfn) -> bool {
+        self.filter.may_have(mfn)
+    }
+
+    /// The p2m frames that a frame is, if any: a leaf, or upper frames. A search for each level.
     pub(crate) fn p2m_frames_of(&self, mfn: Mfn) -> impl Iterator<Item = usize> + '_ {
-        let known = self.filter.may_have(mfn);
         let levels = self.shape.map_or(0, |shape| shape.levels);
         std::iter::once(P2mFrame::Leaf(mfn))
             .chain((1..=levels).map(move |level| P2mFrame::Upper(level, mfn)))
-            .filter(move |_| known)
             .filter_map(|part| self.backing.find(part))
     }
 

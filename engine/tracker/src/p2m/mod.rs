@@ -130,7 +130,16 @@ impl P2m {
 
     /// An entry names `mfn`: if that is a p2m frame, its writes may be marked under another pfn
     /// than they were.
+    #[inline]
     pub(crate) fn frame_named(&mut self, mfn: Mfn, m2p: &dyn M2p, counts: &mut StructureCounts) {
+        // Of every page that is sent: few are p2m frames.
+        if self.layout.may_be_p2m_frame(mfn) {
+            self.p2m_frame_named(mfn, m2p, counts);
+        }
+    }
+
+    #[cold]
+    fn p2m_frame_named(&mut self, mfn: Mfn, m2p: &dyn M2p, counts: &mut StructureCounts) {
         for part in self.layout.p2m_frames_of(mfn).collect::<Vec<_>>() {
             self.p2m_frame_moved(part, m2p, counts);
         }

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::frame::{Claim, Entry, FrameType, Mfn, Pfn, Width};
 use crate::guest::GuestLeaf;
-use crate::leaf::Leaf;
+use crate::leaf::{FRAME_WORDS, Leaf};
 use crate::monitor::Monitor;
 use crate::table::TableView;
 
@@ -92,6 +92,7 @@ pub fn guest(guest: &mut Guest<'_>) -> Outcome {
         strange.is_none(),
         || format!("{strange:?}"),
     )?;
+    many(guest.m2p, &frames)?;
     types(guest.types, guest.m2p, &frames)
 }
 
@@ -168,6 +169,43 @@ pub fn m2p(m2p: &dyn M2p) -> Outcome {
         rule(PORT, "a frame past the end has no pfn", pfn.is_none(), || {
             format!("{mfn:#x} has {pfn:?}")
         })?;
+    }
+    Ok(())
+}
+
+/// Leaves whose entries are looked up in every way, at most.
+const LOOKED_UP_LEAVES_MAX: usize = 256;
+
+/// The m2p looked up for many frames at once, those of a suspended guest: entries of others may
+/// change. A port that has these calls from the trait keeps this.
+fn many(m2p: &dyn M2p, own: &[Mfn]) -> Outcome {
+    const PORT: &str = "M2p";
+    // A few past the end, too.
+    let past = (0..3).map(|at| Mfn(m2p.frames() + at));
+    let frames: Vec<_> = own.iter().copied().chain(past).collect();
+    for asked in frames.chunks(FRAME_WORDS) {
+        let each: Vec<_> = asked.iter().map(|&mfn| m2p.pfn(mfn)).collect();
+        let mut at_once = vec![Some(Pfn(u64::MAX)); asked.len()];
+        m2p.pfns(asked, &mut at_once);
+        rule(PORT, "`pfns` says what `pfn` does", at_once == each, || {
+            format!("another pfn for one of the frames from {} on", asked[0])
+        })?;
+        for (&mfn, pfn) in asked.iter().zip(&each) {
+            let Some(pfn) = *pfn else { continue };
+            // As far as own frames and pfns follow one another, and one further.
+            let next = |at: u64| Mfn(mfn.0 + at);
+            let named = |at: u64| m2p.pfn(next(at)) == Some(Pfn(pfn.0.wrapping_add(at)));
+            let run = (1..).find(|&at| !own.contains(&next(at)) || !named(at)).unwrap_or(1);
+            let is_further = own.contains(&next(run)) && m2p.is_run(mfn, pfn, run + 1);
+            rule(
+                PORT,
+                "`is_run` says what `pfn` does",
+                m2p.is_run(mfn, pfn, run)
+                    && !is_further
+                    && !m2p.is_run(mfn, Pfn(pfn.0.wrapping_add(1)), 1),
+                || format!("a run of {run} frames from {mfn} on, {pfn}"),
+            )?;
+        }
     }
     Ok(())
 }
@@ -269,7 +307,52 @@ fn show(p2m: &mut dyn P2mSource, held: &[(Mfn, MapSlot)]) -> Outcome {
     });
     rule(PORT, "`live` is the frame that was mapped, for all threads", wrong.is_none(), || {
         format!("{:?} shows something else", wrong.map(|(held, _)| *held))
-    })
+    })?;
+    look_up(p2m, &held[..held.len().min(LOOKED_UP_LEAVES_MAX)])
+}
+
+/// Entries looked up in many held leaves at once. A port that has these calls from the trait keeps
+/// this.
+fn look_up(p2m: &dyn P2mSource, held: &[(Mfn, MapSlot)]) -> Outcome {
+    const PORT: &str = "P2mSource";
+    let width = p2m.width();
+    let entry = |slot, position: usize| p2m.live(slot).entry(width, position);
+    // By position: each entry is in another leaf than the one before.
+    for position in 0..width.entries() {
+        let places: Vec<_> = held.iter().map(|&(_, slot)| (slot, position as u32)).collect();
+        let mut at_once = vec![Entry(u64::MAX - 1); places.len()];
+        p2m.entries(&places, &mut at_once);
+        let wrong =
+            held.iter().zip(at_once).find(|((_, slot), read)| entry(*slot, position) != *read);
+        rule(PORT, "`entries` says what `live` does", wrong.is_none(), || {
+            format!("{wrong:?} at position {position}")
+        })?;
+    }
+    for &(mfn, slot) in held {
+        for position in 0..width.entries() {
+            let first = entry(slot, position);
+            let named = |at: usize| {
+                let past = position + at >= width.entries();
+                !past && entry(slot, position + at) == Entry(first.0.wrapping_add(at as u64))
+            };
+            let Some(frame) = first.claim(width).named().filter(|&mfn| Entry::frame(mfn) == first)
+            else {
+                continue;
+            };
+            let count = (1..).find(|&at| !named(at)).unwrap_or(1) as u64;
+            let is_run = |frame, count| p2m.is_run(slot, position as u32, frame, count);
+            let is_further = position as u64 + count < width.entries() as u64;
+            rule(
+                PORT,
+                "`is_run` says what `live` does",
+                is_run(frame, count)
+                    && !is_run(Mfn(frame.0 ^ 1), 1)
+                    && !(is_further && is_run(frame, count + 1)),
+                || format!("a run of {count} entries from position {position} of {mfn} on"),
+            )?;
+        }
+    }
+    Ok(())
 }
 
 /// The live memory of one frame of the domain, which `write` changes: a mapping shows what is

@@ -2,8 +2,8 @@
 //! The ports that a back end implements: real Xen, a simulated one, a trace, a host's callbacks.
 //! Not here: any implementation. The engine has no other access to the outside: no I/O, no clock.
 //! Units: frames of 4 KiB; bitmaps as in `bitmap`.
-//! Threads: all shards call `P2mSource::live` and `M2p` at once; the caller's thread calls
-//! everything else.
+//! Threads: all shards call `M2p`, and `live`, `is_run` and `entries` of `P2mSource` at once; the
+//! caller's thread calls everything else.
 //! Source: the operations exist in Xen's public headers (`domctl.h` shadow_op and
 //! getpageframeinfo3, `memory.h`).
 
@@ -128,6 +128,16 @@ pub trait P2mSource: Sync {
     /// The hypervisor's error.
     fn domain_frames(&mut self) -> Result<u64, PortError>;
 
+    /// Whether the guest is still suspended, and there. Asked in a suspended round after the log
+    /// was read, and again when everything is settled. The default, for a caller that can't ask or
+    /// whose guest can't be resumed by anybody else, is that it is.
+    ///
+    /// # Errors
+    /// It runs again, is dying or gone; or that can't be found out.
+    fn still_suspended(&mut self) -> Result<(), PortError> {
+        Ok(())
+    }
+
     /// Reads the roots again.
     ///
     /// # Errors
@@ -149,6 +159,30 @@ pub trait P2mSource: Sync {
 
     /// The live memory of a held mapping. Many threads call it at once.
     fn live(&self, slot: MapSlot) -> GuestLeaf<'_>;
+
+    /// Whether the `count` entries of a held leaf from `position` on name the frames from `first`
+    /// on, in order and without tags. Each is read once. Many threads call it at once. All of them
+    /// are in the leaf.
+    fn is_run(&self, slot: MapSlot, position: u32, first: Mfn, count: u64) -> bool {
+        let (width, leaf) = (self.width(), self.live(slot));
+        (0..count).all(|at| {
+            leaf.entry(width, position as usize + at as usize) == Entry::frame(Mfn(first.0 + at))
+        })
+    }
+
+    /// Reads entries of held leaves, each once: for each slot and position in its leaf the entry.
+    /// Many threads call it at once.
+    fn entries(&self, places: &[(MapSlot, u32)], into: &mut [Entry]) {
+        let (width, mut last) = (self.width(), None);
+        for (&(slot, position), entry) in places.iter().zip(into) {
+            let leaf = match last {
+                Some((known, leaf)) if known == slot => leaf,
+                _ => self.live(slot),
+            };
+            last = Some((slot, leaf));
+            *entry = leaf.entry(width, position as usize);
+        }
+    }
 }
 
 /// Xen's mfn to pfn table.
@@ -158,6 +192,18 @@ pub trait M2p: Sync {
 
     /// The pfn that Xen holds for a frame; `None` if there is none or `mfn` is past the end.
     fn pfn(&self, mfn: Mfn) -> Option<Pfn>;
+
+    /// The same for many frames.
+    fn pfns(&self, frames: &[Mfn], into: &mut [Option<Pfn>]) {
+        for (&mfn, pfn) in frames.iter().zip(into) {
+            *pfn = self.pfn(mfn);
+        }
+    }
+
+    /// Whether the `count` frames from `first` on have the pfns from `pfn` on, in order.
+    fn is_run(&self, first: Mfn, pfn: Pfn, count: u64) -> bool {
+        (0..count).all(|at| self.pfn(Mfn(first.0 + at)) == Some(Pfn(pfn.0 + at)))
+    }
 
     /// First frame of the compat m2p, which a 32-bit guest's last level 2 table maps; `None`
     /// without one.
@@ -288,9 +334,9 @@ pub struct FrameList<'a> {
 /// The transport to the destination.
 pub trait Transport {
     /// Sends pages, at most [`QUERY_FRAMES_MAX`]: reads each frame's bytes, normalises page tables
-    /// (`table::normalise` with `view`), appends one answer per page in order. A page whose frame
-    /// can't be mapped is [`Deferral::MapFailed`], a page table that `normalise` refuses
-    /// [`Deferral::Table`].
+    /// (`view.normalise_all`, or `table::normalise`), appends one answer per page in order. A page
+    /// whose frame can't be mapped is [`Deferral::MapFailed`], a page table that `normalise`
+    /// refuses [`Deferral::Table`].
     ///
     /// # Errors
     /// The transport failed as a whole; nothing of this batch counts as accepted.
@@ -307,15 +353,15 @@ pub trait Transport {
     /// The transport failed.
     fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError>;
 
-    /// These pfns have no frame at the source: the receiver must free what it holds for them. Only
-    /// called at a consistent point, after every page table.
+    /// These pfns have no frame at the source: the receiver must free what it holds for them. Each
+    /// is named once. Only called at a consistent point, after every page table.
     ///
     /// # Errors
     /// The transport failed.
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError>;
 
-    /// These pfns of a running guest had frames and have none now: a note, which a receiver may use
-    /// to free frames early. They may soon have frames again, and are then sent.
+    /// These pfns of a running guest had frames and have none now, each named once: a note, which a
+    /// receiver may use to free frames early. They may soon have frames again, and are then sent.
     /// [`Transport::gone`] reports the pfns that are gone for good, whether they were noted or not.
     /// Ignored by default.
     ///

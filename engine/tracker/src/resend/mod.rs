@@ -98,6 +98,15 @@ impl ResendBitmap {
         }
     }
 
+    /// Fills in one bit for each line, in ascending order: set if any of its pfns may be owed.
+    pub(crate) fn owed_lines(&self, lines: &mut Vec<u64>) {
+        lines.clear();
+        lines.resize((self.words() / LINE_WORDS).div_ceil(64), 0);
+        for line in self.by_cause.iter().flat_map(|bitmap| bitmap.summary.raised()) {
+            lines[line / 64] |= 1 << (line % 64);
+        }
+    }
+
     /// Words of a bitmap.
     fn words(&self) -> usize {
         self.by_cause[0].words().len()

@@ -150,6 +150,19 @@ impl ResendShard<'_> {
         }
     }
 
+    /// Whether any slot of a leaf is owed now, for any cause: quicker than all that is owed.
+    ///
+    /// # Panics
+    /// If the leaf is another shard's.
+    pub(crate) fn is_owed(&self, width: Width, leaf: LeafIndex) -> bool {
+        let lines = lines_from(width, leaf).take(width.entries() / LINE_PFNS as usize);
+        lines.filter_map(|line| Some((line, self.place(line)?))).any(|(line, place)| {
+            let parts = self.by_cause.iter().filter(|part| part.summary.may_have(line));
+            // ORDER: no other thread writes them.
+            parts.flat_map(|part| &part.lines[place]).any(|w| w.load(Ordering::Relaxed) != 0)
+        })
+    }
+
     /// The slots of a leaf that are owed now for any of some causes.
     ///
     /// # Panics

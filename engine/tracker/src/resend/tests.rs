@@ -193,6 +193,7 @@ proptest! {
             for leaf in leaves.into_iter().chain(0..20) {
                 let first = width.first_pfn(LeafIndex(leaf)).0;
                 let owed = whole.owed_for(&Cause::ALL, width, LeafIndex(leaf));
+                prop_assert_eq!(whole.is_owed(width, LeafIndex(leaf)), !owed.is_empty());
                 let expected = model.range(first..first + width.entries() as u64);
                 prop_assert!(owed.slots().map(|s| first + s as u64).eq(expected.map(|e| *e.0)));
             }

@@ -12,17 +12,17 @@ use crate::p2m::P2m;
 use crate::round::Round;
 use crate::uncertainty::Uncertainty;
 
-/// A frame moved: every page table that was sent may name its old pfn. While the guest runs, tables
-/// are sent again for at most `uncertain_rounds_max` rounds in a row; then it is left to a
+/// A frame moved: a page table that was sent may name its old pfn. While the guest runs, such
+/// tables are sent again for at most `uncertain_rounds_max` rounds in a row; then it is left to a
 /// suspended round.
 pub(crate) fn owe_tables(round: &mut Round, ledger: &Ledger, destination: &mut Destination) {
     let patience = round.config.uncertain_rounds_max;
-    if !destination.sent.tables_are_uncertain()
+    if !destination.sent.tables.are_uncertain()
         || !round.is_suspended() && round.uncertain.running(Uncertainty::Tables) >= patience
     {
         return;
     }
-    let tables = destination.sent.take_tables();
+    let tables = destination.sent.tables.take_uncertain();
     if !tables.is_empty() {
         round.note(Uncertainty::Tables);
     }

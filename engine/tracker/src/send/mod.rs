@@ -9,6 +9,7 @@
 
 pub(crate) mod again;
 pub(crate) mod moves;
+mod plain;
 mod view;
 
 pub(crate) use view::{Notes, View};
@@ -17,6 +18,7 @@ use crate::cause::{Cause, CauseSet};
 use crate::config::Sender;
 use crate::destination::Destination;
 use crate::error::Error;
+use crate::frame::Pfn;
 use crate::ledger::{Ledger, Out};
 use crate::p2m::P2m;
 use crate::port::{Answer, Deferral, Guest, QUERY_FRAMES_MAX};
@@ -58,7 +60,10 @@ pub(crate) fn take(
     if taken.pfns().is_empty() {
         return Ok(None);
     }
-    let mut outcomes = Vec::with_capacity(taken.pfns().len());
+    let is_cut = round.report.round == 0 && taken.pfns().len() == QUERY_FRAMES_MAX;
+    let kept =
+        if is_cut && sweep.holds_tables { whole_blocks(taken.pfns()) } else { taken.pfns().len() };
+    let mut outcomes = Vec::with_capacity(kept);
     let resolver = Resolver {
         config: &round.config,
         layout: &p2m.layout,
@@ -66,13 +71,26 @@ pub(crate) fn take(
         m2p: guest.m2p,
         suspended: round.is_suspended(),
     };
-    if !resolver.run(guest.types, taken.pfns(), &mut outcomes)? {
+    if !resolver.run(guest.types, &taken.pfns()[..kept], &mut outcomes)? {
         round.note(Uncertainty::QueryFailed);
     }
     sort(&mut taken, &outcomes, out, round, destination, sweep.holds_tables);
     // Before the shadow is read again: a table of this batch may name one of these pfns.
     destination.remember();
-    Ok(Some(taken.next()))
+    // The rest is not paid, so that it is owed as before.
+    Ok(Some(taken.pfns().get(kept).map_or_else(|| taken.next(), |pfn| pfn.0)))
+}
+
+/// Pfns at the front that fill their blocks of [`QUERY_FRAMES_MAX`], as far as they are owed: the
+/// last block may go on in the next batch. No block of the first copy is cut: a receiver makes a
+/// 2 MiB page of 512 new pfns only if one record has all of them.
+fn whole_blocks(pfns: &[Pfn]) -> usize {
+    let block = |pfn: &Pfn| pfn.0 / QUERY_FRAMES_MAX as u64;
+    let last = pfns.last().map_or(0, block);
+    match pfns.partition_point(|pfn| block(pfn) < last) {
+        0 => pfns.len(),
+        whole => whole,
+    }
 }
 
 /// Settles what needs no transport, and puts what does in flight.
@@ -150,7 +168,10 @@ pub(crate) fn answer(
         match answer {
             Answer::Accepted | Answer::AcceptedCopy { .. } => {
                 let cleared = notes.take_cleared_in(page.pfn);
-                destination.accept(&page, footing, cleared, digest);
+                // Of another sender's tables it is not known that they were normalised here.
+                let is_ours = round.config.sender == Sender::Engine;
+                let named = notes.take_named_by(page.pfn).filter(|_| is_ours);
+                destination.accept(&page, footing, named, cleared, digest);
                 round.report.pages.accepted += 1;
                 round.report.pages.tables += u64::from(page.kind.is_table());
             }

@@ -25,7 +25,6 @@ pub(crate) fn follow(
     for &(pfn, mfn) in &moves.arrived {
         if destination.sent.arrived(mfn, pfn) {
             round.report.pages.moved += 1;
-            destination.sent.all_tables_are_uncertain();
         }
         p2m.frame_named(mfn, guest.m2p, &mut round.report.structure);
     }
@@ -55,9 +54,7 @@ fn follow_named(mfn: Mfn, pfn: Pfn, ledger: &Ledger, destination: &mut Destinati
     }
     // A receiver that localises tables on arrival has made a frame for it.
     destination.sent.hold(pfn);
-    if destination.sent.note_last_known(mfn, pfn) {
-        destination.sent.all_tables_are_uncertain();
-    }
+    destination.sent.note_last_known(mfn, pfn);
     if !ledger.is_owed(pfn) {
         ledger.bitmap.mark(pfn, Cause::Table);
     }
@@ -89,11 +86,11 @@ fn follow_departed(
             let named = guest.m2p.pfn(mfn).filter(|other| other.0 < p2m.layout.pfns());
             if let Some(other) = named.filter(|&other| other != pfn) {
                 ledger.bitmap.mark(other, Cause::Entry);
+                destination.sent.tables.frame_left(pfn);
             } else if !destination.sent.note_last_known(mfn, pfn) {
                 continue;
             }
             round.report.pages.moved += 1;
-            destination.sent.all_tables_are_uncertain();
         }
     }
 }

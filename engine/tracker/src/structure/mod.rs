@@ -56,7 +56,7 @@ pub(crate) fn walk(
     if round.config.sender != Sender::Engine {
         // Sent tables may have been normalised with a structure that was there only between two
         // walks.
-        destination.sent.sent_tables_are_uncertain();
+        destination.sent.tables.all_are_uncertain();
     }
     if !stable {
         // Every frame of the walk was read after CLEAN: any later change of it is in the next log.
