@@ -38,6 +38,8 @@ pub struct DomainInfo {
     pub frames_max: u64,
     /// Its shared_info.
     pub shared_info: Mfn,
+    /// vCPUs that it may have: their numbers are below this.
+    pub vcpus: u32,
     /// It is being destroyed.
     pub dying: bool,
     /// Not a PV guest.
@@ -63,6 +65,7 @@ impl DomainInfo {
             frames: raw.frames,
             frames_max: raw.frames_max,
             shared_info: Mfn(raw.shared_info),
+            vcpus: raw.vcpu_id_max.wrapping_add(1), // ~0 without any
             dying: flag(0),
             hvm: flag(1),
             shutdown: flag(2).then_some((raw.flags >> 16) as u8),
@@ -207,6 +210,10 @@ mod tests {
         let mut raw = GetDomainInfo::zeroed();
         raw.flags = 1 << 2 | 2 << 16;
         raw.handle = std::array::from_fn(|index| index as u8);
+        raw.vcpu_id_max = u32::MAX;
+        assert_eq!(DomainInfo::new(&raw).vcpus, 0);
+        raw.vcpu_id_max = 1;
+        assert_eq!(DomainInfo::new(&raw).vcpus, 2);
         let info = DomainInfo::new(&raw);
         assert!(info.is_suspended() && !info.dying && !info.hvm);
         assert_eq!(info.uuid.to_string(), "00010203-0405-0607-0809-0a0b0c0d0e0f");

@@ -9,6 +9,8 @@
 
 #![expect(unsafe_code, reason = "addresses of buffers go into hypercalls; docs/safety.md")]
 
+mod state;
+
 use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};

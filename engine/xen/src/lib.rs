@@ -11,6 +11,7 @@
 //! Xen::open --> Domain::open --> XenGuest::open: log-dirty, p2m, m2p, types, unlogged writers
 //!                  |
 //!                  +--> XenPages: pages to be sent, a batch at a time
+//!                  +--> XenState: what a guest is besides its memory
 //!                  +--> Lock (one tracker a domain) --> Guard (log-dirty off if the tracker dies)
 //!                  +--> Suspender: suspend and resume through xenstore
 //! ```
@@ -42,6 +43,7 @@ mod p2m_source;
 mod pages;
 mod privcmd;
 mod start_info;
+mod state;
 mod suspend;
 mod unlogged;
 mod vcpu;
@@ -59,6 +61,7 @@ pub use log_dirty::{IfOn, XenLogDirty};
 pub use m2p::XenM2p;
 pub use p2m_source::XenP2m;
 pub use pages::{PageBatch, XenPages};
+pub use state::{CpuPolicy, TscInfo, VcpuState, XenState};
 pub use suspend::{SuspendError, Suspender};
 pub use unlogged::XenUnlogged;
 pub use version::{DomctlVersion, KNOWN_DOMCTLS, Unknown, Xen};

@@ -44,6 +44,8 @@ trait Shadow {
     fn read(&mut self, op: ShadowOp, pfns: u64) -> Result<u64, i32>;
     /// What was read last, possibly with words of earlier reads.
     fn words(&self) -> &[u64];
+    /// An error if the domain is dying or gone.
+    fn is_there(&mut self) -> Result<(), XenError>;
     fn domid(&self) -> u16;
 }
 
@@ -75,6 +77,10 @@ impl Shadow for DomainLog {
 
     fn words(&self) -> &[u64] {
         self.bitmap.as_ref().map_or(&[], Buffer::words)
+    }
+
+    fn is_there(&mut self) -> Result<(), XenError> {
+        self.domain.info().map(|_| ())
     }
 
     fn domid(&self) -> u16 {
@@ -205,7 +211,10 @@ impl<S: Shadow> Log<S> {
         }
         let result = self.patiently(|shadow| shadow.read(op, pfns));
         into.add(0, self.shadow.words());
-        result.map_err(|errno| self.error(call, errno))
+        let read = result.map_err(|errno| self.error(call, errno))?;
+        // Of a dying domain Xen does nothing and answers 0: the log looks read, and empty.
+        self.shadow.is_there()?;
+        Ok(read)
     }
 
     /// Repeats a call while Xen is busy with another one for this domain.
@@ -253,6 +262,7 @@ mod tests {
         answers: VecDeque<Result<u64, i32>>,
         words: Vec<u64>,
         calls: Vec<ShadowOp>,
+        dying: bool,
     }
 
     impl Script {
@@ -283,6 +293,11 @@ mod tests {
 
         fn words(&self) -> &[u64] {
             &self.words
+        }
+
+        fn is_there(&mut self) -> Result<(), XenError> {
+            let gone = XenError::new("get the state", libc::ESRCH).of(3);
+            if self.dying { Err(gone) } else { Ok(()) }
         }
 
         fn domid(&self) -> u16 {
@@ -326,7 +341,7 @@ mod tests {
         assert_eq!(log.enable().expect_err("theirs").errno(), libc::EINVAL);
         log.disable().expect("nothing to do");
         assert!(log.shadow.on);
-        let mut log = Log { shadow: Script::default(), if_on: IfOn::Refuse, ours: false };
+        let mut log = self::log(Script::default(), IfOn::Refuse);
         log.enable().expect("on");
         log.disable().expect("off");
         log.shadow.on = true; // by another program, again
@@ -357,6 +372,16 @@ mod tests {
         }
         let mut into = PfnBitmap::new(LOG_DIRTY_LEAF_PFNS);
         assert_eq!(log.read(ShadowOp::Clean, LogBuffer::over(&mut into)), Ok(100));
+    }
+
+    #[test]
+    fn law_4_the_empty_log_of_a_dying_domain_is_an_error() {
+        for op in [ShadowOp::Clean, ShadowOp::Peek] {
+            let mut log = log(Script { dying: true, ..Script::default() }, IfOn::Refuse);
+            let mut into = PfnBitmap::new(LOG_DIRTY_LEAF_PFNS);
+            let error = log.read(op, LogBuffer::over(&mut into)).expect_err("it is dying");
+            assert_eq!((error.errno(), log.shadow.calls.len()), (libc::ESRCH, 1));
+        }
     }
 
     #[test]

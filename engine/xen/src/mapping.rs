@@ -104,6 +104,14 @@ impl Drop for Mapping {
     }
 }
 
+/// The error of a frame that is not mapped.
+pub(crate) const fn not_mapped(call: &'static str, fault: MapFault) -> XenError {
+    match fault {
+        MapFault::Errno(errno) => XenError::new(call, errno),
+        _ => XenError::new(call, libc::EPERM),
+    }
+}
+
 /// Copies one frame, each word read once.
 pub(crate) fn copy(
     privcmd: &Privcmd,

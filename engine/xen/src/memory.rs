@@ -14,6 +14,7 @@ use crate::call::{Caller, Op};
 
 const MAXIMUM_RAM_PAGE: u32 = 2;
 const MACHPHYS_MFN_LIST: u32 = 5;
+const GET_VNUMA_INFO: u32 = 26;
 const MACHPHYS_COMPAT_MFN_LIST: u32 = 25;
 
 /// `struct xen_machphys_mfn_list`.
@@ -25,6 +26,29 @@ struct MfnList {
     starts: u64,
     extents: u32,
     tail: u32,
+}
+
+/// `struct xen_vnuma_topology_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct VnumaTopology {
+    domid: u16,
+    pad: u16,
+    nodes: u32,
+    vcpus: u32,
+    ranges: u32,
+    arrays: [u64; 3],
+}
+
+/// Whether a domain has virtual NUMA nodes.
+pub(crate) fn has_vnuma(caller: &mut Caller, domid: u16) -> Result<bool, i32> {
+    let mut topology = VnumaTopology { domid, ..VnumaTopology::zeroed() };
+    // SAFETY: arrays without elements: Xen answers how many there are, and writes none.
+    match unsafe { caller.call(Op::Memory(GET_VNUMA_INFO), &mut topology) } {
+        Err(libc::EOPNOTSUPP) => Ok(false),
+        Ok(_) | Err(libc::ENOBUFS) => Ok(true),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Frames of the machine: Xen's `max_page` is one past the last one.
@@ -49,4 +73,23 @@ fn list(caller: &mut Caller, command: u32, extents: u32) -> Result<Vec<u64>, i32
     // SAFETY: the buffer has space for `extents` words, and is borrowed.
     unsafe { caller.call(Op::Memory(command), &mut list) }?;
     Ok(starts.words()[..list.extents.min(extents) as usize].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    #[test]
+    fn structures_are_where_xen_has_them() {
+        let list = [offset_of!(MfnList, starts), offset_of!(MfnList, extents)];
+        assert_eq!((list, size_of::<MfnList>()), ([8, 16], 24));
+        let vnuma = [
+            offset_of!(VnumaTopology, nodes),
+            offset_of!(VnumaTopology, vcpus),
+            offset_of!(VnumaTopology, ranges),
+            offset_of!(VnumaTopology, arrays),
+        ];
+        assert_eq!((vnuma, size_of::<VnumaTopology>()), ([4, 8, 12, 16], 40));
+    }
 }

@@ -34,11 +34,8 @@ impl XenP2m {
         let mfn = domain.info()?.shared_info;
         let shared_info = Mapping::frames(&domain.xen().privcmd, domain.domid(), &[mfn.0])?;
         if shared_info.live(0).is_none() {
-            let errno = match shared_info.fault(0) {
-                Some(MapFault::Errno(errno)) => errno,
-                _ => libc::EPERM,
-            };
-            return Err(XenError::new("map shared_info", errno).of(domain.domid()));
+            let fault = shared_info.fault(0).unwrap_or(MapFault::NotOwned);
+            return Err(mapping::not_mapped("map shared_info", fault).of(domain.domid()));
         }
         Ok(Self { domain, shared_info, blocks: Blocks::default() })
     }
@@ -51,6 +48,14 @@ impl P2mSource for XenP2m {
 
     fn domain_frames(&mut self) -> Result<u64, PortError> {
         Ok(self.domain.info()?.frames)
+    }
+
+    fn still_suspended(&mut self) -> Result<(), PortError> {
+        if self.domain.info()?.is_suspended() {
+            return Ok(());
+        }
+        let error = XenError::new("check the suspend", libc::EINVAL).of(self.domain.domid());
+        Err(error.hint("the guest is not suspended any more: another program resumed it").into())
     }
 
     fn roots(&mut self) -> Result<Roots, PortError> {

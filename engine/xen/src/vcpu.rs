@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The registers of a guest's vcpu 0 that matter when it is suspended and resumed.
-//! Not here: any other register, or any other vcpu.
+//! Not here: the meaning of any other register, or of another vcpu's.
 //! Units: byte offsets into `vcpu_guest_context` of the guest's width.
 //! Threads: one owner. The guest is suspended.
 //! Source: `xen-save-path.md` 2.1: edx has the mfn of start_info, and eax the result of the suspend
@@ -35,13 +35,18 @@ pub(crate) struct Vcpu {
     width: Width,
 }
 
+/// Reads the registers of any vcpu: `vcpu_guest_context` of the guest's width.
+pub(crate) fn registers(domain: &mut Domain, vcpu: u32) -> Result<Buffer, XenError> {
+    let mut context = Buffer::new(&domain.xen().privcmd, 8192)?;
+    let domid = domain.domid();
+    let read = domain.calls().vcpu_context(domid, vcpu, &mut context);
+    read.map_err(failed("read a vcpu's registers")).map_err(|error| error.of(domid))?;
+    Ok(context)
+}
+
 impl Vcpu {
     pub(crate) fn read(domain: &mut Domain) -> Result<Self, XenError> {
-        let mut context = Buffer::new(&domain.xen().privcmd, 8192)?;
-        let (domid, width) = (domain.domid(), domain.width());
-        let read = domain.calls().vcpu_context(domid, 0, &mut context);
-        read.map_err(failed("read vcpu 0")).map_err(|error| error.of(domid))?;
-        Ok(Self { context, width })
+        Ok(Self { context: registers(domain, 0)?, width: domain.width() })
     }
 
     pub(crate) fn write(&mut self, domain: &mut Domain) -> Result<(), XenError> {

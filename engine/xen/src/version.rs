@@ -87,6 +87,15 @@ impl Xen {
         self.domctl
     }
 
+    /// The hypervisor's version as two numbers.
+    ///
+    /// # Errors
+    /// The call fails.
+    pub fn version_numbers(&self) -> Result<(u32, u32), XenError> {
+        let mut caller = Caller::new(&self.privcmd)?;
+        numbers(&mut caller).map_err(failed("ask for Xen's version"))
+    }
+
     /// The hypervisor's version, such as `4.17.5`.
     ///
     /// # Errors
@@ -143,15 +152,20 @@ impl Domctl {
     }
 }
 
-fn name(caller: &mut Caller) -> Result<String, i32> {
+fn numbers(caller: &mut Caller) -> Result<(u32, u32), i32> {
     const VERSION: u32 = 0;
-    const EXTRAVERSION: u32 = 1;
     let number = caller.version(VERSION, &mut 0_u64)?;
+    Ok(((number >> 16) as u32, (number & 0xffff) as u32))
+}
+
+fn name(caller: &mut Caller) -> Result<String, i32> {
+    const EXTRAVERSION: u32 = 1;
+    let (major, minor) = numbers(caller)?;
     let mut extra = [0_u8; 16];
     caller.version(EXTRAVERSION, &mut extra)?;
     let end = extra.iter().position(|&byte| byte == 0).unwrap_or(extra.len());
     let extra = String::from_utf8_lossy(&extra[..end]);
-    Ok(format!("{}.{}{extra}", number >> 16, number & 0xffff))
+    Ok(format!("{major}.{minor}{extra}"))
 }
 
 #[cfg(test)]
