@@ -22,7 +22,7 @@ use p2mtrack::port::{
     Transport, Unlogged,
 };
 use p2mtrack::report::RoundReport;
-use p2mtrack::table::{TableView, normalise};
+use p2mtrack::table::{TableCopy, TableView};
 
 /// Frames of the machine.
 pub const MACHINE: u64 = 1 << 14;
@@ -51,6 +51,7 @@ pub enum At {
     Send,
     Gone,
     Transfers,
+    Suspended,
 }
 
 #[derive(Clone, Debug)]
@@ -278,6 +279,14 @@ impl Machine {
         self.poke(mfn, 3, named << 12 | PRESENT);
     }
 
+    /// The same with two PTEs, to pfns that are far apart: what it names is remembered by steps of
+    /// a few pfns then, so that it may also name their neighbours.
+    pub fn make_wide_table(&mut self, pfn: u64, target: u64, other: u64) {
+        self.make_table(pfn, target);
+        let (mfn, named) = (self.entry(pfn).0, self.entry(other).0);
+        self.poke(mfn, 4, named << 12 | PRESENT);
+    }
+
     /// Copies a leaf, with its words, to a new frame of `pfn`.
     pub fn copy_words(&mut self, from: u64, pfn: u64) -> u64 {
         let mfn = self.populate(pfn);
@@ -456,6 +465,12 @@ impl P2mSource for Fixture {
         Ok(self.machine().frames.values().filter(|frame| frame.owned).count() as u64)
     }
 
+    fn still_suspended(&mut self) -> Result<(), PortError> {
+        let mut machine = self.machine();
+        machine.arrive(At::Suspended);
+        machine.fails(At::Suspended)
+    }
+
     fn roots(&mut self) -> Result<Roots, PortError> {
         let mut machine = self.machine();
         machine.arrive(At::Roots);
@@ -570,12 +585,14 @@ impl Fixture {
         };
         let got = match (page.kind, &frame.words) {
             (FrameType::Table { level, .. }, Some(words)) => {
-                let mut table =
-                    Leaf { words: std::array::from_fn(|i| words[i].load(Ordering::Relaxed)) };
-                if let Err(fault) = normalise(page.pfn, level, &mut table, view) {
+                let words = std::array::from_fn(|i| words[i].load(Ordering::Relaxed));
+                let mut table = [TableCopy::new(page.pfn, level, Leaf { words })];
+                view.normalise_all(&mut table);
+                let [TableCopy { words, fault, .. }] = table;
+                if let Some(fault) = fault {
                     return Answer::Deferred(Deferral::Table(fault));
                 }
-                Got::Table(table.words.to_vec())
+                Got::Table(words.words.to_vec())
             }
             _ => Got::Content(frame.content),
         };

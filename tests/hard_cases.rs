@@ -553,13 +553,14 @@ fn a_table_that_names_a_frame_which_lost_its_pfn_is_a_named_error() {
 }
 
 #[test]
-fn a_frame_without_a_pfn_puts_the_tables_in_uncertainty_once() {
+fn a_frame_without_a_pfn_puts_the_tables_that_may_name_it_in_uncertainty_once() {
     let (fixture, mut m) = copied(Fixture::tree());
-    fixture.machine().make_table(20, 21);
+    fixture.machine().make_table(19, 21); // names one pfn
+    fixture.machine().make_wide_table(20, 21, 1044); // names two that are far apart
     fixture.machine().set_entry(30, Entry::INVALID); // while it is ballooned out
     let point =
         |m: &mut Migration| fixture.with(|ports| m.checkpoint(ports)).expect("a checkpoint");
-    assert_eq!(point(&mut m).pages.tables, 2);
+    assert_eq!(point(&mut m).pages.tables, 3, "both, and the wide one again");
     assert_eq!(point(&mut m).pages.tables, 0);
 }
 

@@ -4,3 +4,5 @@
 pub mod choices;
 pub mod fixture;
 pub mod hostile_guest;
+pub mod hostile_stream;
+pub mod sample_stream;

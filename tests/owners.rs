@@ -10,7 +10,7 @@ use p2mtrack::config::{AliasPolicy, Config, ForeignPtePolicy, Verify};
 use p2mtrack::error::{EntryCause, Error};
 use p2mtrack::frame::{Entry, Mfn, Pfn, Width};
 use p2mtrack::migration::Migration;
-use p2mtrack::port::Transfer;
+use p2mtrack::port::{Answer, Deferral, Transfer};
 use p2mtrack::report::RoundReport;
 use p2mtrack::table::TableCause;
 use p2mtrack_tests::fixture::{At, BASE, Fixture, Got, HOLES, Machine, round};
@@ -361,6 +361,34 @@ fn a_pte_to_a_frame_that_was_the_pfn_s_own_is_cleared_and_listed() {
                 let Some(Got::Table(words)) = arrived(&fixture, 5) else { panic!("no table") };
                 assert_eq!((words[3], arrived(&fixture, 9)), (0, None), "{entry} {live} {failing}");
             }
+        }
+    }
+}
+
+/// A pfn's frame goes to another domain, which has it at the same pfn, and a table names it; the
+/// pfn gets a new frame, which is settled after the table: with it, or when its batch is repeated.
+#[test]
+fn a_pte_to_a_frame_that_left_its_pfn_is_refused_before_the_pfn_is_settled() {
+    for is_table in [true, false] {
+        for (fixture, mut migration) in copied(Config::default()) {
+            {
+                let mut machine = fixture.machine();
+                let frame = machine.balloon_out(9);
+                machine.give_away(frame, Some(9));
+                machine.balloon_in(9, 0xf);
+                machine.make_table(5, 10);
+                let table = machine.entry(5).0;
+                machine.poke(table, 3, frame << 12 | 0x67);
+                if is_table {
+                    machine.make_table(9, 10);
+                } else {
+                    let lost = [Answer::Deferred(Deferral::Unacknowledged)];
+                    machine.answers.insert(9, lost.into());
+                }
+            }
+            let error = fixture.with(|ports| migration.finish(ports)).expect_err("refused");
+            let Error::Table { pfn, fault } = error else { panic!("{error}") };
+            assert_eq!((pfn, fault.slot, fault.cause), (Pfn(5), 3, TableCause::Foreign));
         }
     }
 }

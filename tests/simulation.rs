@@ -15,7 +15,7 @@ use p2mtrack::report::{RoundReport, Stage};
 use p2mtrack::shadow::{Forms, SHADOW_VARIABLE};
 use p2mtrack_synthetic::run::{Ending, Run, Watch, migrate, migrate_all};
 use p2mtrack_synthetic::{
-    Fault, FaultSet, Limits, P2mKind, Scenario, SimConfig, Simulation, Verdict,
+    Fault, FaultSet, Limits, P2mKind, Scenario, SimConfig, Simulation, TransportKind, Verdict,
 };
 
 const IDENTICAL: Ending = Ending::Judged(Verdict::Identical);
@@ -38,6 +38,7 @@ fn runs(scenarios: impl Iterator<Item = Scenario>, faults: &FaultSet) -> Vec<Sim
                 checkpoints: if seed % 5 == 0 { 2 } else { 0 },
                 threads: if seed % 7 == 0 { 2 } else { 1 },
                 limits: Limits::default(),
+                transport: TransportKind::Direct,
             })
         })
         .collect()

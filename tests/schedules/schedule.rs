@@ -10,7 +10,7 @@ use p2mtrack::config::Config;
 use p2mtrack::diff::Kernel;
 use p2mtrack::frame::Width;
 use p2mtrack::shadow::Forms;
-use p2mtrack_synthetic::{Fault, FaultSet, Limits, P2mKind, Scenario, SimConfig};
+use p2mtrack_synthetic::{Fault, FaultSet, Limits, P2mKind, Scenario, SimConfig, TransportKind};
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -71,6 +71,7 @@ impl Schedule {
             checkpoints: [0, 0, 0, 0, 0, 1, 2, 3][digits.next(8) as usize],
             threads,
             limits: Limits::default(),
+            transport: TransportKind::Direct,
         };
         let kernel = Kernel::NAMES.get(digits.next(5) as usize).copied();
         let shadow = Forms::ALL.get(digits.next(5) as usize).copied();

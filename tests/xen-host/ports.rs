@@ -16,7 +16,8 @@ use p2mtrack::monitor::Monitor;
 use p2mtrack::port::{
     FrameTypes, LogDirty, M2p, MapFault, P2mSource, QUERY_FRAMES_MAX, Unlogged, conformance,
 };
-use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest};
+use p2mtrack::shared_info;
+use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest, XenState};
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
@@ -65,10 +66,74 @@ fn check(domain: &Domain) -> Outcome {
     let mut suspender = Suspender::new(domain)?;
     // The state of a suspended guest does not change between two reads.
     suspender.suspend(Duration::from_secs(20))?;
+    guest.p2m.still_suspended()?;
     let checked = conforms(&mut guest).and_then(|()| check_suspended(&mut guest));
+    let checked = checked.and_then(|()| check_state(domain, &mut guest));
     suspender.resume()?;
     checked?;
-    expect(guest.unlogged.pfns(&mut Vec::new()).is_err(), "the rings of a running guest")
+    check_running(&mut guest)
+}
+
+/// What the guest is besides its memory, as its stream carries it.
+fn check_state(domain: &Domain, guest: &mut XenGuest) -> Outcome {
+    let mut state = XenState::new(domain)?;
+    expect(!state.has_vnuma()?, "virtual NUMA nodes")?;
+    let (major, minor) = domain.xen().version_numbers()?;
+    expect(domain.xen().version()?.starts_with(&format!("{major}.{minor}")), "Xen's version")?;
+    let policy = state.cpu_policy()?;
+    let whole = policy.leaves.len().is_multiple_of(24) && policy.msrs.len().is_multiple_of(16);
+    expect(whole && !policy.leaves.is_empty() && !policy.msrs.is_empty(), "CPU policies")?;
+    let tsc = state.tsc()?;
+    expect(tsc.mode <= 2 && (tsc.khz > 0 || tsc.mode == 2), "the TSC")?;
+    let roots = shared_info::roots(domain.width(), &state.shared_info()?);
+    expect(roots == guest.p2m.roots()?, "shared_info")?;
+    let vcpus = (0..state.vcpus()?).map(|vcpu| state.vcpu(vcpu)).collect::<Result<Vec<_>, _>>()?;
+    let online: Vec<_> =
+        (0_u32..).zip(&vcpus).filter_map(|(n, it)| Some((n, it.as_ref()?))).collect();
+    expect(online.first().is_some_and(|(vcpu, _)| *vcpu == 0), "vcpu 0")?;
+    for (vcpu, found) in &online {
+        let named = [vcpu.to_le_bytes(), (found.extended.len() as u32).to_le_bytes()].concat();
+        expect(found.extended.starts_with(&named), "an extended context")?;
+        check_xsave(&found.xsave)?;
+        expect(found.msrs.len().is_multiple_of(16), "MSRs")?;
+    }
+    let (_, first) = online[0];
+    println!(
+        "state: {} leaves, {} MSRs, TSC mode {} of {} kHz, {} of {} vcpus online, xsave {} bytes",
+        policy.leaves.len() / 24,
+        policy.msrs.len() / 16,
+        tsc.mode,
+        tsc.khz,
+        online.len(),
+        vcpus.len(),
+        first.xsave.len()
+    );
+    Ok(())
+}
+
+/// A receiver takes an area only if it has the length of what the vCPU has used: x87 and SSE in
+/// their old place, a header, and AVX behind it.
+fn check_xsave(area: &[u8]) -> Outcome {
+    let word = |at: usize| area.get(at..).and_then(|rest| rest.first_chunk()).copied();
+    let (Some(xcr0), Some(used)) = (word(0), word(8)) else {
+        return expect(area.is_empty(), "an xsave area");
+    };
+    let (xcr0, used) = (u64::from_le_bytes(xcr0), u64::from_le_bytes(used));
+    println!("xsave: xcr0 {xcr0:#x}, used {used:#x}, {} bytes", area.len());
+    expect(xcr0 & 1 == 1 && xcr0 & !used == 0 || used == 0, "xcr0 of an xsave area")?;
+    let length = match used {
+        0 => 16,
+        1..4 => 16 + 512 + 64,
+        4..8 => 16 + 512 + 64 + 256,
+        _ => return Ok(()), // other states of a vCPU are not laid out here
+    };
+    expect(area.len() == length, "the length of an xsave area")
+}
+
+/// The guest was resumed, and what reads a suspended one says so.
+fn check_running(guest: &mut XenGuest) -> Outcome {
+    expect(guest.unlogged.pfns(&mut Vec::new()).is_err(), "the rings of a running guest")?;
+    expect(guest.p2m.still_suspended().is_err(), "a running guest that is called suspended")
 }
 
 /// The rules for every back end.

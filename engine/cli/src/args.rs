@@ -16,6 +16,7 @@ use crate::compare::CompareArgs;
 use crate::doctor::DoctorArgs;
 use crate::guard::GuardArgs;
 use crate::simulate::SimulateArgs;
+use crate::stream::StreamArgs;
 use crate::track::TrackArgs;
 
 /// Tracks changes to the p2m of Xen PV guests during live migration.
@@ -37,6 +38,7 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     Track(TrackArgs),
     Doctor(DoctorArgs),
+    Stream(StreamArgs),
     #[command(hide = true)]
     Guard(GuardArgs),
 }

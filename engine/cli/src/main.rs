@@ -28,6 +28,7 @@ mod signals;
 mod simulate;
 mod size;
 mod stopwatch;
+mod stream;
 mod track;
 mod written;
 
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Track(args) => track::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Stream(args) => stream::run(&args),
         Command::Guard(args) => guard::run(&args),
     };
     result.unwrap_or_else(Failure::report)

@@ -10,7 +10,7 @@ mod run;
 use std::fs;
 use std::path::Path;
 
-use run::{objects, path, program, trace};
+use run::{objects, path, program, run, trace};
 use serde_json::Value;
 
 /// The chapter of a command; some commands have events of the same name.
@@ -61,6 +61,13 @@ fn every_key_of_every_event_is_in_the_docs() {
     let doctor = program().args(["doctor", "--json"]).output().expect("runs").stdout;
     let doctor = String::from_utf8(doctor).expect("text");
     let doctor = doctor.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let made = dir.path().join("stream");
+    let mut writer = p2mtrack_stream::writer::Writer::new(Vec::new());
+    writer.headers((4, 17)).expect("memory takes it");
+    writer.mark(p2mtrack_stream::record::RecordKind::End).expect("memory takes it");
+    fs::write(&made, writer.into_sink()).expect("a file");
+    let stream = run(&["stream", "check", "--json", "--rules"], &made).out;
+    let stream = stream.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let tiled = ["simulate", "--json", "--guest-size", "64MiB", "--shape", "real", "--capture"];
     for (command, lines) in [
         ("simulate", objects(&record, &dir.path().join("run"))),
@@ -70,6 +77,7 @@ fn every_key_of_every_event_is_in_the_docs() {
         ("inspect", objects(&["inspect", "--json"], &growth)),
         ("bench", bench),
         ("doctor", doctor),
+        ("stream check", stream),
         ("inspect --pfn", objects(&["inspect", "--json", "--pfn", "5"], &growth)),
     ] {
         for line in &lines {

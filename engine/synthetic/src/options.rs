@@ -24,6 +24,16 @@ pub fn size_in_words(bytes: u64) -> String {
         .map_or_else(|| format!("{bytes}"), |(suffix, bits)| format!("{} {suffix}", bytes >> bits))
 }
 
+/// What pages go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TransportKind {
+    /// Straight into the receiver.
+    #[default]
+    Direct,
+    /// The bytes of a libxc stream, which a receiver reads as libxc's does.
+    Stream,
+}
+
 /// The configuration of a run. Equal configurations give equal runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimConfig {
@@ -45,6 +55,8 @@ pub struct SimConfig {
     pub threads: usize,
     /// What is left out of the guest's schedule.
     pub limits: Limits,
+    /// What pages go through.
+    pub transport: TransportKind,
 }
 
 impl SimConfig {
@@ -61,6 +73,7 @@ impl SimConfig {
             checkpoints: 0,
             threads: 1,
             limits: Limits::default(),
+            transport: TransportKind::Direct,
         }
     }
 
@@ -91,6 +104,7 @@ impl SimConfig {
             add(true, format!("--programs {programs}"));
         }
         add(self.limits.no_writes, "--no-plain-writes".to_owned());
+        add(self.transport == TransportKind::Stream, "--transport stream".to_owned());
         add(true, format!("--threads {}", self.threads));
         options
     }

@@ -121,9 +121,9 @@ pub(crate) fn judge(source: &Snapshot, receiver: &Receiver) -> Judgement {
             format!("the p2m names {named} of {held} frames, and yet the migration completed")
         });
     }
-    compare_lists(source, receiver, &mut judgement);
     let pfns = source.pfns().max(receiver.pfns());
     let (overwritten, holes) = (listed(receiver.list(), pfns), hole_leaves(receiver, pfns));
+    compare_lists(source, receiver, &holes, &mut judgement);
     let leaves = listed(&source.list, pfns);
     let hole = Content::digest(&Leaf::HOLE);
     for pfn in 0..pfns {
@@ -169,16 +169,26 @@ fn hole_leaves(receiver: &Receiver, pfns: u64) -> PfnBitmap {
     holes
 }
 
-fn compare_lists(source: &Snapshot, receiver: &Receiver, judgement: &mut Judgement) {
+fn compare_lists(
+    source: &Snapshot,
+    receiver: &Receiver,
+    holes: &PfnBitmap,
+    judgement: &mut Judgement,
+) {
     let ours = &source.list;
     let counted = source.width.leaves(source.pfn_count);
     let surplus = receiver.list().len().saturating_sub(counted as usize);
-    judgement.list_surplus = surplus as u64;
-    let theirs = &receiver.list()[..receiver.list().len() - surplus];
+    let (theirs, past) = receiver.list().split_at(receiver.list().len() - surplus);
+    // A stream can't leave a position out: it names a leaf that the receiver fills with invalid
+    // entries only.
+    let is_hole = |leaf: Option<Pfn>| {
+        receiver.names_holes() && leaf.is_some_and(|pfn| pfn.0 < holes.pfns() && holes.get(pfn))
+    };
+    judgement.list_surplus = past.iter().filter(|leaf| !is_hole(**leaf)).count() as u64;
     for position in 0..ours.len().max(theirs.len()) {
         let at = |list: &[Option<Pfn>]| list.get(position).copied().flatten();
         let (here, there) = (at(ours), at(theirs));
-        if here != there {
+        if here != there && !(here.is_none() && is_hole(there)) {
             judgement.list_mismatches += 1;
             judgement.differ(position as u64, || {
                 format!("leaf {position} is at {here:?} and the frame list says {there:?}")

@@ -19,6 +19,7 @@ use p2mtrack::port::{
 };
 
 use crate::fault::{Fault, SimError};
+use crate::log_dirty::EINVAL;
 use crate::log_dirty::ENOMEM;
 use crate::machine::M2pTable;
 use crate::words::LiveWords;
@@ -180,6 +181,11 @@ impl P2mSource for SimP2m {
 
     fn domain_frames(&mut self) -> Result<u64, PortError> {
         Ok(self.shared.enter().xen.machine.guest_frames())
+    }
+
+    fn still_suspended(&mut self) -> Result<(), PortError> {
+        let suspended = self.shared.lock().suspended;
+        if suspended { Ok(()) } else { Err(failed("check the suspend", EINVAL, None)) }
     }
 
     fn roots(&mut self) -> Result<Roots, PortError> {

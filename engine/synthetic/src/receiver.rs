@@ -48,6 +48,7 @@ pub(crate) struct Receiver {
     limit: u64,
     /// Allocates a frame for each pfn that an arriving table names, as libxc does.
     eager: bool,
+    names_holes: bool,
     pub(crate) pages: u64,
     pub(crate) gone: u64,
 }
@@ -84,9 +85,22 @@ impl Receiver {
             list_pfns: 0,
             limit: 0,
             eager,
+            names_holes: false,
             pages: 0,
             gone: 0,
         }
+    }
+
+    /// From now on it reads a stream: it allocates what tables name, as libxc does, and positions
+    /// without a leaf name a leaf without frames.
+    pub(crate) const fn read_stream(&mut self) {
+        self.eager = true;
+        self.names_holes = true;
+    }
+
+    /// Whether positions without a leaf name a leaf without frames.
+    pub(crate) const fn names_holes(&self) -> bool {
+        self.names_holes
     }
 
     fn slot(&mut self, pfn: u64) -> usize {
@@ -156,7 +170,9 @@ impl Receiver {
     pub(crate) fn take_list(&mut self, pfns: u64, leaves: &[Option<Pfn>]) {
         self.list = leaves.to_vec();
         self.list_pfns = pfns;
-        self.limit = self.limit.max(pfns.max(leaves.len() as u64 * self.width.entries() as u64));
+        // A stream's receiver knows the last pfn.
+        let whole = leaves.len() as u64 * self.width.entries() as u64;
+        self.limit = self.limit.max(if self.names_holes { pfns } else { pfns.max(whole) });
     }
 
     /// Frees the frames of these pfns.

@@ -26,8 +26,10 @@ use p2mtrack::table::TableView;
 use p2mtrack::uncertainty::Uncertainty;
 
 use crate::fault::{Fault, SimError};
+use crate::options::TransportKind;
 use crate::oracle::{Difference, Judgement, Verdict};
 use crate::simulation::{Activity, SimConfig, SimPorts, Simulation};
+use crate::stream::{SimStream, StreamEnd};
 
 /// Times that a failed round is repeated before the migration is given up.
 const REPEATS_MAX: u32 = 2;
@@ -118,6 +120,9 @@ pub struct Run {
     pub gone: u64,
     /// Structure events that were followed.
     pub structure_events: u64,
+    /// Frames that a stock receiver of the stream would keep although the source has none; `None`
+    /// if the pages went through no stream.
+    pub stock_leaked: Option<u64>,
     /// The last round.
     pub last: Option<RoundReport>,
     /// What the guest did until the migration ended.
@@ -174,17 +179,23 @@ pub fn side_by_side<T: Send>(
 /// Migrates the guest of a fresh simulation.
 #[must_use]
 pub fn migrate_with(simulation: &Simulation, engine: Config, watch: &mut dyn Watch) -> Run {
-    let driver = Driver {
-        simulation,
-        handles: simulation.ports(),
-        watch,
-        cancelled: simulation.cancel_flag(),
-        log: None,
-        breaks_after: None,
-        clears: engine.foreign_pte == ForeignPtePolicy::Clear,
-        run: Run::default(),
-    };
-    driver.run(engine)
+    let mut driver = Driver::new(simulation, &engine, watch);
+    driver.run(engine);
+    driver.run
+}
+
+/// Migrates through a stream, and returns its bytes too. After `room` bytes behind the static
+/// records the sink fails once, mostly in the middle of a write.
+#[must_use]
+pub fn migrate_into_bytes(config: &SimConfig, engine: Config, room: u64) -> (Run, Vec<u8>) {
+    let config = SimConfig { transport: TransportKind::Stream, ..config.clone() };
+    let (simulation, mut nobody) = (Simulation::new(&config), ());
+    let mut driver = Driver::new(&simulation, &engine, &mut nobody);
+    let stream = driver.stream.as_mut().expect("a stream is configured");
+    stream.keep(room);
+    driver.run(engine);
+    let bytes = driver.stream.as_mut().map(SimStream::take_kept).unwrap_or_default();
+    (driver.run, bytes)
 }
 
 /// A migration under way.
@@ -192,6 +203,8 @@ struct Driver<'a> {
     simulation: &'a Simulation,
     /// One set for the whole run: mappings belong to it.
     handles: SimPorts,
+    /// Pages go through it, if there is one.
+    stream: Option<SimStream>,
     watch: &'a mut dyn Watch,
     cancelled: Arc<AtomicBool>,
     /// What was read from log-dirty since the last round that ended well, failed calls included;
@@ -222,8 +235,22 @@ enum Call {
     Finish,
 }
 
-impl Driver<'_> {
-    fn run(mut self, engine: Config) -> Run {
+impl<'a> Driver<'a> {
+    fn new(simulation: &'a Simulation, engine: &Config, watch: &'a mut dyn Watch) -> Self {
+        Self {
+            simulation,
+            handles: simulation.ports(),
+            stream: simulation.stream(),
+            watch,
+            cancelled: simulation.cancel_flag(),
+            log: None,
+            breaks_after: None,
+            clears: engine.foreign_pte == ForeignPtePolicy::Clear,
+            run: Run::default(),
+        }
+    }
+
+    fn run(&mut self, engine: Config) {
         let mut migration = None;
         let result = self.steps(engine, &mut migration);
         self.run.activity = self.simulation.activity();
@@ -231,9 +258,9 @@ impl Driver<'_> {
             Ok(()) => self.settle(),
             Err(stop) => self.give_up(stop, migration),
         }
+        self.end_stream();
         self.run.struck = self.simulation.faults_struck();
         self.run.pages_sent = self.simulation.shared().lock().receiver.pages;
-        self.run
     }
 
     fn steps(&mut self, engine: Config, slot: &mut Option<Migration>) -> Result<(), Stop> {
@@ -266,6 +293,9 @@ impl Driver<'_> {
     /// Makes one call, repeats it if a port failed, and stops on a cancellation at any point.
     fn call(&mut self, migration: &mut Migration, call: Call) -> Result<(), Stop> {
         let mut repeats = 0;
+        if let Some(stream) = &mut self.stream {
+            stream.set_final(matches!(call, Call::Finish));
+        }
         loop {
             let result = self.with_ports(|ports| match call {
                 Call::Round => migration.round(ports),
@@ -293,6 +323,9 @@ impl Driver<'_> {
 
     /// A checkpoint whose transport breaks: it is not repeated, and the guest runs on.
     fn take_back(&mut self, migration: &mut Migration) -> Result<(), Stop> {
+        if let Some(stream) = &mut self.stream {
+            stream.set_final(false);
+        }
         let result = self.with_ports(|ports| migration.checkpoint(ports));
         self.breaks_after = None;
         if self.cancelled.load(Ordering::Relaxed) {
@@ -321,7 +354,10 @@ impl Driver<'_> {
     fn with_ports<T>(&mut self, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
         let handles = &mut self.handles;
         let mut transport = Cancellable {
-            inner: &mut handles.transport,
+            inner: match &mut self.stream {
+                Some(stream) => stream,
+                None => &mut handles.transport,
+            },
             cancelled: Arc::clone(&self.cancelled),
             breaks_after: self.breaks_after,
         };
@@ -340,6 +376,18 @@ impl Driver<'_> {
             log_dirty: &mut log_dirty,
             transport: &mut transport,
         })
+    }
+
+    /// What became of the stream: a breach of its rules is as bad as a wrong page.
+    fn end_stream(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        let is_complete = matches!(self.run.ending, Ending::Judged(_));
+        let StreamEnd { broken, left_over } = stream.end(is_complete);
+        self.run.stock_leaked = Some(left_over);
+        let Some(first) = broken.first() else { return };
+        let what = format!("the stream breaks {} at {}: {}", first.rule, first.offset, first.words);
+        self.run.error = Some(what);
+        self.run.ending = Ending::Judged(Verdict::Corrupt);
     }
 
     fn judge(&mut self) {

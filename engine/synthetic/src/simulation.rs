@@ -22,6 +22,8 @@ use crate::transport::SimTransport;
 use crate::world::World;
 
 pub use crate::options::SimConfig;
+use crate::options::TransportKind;
+use crate::stream::SimStream;
 
 /// Purpose of the streams of suspends that are taken back; the number of the checkpoint is added.
 const TAKEN_BACK: u64 = 6 << 60;
@@ -85,6 +87,8 @@ pub struct Simulation {
     checkpoints: u32,
     /// The seed of the suspends that are taken back; `None` if the scenario has none.
     taken_back: Option<u64>,
+    transport: TransportKind,
+    has_threads: bool,
 }
 
 impl Simulation {
@@ -107,7 +111,9 @@ impl Simulation {
         };
         let world = World::new(shape, mix, faults, config.limits.clone(), dice.word());
         let taken_back = config.scenario.takes_back().then_some(config.seed);
-        Self { shared: Shared::new(world, config.threads > 1), kind, checkpoints, taken_back }
+        let shared = Shared::new(world, config.threads > 1);
+        let (transport, has_threads) = (config.transport, config.threads > 1);
+        Self { shared, kind, checkpoints, taken_back, transport, has_threads }
     }
 
     /// Handles for the engine. One set is enough; the mappings belong to the set.
@@ -122,6 +128,12 @@ impl Simulation {
             unlogged: SimUnlogged(shared()),
             transport: SimTransport::new(shared()),
         }
+    }
+
+    /// A transport over the bytes of a stream, if the run was configured so.
+    pub(crate) fn stream(&self) -> Option<SimStream> {
+        (self.transport == TransportKind::Stream)
+            .then(|| SimStream::begin(Arc::clone(&self.shared), self.has_threads).expect("threads"))
     }
 
     /// The world, for a tracker that is part of the simulation.

@@ -47,15 +47,6 @@ impl SimTransport {
         Self { shared, lost: Vec::new() }
     }
 
-    /// Fails the whole call if the fault strikes.
-    fn check_line(world: &mut World) -> Result<(), PortError> {
-        if world.faults.strikes(Fault::TransportFailure) {
-            let injected = Some(Fault::TransportFailure);
-            return Err(Box::new(SimError { call: "transport", errno: EPIPE, injected }));
-        }
-        Ok(())
-    }
-
     /// Reads a page at this moment.
     ///
     /// # Errors
@@ -110,6 +101,66 @@ impl SimTransport {
     }
 }
 
+/// Fails the whole call if the fault strikes.
+pub(crate) fn check_line(world: &mut World) -> Result<(), PortError> {
+    if world.faults.strikes(Fault::TransportFailure) {
+        let injected = Some(Fault::TransportFailure);
+        return Err(Box::new(SimError { call: "transport", errno: EPIPE, injected }));
+    }
+    Ok(())
+}
+
+/// Each pfn is named once: one record has them all.
+fn expect_once(world: &mut World, pfns: &[Pfn]) {
+    let mut sorted = pfns.to_vec();
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        world.breach("gone or note_gone: a pfn twice");
+    }
+}
+
+/// What any transport checks before it says that pfns are gone.
+pub(crate) fn begin_gone(world: &mut World, pfns: &[Pfn]) -> Result<(), PortError> {
+    if !world.suspended {
+        world.breach("gone: called while the guest runs");
+    }
+    expect_once(world, pfns);
+    check_line(world)
+}
+
+/// What any transport checks before it notes that pfns are gone.
+pub(crate) fn begin_note(world: &mut World, pfns: &[Pfn]) {
+    if world.suspended {
+        world.breach("note_gone: called while the guest is suspended");
+    }
+    expect_once(world, pfns);
+}
+
+/// What any transport checks before a consistent point.
+pub(crate) fn begin_consistent(world: &mut World, lost: &[Pfn]) -> Result<(), PortError> {
+    if !world.suspended {
+        world.breach("consistent: called while the guest runs");
+    }
+    check_line(world)?;
+    if !lost.is_empty() {
+        let injected = Some(Fault::Returned);
+        return Err(Box::new(SimError { call: "confirm all pages", errno: EPIPE, injected }));
+    }
+    Ok(())
+}
+
+/// How many pages of a batch reach the receiver, and the error if that is not all: a batch that
+/// fails as a whole may still have reached it in part.
+pub(crate) fn begin_send(world: &mut World, pages: &[Page]) -> (usize, Result<(), PortError>) {
+    match check_line(world) {
+        Ok(()) => (pages.len(), Ok(())),
+        Err(error) => {
+            let dice = world.faults.dice(Fault::TransportFailure);
+            (dice.below(pages.len() as u64 + 1) as usize, Err(error))
+        }
+    }
+}
+
 /// Gives a page to the receiver.
 fn deliver(world: &mut World, page: &Page, bytes: Bytes) -> Result<(), PortError> {
     let taken = match bytes {
@@ -138,44 +189,31 @@ impl Transport for SimTransport {
         if pages.len() > QUERY_FRAMES_MAX {
             self.shared.lock().breach("send: a batch that is too long");
         }
-        let fails_after = {
-            let mut world = self.shared.enter();
-            Self::check_line(&mut world).map_err(|error| {
-                let dice = world.faults.dice(Fault::TransportFailure);
-                (dice.below(pages.len() as u64 + 1), error)
-            })
-        };
-        // A batch that fails as a whole may still have reached the receiver in part.
-        let whole = fails_after.as_ref().map_or_else(|(sent, _)| *sent as usize, |()| pages.len());
+        let (whole, sent) = begin_send(&mut self.shared.enter(), pages);
         for page in &pages[..whole] {
             let answer = self.send_one(page, view)?;
             answers.push(answer);
         }
-        fails_after.map_err(|(_, error)| error)
+        sent
     }
 
     fn frame_list(&mut self, list: FrameList<'_>) -> Result<(), PortError> {
         let mut world = self.shared.enter();
-        Self::check_line(&mut world)?;
+        check_line(&mut world)?;
         world.receiver.take_list(list.pfn_count, list.leaves);
         Ok(())
     }
 
     fn gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
         let mut world = self.shared.enter();
-        if !world.suspended {
-            world.breach("gone: called while the guest runs");
-        }
-        Self::check_line(&mut world)?;
+        begin_gone(&mut world, pfns)?;
         world.receiver.take_gone(pfns);
         Ok(())
     }
 
     fn note_gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
         let mut world = self.shared.lock();
-        if world.suspended {
-            world.breach("note_gone: called while the guest is suspended");
-        }
+        begin_note(&mut world, pfns);
         world.receiver.take_note(pfns);
         Ok(())
     }
@@ -190,14 +228,7 @@ impl Transport for SimTransport {
 
     fn consistent(&mut self) -> Result<(), PortError> {
         let mut world = self.shared.enter();
-        if !world.suspended {
-            world.breach("consistent: called while the guest runs");
-        }
-        Self::check_line(&mut world)?;
-        if !self.lost.is_empty() {
-            let injected = Some(Fault::Returned);
-            return Err(Box::new(SimError { call: "confirm all pages", errno: EPIPE, injected }));
-        }
+        begin_consistent(&mut world, &self.lost)?;
         world.confirmed += 1;
         Ok(())
     }

@@ -30,6 +30,18 @@ impl Content {
     /// The first version that a write may have.
     pub(crate) const FIRST: u64 = 16;
 
+    /// What the bytes of a page stand for: the version whose pattern they are, or else words.
+    pub(crate) fn of_page(page: &Leaf) -> Self {
+        let version = version_of(page.words[0]);
+        let is_pattern =
+            || page.words.iter().enumerate().all(|(index, &word)| word == pattern(version, index));
+        if (Self::FIRST..1 << 63).contains(&version) && is_pattern() {
+            Self(version)
+        } else {
+            Self::digest(page)
+        }
+    }
+
     /// The digest of words; never equal to a version.
     pub(crate) fn digest(words: &Leaf) -> Self {
         let hash = words.words.iter().fold(0x243f_6a88_85a3_08d3_u64, |hash, &word| {
@@ -67,6 +79,25 @@ pub(crate) const fn pattern(version: u64, index: usize) -> u64 {
     let mut word = version.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (index as u64) << 7;
     word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word ^ word >> 31
+}
+
+/// The version whose pattern begins with this word: `pattern(version, 0)` undone, step by step.
+const fn version_of(word: u64) -> u64 {
+    let word = word ^ word >> 31 ^ word >> 62;
+    let word = word.wrapping_mul(inverse(0xbf58_476d_1ce4_e5b9));
+    let word = word ^ word >> 30 ^ word >> 60;
+    word.wrapping_mul(inverse(0x9e37_79b9_7f4a_7c15))
+}
+
+/// The odd number whose product with an odd `number` is 1, by Newton's method.
+const fn inverse(number: u64) -> u64 {
+    let mut inverse = number; // right in three bits, and in twice as many after each step
+    let mut steps = 0;
+    while steps < 5 {
+        inverse = inverse.wrapping_mul(2_u64.wrapping_sub(number.wrapping_mul(inverse)));
+        steps += 1;
+    }
+    inverse
 }
 
 impl FrameWords {
@@ -126,6 +157,26 @@ mod tests {
             assert_eq!(words.entry(width, 4), Entry::INVALID);
             words.store_entry(width, 5, Entry::INVALID);
             assert_eq!(words.entry(width, 5), Entry::INVALID);
+        }
+    }
+
+    #[test]
+    fn a_page_of_a_version_is_known_by_its_bytes() {
+        let page = |version| {
+            let mut page = Leaf::default();
+            for (index, word) in page.words.iter_mut().enumerate() {
+                *word = pattern(version, index);
+            }
+            page
+        };
+        for version in [16, 17, 0xdead_beef, (1 << 63) - 1] {
+            assert_eq!(Content::of_page(&page(version)), Content(version));
+            let mut other = page(version);
+            other.words[511] ^= 1;
+            assert_eq!(Content::of_page(&other), Content::digest(&other));
+        }
+        for page in [Leaf::default(), Leaf::HOLE] {
+            assert_eq!(Content::of_page(&page), Content::digest(&page));
         }
     }
 

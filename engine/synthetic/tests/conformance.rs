@@ -135,6 +135,8 @@ enum Wrong {
     FramesGrow,
     PfnPastTheEnd,
     PfnOfTheNext,
+    PfnsOfOthers,
+    RunOfPfnsTooLong,
     RootsMove,
     HoldsTooMuch,
     ReadsPastTheEnd,
@@ -146,6 +148,8 @@ enum Wrong {
     ShowsAnother,
     LiveIsOld,
     ReadIsOld,
+    EntriesOfOthers,
+    RunOfEntriesTooLong,
     TypesOfStrangers,
     TypesOutOfOrder,
     NoWholeBatch,
@@ -199,6 +203,16 @@ impl M2p for BadM2p<'_> {
         let past = mfn.0 >= self.0.frames() && self.1 == Wrong::PfnPastTheEnd;
         let next = u64::from(self.1 == Wrong::PfnOfTheNext);
         if past { Some(Pfn(0)) } else { self.0.pfn(Mfn(mfn.0.wrapping_add(next))) }
+    }
+    fn pfns(&self, frames: &[Mfn], into: &mut [Option<Pfn>]) {
+        frames.iter().zip(&mut *into).for_each(|(&mfn, pfn)| *pfn = self.pfn(mfn));
+        if self.1 == Wrong::PfnsOfOthers {
+            into.rotate_left(1);
+        }
+    }
+    fn is_run(&self, first: Mfn, pfn: Pfn, count: u64) -> bool {
+        let looked_at = if self.1 == Wrong::RunOfPfnsTooLong { 1 } else { count };
+        (0..looked_at).all(|at| self.pfn(Mfn(first.0 + at)) == Some(Pfn(pfn.0 + at)))
     }
 }
 
@@ -268,6 +282,16 @@ impl<T: P2mSource> P2mSource for Bad<'_, T> {
         }
         let other = MapSlot(slot.0 ^ 1);
         self.inner.live(if self.wrong == Wrong::ShowsAnother { other } else { slot })
+    }
+    fn is_run(&self, slot: MapSlot, position: u32, first: Mfn, count: u64) -> bool {
+        let looked_at = if self.wrong == Wrong::RunOfEntriesTooLong { 1 } else { count };
+        self.inner.is_run(slot, position, first, looked_at)
+    }
+    fn entries(&self, places: &[(MapSlot, u32)], into: &mut [Entry]) {
+        self.inner.entries(places, into);
+        if self.wrong == Wrong::EntriesOfOthers {
+            into.rotate_left(1);
+        }
     }
 }
 
@@ -414,6 +438,8 @@ fn each_rule_finds_the_port_that_breaks_it() {
         (Wrong::FramesGrow, "M2p", "the same at every call"),
         (Wrong::PfnPastTheEnd, "M2p", "past the end"),
         (Wrong::PfnOfTheNext, "M2p", "whose entry names it"),
+        (Wrong::PfnsOfOthers, "M2p", "`pfns` says"),
+        (Wrong::RunOfPfnsTooLong, "M2p", "`is_run` says"),
         (Wrong::RootsMove, "P2mSource", "roots of a suspended guest"),
         (Wrong::HoldsTooMuch, "P2mSource", "no more frames than the machine"),
         (Wrong::ReadsPastTheEnd, "P2mSource", "past the machine's end"),
@@ -425,6 +451,8 @@ fn each_rule_finds_the_port_that_breaks_it() {
         (Wrong::ShowsAnother, "P2mSource", "`live`"),
         (Wrong::LiveIsOld, "P2mSource", "written after `map`"),
         (Wrong::ReadIsOld, "P2mSource", "what `live` shows"),
+        (Wrong::EntriesOfOthers, "P2mSource", "`entries` says"),
+        (Wrong::RunOfEntriesTooLong, "P2mSource", "`is_run` says"),
         (Wrong::TypesOfStrangers, "FrameTypes", "and no other is"),
         (Wrong::TypesOutOfOrder, "FrameTypes", "order of the frames"),
         (Wrong::NoWholeBatch, "FrameTypes", "up to 1,024"),

@@ -35,7 +35,7 @@ const GUEST_BYTES_MAX: u64 = 4 << 40;
 
 /// Measure the engine against its peers and against what the memory of this machine allows
 ///
-/// All figures are ratios of things that run in turn on the same data. It takes at most ten minutes
+/// All figures are ratios of things that run in turn on the same data. It takes about ten minutes
 /// and 20 GiB.
 ///
 /// Exit status: 0 measured, whatever the figures are, 1 a goal is missed (only with --strict), 2

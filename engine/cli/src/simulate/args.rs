@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use p2mtrack::config::Config;
 use p2mtrack::frame::Width;
 use p2mtrack_synthetic::huge::Shape;
-use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig};
+use p2mtrack_synthetic::{FaultSet, Limits, Numbers, P2mKind, Scenario, SimConfig, TransportKind};
 
 use crate::compare::CompareArgs;
 use crate::failure::Failure;
@@ -31,6 +31,8 @@ pub(super) const GUEST_BYTES_MIN: u64 = 8 << 20;
 const RUNS_MAX: u64 = 10_000_000;
 /// The largest guest whose pages have contents.
 const GUEST_BYTES_MAX: u64 = 256 << 30;
+/// The largest guest whose pages go through a stream.
+const STREAM_GUEST_BYTES_MAX: u64 = 1 << 30;
 
 /// Guest widths on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,6 +64,16 @@ impl TrackerName {
     }
 }
 
+/// Transports on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum TransportName {
+    /// Straight into a simulated receiver
+    Direct,
+    /// The bytes of a libxc stream: a receiver reads them as libxc's does, and every rule of the
+    /// format is checked
+    Stream,
+}
+
 /// p2m kinds on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum P2mName {
@@ -86,6 +98,10 @@ pub(crate) struct SimulateArgs {
     /// How the guest publishes its p2m [default: the scenario's, or drawn from the seed]
     #[arg(long, value_enum)]
     pub(super) p2m: Option<P2mName>,
+    /// What the pages of p2mtrack's runs go through; stream: a guest of at most 1GiB [default:
+    /// direct]
+    #[arg(long, value_enum)]
+    pub(super) transport: Option<TransportName>,
     #[command(flatten)]
     pub(super) huge: HugeArgs,
     /// What the guest does: a scenario, `all`, or `list` to explain them [default: mixed]
@@ -173,9 +189,21 @@ impl SimulateArgs {
         self.huge.shape.is_some() || self.guest_size.is_some_and(|size| size > GUEST_BYTES_MAX)
     }
 
+    /// What pages go through.
+    pub(super) fn transport(&self) -> TransportKind {
+        match self.transport {
+            None | Some(TransportName::Direct) => TransportKind::Direct,
+            Some(TransportName::Stream) => TransportKind::Stream,
+        }
+    }
+
     fn guest_bytes(&self) -> Result<u64, String> {
-        let default = if self.scenario.is_some() { SCENARIO_GUEST_BYTES } else { SHOW_GUEST_BYTES };
+        let is_small = self.scenario.is_some() || self.transport() == TransportKind::Stream;
+        let default = if is_small { SCENARIO_GUEST_BYTES } else { SHOW_GUEST_BYTES };
         let bytes = self.guest_size.unwrap_or(default);
+        if self.transport() == TransportKind::Stream && bytes > STREAM_GUEST_BYTES_MAX {
+            return Err("--transport stream takes a guest of at most 1GiB".to_owned());
+        }
         if !(GUEST_BYTES_MIN..=GUEST_BYTES_MAX).contains(&bytes) {
             return Err("--guest-size is from 8MiB to 256GiB".to_owned());
         }
@@ -215,6 +243,7 @@ impl SimulateArgs {
                     checkpoints: self.checkpoints,
                     threads,
                     limits: self.limits(),
+                    transport: self.transport(),
                 })
             })
             .collect())

@@ -85,6 +85,7 @@ impl<'a> Outcome<'a> {
                 missing_pfns: judgement.missing_pfns,
                 kind: run.kind,
                 unaccounted_frames: run.unaccounted_frames,
+                stock_leaked_pfns: None,
                 record_error: None,
             },
             shape: plan.shape.name(),

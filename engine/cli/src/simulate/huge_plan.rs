@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use p2mtrack::frame::{FRAME_BYTES, Width};
+use p2mtrack_synthetic::TransportKind;
 use p2mtrack_synthetic::huge::{PFNS_MAX, Shape};
 
 use super::args::{
@@ -84,6 +85,7 @@ fn refuse(args: &SimulateArgs) -> Result<(), String> {
         ("--no-plain-writes", args.no_plain_writes),
         ("--story", args.story),
         ("--record", args.record.is_some()),
+        ("--transport stream", args.transport() == TransportKind::Stream),
     ];
     given.into_iter().find(|(_, given)| *given).map_or(Ok(()), |(option, _)| {
         Err(format!("a huge guest (--shape, or more than 256GiB) can't have {option}"))

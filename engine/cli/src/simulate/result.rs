@@ -46,6 +46,9 @@ pub(super) struct Outcome<'a> {
     pub(super) missing_pfns: u64,
     pub(super) kind: Option<&'static str>,
     pub(super) unaccounted_frames: Option<i64>,
+    /// Only of a run whose pages went through a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stock_leaked_pfns: Option<u64>,
     /// Why there is no recording.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) record_error: Option<&'a str>,
@@ -74,6 +77,7 @@ impl<'a> Outcome<'a> {
             missing_pfns: judgement.map_or(0, |j| j.missing_pfns),
             kind: run.kind,
             unaccounted_frames: run.unaccounted_frames,
+            stock_leaked_pfns: run.stock_leaked,
             record_error: None,
         }
     }
