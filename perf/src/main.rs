@@ -13,6 +13,7 @@ mod instructions;
 mod quiet;
 mod record;
 mod scenario;
+mod stream;
 
 use std::error::Error;
 use std::path::PathBuf;

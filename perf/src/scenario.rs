@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is counted: small loops over the engine's hot paths, each in a steady state.
 //! Not here: the counting.
-//! Units: a turn does [`Scenario::units`] units of work: leaves, entries or pfns.
+//! Units: a turn does [`Scenario::units`] units of work: leaves, entries, pfns, pages or PTEs.
 //! Threads: one.
 //! Source: the interfaces that a round uses: `Shadow`, `ResendBitmap`; for a whole round `Monitor`
-//! (`quiet`).
+//! (`quiet`), for a stream its transport (`stream`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,6 +19,7 @@ use p2mtrack::resend::ResendBitmap;
 use p2mtrack::shadow::{Forms, Shadow};
 
 use crate::quiet::{self, Quiet};
+use crate::stream::{Normalising, Sending};
 
 /// Units of work in a turn of most scenarios.
 const UNITS: u64 = 512;
@@ -46,11 +47,15 @@ pub(crate) enum Scenario {
     TakenDense,
     /// A leaf of an idle guest, in one round.
     QuietLeaf,
+    /// A page of a batch, written to a sink that only counts.
+    SentPage,
+    /// A PTE of a page table whose PTEs follow one another, normalised.
+    PlainPte,
 }
 
 impl Scenario {
     /// All of them.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::UnchangedAffine,
         Self::UnchangedSegments,
         Self::UnchangedPacked,
@@ -61,6 +66,8 @@ impl Scenario {
         Self::TakenSparse,
         Self::TakenDense,
         Self::QuietLeaf,
+        Self::SentPage,
+        Self::PlainPte,
     ];
 
     const fn name(self) -> &'static str {
@@ -75,6 +82,8 @@ impl Scenario {
             Self::TakenSparse => "pfn.taken.sparse",
             Self::TakenDense => "pfn.taken.dense",
             Self::QuietLeaf => "leaf.quiet",
+            Self::SentPage => "page.sent",
+            Self::PlainPte => "pte.plain",
         }
     }
 
@@ -143,6 +152,8 @@ pub(crate) struct Stage {
     resend: ResendBitmap,
     accepted: Vec<(Pfn, Entry)>,
     quiet: Option<Quiet>,
+    sending: Option<Sending>,
+    normalising: Option<Normalising>,
 }
 
 impl Stage {
@@ -167,7 +178,10 @@ impl Stage {
         }
         let resend = ResendBitmap::new(LEAVES * 512 * 64);
         let quiet = (scenario == Scenario::QuietLeaf).then(|| Quiet::new(kernel));
-        Self { scenario, kernel, live, shadow, resend, accepted: Vec::with_capacity(512), quiet }
+        let sending = (scenario == Scenario::SentPage).then(|| Sending::new(UNITS));
+        let normalising = (scenario == Scenario::PlainPte).then(Normalising::new);
+        let accepted = Vec::with_capacity(512);
+        Self { scenario, kernel, live, shadow, resend, accepted, quiet, sending, normalising }
     }
 
     /// Does so many turns of work, and `plant` percent more.
@@ -225,6 +239,13 @@ impl Stage {
             Scenario::QuietLeaf => {
                 let compared = self.quiet.as_mut().map(Quiet::round);
                 assert_eq!(compared, Some(0), "nothing happened");
+            }
+            Scenario::SentPage => {
+                assert_eq!(self.sending.as_mut().map(Sending::send), Some(UNITS), "all pages");
+            }
+            Scenario::PlainPte => {
+                let last = self.normalising.as_mut().map(Normalising::normalise);
+                assert_eq!(last, Some(1024 + 511), "the last pfn");
             }
         }
     }

@@ -6,7 +6,7 @@
 //! Source: names are an interface.
 
 use crate::figure::Figure;
-use crate::figures::{affine, density, huge, random, scattered, shadow_bytes, take};
+use crate::figures::{affine, density, huge, random, scattered, shadow_bytes, stream, table, take};
 use crate::setup::Setup;
 
 /// Figures that are measured together.
@@ -20,7 +20,7 @@ pub struct Entry {
 
 /// All entries, in the order in which they are measured. The one that needs most memory (two
 /// mappings of the p2m in huge pages) is first, before the allocator keeps memory of others.
-pub const ENTRIES: [Entry; 8] = [
+pub const ENTRIES: [Entry; 10] = [
     Entry { names: &["diff.scattered"], run: scattered::run },
     Entry { names: &["snapshot.first", "round", "intake", "memory.peak"], run: huge::run },
     Entry { names: &["diff.affine"], run: affine::run },
@@ -29,6 +29,8 @@ pub const ENTRIES: [Entry; 8] = [
     Entry { names: &["diff.density"], run: density::run },
     Entry { names: &["bitmap.take"], run: take::run },
     Entry { names: &["shadow.bytes"], run: shadow_bytes::run },
+    Entry { names: &["stream.write", "stream.check"], run: stream::run },
+    Entry { names: &["table.normalise"], run: table::run },
 ];
 
 /// Whether `name` is `prefix`, or begins with it and a dot.

@@ -179,17 +179,19 @@ impl<'g> Harness<'g> {
         phases.intake_since(done)
     }
 
-    /// Suspends the guest and ends the migration.
+    /// Suspends the guest and ends the migration. Also returns the time in which leaves were
+    /// compared.
     ///
     /// # Panics
     /// If it ends in an error, or the engine broke a port's contract or left something at the
     /// source.
-    pub fn finish(mut self) -> RoundReport {
+    pub fn finish(mut self) -> (RoundReport, Duration) {
+        let mut phases = Phases::default();
         self.guest.suspend(true);
-        let report = self.migration.finish(&mut self.ports.lend(&mut ()));
+        let report = self.migration.finish(&mut self.ports.lend(&mut phases));
         let report = report.expect("a final round");
         assert_eq!(self.guest.harm(), None);
-        report
+        (report, phases.diff())
     }
 }
 
@@ -285,19 +287,18 @@ fn faster(read: impl Fn(bool) -> u64) -> Duration {
     time(false).min(time(true))
 }
 
-/// Reads a guest's whole p2m with the setup's pool. Returns the time of the faster way.
+/// Reads leaves of a guest's p2m with the setup's pool. Returns the time of the faster way.
 ///
 /// # Panics
 /// If a leaf is missing.
 #[must_use]
-pub fn read(setup: &Setup, guest: &Guest) -> Duration {
-    let list: Vec<u64> = (0..setup.leaves() as u64).collect();
-    let leaf = |index: u64| guest.leaf(index).expect("a leaf");
+pub fn read(setup: &Setup, guest: &Guest, leaves: &[u64]) -> Duration {
+    let leaf = |&index: &u64| guest.leaf(index).expect("a leaf");
     faster(|ahead| {
-        setup.pool.sum(&list, |piece| {
-            let later = |index| if ahead { guest.leaf(index) } else { None };
-            let read = |index| xor(leaf(index), [later(index + 2), later(index + 3)]);
-            piece.iter().fold(0, |sum, &index| sum ^ read(index))
+        setup.pool.sum(leaves, |piece| {
+            let later = |at: usize| piece.get(at).filter(|_| ahead).map(leaf);
+            let read = |(at, index)| xor(leaf(index), [later(at + 2), later(at + 3)]);
+            piece.iter().enumerate().map(read).fold(0, |sum, frame| sum ^ frame)
         })
     })
 }

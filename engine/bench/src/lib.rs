@@ -27,6 +27,7 @@ pub mod machine;
 pub mod memory;
 pub mod p2m;
 pub mod peer;
+pub mod plain;
 pub mod plot;
 pub mod pool;
 pub mod read;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `snapshot.first`, `round.quiet`, `round.scattered`, `intake`, `memory.peak`: one huge guest
-//! under migration.
+//! `snapshot.first`, `round.quiet`, `round.scattered`, `round.suspended`, `intake`, `memory.peak`:
+//! one huge guest under migration.
 //! Not here: how its rounds are run (`harness`).
 //! Units: time relative to a guest of 64 GiB; share of the read floor; bytes.
 //! Threads: the engine's, as many as the setup's pool has.
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use p2mtrack::frame::FRAME_BYTES;
+use p2mtrack::leaf::FRAME_WORDS;
 use p2mtrack_synthetic::huge::{Guest, Shape};
 
 use crate::ab_run::{BLOCKS, median};
@@ -29,6 +30,8 @@ const SCATTERED_ROUNDS: usize = 11;
 const SCATTERED_LEAVES: u64 = 2000;
 /// Such rounds with everything sent, in a block.
 const SENT_ROUNDS: usize = 3;
+/// Of so many leaves one is changed whole before the guest is suspended.
+const SUSPENDED_STRIDE: usize = 100;
 /// Bytes of a line of a bitmap.
 const LINE_BYTES: f64 = 64.0;
 
@@ -43,7 +46,7 @@ pub fn run(setup: &Setup) -> Vec<Figure> {
     huge.round();
     figures.push(sent(setup, &mut huge, &small_guest));
     figures.extend(intake(setup, &mut huge));
-    huge.finish();
+    figures.push(suspended(setup, huge));
     figures.extend(peak());
     figures.into_iter().map(|figure| Figure { threads: setup.pool.threads(), ..figure }).collect()
 }
@@ -71,12 +74,13 @@ fn watched(setup: &Setup, guest: &Guest, small_guest: &Guest) -> Vec<Figure> {
 
 /// The first snapshot against reading the p2m, in turn. The last one goes on.
 fn first<'g>(setup: &Setup, guest: &'g Guest) -> (Watched<'g>, Figure) {
+    let all: Vec<u64> = (0..setup.leaves() as u64).collect();
     let (mut shares, mut last) = (Vec::with_capacity(BLOCKS), None);
     for _ in 0..BLOCKS {
         last.into_iter().for_each(|(watched, _): (Watched<'_>, u64)| watched.release());
-        let before = read(setup, guest);
+        let before = read(setup, guest, &all);
         let (watched, took, leaves) = Watched::new(setup, guest);
-        let floor = (before + read(setup, guest)) / 2;
+        let floor = (before + read(setup, guest, &all)) / 2;
         shares.push(floor.as_secs_f64() / took.as_secs_f64());
         last = Some((watched, leaves));
     }
@@ -125,6 +129,36 @@ fn sent(setup: &Setup, huge: &mut Harness<'_>, small_guest: &Guest) -> Figure {
     });
     small.finish();
     figure
+}
+
+/// The last round, with every entry of one leaf in a hundred changed: the comparison of these
+/// leaves against reading them. Once: a guest is suspended once.
+fn suspended(setup: &Setup, huge: Harness<'_>) -> Figure {
+    let guest = huge.guest();
+    let changed: Vec<u64> = (0..setup.leaves() as u64)
+        .step_by(SUSPENDED_STRIDE)
+        .filter(|&leaf| exchange_leaf(guest, leaf))
+        .collect();
+    Eviction::default().evict();
+    let floor = read(setup, guest, &changed);
+    let (report, took) = huge.finish();
+    assert!(report.leaves.compared >= changed.len() as u64, "each changed leaf");
+    let value = took.as_secs_f64() / floor.as_secs_f64();
+    let detail = format!(
+        "one run; {} leaves compared, {} of them changed whole, against reading these; {:.1} ms",
+        report.leaves.compared,
+        changed.len(),
+        took.as_secs_f64() * 1e3,
+    );
+    let goal = Some(Goal::AtMost(1.2));
+    Figure { goal, ..Figure::new("round.suspended", value, Unit::Times, detail) }
+}
+
+/// Exchanges each frame of a leaf. Returns whether that was possible for any.
+fn exchange_leaf(guest: &Guest, leaf: u64) -> bool {
+    let pfns = leaf * FRAME_WORDS as u64..(leaf + 1) * FRAME_WORDS as u64;
+    let exchanged = pfns.filter(|&pfn| guest.is_plain(pfn) && guest.exchange(pfn));
+    exchanged.count() > 0
 }
 
 /// How much longer rounds of the huge guest are: blocks of `rounds` rounds in turn, of both guests.

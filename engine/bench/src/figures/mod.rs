@@ -12,4 +12,6 @@ pub mod huge;
 pub mod random;
 pub mod scattered;
 pub mod shadow_bytes;
+pub mod stream;
+pub mod table;
 pub mod take;

@@ -15,6 +15,7 @@ pub mod memcmp;
 #[cfg(feature = "peers")]
 pub mod roaring;
 pub mod word_scan;
+pub mod writev;
 
 /// A set of dirty pfns to compare the resend bitmap with.
 pub trait DirtySet {
