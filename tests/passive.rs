@@ -13,7 +13,7 @@ use p2mtrack_synthetic::upstream::{Changes, migrate_passive};
 use p2mtrack_synthetic::{Scenario, SimConfig, Verdict};
 
 fn seeds() -> u64 {
-    std::env::var("P2MTRACK_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(6)
+    std::env::var("P2MTRACK_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(4)
 }
 
 fn configs(scenarios: &[Scenario], seeds: u64) -> Vec<SimConfig> {
