@@ -105,6 +105,7 @@ impl fmt::Display for Deferral {
             Self::QueryFailed => f.write_str("the type query failed"),
             Self::MapFailed(fault) => fault.fmt(f),
             Self::Table(fault) => write!(f, "page table: {fault}"),
+            Self::Later => f.write_str("the transport keeps it for a later round"),
             Self::Unacknowledged => f.write_str("the transport has no answer from the other side"),
         }
     }

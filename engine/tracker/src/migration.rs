@@ -168,6 +168,10 @@ impl Migration {
 
     /// The consistent point.
     fn confirm(&self, ports: &mut Ports<'_>) -> Result<(), Error> {
+        let view = self.tracker.view(&mut ports.guest);
+        let settled = ports.transport.settled(&view);
+        drop(view);
+        settled.map_err(Error::port("transport"))?;
         for pfns in self.tracker.gone()?.chunks(GONE_PFNS_MAX) {
             ports.transport.gone(pfns).map_err(Error::port("transport"))?;
         }

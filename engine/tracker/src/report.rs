@@ -140,7 +140,7 @@ pub struct PageCounts {
     pub deferred_frame: u64,
     /// Deferred: page table that can't be normalised.
     pub deferred_table: u64,
-    /// Deferred: leaf not mapped, query failed, no answer.
+    /// Deferred: leaf not mapped, query failed, kept by the transport for later, no answer.
     pub deferred_uncertain: u64,
     /// Frames that moved to another pfn.
     pub moved: u64,
@@ -159,9 +159,10 @@ impl PageCounts {
                 self.deferred_frame += 1;
             }
             Deferral::Table(_) => self.deferred_table += 1,
-            Deferral::LeafUnmapped | Deferral::QueryFailed | Deferral::Unacknowledged => {
-                self.deferred_uncertain += 1;
-            }
+            Deferral::LeafUnmapped
+            | Deferral::QueryFailed
+            | Deferral::Later
+            | Deferral::Unacknowledged => self.deferred_uncertain += 1,
         }
     }
 }

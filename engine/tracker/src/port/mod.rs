@@ -296,6 +296,8 @@ pub enum Deferral {
     MapFailed(MapFault),
     /// A page table that can't be normalised now.
     Table(TableFault),
+    /// The transport keeps it for a later round.
+    Later,
     /// The transport has no answer from the other side.
     Unacknowledged,
 }
@@ -378,6 +380,16 @@ pub trait Transport {
     /// # Errors
     /// The transport failed.
     fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError>;
+
+    /// The guest is suspended and every pfn is settled: what else names frames, such as registers,
+    /// can be read now, and `view` knows their pfns. `gone` and [`Transport::consistent`] follow.
+    ///
+    /// # Errors
+    /// It can't be read, or names a frame that no pfn has.
+    fn settled(&mut self, view: &dyn TableView) -> Result<(), PortError> {
+        let _ = view;
+        Ok(())
+    }
 
     /// Everything sent so far is one consistent state of the guest (final round, Remus checkpoint).
     ///
