@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xen-ports DOMID look|suspend|on|state`: the ports of a real Xen, each checked against known
-//! facts about a running guest.
+//! `xen-ports DOMID look|suspend|on|state|frames`: the ports of a real Xen, each checked against
+//! known facts about a running guest.
 //! Not here: rounds of the engine (`p2mtrack track`), verdicts of cases (`dom0/cases`).
 //! Units: frames of 4 KiB.
 //! Threads: one.
@@ -22,24 +22,28 @@ use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest, XenState};
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 fn main() -> Outcome {
-    let usage = "xen-ports DOMID look|suspend|on|state";
+    let usage = "xen-ports DOMID look|suspend|on|state|frames";
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [domid, what] = words.as_slice() else { return Err(usage.into()) };
     let xen = Xen::open(Unknown::Refuse)?;
-    let domain = Domain::open(&xen, domid.parse()?)?;
+    let mut domain = Domain::open(&xen, domid.parse()?)?;
     match what.as_str() {
         "look" => check(&domain),
         "suspend" => suspend(&domain),
         // It is left on: for the next process it belongs to another one.
         "on" => Ok(XenGuest::open(&domain)?.log_dirty.enable()?),
         "state" => state(&domain),
+        "frames" => {
+            println!("{}", domain.info()?.frames);
+            Ok(())
+        }
         _ => Err(usage.into()),
     }
 }
 
 fn suspend(domain: &Domain) -> Outcome {
     let mut suspender = Suspender::new(domain)?;
-    suspender.suspend(Duration::from_secs(20))?;
+    suspender.suspend(Duration::from_secs(20), &|| false)?;
     println!("suspended");
     suspender.resume()?;
     println!("resumed");
@@ -65,7 +69,7 @@ fn check(domain: &Domain) -> Outcome {
     let mut guest = XenGuest::open(domain)?;
     let mut suspender = Suspender::new(domain)?;
     // The state of a suspended guest does not change between two reads.
-    suspender.suspend(Duration::from_secs(20))?;
+    suspender.suspend(Duration::from_secs(20), &|| false)?;
     guest.p2m.still_suspended()?;
     let checked = conforms(&mut guest).and_then(|()| check_suspended(&mut guest));
     let checked = checked.and_then(|()| check_state(domain, &mut guest));

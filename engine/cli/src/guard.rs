@@ -5,15 +5,16 @@
 //! Threads: one.
 //! Source: own.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use p2mtrack_xen::{Unknown, stand_guard};
+use p2mtrack_xen::{Claim, Domain, Left, Unknown, stand_guard};
 
-use crate::failure::{Failure, note};
+use crate::failure::{Failure, in_full, note};
 use crate::signals;
 
-/// Switch log-dirty off when the tracker at the other end of standard input dies
+/// End what the tracker at the other end of standard input has begun, if it dies
 #[derive(Debug, clap::Args)]
 pub(crate) struct GuardArgs {
     /// The guest's domain ID
@@ -32,11 +33,47 @@ pub(crate) fn run(args: &GuardArgs) -> Result<ExitCode, Failure> {
     // dismisses its guard.
     let _ = signals::hold();
     let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
-    let acted = stand_guard((args.domid, &args.uuid), &args.lock, unknown).map_err(|source| {
+    let left = stand_guard((args.domid, &args.uuid), &args.lock, unknown).map_err(|source| {
         Failure::Engine { about: format!("guard of domain {}", args.domid), source: source.into() }
     })?;
-    if acted {
-        note(&format!("domain {}: its tracker died, log-dirty is switched off", args.domid));
+    let note_that = |what| note(&format!("domain {}: its tracker died, {what}", args.domid));
+    if left.log_dirty {
+        note_that("log-dirty is switched off");
+    }
+    if left.suspend {
+        note_that("it was asked to suspend, and goes on");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts this program as a guard.
+pub(crate) fn command(domain: &Domain, unknown_xen: bool) -> impl Fn() -> Command + use<> {
+    let words = [domain.domid().to_string(), domain.uuid().to_string()];
+    move || {
+        // The running program, even if its file was replaced since.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("p2mtrack").arg("guard").args(&words);
+        if unknown_xen {
+            command.arg("--unknown-xen");
+        }
+        command
+    }
+}
+
+/// Replaces a guard that is gone, and says so.
+pub(crate) fn look_after(claim: &mut Claim) {
+    let Some(replaced) = claim.look_after() else { return };
+    note(&format!("guard process {} is gone; a new one is started", replaced.pid));
+    if let Some(error) = replaced.error {
+        note(&format!("there is no new guard: {}", in_full(&error)));
+    }
+}
+
+/// Says what a tracker has left that died with its guard.
+pub(crate) fn note_left(left: Left) {
+    if let Left::LogDirty { pid } = left {
+        note(&format!(
+            "process {pid} and its guard died while tracking: log-dirty was left on, and is now off"
+        ));
+    }
 }

@@ -178,6 +178,16 @@ impl Domain {
     }
 }
 
+const DYING: &str = "the domain is being destroyed";
+
+impl XenError {
+    /// Whether the domain is there, and being destroyed.
+    #[must_use]
+    pub fn is_dying(&self) -> bool {
+        self.hint == Some(DYING)
+    }
+}
+
 fn gone(domid: u16) -> XenError {
     XenError::new("get the state", libc::ESRCH).of(domid).hint("the domain is gone")
 }
@@ -193,9 +203,7 @@ fn ask(calls: &mut Domctl, domid: u16) -> Result<DomainInfo, XenError> {
     }
     let info = DomainInfo::new(&raw);
     if info.dying {
-        return Err(XenError::new("get the state", libc::ESRCH)
-            .of(domid)
-            .hint("the domain is being destroyed"));
+        return Err(XenError::new("get the state", libc::ESRCH).of(domid).hint(DYING));
     }
     Ok(info)
 }

@@ -14,11 +14,13 @@ pub struct XenError {
     pub(crate) call: &'static str,
     domid: Option<u16>,
     errno: i32,
-    hint: Option<&'static str>,
+    pub(crate) hint: Option<&'static str>,
 }
 
 impl XenError {
-    pub(crate) const fn new(call: &'static str, errno: i32) -> Self {
+    /// `call` failed with this errno.
+    #[must_use]
+    pub const fn new(call: &'static str, errno: i32) -> Self {
         Self { call, domid: None, errno, hint: None }
     }
 

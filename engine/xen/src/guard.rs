@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A separate process that switches log-dirty off when its tracker dies, by whatever signal.
+//! A separate process that switches log-dirty off when its tracker dies, by whatever signal, and
+//! resumes a guest that the tracker has asked to suspend.
 //! Not here: a tracker that ends normally, which does that itself and dismisses the guard.
-//! Units: messages of one byte from the tracker: switch on, armed, disarmed, dismiss; an end of the
-//! stream means that the tracker died.
+//! Units: messages of one byte from the tracker: switch on, armed, disarmed, suspends, runs,
+//! dismiss; an end of the stream means that the tracker died.
 //! Threads: one in the guard; one owner in the tracker.
 //! Source: own. The guard is started before log-dirty is on and switches it on itself, so that a
 //! kill between the two steps does no harm. It holds the domain's lock through its standard output,
@@ -23,6 +24,7 @@ use crate::domain::Domain;
 use crate::error::XenError;
 use crate::lock::{self, Lock};
 use crate::log_dirty::{IfOn, XenLogDirty};
+use crate::suspend::{SuspendError, Suspender};
 use crate::version::{Unknown, Xen};
 
 const READY: u8 = b'r';
@@ -30,6 +32,8 @@ const ENABLE: u8 = b'e';
 const TAKE_OVER: u8 = b't';
 const ARMED: u8 = b'a';
 const DISARMED: u8 = b'd';
+const SUSPENDS: u8 = b's';
+const RUNS: u8 = b'g';
 const DISMISS: u8 = b'h';
 
 /// How long a guard may take to answer: switching log-dirty on or off takes longest.
@@ -46,6 +50,17 @@ pub enum GuardError {
     Void,
     /// The hypervisor refuses a call.
     Xen(XenError),
+    /// A guest that was asked to suspend can't be resumed.
+    Suspend(SuspendError),
+}
+
+/// What a tracker that died has left to its guard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// Log-dirty was on.
+    pub log_dirty: bool,
+    /// The guest was asked to suspend.
+    pub suspend: bool,
 }
 
 impl fmt::Display for GuardError {
@@ -55,6 +70,7 @@ impl fmt::Display for GuardError {
             Self::Other => f.write_str("the guard's domain is gone, and another has its number"),
             Self::Void => f.write_str("the lock file was removed: log-dirty may be left on"),
             Self::Xen(cause) => cause.fmt(f),
+            Self::Suspend(cause) => cause.fmt(f),
         }
     }
 }
@@ -63,6 +79,7 @@ impl error::Error for GuardError {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
             Self::Process(cause) => Some(cause),
+            Self::Suspend(cause) => cause.source(),
             Self::Other | Self::Void | Self::Xen(_) => None,
         }
     }
@@ -105,10 +122,7 @@ impl Guard {
     /// Xen refuses, and the guard is not armed; or the guard does not answer, and its state is
     /// unknown.
     pub fn enable(&mut self, log: &mut XenLogDirty, if_on: IfOn) -> Result<(), GuardError> {
-        self.send(if if_on == IfOn::TakeOver { TAKE_OVER } else { ENABLE })?;
-        let mut errno = [0; 4];
-        self.line.read_exact(&mut errno).map_err(GuardError::Process)?;
-        match i32::from_le_bytes(errno) {
+        match self.ask(if if_on == IfOn::TakeOver { TAKE_OVER } else { ENABLE })? {
             0 => {
                 log.adopt();
                 Ok(())
@@ -124,6 +138,34 @@ impl Guard {
     /// The guard has ended.
     pub fn arm(&mut self, armed: bool) -> Result<(), GuardError> {
         self.send(if armed { ARMED } else { DISARMED })
+    }
+
+    /// Tells the guard that the guest will be asked to suspend: from then on it resumes the guest
+    /// when the tracker dies.
+    ///
+    /// # Errors
+    /// The guard has no xenstore, or does not answer: the guest must not be asked.
+    pub fn suspends(&mut self) -> Result<(), GuardError> {
+        match self.ask(SUSPENDS)? {
+            0 => Ok(()),
+            errno => Err(GuardError::Process(io::Error::from_raw_os_error(errno))),
+        }
+    }
+
+    /// Tells the guard that the guest runs again, or that it is to stay suspended.
+    ///
+    /// # Errors
+    /// The guard has ended.
+    pub fn runs(&mut self) -> Result<(), GuardError> {
+        self.send(RUNS)
+    }
+
+    /// Sends a word that is answered with an errno.
+    fn ask(&mut self, word: u8) -> Result<i32, GuardError> {
+        self.send(word)?;
+        let mut errno = [0; 4];
+        self.line.read_exact(&mut errno).map_err(GuardError::Process)?;
+        Ok(i32::from_le_bytes(errno))
     }
 
     fn send(&mut self, word: u8) -> Result<(), GuardError> {
@@ -158,7 +200,7 @@ impl Guard {
     }
 }
 
-/// The guard process: waits until its tracker dismisses it or dies. Returns whether it had to act.
+/// The guard process: waits until its tracker dismisses it or dies. Returns what it had to end.
 ///
 /// # Errors
 /// See [`GuardError`].
@@ -166,7 +208,7 @@ pub fn stand_guard(
     (domid, uuid): (u16, &str),
     path: &Path,
     unknown: Unknown,
-) -> Result<bool, GuardError> {
+) -> Result<Inherited, GuardError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(GuardError::Process)?;
     let mut line = UnixStream::from(stdin);
     // Whatever may fail at the start comes before READY.
@@ -177,45 +219,73 @@ pub fn stand_guard(
     }
     let mut log = XenLogDirty::new(&domain).map_err(GuardError::Xen)?;
     line.write_all(&[READY]).map_err(GuardError::Process)?;
+    let mut suspender = None;
     let enable = |if_on| log.switch_on(if_on).map_or_else(|error| error.errno(), |()| 0);
-    if !watch(&mut line, enable) {
-        return Ok(false);
+    let prepare = || match Suspender::new(&domain) {
+        Ok(new) => {
+            suspender = Some(new);
+            0
+        }
+        Err(_) => libc::EIO,
+    };
+    let left = watch(&mut line, enable, prepare);
+    if left == Inherited::default() {
+        return Ok(left);
     }
     // If the file was removed, the lock is void, and another program may have log-dirty on now.
     let held = io::stdout().as_fd().try_clone_to_owned().map_err(GuardError::Process)?;
-    if !lock::is_named(&held.into(), path).map_err(GuardError::Process)? {
+    if matches!(lock::is_named(&held.into(), path), Ok(false)) {
         return Err(GuardError::Void);
     }
     // A domain that is gone has no log. One that Xen gives no answer for may have one.
-    if !domain.is_gone() {
-        log.switch_off_after().map_err(GuardError::Xen)?;
+    let off = if left.log_dirty && !domain.is_gone() { log.switch_off_after() } else { Ok(()) };
+    // Even if that failed: a guest that stands still is worse than a log that is on.
+    if left.suspend
+        && let Some(suspender) = &mut suspender
+    {
+        suspender.call_off().map_err(GuardError::Suspend)?;
     }
+    off.map_err(GuardError::Xen)?;
     // We hold the lock. If the file stays, it says that log-dirty is on; the next run corrects it.
     let _ = fs::remove_file(path);
-    Ok(true)
+    Ok(left)
 }
 
-/// Whether the tracker died while the guard was armed.
-fn watch(line: &mut (impl Read + Write), mut enable: impl FnMut(IfOn) -> i32) -> bool {
-    let (mut armed, mut word) = (false, [0]);
+/// What a tracker left that died; nothing if it dismissed the guard.
+fn watch(
+    line: &mut (impl Read + Write),
+    mut enable: impl FnMut(IfOn) -> i32,
+    mut prepare: impl FnMut() -> i32,
+) -> Inherited {
+    let (mut left, mut word) = (Inherited::default(), [0]);
     loop {
         match line.read_exact(&mut word) {
             Ok(()) => match word[0] {
                 ENABLE | TAKE_OVER => {
                     let take_over = word[0] == TAKE_OVER;
                     let errno = enable(if take_over { IfOn::TakeOver } else { IfOn::Refuse });
-                    armed |= errno == 0;
-                    // If the tracker does not get it, it is gone: the next read finds that.
-                    let _ = line.write_all(&errno.to_le_bytes());
+                    left.log_dirty |= errno == 0;
+                    answer(line, errno);
                 }
-                ARMED => armed = true,
-                DISARMED => armed = false,
-                _ => return false,
+                ARMED => left.log_dirty = true,
+                DISARMED => left.log_dirty = false,
+                SUSPENDS => {
+                    let errno = prepare();
+                    left.suspend |= errno == 0;
+                    answer(line, errno);
+                }
+                RUNS => left.suspend = false,
+                _ => return Inherited::default(),
             },
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return armed,
+            Err(_) => return left,
         }
     }
+}
+
+/// If the tracker does not get it, it is gone: the next read finds that.
+fn answer(line: &mut impl Write, errno: i32) {
+    let _ = line.write_all(&errno.to_le_bytes());
 }
 
 #[cfg(test)]
@@ -223,36 +293,52 @@ mod tests {
     use super::*;
 
     /// Runs a guard whose tracker sends these words and dies, while Xen answers with `errno`.
-    /// Returns whether the guard acts, what it asked of Xen, and what the tracker received.
-    fn guard(words: &[u8], errno: i32) -> (bool, Vec<IfOn>, Vec<u8>) {
+    /// Returns what the guard has to end, what it asked of Xen, and what the tracker received.
+    fn guard(words: &[u8], errno: i32) -> (Inherited, Vec<IfOn>, Vec<u8>) {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         ours.write_all(words).expect("heard");
         ours.shutdown(std::net::Shutdown::Write).expect("dead");
         let mut asked = Vec::new();
-        let acts = watch(&mut theirs, |if_on| {
+        let enable = |if_on| {
             asked.push(if_on);
             errno
-        });
+        };
+        let left = watch(&mut theirs, enable, || errno);
         drop(theirs);
         let mut heard = Vec::new();
         ours.read_to_end(&mut heard).expect("read");
-        (acts, asked, heard)
+        (left, asked, heard)
     }
+
+    const LOG: Inherited = Inherited { log_dirty: true, suspend: false };
 
     #[test]
     fn a_guard_acts_only_when_log_dirty_is_on_and_its_tracker_is_gone() {
         for (words, acts) in [("", false), ("a", true), ("ad", false), ("ada", true), ("ah", false)]
         {
-            assert_eq!(guard(words.as_bytes(), 0).0, acts, "{words}");
+            assert_eq!(guard(words.as_bytes(), 0).0.log_dirty, acts, "{words}");
         }
     }
 
     #[test]
     fn a_guard_that_switched_it_on_is_armed_by_that() {
-        assert_eq!(guard(b"e", 0), (true, vec![IfOn::Refuse], vec![0; 4]));
-        assert_eq!(guard(b"t", 0), (true, vec![IfOn::TakeOver], vec![0; 4]));
-        let (acts, _, heard) = guard(b"e", libc::EINVAL);
-        assert_eq!((acts, heard), (false, libc::EINVAL.to_le_bytes().to_vec()));
-        assert!(!guard(b"eh", 0).0);
+        assert_eq!(guard(b"e", 0), (LOG, vec![IfOn::Refuse], vec![0; 4]));
+        assert_eq!(guard(b"t", 0), (LOG, vec![IfOn::TakeOver], vec![0; 4]));
+        let refused = libc::EINVAL.to_le_bytes().to_vec();
+        assert_eq!(guard(b"e", libc::EINVAL), (Inherited::default(), vec![IfOn::Refuse], refused));
+        assert_eq!(guard(b"eh", 0).0, Inherited::default());
+    }
+
+    #[test]
+    fn a_guard_resumes_a_guest_that_was_asked_to_suspend_until_it_is_told_that_it_runs() {
+        for (words, suspend) in [("s", true), ("sg", false), ("sgs", true), ("sh", false)] {
+            assert_eq!(guard(words.as_bytes(), 0).0, Inherited { log_dirty: false, suspend });
+        }
+        assert_eq!(guard(b"es", 0).0, Inherited { suspend: true, ..LOG });
+        // Without xenstore it can't, and says so.
+        assert_eq!(
+            guard(b"s", libc::EIO),
+            (Inherited::default(), vec![], libc::EIO.to_le_bytes().to_vec())
+        );
     }
 }

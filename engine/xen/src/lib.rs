@@ -12,7 +12,7 @@
 //!                  |
 //!                  +--> XenPages: pages to be sent, a batch at a time
 //!                  +--> XenState: what a guest is besides its memory
-//!                  +--> Lock (one tracker a domain) --> Guard (log-dirty off if the tracker dies)
+//!                  +--> Claim: Lock (one tracker a domain), Guard (ends what a dead tracker began)
 //!                  +--> Suspender: suspend and resume through xenstore
 //! ```
 //!
@@ -26,6 +26,7 @@
 mod blocks;
 mod buffer;
 mod call;
+mod claim;
 mod domain;
 mod domctl;
 mod error;
@@ -44,24 +45,27 @@ mod pages;
 mod privcmd;
 mod start_info;
 mod state;
+mod store;
 mod suspend;
 mod unlogged;
 mod vcpu;
 mod version;
 mod xenstore;
 
+pub use claim::{Claim, ClaimError, Replaced};
 pub use domain::{Domain, DomainInfo, Uuid};
 pub use error::XenError;
 pub use frame_types::XenFrameTypes;
-pub use guard::{Guard, GuardError, stand_guard};
+pub use guard::{Guard, GuardError, Inherited, stand_guard};
 pub use guest::XenGuest;
 pub use host::{Host, PhysicalInfo};
 pub use lock::{Left, Lock, LockError};
-pub use log_dirty::{IfOn, XenLogDirty};
+pub use log_dirty::{ENABLE, IfOn, XenLogDirty};
 pub use m2p::XenM2p;
-pub use p2m_source::XenP2m;
+pub use p2m_source::{CHECK, XenP2m};
 pub use pages::{PageBatch, XenPages};
 pub use state::{CpuPolicy, TscInfo, VcpuState, XenState};
-pub use suspend::{SuspendError, Suspender};
+pub use store::DomainStore;
+pub use suspend::{LATE, SuspendError, Suspender};
 pub use unlogged::XenUnlogged;
 pub use version::{DomctlVersion, KNOWN_DOMCTLS, Unknown, Xen};

@@ -131,6 +131,14 @@ impl XenLogDirty {
         self.log.off()
     }
 
+    /// Switches it off, if we have it on.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub(crate) fn switch_off(&mut self) -> Result<(), XenError> {
+        self.log.disable()
+    }
+
     /// The error of an `enable` that the guard made.
     pub(crate) fn refused(&self, errno: i32) -> XenError {
         self.log.error(ENABLE, errno)
@@ -152,7 +160,7 @@ impl LogDirty for XenLogDirty {
     }
 
     fn disable(&mut self) -> Result<(), PortError> {
-        Ok(self.log.disable()?)
+        Ok(self.switch_off()?)
     }
 
     fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
@@ -160,13 +168,20 @@ impl LogDirty for XenLogDirty {
     }
 }
 
-const ENABLE: &str = "enable log-dirty";
+/// The call that switches log-dirty on.
+pub const ENABLE: &str = "enable log-dirty";
 
 impl XenError {
     /// Whether log-dirty could not be switched on, possibly because it is on.
     #[must_use]
     pub fn is_on_already(&self) -> bool {
-        self.call == ENABLE && self.errno() == libc::EINVAL
+        self.is_of_log_dirty() && self.errno() == libc::EINVAL
+    }
+
+    /// Whether log-dirty could not be switched on.
+    #[must_use]
+    pub fn is_of_log_dirty(&self) -> bool {
+        self.call == ENABLE
     }
 }
 

@@ -41,6 +41,17 @@ impl XenP2m {
     }
 }
 
+/// The call that asks whether the guest is still suspended.
+pub const CHECK: &str = "check the suspend";
+
+impl XenError {
+    /// Whether a guest that was suspended is not any more.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.call == CHECK
+    }
+}
+
 impl P2mSource for XenP2m {
     fn width(&self) -> Width {
         self.domain.width()
@@ -54,7 +65,7 @@ impl P2mSource for XenP2m {
         if self.domain.info()?.is_suspended() {
             return Ok(());
         }
-        let error = XenError::new("check the suspend", libc::EINVAL).of(self.domain.domid());
+        let error = XenError::new(CHECK, libc::EINVAL).of(self.domain.domid());
         Err(error.hint("the guest is not suspended any more: another program resumed it").into())
     }
 

@@ -83,6 +83,14 @@ impl XenState {
         answer.map_err(self.failed("ask for virtual NUMA nodes"))
     }
 
+    /// The version of the hypervisor under it, as two numbers.
+    ///
+    /// # Errors
+    /// The call fails.
+    pub fn xen_version(&self) -> Result<(u32, u32), XenError> {
+        self.domain.xen().version_numbers()
+    }
+
     /// Its CPU policies.
     ///
     /// # Errors

@@ -17,6 +17,12 @@ use crate::vcpu::Vcpu;
 use crate::xenstore::Xenstore;
 
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long a guest is waited for that has taken the request: Linux freezes its processes first.
+pub const LATE: Duration = Duration::from_secs(120);
+/// How long a guest is waited for that did not take the request: one that does not empty it.
+const WITHDRAWN: Duration = Duration::from_secs(2);
+/// The request.
+const SUSPEND: &str = "suspend";
 
 /// Why a guest was not suspended or resumed.
 #[derive(Debug)]
@@ -27,6 +33,8 @@ pub enum SuspendError {
     Xenstore(io::Error),
     /// The guest did not suspend in this time, and the request was withdrawn.
     Late(Duration),
+    /// It was cancelled.
+    Cancelled,
     /// The guest shut down for another reason: it crashed or was switched off.
     Ended {
         /// Xen's number of the reason.
@@ -40,6 +48,7 @@ impl fmt::Display for SuspendError {
             Self::Xen(_) => write!(f, "the hypervisor refuses"),
             Self::Xenstore(_) => write!(f, "xenstore can't be used"),
             Self::Late(time) => write!(f, "the guest did not suspend in {time:?}"),
+            Self::Cancelled => write!(f, "the suspend was cancelled"),
             Self::Ended { reason } => {
                 write!(f, "the guest shut down for another reason than to be suspended ({reason})")
             }
@@ -63,11 +72,21 @@ impl From<XenError> for SuspendError {
     }
 }
 
+/// What became of the request to suspend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    /// There is none by us, or that is not known.
+    Unknown,
+    /// It was taken back before the guest took it.
+    Withdrawn,
+}
+
 /// Suspends and resumes one domain.
 #[derive(Debug)]
 pub struct Suspender {
     domain: Domain,
     store: Xenstore,
+    request: Request,
 }
 
 impl Suspender {
@@ -77,38 +96,85 @@ impl Suspender {
     /// No xenstore.
     pub fn new(domain: &Domain) -> Result<Self, SuspendError> {
         let store = Xenstore::open().map_err(SuspendError::Xenstore)?;
-        Ok(Self { domain: domain.another()?, store })
+        Ok(Self { domain: domain.another()?, store, request: Request::Unknown })
     }
 
-    /// Asks the guest to suspend and waits until it is suspended, at most twice `patience`.
+    /// Asks the guest to suspend and waits until it is suspended, for as long as `patience`. If the
+    /// guest has taken the request by then, waits for it as long as [`LATE`].
     ///
     /// # Errors
-    /// See [`SuspendError`]. Before [`SuspendError::Late`] the request is withdrawn; a guest that
-    /// obeys it all the same stays suspended until [`Suspender::resume`].
-    pub fn suspend(&mut self, patience: Duration) -> Result<(), SuspendError> {
-        let path = format!("/local/domain/{}/control/shutdown", self.domain.domid());
-        self.store.write(&path, "suspend").map_err(SuspendError::Xenstore)?;
-        if self.wait_suspended(patience)? {
-            return Ok(());
+    /// See [`SuspendError`]. The guest may be suspended, or suspend later: see
+    /// [`Suspender::call_off`].
+    pub fn suspend(
+        &mut self,
+        patience: Duration,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<(), SuspendError> {
+        // A guest that another program has suspended is not ours to resume.
+        if let Some(reason) = self.domain.info()?.shutdown {
+            return Err(SuspendError::Ended { reason });
         }
-        // The guest removes the request when it obeys. If it is still there, withdraw it. The guest
-        // may have obeyed in between: wait as long again.
-        let word = self.store.read(&path).map_err(SuspendError::Xenstore)?;
-        if word == b"suspend" {
-            self.store.write(&path, "").map_err(SuspendError::Xenstore)?;
+        self.request = Request::Unknown;
+        let path = self.path();
+        self.store.write(&path, SUSPEND).map_err(SuspendError::Xenstore)?;
+        let begun = Instant::now();
+        let in_time = || begun.elapsed() < patience && !is_cancelled();
+        let suspended = self.wait_suspended(&in_time)? || self.withdraw()?;
+        match suspended {
+            _ if is_cancelled() => Err(SuspendError::Cancelled),
+            true => Ok(()),
+            false => Err(SuspendError::Late(patience)),
         }
-        if self.wait_suspended(patience)? { Ok(()) } else { Err(SuspendError::Late(patience)) }
     }
 
-    /// Polls whether the guest is suspended, for as long as `patience`.
-    fn wait_suspended(&mut self, patience: Duration) -> Result<bool, SuspendError> {
+    /// Withdraws the request. A guest that has taken it suspends: waits for that. Returns whether
+    /// the guest is suspended.
+    fn withdraw(&mut self) -> Result<bool, SuspendError> {
+        let path = self.path();
+        if self.request == Request::Unknown {
+            let withdrawn = self.store.replace(&path, SUSPEND, "");
+            if withdrawn.map_err(SuspendError::Xenstore)? {
+                self.request = Request::Withdrawn;
+            }
+        }
         let begun = Instant::now();
+        let patience = if self.request == Request::Withdrawn { WITHDRAWN } else { LATE };
+        self.wait_suspended(&|| begun.elapsed() < patience)
+    }
+
+    /// Ends a suspend that is not wanted any more: a guest that is suspended is resumed, and else
+    /// the request is withdrawn; a guest that has taken it is waited for, as long as [`LATE`].
+    ///
+    /// # Errors
+    /// The guest is suspended, or may suspend later. A guest that is gone, or has shut down for
+    /// another reason, is no error.
+    pub fn call_off(&mut self) -> Result<(), SuspendError> {
+        // Whatever xenstore says: a guest that stands still comes first.
+        let suspended = match self.wait_suspended(&|| false) {
+            Ok(false) => self.withdraw(),
+            suspended => suspended,
+        };
+        match suspended {
+            Ok(true) => self.resume(),
+            Ok(false) | Err(SuspendError::Ended { .. }) => Ok(()),
+            Err(SuspendError::Xen(error)) if error.errno() == libc::ESRCH => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the request to suspend stands. The guest empties it when it obeys.
+    fn path(&self) -> String {
+        format!("/local/domain/{}/control/shutdown", self.domain.domid())
+    }
+
+    /// Polls whether the guest is suspended, while `goes_on` says so.
+    fn wait_suspended(&mut self, goes_on: &dyn Fn() -> bool) -> Result<bool, SuspendError> {
         loop {
             let info = self.domain.info()?;
             match info.shutdown {
                 Some(_) if info.is_suspended() => return Ok(true),
                 Some(reason) => return Err(SuspendError::Ended { reason }),
-                None if begun.elapsed() < patience => thread::sleep(PAUSE),
+                None if goes_on() => thread::sleep(PAUSE),
                 None => return Ok(false),
             }
         }
@@ -125,6 +191,9 @@ impl Suspender {
             let error = XenError::new("resume", libc::EINVAL).of(domid);
             return Err(error.hint("the guest is not suspended").into());
         }
+        // A guest that has not emptied it would suspend once more.
+        let path = self.path();
+        let _ = self.store.replace(&path, SUSPEND, "");
         let mut vcpu = Vcpu::read(&mut self.domain)?;
         vcpu.answer(1);
         vcpu.write(&mut self.domain)?;

@@ -101,7 +101,7 @@ impl Scene {
     }
 
     fn suspend(&mut self) -> Outcome {
-        self.suspender.suspend(PATIENCE)?;
+        self.suspender.suspend(PATIENCE, &|| false)?;
         self.suspended = true;
         Ok(())
     }

@@ -1,26 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A tracking session: the lock of the domain, the guard, log-dirty on and off, and the engine.
+//! A tracking session: the claim on the domain, log-dirty on and off, and the engine.
 //! Not here: what is found.
 //! Units: one domain.
 //! Threads: one owner.
-//! Source: order: lock, cleanup after a dead tracker, guard, log-dirty; the reverse at the end.
-
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+//! Source: own.
 
 use p2mtrack::cause::CauseSet;
 use p2mtrack::config::Config;
 use p2mtrack::error::Error;
 use p2mtrack::frame::Pfn;
 use p2mtrack::monitor::Monitor;
-use p2mtrack::port::LogDirty;
 use p2mtrack::report::RoundReport;
-use p2mtrack_xen::{
-    Domain, Guard, GuardError, IfOn, Left, Lock, Unknown, Xen, XenError, XenGuest, XenLogDirty,
-};
+use p2mtrack_xen::{Claim, ClaimError, Domain, GuardError, IfOn, Unknown, Xen, XenError, XenGuest};
 
 use super::tap::Tap;
 use crate::failure::{Failure, note};
+use crate::guard;
 use crate::stopwatch::Stopwatch;
 
 /// A guest being tracked.
@@ -31,10 +26,8 @@ pub(super) struct Session {
     /// What the last CLEAN returned, for a recording.
     pub(super) tap: Tap,
     pub(super) stopwatch: Stopwatch,
-    lock: Lock,
-    guard: Guard,
+    claim: Claim,
     domain: Domain,
-    unknown_xen: bool,
 }
 
 impl Session {
@@ -50,43 +43,52 @@ impl Session {
         let unknown = if unknown_xen { Unknown::Accept } else { Unknown::Refuse };
         let xen = Xen::open(unknown).map_err(|error| unusable(error.into()))?;
         let domain = Domain::open(&xen, domid).map_err(|error| unusable(error.into()))?;
-        let (mut lock, left) =
-            Lock::take(domid, domain.uuid()).map_err(|error| unusable(error.into()))?;
-        let if_on = if take_over { IfOn::TakeOver } else { IfOn::Refuse };
-        clean_up(&domain, left, &mut lock)?;
+        let command = guard::command(&domain, unknown_xen);
+        let (mut claim, left) =
+            Claim::take(&domain, command).map_err(|error| unusable(error.into()))?;
+        guard::note_left(left);
         let parts = || -> Result<_, Failure> {
             let guest = XenGuest::open(&domain).map_err(|error| unusable(error.into()))?;
-            let guard = begin_guard(&domain, unknown_xen, &lock)?;
-            let monitor =
-                Monitor::new(config, domain.width()).map_err(|error| unusable(error.into()))?;
-            Ok((guest, guard, monitor))
+            let monitor = Monitor::new(config, domain.width());
+            Ok((guest, monitor.map_err(|error| unusable(error.into()))?))
         };
-        let (mut guest, mut guard, monitor) = match parts() {
+        let (mut guest, monitor) = match parts() {
             Ok(parts) => parts,
             Err(failure) => {
-                // log-dirty is not on yet; the failure is the error to return
-                let _ = lock.release();
+                claim.give_up(); // log-dirty is not on yet
                 return Err(failure);
             }
         };
-        if let Err(error) = guard.enable(&mut guest.log_dirty, if_on) {
-            // A guard that does not answer may be switching log-dirty: it keeps the lock until it
-            // has cleaned up.
-            if let GuardError::Xen(refused) = &error {
-                let _ = lock.release();
+        let if_on = if take_over { IfOn::TakeOver } else { IfOn::Refuse };
+        let enabled = claim.enable(&mut guest.log_dirty, if_on);
+        let (tap, stopwatch) = (Tap::default(), Stopwatch::new());
+        let session = Self { xen, guest, monitor, tap, stopwatch, claim, domain };
+        match enabled {
+            Ok(()) => Ok(session),
+            Err(error) => Err(session.not_enabled(error)),
+        }
+    }
+
+    /// Log-dirty is not on, or that can't be noted.
+    fn not_enabled(self, error: ClaimError) -> Failure {
+        let unusable = unusable(self.domain.domid());
+        match &error {
+            ClaimError::Guard(GuardError::Xen(refused)) => {
                 if refused.is_on_already() {
                     note("if its user is gone, --take-over switches it off and on again");
                 }
+                self.claim.give_up();
             }
-            return Err(unusable(error.into()));
+            // A guard that does not answer may be switching log-dirty: it keeps the lock until it
+            // has cleaned up.
+            ClaimError::Guard(_) => {}
+            _ => {
+                if let Err(left) = self.end() {
+                    left.warn();
+                }
+            }
         }
-        let (tap, stopwatch) = (Tap::default(), Stopwatch::new());
-        let mut session =
-            Self { xen, guest, monitor, tap, stopwatch, lock, guard, domain, unknown_xen };
-        match session.lock.note(true).map_err(|error| unusable(error.into())) {
-            Ok(()) => Ok(session),
-            Err(failure) => session.end().and(Err(failure)),
-        }
+        unusable(error.into())
     }
 
     /// One round of the engine.
@@ -102,67 +104,19 @@ impl Session {
 
     /// Between rounds: fails if the guest is gone, and replaces a guard that is gone.
     pub(super) fn look_after(&mut self) -> Result<(), XenError> {
-        if !self.guard.is_there() {
-            self.replace_guard();
-        }
+        guard::look_after(&mut self.claim);
         self.domain.info().map(|_| ())
-    }
-
-    fn replace_guard(&mut self) {
-        note(&format!("guard process {} is gone; a new one is started", self.guard.pid()));
-        match begin_guard(&self.domain, self.unknown_xen, &self.lock) {
-            Ok(mut guard) => match guard.arm(true) {
-                Ok(()) => self.guard = guard,
-                Err(_) => guard.dismiss(), // gone already: the next call replaces it
-            },
-            Err(failure) => failure.warn(),
-        }
     }
 
     /// Releases everything. On success log-dirty is off.
     pub(super) fn end(mut self) -> Result<(), Failure> {
         let unusable = unusable(self.domain.domid());
         self.monitor.release(&mut self.guest.p2m);
-        // A domain that is gone has no log, and another may have its ID. A domain that only does
-        // not answer still has its log.
-        if !self.domain.is_gone() {
-            // If this fails, the guard tries again when this process is gone, and the lock file
-            // says that log-dirty is on.
-            self.guest.log_dirty.disable().map_err(unusable)?;
-        }
-        let _ = self.guard.arm(false); // a guard that is gone needs no message
-        let released = self.lock.release();
-        self.guard.dismiss();
+        let released = self.claim.release(&mut self.guest.log_dirty);
         released.map_err(|error| unusable(error.into()))
     }
 }
 
-/// Switches log-dirty off after a tracker that died with its guard.
-fn clean_up(domain: &Domain, left: Left, lock: &mut Lock) -> Result<(), Failure> {
-    let unusable = unusable(domain.domid());
-    if let Left::LogDirty { pid } = left {
-        let log = XenLogDirty::new(domain);
-        let off = log.and_then(|mut log| log.switch_off_after());
-        off.map_err(|error| unusable(error.into()))?;
-        note(&format!(
-            "process {pid} and its guard died while tracking: log-dirty was left on, and is now off"
-        ));
-    }
-    lock.note(false).map_err(|error| unusable(error.into()))
-}
-
 fn unusable(domid: u16) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> Failure + Copy {
     move |source| Failure::Unusable { about: format!("domain {domid}"), source: source as _ }
-}
-
-/// Starts this program as a guard.
-fn begin_guard(domain: &Domain, unknown_xen: bool, lock: &Lock) -> Result<Guard, Failure> {
-    // The running program, even if its file was replaced since.
-    let mut command = Command::new("/proc/self/exe");
-    let words = [domain.domid().to_string(), domain.uuid().to_string()];
-    command.arg0("p2mtrack").arg("guard").args(words);
-    if unknown_xen {
-        command.arg("--unknown-xen");
-    }
-    Guard::begin(command, lock).map_err(|error| unusable(domain.domid())(error.into()))
 }
