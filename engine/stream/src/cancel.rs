@@ -9,8 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// A cancellation that has, or has not, happened. It is never taken back.
 #[derive(Debug)]
@@ -41,6 +42,23 @@ impl Cancel {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.happened.load(Ordering::Relaxed) // ORDER: as in `cancel`
+    }
+
+    /// Waits for so long, or until the cancellation. Says whether it was that.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn wait(&self, time: Duration) -> io::Result<bool> {
+        let until = Instant::now().checked_add(time); // or for ever
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut [PollFd::new(&self.event, PollFlags::IN)], left.as_ref()) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(fault) => return Err(fault.into()),
+                Ok(ready) => return Ok(ready > 0),
+            }
+        }
     }
 
     /// Waits until `fd` can be written, or the cancellation. Says whether it was that.

@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "live pages have no references; docs/safety.md")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use p2mtrack::frame::FRAME_BYTES;
@@ -140,6 +140,39 @@ impl FdSink {
         }
         at
     }
+}
+
+/// Takes over a descriptor that this program was started with. It is not passed on: a child that
+/// kept it open would keep the receiver waiting.
+///
+/// # Errors
+/// There is none of this number, it is this program's own, or it can't be written.
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: asks for flags; a number without a descriptor is an error.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    // What this program has opened is close-on-exec, and what it was started with is not.
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF)); // -1 too has that bit
+    }
+    // SAFETY: asks for flags; a number without a descriptor is an error.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFL) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::O_ACCMODE == libc::O_RDONLY {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it can only be read"));
+    }
+    // SAFETY: it is open, and by the caller's word nothing else of this program's owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+/// Children of this program get no descriptor that it was started with, but the first three. On a
+/// kernel before 5.11 they do.
+pub fn pass_on_nothing() {
+    // SAFETY: sets a flag of descriptors; it closes none.
+    let _ = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as _) };
 }
 
 /// The same pipe by a description of its own.
@@ -289,6 +322,27 @@ mod tests {
                 drop(reader);
             }
         }
+    }
+
+    #[test]
+    fn an_inherited_descriptor_is_taken_over_and_not_passed_on() {
+        use std::os::fd::IntoRawFd;
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let passed = |fd: &OwnedFd| {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).expect("a flag");
+        };
+        let writer = OwnedFd::from(writer);
+        let own = inherited(writer.as_raw_fd()).expect_err("opened by this program");
+        assert_eq!(own.raw_os_error(), Some(libc::EBADF));
+        passed(&writer);
+        let number = writer.into_raw_fd();
+        let taken = inherited(number).expect("open");
+        let flags = rustix::io::fcntl_getfd(&taken).expect("flags");
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        let reader = OwnedFd::from(reader);
+        passed(&reader);
+        assert!(inherited(reader.as_raw_fd()).is_err(), "it can only be read");
+        assert!(inherited(1 << 20).is_err(), "it is not open");
     }
 
     #[test]

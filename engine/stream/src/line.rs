@@ -10,6 +10,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use p2mtrack::frame::Pfn;
 
@@ -35,6 +36,8 @@ pub(crate) struct Line<B, S> {
     lost: Vec<Pfn>,
     /// Why.
     fault: Option<io::Error>,
+    /// How long the owner waited for the thread.
+    pub(crate) waited: Duration,
 }
 
 /// A thread that writes.
@@ -56,6 +59,7 @@ impl<B: PageBatch, S: Sink> Line<B, S> {
             unused: Vec::new(),
             lost: Vec::new(),
             fault: None,
+            waited: Duration::ZERO,
         }
     }
 
@@ -77,7 +81,10 @@ impl<B: PageBatch, S: Sink> Line<B, S> {
             self.take_back(record);
             return written;
         };
-        thread.records.send(record).map_err(|_| thread_ended())?;
+        let begun = Instant::now();
+        let sent = thread.records.send(record).map_err(|_| thread_ended());
+        self.waited += begun.elapsed();
+        sent?;
         thread.under_way += 1;
         while let Some(done) = self.thread.as_mut().and_then(WriterThread::try_done) {
             self.settle(done);
@@ -109,6 +116,12 @@ impl<B: PageBatch, S: Sink> Line<B, S> {
     }
 
     fn drain(&mut self) {
+        let begun = Instant::now();
+        self.drain_all();
+        self.waited += begun.elapsed();
+    }
+
+    fn drain_all(&mut self) {
         while let Some(done) = self.thread.as_mut().and_then(WriterThread::wait) {
             match done {
                 Ok(done) => self.settle(done),

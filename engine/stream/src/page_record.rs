@@ -103,6 +103,15 @@ impl<B: PageBatch> PageRecord<B> {
         self.words.iter().map(|word| word.pfn())
     }
 
+    /// Its page tables, normalised.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Leaf> {
+        let at = self.places.iter().filter_map(|place| match place {
+            Place::Table(at) => Some(*at),
+            _ => None,
+        });
+        at.map(|at| &self.tables[at].words)
+    }
+
     /// Pages, and how many of them are page tables.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let tables = self.places.iter().filter(|place| matches!(place, Place::Table(_))).count();

@@ -7,6 +7,7 @@
 
 use std::io;
 
+use p2mtrack::frame::FRAME_BYTES;
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
 
@@ -18,6 +19,17 @@ pub enum Piece<'a> {
     Own(&'a [u8]),
     /// A frame of the guest, which may be written meanwhile.
     Live(GuestLeaf<'a>),
+}
+
+impl Piece<'_> {
+    /// How long it is.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        match self {
+            Self::Own(bytes) => bytes.len(),
+            Self::Live(_) => FRAME_BYTES,
+        }
+    }
 }
 
 /// Takes the bytes of a stream in order.

@@ -8,6 +8,7 @@
 //! receiver only notes; all of them get one more at the consistent point, after every table.
 
 use std::io;
+use std::time::Duration;
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
@@ -20,6 +21,7 @@ use crate::frame_list::{SentList, is_hole};
 use crate::line::Line;
 use crate::page_record::PageRecord;
 use crate::pages::{PageBatch, Pages};
+use crate::populated::Populated;
 use crate::sink::Sink;
 use crate::word::{Word, WordKind};
 use crate::writer::Writer;
@@ -30,6 +32,15 @@ const ABSENT_WORDS_MAX: usize = 65_536;
 /// The records behind the pages of a consistent point: X86_TSC_INFO, SHARED_INFO, those of vCPUs,
 /// and END or CHECKPOINT.
 pub trait Tail<S> {
+    /// Reads what names frames: their pfns `view` knows now, and not later.
+    ///
+    /// # Errors
+    /// It can't be read, or names a frame that no pfn has.
+    fn read(&mut self, view: &dyn TableView) -> Result<(), PortError> {
+        let _ = view;
+        Ok(())
+    }
+
     /// Writes them all.
     ///
     /// # Errors
@@ -53,6 +64,31 @@ pub struct Counts {
     pub lists: u64,
 }
 
+/// Pfns that were seen to lose their frame.
+#[derive(Debug)]
+struct Churn {
+    pfns: PfnBitmap,
+    /// So many pages of them are kept for later in a round.
+    most: u64,
+    /// So many were.
+    kept: u64,
+}
+
+impl Default for Churn {
+    fn default() -> Self {
+        Self { pfns: PfnBitmap::new(0), most: 0, kept: 0 }
+    }
+}
+
+impl Churn {
+    /// Whether a page of this pfn is kept for later.
+    fn keeps(&mut self, pfn: Pfn) -> bool {
+        let keeps = self.kept < self.most && self.pfns.get(pfn);
+        self.kept += u64::from(keeps);
+        keeps
+    }
+}
+
 /// A transport that writes a libxc stream. Its headers and static records are written before: see
 /// [`StreamTransport::new`].
 #[derive(Debug)]
@@ -67,6 +103,9 @@ pub struct StreamTransport<P: Pages, S, T> {
     counts: Counts,
     /// Pages are written from copies, which have this digest.
     digest: Option<Digest>,
+    /// What a stock receiver holds, if that is what the stream is for.
+    populated: Option<Populated>,
+    churn: Churn,
     /// Frames of a batch; kept, so that a batch needs no memory of its own.
     frames: Vec<Mfn>,
 }
@@ -84,6 +123,8 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
             held: PfnBitmap::new(0),
             counts: Counts::default(),
             digest: None,
+            populated: None,
+            churn: Churn::default(),
             frames: Vec::new(),
         }
     }
@@ -96,9 +137,48 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
         Self { digest: Some(digest), ..self }
     }
 
+    /// The same for a stock receiver, which may hold so many pfns: more are an error.
+    #[must_use]
+    pub fn for_stock(self, limit: u64) -> Self {
+        Self { populated: Some(Populated::new(limit)), ..self }
+    }
+
+    /// From now on so many pages of pfns that were seen to lose their frame are kept for later in
+    /// each round, which begins now: a stock receiver gives no frame back, and they may lose theirs
+    /// again.
+    pub const fn keep_for_later(&mut self, most: u64) {
+        (self.churn.most, self.churn.kept) = (most, 0);
+    }
+
+    /// What a stock receiver holds.
+    pub const fn populated(&self) -> Option<&Populated> {
+        self.populated.as_ref()
+    }
+
+    /// Pfns that a stock receiver holds, and whose last word has no frame.
+    pub fn leaked(&self) -> impl Iterator<Item = Pfn> {
+        let populated = self.populated.iter();
+        populated.flat_map(|populated| populated.beyond(|pfn| self.held.get(pfn)))
+    }
+
     /// What was given to the sink.
     pub const fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Bytes that the sink took; what is under way may be counted or not.
+    pub fn bytes(&self) -> u64 {
+        self.line.lock().bytes
+    }
+
+    /// How long the engine's thread has waited for the one that writes.
+    pub const fn waited(&self) -> Duration {
+        self.line.waited
+    }
+
+    /// How many pfns have a frame by their last word.
+    pub fn held_pfns(&self) -> u64 {
+        self.held.count()
     }
 
     /// Calls `look` with the writer, once everything is written.
@@ -118,6 +198,7 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
     fn decide(
         record: &mut PageRecord<P::Batch>,
         digest: Option<Digest>,
+        churn: &mut Churn,
         pages: &[Page],
         batch: &P::Batch,
         view: &dyn TableView,
@@ -126,6 +207,7 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
         let first = answers.len();
         for (index, page) in pages.iter().enumerate() {
             let answer = match batch.page(index) {
+                Ok(_) if churn.keeps(page.pfn) => Answer::Deferred(Deferral::Later),
                 Ok(live) => Self::add(record, digest, page, index, live),
                 Err(fault) => Answer::Deferred(Deferral::MapFailed(fault)),
             };
@@ -176,7 +258,7 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
     /// Writes the frame list, if it is not what was sent last.
     fn write_list(&mut self, settled: bool) -> Result<(), PortError> {
         let (width, held) = (self.width, &self.held);
-        let has_frame = |pfn: Pfn| pfn.0 < held.pfns() && held.get(pfn);
+        let has_frame = |pfn: Pfn| held.get(pfn);
         let next = self.list.next(settled, has_frame, |leaf| is_hole(width, leaf, has_frame))?;
         let Some((last, leaves)) = next else { return Ok(()) };
         let written = self.line.writer().and_then(|mut writer| writer.p2m_frames(last, leaves));
@@ -248,9 +330,15 @@ impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
         self.frames.extend(pages.iter().map(|page| page.mfn));
         let batch = self.pages.map(&self.frames)?;
         let mut record = self.line.record();
-        Self::decide(&mut record, self.digest, pages, &batch, view, answers);
+        let (digest, churn) = (self.digest, &mut self.churn);
+        Self::decide(&mut record, digest, churn, pages, &batch, view, answers);
         if record.is_empty() {
             return Ok(());
+        }
+        if let Some(populated) = &mut self.populated {
+            record.pfns().for_each(|pfn| populated.add(pfn));
+            record.tables().for_each(|table| populated.add_named(table));
+            populated.check()?;
         }
         record.set_batch(batch);
         let (sent, tables) = record.counts();
@@ -273,12 +361,17 @@ impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
     }
 
     fn note_gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
+        pfns.iter().for_each(|&pfn| hold(&mut self.churn.pfns, pfn));
         Ok(self.write_absent(pfns)?)
     }
 
     fn returned(&mut self, into: &mut Vec<Pfn>) -> Result<(), PortError> {
         into.append(&mut self.line.take_lost());
         Ok(())
+    }
+
+    fn settled(&mut self, view: &dyn TableView) -> Result<(), PortError> {
+        self.tail.read(view)
     }
 
     fn consistent(&mut self) -> Result<(), PortError> {
@@ -399,6 +492,36 @@ mod tests {
     fn send(transport: &mut Slow, pages: &[Page]) -> Result<Vec<Answer>, PortError> {
         let mut answers = Vec::new();
         transport.send(pages, &View, &mut answers).map(|()| answers)
+    }
+
+    #[test]
+    fn pfns_that_lost_their_frame_wait_for_a_stock_receiver_that_gives_none_back() {
+        let writer = Writer::new(Vec::new());
+        let transport = StreamTransport::new(writer, Frames, NoTail, Width::W64);
+        let mut transport = transport.for_stock(4);
+        let leaves = [Some(Pfn(1)), Some(Pfn(2))];
+        let list = FrameList { width: Width::W64, pfn_count: 1024, leaves: &leaves };
+        transport.frame_list(list).expect("written");
+        let send = |transport: &mut StreamTransport<_, _, _>, pfns: &[u64]| {
+            let mut answers = Vec::new();
+            let sent = transport.send(&data(pfns.iter().copied()), &View, &mut answers);
+            sent.map(|()| answers.iter().map(|answer| matches!(answer, Answer::Accepted)).collect())
+        };
+        let all: Vec<bool> = send(&mut transport, &[3, 4, 5]).expect("sent");
+        assert_eq!(all, [true; 3]);
+        transport.note_gone(&[Pfn(4), Pfn(5), Pfn(6)]).expect("written");
+        assert!(transport.leaked().eq([Pfn(4), Pfn(5)]), "6 was never sent");
+        // Two of the three wait; in the next round, as many again.
+        for _ in 0..2 {
+            transport.keep_for_later(2);
+            let some: Vec<bool> = send(&mut transport, &[4, 5, 6]).expect("sent");
+            assert_eq!(some, [false, false, true]);
+        }
+        transport.keep_for_later(0);
+        assert_eq!(send(&mut transport, &[4, 5]).expect("sent"), [true; 2]);
+        assert_eq!(transport.leaked().count(), 0);
+        let refused = send(&mut transport, &[8]).expect_err("a fifth pfn");
+        assert!(refused.is::<crate::populated::TooMany>(), "{refused}");
     }
 
     /// The pfns in a stream's PAGE_DATA records, and the first word of each page.

@@ -14,7 +14,7 @@ use std::error::Error;
 use std::fmt;
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
@@ -55,6 +55,14 @@ impl StagedFile {
             opened => Some(opened?), // opened now, so that it can be synced at the end
         };
         Ok(Self { file, directory, path: path.to_path_buf() })
+    }
+
+    /// A descriptor of the file, to write to.
+    ///
+    /// # Errors
+    /// None is left.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
     }
 
     /// The file with what was written so far.
