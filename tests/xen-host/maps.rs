@@ -26,6 +26,8 @@ const BATCH: usize = 1024;
 /// Pages that are mapped in a turn.
 const PAGES: usize = 24 * BATCH;
 const TURNS: usize = 5;
+/// Batches of a child.
+const CHILDREN: [usize; 3] = [1, 4, PAGES / BATCH];
 
 fn main() -> Outcome {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -103,7 +105,7 @@ fn copy(batch: &PageBatch, count: usize) -> Outcome {
     Ok(())
 }
 
-/// How long a child takes that maps a batch, copies its pages, and exits with them.
+/// How long a child takes that maps batches, copies their pages, and exits with all of them.
 fn child(pages: &XenPages, frames: &[Mfn]) -> Outcome<Duration> {
     let begun = Instant::now();
     // SAFETY: this process has one thread, so that the child may do what it does.
@@ -112,10 +114,12 @@ fn child(pages: &XenPages, frames: &[Mfn]) -> Outcome<Duration> {
         return Err(io::Error::last_os_error().into());
     }
     if pid == 0 {
-        let done = pages.map(frames).is_ok_and(|batch| {
-            let copied = copy(&batch, frames.len()).is_ok();
-            std::mem::forget(batch);
-            copied
+        let done = frames.chunks(BATCH).all(|frames| {
+            pages.map(frames).is_ok_and(|batch| {
+                let copied = copy(&batch, frames.len()).is_ok();
+                std::mem::forget(batch);
+                copied
+            })
         });
         // SAFETY: ends the child, and runs nothing of the parent's.
         unsafe { libc::_exit(i32::from(!done)) };
@@ -139,10 +143,10 @@ fn micros(time: Duration, pages: usize) -> f64 {
 fn measure(domid: &str, domain: &Domain) -> Outcome {
     let frames = &frames(domain)?[..];
     let pages = XenPages::new(domain)?;
-    let [mut mapped, mut read, mut unmapped, mut children, mut ended] =
-        [(); 5].map(|()| Vec::new());
+    let [mut mapped, mut read, mut unmapped, mut ended] = [(); 4].map(|()| Vec::new());
+    let mut children = CHILDREN.map(|_| Vec::new());
     for _ in 0..TURNS {
-        let [mut map, mut copied, mut unmap, mut forked] = [Duration::ZERO; 4];
+        let [mut map, mut copied, mut unmap] = [Duration::ZERO; 3];
         for frames in frames.chunks(BATCH) {
             let begun = Instant::now();
             let batch = pages.map(frames)?;
@@ -153,22 +157,31 @@ fn measure(domid: &str, domain: &Domain) -> Outcome {
             let begun = Instant::now();
             drop(batch);
             unmap += begun.elapsed();
-            forked += child(&pages, frames)?;
         }
-        let times = [map, copied, unmap, forked];
-        let all = [&mut mapped, &mut read, &mut unmapped, &mut children];
+        let times = [map, copied, unmap];
+        let all = [&mut mapped, &mut read, &mut unmapped];
         all.into_iter().zip(times).for_each(|(all, time)| all.push(micros(time, PAGES)));
+        for (batches, times) in CHILDREN.into_iter().zip(&mut children) {
+            let mut time = Duration::ZERO;
+            for frames in frames.chunks(batches * BATCH) {
+                time += child(&pages, frames)?;
+            }
+            times.push(micros(time, PAGES));
+        }
         let with = exit(domid, frames)?;
         ended.push(micros(with.saturating_sub(exit(domid, &[])?), PAGES));
     }
     println!(
         "microseconds a page, {PAGES} pages in batches of {BATCH}: map {:.2}, copy {:.2}, munmap \
-         {:.2}; a child for each batch that maps, copies, exits {:.2}; exit with all {:.2}",
+         {:.2}; exit with all {:.2}",
         median(&mut mapped),
         median(&mut read),
         median(&mut unmapped),
-        median(&mut children),
         median(&mut ended)
     );
+    for (batches, times) in CHILDREN.into_iter().zip(&mut children) {
+        let time = median(times);
+        println!("a child for each {batches} batches that maps, copies, exits: {time:.2}");
+    }
     Ok(())
 }
