@@ -15,6 +15,7 @@ use crate::bench::BenchArgs;
 use crate::compare::CompareArgs;
 use crate::doctor::DoctorArgs;
 use crate::guard::GuardArgs;
+use crate::save::SaveArgs;
 use crate::simulate::SimulateArgs;
 use crate::stream::StreamArgs;
 use crate::track::TrackArgs;
@@ -37,6 +38,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     Bench(BenchArgs),
     Track(TrackArgs),
+    Save(SaveArgs),
     Doctor(DoctorArgs),
     Stream(StreamArgs),
     #[command(hide = true)]

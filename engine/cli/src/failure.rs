@@ -52,6 +52,16 @@ impl Failure {
         }
     }
 
+    /// The same with what it is about.
+    pub(crate) fn full_words(&self) -> String {
+        match self {
+            Self::Unusable { about, .. } | Self::Engine { about, .. } => {
+                format!("{about}: {}", self.words())
+            }
+            Self::Output(_) => self.words(),
+        }
+    }
+
     /// Prints the line of a failure that does not end the command.
     pub(crate) fn warn(self) {
         let _ = self.report();

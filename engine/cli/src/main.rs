@@ -23,6 +23,7 @@ mod life;
 mod output;
 mod recording;
 mod replay;
+mod save;
 mod segments;
 mod signals;
 mod simulate;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Track(args) => track::run(&args),
+        Command::Save(args) => save::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Stream(args) => stream::run(&args),
         Command::Guard(args) => guard::run(&args),

@@ -51,11 +51,16 @@ pub(crate) fn uninterrupted<T>(act: impl FnOnce() -> T) -> Result<T, Failure> {
 /// this program.
 pub(crate) fn hold() -> Result<Receiver<()>, Failure> {
     let (send, receive) = channel();
-    TAKEN.store(true, Ordering::Relaxed); // ORDER: as above
-    listen(&[SIGINT, SIGTERM], move |_| {
+    on_end(move || {
         let _ = send.send(()); // fails if the program is already ending
     })?;
     Ok(receive)
+}
+
+/// The same, but calls `act` for each of them, on a thread of its own.
+pub(crate) fn on_end(act: impl Fn() + Send + 'static) -> Result<(), Failure> {
+    TAKEN.store(true, Ordering::Relaxed); // ORDER: as above
+    listen(&[SIGINT, SIGTERM], move |_| act())
 }
 
 /// Handles the ending signals in `always`, and those that were not ignored at the start.

@@ -12,7 +12,7 @@ ${KERNEL:+#}ramdisk="/host/guest.cpio.gz"
 memory=$2
 maxmem=$3
 vcpus=${VCPUS:-1}
-extra="console=hvc0 loglevel=4 panic=1 memhp_default_state=online $4"
+extra="console=hvc0 loglevel=4 panic=1 sysrq_always_enabled=1 memhp_default_state=online $4"
 on_crash="preserve"
 on_reboot="destroy"
 on_poweroff="destroy"
@@ -93,6 +93,41 @@ running() { # WORDS: processes with these words on their command line
 is_off() { # log-dirty of $domain is off and not claimed: a tracker may begin, and finds nothing to clean up
     p2mtrack track $domain --rounds 0 --json >off.json 2>off.err || { cat off.err; return 1; }
     fails grep . off.err && [ -z "$(ls /run/p2mtrack)" ] && [ "$(xen-ports $domain state)" = off ]
+}
+
+checks() { grep -c 'MEMORY ok' $(console $1) || true; } # NAME: how often its memory was right
+
+goes_on() { # NAME: its memory is checked twice more, and nothing was ever wrong
+    before=$(checks $1) turn=0
+    until [ $(checks $1) -ge $((before + 2)) ]; do
+        [ $turn -lt 900 ] || { echo "guest $1 does not go on"; tail -n 5 $(console $1); return 1; }
+        sleep 0.1
+        turn=$((turn + 1))
+    done
+    fails grep -E '(MEMORY|FPU) BAD' $(console $1)
+}
+
+holds() { # NAME KIB: its frames come to that target
+    target $1 $(($2 / 1024))
+    turn=0
+    until [ $(($(xen-ports $(xl domid $1) frames) * 4 - $2)) -le 1024 ] &&
+        [ $(($2 - $(xen-ports $(xl domid $1) frames) * 4)) -le 1024 ]; do
+        [ $turn -lt 300 ] || { echo "guest $1 holds $(xen-ports $(xl domid $1) frames) frames, not $2 KiB"; return 1; }
+        sleep 0.1
+        turn=$((turn + 1))
+    done
+}
+
+balloons() { # NAME MIB: down and up again
+    holds $1 $((($2 - 12) * 1024))
+    holds $1 $(($2 * 1024))
+}
+
+restored() { # NAME FILE: its source is gone, and the stock restore makes it again
+    p2mtrack stream check $2 >$2.check || { head $2.check; return 1; }
+    xl restore $2
+    domain=$(xl domid $1)
+    goes_on $1
 }
 
 . /host/cases/$1.sh

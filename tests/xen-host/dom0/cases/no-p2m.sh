@@ -10,6 +10,11 @@ grep -q 'publishes no p2m' grub.err
 [ "$(xen-ports $domain state)" = off ]
 [ -z "$(ls /run/p2mtrack)" ]
 echo "SHOW $(cat grub.err)"
+status=0
+p2mtrack save $domain --out grub.xl --report save.json 2>save.err || status=$?
+cat save.err
+[ $status = 2 ]
+grep -q '"source_running":true,"error":{"kind":"no-p2m"' save.json
 # No guest, and the control domain itself.
 status=0
 p2mtrack track 999 --rounds 1 2>none.err || status=$?

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Lines of `save`: each live round, what leaked or was cleared, and the whole save.
+//! Not here: how it went (`p2mtrack_migrate::outcome`).
+//! Units: as keys say; times in microseconds.
+//! Threads: plain values.
+//! Source: keys are an interface: `docs/json.md`.
+
+use std::time::Duration;
+
+use p2mtrack_migrate::fault::Fault;
+use p2mtrack_migrate::outcome::{Outcome, Round};
+use p2mtrack_migrate::policy::Verdict;
+use serde::Serialize;
+
+/// A live round.
+#[derive(Serialize)]
+pub(super) struct RoundLine {
+    event: &'static str,
+    domid: u16,
+    round: u64,
+    percent: f64,
+    pages: u64,
+    rate: u64,
+    left: u64,
+    estimate_us: u64,
+}
+
+impl RoundLine {
+    pub(super) fn new(domid: u16, round: &Round) -> Self {
+        Self {
+            event: "round",
+            domid,
+            round: round.number,
+            percent: (round.percent * 10.0).floor() / 10.0,
+            pages: round.pages,
+            rate: round.rate,
+            left: round.left,
+            estimate_us: micros(round.estimate),
+        }
+    }
+}
+
+/// Pfns that a stock receiver holds in vain: `first` and the `count - 1` behind it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct LeakedLine {
+    event: &'static str,
+    pub(super) first: u64,
+    pub(super) count: u64,
+}
+
+/// Runs of leaked pfns.
+pub(super) fn leaked(outcome: &Outcome) -> Vec<LeakedLine> {
+    let mut lines: Vec<LeakedLine> = Vec::new();
+    for pfn in &outcome.leaked {
+        match lines.last_mut() {
+            Some(last) if last.first + last.count == pfn.0 => last.count += 1,
+            _ => lines.push(LeakedLine { event: "leaked", first: pfn.0, count: 1 }),
+        }
+    }
+    lines
+}
+
+/// A PTE that was made not present.
+#[derive(Serialize)]
+pub(super) struct ClearedLine {
+    event: &'static str,
+    pub(super) pfn: u64,
+    pub(super) mfn: u64,
+}
+
+/// PTEs that were cleared, by their page table.
+pub(super) fn cleared(outcome: &Outcome) -> impl Iterator<Item = ClearedLine> {
+    let cleared = outcome.cleared.iter();
+    cleared.map(|(pfn, mfn)| ClearedLine { event: "cleared", pfn: pfn.0, mfn: mfn.0 })
+}
+
+#[derive(Serialize)]
+struct FaultLine<'a> {
+    kind: &'static str,
+    pfn: Option<u64>,
+    mfn: Option<u64>,
+    level: Option<u8>,
+    slot: Option<u16>,
+    words: &'a str,
+}
+
+/// The whole save.
+#[derive(Serialize)]
+pub(super) struct SavedLine<'a> {
+    event: &'static str,
+    domid: u16,
+    live: bool,
+    verdict: Option<&'static str>,
+    rounds: u64,
+    pages: u64,
+    distinct_pfns: u64,
+    tables: u64,
+    bytes: u64,
+    gone: u64,
+    leaked_pfns: u64,
+    cleared_ptes: u64,
+    unaccounted_frames: i64,
+    estimate_us: u64,
+    downtime_us: u64,
+    total_us: u64,
+    cpu_us: u64,
+    suspended_pages: u64,
+    suspended_tables: u64,
+    source_running: bool,
+    error: Option<FaultLine<'a>>,
+}
+
+/// What a whole save took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Took {
+    pub(super) total: Duration,
+    pub(super) cpu: Duration,
+}
+
+impl<'a> SavedLine<'a> {
+    pub(super) fn new(domid: u16, live: bool, outcome: &'a Outcome, took: Took) -> Self {
+        Self {
+            event: "saved",
+            domid,
+            live,
+            verdict: outcome.verdict.map(Verdict::name),
+            rounds: outcome.rounds,
+            pages: outcome.pages,
+            distinct_pfns: outcome.distinct_pfns,
+            tables: outcome.tables,
+            bytes: outcome.bytes,
+            gone: outcome.gone,
+            leaked_pfns: outcome.leaked.len() as u64,
+            cleared_ptes: outcome.cleared.len() as u64,
+            unaccounted_frames: outcome.unaccounted_frames,
+            estimate_us: micros(outcome.estimate),
+            downtime_us: micros(outcome.downtime),
+            total_us: micros(took.total),
+            cpu_us: micros(took.cpu),
+            suspended_pages: outcome.suspended_pages,
+            suspended_tables: outcome.suspended_tables,
+            source_running: outcome.source_running,
+            error: outcome.fault.as_ref().map(FaultLine::new),
+        }
+    }
+}
+
+impl<'a> FaultLine<'a> {
+    fn new(fault: &'a Fault) -> Self {
+        Self {
+            kind: fault.kind.name(),
+            pfn: fault.pfn.map(|pfn| pfn.0),
+            mfn: fault.mfn.map(|mfn| mfn.0),
+            level: fault.level,
+            slot: fault.slot,
+            words: &fault.words,
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p2mtrack::frame::{Mfn, Pfn};
+    use p2mtrack_migrate::kind::Kind;
+
+    const TOOK: Took = Took { total: Duration::from_millis(5), cpu: Duration::from_micros(7) };
+
+    #[test]
+    fn the_last_line_has_the_keys_of_the_interface_in_their_order() {
+        let mut fault = Fault::new(Kind::ForeignPte, "a \"word\"");
+        (fault.pfn, fault.mfn) = (Some(Pfn(1)), Some(Mfn(2)));
+        (fault.level, fault.slot) = (Some(1), Some(511));
+        let outcome = Outcome {
+            verdict: Some(Verdict::Fits),
+            source_running: true,
+            fault: Some(fault),
+            ..Outcome::default()
+        };
+        let line = serde_json::to_string(&SavedLine::new(5, true, &outcome, TOOK)).expect("JSON");
+        assert_eq!(
+            line,
+            "{\"event\":\"saved\",\"domid\":5,\"live\":true,\"verdict\":\"fits\",\"rounds\":0,\
+             \"pages\":0,\"distinct_pfns\":0,\"tables\":0,\"bytes\":0,\"gone\":0,\
+             \"leaked_pfns\":0,\"cleared_ptes\":0,\"unaccounted_frames\":0,\"estimate_us\":0,\
+             \"downtime_us\":0,\"total_us\":5000,\"cpu_us\":7,\"suspended_pages\":0,\
+             \"suspended_tables\":0,\"source_running\":true,\"error\":{\"kind\":\"foreign-pte\",\
+             \"pfn\":1,\"mfn\":2,\"level\":1,\"slot\":511,\"words\":\"a \\\"word\\\"\"}}"
+        );
+        let good = serde_json::to_string(&SavedLine::new(5, false, &Outcome::default(), TOOK));
+        assert!(good.expect("JSON").ends_with(",\"source_running\":false,\"error\":null}"));
+    }
+
+    #[test]
+    fn leaked_pfns_are_listed_in_runs() {
+        let leaked_pfns = [3, 4, 5, 9].map(Pfn).to_vec();
+        let outcome = Outcome { leaked: leaked_pfns, ..Outcome::default() };
+        let runs: Vec<_> = leaked(&outcome).iter().map(|run| (run.first, run.count)).collect();
+        assert_eq!(runs, [(3, 3), (9, 1)]);
+    }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a save went, in numbers.
+//! Not here: how they are printed.
+//! Units: pages of 4 KiB, pfns, bytes of the stream, time.
+//! Threads: plain values.
+//! Source: counts of the transport and of the engine's reports.
+
+use std::time::Duration;
+
+use p2mtrack::frame::{Mfn, Pfn};
+
+use crate::fault::Fault;
+use crate::policy::Verdict;
+
+/// A live round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Round {
+    /// Its number, from 0, which is the first copy.
+    pub number: u64,
+    /// Pages that it sent.
+    pub pages: u64,
+    /// Bytes a second, pauses included.
+    pub rate: u64,
+    /// Pages that are left.
+    pub left: u64,
+    /// Percent of the guest's pages that the destination has as they are.
+    pub percent: f64,
+    /// How long the guest would stand still now.
+    pub estimate: Duration,
+}
+
+/// How a save went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Why the last round came; none if it did not.
+    pub verdict: Option<Verdict>,
+    /// Live rounds.
+    pub rounds: u64,
+    /// Pages that were written.
+    pub pages: u64,
+    /// Of these, page tables.
+    pub tables: u64,
+    /// Pfns that a stock receiver holds: sent, or named by a page table that was.
+    pub distinct_pfns: u64,
+    /// Bytes of the libxc stream.
+    pub bytes: u64,
+    /// Pfns that were sent and have no frame at the end.
+    pub gone: u64,
+    /// Pfns that a stock receiver holds although they have no frame at the end.
+    pub leaked: Vec<Pfn>,
+    /// PTEs that were made not present, by their page table.
+    pub cleared: Vec<(Pfn, Mfn)>,
+    /// Frames that no pfn has; negative: pfns without one.
+    pub unaccounted_frames: i64,
+    /// The estimate when the last round came.
+    pub estimate: Duration,
+    /// How long the guest stood still, until the stream was complete or it was resumed.
+    pub downtime: Duration,
+    /// Of `pages`, those of the last round.
+    pub suspended_pages: u64,
+    /// Of `tables`, those of the last round.
+    pub suspended_tables: u64,
+    /// The stream is complete.
+    pub is_complete: bool,
+    /// Something was changed: log-dirty, or the guest was asked to suspend.
+    pub touched: bool,
+    /// The source runs.
+    pub source_running: bool,
+    /// Log-dirty could not be switched off, or the source not resumed.
+    pub left_behind: bool,
+    /// The guard has to clean up, when this process is gone: it must not be dismissed.
+    pub unknown: bool,
+    /// Why it ended early.
+    pub fault: Option<Fault>,
+}
+
+impl Outcome {
+    /// Of a guest that is refused before anything was touched: it runs on.
+    #[must_use]
+    pub fn refused(fault: Fault) -> Self {
+        let source_running = !fault.kind.is_of_no_running_guest();
+        Self { source_running, fault: Some(fault), ..Self::default() }
+    }
+}

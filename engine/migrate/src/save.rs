@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A save: head, live rounds, suspend, last round, tail; and the way back after an error.
+//! Not here: which rounds are enough (`policy`), what is in the stream (`p2mtrack_stream`).
+//! Units: rounds, pages, time.
+//! Threads: one owner; the engine's, and one that writes.
+//! Source: `xen-migrate.md` 2. After any error the source runs on with log-dirty off; but from a
+//! complete stream that is to take its place there must not be a second guest.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use p2mtrack::bitmap::PfnBitmap;
+use p2mtrack::error::Error;
+use p2mtrack::frame::{Mfn, Pfn};
+use p2mtrack::migration::Migration;
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, Observer, P2mSource, Ports};
+use p2mtrack::report::RoundReport;
+use p2mtrack_stream::cancel::Cancel;
+use p2mtrack_stream::paced::Paced;
+use p2mtrack_stream::populated::{Populated, TooMany};
+use p2mtrack_stream::sink::Sink;
+use p2mtrack_stream::transport::{Counts, StreamTransport};
+use p2mtrack_stream::writer::Writer;
+use p2mtrack_xen::{ClaimError, GuardError, IfOn, SuspendError};
+
+use crate::estimate::Estimate;
+use crate::fault::{Fault, in_full};
+use crate::kind::Kind;
+use crate::log::{GuardedLog, NoLog};
+use crate::outcome::{Outcome, Round};
+use crate::pages::DomainPages;
+use crate::plan::{After, Plan, Unconverged};
+use crate::policy::{Policy, Verdict};
+use crate::source::{Source, of_claim};
+use crate::tail::DomainTail;
+use crate::times::Times;
+
+/// Pages of pfns that lost their frame, and are kept for later in the first copy, when the pace is
+/// not known.
+const FIRST_KEPT: u64 = 4096;
+
+/// A save that is under way.
+#[derive(Debug)]
+pub struct Save<'a, S: Sink> {
+    source: &'a mut Source,
+    plan: &'a Plan,
+    cancel: Arc<Cancel>,
+    transport: StreamTransport<DomainPages, Paced<S>, DomainTail>,
+    migration: Option<Migration>,
+    estimate: Estimate,
+    /// For the first time that log-dirty is switched on.
+    if_on: Option<IfOn>,
+    refused: Option<ClaimError>,
+    /// The guest was asked to suspend, and is not resumed.
+    asked: bool,
+    /// The stream is complete: after that the source is not resumed because of an error.
+    complete: bool,
+    suspended_at: Option<Instant>,
+    /// The last round has begun, before which this was sent.
+    last_round: bool,
+    live: Counts,
+    outcome: Outcome,
+}
+
+impl<'a, S: Sink + Send + 'static> Save<'a, S> {
+    /// Writes the head of the stream. Nothing is touched yet.
+    ///
+    /// # Errors
+    /// It can't be written, or Xen does not answer.
+    pub fn begin(
+        source: &'a mut Source,
+        plan: &'a Plan,
+        sink: Paced<S>,
+        cancel: &Arc<Cancel>,
+    ) -> Result<Self, Fault> {
+        let mut tail = DomainTail::new(&source.domain)?;
+        let estimate = Estimate::new(tail.rehearse()?);
+        let mut writer = Writer::new(sink);
+        tail.write_head(&mut writer).map_err(|error| Fault::port(&error))?;
+        let (pages, width) = (DomainPages::new(&source.domain)?, source.domain.width());
+        let transport = StreamTransport::new(writer, pages, tail, width)
+            .for_stock(plan.stock_pfns)
+            .with_thread()
+            .map_err(|error| Fault::new(Kind::NoMemory, format!("no thread: {error}")))?;
+        Ok(Self {
+            source,
+            plan,
+            cancel: Arc::clone(cancel),
+            transport,
+            migration: None,
+            estimate,
+            if_on: Some(plan.if_on),
+            refused: None,
+            asked: false,
+            complete: false,
+            suspended_at: None,
+            last_round: false,
+            live: Counts::default(),
+            outcome: Outcome::default(),
+        })
+    }
+
+    /// Runs it to the end. `each` hears of each live round; `complete` is called when the stream is
+    /// complete and the source still suspended: if it fails, the save has failed.
+    pub fn run(
+        mut self,
+        after: After,
+        each: &mut dyn FnMut(&Round),
+        complete: &mut dyn FnMut(&mut S) -> io::Result<()>,
+    ) -> Outcome {
+        let saved = self.migrate(each).and_then(|()| self.complete(after, complete));
+        let ended = saved.and_then(|()| self.end(after));
+        if let Err(fault) = ended {
+            // What is written now is for nobody: a receiver that does not read must not hold it up.
+            self.cancel.cancel();
+            self.undo(fault);
+        }
+        self.count();
+        self.outcome
+    }
+
+    fn migrate(&mut self, each: &mut dyn FnMut(&Round)) -> Result<(), Fault> {
+        let verdict = if self.plan.live {
+            self.start()?;
+            self.live_rounds(each)?
+        } else {
+            Verdict::NotLive
+        };
+        self.outcome.verdict = Some(verdict);
+        if !verdict.is_good() && self.plan.unconverged == Unconverged::Abort {
+            let words = format!(
+                "after {} rounds the guest would stand still for {:?}, more than {:?} ({})",
+                self.outcome.rounds,
+                self.outcome.estimate,
+                self.plan.limits.downtime,
+                verdict.name()
+            );
+            return Err(Fault::new(Kind::Unconverged, words));
+        }
+        (self.last_round, self.live) = (true, self.transport.counts());
+        self.transport.keep_for_later(0);
+        self.transport
+            .with_writer(|writer| writer.sink_mut().hurry())
+            .map_err(|error| Fault::sink(&error))?;
+        self.suspend()?;
+        if !self.plan.live {
+            self.start()?;
+        }
+        let report = self.step(&mut (), Migration::finish)?;
+        self.outcome.gone = report.settled.gone;
+        self.outcome.unaccounted_frames = report.unaccounted_frames.unwrap_or(0);
+        Ok(())
+    }
+
+    /// Switches log-dirty on, of a live save.
+    fn start(&mut self) -> Result<(), Fault> {
+        let config = self.plan.config;
+        match self.with_ports(&mut (), |ports| Migration::start(config, ports)) {
+            Ok(migration) => {
+                self.migration = Some(migration);
+                self.outcome.touched = true;
+                Ok(())
+            }
+            Err(error) => Err(match self.refused.take() {
+                Some(ClaimError::Guard(error)) => {
+                    // Without Xen's answer it is open what the guard has done, or does.
+                    let refused = matches!(error, GuardError::Xen(_));
+                    self.outcome.unknown = !refused;
+                    let is_off = self.plan.if_on == IfOn::TakeOver;
+                    self.outcome.touched = !refused || is_off;
+                    Fault::guard(&error, self.source.has_pci)
+                }
+                Some(error) => {
+                    self.outcome.touched = true;
+                    of_claim(&error)
+                }
+                None => error.into(),
+            }),
+        }
+    }
+
+    fn live_rounds(&mut self, each: &mut dyn FnMut(&Round)) -> Result<Verdict, Fault> {
+        let mut policy = Policy::new(self.plan.limits);
+        let begun = Instant::now();
+        let mut shown = Shown::default();
+        for number in 0.. {
+            let round = self.live_round(number, &mut shown)?;
+            self.outcome.rounds = number + 1;
+            self.outcome.estimate = round.estimate;
+            each(&round);
+            if let Some(verdict) = policy.judge(round.left, round.estimate, begun.elapsed()) {
+                return Ok(verdict);
+            }
+            self.source.claim.look_after();
+        }
+        unreachable!("the rounds are endless")
+    }
+
+    fn live_round(&mut self, number: u64, shown: &mut Shown) -> Result<Round, Fault> {
+        let most = match number {
+            0 => FIRST_KEPT,
+            _ => self.estimate.pages_within(self.plan.limits.downtime / 2),
+        };
+        self.transport.keep_for_later(most);
+        let (bytes, begun) = (self.transport.bytes(), Instant::now());
+        let (before, waited, writing) =
+            (self.transport.counts().pages, self.transport.waited(), self.writing()?);
+        let mut times = Times::begin();
+        let report = self.step(&mut times, Migration::round)?;
+        let (sending, rest) = times.end();
+        let writing = self.writing()? - writing; // waits until all is written
+        let pages = self.transport.counts().pages - before;
+        // Two threads send: one maps, the other writes.
+        let mapping = sending.saturating_sub(self.transport.waited() - waited);
+        self.estimate.add(pages, mapping.max(writing), rest);
+        let frames = self.source.domain.info()?.frames;
+        let left = self.left(&report, frames)?;
+        let seconds = begun.elapsed().as_secs_f64().max(1e-6);
+        Ok(Round {
+            number,
+            pages,
+            rate: ((self.transport.bytes() - bytes) as f64 / seconds) as u64,
+            left,
+            percent: shown.percent(frames, left),
+            estimate: self.estimate.downtime(left),
+        })
+    }
+
+    /// Pages that would have to be sent now: owed, and written since the log was read.
+    fn left(&mut self, report: &RoundReport, frames: u64) -> Result<u64, Fault> {
+        if report.p2m_unreadable {
+            return Ok(frames); // nothing was compared or sent
+        }
+        let tracked = self.migration.as_ref().map_or(0, |migration| migration.tracker().pfns());
+        let pfns = tracked.max(1).next_multiple_of(LOG_DIRTY_LEAF_PFNS);
+        let mut written = PfnBitmap::new(pfns);
+        match self.source.guest.log_dirty.peek(&mut written) {
+            Ok(_) => Ok(report.pages.left + written.count()),
+            Err(error) if error.errno() == libc::ESRCH => Err(error.into()),
+            Err(_) => Ok(frames), // the next CLEAN finds that too, and mends it
+        }
+    }
+
+    /// How long the sink has written. Waits until all is.
+    fn writing(&mut self) -> Result<Duration, Fault> {
+        let writing = self.transport.with_writer(|writer| writer.sink().writing());
+        writing.map_err(|error| Fault::sink(&error))
+    }
+
+    /// Whether a stock receiver can hold what the guest has now.
+    fn check_receiver(&mut self) -> Result<(), Fault> {
+        let frames = self.source.domain.info()?.frames;
+        let held = self.transport.held_pfns();
+        let populated = self.transport.populated().map_or(0, Populated::count);
+        let (pfns, limit) = (populated + frames.saturating_sub(held), self.plan.stock_pfns);
+        if pfns > limit {
+            return Err(Fault::new(Kind::ReceiverLimit, TooMany { pfns, limit }.to_string()));
+        }
+        Ok(())
+    }
+
+    fn suspend(&mut self) -> Result<(), Fault> {
+        self.check_receiver()?;
+        self.check_cancelled()?;
+        self.source.claim.suspends().map_err(|error| Fault::guard(&error, false))?;
+        (self.asked, self.outcome.touched) = (true, true);
+        let cancel = Arc::clone(&self.cancel);
+        let suspended =
+            self.source.suspender.suspend(self.plan.suspend_timeout, &|| cancel.is_cancelled());
+        suspended.map_err(|error| Fault::suspend(&error))?;
+        self.suspended_at = Some(Instant::now());
+        Ok(())
+    }
+
+    fn check_cancelled(&self) -> Result<(), Fault> {
+        match self.cancel.is_cancelled() {
+            true => Err(Fault::suspend(&SuspendError::Cancelled)),
+            false => Ok(()),
+        }
+    }
+
+    fn complete(
+        &mut self,
+        after: After,
+        complete: &mut dyn FnMut(&mut S) -> io::Result<()>,
+    ) -> Result<(), Fault> {
+        let still = self.source.guest.p2m.still_suspended();
+        still.map_err(|error| Fault::port(&error))?;
+        if after == After::Leave {
+            // From here on the stream may be all that is left: even if this process is killed now,
+            // there must not be two guests.
+            self.source.claim.runs();
+        }
+        let written = self.transport.with_writer(|writer| complete(writer.sink_mut().inner_mut()));
+        written.and_then(|completed| completed).map_err(|error| Fault::sink(&error))?;
+        self.complete = true;
+        Ok(())
+    }
+
+    /// The stream is complete.
+    fn end(&mut self, after: After) -> Result<(), Fault> {
+        let ended = self.end_migration();
+        if after == After::Resume {
+            self.resume()?;
+        }
+        self.asked = false;
+        self.stop_clock();
+        ended
+    }
+
+    fn stop_clock(&mut self) {
+        if let Some(since) = self.suspended_at.take() {
+            self.outcome.downtime = since.elapsed();
+        }
+    }
+
+    /// Log-dirty is off, at the latest now.
+    fn end_migration(&mut self) -> Result<(), Fault> {
+        let Some(mut migration) = self.migration.take() else { return Ok(()) };
+        let cancelled = self.with_ports(&mut (), |ports| migration.cancel(ports));
+        self.outcome.cleared = cleared(&migration);
+        if let Err(error) = cancelled
+            && !self.source.domain.is_gone()
+        {
+            self.outcome.left_behind = true;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// The guest of a complete stream runs on.
+    fn resume(&mut self) -> Result<(), Fault> {
+        let info = self.source.domain.info()?;
+        if !info.is_suspended() {
+            let words = "another program resumed it while it was saved";
+            return Err(Fault::new(Kind::SuspendOther, words));
+        }
+        self.source.suspender.resume().map_err(|error| self.not_resumed(&error))?;
+        self.source.claim.runs();
+        Ok(())
+    }
+
+    fn not_resumed(&mut self, error: &SuspendError) -> Fault {
+        self.outcome.left_behind = true;
+        Fault::new(Kind::ResumeFailed, format!("the guest is not resumed: {}", in_full(error)))
+    }
+
+    /// The source runs on, with log-dirty off.
+    fn undo(&mut self, mut fault: Fault) {
+        if let Err(left) = self.end_migration() {
+            fault.words = format!("{}; log-dirty may be on: {}", fault.words, left.words);
+        }
+        if self.asked && !self.complete {
+            match self.source.suspender.call_off() {
+                Ok(()) => {
+                    self.source.claim.runs();
+                    self.asked = false;
+                    self.stop_clock();
+                }
+                Err(error) => {
+                    let failed = self.not_resumed(&error);
+                    fault = Fault { words: format!("{}; {}", fault.words, failed.words), ..failed };
+                }
+            }
+        }
+        if self.source.domain.is_gone() && fault.kind.may_hide_a_domain_that_is_gone() {
+            fault.kind = Kind::DomainGone;
+        }
+        // The guard tries again, when this process is gone.
+        self.outcome.unknown |= self.asked && self.outcome.left_behind;
+        self.outcome.fault = Some(fault);
+    }
+
+    fn count(&mut self) {
+        let Counts { pages, tables, .. } = self.transport.counts();
+        let outcome = &mut self.outcome;
+        (outcome.pages, outcome.tables) = (pages, tables);
+        if self.last_round {
+            outcome.suspended_pages = pages - self.live.pages;
+            outcome.suspended_tables = tables - self.live.tables;
+        }
+        outcome.is_complete = self.complete;
+        outcome.bytes = self.transport.bytes();
+        outcome.distinct_pfns = self.transport.populated().map_or(0, Populated::count);
+        if self.complete {
+            outcome.leaked = self.transport.leaked().collect(); // else nobody restores it
+        }
+        let info = self.source.domain.info();
+        outcome.source_running = info.is_ok_and(|info| info.shutdown.is_none());
+    }
+
+    /// A step of the migration.
+    fn step(
+        &mut self,
+        observer: &mut dyn Observer,
+        step: impl FnOnce(&mut Migration, &mut Ports<'_>) -> Result<RoundReport, Error>,
+    ) -> Result<RoundReport, Fault> {
+        self.check_cancelled()?;
+        let Some(mut migration) = self.migration.take() else {
+            return Err(Fault::new(Kind::Hypercall, "the migration has not begun"));
+        };
+        let report = self.with_ports(observer, |ports| step(&mut migration, ports));
+        self.migration = Some(migration);
+        Ok(report?)
+    }
+
+    fn with_ports<T>(
+        &mut self,
+        observer: &mut dyn Observer,
+        call: impl FnOnce(&mut Ports<'_>) -> T,
+    ) -> T {
+        let Source { guest, claim, .. } = &mut *self.source;
+        let (guest, log) = guest.lend(observer);
+        let (if_on, refused) = (&mut self.if_on, &mut self.refused);
+        let mut guarded = GuardedLog { log, claim, if_on, refused };
+        let log_dirty: &mut dyn LogDirty = if self.plan.live { &mut guarded } else { &mut NoLog };
+        call(&mut Ports { guest, log_dirty, transport: &mut self.transport })
+    }
+}
+
+fn cleared(migration: &Migration) -> Vec<(Pfn, Mfn)> {
+    let tables = migration.tracker().cleared_ptes();
+    tables.flat_map(|(table, frames)| frames.iter().map(move |&mfn| (table, mfn))).collect()
+}
+
+/// The percentage that was shown last: it goes back only if the guest grew.
+#[derive(Debug, Default)]
+struct Shown {
+    frames: u64,
+    percent: f64,
+}
+
+impl Shown {
+    fn percent(&mut self, frames: u64, left: u64) -> f64 {
+        let same = frames.saturating_sub(left) as f64 * 100.0 / frames.max(1) as f64;
+        self.percent = if frames > self.frames { same } else { self.percent.max(same) };
+        self.frames = frames;
+        self.percent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentage_goes_back_only_if_the_guest_grew() {
+        let mut shown = Shown::default();
+        let steps = [(1000, 900, 10.0), (1000, 100, 90.0), (1000, 500, 90.0), (900, 450, 90.0)];
+        for (frames, left, percent) in steps {
+            assert!((shown.percent(frames, left) - percent).abs() < 1e-9);
+        }
+        assert!((shown.percent(2000, 1000) - 50.0).abs() < 1e-9);
+        assert!(shown.percent(0, 7).abs() < 51.0, "a guest without frames");
+    }
+}
