@@ -221,11 +221,12 @@ pub fn stand_guard(
     line.write_all(&[READY]).map_err(GuardError::Process)?;
     let mut suspender = None;
     let enable = |if_on| log.switch_on(if_on).map_or_else(|error| error.errno(), |()| 0);
-    let prepare = || match Suspender::new(&domain) {
+    let prepare = || match Suspender::in_place_of_another(&domain) {
         Ok(new) => {
             suspender = Some(new);
             0
         }
+        Err(SuspendError::Ended { .. }) => libc::EBUSY,
         Err(_) => libc::EIO,
     };
     let left = watch(&mut line, enable, prepare);

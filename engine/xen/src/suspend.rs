@@ -72,11 +72,13 @@ impl From<XenError> for SuspendError {
     }
 }
 
-/// What became of the request to suspend.
+/// What became of our request to suspend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
-    /// There is none by us, or that is not known.
-    Unknown,
+    /// There was none: a guest that is suspended is another program's.
+    None,
+    /// The guest was asked, and may have taken it.
+    Asked,
     /// It was taken back before the guest took it.
     Withdrawn,
 }
@@ -96,7 +98,27 @@ impl Suspender {
     /// No xenstore.
     pub fn new(domain: &Domain) -> Result<Self, SuspendError> {
         let store = Xenstore::open().map_err(SuspendError::Xenstore)?;
-        Ok(Self { domain: domain.another()?, store, request: Request::Unknown })
+        Ok(Self { domain: domain.another()?, store, request: Request::None })
+    }
+
+    /// For a domain that another process is about to ask, in whose place [`Suspender::call_off`]
+    /// acts.
+    ///
+    /// # Errors
+    /// As [`Suspender::new`]; or the domain has shut down already.
+    pub(crate) fn in_place_of_another(domain: &Domain) -> Result<Self, SuspendError> {
+        let mut suspender = Self::new(domain)?;
+        suspender.check_runs()?;
+        suspender.request = Request::Asked;
+        Ok(suspender)
+    }
+
+    /// A guest that another program has suspended is not ours to resume.
+    fn check_runs(&mut self) -> Result<(), SuspendError> {
+        match self.domain.info()?.shutdown {
+            Some(reason) => Err(SuspendError::Ended { reason }),
+            None => Ok(()),
+        }
     }
 
     /// Asks the guest to suspend and waits until it is suspended, for as long as `patience`. If the
@@ -110,11 +132,9 @@ impl Suspender {
         patience: Duration,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<(), SuspendError> {
-        // A guest that another program has suspended is not ours to resume.
-        if let Some(reason) = self.domain.info()?.shutdown {
-            return Err(SuspendError::Ended { reason });
-        }
-        self.request = Request::Unknown;
+        self.request = Request::None;
+        self.check_runs()?;
+        self.request = Request::Asked;
         let path = self.path();
         self.store.write(&path, SUSPEND).map_err(SuspendError::Xenstore)?;
         let begun = Instant::now();
@@ -131,7 +151,7 @@ impl Suspender {
     /// the guest is suspended.
     fn withdraw(&mut self) -> Result<bool, SuspendError> {
         let path = self.path();
-        if self.request == Request::Unknown {
+        if self.request == Request::Asked {
             let withdrawn = self.store.replace(&path, SUSPEND, "");
             if withdrawn.map_err(SuspendError::Xenstore)? {
                 self.request = Request::Withdrawn;
@@ -149,6 +169,9 @@ impl Suspender {
     /// The guest is suspended, or may suspend later. A guest that is gone, or has shut down for
     /// another reason, is no error.
     pub fn call_off(&mut self) -> Result<(), SuspendError> {
+        if self.request == Request::None {
+            return Ok(());
+        }
         // Whatever xenstore says: a guest that stands still comes first.
         let suspended = match self.wait_suspended(&|| false) {
             Ok(false) => self.withdraw(),
@@ -199,6 +222,7 @@ impl Suspender {
         vcpu.write(&mut self.domain)?;
         let resumed = self.domain.calls().resume(domid);
         resumed.map_err(failed("resume")).map_err(|error| error.of(domid))?;
+        self.request = Request::None;
         self.store.resume(domid).map_err(SuspendError::Xenstore)
     }
 }
