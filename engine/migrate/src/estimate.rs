@@ -64,6 +64,15 @@ impl Estimate {
     }
 }
 
+/// An estimate for people.
+#[must_use]
+pub fn in_words(estimate: Duration) -> String {
+    match estimate {
+        Duration::MAX => "a time that is not known".to_owned(),
+        time => format!("{:.0} ms", time.as_secs_f64() * 1e3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +107,12 @@ mod tests {
         estimate.add(1000, millis(10), Duration::ZERO);
         estimate.add(1000, millis(30), Duration::ZERO);
         assert_eq!(estimate.downtime(1000), millis(20));
+    }
+
+    #[test]
+    fn an_unknown_time_is_no_number() {
+        assert_eq!(in_words(Duration::MAX), "a time that is not known");
+        assert_eq!(in_words(millis(1500)), "1500 ms");
     }
 
     #[test]

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::error::Error;
-use p2mtrack::frame::{Mfn, Pfn};
+use p2mtrack::frame::{Claim, Mfn, Pfn};
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, Observer, P2mSource, Ports};
 use p2mtrack::report::RoundReport;
+use p2mtrack::tracker::Tracker;
 use p2mtrack_stream::cancel::Cancel;
 use p2mtrack_stream::paced::Paced;
 use p2mtrack_stream::populated::{Populated, TooMany};
@@ -24,7 +25,7 @@ use p2mtrack_stream::transport::{Counts, StreamTransport};
 use p2mtrack_stream::writer::Writer;
 use p2mtrack_xen::{ClaimError, GuardError, IfOn, SuspendError};
 
-use crate::estimate::Estimate;
+use crate::estimate::{Estimate, in_words};
 use crate::fault::{Fault, in_full};
 use crate::kind::Kind;
 use crate::log::{GuardedLog, NoLog};
@@ -130,9 +131,9 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         self.outcome.verdict = Some(verdict);
         if !verdict.is_good() && self.plan.unconverged == Unconverged::Abort {
             let words = format!(
-                "after {} rounds the guest would stand still for {:?}, more than {:?} ({})",
+                "after {} rounds the guest would stand still for {}, more than {:?} ({})",
                 self.outcome.rounds,
-                self.outcome.estimate,
+                in_words(self.outcome.estimate),
                 self.plan.limits.downtime,
                 verdict.name()
             );
@@ -166,10 +167,13 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
                 Some(ClaimError::Guard(error)) => {
                     // Without Xen's answer it is open what the guard has done, or does.
                     let refused = matches!(error, GuardError::Xen(_));
+                    let fault = Fault::guard(&error, self.source.has_pci);
+                    // One that was taken over is off now, if it was not that none can be on.
+                    let taken = self.plan.if_on == IfOn::TakeOver;
+                    let is_off = taken && fault.kind != Kind::NoShadowPaging;
                     self.outcome.unknown = !refused;
-                    let is_off = self.plan.if_on == IfOn::TakeOver;
                     self.outcome.touched = !refused || is_off;
-                    Fault::guard(&error, self.source.has_pci)
+                    fault
                 }
                 Some(error) => {
                     self.outcome.touched = true;
@@ -250,10 +254,15 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
 
     /// Whether a stock receiver can hold what the guest has now.
     fn check_receiver(&mut self) -> Result<(), Fault> {
-        let frames = self.source.domain.info()?.frames;
-        let held = self.transport.held_pfns();
-        let populated = self.transport.populated().map_or(0, Populated::count);
-        let (pfns, limit) = (populated + frames.saturating_sub(held), self.plan.stock_pfns);
+        let (frames, limit) = (self.source.domain.info()?.frames, self.plan.stock_pfns);
+        let Some(populated) = self.transport.populated() else { return Ok(()) };
+        // No more than these, and perhaps fewer: only then each pfn is looked at.
+        let most = populated.count() + frames.saturating_sub(self.transport.held_pfns());
+        let pfns = match &self.migration {
+            _ if most <= limit => most,
+            None => frames,
+            Some(migration) => populated.count() + beyond(migration.tracker(), populated),
+        };
         if pfns > limit {
             return Err(Fault::new(Kind::ReceiverLimit, TooMany { pfns, limit }.to_string()));
         }
@@ -263,6 +272,9 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
     fn suspend(&mut self) -> Result<(), Fault> {
         self.check_receiver()?;
         self.check_cancelled()?;
+        if let Some(reason) = self.source.domain.info()?.shutdown {
+            return Err(Fault::suspend(&SuspendError::Ended { reason }));
+        }
         self.source.claim.suspends().map_err(|error| Fault::guard(&error, false))?;
         (self.asked, self.outcome.touched) = (true, true);
         let cancel = Arc::clone(&self.cancel);
@@ -422,6 +434,14 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
 fn cleared(migration: &Migration) -> Vec<(Pfn, Mfn)> {
     let tables = migration.tracker().cleared_ptes();
     tables.flat_map(|(table, frames)| frames.iter().map(move |&mfn| (table, mfn))).collect()
+}
+
+/// Pfns with a frame that are not among these.
+fn beyond(tracker: &Tracker, populated: &Populated) -> u64 {
+    let has_frame =
+        |pfn| matches!(tracker.shadow_entry(pfn).claim(tracker.width()), Claim::Frame(_));
+    let pfns = (0..tracker.pfns()).map(Pfn);
+    pfns.filter(|&pfn| !populated.has(pfn) && has_frame(pfn)).count() as u64
 }
 
 /// The percentage that was shown last: it goes back only if the guest grew.

@@ -123,6 +123,22 @@ balloons() { # NAME MIB: down and up again
     holds $1 $(($2 * 1024))
 }
 
+swings() { # NAME: its own balloon goes down and up, by 8 MiB at least
+    id=$(xl domid $1)
+    low=$(xen-ports $id frames) down='' up='' turn=0
+    high=$low
+    until [ -n "$down" ] && [ -n "$up" ]; do
+        [ $turn -lt 600 ] || { echo "guest $1 holds between $low and $high frames"; return 1; }
+        frames=$(xen-ports $id frames)
+        [ $frames -gt $((high - 2048)) ] || down=yes
+        [ $frames -lt $((low + 2048)) ] || up=yes
+        [ $frames -ge $low ] || low=$frames
+        [ $frames -le $high ] || high=$frames
+        sleep 0.1
+        turn=$((turn + 1))
+    done
+}
+
 restored() { # NAME FILE: its source is gone, and the stock restore makes it again
     p2mtrack stream check $2 >$2.check || { head $2.check; return 1; }
     xl restore $2

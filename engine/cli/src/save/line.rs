@@ -158,8 +158,11 @@ impl<'a> FaultLine<'a> {
     }
 }
 
+/// The largest integer that every reader of JSON has: a time that is not known.
+const MICROS_MAX: u64 = (1 << 53) - 1;
+
 fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    u64::try_from(time.as_micros()).map_or(MICROS_MAX, |micros| micros.min(MICROS_MAX))
 }
 
 #[cfg(test)]

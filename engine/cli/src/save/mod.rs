@@ -23,6 +23,7 @@ pub(crate) use args::SaveArgs;
 use container::Container;
 use line::{RoundLine, SavedLine, Took};
 use out::{Out, Target};
+use p2mtrack_migrate::estimate;
 use p2mtrack_migrate::fault::Fault;
 use p2mtrack_migrate::kind::Kind;
 use p2mtrack_migrate::outcome::{Outcome, Round};
@@ -257,12 +258,12 @@ impl Lines {
         let line = RoundLine::new(self.domid, round);
         let _ = self.out.object(&line); // kept until the end
         self.text(&format!(
-            "round {}: {:.1} %, {}/s, {} left, {:.0} ms to stand still",
+            "round {}: {:.1} %, {}/s, {} left, {} to stand still",
             round.number,
             (round.percent * 10.0).floor() / 10.0,
             in_words(round.rate >> 10 << 10),
             counted(round.left, "page", "pages"),
-            round.estimate.as_secs_f64() * 1e3,
+            estimate::in_words(round.estimate),
         ));
     }
 

@@ -114,7 +114,7 @@ done
 grep -q 'its tracker died, log-dirty is switched off' kill.err
 grep -q 'its tracker died, it was asked to suspend, and goes on' kill-suspended.err
 echo "SHOW killed: the guard switches log-dirty off, and resumes the guest"
-slow crash 8MiB
+slow crash 16MiB
 xl sysrq saved c
 ended crash suspend-other
 [ "$(xen-ports $domain state)" = off ]

@@ -4,15 +4,15 @@
 # default.
 shared saved 128 128 "memory=12:500"
 says saved 'MEMORY ok' 60
-turn=0 cut=0
-while [ $turn -lt 50 ]; do
-    turn=$((turn + 1))
+cuts=0 cut=0
+while [ $cuts -lt 50 ]; do
+    cuts=$((cuts + 1))
     random=$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
     live='' signal=TERM
     [ $((random % 3)) = 0 ] || live=--live
     [ $((random / 3 % 2)) = 0 ] || signal=KILL
     pause=$((random / 6 % 30))
-    echo "turn $turn: $live $signal after $pause tenths of a second"
+    echo "cut $cuts: $live $signal after $pause tenths of a second"
     p2mtrack save $domain $live --out cut.xl --report cuts.json >/dev/null 2>cut.err &
     saver=$!
     usleep $((pause * 100000))
@@ -20,7 +20,7 @@ while [ $turn -lt 50 ]; do
     status=0
     wait $saver || status=$?
     case $signal.$status in
-    TERM.0 | TERM.2 | TERM.3 | KILL.0 | KILL.137) ;; # 2: before anything was touched
+    TERM.0 | TERM.2 | TERM.3 | TERM.143 | KILL.0 | KILL.137) ;; # 2, 143: before anything was touched
     *) echo "status $status"; cat cut.err; exit 1 ;;
     esac
     [ $status != 0 ] || rm cut.xl

@@ -22,4 +22,4 @@ for file in save.json; do
     echo "SHOW live: rounds $(field $file rounds) pages $(field $file pages) tables $(field $file tables) \
 suspended $(field $file suspended_pages) estimate_us $(field $file estimate_us) downtime_us $(field $file downtime_us)"
 done
-rm pipe.xl
+rm pipe.xl live.xl

@@ -11,9 +11,9 @@ save() { # LOAD OPTIONS: guest g is saved while it runs, and goes on in its plac
     xl destroy g
     rm -f $1.xl $(console g)
 }
-turn=0
-while [ $turn -lt 4 ]; do
-    turn=$((turn + 1))
+times=0
+while [ $times -lt 4 ]; do
+    times=$((times + 1))
     guest g 160 160 "memory=12:500 churn=32768:0:1024:10000"
     says g 'GUEST churns' 60
     save balloon
@@ -30,7 +30,7 @@ while [ $turn -lt 4 ]; do
     guest g 128 128 "memory=12:500 forks"
     says g 'MEMORY ok' 60
     save forks
-    if [ $((turn % 2)) = 0 ]; then
+    if [ $((times % 2)) = 0 ]; then
         guest g 128 128 "memory=12:500"
         says g 'MEMORY ok' 60
         xl mem-max g 320
