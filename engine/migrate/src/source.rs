@@ -81,8 +81,8 @@ impl Source {
         &mut self.claim
     }
 
-    /// Lets go of it: log-dirty is off. A source that a guard has to clean up is dropped instead: the
-    /// guard then does so, and has the lock until it has.
+    /// Lets go of it: log-dirty is off. A source that a guard has to clean up is dropped instead:
+    /// the guard then does so, and has the lock until it has.
     ///
     /// # Errors
     /// It can't be switched off.
