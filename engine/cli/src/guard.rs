@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use p2mtrack_xen::{Claim, Domain, Left, Unknown, stand_guard};
+use p2mtrack_xen::{Domain, Left, Replaced, Unknown, stand_guard};
 
 use crate::failure::{Failure, in_full, note};
 use crate::signals;
@@ -60,12 +60,11 @@ pub(crate) fn command(domain: &Domain, unknown_xen: bool) -> impl Fn() -> Comman
     }
 }
 
-/// Replaces a guard that is gone, and says so.
-pub(crate) fn look_after(claim: &mut Claim) {
-    let Some(replaced) = claim.look_after() else { return };
+/// Says that a guard was gone.
+pub(crate) fn note_replaced(replaced: &Replaced) {
     note(&format!("guard process {} is gone; a new one is started", replaced.pid));
-    if let Some(error) = replaced.error {
-        note(&format!("there is no new guard: {}", in_full(&error)));
+    if let Some(error) = &replaced.error {
+        note(&format!("there is no new guard: {}", in_full(error)));
     }
 }
 

@@ -133,6 +133,12 @@ impl Claim {
         let _ = self.guard.runs(); // a guard that is gone does nothing
     }
 
+    /// What [`Claim::runs`] said did not come true: the guest is suspended, and is to be resumed.
+    pub fn suspends_still(&mut self) {
+        self.suspends = true;
+        let _ = self.guard.suspends_still(); // as above
+    }
+
     /// Replaces a guard that is gone.
     pub fn look_after(&mut self) -> Option<Replaced> {
         if self.guard.is_there() {

@@ -181,7 +181,13 @@ impl Domain {
 const DYING: &str = "the domain is being destroyed";
 
 impl XenError {
-    /// Whether the domain is there, and being destroyed.
+    /// The domain is there, and being destroyed.
+    #[must_use]
+    pub const fn dying(domid: u16) -> Self {
+        Self::new("get the state", libc::ESRCH).of(domid).hint(DYING)
+    }
+
+    /// Whether it is [`XenError::dying`].
     #[must_use]
     pub fn is_dying(&self) -> bool {
         self.hint == Some(DYING)
@@ -203,7 +209,7 @@ fn ask(calls: &mut Domctl, domid: u16) -> Result<DomainInfo, XenError> {
     }
     let info = DomainInfo::new(&raw);
     if info.dying {
-        return Err(XenError::new("get the state", libc::ESRCH).of(domid).hint(DYING));
+        return Err(XenError::dying(domid));
     }
     Ok(info)
 }

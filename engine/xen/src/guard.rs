@@ -2,8 +2,8 @@
 //! A separate process that switches log-dirty off when its tracker dies, by whatever signal, and
 //! resumes a guest that the tracker has asked to suspend.
 //! Not here: a tracker that ends normally, which does that itself and dismisses the guard.
-//! Units: messages of one byte from the tracker: switch on, armed, disarmed, suspends, runs,
-//! dismiss; an end of the stream means that the tracker died.
+//! Units: messages of one byte from the tracker: switch on, armed, disarmed, suspends, runs, still
+//! suspended, dismiss; an end of the stream means that the tracker died.
 //! Threads: one in the guard; one owner in the tracker.
 //! Source: own. The guard is started before log-dirty is on and switches it on itself, so that a
 //! kill between the two steps does no harm. It holds the domain's lock through its standard output,
@@ -34,6 +34,7 @@ const ARMED: u8 = b'a';
 const DISARMED: u8 = b'd';
 const SUSPENDS: u8 = b's';
 const RUNS: u8 = b'g';
+const STILL: u8 = b'w';
 const DISMISS: u8 = b'h';
 
 /// How long a guard may take to answer: switching log-dirty on or off takes longest.
@@ -160,6 +161,14 @@ impl Guard {
         self.send(RUNS)
     }
 
+    /// Takes back what [`Guard::runs`] told the guard.
+    ///
+    /// # Errors
+    /// The guard has ended.
+    pub fn suspends_still(&mut self) -> Result<(), GuardError> {
+        self.send(STILL)
+    }
+
     /// Sends a word that is answered with an errno.
     fn ask(&mut self, word: u8) -> Result<i32, GuardError> {
         self.send(word)?;
@@ -233,20 +242,21 @@ pub fn stand_guard(
     if left == Inherited::default() {
         return Ok(left);
     }
+    // First of all: a guest that stands still is worse than a log that is on.
+    let called_off = match (&mut suspender, left.suspend) {
+        (Some(suspender), true) => suspender.call_off().map_err(GuardError::Suspend),
+        _ => Ok(()),
+    };
     // If the file was removed, the lock is void, and another program may have log-dirty on now.
     let held = io::stdout().as_fd().try_clone_to_owned().map_err(GuardError::Process)?;
     if matches!(lock::is_named(&held.into(), path), Ok(false)) {
-        return Err(GuardError::Void);
+        return called_off.and(Err(GuardError::Void));
     }
     // A domain that is gone has no log. One that Xen gives no answer for may have one.
-    let off = if left.log_dirty && !domain.is_gone() { log.switch_off_after() } else { Ok(()) };
-    // Even if that failed: a guest that stands still is worse than a log that is on.
-    if left.suspend
-        && let Some(suspender) = &mut suspender
-    {
-        suspender.call_off().map_err(GuardError::Suspend)?;
+    if left.log_dirty && !domain.is_gone() {
+        log.switch_off_after().map_err(GuardError::Xen)?;
     }
-    off.map_err(GuardError::Xen)?;
+    called_off?;
     // We hold the lock. If the file stays, it says that log-dirty is on; the next run corrects it.
     let _ = fs::remove_file(path);
     Ok(left)
@@ -276,6 +286,7 @@ fn watch(
                     answer(line, errno);
                 }
                 RUNS => left.suspend = false,
+                STILL => left.suspend = true,
                 _ => return Inherited::default(),
             },
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -332,7 +343,9 @@ mod tests {
 
     #[test]
     fn a_guard_resumes_a_guest_that_was_asked_to_suspend_until_it_is_told_that_it_runs() {
-        for (words, suspend) in [("s", true), ("sg", false), ("sgs", true), ("sh", false)] {
+        for (words, suspend) in
+            [("s", true), ("sg", false), ("sgs", true), ("sgw", true), ("sh", false)]
+        {
             assert_eq!(guard(words.as_bytes(), 0).0, Inherited { log_dirty: false, suspend });
         }
         assert_eq!(guard(b"es", 0).0, Inherited { suspend: true, ..LOG });

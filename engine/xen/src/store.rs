@@ -38,6 +38,15 @@ impl DomainStore {
         number.map(Some).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, words()))
     }
 
+    /// Its name; `None` if it has none.
+    ///
+    /// # Errors
+    /// xenstore's.
+    pub fn name(&mut self) -> io::Result<Option<String>> {
+        let name = self.store.value(&format!("/local/domain/{}/name", self.domid))?;
+        Ok(name.map(|name| String::from_utf8_lossy(&name).into_owned()))
+    }
+
     /// Whether PCI devices of this control domain are assigned to it.
     ///
     /// # Errors

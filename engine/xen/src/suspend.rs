@@ -79,8 +79,10 @@ enum Request {
     None,
     /// The guest was asked, and may have taken it.
     Asked,
-    /// It was taken back before the guest took it.
+    /// It was taken back before the guest took it, or the guest was waited for long enough.
     Withdrawn,
+    /// The guest was suspended.
+    Obeyed,
 }
 
 /// Suspends and resumes one domain.
@@ -140,6 +142,9 @@ impl Suspender {
         let begun = Instant::now();
         let in_time = || begun.elapsed() < patience && !is_cancelled();
         let suspended = self.wait_suspended(&in_time)? || self.withdraw()?;
+        if suspended {
+            self.request = Request::Obeyed;
+        }
         match suspended {
             _ if is_cancelled() => Err(SuspendError::Cancelled),
             true => Ok(()),
@@ -159,7 +164,9 @@ impl Suspender {
         }
         let begun = Instant::now();
         let patience = if self.request == Request::Withdrawn { WITHDRAWN } else { LATE };
-        self.wait_suspended(&|| begun.elapsed() < patience)
+        let suspended = self.wait_suspended(&|| begun.elapsed() < patience)?;
+        self.request = Request::Withdrawn;
+        Ok(suspended)
     }
 
     /// Ends a suspend that is not wanted any more: a guest that is suspended is resumed, and else
@@ -174,7 +181,8 @@ impl Suspender {
         }
         // Whatever xenstore says: a guest that stands still comes first.
         let suspended = match self.wait_suspended(&|| false) {
-            Ok(false) => self.withdraw(),
+            // One that was suspended, and is not, was resumed by another program.
+            Ok(false) if self.request != Request::Obeyed => self.withdraw(),
             suspended => suspended,
         };
         match suspended {

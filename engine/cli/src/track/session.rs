@@ -104,7 +104,9 @@ impl Session {
 
     /// Between rounds: fails if the guest is gone, and replaces a guard that is gone.
     pub(super) fn look_after(&mut self) -> Result<(), XenError> {
-        guard::look_after(&mut self.claim);
+        if let Some(replaced) = self.claim.look_after() {
+            guard::note_replaced(&replaced);
+        }
         self.domain.info().map(|_| ())
     }
 
