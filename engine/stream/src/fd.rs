@@ -12,8 +12,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use p2mtrack::frame::FRAME_BYTES;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::cancel::Cancel;
@@ -23,6 +25,8 @@ use crate::sink::{Piece, Sink};
 const PIECES_MAX: usize = 1024;
 /// A pipe that can be written takes so many bytes at once (`PIPE_BUF`).
 const PIPE_BYTES: usize = 4096;
+/// How often a pipe is looked at until it is empty.
+const DRAIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// How a write is kept from blocking where it can't be cancelled.
 #[derive(Debug)]
@@ -64,6 +68,28 @@ impl FdSink {
             _ => Way::File,
         };
         Ok(Self { fd, way, cancel, pieces: Vec::new() })
+    }
+
+    /// Waits until a pipe's reader has taken everything. What else it is written to says nothing
+    /// about its reader.
+    ///
+    /// # Errors
+    /// The reader is gone, and with it what it has not taken; or it was cancelled.
+    pub fn wait_drained(&self) -> io::Result<()> {
+        if !matches!(self.way, Way::Own(_) | Way::Little) {
+            return Ok(());
+        }
+        while rustix::io::ioctl_fionread(&self.fd)? > 0 {
+            let mut end = [PollFd::new(&self.fd, PollFlags::empty())];
+            rustix::event::poll(&mut end, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+            if end[0].revents().contains(PollFlags::ERR) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if self.cancel.wait(DRAIN_PAUSE)? {
+                return Err(cancelled());
+            }
+        }
+        Ok(())
     }
 
     /// Writes all of `pieces`, from number `at` on.
@@ -308,9 +334,8 @@ mod tests {
                 let cancel = Arc::clone(&sink.cancel);
                 let blocked = std::thread::spawn(move || write_all(&mut sink).map(|_| ()));
                 // Until nothing more fits.
-                let mut watch =
-                    [rustix::event::PollFd::new(&watched, rustix::event::PollFlags::OUT)];
-                let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+                let mut watch = [PollFd::new(&watched, PollFlags::OUT)];
+                let now = Timespec { tv_sec: 0, tv_nsec: 0 };
                 while rustix::event::poll(&mut watch, Some(&now)).expect("polled") > 0 {
                     std::thread::yield_now();
                 }
@@ -322,6 +347,34 @@ mod tests {
                 drop(reader);
             }
         }
+    }
+
+    #[test]
+    fn a_pipe_is_drained_when_its_reader_has_taken_everything() {
+        let (fd, mut reader) = pipe();
+        let mut sink = sink(fd);
+        sink.wait_drained().expect("nothing was written");
+        let write = |sink: &mut FdSink| {
+            sink.write(&mut std::iter::once(Piece::Own(&[7; 9]))).expect("it fits");
+        };
+        write(&mut sink);
+        let cancel = Arc::clone(&sink.cancel);
+        let waits = std::thread::spawn(move || (sink.wait_drained(), sink));
+        reader.read_exact(&mut [0; 9]).expect("what was written");
+        let (drained, mut sink) = waits.join().expect("ended");
+        drained.expect("all is taken");
+        write(&mut sink);
+        drop(reader);
+        let gone = sink.wait_drained().expect_err("it is lost");
+        assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
+        let (fd, _reader) = pipe();
+        sink.fd = fd;
+        write(
+            &mut FdSink::new(sink.fd.try_clone().expect("one"), Arc::clone(&cancel)).expect("one"),
+        );
+        cancel.cancel();
+        let ended = sink.wait_drained().expect_err("cancelled");
+        assert_eq!(ended.raw_os_error(), Some(libc::ECANCELED));
     }
 
     #[test]

@@ -204,10 +204,10 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
         view: &dyn TableView,
         answers: &mut Vec<Answer>,
     ) {
-        let first = answers.len();
+        let (first, keeps) = (answers.len(), churn.most > 0);
         for (index, page) in pages.iter().enumerate() {
             let answer = match batch.page(index) {
-                Ok(_) if churn.keeps(page.pfn) => Answer::Deferred(Deferral::Later),
+                Ok(_) if keeps && churn.keeps(page.pfn) => Answer::Deferred(Deferral::Later),
                 Ok(live) => Self::add(record, digest, page, index, live),
                 Err(fault) => Answer::Deferred(Deferral::MapFailed(fault)),
             };
