@@ -4,7 +4,8 @@
 //! Units: pages and time. Pauses that `--rate` makes are no part of it: the last round has none.
 //! Threads: plain values; the caller has the clock.
 //! Source: own: pages left over pages a second, and what does not depend on them: reading the log,
-//! comparing, and the records behind the pages.
+//! comparing, the records behind the pages, and letting go of the p2m, which costs no more a leaf
+//! than sending a page.
 
 use std::time::Duration;
 
@@ -21,13 +22,15 @@ pub struct Estimate {
     /// Pages and the time that they took: of the last round that had enough of them, or of all.
     pages: u64,
     time: Duration,
+    /// Leaves of the p2m that are mapped.
+    leaves: u64,
 }
 
 impl Estimate {
     /// Nothing was sent yet; the records behind the pages take so long.
     #[must_use]
     pub const fn new(tail: Duration) -> Self {
-        Self { tail, rest: Duration::ZERO, pages: 0, time: Duration::ZERO }
+        Self { tail, rest: Duration::ZERO, pages: 0, time: Duration::ZERO, leaves: 0 }
     }
 
     /// A round sent so many pages in `sending`, pauses apart, and took `rest` besides. The first
@@ -44,6 +47,11 @@ impl Estimate {
         }
     }
 
+    /// So many leaves of the p2m are mapped.
+    pub const fn set_leaves(&mut self, leaves: u64) {
+        self.leaves = leaves;
+    }
+
     /// How many pages are sent in so much time; none before the pace is known.
     #[must_use]
     pub fn pages_within(&self, time: Duration) -> u64 {
@@ -58,7 +66,8 @@ impl Estimate {
         if self.pages == 0 && left > 0 {
             return Duration::MAX;
         }
-        let seconds = self.time.as_secs_f64() / self.pages.max(1) as f64 * left as f64;
+        let pages = left.saturating_add(self.leaves) as f64;
+        let seconds = self.time.as_secs_f64() / self.pages.max(1) as f64 * pages;
         let sending = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         sending.saturating_add(self.rest).saturating_add(self.tail)
     }
@@ -91,6 +100,9 @@ mod tests {
         estimate.add(100_000, millis(1000), millis(50));
         assert_eq!(estimate.downtime(1000), millis(10 + 50 + 7));
         assert_eq!(estimate.pages_within(millis(150)), 15_000);
+        estimate.set_leaves(300);
+        assert_eq!(estimate.downtime(1000), millis(10 + 3 + 50 + 7));
+        estimate.set_leaves(0);
         // Half the pace, and less to compare.
         estimate.add(50_000, millis(1000), millis(5));
         assert_eq!(estimate.downtime(1000), millis(20 + 5 + 7));

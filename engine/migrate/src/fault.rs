@@ -356,6 +356,8 @@ mod tests {
         let first = |errno| Fault::at_first(&XenError::new("open", errno)).kind;
         let kinds = [libc::EOPNOTSUPP, libc::ESRCH, libc::ENOMEM, libc::EPERM].map(first);
         assert_eq!(kinds, [Kind::NotPv, Kind::DomainGone, Kind::NoMemory, Kind::Hypercall]);
+        assert_eq!(Fault::at_first(&XenError::dying(3)).kind, Kind::Dying);
+        assert_eq!(Fault::from(XenError::dying(3)).kind, Kind::DomainGone, "later it has gone");
         let held = LockError::Held { domid: 3, pid: Some(4) };
         assert_eq!(Fault::from(held).kind, Kind::Locked);
     }

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use p2mtrack::frame::{Mfn, Pfn};
+use p2mtrack_xen::Replaced;
 
 use crate::fault::Fault;
 use crate::policy::Verdict;
@@ -29,6 +30,15 @@ pub struct Round {
     pub estimate: Duration,
 }
 
+/// What a save tells while it runs.
+#[derive(Debug)]
+pub enum Event {
+    /// A live round has ended.
+    Round(Round),
+    /// The guard was gone, and was replaced or not.
+    Guard(Replaced),
+}
+
 /// How a save went.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
@@ -46,8 +56,9 @@ pub struct Outcome {
     pub bytes: u64,
     /// Pfns that were sent and have no frame at the end.
     pub gone: u64,
-    /// Pfns that a stock receiver holds although they have no frame at the end.
-    pub leaked: Vec<Pfn>,
+    /// Pfns that a stock receiver holds although they have no frame at the end: runs of them, by
+    /// the first and how many follow each other.
+    pub leaked: Vec<(Pfn, u64)>,
     /// PTEs that were made not present, by their page table.
     pub cleared: Vec<(Pfn, Mfn)>,
     /// Frames that no pfn has; negative: pfns without one.
@@ -75,10 +86,40 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// How many pfns are leaked.
+    #[must_use]
+    pub fn leaked_pfns(&self) -> u64 {
+        self.leaked.iter().map(|(_, count)| count).sum()
+    }
+
     /// Of a guest that is refused before anything was touched: it runs on.
     #[must_use]
     pub fn refused(fault: Fault) -> Self {
         let source_running = !fault.kind.is_of_no_running_guest();
         Self { source_running, fault: Some(fault), ..Self::default() }
+    }
+}
+
+/// Runs of ascending pfns.
+pub fn runs(pfns: impl Iterator<Item = Pfn>) -> Vec<(Pfn, u64)> {
+    let mut runs: Vec<(Pfn, u64)> = Vec::new();
+    for pfn in pfns {
+        match runs.last_mut() {
+            Some((first, count)) if first.0 + *count == pfn.0 => *count += 1,
+            _ => runs.push((pfn, 1)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaked_pfns_are_kept_in_runs() {
+        let leaked = runs([3, 4, 5, 9].map(Pfn).into_iter());
+        assert_eq!(leaked, [(Pfn(3), 3), (Pfn(9), 1)]);
+        assert_eq!(Outcome { leaked, ..Outcome::default() }.leaked_pfns(), 4);
     }
 }

@@ -20,6 +20,7 @@ use p2mtrack::tracker::Tracker;
 use p2mtrack_stream::cancel::Cancel;
 use p2mtrack_stream::paced::Paced;
 use p2mtrack_stream::populated::{Populated, TooMany};
+use p2mtrack_stream::record::RecordKind;
 use p2mtrack_stream::sink::Sink;
 use p2mtrack_stream::transport::{Counts, StreamTransport};
 use p2mtrack_stream::writer::Writer;
@@ -29,7 +30,7 @@ use crate::estimate::{Estimate, in_words};
 use crate::fault::{Fault, in_full};
 use crate::kind::Kind;
 use crate::log::{GuardedLog, NoLog};
-use crate::outcome::{Outcome, Round};
+use crate::outcome::{Event, Outcome, Round, runs};
 use crate::pages::DomainPages;
 use crate::plan::{After, Plan, Unconverged};
 use crate::policy::{Policy, Verdict};
@@ -61,7 +62,36 @@ pub struct Save<'a, S: Sink> {
     /// The last round has begun, before which this was sent.
     last_round: bool,
     live: Counts,
+    /// For what was written since the log was read.
+    written: PfnBitmap,
+    /// A stock receiver could not hold the guest.
+    too_many: Option<TooMany>,
     outcome: Outcome,
+}
+
+/// The end of a stream, in the hands of who knows where it goes.
+pub trait Ending<S> {
+    /// Writes what stands behind the libxc stream, and brings it to the reader or to the disk.
+    ///
+    /// # Errors
+    /// It may not have arrived.
+    fn write(&mut self, sink: &mut S) -> io::Result<()>;
+
+    /// Whether nobody can use what was written before [`Ending::publish`].
+    fn is_hidden(&self) -> bool;
+
+    /// Gives a file its name.
+    ///
+    /// # Errors
+    /// It has none.
+    fn publish(&mut self) -> io::Result<()>;
+}
+
+/// Nobody reads on after an error, and nobody may wait for a reader that does not read.
+impl<S: Sink> Drop for Save<'_, S> {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
 }
 
 impl<'a, S: Sink + Send + 'static> Save<'a, S> {
@@ -98,33 +128,34 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             suspended_at: None,
             last_round: false,
             live: Counts::default(),
+            written: PfnBitmap::new(0),
+            too_many: None,
             outcome: Outcome::default(),
         })
     }
 
-    /// Runs it to the end. `each` hears of each live round; `complete` is called when the stream is
-    /// complete and the source still suspended: if it fails, the save has failed.
+    /// Runs it to the end. `tell` hears of each live round; `ending` ends the stream while the
+    /// source is still suspended: if that fails, the save has failed.
     pub fn run(
         mut self,
         after: After,
-        each: &mut dyn FnMut(&Round),
-        complete: &mut dyn FnMut(&mut S) -> io::Result<()>,
+        tell: &mut dyn FnMut(Event),
+        ending: &mut dyn Ending<S>,
     ) -> Outcome {
-        let saved = self.migrate(each).and_then(|()| self.complete(after, complete));
+        let saved = self.migrate(tell).and_then(|()| self.complete(after, ending));
         let ended = saved.and_then(|()| self.end(after));
         if let Err(fault) = ended {
-            // What is written now is for nobody: a receiver that does not read must not hold it up.
-            self.cancel.cancel();
+            self.cancel.cancel(); // as in `drop`, but before the count
             self.undo(fault);
         }
         self.count();
-        self.outcome
+        std::mem::take(&mut self.outcome)
     }
 
-    fn migrate(&mut self, each: &mut dyn FnMut(&Round)) -> Result<(), Fault> {
+    fn migrate(&mut self, tell: &mut dyn FnMut(Event)) -> Result<(), Fault> {
         let verdict = if self.plan.live {
             self.start()?;
-            self.live_rounds(each)?
+            self.live_rounds(tell)?
         } else {
             Verdict::NotLive
         };
@@ -184,21 +215,22 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         }
     }
 
-    fn live_rounds(&mut self, each: &mut dyn FnMut(&Round)) -> Result<Verdict, Fault> {
+    fn live_rounds(&mut self, tell: &mut dyn FnMut(Event)) -> Result<Verdict, Fault> {
         let mut policy = Policy::new(self.plan.limits);
         let begun = Instant::now();
         let mut shown = Shown::default();
-        for number in 0.. {
-            let round = self.live_round(number, &mut shown)?;
-            self.outcome.rounds = number + 1;
+        loop {
+            let round = self.live_round(self.outcome.rounds, &mut shown)?;
+            self.outcome.rounds += 1;
             self.outcome.estimate = round.estimate;
-            each(&round);
+            tell(Event::Round(round));
             if let Some(verdict) = policy.judge(round.left, round.estimate, begun.elapsed()) {
                 return Ok(verdict);
             }
-            self.source.claim.look_after();
+            if let Some(replaced) = self.source.claim.look_after() {
+                tell(Event::Guard(replaced));
+            }
         }
-        unreachable!("the rounds are endless")
     }
 
     fn live_round(&mut self, number: u64, shown: &mut Shown) -> Result<Round, Fault> {
@@ -218,7 +250,9 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         // Two threads send: one maps, the other writes.
         let mapping = sending.saturating_sub(self.transport.waited() - waited);
         self.estimate.add(pages, mapping.max(writing), rest);
+        self.estimate.set_leaves(report.leaves.distinct);
         let frames = self.source.domain.info()?.frames;
+        self.too_many = self.too_many(frames);
         let left = self.left(&report, frames)?;
         let seconds = begun.elapsed().as_secs_f64().max(1e-6);
         Ok(Round {
@@ -238,9 +272,9 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         }
         let tracked = self.migration.as_ref().map_or(0, |migration| migration.tracker().pfns());
         let pfns = tracked.max(1).next_multiple_of(LOG_DIRTY_LEAF_PFNS);
-        let mut written = PfnBitmap::new(pfns);
-        match self.source.guest.log_dirty.peek(&mut written) {
-            Ok(_) => Ok(report.pages.left + written.count()),
+        self.written.reset(pfns);
+        match self.source.guest.log_dirty.peek(&mut self.written) {
+            Ok(_) => Ok(report.pages.left + self.written.count()),
             Err(error) if error.errno() == libc::ESRCH => Err(error.into()),
             Err(_) => Ok(frames), // the next CLEAN finds that too, and mends it
         }
@@ -252,10 +286,9 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         writing.map_err(|error| Fault::sink(&error))
     }
 
-    /// Whether a stock receiver can hold what the guest has now.
-    fn check_receiver(&mut self) -> Result<(), Fault> {
-        let (frames, limit) = (self.source.domain.info()?.frames, self.plan.stock_pfns);
-        let Some(populated) = self.transport.populated() else { return Ok(()) };
+    /// What a stock receiver would hold of what the guest has now, if that is too much.
+    fn too_many(&self, frames: u64) -> Option<TooMany> {
+        let (populated, limit) = (self.transport.populated()?, self.plan.stock_pfns);
         // No more than these, and perhaps fewer: only then each pfn is looked at.
         let most = populated.count() + frames.saturating_sub(self.transport.held_pfns());
         let pfns = match &self.migration {
@@ -263,18 +296,21 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             None => frames,
             Some(migration) => populated.count() + beyond(migration.tracker(), populated),
         };
-        if pfns > limit {
-            return Err(Fault::new(Kind::ReceiverLimit, TooMany { pfns, limit }.to_string()));
-        }
-        Ok(())
+        (pfns > limit).then_some(TooMany { pfns, limit })
     }
 
     fn suspend(&mut self) -> Result<(), Fault> {
-        self.check_receiver()?;
-        self.check_cancelled()?;
-        if let Some(reason) = self.source.domain.info()?.shutdown {
+        let info = self.source.domain.info()?;
+        if !self.plan.live {
+            self.too_many = self.too_many(info.frames);
+        }
+        if let Some(too_many) = self.too_many {
+            return Err(Fault::new(Kind::ReceiverLimit, too_many.to_string()));
+        }
+        if let Some(reason) = info.shutdown {
             return Err(Fault::suspend(&SuspendError::Ended { reason }));
         }
+        self.check_cancelled()?;
         self.source.claim.suspends().map_err(|error| Fault::guard(&error, false))?;
         (self.asked, self.outcome.touched) = (true, true);
         let cancel = Arc::clone(&self.cancel);
@@ -292,22 +328,35 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         }
     }
 
-    fn complete(
-        &mut self,
-        after: After,
-        complete: &mut dyn FnMut(&mut S) -> io::Result<()>,
-    ) -> Result<(), Fault> {
+    /// Ends the stream. If it may be all that is left of the guest, the guard is told before
+    /// anybody can use it: even if this process is killed now, there must not be two guests.
+    fn complete(&mut self, after: After, ending: &mut dyn Ending<S>) -> Result<(), Fault> {
         let still = self.source.guest.p2m.still_suspended();
         still.map_err(|error| Fault::port(&error))?;
-        if after == After::Leave {
-            // From here on the stream may be all that is left: even if this process is killed now,
-            // there must not be two guests.
+        let is_kept = after == After::Leave;
+        if is_kept && !ending.is_hidden() {
             self.source.claim.runs();
         }
-        let written = self.transport.with_writer(|writer| complete(writer.sink_mut().inner_mut()));
-        written.and_then(|completed| completed).map_err(|error| Fault::sink(&error))?;
-        self.complete = true;
-        Ok(())
+        let mut completed = self.write_ending(ending);
+        if is_kept && completed.is_ok() {
+            if ending.is_hidden() {
+                self.source.claim.runs();
+            }
+            completed = ending.publish().map_err(|error| Fault::sink(&error));
+        }
+        if is_kept && completed.is_err() {
+            self.source.claim.suspends_still();
+        }
+        self.complete = completed.is_ok();
+        completed
+    }
+
+    fn write_ending(&mut self, ending: &mut dyn Ending<S>) -> Result<(), Fault> {
+        let written = self.transport.with_writer(|writer| {
+            writer.mark(RecordKind::End)?;
+            ending.write(writer.sink_mut().inner_mut())
+        });
+        written.and_then(|written| written).map_err(|error| Fault::sink(&error))
     }
 
     /// The stream is complete.
@@ -343,10 +392,15 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
 
     /// The guest of a complete stream runs on.
     fn resume(&mut self) -> Result<(), Fault> {
-        let info = self.source.domain.info()?;
-        if !info.is_suspended() {
-            let words = "another program resumed it while it was saved";
-            return Err(Fault::new(Kind::SuspendOther, words));
+        match self.source.domain.info() {
+            Ok(info) if info.is_suspended() => {}
+            Ok(_) => {
+                self.source.claim.runs();
+                let words = "another program resumed it while it was saved";
+                return Err(Fault::new(Kind::SuspendOther, words));
+            }
+            Err(error) if error.errno() == libc::ESRCH => return Err(error.into()),
+            Err(error) => return Err(self.not_resumed(&error.into())),
         }
         self.source.suspender.resume().map_err(|error| self.not_resumed(&error))?;
         self.source.claim.runs();
@@ -396,7 +450,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         outcome.bytes = self.transport.bytes();
         outcome.distinct_pfns = self.transport.populated().map_or(0, Populated::count);
         if self.complete {
-            outcome.leaked = self.transport.leaked().collect(); // else nobody restores it
+            outcome.leaked = runs(self.transport.leaked()); // else nobody restores it
         }
         let info = self.source.domain.info();
         outcome.source_running = info.is_ok_and(|info| info.shutdown.is_none());

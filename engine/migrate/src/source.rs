@@ -27,6 +27,8 @@ pub struct Source {
     pub(crate) has_pci: bool,
     /// What the guest is to have, by xenstore.
     target_kib: Option<u64>,
+    /// Its name, by xenstore.
+    name: Option<String>,
 }
 
 impl Source {
@@ -58,10 +60,11 @@ impl Source {
             return Err(Fault::new(Kind::PciDevice, words));
         }
         let target_kib = store.target_kib().map_err(by_store)?;
+        let name = store.name().map_err(by_store)?;
         let suspender = Suspender::new(&domain).map_err(|error| Fault::suspend(&error))?;
         let (claim, left) =
             Claim::take(&domain, command(&domain)).map_err(|error| of_claim(&error))?;
-        Ok((Self { domain, guest, suspender, claim, has_pci, target_kib }, left))
+        Ok((Self { domain, guest, suspender, claim, has_pci, target_kib, name }, left))
     }
 
     /// The domain.
@@ -76,9 +79,10 @@ impl Source {
         self.target_kib
     }
 
-    /// The claim on it.
-    pub const fn claim(&mut self) -> &mut Claim {
-        &mut self.claim
+    /// Its name, if xenstore has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// Lets go of it: log-dirty is off. A source that a guard has to clean up is dropped instead:
@@ -87,8 +91,11 @@ impl Source {
     /// # Errors
     /// It can't be switched off.
     pub fn close(mut self) -> Result<(), Fault> {
-        let released = self.claim.release(&mut self.guest.log_dirty);
-        released.map_err(|error| of_claim(&error))
+        match self.claim.release(&mut self.guest.log_dirty) {
+            // The lock is free, and log-dirty is off: only its file is not as it was.
+            Ok(()) | Err(ClaimError::Lock(_)) => Ok(()),
+            Err(error) => Err(of_claim(&error)),
+        }
     }
 }
 

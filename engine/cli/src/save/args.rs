@@ -41,8 +41,8 @@ pub(crate) struct SaveArgs {
     /// What the stream comes in: a file as xl save writes it, libxl's stream, or nothing
     #[arg(long, value_enum, default_value = "xl")]
     format: FormatArg,
-    /// The guest's configuration, as JSON that libxl writes, for --format xl [default: libxl's own
-    /// record of the domain, with its present memory target]
+    /// The guest's configuration, as JSON that libxl writes, for --format xl [default: what xl
+    /// list -l prints]
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// What becomes of the source when the stream is complete: it runs on, it stays suspended, or

@@ -20,15 +20,15 @@ use std::time::{Duration, Instant};
 
 use args::AfterArg;
 pub(crate) use args::SaveArgs;
-use container::Container;
+use container::{Config, Container};
 use line::{RoundLine, SavedLine, Took};
 use out::{Out, Target};
 use p2mtrack_migrate::estimate;
 use p2mtrack_migrate::fault::Fault;
 use p2mtrack_migrate::kind::Kind;
-use p2mtrack_migrate::outcome::{Outcome, Round};
+use p2mtrack_migrate::outcome::{Event, Outcome, Round};
 use p2mtrack_migrate::plan::{After, stock_pfns};
-use p2mtrack_migrate::save::Save;
+use p2mtrack_migrate::save::{Ending, Save};
 use p2mtrack_migrate::source::Source;
 use p2mtrack_stream::cancel::Cancel;
 use p2mtrack_stream::container::Format;
@@ -47,12 +47,18 @@ use crate::size::in_words;
 const FAILED: u8 = 3;
 /// Refused before anything was touched.
 const REFUSED: u8 = 2;
+/// Runs of leaked pfns that text lists.
+const LEAKED_RUNS_SHOWN: usize = 10;
 /// Log-dirty is on, or the source is suspended.
 const LEFT_BEHIND: u8 = 4;
 
 pub(crate) fn run(args: &SaveArgs) -> Result<ExitCode, Failure> {
     check(args)?;
     let begun = Instant::now();
+    // What may block comes before signals are held; what can't be read or written is an error
+    // before anything is touched.
+    let report = args.report.as_deref().map(append).transpose()?;
+    let config = args.config.as_deref().map(container::named).transpose();
     let no_event = |source: io::Error| Failure::Unusable {
         about: "an event for signals".to_owned(),
         source: source.into(),
@@ -60,14 +66,15 @@ pub(crate) fn run(args: &SaveArgs) -> Result<ExitCode, Failure> {
     let cancel = Arc::new(Cancel::new().map_err(no_event)?);
     let cancelled = Arc::clone(&cancel);
     on_end(move || cancelled.cancel())?;
-    // Before anything is touched: a file that can't be written is an error at once.
-    let report = args.report.as_deref().map(append).transpose()?;
-    let opened = Out::open(&args.out, &cancel);
+    let opened = Out::open(&args.out, args.after != AfterArg::Resume, &cancel);
     pass_on_nothing();
     let mut lines = Lines::new(args);
-    let outcome = match opened {
-        Ok((out, sink)) => Saving { args, lines: &mut lines, out, cancel }.save(sink),
-        Err(failure) => refused(Kind::Sink, &failure),
+    let outcome = match (opened, config) {
+        (Ok((out, sink)), Ok(config)) => {
+            Saving { args, lines: &mut lines, out, cancel }.save(sink, config)
+        }
+        (Err(failure), _) => refused(Kind::Sink, &failure),
+        (_, Err(failure)) => refused(Kind::Hypercall, &failure),
     };
     let took = Took { total: begun.elapsed(), cpu: cpu_time() };
     Ok(close(args, lines, &outcome, took, report))
@@ -102,7 +109,7 @@ struct Saving<'a> {
 
 impl Saving<'_> {
     /// The outcome, also of a guest that can't be saved.
-    fn save(mut self, sink: FdSink) -> Outcome {
+    fn save(mut self, sink: FdSink, config: Option<Config>) -> Outcome {
         let args = self.args;
         let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
         let command = |domain: &_| guard::command(domain, args.unknown_xen);
@@ -113,24 +120,28 @@ impl Saving<'_> {
             }
             Err(fault) => return Outcome::refused(fault),
         };
-        let mut outcome = self.save_source(&mut source, sink);
-        // Else the guard cleans up, when this process is gone.
-        if !outcome.unknown
-            && let Err(fault) = source.close()
-        {
-            outcome.left_behind = true;
-            outcome.fault.get_or_insert(fault);
+        let mut outcome = self.save_source(&mut source, sink, config);
+        if outcome.unknown {
+            return outcome; // the guard cleans up, when this process is gone
+        }
+        match source.close() {
+            Ok(()) => outcome.left_behind &= !outcome.source_running, // it is off after all
+            Err(fault) => {
+                outcome.left_behind = true;
+                outcome.fault.get_or_insert(fault);
+            }
         }
         outcome
     }
 
-    fn save_source(&mut self, source: &mut Source, mut sink: FdSink) -> Outcome {
+    fn save_source(
+        &mut self,
+        source: &mut Source,
+        mut sink: FdSink,
+        config: Option<Config>,
+    ) -> Outcome {
         let args = self.args;
-        let config = match args.config.as_deref() {
-            Some(path) => container::named(path),
-            None => container::of_domain(args.format(), source.domain(), source.target_kib()),
-        };
-        let config = match config {
+        let config = match config.map_or_else(|| container::of_domain(args.format(), source), Ok) {
             Ok(config) => config,
             Err(failure) => return refused(Kind::Hypercall, &failure),
         };
@@ -146,15 +157,14 @@ impl Saving<'_> {
             Ok(save) => save,
             Err(fault) => return Outcome::refused(fault),
         };
-        let (lines, out) = (&mut *self.lines, &mut self.out);
-        let is_kept = args.after != AfterArg::Resume;
-        let mut complete = |sink: &mut FdSink| {
-            put(sink, &container.behind)?;
-            // Before the source is given up.
-            if is_kept { out.commit() } else { Ok(()) }
+        let (lines, is_kept) = (&mut *self.lines, args.after != AfterArg::Resume);
+        let mut tell = |event| match event {
+            Event::Round(round) => lines.round(&round),
+            Event::Guard(replaced) => guard::note_replaced(&replaced),
         };
         let after = if is_kept { After::Leave } else { After::Resume };
-        let mut outcome = save.run(after, &mut |round| lines.round(round), &mut complete);
+        let mut end = End { behind: container.behind, out: &mut self.out, is_kept };
+        let mut outcome = save.run(after, &mut tell, &mut end);
         if outcome.is_complete
             && let Err(fault) = self.finish(&mut outcome)
         {
@@ -165,14 +175,42 @@ impl Saving<'_> {
 
     /// The stream is complete, and the source as `--after` says, but not destroyed.
     fn finish(&mut self, outcome: &mut Outcome) -> Result<(), Fault> {
-        self.out.commit().map_err(|error| Fault::sink(&error))?; // if that was not done before
+        // If that was not done before.
+        let kept = self.out.sync().and_then(|()| self.out.publish());
+        kept.map_err(|error| Fault::sink(&error))?;
         if self.args.after == AfterArg::Destroy {
             let destroyed = destroy(self.args.domid);
             outcome.left_behind |= destroyed.is_err();
-            outcome.source_running = false;
             return destroyed;
         }
         Ok(())
+    }
+}
+
+/// The end of the stream.
+struct End<'a> {
+    behind: Vec<u8>,
+    out: &'a mut Out,
+    /// The stream is all that is left of the guest.
+    is_kept: bool,
+}
+
+impl Ending<FdSink> for End<'_> {
+    fn write(&mut self, sink: &mut FdSink) -> io::Result<()> {
+        put(sink, &self.behind)?;
+        if !self.is_kept {
+            return Ok(()); // the guest does not wait for the disk
+        }
+        sink.wait_drained()?;
+        self.out.sync()
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.out.is_hidden()
+    }
+
+    fn publish(&mut self) -> io::Result<()> {
+        self.out.publish()
     }
 }
 
@@ -276,13 +314,16 @@ impl Lines {
     }
 
     fn end(mut self, outcome: &Outcome, line: &SavedLine<'_>, out: &str) -> Result<(), Failure> {
-        for run in line::leaked(outcome) {
+        for (number, run) in line::leaked(outcome).enumerate() {
             self.out.object(&run)?;
-            self.text(&format!(
-                "leaked: {} from {:#x} on",
-                counted(run.count, "pfn", "pfns"),
-                run.first
-            ));
+            if number < LEAKED_RUNS_SHOWN {
+                let pfns = counted(run.count, "pfn", "pfns");
+                self.text(&format!("leaked: {pfns} from {:#x} on", run.first));
+            }
+        }
+        let more = outcome.leaked.len().saturating_sub(LEAKED_RUNS_SHOWN);
+        if more > 0 {
+            self.text(&format!("leaked: {more} more runs of pfns, which --json lists"));
         }
         for cleared in line::cleared(outcome) {
             self.out.object(&cleared)?;
@@ -305,7 +346,7 @@ impl Lines {
 }
 
 fn summary(outcome: &Outcome, out: &str) -> String {
-    let leaked = outcome.leaked.len() as u64;
+    let leaked = outcome.leaked_pfns();
     let leaks = match leaked {
         0 => String::new(),
         _ => format!("; {} that a stock receiver holds in vain", counted(leaked, "pfn", "pfns")),

@@ -57,25 +57,37 @@ pub(super) struct Out {
 }
 
 impl Out {
-    /// Opens it. A file must not be one that can't be replaced.
-    pub(super) fn open(target: &Target, cancel: &Arc<Cancel>) -> Result<(Self, FdSink), Failure> {
+    /// Opens it. A file must not be one that can't be replaced; if the source is to be given up, it
+    /// must be one from which a stream comes back.
+    pub(super) fn open(
+        target: &Target,
+        is_kept: bool,
+        cancel: &Arc<Cancel>,
+    ) -> Result<(Self, FdSink), Failure> {
         let staged = match target {
             Target::File(path) => Some(stage(path)?),
             _ => None,
         };
-        let opened = open(target, staged.as_ref(), cancel);
+        let opened = open(target, staged.as_ref(), is_kept, cancel);
         let (fd, sink) = opened
             .map_err(|error| Failure::Unusable { about: target.words(), source: error.into() })?;
         Ok((Self { staged, fd }, sink))
     }
 
-    /// Everything is written: it is on the disk, and a file gets its name.
-    pub(super) fn commit(&mut self) -> io::Result<()> {
-        if let Some(fd) = self.fd.take() {
-            rustix::fs::fsync(fd)?;
-        }
+    /// What is written is on the disk, if that is where it goes.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.fd.as_ref().map_or(Ok(()), |fd| Ok(rustix::fs::fsync(fd)?))
+    }
+
+    /// A file gets its name.
+    pub(super) fn publish(&mut self) -> io::Result<()> {
         let Some(file) = self.staged.take() else { return Ok(()) };
         uninterrupted(|| file.commit()).map_err(|failure| io::Error::other(failure.words()))?
+    }
+
+    /// Whether nobody can read it before [`Out::publish`].
+    pub(super) const fn is_hidden(&self) -> bool {
+        self.staged.is_some()
     }
 }
 
@@ -83,6 +95,7 @@ impl Out {
 fn open(
     target: &Target,
     staged: Option<&StagedFile>,
+    is_kept: bool,
     cancel: &Arc<Cancel>,
 ) -> io::Result<(Option<OwnedFd>, FdSink)> {
     let fd = match (target, staged) {
@@ -91,6 +104,10 @@ fn open(
         (_, None) => io::stdout().as_fd().try_clone_to_owned()?,
     };
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+    if is_kept && kind == FileType::CharacterDevice {
+        let words = "it is a device, from which no guest comes back: --after resume";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+    }
     let is_on_disk = matches!(kind, FileType::RegularFile | FileType::BlockDevice);
     let synced = if is_on_disk { Some(fd.try_clone()?) } else { None };
     Ok((synced, FdSink::new(fd, Arc::clone(cancel))?))

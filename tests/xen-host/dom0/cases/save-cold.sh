@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # A guest is suspended, saved, and goes on; then what was saved goes on in its place. Its stream is
 # taken out of the host, for Xen's own verifier.
-shared saved 128 128 "memory=12:500"
+VCPUS=2 shared saved 128 128 "memory=12:500"
 says saved 'MEMORY ok' 60
 p2mtrack save $domain --out cold.xl --json >save.json 2>save.err || { cat save.json save.err; exit 1; }
 fails grep . save.err

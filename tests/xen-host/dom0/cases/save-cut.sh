@@ -2,7 +2,7 @@
 # What is refused before anything is touched. Saves that are cut: full disk, closed pipe, TERM and KILL, while the guest runs and while it is
 # suspended; a guest that crashes, or is destroyed while it is suspended. The source runs on where
 # it exists, log-dirty is off, no process is left, and each cut has its kind.
-shared saved 128 128 "memory=12:500"
+VCPUS=2 shared saved 128 128 "memory=12:500"
 says saved 'MEMORY ok' 60
 mkfifo stall
 stalled() { # NAME: a save into a pipe that nobody empties before there is a file "go"
@@ -120,7 +120,7 @@ ended crash suspend-other
 [ "$(xen-ports $domain state)" = off ]
 xl destroy saved
 rm -f $(console saved)
-shared saved 128 128 "memory=12:500"
+VCPUS=2 shared saved 128 128 "memory=12:500"
 says saved 'MEMORY ok' 60
 stalled destroy
 suspended

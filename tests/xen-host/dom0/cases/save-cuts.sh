@@ -2,7 +2,7 @@
 # Fifty saves that are ended at a random moment, by TERM or by KILL, live or not: each time the
 # source runs on, log-dirty is off, and no process is left. Not among the cases that are run by
 # default.
-shared saved 128 128 "memory=12:500"
+VCPUS=2 shared saved 128 128 "memory=12:500"
 says saved 'MEMORY ok' 60
 cuts=0 cut=0
 while [ $cuts -lt 50 ]; do
@@ -27,7 +27,7 @@ while [ $cuts -lt 50 ]; do
     [ ! -e cut.xl ]
     quiet=0
     until [ -z "$(running p2mtrack)" ]; do # its guard
-        [ $quiet -lt 600 ]
+        [ $quiet -lt 1500 ] # a guest that has taken a request is waited for
         sleep 0.1
         quiet=$((quiet + 1))
     done
