@@ -133,10 +133,10 @@ impl Claim {
         let _ = self.guard.runs(); // a guard that is gone does nothing
     }
 
-    /// What [`Claim::runs`] said did not come true: the guest is suspended, and is to be resumed.
-    pub fn suspends_still(&mut self) {
+    /// The guest is suspended, and is to be resumed.
+    pub fn is_suspended(&mut self) {
         self.suspends = true;
-        let _ = self.guard.suspends_still(); // as above
+        let _ = self.guard.is_suspended(); // as above
     }
 
     /// Replaces a guard that is gone.

@@ -2,8 +2,8 @@
 //! A separate process that switches log-dirty off when its tracker dies, by whatever signal, and
 //! resumes a guest that the tracker has asked to suspend.
 //! Not here: a tracker that ends normally, which does that itself and dismisses the guard.
-//! Units: messages of one byte from the tracker: switch on, armed, disarmed, suspends, runs, still
-//! suspended, dismiss; an end of the stream means that the tracker died.
+//! Units: messages of one byte from the tracker: switch on, armed, disarmed, suspends, suspended,
+//! runs, dismiss; an end of the stream means that the tracker died.
 //! Threads: one in the guard; one owner in the tracker.
 //! Source: own. The guard is started before log-dirty is on and switches it on itself, so that a
 //! kill between the two steps does no harm. It holds the domain's lock through its standard output,
@@ -34,7 +34,7 @@ const ARMED: u8 = b'a';
 const DISARMED: u8 = b'd';
 const SUSPENDS: u8 = b's';
 const RUNS: u8 = b'g';
-const STILL: u8 = b'w';
+const SUSPENDED: u8 = b'w';
 const DISMISS: u8 = b'h';
 
 /// How long a guard may take to answer: switching log-dirty on or off takes longest.
@@ -161,12 +161,12 @@ impl Guard {
         self.send(RUNS)
     }
 
-    /// Takes back what [`Guard::runs`] told the guard.
+    /// Tells the guard that the guest is suspended, and to be resumed: it waits for nothing then.
     ///
     /// # Errors
     /// The guard has ended.
-    pub fn suspends_still(&mut self) -> Result<(), GuardError> {
-        self.send(STILL)
+    pub fn is_suspended(&mut self) -> Result<(), GuardError> {
+        self.send(SUSPENDED)
     }
 
     /// Sends a word that is answered with an errno.
@@ -230,15 +230,22 @@ pub fn stand_guard(
     line.write_all(&[READY]).map_err(GuardError::Process)?;
     let mut suspender = None;
     let enable = |if_on| log.switch_on(if_on).map_or_else(|error| error.errno(), |()| 0);
-    let prepare = || match Suspender::in_place_of_another(&domain) {
-        Ok(new) => {
-            suspender = Some(new);
+    let follow = |step| match (step, &mut suspender) {
+        (Step::Suspends, _) => match Suspender::in_place_of_another(&domain) {
+            Ok(new) => {
+                suspender = Some(new);
+                0
+            }
+            Err(SuspendError::Ended { .. }) => libc::EBUSY,
+            Err(_) => libc::EIO,
+        },
+        (Step::IsSuspended, Some(suspender)) => {
+            suspender.obeyed();
             0
         }
-        Err(SuspendError::Ended { .. }) => libc::EBUSY,
-        Err(_) => libc::EIO,
+        (Step::IsSuspended, None) => libc::EINVAL,
     };
-    let left = watch(&mut line, enable, prepare);
+    let left = watch(&mut line, enable, follow);
     if left == Inherited::default() {
         return Ok(left);
     }
@@ -262,11 +269,20 @@ pub fn stand_guard(
     Ok(left)
 }
 
+/// What a tracker does with the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It is about to ask the guest to suspend.
+    Suspends,
+    /// It has seen the guest suspended.
+    IsSuspended,
+}
+
 /// What a tracker left that died; nothing if it dismissed the guard.
 fn watch(
     line: &mut (impl Read + Write),
     mut enable: impl FnMut(IfOn) -> i32,
-    mut prepare: impl FnMut() -> i32,
+    mut follow: impl FnMut(Step) -> i32,
 ) -> Inherited {
     let (mut left, mut word) = (Inherited::default(), [0]);
     loop {
@@ -281,12 +297,12 @@ fn watch(
                 ARMED => left.log_dirty = true,
                 DISARMED => left.log_dirty = false,
                 SUSPENDS => {
-                    let errno = prepare();
+                    let errno = follow(Step::Suspends);
                     left.suspend |= errno == 0;
                     answer(line, errno);
                 }
                 RUNS => left.suspend = false,
-                STILL => left.suspend = true,
+                SUSPENDED => left.suspend = follow(Step::IsSuspended) == 0,
                 _ => return Inherited::default(),
             },
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -315,7 +331,7 @@ mod tests {
             asked.push(if_on);
             errno
         };
-        let left = watch(&mut theirs, enable, || errno);
+        let left = watch(&mut theirs, enable, |_| errno);
         drop(theirs);
         let mut heard = Vec::new();
         ours.read_to_end(&mut heard).expect("read");

@@ -79,8 +79,10 @@ enum Request {
     None,
     /// The guest was asked, and may have taken it.
     Asked,
-    /// It was taken back before the guest took it, or the guest was waited for long enough.
+    /// It was taken back before the guest took it.
     Withdrawn,
+    /// The guest took it, and did not suspend for a long time.
+    Taken,
     /// The guest was suspended.
     Obeyed,
 }
@@ -113,6 +115,11 @@ impl Suspender {
         suspender.check_runs()?;
         suspender.request = Request::Asked;
         Ok(suspender)
+    }
+
+    /// That other process has seen the guest suspended.
+    pub(crate) const fn obeyed(&mut self) {
+        self.request = Request::Obeyed;
     }
 
     /// A guest that another program has suspended is not ours to resume.
@@ -165,7 +172,9 @@ impl Suspender {
         let begun = Instant::now();
         let patience = if self.request == Request::Withdrawn { WITHDRAWN } else { LATE };
         let suspended = self.wait_suspended(&|| begun.elapsed() < patience)?;
-        self.request = Request::Withdrawn;
+        if self.request == Request::Asked {
+            self.request = Request::Taken;
+        }
         Ok(suspended)
     }
 
@@ -180,10 +189,12 @@ impl Suspender {
             return Ok(());
         }
         // Whatever xenstore says: a guest that stands still comes first.
-        let suspended = match self.wait_suspended(&|| false) {
+        let suspended = match (self.wait_suspended(&|| false), self.request) {
             // One that was suspended, and is not, was resumed by another program.
-            Ok(false) if self.request != Request::Obeyed => self.withdraw(),
-            suspended => suspended,
+            (Ok(false), Request::Obeyed) => Ok(false),
+            (Ok(false), Request::Taken) => Err(SuspendError::Late(LATE)),
+            (Ok(false), _) => self.withdraw(),
+            (suspended, _) => suspended,
         };
         match suspended {
             Ok(true) => self.resume(),
