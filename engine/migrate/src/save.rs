@@ -71,10 +71,16 @@ pub struct Save<'a, S: Sink> {
 
 /// The end of a stream, in the hands of who knows where it goes.
 pub trait Ending<S> {
-    /// Writes what stands behind the libxc stream, and brings it to the reader or to the disk.
+    /// Before END: what was written has arrived, at the reader or on the disk, if that matters.
     ///
     /// # Errors
     /// It may not have arrived.
+    fn settle(&mut self, sink: &mut S) -> io::Result<()>;
+
+    /// Writes what stands behind END.
+    ///
+    /// # Errors
+    /// It is not written.
     fn write(&mut self, sink: &mut S) -> io::Result<()>;
 
     /// Whether nobody can use what was written before [`Ending::publish`].
@@ -317,6 +323,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         let suspended =
             self.source.suspender.suspend(self.plan.suspend_timeout, &|| cancel.is_cancelled());
         suspended.map_err(|error| Fault::suspend(&error))?;
+        self.source.claim.is_suspended();
         self.suspended_at = Some(Instant::now());
         Ok(())
     }
@@ -331,31 +338,33 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
     /// Ends the stream. If it may be all that is left of the guest, the guard is told before
     /// anybody can use it: even if this process is killed now, there must not be two guests.
     fn complete(&mut self, after: After, ending: &mut dyn Ending<S>) -> Result<(), Fault> {
+        self.with_sink(|writer| ending.settle(writer.sink_mut().inner_mut()))?;
         let still = self.source.guest.p2m.still_suspended();
         still.map_err(|error| Fault::port(&error))?;
         let is_kept = after == After::Leave;
         if is_kept && !ending.is_hidden() {
             self.source.claim.runs();
         }
-        let mut completed = self.write_ending(ending);
+        let mut completed = self.with_sink(|writer| {
+            writer.mark(RecordKind::End)?;
+            ending.write(writer.sink_mut().inner_mut())
+        });
         if is_kept && completed.is_ok() {
-            if ending.is_hidden() {
-                self.source.claim.runs();
-            }
+            self.source.claim.runs();
             completed = ending.publish().map_err(|error| Fault::sink(&error));
         }
         if is_kept && completed.is_err() {
-            self.source.claim.suspends_still();
+            self.source.claim.is_suspended();
         }
         self.complete = completed.is_ok();
         completed
     }
 
-    fn write_ending(&mut self, ending: &mut dyn Ending<S>) -> Result<(), Fault> {
-        let written = self.transport.with_writer(|writer| {
-            writer.mark(RecordKind::End)?;
-            ending.write(writer.sink_mut().inner_mut())
-        });
+    fn with_sink(
+        &mut self,
+        write: impl FnOnce(&mut Writer<Paced<S>>) -> io::Result<()>,
+    ) -> Result<(), Fault> {
+        let written = self.transport.with_writer(write);
         written.and_then(|written| written).map_err(|error| Fault::sink(&error))
     }
 

@@ -79,17 +79,28 @@ impl FdSink {
         if !matches!(self.way, Way::Own(_) | Way::Little) {
             return Ok(());
         }
-        while rustix::io::ioctl_fionread(&self.fd)? > 0 {
-            let mut end = [PollFd::new(&self.fd, PollFlags::empty())];
-            rustix::event::poll(&mut end, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-            if end[0].revents().contains(PollFlags::ERR) {
+        loop {
+            // In this order: a reader that takes everything and leaves is none that is gone.
+            let is_gone = self.has_no_reader()?;
+            if rustix::io::ioctl_fionread(&self.fd)? == 0 {
+                return Ok(());
+            }
+            if is_gone {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
             if self.cancel.wait(DRAIN_PAUSE)? {
                 return Err(cancelled());
             }
         }
-        Ok(())
+    }
+
+    fn has_no_reader(&self) -> io::Result<bool> {
+        let mut end = [PollFd::new(&self.fd, PollFlags::empty())];
+        match rustix::event::poll(&mut end, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(_) => Ok(end[0].revents().contains(PollFlags::ERR)),
+            Err(rustix::io::Errno::INTR) => Ok(false), // it is looked at again
+            Err(fault) => Err(fault.into()),
+        }
     }
 
     /// Writes all of `pieces`, from number `at` on.

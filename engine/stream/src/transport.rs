@@ -30,7 +30,7 @@ use crate::writer::Writer;
 const ABSENT_WORDS_MAX: usize = 65_536;
 
 /// The records behind the pages of a consistent point: X86_TSC_INFO, SHARED_INFO, those of vCPUs,
-/// and END or CHECKPOINT.
+/// and END or CHECKPOINT, unless that is written when even more is known to be well.
 pub trait Tail<S> {
     /// Reads what names frames: their pfns `view` knows now, and not later.
     ///

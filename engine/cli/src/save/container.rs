@@ -98,13 +98,16 @@ pub(super) fn of_domain(format: Format, source: &Source) -> Result<Config, Failu
         let json = Value::Object(config.clone()).to_string();
         return Ok(Config::new(&config, json));
     }
+    note(
+        "xl list -l does not print the configuration: what libxl noted when the domain was created \
+         is taken, with devices that were detached since; --config FILE takes another",
+    );
     let path = record_of(source.domain());
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             note(&format!(
-                "{}: there is none, xl is not there, and no --config: xl restore will need a \
-                 configuration",
+                "{}: there is none, and no --config: xl restore will need a configuration",
                 path.display()
             ));
             return Ok(none);

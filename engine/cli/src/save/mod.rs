@@ -196,13 +196,20 @@ struct End<'a> {
 }
 
 impl Ending<FdSink> for End<'_> {
-    fn write(&mut self, sink: &mut FdSink) -> io::Result<()> {
-        put(sink, &self.behind)?;
+    fn settle(&mut self, sink: &mut FdSink) -> io::Result<()> {
         if !self.is_kept {
-            return Ok(()); // the guest does not wait for the disk
+            return Ok(()); // the guest does not wait for a reader, or for the disk
         }
         sink.wait_drained()?;
         self.out.sync()
+    }
+
+    fn write(&mut self, sink: &mut FdSink) -> io::Result<()> {
+        put(sink, &self.behind)?;
+        match self.is_kept {
+            true => self.out.arrived(sink),
+            false => Ok(()),
+        }
     }
 
     fn is_hidden(&self) -> bool {
@@ -210,7 +217,7 @@ impl Ending<FdSink> for End<'_> {
     }
 
     fn publish(&mut self) -> io::Result<()> {
-        self.out.publish()
+        self.out.name()
     }
 }
 

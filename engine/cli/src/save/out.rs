@@ -5,17 +5,19 @@
 //! Threads: one owner.
 //! Source: own. A file has no name until it is complete.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use p2mtrack_stream::cancel::Cancel;
 use p2mtrack_stream::fd::{FdSink, inherited};
 use p2mtrack_trace::StagedFile;
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, note};
 use crate::signals::uninterrupted;
 use crate::written::stage;
 
@@ -51,6 +53,8 @@ impl Target {
 
 /// An open target.
 pub(super) struct Out {
+    /// Of a file.
+    path: PathBuf,
     staged: Option<StagedFile>,
     /// To bring what was written to the disk, if that is where it is.
     fd: Option<OwnedFd>,
@@ -71,7 +75,11 @@ impl Out {
         let opened = open(target, staged.as_ref(), is_kept, cancel);
         let (fd, sink) = opened
             .map_err(|error| Failure::Unusable { about: target.words(), source: error.into() })?;
-        Ok((Self { staged, fd }, sink))
+        let path = match target {
+            Target::File(path) => path.clone(),
+            _ => PathBuf::new(),
+        };
+        Ok((Self { path, staged, fd }, sink))
     }
 
     /// What is written is on the disk, if that is where it goes.
@@ -79,7 +87,29 @@ impl Out {
         self.fd.as_ref().map_or(Ok(()), |fd| Ok(rustix::fs::fsync(fd)?))
     }
 
-    /// A file gets its name.
+    /// END has arrived. A reader that is gone has not got it. What is cancelled now is complete all
+    /// the same: what is in a pipe can't be taken back.
+    pub(super) fn arrived(&self, sink: &FdSink) -> io::Result<()> {
+        match sink.wait_drained() {
+            Err(error) if error.raw_os_error() == Some(Errno::CANCELED.raw_os_error()) => Ok(()),
+            drained => drained.and_then(|()| self.sync()),
+        }
+    }
+
+    /// A file that is on the disk gets its name, or there is none.
+    pub(super) fn name(&mut self) -> io::Result<()> {
+        let Some(file) = self.staged.take() else { return Ok(()) };
+        let named = uninterrupted(|| file.publish());
+        named.map_err(|failure| io::Error::other(failure.words()))??;
+        let above = self.path.parent().filter(|above| !above.as_os_str().is_empty());
+        let synced = File::open(above.unwrap_or(Path::new("."))).and_then(|above| above.sync_all());
+        if let Err(error) = synced {
+            note(&format!("{}: its name may not survive a crash: {error}", self.path.display()));
+        }
+        Ok(())
+    }
+
+    /// A file is brought to the disk, and gets its name.
     pub(super) fn publish(&mut self) -> io::Result<()> {
         let Some(file) = self.staged.take() else { return Ok(()) };
         uninterrupted(|| file.commit()).map_err(|failure| io::Error::other(failure.words()))?

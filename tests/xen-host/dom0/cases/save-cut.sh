@@ -111,6 +111,17 @@ for name in kill kill-suspended; do
     cat $name.err
     [ -z "$(running p2mtrack)" ]
 done
+# A stream that its reader has not taken is not complete: the source is not left suspended.
+rm -f go
+(exec 3<stall && head -c 134460000 <&3 >/dev/null && until [ -e go ]; do sleep 0.1; done) &
+reader=$!
+p2mtrack save $domain --after leave --format libxc --out fd:4 --report leave.json 4>stall >/dev/null 2>leave.err &
+saver=$!
+suspended
+sleep 2
+kill -TERM $saver
+ended leave cancelled
+runs
 grep -q 'its tracker died, log-dirty is switched off' kill.err
 grep -q 'its tracker died, it was asked to suspend, and goes on' kill-suspended.err
 echo "SHOW killed: the guard switches log-dirty off, and resumes the guest"
