@@ -6,10 +6,11 @@
 //! Source: own; messages of the command line parser (help, usage errors) are only printed here.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+
+pub(crate) use p2mtrack_migrate::fault::in_full;
 
 /// A verdict against the engine.
 pub(crate) const VERDICT: u8 = 1;
@@ -108,20 +109,6 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 
 fn line(about: &str, error: &dyn Error) -> String {
     printable(&format!("p2mtrack: {about}: {}", in_full(error))) + "\n"
-}
-
-/// An error with all its causes. A cause whose text is already there is not repeated.
-pub(crate) fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            let _ = write!(text, ": {message}"); // never fails for a String
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Text from a file, a guest or a path, with control characters escaped.
