@@ -24,8 +24,11 @@ pub enum Unconverged {
 /// Who reads the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receiver {
-    /// Xen's own restore, which gives no frame back.
-    Stock,
+    /// Xen's own restore, which gives no frame back, and may hold so many pfns.
+    Stock {
+        /// See [`stock_pfns`].
+        pfns: u64,
+    },
 }
 
 /// What becomes of the source when the stream is complete.
@@ -62,8 +65,6 @@ pub struct Plan {
     pub if_on: IfOn,
     /// Who reads the stream.
     pub receiver: Receiver,
-    /// Pfns that a stock receiver may hold.
-    pub stock_pfns: u64,
     /// The engine's configuration.
     pub config: Config,
 }

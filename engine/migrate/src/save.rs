@@ -32,7 +32,7 @@ use crate::kind::Kind;
 use crate::log::{GuardedLog, NoLog};
 use crate::outcome::{Event, Outcome, Round, runs};
 use crate::pages::DomainPages;
-use crate::plan::{After, Plan, Unconverged};
+use crate::plan::{After, Plan, Receiver, Unconverged};
 use crate::policy::{Policy, Verdict};
 use crate::source::{Source, of_claim};
 use crate::tail::DomainTail;
@@ -116,8 +116,11 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         let mut writer = Writer::new(sink);
         tail.write_head(&mut writer).map_err(|error| Fault::port(&error))?;
         let (pages, width) = (DomainPages::new(&source.domain)?, source.domain.width());
-        let transport = StreamTransport::new(writer, pages, tail, width)
-            .for_stock(plan.stock_pfns)
+        let transport = StreamTransport::new(writer, pages, tail, width);
+        let transport = match plan.receiver {
+            Receiver::Stock { pfns } => transport.for_stock(pfns),
+        };
+        let transport = transport
             .with_thread()
             .map_err(|error| Fault::new(Kind::NoMemory, format!("no thread: {error}")))?;
         Ok(Self {
@@ -294,7 +297,8 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
 
     /// What a stock receiver would hold of what the guest has now, if that is too much.
     fn too_many(&self, frames: u64) -> Option<TooMany> {
-        let (populated, limit) = (self.transport.populated()?, self.plan.stock_pfns);
+        let populated = self.transport.populated()?;
+        let limit = populated.limit();
         // No more than these, and perhaps fewer: only then each pfn is looked at.
         let most = populated.count() + frames.saturating_sub(self.transport.held_pfns());
         let pfns = match &self.migration {

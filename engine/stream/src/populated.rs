@@ -59,6 +59,12 @@ impl Populated {
         self.count
     }
 
+    /// How many it may hold.
+    #[must_use]
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Whether it has a frame for this pfn.
     #[must_use]
     pub fn has(&self, pfn: Pfn) -> bool {

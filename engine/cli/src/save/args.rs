@@ -171,9 +171,8 @@ impl SaveArgs {
             suspend_timeout: self.suspend_timeout,
             if_on: if self.take_over { IfOn::TakeOver } else { IfOn::Refuse },
             receiver: match self.receiver {
-                ReceiverArg::Stock => Receiver::Stock,
+                ReceiverArg::Stock => Receiver::Stock { pfns: stock_pfns },
             },
-            stock_pfns,
             config: self.engine(),
         }
     }

@@ -173,17 +173,21 @@ impl Saving<'_> {
         outcome
     }
 
-    /// The stream is complete, and the source as `--after` says, but not destroyed.
+    /// The stream is complete, and the source as `--after` says, but not destroyed. Where it was
+    /// given up, what was written is in its place already.
     fn finish(&mut self, outcome: &mut Outcome) -> Result<(), Fault> {
-        // If that was not done before.
-        let kept = self.out.sync().and_then(|()| self.out.publish());
-        kept.map_err(|error| Fault::sink(&error))?;
-        if self.args.after == AfterArg::Destroy {
-            let destroyed = destroy(self.args.domid);
-            outcome.left_behind |= destroyed.is_err();
-            return destroyed;
+        match self.args.after {
+            AfterArg::Resume => {
+                let kept = self.out.sync().and_then(|()| self.out.publish());
+                kept.map_err(|error| Fault::sink(&error))
+            }
+            AfterArg::Leave => Ok(()),
+            AfterArg::Destroy => {
+                let destroyed = destroy(self.args.domid);
+                outcome.left_behind |= destroyed.is_err();
+                destroyed
+            }
         }
-        Ok(())
     }
 }
 
