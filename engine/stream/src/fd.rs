@@ -205,11 +205,19 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Children of this program get no descriptor that it was started with, but the first three. On a
-/// kernel before 5.11 they do.
+/// Children of this program get no descriptor that it was started with, but the first three.
 pub fn pass_on_nothing() {
     // SAFETY: sets a flag of descriptors; it closes none.
-    let _ = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as _) };
+    if unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as _) } == 0 {
+        return;
+    }
+    // A kernel before 5.11.
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    for number in numbers.filter(|&number| number >= 3) {
+        // SAFETY: as above; a number without a descriptor is an error.
+        let _ = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
 }
 
 /// The same pipe by a description of its own.

@@ -24,5 +24,6 @@ pub mod record;
 pub mod sink;
 pub mod transport;
 pub mod vcpu;
+mod verify;
 pub mod word;
 pub mod writer;

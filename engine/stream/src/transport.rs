@@ -23,6 +23,7 @@ use crate::page_record::PageRecord;
 use crate::pages::{PageBatch, Pages};
 use crate::populated::Populated;
 use crate::sink::Sink;
+use crate::verify::Verify;
 use crate::word::{Word, WordKind};
 use crate::writer::Writer;
 
@@ -106,6 +107,8 @@ pub struct StreamTransport<P: Pages, S, T> {
     /// What a stock receiver holds, if that is what the stream is for.
     populated: Option<Populated>,
     churn: Churn,
+    /// Every page is to come once more, at the next consistent point.
+    verify: Option<Verify>,
     /// Frames of a batch; kept, so that a batch needs no memory of its own.
     frames: Vec<Mfn>,
 }
@@ -125,6 +128,7 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
             digest: None,
             populated: None,
             churn: Churn::default(),
+            verify: None,
             frames: Vec::new(),
         }
     }
@@ -141,6 +145,12 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
     #[must_use]
     pub fn for_stock(self, limit: u64) -> Self {
         Self { populated: Some(Populated::new(limit)), ..self }
+    }
+
+    /// The same, but behind the last round every page comes once more, to be compared.
+    #[must_use]
+    pub fn verified(self) -> Self {
+        Self { verify: Some(Verify::default()), ..self }
     }
 
     /// From now on so many pages of pfns that were seen to lose their frame are kept for later in
@@ -329,6 +339,7 @@ impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
         self.frames.clear();
         self.frames.extend(pages.iter().map(|page| page.mfn));
         let batch = self.pages.map(&self.frames)?;
+        let first = answers.len();
         let mut record = self.line.record();
         let (digest, churn) = (self.digest, &mut self.churn);
         Self::decide(&mut record, digest, churn, pages, &batch, view, answers);
@@ -344,6 +355,11 @@ impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
         let (sent, tables) = record.counts();
         for pfn in record.pfns() {
             hold(&mut self.held, pfn);
+        }
+        if let Some(verify) = &mut self.verify {
+            let is_sent = |answer: &Answer| !matches!(answer, Answer::Deferred(_));
+            let sent = pages.iter().zip(&answers[first..]).filter(|(_, answer)| is_sent(answer));
+            sent.for_each(|(page, _)| verify.add(page.pfn, page.mfn, page.kind));
         }
         self.line.put(record)?;
         self.counts.pages += sent;
@@ -371,11 +387,19 @@ impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
     }
 
     fn settled(&mut self, view: &dyn TableView) -> Result<(), PortError> {
-        self.tail.read(view)
+        self.tail.read(view)?;
+        match &mut self.verify {
+            Some(verify) => verify.read_tables(&mut self.pages, view),
+            None => Ok(()),
+        }
     }
 
     fn consistent(&mut self) -> Result<(), PortError> {
         self.write_list(true)?;
+        if let Some(verify) = self.verify.take() {
+            let held = |pfn| self.held.get(pfn);
+            verify.write(&mut self.pages, held, &mut *self.line.writer()?)?;
+        }
         let mut writer = self.line.writer()?;
         if writer.is_broken() {
             return Err("the stream broke off before".into());
