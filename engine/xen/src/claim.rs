@@ -165,6 +165,20 @@ impl Claim {
         self.guard.dismiss();
     }
 
+    /// Ends a claim where it is not known what the guard has done: lets the guard clean up as if
+    /// this process had died, and does so itself if the guard fails.
+    ///
+    /// # Errors
+    /// Log-dirty may be on.
+    pub fn abandon(self, log: &mut XenLogDirty) -> Result<(), ClaimError> {
+        let Self { mut domain, guard, lock, .. } = self;
+        if guard.leave() || domain.is_gone() {
+            return Ok(());
+        }
+        log.switch_off_after().map_err(ClaimError::Xen)?;
+        lock.release().map_err(ClaimError::Lock)
+    }
+
     /// Ends the claim: on success log-dirty is off.
     ///
     /// # Errors

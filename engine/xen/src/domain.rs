@@ -93,9 +93,7 @@ impl Domain {
         let mut calls = xen.calls()?;
         let info = ask(&mut calls, domid)?;
         if info.hvm {
-            return Err(XenError::new("open", libc::EOPNOTSUPP)
-                .of(domid)
-                .hint("not a PV guest: it has no p2m of its own"));
+            return Err(XenError::new("open", libc::EOPNOTSUPP).of(domid).hint(NOT_PV));
         }
         let bits = calls.address_size(domid).map_err(failed("ask for the width"));
         let width = match bits.map_err(|error| error.of(domid))? {
@@ -179,12 +177,19 @@ impl Domain {
 }
 
 const DYING: &str = "the domain is being destroyed";
+const NOT_PV: &str = "not a PV guest: it has no p2m of its own";
 
 impl XenError {
     /// The domain is there, and being destroyed.
     #[must_use]
     pub const fn dying(domid: u16) -> Self {
         Self::new("get the state", libc::ESRCH).of(domid).hint(DYING)
+    }
+
+    /// Whether a domain could not be opened because it is no PV guest.
+    #[must_use]
+    pub fn is_not_pv(&self) -> bool {
+        self.hint == Some(NOT_PV)
     }
 
     /// Whether it is [`XenError::dying`].

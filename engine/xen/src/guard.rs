@@ -39,6 +39,8 @@ const DISMISS: u8 = b'h';
 
 /// How long a guard may take to answer: switching log-dirty on or off takes longest.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a guard may take to clean up: a guest that has taken a request is waited for.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(180);
 
 /// Why there is no guard, or why a guard failed.
 #[derive(Debug)]
@@ -200,6 +202,19 @@ impl Guard {
             thread::sleep(Duration::from_millis(1));
         }
         self.end();
+    }
+
+    /// Leaves it alone, as if this process had died, and waits until it has cleaned up. Says
+    /// whether it has; one that has not is killed.
+    pub(crate) fn leave(self) -> bool {
+        let Self { mut child, line } = self;
+        drop(line);
+        let begun = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) && begun.elapsed() < LEAVE_PATIENCE {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = child.kill(); // one that has ended is not killed
+        child.wait().is_ok_and(|status| status.success())
     }
 
     /// Kills it, whatever it does.

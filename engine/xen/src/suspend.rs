@@ -112,13 +112,22 @@ impl Suspender {
     /// As [`Suspender::new`]; or the domain has shut down already.
     pub(crate) fn in_place_of_another(domain: &Domain) -> Result<Self, SuspendError> {
         let mut suspender = Self::new(domain)?;
-        suspender.check_runs()?;
-        suspender.request = Request::Asked;
+        suspender.is_asked()?;
         Ok(suspender)
     }
 
+    /// Another process is about to ask the guest, which runs.
+    ///
+    /// # Errors
+    /// It has shut down already, or the hypervisor does not answer.
+    pub fn is_asked(&mut self) -> Result<(), SuspendError> {
+        self.check_runs()?;
+        self.request = Request::Asked;
+        Ok(())
+    }
+
     /// That other process has seen the guest suspended.
-    pub(crate) const fn obeyed(&mut self) {
+    pub const fn obeyed(&mut self) {
         self.request = Request::Obeyed;
     }
 
@@ -207,6 +216,11 @@ impl Suspender {
     /// Where the request to suspend stands. The guest empties it when it obeys.
     fn path(&self) -> String {
         format!("/local/domain/{}/control/shutdown", self.domain.domid())
+    }
+
+    /// That other process has resumed the guest, or will.
+    pub const fn forget(&mut self) {
+        self.request = Request::None;
     }
 
     /// Polls whether the guest is suspended, while `goes_on` says so.

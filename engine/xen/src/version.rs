@@ -81,6 +81,16 @@ impl Xen {
         Ok(Self { privcmd, domctl })
     }
 
+    /// The running hypervisor's version as two numbers, whatever interface it has.
+    ///
+    /// # Errors
+    /// No Xen, or no permission.
+    pub fn running_version() -> Result<(u32, u32), XenError> {
+        let privcmd = Privcmd::open().map_err(|error| cannot_open(&error))?;
+        let mut caller = Caller::new(&Arc::new(privcmd))?;
+        numbers(&mut caller).map_err(failed("ask for Xen's version"))
+    }
+
     /// The version of the tools' interface.
     #[must_use]
     pub const fn domctl(&self) -> DomctlVersion {
