@@ -17,7 +17,7 @@ use syn::{Attribute, Item, ItemUse, UseTree, Visibility};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The crates whose files are checked.
-const CRATES: [&str; 6] = ["tracker", "cli", "trace", "stream", "migrate", "synthetic"];
+const CRATES: [&str; 7] = ["tracker", "cli", "helper", "trace", "stream", "migrate", "synthetic"];
 
 /// A module's path below its crate; the root's is empty.
 type Module = Vec<String>;

@@ -4,5 +4,6 @@
 pub mod choices;
 pub mod fixture;
 pub mod hostile_guest;
+pub mod hostile_helper;
 pub mod hostile_stream;
 pub mod sample_stream;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `xen-ports DOMID look|suspend|on|state|frames`: the ports of a real Xen, each checked against
-//! known facts about a running guest.
+//! `xen-ports DOMID look|suspend|on|state|frames|entries`: the ports of a real Xen, each checked
+//! against known facts about a running guest.
 //! Not here: rounds of the engine (`p2mtrack track`), verdicts of cases (`dom0/cases`).
 //! Units: frames of 4 KiB.
 //! Threads: one.
@@ -22,7 +22,7 @@ use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest, XenState};
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 fn main() -> Outcome {
-    let usage = "xen-ports DOMID look|suspend|on|state|frames";
+    let usage = "xen-ports DOMID look|suspend|on|state|frames|entries";
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [domid, what] = words.as_slice() else { return Err(usage.into()) };
     let xen = Xen::open(Unknown::Refuse)?;
@@ -35,6 +35,10 @@ fn main() -> Outcome {
         "state" => state(&domain),
         "frames" => {
             println!("{}", domain.info()?.frames);
+            Ok(())
+        }
+        "entries" => {
+            println!("{}", entries(&mut XenGuest::open(&domain)?)?.len());
             Ok(())
         }
         _ => Err(usage.into()),

@@ -4,23 +4,17 @@
 //! Not here: what a command does on an ending signal (`track`).
 //! Units: signals by their numbers.
 //! Threads: one of its own waits for signals, from the first call that needs it.
-//! Source: Linux `signal(7)`. A signal that is ignored at the start, such as HUP under `nohup`,
-//! stays ignored.
+//! Source: Linux `signal(7)`; `p2mtrack_migrate::signals`.
 
-use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::failure::Failure;
 
-/// Signals that ask the program to end.
-const ENDING: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
 /// Held while a file may have a temporary name.
 static NAMING: Mutex<()> = Mutex::new(());
 /// Whether a thread handles the ending signals.
@@ -65,22 +59,6 @@ pub(crate) fn on_end(act: impl Fn() + Send + 'static) -> Result<(), Failure> {
 
 /// Handles the ending signals in `always`, and those that were not ignored at the start.
 fn listen(always: &[i32], each: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
-    let ignored = ignored();
-    let heard = |signal: &i32| always.contains(signal) || ignored >> (signal - 1) & 1 == 0;
-    let heard = ENDING.into_iter().filter(heard);
-    let begun = Signals::new(heard).and_then(|mut signals| {
-        thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || signals.forever().for_each(each))
-    });
-    begun
-        .map(|_| ())
+    p2mtrack_migrate::signals::listen(always, each)
         .map_err(|source| Failure::Unusable { about: "signals".to_owned(), source: source.into() })
-}
-
-/// The signals that the program ignores, one bit each from signal 1; none if that is unknown.
-fn ignored() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

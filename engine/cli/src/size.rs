@@ -5,19 +5,8 @@
 //! Threads: pure.
 //! Source: IEC 80000-13.
 
-use p2mtrack_synthetic::options::SIZE_SUFFIXES;
+pub(crate) use p2mtrack_migrate::options::parse_size;
 pub(crate) use p2mtrack_synthetic::options::size_in_words as in_words;
-
-/// Reads a size in bytes.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let found =
-        SIZE_SUFFIXES.iter().find_map(|(suffix, bits)| Some((text.strip_suffix(suffix)?, *bits)));
-    let (digits, bits) = found.unwrap_or((text, 0));
-    let number: u64 = digits.trim().parse().map_err(|_| {
-        format!("'{text}' is not a size: a number of bytes, or with KiB, MiB, GiB or TiB")
-    })?;
-    number.checked_mul(1 << bits).ok_or_else(|| format!("'{text}' is too large"))
-}
 
 #[cfg(test)]
 mod tests {

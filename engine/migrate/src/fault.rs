@@ -32,6 +32,8 @@ pub struct Fault {
     pub level: Option<u8>,
     /// The slot of a page table.
     pub slot: Option<u16>,
+    /// The operating system's number for it, for a toolstack that knows no more.
+    pub errno: i32,
     /// What happened, to what, and what to do.
     pub words: String,
 }
@@ -47,7 +49,8 @@ impl StdError for Fault {}
 impl Fault {
     /// An error that is about no frame.
     pub fn new(kind: Kind, words: impl Into<String>) -> Self {
-        Self { kind, pfn: None, mfn: None, level: None, slot: None, words: words.into() }
+        let (errno, words) = (kind.errno(), words.into());
+        Self { kind, pfn: None, mfn: None, level: None, slot: None, errno, words }
     }
 
     /// An error of Xen's while the domain is looked at for the first time.
@@ -72,7 +75,8 @@ impl Fault {
     /// The output can't be written.
     #[must_use]
     pub fn sink(error: &io::Error) -> Self {
-        Self::new(of_io(error), in_full(error))
+        let fault = Self::new(of_io(error), in_full(error));
+        Self { errno: error.raw_os_error().unwrap_or(fault.errno), ..fault }
     }
 
     /// An error of the engine.

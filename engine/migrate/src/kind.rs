@@ -70,11 +70,13 @@ pub enum Kind {
     Hypercall,
     /// The guest could not be resumed.
     ResumeFailed,
+    /// The toolstack that started the save has ended, or does not follow its protocol.
+    ToolstackGone,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::NotPv,
         Self::Dying,
         Self::Vnuma,
@@ -106,6 +108,7 @@ impl Kind {
         Self::Unsettled,
         Self::Hypercall,
         Self::ResumeFailed,
+        Self::ToolstackGone,
     ];
 
     /// Its name in JSON.
@@ -143,13 +146,51 @@ impl Kind {
             Self::Unsettled => "unsettled",
             Self::Hypercall => "hypercall",
             Self::ResumeFailed => "resume-failed",
+            Self::ToolstackGone => "toolstack-gone",
+        }
+    }
+
+    /// The number of the operating system's that is nearest, for a toolstack that knows no more.
+    #[must_use]
+    pub const fn errno(self) -> i32 {
+        match self {
+            Self::Dying | Self::DomainGone => libc::ESRCH,
+            Self::NotPv
+            | Self::Vnuma
+            | Self::NoShadowPaging
+            | Self::PciDevice
+            | Self::Superpage
+            | Self::ForeignPte => libc::EOPNOTSUPP,
+            Self::Locked | Self::LogDirtyOn => libc::EBUSY,
+            Self::NoMemory => libc::ENOMEM,
+            Self::PfnTooLarge | Self::ReceiverLimit | Self::P2mSizeLimit => libc::E2BIG,
+            Self::Unconverged | Self::SuspendLate | Self::Uncertain => libc::ETIMEDOUT,
+            Self::Cancelled => libc::ECANCELED,
+            Self::Sink | Self::BrokenPage | Self::Hypercall | Self::ResumeFailed => libc::EIO,
+            Self::ToolstackGone => libc::EPIPE,
+            Self::NoP2m
+            | Self::Alias
+            | Self::UnresolvedPte
+            | Self::Unaccounted
+            | Self::NoHoleLeaf
+            | Self::SuspendOther
+            | Self::P2mStructure
+            | Self::TooManyDeferred
+            | Self::Unsettled => libc::EINVAL,
         }
     }
 
     /// Whether an error of this kind may be just what a domain that disappeared looks like.
     #[must_use]
     pub const fn may_hide_a_domain_that_is_gone(self) -> bool {
-        !matches!(self, Self::Cancelled | Self::Sink | Self::ReceiverLimit | Self::Unconverged)
+        !matches!(
+            self,
+            Self::Cancelled
+                | Self::Sink
+                | Self::ReceiverLimit
+                | Self::Unconverged
+                | Self::ToolstackGone
+        )
     }
 
     /// Whether a guest that is refused with this kind does not run.

@@ -7,7 +7,7 @@
 //! others, which `Unlogged` names: a stock sender has no log there, either.
 
 use p2mtrack::port::{LogBuffer, LogDirty, PortError};
-use p2mtrack_xen::{Claim, ClaimError, IfOn, XenLogDirty};
+use p2mtrack_xen::{Claim, ClaimError, GuardError, IfOn, XenLogDirty};
 
 /// The log of a live save.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct GuardedLog<'a> {
     pub claim: &'a mut Claim,
     /// For the first time that it is switched on; after that it is ours.
     pub if_on: &'a mut Option<IfOn>,
+    /// It was on, and was taken over.
+    pub took_over: &'a mut bool,
     /// Why it could not be switched on.
     pub refused: &'a mut Option<ClaimError>,
 }
@@ -25,7 +27,13 @@ pub struct GuardedLog<'a> {
 impl LogDirty for GuardedLog<'_> {
     fn enable(&mut self) -> Result<(), PortError> {
         let Some(if_on) = self.if_on.take() else { return self.log.enable() };
-        self.claim.enable(self.log, if_on).map_err(|error| {
+        // Whether it is on only shows when it is refused.
+        let mut enabled = self.claim.enable(self.log, IfOn::Refuse);
+        if if_on == IfOn::TakeOver && enabled.as_ref().is_err_and(is_on_already) {
+            enabled = self.claim.enable(self.log, IfOn::TakeOver);
+            *self.took_over = enabled.is_ok();
+        }
+        enabled.map_err(|error| {
             let words = error.to_string();
             *self.refused = Some(error);
             words.into()
@@ -39,6 +47,10 @@ impl LogDirty for GuardedLog<'_> {
     fn clean(&mut self, into: LogBuffer<'_>) -> Result<u64, PortError> {
         self.log.clean(into)
     }
+}
+
+fn is_on_already(error: &ClaimError) -> bool {
+    matches!(error, ClaimError::Guard(GuardError::Xen(refused)) if refused.is_on_already())
 }
 
 /// No log: nothing is ever written.

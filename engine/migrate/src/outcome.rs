@@ -33,10 +33,31 @@ pub struct Round {
 /// What a save tells while it runs.
 #[derive(Debug)]
 pub enum Event {
+    /// A part of it begins.
+    Begins(Part),
+    /// Pages of the part that has begun: sent, and how many are expected in all.
+    Sent(u64, u64),
     /// A live round has ended.
     Round(Round),
+    /// The guest is suspended.
+    Suspended,
     /// The guard was gone, and was replaced or not.
     Guard(Replaced),
+    /// Another program's log-dirty was on, and is taken over.
+    TookOver,
+}
+
+/// A part of a save that sends pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A live round, or the last one behind such rounds: its number, from 0.
+    Round(u64),
+    /// All pages of a guest that is suspended from the start.
+    Whole,
+    /// A checkpoint behind the first one.
+    Checkpoint,
+    /// Every page once more, to be compared.
+    Verify,
 }
 
 /// How a save went.
@@ -63,6 +84,8 @@ pub struct Outcome {
     pub cleared: Vec<(Pfn, Mfn)>,
     /// Frames that no pfn has; negative: pfns without one.
     pub unaccounted_frames: i64,
+    /// Pfns that others write without a mark in the log, in the last round.
+    pub unlogged: u64,
     /// The estimate when the last round came.
     pub estimate: Duration,
     /// How long the guest stood still, until the stream was complete or it was resumed.

@@ -5,8 +5,6 @@
 //! Threads: plain values.
 //! Source: own; options of `p2mtrack save`.
 
-use std::time::Duration;
-
 use p2mtrack::config::Config;
 use p2mtrack_xen::IfOn;
 
@@ -59,12 +57,14 @@ pub struct Plan {
     pub limits: Limits,
     /// What to do if it does not come by itself.
     pub unconverged: Unconverged,
-    /// How long the guest may take to suspend.
-    pub suspend_timeout: Duration,
     /// What to do with a log-dirty that is on.
     pub if_on: IfOn,
     /// Who reads the stream.
     pub receiver: Receiver,
+    /// Behind the last round every page comes once more, for the receiver to compare.
+    pub verify: bool,
+    /// The stream ends never: each suspend makes a checkpoint.
+    pub checkpoints: bool,
     /// The engine's configuration.
     pub config: Config,
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A save: head, live rounds, suspend, last round, tail; and the way back after an error.
-//! Not here: which rounds are enough (`policy`), what is in the stream (`p2mtrack_stream`).
+//! Not here: which rounds are enough (`policy`), who suspends the guest (`toolstack`), what is in
+//! the stream (`p2mtrack_stream`).
 //! Units: rounds, pages, time.
 //! Threads: one owner; the engine's, and one that writes.
 //! Source: `xen-migrate.md` 2. After any error the source runs on with log-dirty off; but from a
@@ -27,23 +28,25 @@ use p2mtrack_stream::writer::Writer;
 use p2mtrack_xen::{ClaimError, GuardError, IfOn, SuspendError};
 
 use crate::estimate::{Estimate, in_words};
-use crate::fault::{Fault, in_full};
+use crate::fault::Fault;
 use crate::kind::Kind;
 use crate::log::{GuardedLog, NoLog};
-use crate::outcome::{Event, Outcome, Round, runs};
+use crate::outcome::{Event, Outcome, Part, Round, runs};
 use crate::pages::DomainPages;
 use crate::plan::{After, Plan, Receiver, Unconverged};
 use crate::policy::{Policy, Verdict};
 use crate::source::{Source, of_claim};
 use crate::tail::DomainTail;
 use crate::times::Times;
+use crate::toolstack::{Toolstack, not_resumed};
+use crate::watched::Watched;
 
 /// Pages of pfns that lost their frame, and are kept for later in the first copy, when the pace is
 /// not known.
 const FIRST_KEPT: u64 = 4096;
 
 /// A save that is under way.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "the toolstack is a trait object")]
 pub struct Save<'a, S: Sink> {
     source: &'a mut Source,
     plan: &'a Plan,
@@ -53,15 +56,20 @@ pub struct Save<'a, S: Sink> {
     estimate: Estimate,
     /// For the first time that log-dirty is switched on.
     if_on: Option<IfOn>,
+    took_over: bool,
     refused: Option<ClaimError>,
+    /// Suspends the guest.
+    toolstack: &'a mut dyn Toolstack,
     /// The guest was asked to suspend, and is not resumed.
     asked: bool,
     /// The stream is complete: after that the source is not resumed because of an error.
     complete: bool,
     suspended_at: Option<Instant>,
     /// The last round has begun, before which this was sent.
-    last_round: bool,
+    is_last_round: bool,
     live: Counts,
+    /// Pages that are left, as far as that is known.
+    left: u64,
     /// For what was written since the log was read.
     written: PfnBitmap,
     /// A stock receiver could not hold the guest.
@@ -108,6 +116,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
     pub fn begin(
         source: &'a mut Source,
         plan: &'a Plan,
+        toolstack: &'a mut dyn Toolstack,
         sink: Paced<S>,
         cancel: &Arc<Cancel>,
     ) -> Result<Self, Fault> {
@@ -120,6 +129,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         let transport = match plan.receiver {
             Receiver::Stock { pfns } => transport.for_stock(pfns),
         };
+        let transport = if plan.verify { transport.verified() } else { transport };
         let transport = transport
             .with_thread()
             .map_err(|error| Fault::new(Kind::NoMemory, format!("no thread: {error}")))?;
@@ -131,12 +141,15 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             migration: None,
             estimate,
             if_on: Some(plan.if_on),
+            took_over: false,
             refused: None,
+            toolstack,
             asked: false,
             complete: false,
             suspended_at: None,
-            last_round: false,
+            is_last_round: false,
             live: Counts::default(),
+            left: 0,
             written: PfnBitmap::new(0),
             too_many: None,
             outcome: Outcome::default(),
@@ -151,8 +164,13 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         tell: &mut dyn FnMut(Event),
         ending: &mut dyn Ending<S>,
     ) -> Outcome {
-        let saved = self.migrate(tell).and_then(|()| self.complete(after, ending));
-        let ended = saved.and_then(|()| self.end(after));
+        let saved = self.migrate(tell);
+        let ended = if self.plan.checkpoints {
+            saved.and_then(|()| self.checkpoints(tell)).and_then(|()| self.end_migration())
+        } else {
+            let complete = |()| self.complete(after, ending);
+            saved.and_then(complete).and_then(|()| self.end(after))
+        };
         if let Err(fault) = ended {
             self.cancel.cancel(); // as in `drop`, but before the count
             self.undo(fault);
@@ -163,7 +181,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
 
     fn migrate(&mut self, tell: &mut dyn FnMut(Event)) -> Result<(), Fault> {
         let verdict = if self.plan.live {
-            self.start()?;
+            self.start(tell)?;
             self.live_rounds(tell)?
         } else {
             Verdict::NotLive
@@ -179,28 +197,64 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             );
             return Err(Fault::new(Kind::Unconverged, words));
         }
-        (self.last_round, self.live) = (true, self.transport.counts());
+        (self.is_last_round, self.live) = (true, self.transport.counts());
         self.transport.keep_for_later(0);
         self.transport
             .with_writer(|writer| writer.sink_mut().hurry())
             .map_err(|error| Fault::sink(&error))?;
-        self.suspend()?;
-        if !self.plan.live {
-            self.start()?;
+        self.suspend(tell)?;
+        if self.plan.live {
+            return self.last_round(Part::Round(self.outcome.rounds), tell);
         }
-        let report = self.step(&mut (), Migration::finish)?;
+        self.start(tell)?;
+        self.last_round(Part::Whole, tell)
+    }
+
+    /// The guest is suspended: everything that is owed is sent, and what stands behind it.
+    fn last_round(&mut self, part: Part, tell: &mut dyn FnMut(Event)) -> Result<(), Fault> {
+        tell(Event::Begins(part));
+        let step = if self.plan.checkpoints { Migration::checkpoint } else { Migration::finish };
+        let report = self.step(Seen { observer: &mut (), left: self.left, tell }, step)?;
         self.outcome.gone = report.settled.gone;
+        self.outcome.unlogged = report.settled.unlogged;
         self.outcome.unaccounted_frames = report.unaccounted_frames.unwrap_or(0);
         Ok(())
     }
 
+    /// The pages of the first checkpoint are written. Makes checkpoints until the toolstack wants
+    /// no more.
+    fn checkpoints(&mut self, tell: &mut dyn FnMut(Event)) -> Result<(), Fault> {
+        loop {
+            self.check_suspended()?;
+            self.toolstack.give_up(self.source);
+            self.with_sink(|writer| writer.mark(RecordKind::Checkpoint))?;
+            self.resume()?;
+            if !self.toolstack.checkpoint()? {
+                self.complete = true;
+                return Ok(());
+            }
+            self.look_after_guard(tell);
+            self.suspend(tell)?;
+            self.last_round(Part::Checkpoint, tell)?;
+        }
+    }
+
+    fn check_suspended(&mut self) -> Result<(), Fault> {
+        let still = self.source.guest.p2m.still_suspended();
+        still.map_err(|error| Fault::port(&error))
+    }
+
     /// Switches log-dirty on, of a live save.
-    fn start(&mut self) -> Result<(), Fault> {
+    fn start(&mut self, tell: &mut dyn FnMut(Event)) -> Result<(), Fault> {
         let config = self.plan.config;
-        match self.with_ports(&mut (), |ports| Migration::start(config, ports)) {
+        let seen = Seen { observer: &mut (), left: 0, tell };
+        match self.with_ports(seen, |ports| Migration::start(config, ports)) {
             Ok(migration) => {
                 self.migration = Some(migration);
                 self.outcome.touched = true;
+                if self.took_over {
+                    tell(Event::TookOver);
+                }
                 Ok(())
             }
             Err(error) => Err(match self.refused.take() {
@@ -228,21 +282,32 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         let mut policy = Policy::new(self.plan.limits);
         let begun = Instant::now();
         let mut shown = Shown::default();
+        self.left = self.source.domain.info()?.frames;
         loop {
-            let round = self.live_round(self.outcome.rounds, &mut shown)?;
+            tell(Event::Begins(Part::Round(self.outcome.rounds)));
+            let round = self.live_round(self.outcome.rounds, &mut shown, tell)?;
             self.outcome.rounds += 1;
             self.outcome.estimate = round.estimate;
             tell(Event::Round(round));
             if let Some(verdict) = policy.judge(round.left, round.estimate, begun.elapsed()) {
                 return Ok(verdict);
             }
-            if let Some(replaced) = self.source.claim.look_after() {
-                tell(Event::Guard(replaced));
-            }
+            self.look_after_guard(tell);
         }
     }
 
-    fn live_round(&mut self, number: u64, shown: &mut Shown) -> Result<Round, Fault> {
+    fn look_after_guard(&mut self, tell: &mut dyn FnMut(Event)) {
+        if let Some(replaced) = self.source.claim.look_after() {
+            tell(Event::Guard(replaced));
+        }
+    }
+
+    fn live_round(
+        &mut self,
+        number: u64,
+        shown: &mut Shown,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<Round, Fault> {
         let most = match number {
             0 => FIRST_KEPT,
             _ => self.estimate.pages_within(self.plan.limits.downtime / 2),
@@ -252,7 +317,8 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         let (before, waited, writing) =
             (self.transport.counts().pages, self.transport.waited(), self.writing()?);
         let mut times = Times::begin();
-        let report = self.step(&mut times, Migration::round)?;
+        let seen = Seen { observer: &mut times, left: self.left, tell };
+        let report = self.step(seen, Migration::round)?;
         let (sending, rest) = times.end();
         let writing = self.writing()? - writing; // waits until all is written
         let pages = self.transport.counts().pages - before;
@@ -263,6 +329,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         let frames = self.source.domain.info()?.frames;
         self.too_many = self.too_many(frames);
         let left = self.left(&report, frames)?;
+        self.left = left;
         let seconds = begun.elapsed().as_secs_f64().max(1e-6);
         Ok(Round {
             number,
@@ -309,10 +376,10 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         (pfns > limit).then_some(TooMany { pfns, limit })
     }
 
-    fn suspend(&mut self) -> Result<(), Fault> {
+    fn suspend(&mut self, tell: &mut dyn FnMut(Event)) -> Result<(), Fault> {
         let info = self.source.domain.info()?;
         if !self.plan.live {
-            self.too_many = self.too_many(info.frames);
+            (self.too_many, self.left) = (self.too_many(info.frames), info.frames);
         }
         if let Some(too_many) = self.too_many {
             return Err(Fault::new(Kind::ReceiverLimit, too_many.to_string()));
@@ -321,14 +388,11 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             return Err(Fault::suspend(&SuspendError::Ended { reason }));
         }
         self.check_cancelled()?;
-        self.source.claim.suspends().map_err(|error| Fault::guard(&error, false))?;
         (self.asked, self.outcome.touched) = (true, true);
         let cancel = Arc::clone(&self.cancel);
-        let suspended =
-            self.source.suspender.suspend(self.plan.suspend_timeout, &|| cancel.is_cancelled());
-        suspended.map_err(|error| Fault::suspend(&error))?;
-        self.source.claim.is_suspended();
+        self.toolstack.suspend(self.source, &|| cancel.is_cancelled())?;
         self.suspended_at = Some(Instant::now());
+        tell(Event::Suspended);
         Ok(())
     }
 
@@ -343,22 +407,21 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
     /// anybody can use it: even if this process is killed now, there must not be two guests.
     fn complete(&mut self, after: After, ending: &mut dyn Ending<S>) -> Result<(), Fault> {
         self.with_sink(|writer| ending.settle(writer.sink_mut().inner_mut()))?;
-        let still = self.source.guest.p2m.still_suspended();
-        still.map_err(|error| Fault::port(&error))?;
+        self.check_suspended()?;
         let is_kept = after == After::Leave;
         if is_kept && !ending.is_hidden() {
-            self.source.claim.runs();
+            self.toolstack.give_up(self.source);
         }
         let mut completed = self.with_sink(|writer| {
             writer.mark(RecordKind::End)?;
             ending.write(writer.sink_mut().inner_mut())
         });
         if is_kept && completed.is_ok() {
-            self.source.claim.runs();
+            self.toolstack.give_up(self.source);
             completed = ending.publish().map_err(|error| Fault::sink(&error));
         }
         if is_kept && completed.is_err() {
-            self.source.claim.is_suspended();
+            self.toolstack.keep(self.source);
         }
         self.complete = completed.is_ok();
         completed
@@ -378,21 +441,23 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         if after == After::Resume {
             self.resume()?;
         }
-        self.asked = false;
         self.stop_clock();
         ended
     }
 
+    /// The guest does not stand still any longer, or is given up.
     fn stop_clock(&mut self) {
+        self.asked = false;
         if let Some(since) = self.suspended_at.take() {
-            self.outcome.downtime = since.elapsed();
+            self.outcome.downtime += since.elapsed();
         }
     }
 
     /// Log-dirty is off, at the latest now.
     fn end_migration(&mut self) -> Result<(), Fault> {
         let Some(mut migration) = self.migration.take() else { return Ok(()) };
-        let cancelled = self.with_ports(&mut (), |ports| migration.cancel(ports));
+        let seen = Seen { observer: &mut (), left: 0, tell: &mut |_| () };
+        let cancelled = self.with_ports(seen, |ports| migration.cancel(ports));
         self.outcome.cleared = cleared(&migration);
         if let Err(error) = cancelled
             && !self.source.domain.is_gone()
@@ -403,26 +468,13 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         Ok(())
     }
 
-    /// The guest of a complete stream runs on.
     fn resume(&mut self) -> Result<(), Fault> {
-        match self.source.domain.info() {
-            Ok(info) if info.is_suspended() => {}
-            Ok(_) => {
-                self.source.claim.runs();
-                let words = "another program resumed it while it was saved";
-                return Err(Fault::new(Kind::SuspendOther, words));
-            }
-            Err(error) if error.errno() == libc::ESRCH => return Err(error.into()),
-            Err(error) => return Err(self.not_resumed(&error.into())),
-        }
-        self.source.suspender.resume().map_err(|error| self.not_resumed(&error))?;
-        self.source.claim.runs();
+        let resumed = self.toolstack.resume(self.source);
+        self.outcome.left_behind |=
+            resumed.as_ref().is_err_and(|fault| fault.kind == Kind::ResumeFailed);
+        resumed?;
+        self.stop_clock();
         Ok(())
-    }
-
-    fn not_resumed(&mut self, error: &SuspendError) -> Fault {
-        self.outcome.left_behind = true;
-        Fault::new(Kind::ResumeFailed, format!("the guest is not resumed: {}", in_full(error)))
     }
 
     /// The source runs on, with log-dirty off.
@@ -431,14 +483,11 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             fault.words = format!("{}; log-dirty may be on: {}", fault.words, left.words);
         }
         if self.asked && !self.complete {
-            match self.source.suspender.call_off() {
-                Ok(()) => {
-                    self.source.claim.runs();
-                    self.asked = false;
-                    self.stop_clock();
-                }
+            match self.toolstack.call_off(self.source) {
+                Ok(()) => self.stop_clock(),
                 Err(error) => {
-                    let failed = self.not_resumed(&error);
+                    self.outcome.left_behind = true;
+                    let failed = not_resumed(&error);
                     fault = Fault { words: format!("{}; {}", fault.words, failed.words), ..failed };
                 }
             }
@@ -455,7 +504,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         let Counts { pages, tables, .. } = self.transport.counts();
         let outcome = &mut self.outcome;
         (outcome.pages, outcome.tables) = (pages, tables);
-        if self.last_round {
+        if self.is_last_round {
             outcome.suspended_pages = pages - self.live.pages;
             outcome.suspended_tables = tables - self.live.tables;
         }
@@ -472,30 +521,36 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
     /// A step of the migration.
     fn step(
         &mut self,
-        observer: &mut dyn Observer,
+        seen: Seen<'_>,
         step: impl FnOnce(&mut Migration, &mut Ports<'_>) -> Result<RoundReport, Error>,
     ) -> Result<RoundReport, Fault> {
         self.check_cancelled()?;
         let Some(mut migration) = self.migration.take() else {
             return Err(Fault::new(Kind::Hypercall, "the migration has not begun"));
         };
-        let report = self.with_ports(observer, |ports| step(&mut migration, ports));
+        let report = self.with_ports(seen, |ports| step(&mut migration, ports));
         self.migration = Some(migration);
         Ok(report?)
     }
 
-    fn with_ports<T>(
-        &mut self,
-        observer: &mut dyn Observer,
-        call: impl FnOnce(&mut Ports<'_>) -> T,
-    ) -> T {
+    fn with_ports<T>(&mut self, seen: Seen<'_>, call: impl FnOnce(&mut Ports<'_>) -> T) -> T {
+        let Seen { observer, left, tell } = seen;
         let Source { guest, claim, .. } = &mut *self.source;
         let (guest, log) = guest.lend(observer);
         let (if_on, refused) = (&mut self.if_on, &mut self.refused);
-        let mut guarded = GuardedLog { log, claim, if_on, refused };
+        let mut guarded = GuardedLog { log, claim, if_on, took_over: &mut self.took_over, refused };
         let log_dirty: &mut dyn LogDirty = if self.plan.live { &mut guarded } else { &mut NoLog };
-        call(&mut Ports { guest, log_dirty, transport: &mut self.transport })
+        let mut transport = Watched::new(&mut self.transport, left, self.plan.verify, tell);
+        call(&mut Ports { guest, log_dirty, transport: &mut transport })
     }
+}
+
+/// Who hears of a step while it is made.
+struct Seen<'a> {
+    observer: &'a mut dyn Observer,
+    /// Pages that it will send, as far as that is known.
+    left: u64,
+    tell: &'a mut dyn FnMut(Event),
 }
 
 fn cleared(migration: &Migration) -> Vec<(Pfn, Mfn)> {

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use p2mtrack::port::P2mSource;
 use p2mtrack_xen::{
-    Claim, ClaimError, Domain, DomainStore, Left, Suspender, Unknown, Xen, XenError, XenGuest,
+    Claim, ClaimError, Domain, DomainInfo, DomainStore, Left, Unknown, Xen, XenError, XenGuest,
     XenState,
 };
 
@@ -21,7 +21,6 @@ use crate::kind::Kind;
 pub struct Source {
     pub(crate) domain: Domain,
     pub(crate) guest: XenGuest,
-    pub(crate) suspender: Suspender,
     pub(crate) claim: Claim,
     /// A PCI device is assigned.
     pub(crate) has_pci: bool,
@@ -55,22 +54,29 @@ impl Source {
         if live && has_pci {
             let words = format!(
                 "domain {domid} has a PCI device: Xen keeps no log of what it writes; detach it, \
-                 or save without --live"
+                 or save the guest suspended (save without --live, xl save)"
             );
             return Err(Fault::new(Kind::PciDevice, words));
         }
         let target_kib = store.target_kib().map_err(by_store)?;
         let name = store.name().map_err(by_store)?;
-        let suspender = Suspender::new(&domain).map_err(|error| Fault::suspend(&error))?;
         let (claim, left) =
             Claim::take(&domain, command(&domain)).map_err(|error| of_claim(&error))?;
-        Ok((Self { domain, guest, suspender, claim, has_pci, target_kib, name }, left))
+        Ok((Self { domain, guest, claim, has_pci, target_kib, name }, left))
     }
 
     /// The domain.
     #[must_use]
     pub const fn domain(&self) -> &Domain {
         &self.domain
+    }
+
+    /// Its state now.
+    ///
+    /// # Errors
+    /// See [`Domain::info`].
+    pub fn info(&mut self) -> Result<DomainInfo, XenError> {
+        self.domain.info()
     }
 
     /// How much memory it is to have, in KiB, if xenstore says so.
@@ -96,6 +102,15 @@ impl Source {
             Ok(()) | Err(ClaimError::Lock(_)) => Ok(()),
             Err(error) => Err(of_claim(&error)),
         }
+    }
+
+    /// Lets go of it where it is not known what its guard has done: waits until the guard has
+    /// cleaned up, and does so itself if that failed.
+    ///
+    /// # Errors
+    /// Log-dirty may be on.
+    pub fn abandon(mut self) -> Result<(), Fault> {
+        self.claim.abandon(&mut self.guest.log_dirty).map_err(|error| of_claim(&error))
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Receiver {
     eager: bool,
     names_holes: bool,
     pub(crate) pages: u64,
+    /// Of these, page tables.
+    pub(crate) tables_received: u64,
     pub(crate) gone: u64,
 }
 
@@ -87,6 +89,7 @@ impl Receiver {
             eager,
             names_holes: false,
             pages: 0,
+            tables_received: 0,
             gone: 0,
         }
     }
@@ -153,6 +156,7 @@ impl Receiver {
             }
         }
         self.take_data(pfn, kind, Content::digest(&words))?;
+        self.tables_received += 1;
         self.tables.insert(pfn, words);
         Ok(())
     }

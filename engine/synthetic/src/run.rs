@@ -116,6 +116,8 @@ pub struct Run {
     pub beyond_log_dirty: u64,
     /// Pages that were sent and arrived, in all rounds, failed ones included.
     pub pages_sent: u64,
+    /// Of these, those that upstream sent while the guest was suspended: pages and page tables.
+    pub upstream_suspended: (u64, u64),
     /// Pfns that were reported to the receiver as gone.
     pub gone: u64,
     /// Structure events that were followed.

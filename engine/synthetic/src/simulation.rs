@@ -73,6 +73,8 @@ pub struct Activity {
     pub planned: u64,
     /// Pages that reached the receiver.
     pub pages_received: u64,
+    /// Of these, page tables.
+    pub tables_received: u64,
     /// Frames that the receiver freed.
     pub frames_gone: u64,
     /// Consistent points that the receiver confirmed.
@@ -197,6 +199,11 @@ impl Simulation {
         }
     }
 
+    /// The guest takes all steps that it has left in this round.
+    pub fn run_out(&self) {
+        self.shared.lock().run_out();
+    }
+
     /// The source's state at this moment; the guest has to be suspended.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -237,6 +244,7 @@ impl Simulation {
             begun: world.begun.clone(),
             planned: world.planned,
             pages_received: world.receiver.pages,
+            tables_received: world.receiver.tables_received,
             frames_gone: world.receiver.gone,
             confirmed: world.confirmed,
         }

@@ -4,6 +4,7 @@
 export PATH=/usr/sbin:/usr/bin:/bin:/sbin
 
 guest() { # NAME MIB MAX_MIB "WORDS FOR ITS COMMAND LINE" [XL-CREATE OPTIONS]: makes it, and waits until it is up
+    disk=${DISK:+"disk=[\"$DISK\"]"}
     cat >/root/$1.cfg <<END
 name="$1"
 type="pv"
@@ -12,6 +13,7 @@ ${KERNEL:+#}ramdisk="/host/guest.cpio.gz"
 memory=$2
 maxmem=$3
 vcpus=${VCPUS:-1}
+$disk
 extra="console=hvc0 loglevel=4 panic=1 sysrq_always_enabled=1 memhp_default_state=online $4"
 on_crash="preserve"
 on_reboot="destroy"
@@ -27,6 +29,16 @@ shared() { # NAME MIB MAX_MIB "WORDS": the same, but reuses a running guest of t
     says $1 'GUEST up' 60
 }
 
+disked() { # guest "disked": it writes most of its memory and a disk of 8 MiB, with two vcpus
+    [ -e /root/disk ] || dd if=/dev/zero of=/root/disk bs=1M count=8 2>/dev/null
+    [ -e /dev/loop0 ] || for module in loop xen-blkback; do insmod /modules/$module.ko; done
+    losetup /dev/loop0 >/dev/null 2>&1 || losetup /dev/loop0 /root/disk
+    VCPUS=2 DISK=format=raw,vdev=xvda,access=w,script=/host/hotplug,target=/dev/loop0 \
+        shared disked 176 176 "memory=48:1000 disk"
+    says disked 'DISK ok' 60
+    says disked 'MEMORY ok' 60
+}
+
 granted() { # MIB "WORDS": guest g, which maps 24 pages of this domain
     # Grants come first, so the guest's domid must be known before it exists.
     guest probe 128 128 "" -p
@@ -39,11 +51,17 @@ granted() { # MIB "WORDS": guest g, which maps 24 pages of this domain
     says g 'GRANTS mapped' 60
 }
 
+tells() { # NAME WORD: a line on the console of a guest
+    echo "$2" >$(xenstore-read /local/domain/$(xl domid $1)/console/tty)
+}
+
 target() { # NAME MIB: sets the balloon target
     xenstore-write /local/domain/$(xl domid $1)/memory/target $(($2 * 1024))
 }
 
-console() { echo /var/log/xen/console/guest-$1.log; }
+console() { # NAME: a guest that was migrated here has the console of the name that it came by
+    if [ -e /root/$1.moved ]; then echo /var/log/xen/console/guest-$1--incoming.log; else echo /var/log/xen/console/guest-$1.log; fi
+}
 
 says() { # NAME PATTERN SECONDS: waits until the guest's console has it
     turn=0
@@ -104,23 +122,24 @@ goes_on() { # NAME: its memory is checked twice more, and nothing was ever wrong
         sleep 0.1
         turn=$((turn + 1))
     done
-    fails grep -E '(MEMORY|FPU) BAD' $(console $1)
+    fails grep -E '(MEMORY|FPU|DISK) BAD' $(console $1)
 }
 
-holds() { # NAME KIB: its frames come to that target
+holds() { # NAME KIB [LEAKED]: its frames, without so many, come to that target
     target $1 $(($2 / 1024))
     turn=0
-    until [ $(($(xen-ports $(xl domid $1) frames) * 4 - $2)) -le 1024 ] &&
-        [ $(($2 - $(xen-ports $(xl domid $1) frames) * 4)) -le 1024 ]; do
-        [ $turn -lt 300 ] || { echo "guest $1 holds $(xen-ports $(xl domid $1) frames) frames, not $2 KiB"; return 1; }
+    while :; do
+        frames=$(($(xen-ports $(xl domid $1) frames) - ${3:-0}))
+        [ $((frames * 4 - $2)) -gt 1024 ] || [ $(($2 - frames * 4)) -gt 1024 ] || break
+        [ $turn -lt 300 ] || { echo "guest $1 holds $frames frames, not $2 KiB"; return 1; }
         sleep 0.1
         turn=$((turn + 1))
     done
 }
 
-balloons() { # NAME MIB: down and up again
-    holds $1 $((($2 - 12) * 1024))
-    holds $1 $(($2 * 1024))
+balloons() { # NAME MIB [LEAKED]: down and up again
+    holds $1 $((($2 - 12) * 1024)) $3
+    holds $1 $(($2 * 1024)) $3
 }
 
 swings() { # NAME: its own balloon goes down and up, by 8 MiB at least
@@ -143,7 +162,50 @@ restored() { # NAME FILE: its source is gone, and the stock restore makes it aga
     p2mtrack stream check $2 >$2.check || { head $2.check; return 1; }
     xl restore $2
     domain=$(xl domid $1)
+    # As in "arrived".
+    xl mem-max $1 $(($(xen-ports $domain frames) / 256 + 64))
     goes_on $1
+}
+
+helped() { # REPORT "OPTIONS" COMMAND...: by our helper
+    report=$1 options=$2
+    shift 2
+    LIBXL_SAVE_HELPER=/usr/bin/p2mtrack-save-helper P2MTRACK_HELPER_OPTIONS="--report $PWD/$report.json $options" \
+        "$@" >>$report.log 2>&1
+}
+
+migrate() { # NAME "OPTIONS" [OPTIONS OF XL MIGRATE]: live, to this host
+    name=$1 options=$2
+    shift 2
+    helped $name "$options" xl -v migrate -s "" "$@" $name /host/receive
+}
+
+arrived() { # NAME [SLACK]: it was migrated, goes on, and holds a frame for each entry and what the report calls leaked
+    touch /root/$1.moved
+    domain=$(xl domid $1)
+    # What a stock receiver leaks counts against its limit, and a balloon that is refused waits long.
+    xl mem-max $1 $(($(xen-ports $domain frames) / 256 + 64))
+    goes_on $1
+    fails grep -i -E "mismatch|verify pfn" /root/receive.log
+    tail -n 1 $1.json | grep -q '"error":null' || { cat $1.json; return 1; }
+    [ -z "$(ls /run/p2mtrack)" ] && [ -z "$(running save-helper)" ]
+    xl pause $1
+    held=$(xen-ports $domain frames) entries=$(xen-ports $domain entries) leaked=$(field $1.json leaked_pfns)
+    xl unpause $1
+    echo "SHOW $1: rounds $(field $1.json rounds) pages $(field $1.json pages) suspended_pages $(field $1.json suspended_pages)" \
+        "downtime_us $(field $1.json downtime_us) held $held entries $entries leaked $leaked"
+    # A leaked frame has an entry until the guest's balloon, which does not know of it, makes another
+    # one. A guest that is paused amid a change of its balloon may hold a batch more, or less.
+    beyond=$((held - entries))
+    [ $beyond -ge -${2:-0} ] && [ $beyond -le $((leaked + ${2:-0})) ] || { echo "$beyond frames without an entry"; false; }
+}
+
+observed() { # NAME REPORT: the same with the stock helper, observed; what came of it
+    status=0
+    helped $2 --observe timeout 60 xl -v migrate -s "" $1 /host/receive || status=$?
+    grep -q '"event":"observed".*"side":"save"' $2.json
+    echo "SHOW stock helper: status $status, $(grep '"side":"save"' $2.json | tail -n 1 |
+        sed 's/.*"bytes":\([0-9]*\).*"downtime_us":\([0-9a-z]*\).*"retval":\([-0-9]*\).*/bytes \1 downtime_us \2 retval \3/')"
 }
 
 . /host/cases/$1.sh

@@ -7,35 +7,34 @@
 
 mod args;
 mod container;
-mod line;
 mod out;
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use args::AfterArg;
 pub(crate) use args::SaveArgs;
 use container::{Config, Container};
-use line::{RoundLine, SavedLine, Took};
 use out::{Out, Target};
 use p2mtrack_migrate::estimate;
 use p2mtrack_migrate::fault::Fault;
 use p2mtrack_migrate::kind::Kind;
 use p2mtrack_migrate::outcome::{Event, Outcome, Round};
 use p2mtrack_migrate::plan::{After, stock_pfns};
+use p2mtrack_migrate::report::{self, RoundLine, SavedLine, Took};
 use p2mtrack_migrate::save::{Ending, Save};
 use p2mtrack_migrate::source::Source;
+use p2mtrack_migrate::toolstack::Standalone;
 use p2mtrack_stream::cancel::Cancel;
 use p2mtrack_stream::container::Format;
 use p2mtrack_stream::fd::{FdSink, pass_on_nothing};
 use p2mtrack_stream::paced::Paced;
 use p2mtrack_stream::sink::{Piece, Sink};
-use p2mtrack_xen::Unknown;
 
 use crate::failure::{Failure, note};
 use crate::guard;
@@ -57,7 +56,7 @@ pub(crate) fn run(args: &SaveArgs) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     // What may block comes before signals are held; what can't be read or written is an error
     // before anything is touched.
-    let report = args.report.as_deref().map(append).transpose()?;
+    let report = args.options.report.as_deref().map(opened).transpose()?;
     let config = args.config.as_deref().map(container::named).transpose();
     let no_event = |source: io::Error| Failure::Unusable {
         about: "an event for signals".to_owned(),
@@ -76,8 +75,7 @@ pub(crate) fn run(args: &SaveArgs) -> Result<ExitCode, Failure> {
         (Err(failure), _) => refused(Kind::Sink, &failure),
         (_, Err(failure)) => refused(Kind::Hypercall, &failure),
     };
-    let took = Took { total: begun.elapsed(), cpu: cpu_time() };
-    Ok(close(args, lines, &outcome, took, report))
+    Ok(close(args, lines, &outcome, Took::since(begun), report))
 }
 
 /// What options can't be given together.
@@ -111,9 +109,9 @@ impl Saving<'_> {
     /// The outcome, also of a guest that can't be saved.
     fn save(mut self, sink: FdSink, config: Option<Config>) -> Outcome {
         let args = self.args;
-        let unknown = if args.unknown_xen { Unknown::Accept } else { Unknown::Refuse };
-        let command = |domain: &_| guard::command(domain, args.unknown_xen);
-        let mut source = match Source::open(args.domid, unknown, args.live, command) {
+        let command = |domain: &_| guard::command(domain, args.options.unknown_xen);
+        let mut source = match Source::open(args.domid, args.options.unknown(), args.live, command)
+        {
             Ok((source, left)) => {
                 guard::note_left(left);
                 source
@@ -151,9 +149,13 @@ impl Saving<'_> {
             Ok(container) => container,
             Err(error) => return Outcome::refused(Fault::sink(&error)),
         };
-        let plan = args.plan(stock_pfns(config.target_kib));
-        let paced = Paced::new(sink, args.rate, Arc::clone(&self.cancel));
-        let save = match Save::begin(source, &plan, paced, &self.cancel) {
+        let plan = args.options.plan(args.live, args.if_on(), stock_pfns(config.target_kib));
+        let paced = Paced::new(sink, args.options.rate, Arc::clone(&self.cancel));
+        let mut alone = match Standalone::new(source, args.suspend_timeout) {
+            Ok(alone) => alone,
+            Err(fault) => return Outcome::refused(fault),
+        };
+        let save = match Save::begin(source, &plan, &mut alone, paced, &self.cancel) {
             Ok(save) => save,
             Err(fault) => return Outcome::refused(fault),
         };
@@ -161,6 +163,7 @@ impl Saving<'_> {
         let mut tell = |event| match event {
             Event::Round(round) => lines.round(&round),
             Event::Guard(replaced) => guard::note_replaced(&replaced),
+            Event::Begins(_) | Event::Sent(..) | Event::Suspended | Event::TookOver => {}
         };
         let after = if is_kept { After::Leave } else { After::Resume };
         let mut end = End { behind: container.behind, out: &mut self.out, is_kept };
@@ -236,9 +239,7 @@ fn close(
 ) -> ExitCode {
     let line = SavedLine::new(args.domid, args.live, outcome, took);
     let reported = report.map_or(Ok(()), |(path, mut file)| {
-        let written = serde_json::to_string(&line).map_err(io::Error::from);
-        let written = written.and_then(|line| file.write_all(format!("{line}\n").as_bytes()));
-        written.map_err(Failure::file(path))
+        report::append(&mut file, &line).map_err(Failure::file(path))
     });
     if let Some(fault) = &outcome.fault {
         note(&format!("domain {}: {}: {}", args.domid, fault.kind.name(), fault.words));
@@ -263,10 +264,8 @@ fn put(sink: &mut FdSink, bytes: &[u8]) -> io::Result<()> {
     sink.write(&mut std::iter::once(Piece::Own(bytes)))
 }
 
-/// Opens a file to append a line to.
-fn append(path: &Path) -> Result<(&Path, File), Failure> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    file.map(|file| (path, file)).map_err(Failure::file(path))
+fn opened(path: &Path) -> Result<(&Path, File), Failure> {
+    report::open(path).map(|file| (path, file)).map_err(Failure::file(path))
 }
 
 /// Lets the toolstack destroy a domain: it has more of it than Xen has.
@@ -281,12 +280,6 @@ fn destroy(domid: u16) -> Result<(), Fault> {
     };
     let words = format!("the guest is saved, and stays suspended: xl destroy failed: {words}");
     Err(Fault::new(Kind::Hypercall, words))
-}
-
-/// The processor time of this process.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Where lines go: not into the stream.
@@ -325,7 +318,7 @@ impl Lines {
     }
 
     fn end(mut self, outcome: &Outcome, line: &SavedLine<'_>, out: &str) -> Result<(), Failure> {
-        for (number, run) in line::leaked(outcome).enumerate() {
+        for (number, run) in report::leaked(outcome).enumerate() {
             self.out.object(&run)?;
             if number < LEAKED_RUNS_SHOWN {
                 let pfns = counted(run.count, "pfn", "pfns");
@@ -336,7 +329,7 @@ impl Lines {
         if more > 0 {
             self.text(&format!("leaked: {more} more runs of pfns, which --json lists"));
         }
-        for cleared in line::cleared(outcome) {
+        for cleared in report::cleared(outcome) {
             self.out.object(&cleared)?;
             self.text(&format!(
                 "cleared: a PTE of the page table at pfn {:#x}, to frame {:#x} of another domain",

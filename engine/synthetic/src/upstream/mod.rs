@@ -14,5 +14,5 @@ mod passes;
 mod passive;
 
 pub use p2m::SendersP2m;
-pub use passes::{migrate, migrate_with};
+pub use passes::{migrate, migrate_in_full_rounds, migrate_with};
 pub use passive::{Changes, migrate_passive};

@@ -37,12 +37,24 @@ pub fn migrate(config: &SimConfig) -> Run {
 /// Migrates the guest of a fresh simulation as upstream would.
 #[must_use]
 pub fn migrate_with(simulation: &Simulation) -> Run {
+    run_passes(simulation, false)
+}
+
+/// The same, but each pass lasts as long as the guest has steps to take in it, however few calls
+/// the pass makes: so the guest does the same beside every tracker.
+#[must_use]
+pub fn migrate_in_full_rounds(simulation: &Simulation) -> Run {
+    run_passes(simulation, true)
+}
+
+fn run_passes(simulation: &Simulation, full: bool) -> Run {
     let mut ports = simulation.ports();
     let mut run = Run::default();
     match P2m::map(simulation.shared(), &mut ports) {
         Ok(p2m) => {
             let deferred = PfnBitmap::new(p2m.pfns());
-            let passes = Passes { simulation, ports: &mut ports, p2m: &p2m, deferred, live: true };
+            let passes =
+                Passes { simulation, ports: &mut ports, p2m: &p2m, deferred, live: true, full };
             let result = passes.run(&mut run);
             p2m.unmap(&mut ports.p2m);
             settle(simulation, result, &mut run);
@@ -87,6 +99,8 @@ struct Passes<'a> {
     deferred: PfnBitmap,
     /// True until the first suspend: the generation is only checked until then.
     live: bool,
+    /// A pass ends when the guest has taken all of its steps.
+    full: bool,
 }
 
 impl Passes<'_> {
@@ -131,13 +145,23 @@ impl Passes<'_> {
         for pfn in self.deferred.drain() {
             dirty.set(pfn);
         }
+        let before = self.received();
         self.send(dirty.iter(), run)?;
+        let (pages, tables) = self.received();
+        run.upstream_suspended.0 += pages - before.0;
+        run.upstream_suspended.1 += tables - before.1;
         self.deferred.reset(self.p2m.pfns());
         self.live = false;
         let judgement = self.simulation.judge();
         run.ending = Ending::Judged(judgement.verdict);
         run.judgement = Some(judgement);
         Ok(())
+    }
+
+    /// Pages and page tables that have arrived.
+    fn received(&self) -> (u64, u64) {
+        let world = self.simulation.shared().lock();
+        (world.receiver.pages, world.receiver.tables_received)
     }
 
     /// CLEAN over the pfns that were mapped at the start. A bitmap that is short ends the
@@ -169,6 +193,9 @@ impl Passes<'_> {
             shared.lock().grant_queries += GRANT_QUERIES;
         }
         run.rounds += 1;
+        if self.full {
+            shared.lock().run_out();
+        }
         self.check()
     }
 }

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lines of `save`: each live round, what leaked or was cleared, and the whole save.
-//! Not here: how it went (`p2mtrack_migrate::outcome`).
-//! Units: as keys say; times in microseconds.
+//! Lines of a save, as JSON: each live round, what leaked or was cleared, and the whole save.
+//! Not here: how it went (`outcome`).
+//! Units: as keys say; times in microseconds. A file gets one line more by one write.
 //! Threads: plain values.
 //! Source: keys are an interface: `docs/json.md`.
 
-use std::time::Duration;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use p2mtrack_migrate::fault::Fault;
-use p2mtrack_migrate::outcome::{Outcome, Round};
-use p2mtrack_migrate::policy::Verdict;
 use serde::Serialize;
+
+use crate::fault::Fault;
+use crate::outcome::{Outcome, Round};
+use crate::policy::Verdict;
 
 /// A live round.
 #[derive(Serialize)]
-pub(super) struct RoundLine {
+pub struct RoundLine {
     event: &'static str,
     domid: u16,
     round: u64,
@@ -26,7 +30,9 @@ pub(super) struct RoundLine {
 }
 
 impl RoundLine {
-    pub(super) fn new(domid: u16, round: &Round) -> Self {
+    /// Of a domain's round.
+    #[must_use]
+    pub fn new(domid: u16, round: &Round) -> Self {
         Self {
             event: "round",
             domid,
@@ -42,28 +48,32 @@ impl RoundLine {
 
 /// Pfns that a stock receiver holds in vain: `first` and the `count - 1` behind it.
 #[derive(Serialize)]
-pub(super) struct LeakedLine {
+pub struct LeakedLine {
     event: &'static str,
-    pub(super) first: u64,
-    pub(super) count: u64,
+    /// The first pfn.
+    pub first: u64,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// Runs of leaked pfns.
-pub(super) fn leaked(outcome: &Outcome) -> impl Iterator<Item = LeakedLine> {
+pub fn leaked(outcome: &Outcome) -> impl Iterator<Item = LeakedLine> {
     let runs = outcome.leaked.iter();
     runs.map(|&(first, count)| LeakedLine { event: "leaked", first: first.0, count })
 }
 
 /// A PTE that was made not present.
 #[derive(Serialize)]
-pub(super) struct ClearedLine {
+pub struct ClearedLine {
     event: &'static str,
-    pub(super) pfn: u64,
-    pub(super) mfn: u64,
+    /// The page table.
+    pub pfn: u64,
+    /// The frame that it named.
+    pub mfn: u64,
 }
 
 /// PTEs that were cleared, by their page table.
-pub(super) fn cleared(outcome: &Outcome) -> impl Iterator<Item = ClearedLine> {
+pub fn cleared(outcome: &Outcome) -> impl Iterator<Item = ClearedLine> {
     let cleared = outcome.cleared.iter();
     cleared.map(|(pfn, mfn)| ClearedLine { event: "cleared", pfn: pfn.0, mfn: mfn.0 })
 }
@@ -80,7 +90,7 @@ struct FaultLine<'a> {
 
 /// The whole save.
 #[derive(Serialize)]
-pub(super) struct SavedLine<'a> {
+pub struct SavedLine<'a> {
     event: &'static str,
     domid: u16,
     live: bool,
@@ -106,13 +116,43 @@ pub(super) struct SavedLine<'a> {
 
 /// What a whole save took.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Took {
-    pub(super) total: Duration,
-    pub(super) cpu: Duration,
+pub struct Took {
+    /// By the clock.
+    pub total: Duration,
+    /// Of processors, by this process.
+    pub cpu: Duration,
+}
+
+impl Took {
+    /// What it took until now.
+    #[must_use]
+    pub fn since(begun: Instant) -> Self {
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Self { total: begun.elapsed(), cpu: Duration::try_from(cpu).unwrap_or_default() }
+    }
+}
+
+/// Opens a file to append a line to.
+///
+/// # Errors
+/// It can't be opened.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Appends a line.
+///
+/// # Errors
+/// It is not written.
+pub fn append(file: &mut File, line: &impl Serialize) -> io::Result<()> {
+    let line = serde_json::to_string(line).map_err(io::Error::from)?;
+    file.write_all(format!("{line}\n").as_bytes())
 }
 
 impl<'a> SavedLine<'a> {
-    pub(super) fn new(domid: u16, live: bool, outcome: &'a Outcome, took: Took) -> Self {
+    /// Of a domain's save.
+    #[must_use]
+    pub fn new(domid: u16, live: bool, outcome: &'a Outcome, took: Took) -> Self {
         Self {
             event: "saved",
             domid,
@@ -162,8 +202,8 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::Kind;
     use p2mtrack::frame::{Mfn, Pfn};
-    use p2mtrack_migrate::kind::Kind;
 
     const TOOK: Took = Took { total: Duration::from_millis(5), cpu: Duration::from_micros(7) };
 
