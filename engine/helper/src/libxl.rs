@@ -28,19 +28,18 @@ pub struct Libxl {
     /// Stands in for libxl if it is gone.
     suspender: Suspender,
     suspended_at: Option<Instant>,
-    is_remus: bool,
     /// A Remus receiver may have a checkpoint, from which it starts.
     has_checkpoint: bool,
 }
 
 impl Libxl {
-    /// For a guest. `is_remus`: the receiver starts when the stream breaks off.
+    /// For a guest.
     ///
     /// # Errors
     /// No xenstore.
-    pub fn new(line: Rc<Line>, source: &Source, is_remus: bool) -> Result<Self, Fault> {
+    pub fn new(line: Rc<Line>, source: &Source) -> Result<Self, Fault> {
         let suspender = Suspender::new(source.domain()).map_err(|error| Fault::suspend(&error))?;
-        Ok(Self { line, suspender, suspended_at: None, is_remus, has_checkpoint: false })
+        Ok(Self { line, suspender, suspended_at: None, has_checkpoint: false })
     }
 
     /// Since when the guest is suspended, if it is.
@@ -92,12 +91,15 @@ impl Libxl {
 }
 
 impl Toolstack for Libxl {
+    fn prepare(&mut self, _: &mut Source) -> Result<(), Fault> {
+        self.suspender.is_asked().map_err(|error| Fault::suspend(&error))
+    }
+
     fn suspend(
         &mut self,
         source: &mut Source,
         _is_cancelled: &dyn Fn() -> bool, // libxl ends a suspend itself, and always replies
     ) -> Result<(), Fault> {
-        self.suspender.is_asked().map_err(|error| Fault::suspend(&error))?;
         let is_good = self.line.ask(Message::Suspend)? == 1;
         self.suspended_at = Some(Instant::now());
         if !is_good || !source.info()?.is_suspended() {
@@ -111,10 +113,6 @@ impl Toolstack for Libxl {
         Ok(()) // see `fail`
     }
 
-    fn give_up(&mut self, _: &mut Source) {
-        self.has_checkpoint |= self.is_remus;
-    }
-
     fn resume(&mut self, _: &mut Source) -> Result<(), Fault> {
         if self.line.ask(Message::Postcopy)? != 1 {
             let words = "libxl could not resume the guest: its own messages say why";
@@ -126,6 +124,8 @@ impl Toolstack for Libxl {
     }
 
     fn checkpoint(&mut self) -> Result<bool, Fault> {
+        // What libxl writes behind our record makes it a checkpoint that a receiver starts from.
+        self.has_checkpoint = true;
         Ok(self.line.ask(Message::Checkpoint)? == 1)
     }
 }

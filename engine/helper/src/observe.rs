@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::call::{Call, SaveCall, Stream};
 use crate::message::{Messages, Seen};
 use crate::note::note;
-use crate::process::{childrens_time, die_with_parent};
+use crate::process::{childrens_time, die_with_parent, unblock_ending_signals};
 use crate::{options, signals, stock};
 
 /// What was seen of a helper.
@@ -78,6 +78,7 @@ pub fn run(
     // Before there is a child: a signal that comes now must not end the observer alone.
     let heard = Arc::new(Heard::default());
     let hears = Arc::clone(&heard);
+    unblock_ending_signals();
     signals::on_end(move |signal| hears.signal(signal))?;
     let mut child = command.spawn()?;
     heard.child(child.id());
@@ -92,6 +93,7 @@ pub fn run(
     }
     relay_messages(&mut child, &observed)?;
     let bytes = wait(&child, pid);
+    heard.child(0); // its number is free soon
     let status = child.wait()?;
     let ended = Instant::now();
     if let Some(mut file) = report {

@@ -21,7 +21,7 @@ use p2mtrack_migrate::outcome::Outcome;
 use p2mtrack_migrate::plan::{After, Plan, stock_pfns};
 use p2mtrack_migrate::report::{self, SavedLine, Took};
 use p2mtrack_migrate::save::{Ending, Save};
-use p2mtrack_migrate::source::Source;
+use p2mtrack_migrate::source::{Remains, Source};
 use p2mtrack_stream::cancel::Cancel;
 use p2mtrack_stream::fd::{FdSink, inherited, pass_on_nothing};
 use p2mtrack_stream::paced::Paced;
@@ -115,12 +115,13 @@ impl<'a> Saving<'a> {
 
     fn run(mut self, begun: Instant, sink: FdSink) {
         self.line.progress("Start of stream", 0, 0);
-        let (mut outcome, libxl) = match self.open() {
+        let (mut outcome, libxl, remains) = match self.open() {
             Ok((mut source, mut libxl)) => {
                 let outcome = self.save(&mut source, &mut libxl, sink);
-                (close(source, outcome), Some(libxl))
+                let (outcome, remains) = close(source, outcome);
+                (outcome, Some(libxl), remains)
             }
-            Err(fault) => (Outcome::refused(fault), None),
+            Err(fault) => (Outcome::refused(fault), None, None),
         };
         if outcome.fault.is_none() {
             outcome.fault = self.ended_meanwhile();
@@ -129,6 +130,9 @@ impl<'a> Saving<'a> {
             self.explain(fault);
         }
         self.tell_end(&mut outcome, libxl);
+        if let Some(remains) = remains {
+            remains.leave(); // libxl waits for the end of this process
+        }
         if let Some(mut file) = self.report.take() {
             let took = Took::since(begun);
             let domid = u16::try_from(self.call.domid).unwrap_or_default();
@@ -153,7 +157,7 @@ impl<'a> Saving<'a> {
             );
             self.line.log(Level::Warn, &words);
         }
-        match Libxl::new(Rc::clone(&self.line), &source, self.is_remus()) {
+        match Libxl::new(Rc::clone(&self.line), &source) {
             Ok(libxl) => Ok((source, libxl)),
             Err(fault) => {
                 let _ = source.close(); // nothing was switched on
@@ -186,8 +190,15 @@ impl<'a> Saving<'a> {
         }
         match self.signal.load(Ordering::Relaxed) {
             // ORDER: nothing else is shared
-            0 => *fault = Fault::new(Kind::ToolstackGone, GONE),
-            signal => fault.words = format!("cancelled by {}", signals::name(signal)),
+            0 => {
+                let rest = fault.words.find("; ").map_or("", |at| &fault.words[at..]);
+                *fault = Fault::new(Kind::ToolstackGone, format!("{GONE}{rest}"));
+            }
+            signal => {
+                // What could not be undone stands behind.
+                let rest = fault.words.find("; ").map_or("", |at| &fault.words[at..]);
+                fault.words = format!("cancelled by {}{rest}", signals::name(signal));
+            }
         }
     }
 
@@ -259,19 +270,35 @@ fn listen(line: &Line, cancel: &Arc<Cancel>, signal: &Arc<AtomicI32>) -> io::Res
 }
 
 /// Log-dirty is off, and the domain another program's to track.
-fn close(source: Source, mut outcome: Outcome) -> Outcome {
+fn close(source: Source, mut outcome: Outcome) -> (Outcome, Option<Remains>) {
     if outcome.unknown {
-        outcome.left_behind |= source.abandon().is_err();
-        return outcome;
+        if let Err(error) = source.abandon() {
+            outcome.left_behind = true;
+            add_fault(&mut outcome, error);
+        }
+        return (outcome, None);
     }
     match source.close() {
-        Ok(()) => outcome.left_behind &= !outcome.source_running, // it is off after all
+        Ok(remains) => {
+            outcome.left_behind &= !outcome.source_running; // it is off after all
+            (outcome, Some(remains))
+        }
         Err(fault) => {
             outcome.left_behind = true;
-            outcome.fault.get_or_insert(fault);
+            add_fault(&mut outcome, fault);
+            (outcome, None)
         }
     }
-    outcome
+}
+
+/// A first error, or one more behind it.
+fn add_fault(outcome: &mut Outcome, fault: Fault) {
+    match &mut outcome.fault {
+        Some(first) => {
+            first.words = format!("{}; log-dirty may be on: {}", first.words, fault.words);
+        }
+        None => outcome.fault = Some(fault),
+    }
 }
 
 /// The end of the stream: libxl writes on behind it.

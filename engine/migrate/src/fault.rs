@@ -69,7 +69,8 @@ impl Fault {
     /// An error while the stream is written.
     #[must_use]
     pub fn port(error: &PortError) -> Self {
-        Self::new(of_port("transport", error), in_full(&**error))
+        let fault = Self::new(of_port("transport", error), in_full(&**error));
+        Self { errno: errno_of(error).unwrap_or(fault.errno), ..fault }
     }
 
     /// The output can't be written.
@@ -98,6 +99,7 @@ impl Fault {
                 (fault.level, fault.slot) = (Some(level), Some(slot));
             }
             Error::Port { ref source, .. } => {
+                fault.errno = errno_of(source).unwrap_or(fault.errno);
                 if let Some(&TailFault::Context { mfn, .. }) = source.downcast_ref() {
                     fault.mfn = mfn;
                 }
@@ -166,6 +168,11 @@ fn of_xen(error: &XenError) -> Kind {
         libc::EOPNOTSUPP | libc::ENOSYS if error.is_of_log_dirty() => Kind::NoShadowPaging,
         _ => Kind::Hypercall,
     }
+}
+
+/// The operating system's number of an error of the stream.
+fn errno_of(error: &PortError) -> Option<i32> {
+    error.downcast_ref::<io::Error>()?.raw_os_error()
 }
 
 fn of_io(error: &io::Error) -> Kind {

@@ -226,7 +226,6 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
     fn checkpoints(&mut self, tell: &mut dyn FnMut(Event)) -> Result<(), Fault> {
         loop {
             self.check_suspended()?;
-            self.toolstack.give_up(self.source);
             self.with_sink(|writer| writer.mark(RecordKind::Checkpoint))?;
             self.resume()?;
             if !self.toolstack.checkpoint()? {
@@ -388,6 +387,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             return Err(Fault::suspend(&SuspendError::Ended { reason }));
         }
         self.check_cancelled()?;
+        self.toolstack.prepare(self.source)?;
         (self.asked, self.outcome.touched) = (true, true);
         let cancel = Arc::clone(&self.cancel);
         self.toolstack.suspend(self.source, &|| cancel.is_cancelled())?;
@@ -493,7 +493,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             }
         }
         if self.source.domain.is_gone() && fault.kind.may_hide_a_domain_that_is_gone() {
-            fault.kind = Kind::DomainGone;
+            (fault.kind, fault.errno) = (Kind::DomainGone, Kind::DomainGone.errno());
         }
         // The guard tries again, when this process is gone.
         self.outcome.unknown |= self.asked && self.outcome.left_behind;

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use p2mtrack::port::P2mSource;
 use p2mtrack_xen::{
-    Claim, ClaimError, Domain, DomainInfo, DomainStore, Left, Unknown, Xen, XenError, XenGuest,
-    XenState,
+    Claim, ClaimError, Dismissed, Domain, DomainInfo, DomainStore, Left, Unknown, Xen, XenError,
+    XenGuest, XenState,
 };
 
 use crate::fault::{Fault, in_full};
@@ -91,17 +91,20 @@ impl Source {
         self.name.as_deref()
     }
 
-    /// Lets go of it: log-dirty is off. A source that a guard has to clean up is dropped instead:
+    /// Lets go of it: log-dirty is off, and the lock is free. What is left takes time: see
+    /// [`Remains`]. A source that a guard has to clean up is dropped instead:
     /// the guard then does so, and has the lock until it has.
     ///
     /// # Errors
     /// It can't be switched off.
-    pub fn close(mut self) -> Result<(), Fault> {
-        match self.claim.release(&mut self.guest.log_dirty) {
+    pub fn close(mut self) -> Result<Remains, Fault> {
+        let guard = match self.claim.release(&mut self.guest.log_dirty) {
+            Ok(guard) => Some(guard),
             // The lock is free, and log-dirty is off: only its file is not as it was.
-            Ok(()) | Err(ClaimError::Lock(_)) => Ok(()),
-            Err(error) => Err(of_claim(&error)),
-        }
+            Err(ClaimError::Lock(_)) => None,
+            Err(error) => return Err(of_claim(&error)),
+        };
+        Ok(Remains { guard, guest: self.guest })
     }
 
     /// Lets go of it where it is not known what its guard has done: waits until the guard has
@@ -111,6 +114,25 @@ impl Source {
     /// Log-dirty may be on.
     pub fn abandon(mut self) -> Result<(), Fault> {
         self.claim.abandon(&mut self.guest.log_dirty).map_err(|error| of_claim(&error))
+    }
+}
+
+/// What is left of a source: mappings, and a guard that does nothing any more. When this is dropped
+/// they are gone.
+#[derive(Debug)]
+pub struct Remains {
+    guard: Option<Dismissed>,
+    guest: XenGuest,
+}
+
+impl Remains {
+    /// Leaves it to the end of this process, which is at hand: the kernel then lets go of mappings
+    /// without a trap for each page (`docs/decisions/0027`).
+    pub fn leave(self) {
+        if let Some(guard) = self.guard {
+            guard.forget();
+        }
+        std::mem::forget(self.guest);
     }
 }
 

@@ -16,6 +16,12 @@ use crate::source::Source;
 
 /// Suspends the guest, and lets it run again.
 pub trait Toolstack {
+    /// Makes sure of who resumes the guest, before anybody asks it to suspend.
+    ///
+    /// # Errors
+    /// Nobody would: it must not be asked.
+    fn prepare(&mut self, source: &mut Source) -> Result<(), Fault>;
+
     /// Suspends the guest, which runs.
     ///
     /// # Errors
@@ -80,12 +86,15 @@ impl Standalone {
 }
 
 impl Toolstack for Standalone {
+    fn prepare(&mut self, source: &mut Source) -> Result<(), Fault> {
+        source.claim.suspends().map_err(|error| Fault::guard(&error, false))
+    }
+
     fn suspend(
         &mut self,
         source: &mut Source,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<(), Fault> {
-        source.claim.suspends().map_err(|error| Fault::guard(&error, false))?;
         let suspended = self.suspender.suspend(self.patience, is_cancelled);
         suspended.map_err(|error| Fault::suspend(&error))?;
         source.claim.is_suspended();

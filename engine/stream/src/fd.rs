@@ -25,6 +25,8 @@ use crate::sink::{Piece, Sink};
 const PIECES_MAX: usize = 1024;
 /// A pipe that can be written takes so many bytes at once (`PIPE_BUF`).
 const PIPE_BYTES: usize = 4096;
+/// What a pipe is to hold: the most that Linux allows without a privilege.
+const PIPE_SIZE: usize = 1 << 20;
 /// How often a pipe is looked at until it is empty.
 const DRAIN_PAUSE: Duration = Duration::from_millis(2);
 
@@ -64,7 +66,10 @@ impl FdSink {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
         let way = match kind {
             FileType::Socket => Way::Socket,
-            FileType::Fifo => open_again(fd.as_fd()).map_or(Way::Little, Way::Own),
+            FileType::Fifo => {
+                widen(fd.as_fd());
+                open_again(fd.as_fd()).map_or(Way::Little, Way::Own)
+            }
             _ => Way::File,
         };
         Ok(Self { fd, way, cancel, pieces: Vec::new() })
@@ -217,6 +222,14 @@ pub fn pass_on_nothing() {
     for number in numbers.filter(|&number| number >= 3) {
         // SAFETY: as above; a number without a descriptor is an error.
         let _ = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
+/// A pipe takes more at once, where that is allowed: at 64 KiB, its usual size, sender and receiver
+/// wait for each other most of the time (`docs/perf.md`).
+fn widen(fd: BorrowedFd<'_>) {
+    if rustix::pipe::fcntl_getpipe_size(fd).is_ok_and(|bytes| bytes < PIPE_SIZE) {
+        let _ = rustix::pipe::fcntl_setpipe_size(fd, PIPE_SIZE);
     }
 }
 

@@ -11,7 +11,7 @@ use std::{error, fmt};
 
 use crate::domain::Domain;
 use crate::error::XenError;
-use crate::guard::{Guard, GuardError};
+use crate::guard::{Dismissed, Guard, GuardError};
 use crate::lock::{Left, Lock, LockError};
 use crate::log_dirty::{IfOn, XenLogDirty};
 
@@ -162,7 +162,7 @@ impl Claim {
     /// Ends a claim that has changed nothing: log-dirty is as before.
     pub fn give_up(self) {
         let _ = self.lock.release();
-        self.guard.dismiss();
+        drop(self.guard.dismiss());
     }
 
     /// Ends a claim where it is not known what the guard has done: lets the guard clean up as if
@@ -172,19 +172,21 @@ impl Claim {
     /// Log-dirty may be on.
     pub fn abandon(self, log: &mut XenLogDirty) -> Result<(), ClaimError> {
         let Self { mut domain, guard, lock, .. } = self;
-        if guard.leave() || domain.is_gone() {
+        // If the lock file was removed, another program may have log-dirty on now.
+        if guard.leave() || domain.is_gone() || lock.is_void() {
             return Ok(());
         }
         log.switch_off_after().map_err(ClaimError::Xen)?;
-        lock.release().map_err(ClaimError::Lock)
+        let _ = lock.release(); // it is free when this process ends
+        Ok(())
     }
 
-    /// Ends the claim: on success log-dirty is off.
+    /// Ends the claim: on success log-dirty is off. The guard may still have to end.
     ///
     /// # Errors
     /// It can't be switched off: the guard tries again when this process is gone, and the lock file
     /// says that it is on. Or the lock file can't be removed.
-    pub fn release(mut self, log: &mut XenLogDirty) -> Result<(), ClaimError> {
+    pub fn release(mut self, log: &mut XenLogDirty) -> Result<Dismissed, ClaimError> {
         // A domain that is gone has no log, and another may have its ID. A domain that only does
         // not answer still has its log.
         if !self.domain.is_gone() {
@@ -192,7 +194,7 @@ impl Claim {
         }
         let _ = self.guard.arm(false); // a guard that is gone needs no message
         let released = self.lock.release();
-        self.guard.dismiss();
-        released.map_err(ClaimError::Lock)
+        let dismissed = self.guard.dismiss();
+        released.map(|()| dismissed).map_err(ClaimError::Lock)
     }
 }

@@ -194,14 +194,11 @@ impl Guard {
         self.child.id()
     }
 
-    /// Ends it: log-dirty is off.
-    pub fn dismiss(mut self) {
+    /// Ends it: log-dirty is off. It does nothing any more.
+    #[must_use]
+    pub fn dismiss(mut self) -> Dismissed {
         let _ = self.send(DISMISS); // one that has ended needs no message
-        let begun = Instant::now();
-        while self.is_there() && begun.elapsed() < PATIENCE {
-            thread::sleep(Duration::from_millis(1));
-        }
-        self.end();
+        Dismissed { child: self.child }
     }
 
     /// Leaves it alone, as if this process had died, and waits until it has cleaned up. Says
@@ -220,6 +217,31 @@ impl Guard {
     /// Kills it, whatever it does.
     fn end(&mut self) {
         let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A guard that was dismissed. When this is dropped, its process has ended.
+#[derive(Debug)]
+pub struct Dismissed {
+    child: Child,
+}
+
+impl Dismissed {
+    /// Does not wait for it: what is left of it is the kernel's to end.
+    pub fn forget(mut self) {
+        let _ = self.child.kill();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Dismissed {
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.child.kill(); // whatever it does
         let _ = self.child.wait();
     }
 }

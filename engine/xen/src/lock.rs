@@ -147,6 +147,11 @@ impl Lock {
         &self.path
     }
 
+    /// Whether its file was removed, so that another program may hold a lock of that name.
+    pub(crate) fn is_void(&self) -> bool {
+        matches!(is_named(&self.file, &self.path), Ok(false))
+    }
+
     /// Releases the lock: log-dirty is off.
     ///
     /// # Errors

@@ -123,7 +123,7 @@ impl Saving<'_> {
             return outcome; // the guard cleans up, when this process is gone
         }
         match source.close() {
-            Ok(()) => outcome.left_behind &= !outcome.source_running, // it is off after all
+            Ok(_) => outcome.left_behind &= !outcome.source_running, // it is off after all
             Err(fault) => {
                 outcome.left_behind = true;
                 outcome.fault.get_or_insert(fault);

@@ -115,7 +115,7 @@ impl Session {
         let unusable = unusable(self.domain.domid());
         self.monitor.release(&mut self.guest.p2m);
         let released = self.claim.release(&mut self.guest.log_dirty);
-        released.map_err(|error| unusable(error.into()))
+        released.map(drop).map_err(|error| unusable(error.into()))
     }
 }
 

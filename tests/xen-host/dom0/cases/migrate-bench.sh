@@ -28,4 +28,5 @@ for load in idle:memory=8:0 writer:memory=40:1000; do
         echo "SHOW $name: $key ours $ours stock $stock ratio $((ours * 100 / stock)) %"
     done
     xl destroy $name
+    /host/forget $name
 done
