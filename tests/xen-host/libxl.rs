@@ -33,6 +33,9 @@ use p2mtrack::port::LogDirty;
 use p2mtrack_helper::message::{Message, Messages, Seen};
 use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest};
 
+/// How long nothing may happen behind the end.
+const BEHIND: Duration = Duration::from_millis(1500);
+
 type Fault = Box<dyn Error + Send + Sync>;
 
 fn main() -> Result<(), Fault> {
@@ -81,7 +84,7 @@ fn main() -> Result<(), Fault> {
     }
     stage.leave()?;
     if way == "remus-later" {
-        thread::sleep(Duration::from_secs(3));
+        thread::sleep(BEHIND);
         expect(stage.domain.info()?.is_suspended(), "the source was resumed beside its backup")?;
         stage.resume()?;
     } else if !way.starts_with("stays") {
@@ -104,7 +107,7 @@ fn stays(stage: &mut Stage, lives: bool) -> Result<(), Fault> {
         stage.reply(0)?;
     }
     stage.leave()?;
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(BEHIND);
     expect(stage.domain.info()?.is_suspended(), "the guest of a saved stream was resumed")?;
     stage.resume()
 }

@@ -13,8 +13,8 @@ until [ $(grep -c 'All records processed' /root/receive.log 2>/dev/null) -ge $ch
 done
 kill -KILL $(running 'xl -vvv remus')
 turn=0
-until grep '"kind":"toolstack-gone"' g.json && ! running save-helper | grep .; do
-    [ $turn -lt 100 ]
+until grep -q '"kind":"toolstack-gone"' g.json && ! running p2mtrack-save-helper | grep .; do
+    [ $turn -lt 300 ] || { ps -o pid,args | grep -E 'helper|xl'; false; }
     sleep 0.1
     turn=$((turn + 1))
 done

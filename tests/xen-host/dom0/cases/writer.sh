@@ -9,11 +9,11 @@ lines() { grep -c 'MEMORY ok' $(console g); }
 guest g 192 192 "memory=48:1000"
 says g 'MEMORY ok' 60
 before=$(lines)
-sleep 8
+sleep 5
 without=$(speed $before)
 before=$(lines)
 # Without --check, which reads the whole p2m each time and is no part of tracking.
-p2mtrack track $domain --json --seconds 8 --interval 500 >cost.json
+p2mtrack track $domain --json --seconds 5 --interval 500 >cost.json
 with=$(speed $before)
 track writer.json --rounds 12 --interval 250
 show writer.json
