@@ -14,9 +14,7 @@ use p2mtrack::config::Config;
 use p2mtrack::migration::Migration;
 use p2mtrack::port::{Guest, Ports};
 use p2mtrack_synthetic::run::{Ending, side_by_side};
-use p2mtrack_synthetic::{
-    FaultSet, Limits, Scenario, SimConfig, Simulation, TransportKind, Verdict, upstream,
-};
+use p2mtrack_synthetic::{Scenario, SimConfig, Simulation, Verdict, upstream};
 
 /// A single run says little: the guest acts between the calls of a tracker, which differ.
 const SEEDS: u64 = 40;
@@ -40,21 +38,6 @@ impl Sent {
     const fn add(&mut self, other: Self) {
         self.pages += other.pages;
         self.tables += other.tables;
-    }
-}
-
-fn config(scenario: Scenario, seed: u64) -> SimConfig {
-    SimConfig {
-        seed,
-        guest_bytes: 64 << 20,
-        width: p2mtrack::frame::Width::W64,
-        p2m: None,
-        scenario,
-        faults: FaultSet::default(),
-        checkpoints: 0,
-        threads: 1,
-        limits: Limits::default(),
-        transport: TransportKind::Direct,
     }
 }
 
@@ -103,8 +86,11 @@ fn by_p2mtrack(config: &SimConfig) -> Sent {
 #[test]
 fn no_more_is_sent_while_suspended_than_by_upstream() {
     let honest = Scenario::ALL.into_iter().filter(|scenario| !scenario.is_hostile());
-    let configs: Vec<_> =
-        honest.flat_map(|scenario| (1..=SEEDS).map(move |seed| config(scenario, seed))).collect();
+    let configs: Vec<_> = honest
+        .flat_map(|scenario| {
+            (1..=SEEDS).map(move |seed| SimConfig::plain(scenario, seed, 64 << 20))
+        })
+        .collect();
     let sent =
         side_by_side(&configs, |config| by_upstream(config).map(|u| (u, by_p2mtrack(config))));
     let mut sums = BTreeMap::new();

@@ -10,7 +10,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(crate) use p2mtrack_migrate::fault::in_full;
+pub(crate) use p2mtrack_migrate::fault::{in_full, printable};
 
 /// A verdict against the engine.
 pub(crate) const VERDICT: u8 = 1;
@@ -109,12 +109,6 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 
 fn line(about: &str, error: &dyn Error) -> String {
     printable(&format!("p2mtrack: {about}: {}", in_full(error))) + "\n"
-}
-
-/// Text from a file, a guest or a path, with control characters escaped.
-pub(crate) fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]

@@ -5,13 +5,12 @@
 //! Threads: one.
 //! Source: own.
 
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use p2mtrack_xen::{Domain, Left, Replaced, Unknown, stand_guard};
+use p2mtrack_xen::{Domain, Left, Replaced, Unknown, guard_command, stand_guard};
 
-use crate::failure::{Failure, in_full, note};
+use crate::failure::{Failure, note};
 use crate::signals;
 
 /// End what the tracker at the other end of standard input has begun, if it dies
@@ -47,32 +46,18 @@ pub(crate) fn run(args: &GuardArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Starts this program as a guard.
-pub(crate) fn command(domain: &Domain, unknown_xen: bool) -> impl Fn() -> Command + use<> {
-    let words = [domain.domid().to_string(), domain.uuid().to_string()];
-    move || {
-        // The running program, even if its file was replaced since.
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("p2mtrack").arg("guard").args(&words);
-        if unknown_xen {
-            command.arg("--unknown-xen");
-        }
-        command
-    }
+pub(crate) fn command(domain: &Domain, unknown: Unknown) -> impl Fn() -> Command + use<> {
+    guard_command("p2mtrack", "guard", domain, unknown)
 }
 
 /// Says that a guard was gone.
 pub(crate) fn note_replaced(replaced: &Replaced) {
-    note(&format!("guard process {} is gone; a new one is started", replaced.pid));
-    if let Some(error) = &replaced.error {
-        note(&format!("there is no new guard: {}", in_full(error)));
-    }
+    note(&replaced.to_string());
 }
 
 /// Says what a tracker has left that died with its guard.
 pub(crate) fn note_left(left: Left) {
-    if let Left::LogDirty { pid } = left {
-        note(&format!(
-            "process {pid} and its guard died while tracking: log-dirty was left on, and is now off"
-        ));
+    if let Some(words) = left.words() {
+        note(&words);
     }
 }

@@ -7,12 +7,11 @@
 //! Source: own.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use p2mtrack_migrate::fault::in_full;
-use p2mtrack_xen::{Domain, Unknown, stand_guard};
+use p2mtrack_xen::{Domain, Unknown, guard_command, stand_guard};
 
 use crate::note::note;
 use crate::process::ignore_sigpipe;
@@ -24,17 +23,7 @@ const UNKNOWN_XEN: &str = "--unknown-xen";
 
 /// Starts this program as a guard.
 pub fn command(domain: &Domain, unknown: Unknown) -> impl Fn() -> Command + use<> {
-    let words = [domain.domid().to_string(), domain.uuid().to_string()];
-    move || {
-        // The running program, even if its file was replaced since.
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("p2mtrack-save-helper").arg(WORD);
-        if unknown == Unknown::Accept {
-            command.arg(UNKNOWN_XEN);
-        }
-        command.args(&words);
-        command
-    }
+    guard_command("p2mtrack-save-helper", WORD, domain, unknown)
 }
 
 /// Stands guard as these words behind [`WORD`] say. Returns the exit status.

@@ -7,6 +7,8 @@
 //! Source: `xen-migrate.md` 1.2, for libxl 4.14 and later. A message that is not well formed is
 //! dropped by libxl, so that its reply never comes.
 
+use p2mtrack_migrate::fault::printable;
+
 /// Bytes of one text; what is longer is cut. Two of them fit a message.
 const TEXT_MAX: usize = 16_384;
 
@@ -86,19 +88,10 @@ impl Message<'_> {
 
 /// Appends a text without control characters, cut where it is too long.
 fn put_text(body: &mut Vec<u8>, text: &str) {
-    let mut clean = String::new();
-    for c in text.chars() {
-        let at = clean.len();
-        if c.is_control() {
-            clean.extend(c.escape_default());
-        } else {
-            clean.push(c);
-        }
-        if clean.len() > TEXT_MAX {
-            clean.truncate(at);
-            break;
-        }
-    }
+    let mut clean = printable(text);
+    let is_end = |at: &usize| clean.is_char_boundary(*at);
+    let end = (0..=TEXT_MAX.min(clean.len())).rev().find(is_end).unwrap_or(0);
+    clean.truncate(end);
     body.extend((clean.len() as u32 + 1).to_ne_bytes());
     body.extend(clean.as_bytes());
     body.push(0);

@@ -7,10 +7,11 @@
 
 use std::io::{self, Write as _};
 
+use p2mtrack_migrate::fault::printable;
+
 /// Writes a line, without control characters.
 pub fn note(text: &str) {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    let text: String = text.chars().map(escape).collect();
+    let text = printable(text);
     // An error of standard error can't be reported anywhere.
     let _ = io::stderr().write_all(format!("p2mtrack-save-helper: {text}\n").as_bytes());
 }

@@ -6,7 +6,6 @@
 //! Source: `xen-migrate.md` 1.2. A step is told when its percentage changes: xl prints no others.
 
 use p2mtrack_migrate::outcome::{Event, Part};
-use p2mtrack_xen::Replaced;
 
 use crate::line::Line;
 use crate::message::Level;
@@ -32,7 +31,7 @@ impl Progress {
                              taken over, and that program loses its marks";
                 line.log(Level::Warn, words);
             }
-            Event::Guard(replaced) => line.log(Level::Warn, &of_guard(&replaced)),
+            Event::Guard(replaced) => line.log(Level::Warn, &replaced.to_string()),
             Event::Sent(..) | Event::Round(_) => {}
         }
     }
@@ -51,14 +50,6 @@ fn words(part: Part) -> String {
         Part::Whole => "Frames".to_owned(),
         Part::Checkpoint => "Checkpointed save".to_owned(),
         Part::Verify => "Frames verify".to_owned(),
-    }
-}
-
-fn of_guard(replaced: &Replaced) -> String {
-    let gone = format!("guard process {} is gone", replaced.pid);
-    match &replaced.error {
-        None => format!("{gone}; a new one is started"),
-        Some(error) => format!("{gone}, and there is no new one: {error}"),
     }
 }
 

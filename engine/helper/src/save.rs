@@ -25,7 +25,7 @@ use p2mtrack_migrate::source::{Remains, Source};
 use p2mtrack_stream::cancel::Cancel;
 use p2mtrack_stream::fd::{FdSink, inherited, pass_on_nothing};
 use p2mtrack_stream::paced::Paced;
-use p2mtrack_xen::{IfOn, Left};
+use p2mtrack_xen::IfOn;
 
 use crate::call::{SaveCall, Stream};
 use crate::guard;
@@ -150,11 +150,7 @@ impl<'a> Saving<'a> {
         })?;
         let command = |domain: &_| guard::command(domain, unknown);
         let (source, left) = Source::open(domid, unknown, self.is_live(), command)?;
-        if let Left::LogDirty { pid } = left {
-            let words = format!(
-                "process {pid} and its guard died while tracking: log-dirty was left on, and is \
-                 now off"
-            );
+        if let Some(words) = left.words() {
             self.line.log(Level::Warn, &words);
         }
         match Libxl::new(Rc::clone(&self.line), &source) {
@@ -188,17 +184,12 @@ impl<'a> Saving<'a> {
         if fault.kind != Kind::Cancelled {
             return;
         }
+        // What could not be undone stands behind.
+        let rest = fault.words.find("; ").map_or("", |at| &fault.words[at..]).to_owned();
         match self.signal.load(Ordering::Relaxed) {
             // ORDER: nothing else is shared
-            0 => {
-                let rest = fault.words.find("; ").map_or("", |at| &fault.words[at..]);
-                *fault = Fault::new(Kind::ToolstackGone, format!("{GONE}{rest}"));
-            }
-            signal => {
-                // What could not be undone stands behind.
-                let rest = fault.words.find("; ").map_or("", |at| &fault.words[at..]);
-                fault.words = format!("cancelled by {}{rest}", signals::name(signal));
-            }
+            0 => *fault = Fault::new(Kind::ToolstackGone, format!("{GONE}{rest}")),
+            signal => fault.words = format!("cancelled by {}{rest}", signals::name(signal)),
         }
     }
 

@@ -233,6 +233,13 @@ fn of_engine(error: &Error) -> Kind {
     }
 }
 
+/// Text from a file, a guest or a path, with control characters escaped.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(escape).collect()
+}
+
 /// An error with all its causes. A cause whose text is already there is not repeated.
 pub fn in_full(error: &dyn StdError) -> String {
     let mut text = error.to_string();
@@ -269,6 +276,18 @@ mod tests {
 
     fn io(errno: i32) -> Error {
         port("transport", io::Error::from_raw_os_error(errno))
+    }
+
+    #[test]
+    fn a_stream_that_can_not_be_written_has_the_errno_of_the_write() {
+        for errno in [libc::EPIPE, libc::ENOSPC] {
+            let fault = Fault::from(io(errno));
+            assert_eq!((fault.kind, fault.errno), (Kind::Sink, errno));
+            let source: PortError = io::Error::from_raw_os_error(errno).into();
+            assert_eq!(Fault::port(&source).errno, errno);
+            assert_eq!(Fault::sink(&io::Error::from_raw_os_error(errno)).errno, errno);
+        }
+        assert_eq!(Fault::sink(&io::ErrorKind::WriteZero.into()).errno, Kind::Sink.errno());
     }
 
     fn entry(cause: EntryCause) -> Error {

@@ -424,6 +424,7 @@ mod tests {
 
     use crate::header::{DOMAIN_HEADER_BYTES, IMAGE_HEADER_BYTES};
     use crate::reader::Reader;
+    use crate::record::RecordKind;
     use crate::sink::Piece;
 
     /// The frame of pfn `p` is `p + 100`, and every word of it `p`; frame 7 can't be mapped.
@@ -717,6 +718,29 @@ mod tests {
             });
             assert!(sums.eq(told));
         });
+    }
+
+    #[test]
+    fn behind_verify_comes_each_page_once_more_but_none_of_a_pfn_that_is_gone() {
+        let writer = Writer::new(Vec::new());
+        let mut transport = StreamTransport::new(writer, Frames, NoTail, Width::W64).verified();
+        let leaves = [Some(Pfn(1))];
+        let list = FrameList { width: Width::W64, pfn_count: 500, leaves: &leaves };
+        transport.frame_list(list).expect("written");
+        let mut pages = data([1, 2, 3]);
+        pages.push(page(4, FrameType::Table { level: 1, pinned: true }));
+        transport.send(&pages, &View, &mut Vec::new()).expect("written");
+        transport.settled(&View).expect("nothing names a frame");
+        transport.gone(&[Pfn(2)]).expect("written");
+        let before = transport.bytes() as usize;
+        transport.consistent().expect("written");
+        let bytes = transport.with_writer(|writer| writer.sink().clone()).expect("written");
+        let first = sent(&bytes[..before]);
+        let again = sent(&bytes[before..]);
+        assert_eq!(bytes[before..before + 4], (RecordKind::Verify as u32).to_le_bytes());
+        let still: Vec<_> = first.iter().copied().filter(|&(pfn, _)| pfn != 2).collect();
+        assert_eq!((first.len(), still.len()), (5, 3), "four pages, and a word without one");
+        assert_eq!(again, still);
     }
 
     #[test]

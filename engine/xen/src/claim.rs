@@ -55,6 +55,15 @@ pub struct Replaced {
     pub error: Option<GuardError>,
 }
 
+impl fmt::Display for Replaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "guard process {} is gone", self.pid)?;
+        let Some(error) = &self.error else { return f.write_str("; a new one is started") };
+        write!(f, ", and there is no new one: {error}")?;
+        error::Error::source(error).map_or(Ok(()), |cause| write!(f, ": {cause}"))
+    }
+}
+
 /// A domain that is claimed.
 pub struct Claim {
     domain: Domain,

@@ -246,6 +246,28 @@ impl Drop for Dismissed {
     }
 }
 
+/// Makes commands that run the present program as a guard of a domain. `name` is what processes
+/// show, `word` the first argument. Then come `--unknown-xen`, if that is accepted, domain ID and
+/// UUID.
+pub fn guard_command(
+    name: &'static str,
+    word: &'static str,
+    domain: &Domain,
+    unknown: Unknown,
+) -> impl Fn() -> Command + use<> {
+    let words = [domain.domid().to_string(), domain.uuid().to_string()];
+    move || {
+        // The running program, even if its file was replaced since.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(name).arg(word);
+        if unknown == Unknown::Accept {
+            command.arg("--unknown-xen");
+        }
+        command.args(&words);
+        command
+    }
+}
+
 /// The guard process: waits until its tracker dismisses it or dies. Returns what it had to end.
 ///
 /// # Errors

@@ -56,7 +56,7 @@ pub use claim::{Claim, ClaimError, Replaced};
 pub use domain::{Domain, DomainInfo, Uuid};
 pub use error::XenError;
 pub use frame_types::XenFrameTypes;
-pub use guard::{Dismissed, Guard, GuardError, Inherited, stand_guard};
+pub use guard::{Dismissed, Guard, GuardError, Inherited, guard_command, stand_guard};
 pub use guest::XenGuest;
 pub use host::{Host, PhysicalInfo};
 pub use lock::{Left, Lock, LockError};

@@ -41,6 +41,20 @@ pub enum Left {
     },
 }
 
+impl Left {
+    /// What was mended, for people; nothing if nothing was left.
+    #[must_use]
+    pub fn words(self) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::LogDirty { pid } => Some(format!(
+                "process {pid} and its guard died while tracking: log-dirty was left on, and is \
+                 now off"
+            )),
+        }
+    }
+}
+
 /// The lock can't be taken.
 #[derive(Debug)]
 pub enum LockError {

@@ -109,7 +109,7 @@ impl Saving<'_> {
     /// The outcome, also of a guest that can't be saved.
     fn save(mut self, sink: FdSink, config: Option<Config>) -> Outcome {
         let args = self.args;
-        let command = |domain: &_| guard::command(domain, args.options.unknown_xen);
+        let command = |domain: &_| guard::command(domain, args.options.unknown());
         let mut source = match Source::open(args.domid, args.options.unknown(), args.live, command)
         {
             Ok((source, left)) => {

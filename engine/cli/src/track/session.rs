@@ -43,7 +43,7 @@ impl Session {
         let unknown = if unknown_xen { Unknown::Accept } else { Unknown::Refuse };
         let xen = Xen::open(unknown).map_err(|error| unusable(error.into()))?;
         let domain = Domain::open(&xen, domid).map_err(|error| unusable(error.into()))?;
-        let command = guard::command(&domain, unknown_xen);
+        let command = guard::command(&domain, unknown);
         let (mut claim, left) =
             Claim::take(&domain, command).map_err(|error| unusable(error.into()))?;
         guard::note_left(left);
