@@ -18,8 +18,8 @@
 //!
 //! Units: frames of 4 KiB. Runs on hosts of 64 bits with a control domain under Linux; guests of
 //! both widths. Unsafe code is confined to the files that talk to the kernel (`privcmd`, `buffer`,
-//! `mapping`) and to those that make hypercalls (`call`, `domctl`, `memory`, `grant_table`,
-//! `host`): `docs/safety.md`.
+//! `mapping`, `unmapping`) and to those that make hypercalls (`call`, `domctl`, `memory`,
+//! `grant_table`, `host`): `docs/safety.md`.
 
 #![deny(unsafe_code)]
 
@@ -48,6 +48,7 @@ mod state;
 mod store;
 mod suspend;
 mod unlogged;
+mod unmapping;
 mod vcpu;
 mod version;
 mod xenstore;

@@ -9,17 +9,19 @@
 #![expect(unsafe_code, reason = "foreign memory; docs/safety.md")]
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use p2mtrack::frame::Mfn;
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::port::MapFault;
 
 use crate::error::{XenError, failed};
-use crate::privcmd::{self, Privcmd};
+use crate::privcmd::Privcmd;
 
 /// Frames that are mapped, or could not be mapped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    privcmd: Arc<Privcmd>,
     base: NonNull<u64>,
     faults: Box<[i32]>,
 }
@@ -36,7 +38,11 @@ impl Mapping {
     ///
     /// # Errors
     /// The whole call fails.
-    pub(crate) fn frames(privcmd: &Privcmd, domid: u16, frames: &[u64]) -> Result<Self, XenError> {
+    pub(crate) fn frames(
+        privcmd: &Arc<Privcmd>,
+        domid: u16,
+        frames: &[u64],
+    ) -> Result<Self, XenError> {
         let mut mapping = Self::reserve(privcmd, frames.len())?;
         let range = mapping.base.as_ptr();
         // SAFETY: the range was reserved for as many frames just now.
@@ -50,7 +56,7 @@ impl Mapping {
     /// # Errors
     /// Xen refuses.
     pub(crate) fn resource(
-        privcmd: &Privcmd,
+        privcmd: &Arc<Privcmd>,
         domid: u16,
         resource: (u32, u32),
         first: u32,
@@ -64,10 +70,10 @@ impl Mapping {
         Ok(mapping)
     }
 
-    fn reserve(privcmd: &Privcmd, pages: usize) -> Result<Self, XenError> {
+    fn reserve(privcmd: &Arc<Privcmd>, pages: usize) -> Result<Self, XenError> {
         let range = privcmd.reserve(pages).map_err(failed(CALL))?;
         let base = NonNull::new(range).ok_or(XenError::new(CALL, libc::ENOMEM))?;
-        Ok(Self { base, faults: vec![0; pages].into() })
+        Ok(Self { privcmd: Arc::clone(privcmd), base, faults: vec![0; pages].into() })
     }
 
     /// Why a frame is not mapped.
@@ -100,7 +106,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: `reserve` made it of so many pages, and it is not borrowed.
-        unsafe { privcmd::unmap(self.base.as_ptr(), self.faults.len()) };
+        unsafe { self.privcmd.unmap_frames(self.base.as_ptr(), self.faults.len()) };
     }
 }
 
@@ -114,7 +120,7 @@ pub(crate) const fn not_mapped(call: &'static str, fault: MapFault) -> XenError 
 
 /// Copies one frame, each word read once.
 pub(crate) fn copy(
-    privcmd: &Privcmd,
+    privcmd: &Arc<Privcmd>,
     domid: u16,
     mfn: Mfn,
     into: &mut p2mtrack::leaf::Leaf,

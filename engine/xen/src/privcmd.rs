@@ -12,12 +12,15 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
+use crate::unmapping::{Cleared, Unmapping};
+
 /// The device.
 #[derive(Debug)]
 pub(crate) struct Privcmd {
     calls: File,
     /// Provides memory that no hypercall can fault on; kernels before 4.18 lack it.
     buffers: Option<File>,
+    unmapping: Unmapping,
 }
 
 /// `struct privcmd_hypercall`.
@@ -68,7 +71,8 @@ impl Privcmd {
     /// There is none (no Xen, no module), or it may not be opened.
     pub(crate) fn open() -> io::Result<Self> {
         let open = |path| OpenOptions::new().read(true).write(true).open(path);
-        Ok(Self { calls: open("/dev/xen/privcmd")?, buffers: open("/dev/xen/hypercall").ok() })
+        let (calls, buffers) = (open("/dev/xen/privcmd")?, open("/dev/xen/hypercall").ok());
+        Ok(Self { calls, buffers, unmapping: Unmapping::default() })
     }
 
     /// Makes a hypercall and returns what it returned.
@@ -147,6 +151,18 @@ impl Privcmd {
             unsafe { libc::ioctl(self.calls.as_raw_fd(), MMAP_BATCH, ptr::from_ref(&batch)) };
         // ENOENT: some frames are paged out; `errors` says which.
         if answer == 0 || errno() == libc::ENOENT { Ok(()) } else { Err(errno()) }
+    }
+
+    /// Unmaps frames, and gives their range back.
+    ///
+    /// # Safety
+    /// `range` comes from [`Privcmd::reserve`] for `pages` pages, and they are not used any more.
+    pub(crate) unsafe fn unmap_frames(&self, range: *mut u64, pages: usize) {
+        // SAFETY: the caller's promise.
+        if unsafe { self.unmapping.clear(self, range, pages) } == Cleared::Unmap {
+            // SAFETY: as above.
+            unsafe { unmap(range, pages) };
+        }
     }
 
     /// Maps frames of a resource (Xen `XENMEM_acquire_resource`) from number `idx` on.
