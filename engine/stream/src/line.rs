@@ -30,6 +30,8 @@ type Done<B> = (PageRecord<B>, io::Result<()>);
 pub(crate) struct Line<B, S> {
     writer: Arc<Mutex<Writer<S>>>,
     thread: Option<WriterThread<B>>,
+    /// A thread that has nothing to write any more.
+    ended: Option<JoinHandle<()>>,
     /// Records whose memory is used again.
     unused: Vec<PageRecord<B>>,
     /// Pfns of records that were taken over, and not written.
@@ -56,6 +58,7 @@ impl<B: PageBatch, S: Sink> Line<B, S> {
         Self {
             writer: Arc::new(Mutex::new(writer)),
             thread: None,
+            ended: None,
             unused: Vec::new(),
             lost: Vec::new(),
             fault: None,
@@ -108,6 +111,14 @@ impl<B: PageBatch, S: Sink> Line<B, S> {
     pub(crate) fn take_lost(&mut self) -> Vec<Pfn> {
         self.drain();
         std::mem::take(&mut self.lost)
+    }
+
+    /// From now on records are written at once. Waits until everything is written, or not.
+    pub(crate) fn end_thread(&mut self) {
+        self.drain();
+        if let Some(WriterThread { handle, .. }) = self.thread.take() {
+            self.ended = Some(handle); // its channels are closed
+        }
     }
 
     /// The writer, for its counts; what is under way may be counted or not.
@@ -201,8 +212,8 @@ fn thread_ended() -> io::Error {
 impl<B, S> Drop for Line<B, S> {
     /// Waits for the thread: what was taken over is written, or not, before the sink goes.
     fn drop(&mut self) {
-        if let Some(WriterThread { records, done, handle, .. }) = self.thread.take() {
-            drop((records, done));
+        let thread = self.thread.take().map(|WriterThread { handle, .. }| handle);
+        for handle in thread.into_iter().chain(self.ended.take()) {
             let _ = handle.join(); // a panic of it was printed
         }
     }

@@ -72,8 +72,8 @@ impl Populated {
     }
 
     /// Those that are not in `held`, in ascending order.
-    pub fn beyond(&self, held: impl Fn(Pfn) -> bool) -> impl Iterator<Item = Pfn> {
-        self.pfns.iter().filter(move |&pfn| !held(pfn))
+    pub fn beyond<'a>(&'a self, held: &'a PfnBitmap) -> impl Iterator<Item = Pfn> + 'a {
+        self.pfns.without(held)
     }
 
     /// A page comes for this pfn.
@@ -119,7 +119,9 @@ mod tests {
         assert!(
             populated.has(Pfn(90_000)) && !populated.has(Pfn(7)) && !populated.has(Pfn(1 << 30))
         );
-        let beyond: Vec<_> = populated.beyond(|pfn| pfn == Pfn(5)).collect();
+        let mut held = PfnBitmap::new(64);
+        held.set(Pfn(5));
+        let beyond: Vec<_> = populated.beyond(&held).collect();
         assert_eq!(beyond, [Pfn(3), Pfn(90_000)]);
         populated.add(Pfn(0));
         populated.add(Pfn(1));

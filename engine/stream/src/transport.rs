@@ -168,7 +168,7 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
     /// Pfns that a stock receiver holds, and whose last word has no frame.
     pub fn leaked(&self) -> impl Iterator<Item = Pfn> {
         let populated = self.populated.iter();
-        populated.flat_map(|populated| populated.beyond(|pfn| self.held.get(pfn)))
+        populated.flat_map(|populated| populated.beyond(&self.held))
     }
 
     /// What was given to the sink.
@@ -197,6 +197,12 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
     /// Something was not written.
     pub fn with_writer<R>(&mut self, look: impl FnOnce(&mut Writer<S>) -> R) -> io::Result<R> {
         Ok(look(&mut *self.line.writer()?))
+    }
+
+    /// From now on pages are written by the engine's thread: for a few of them it does not pay to
+    /// wake another one. Waits until everything is written, or not.
+    pub fn write_alone(&mut self) {
+        self.line.end_thread();
     }
 
     /// The records behind the pages.
@@ -404,11 +410,8 @@ impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
         if writer.is_broken() {
             return Err("the stream broke off before".into());
         }
-        let written = self.tail.write(&mut writer);
-        if written.is_err() {
-            writer.break_off(); // a part of them may be written
-        }
-        written
+        let tail = &mut self.tail;
+        writer.at_once(|writer| tail.write(writer))
     }
 }
 
@@ -618,6 +621,33 @@ mod tests {
         let mut lost = Vec::new();
         transport.returned(&mut lost).expect("waited for");
         assert_eq!(lost.len(), 4);
+    }
+
+    #[test]
+    fn pages_are_written_at_once_where_no_thread_is_wanted_any_more() {
+        let (mut transport, tell) = slow();
+        send(&mut transport, &data(0..4)).expect("taken over");
+        [true; 2].into_iter().for_each(|go| tell.send(go).expect("told"));
+        transport.write_alone();
+        send(&mut transport, &data(4..8)).expect("written");
+        assert_eq!(transport.counts().pages, 8);
+        let bytes = transport.with_writer(|writer| writer.sink().bytes.clone()).expect("written");
+        assert_eq!(sent(&bytes), (0..8).map(|pfn| (pfn, pfn)).collect::<Vec<_>>());
+        tell.send(false).expect("told");
+        send(&mut transport, &data(8..9)).expect_err("not written");
+    }
+
+    #[test]
+    fn what_was_not_written_when_the_thread_ends_is_returned() {
+        let (mut transport, tell) = slow();
+        tell.send(false).expect("told");
+        send(&mut transport, &data(0..4)).expect("taken over");
+        transport.write_alone();
+        let mut lost = Vec::new();
+        transport.returned(&mut lost).expect("known");
+        lost.sort_unstable();
+        assert_eq!(lost, (0..4).map(Pfn).collect::<Vec<_>>());
+        send(&mut transport, &data(4..5)).expect_err("the cause");
     }
 
     #[test]

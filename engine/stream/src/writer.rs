@@ -39,6 +39,8 @@ pub struct Writer<S> {
     pub records: u64,
     /// The head of a record, and its words; kept, so that a record needs no memory of its own.
     head: Vec<u8>,
+    /// Records that are written together.
+    gathered: Option<Vec<u8>>,
     /// A write failed, perhaps amid a record: nothing that follows could be read.
     broken: bool,
 }
@@ -46,7 +48,7 @@ pub struct Writer<S> {
 impl<S: Sink> Writer<S> {
     /// A writer to this sink. Nothing is written yet.
     pub const fn new(sink: S) -> Self {
-        Self { sink, bytes: 0, records: 0, head: Vec::new(), broken: false }
+        Self { sink, bytes: 0, records: 0, head: Vec::new(), gathered: None, broken: false }
     }
 
     /// The sink.
@@ -72,6 +74,27 @@ impl<S: Sink> Writer<S> {
     /// Ends, and returns the sink.
     pub fn into_sink(self) -> S {
         self.sink
+    }
+
+    /// Writes all records that `write` writes in one call of the sink: small ones cost more than
+    /// their bytes. If one of them fails, none is written.
+    ///
+    /// # Errors
+    /// Those of `write`, and the sink's.
+    pub fn at_once<E: From<io::Error>>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (bytes, records) = (self.bytes, self.records);
+        self.gathered = Some(Vec::new());
+        let written = write(self);
+        let gathered = self.gathered.take().unwrap_or_default();
+        let sent = std::mem::replace(&mut self.records, records);
+        self.bytes = bytes;
+        written?;
+        self.put(gathered.len(), &mut std::iter::once(Piece::Own(&gathered)))?;
+        self.records = sent;
+        Ok(())
     }
 
     /// Writes the two headers.
@@ -239,6 +262,10 @@ impl<S: Sink> Writer<S> {
                 "a write before this one failed",
             ));
         }
+        if let Some(gathered) = &mut self.gathered {
+            self.bytes += bytes as u64;
+            return gathered.write(pieces);
+        }
         self.broken = true; // until the sink has said otherwise
         self.sink.write(pieces)?;
         self.broken = false;
@@ -255,6 +282,7 @@ const fn shorter<'s, 'p: 's>(piece: Piece<'p>) -> Piece<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use p2mtrack::leaf::Leaf;
 
     /// Takes so many calls.
     struct Takes(u32);
@@ -276,6 +304,38 @@ mod tests {
         let broken = writer.mark(RecordKind::End).expect_err("broken");
         assert_eq!(broken.kind(), io::ErrorKind::BrokenPipe);
         assert_eq!((writer.bytes, writer.records), (16, 1));
+    }
+
+    #[test]
+    fn records_at_once_are_one_write_or_none() {
+        let write = |writer: &mut Writer<Vec<u8>>| {
+            writer.pv_info(Width::W64)?;
+            writer.tsc_info(&TscInfo { khz: 7, ..TscInfo::default() })?;
+            let page = Leaf { words: [5; 512] };
+            let words = [Word::new(Pfn(3), WordKind::Data)];
+            writer.page_data(&words, std::iter::once(Piece::Own(bytemuck::cast_slice(&page.words))))
+        };
+        let (mut one, mut each) = (Writer::new(Vec::new()), Writer::new(Vec::new()));
+        write(&mut each).expect("memory");
+        one.at_once(write).expect("memory");
+        assert_eq!((one.bytes, one.records), (each.bytes, each.records));
+        assert_eq!(one.into_sink(), each.into_sink());
+        let mut counted = Writer::new(Takes(1));
+        counted
+            .at_once(|writer| {
+                writer.pv_info(Width::W64)?;
+                writer.mark(RecordKind::End)
+            })
+            .expect("one call");
+        let fails = |writer: &mut Writer<Takes>| {
+            writer.mark(RecordKind::End)?;
+            Err(io::Error::from(io::ErrorKind::NotFound))
+        };
+        assert_eq!(counted.at_once(fails).expect_err("fails").kind(), io::ErrorKind::NotFound);
+        assert_eq!((counted.bytes, counted.records, counted.is_broken()), (24, 2, false));
+        counted.at_once(|writer| writer.mark(RecordKind::End)).expect_err("full");
+        assert!(counted.is_broken());
+        assert_eq!((counted.bytes, counted.records), (24, 2));
     }
 
     #[test]

@@ -148,6 +148,14 @@ impl PfnBitmap {
         words.flat_map(|(index, &word)| bits_at(index, word)).map(|number| Pfn(number as u64))
     }
 
+    /// Those that `other` does not have, in ascending order. Reads two words per 64 pfns of length.
+    pub fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Pfn> + 'a {
+        let others = other.words.iter().copied().chain(std::iter::repeat(0));
+        let words = self.words.iter().zip(others).map(|(word, other)| word & !other);
+        let bits = words.enumerate().flat_map(|(index, word)| bits_at(index, word));
+        bits.map(|number| Pfn(number as u64))
+    }
+
     /// Empties the set and returns its members.
     pub fn drain(&mut self) -> Vec<Pfn> {
         let members = self.iter().collect();
@@ -192,6 +200,24 @@ mod tests {
     use std::collections::BTreeSet;
 
     proptest! {
+        #[test]
+        fn without_is_the_difference_of_sets(
+            ours in prop::collection::btree_set(0_u64..300, 0..200),
+            theirs in prop::collection::btree_set(0_u64..500, 0..200),
+        ) {
+            let set = |length, pfns: &BTreeSet<u64>| {
+                let mut bitmap = PfnBitmap::new(length);
+                pfns.iter().for_each(|&pfn| _ = bitmap.set(Pfn(pfn)));
+                bitmap
+            };
+            for length in [70, 300, 500] { // shorter than ours, as long, longer
+                let theirs: BTreeSet<_> = theirs.range(..length).copied().collect();
+                let (bitmap, other) = (set(300, &ours), set(length, &theirs));
+                let rest: Vec<_> = bitmap.without(&other).map(|pfn| pfn.0).collect();
+                prop_assert_eq!(rest, ours.difference(&theirs).copied().collect::<Vec<_>>());
+            }
+        }
+
         #[test]
         fn behaves_like_a_set(pfns in 1_u64..300, ops in prop::collection::vec((0_u64..320, any::<bool>()), 0..200), cut in 0_u64..300) {
             let mut bitmap = PfnBitmap::new(pfns);
