@@ -6,6 +6,7 @@
 //! Source: `xen-migrate.md` 1.2. libxl is gone when it has closed its end of the replies, or does
 //! not read what is sent.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +25,8 @@ use crate::message::{Level, Message};
 pub struct Line {
     messages: File,
     replies: File,
+    /// Bytes of messages that wait for the next one.
+    held: RefCell<Vec<u8>>,
     is_gone: Arc<AtomicBool>,
 }
 
@@ -41,7 +44,8 @@ impl Line {
     #[must_use]
     pub fn new(messages: OwnedFd, replies: OwnedFd) -> Self {
         let is_gone = Arc::new(AtomicBool::new(false));
-        Self { messages: messages.into(), replies: replies.into(), is_gone }
+        let held = RefCell::default();
+        Self { messages: messages.into(), replies: replies.into(), held, is_gone }
     }
 
     /// From now on calls `act` when libxl goes away, on a thread of its own. That it is gone after
@@ -74,6 +78,12 @@ impl Line {
     /// Says how far something is.
     pub fn progress(&self, what: &str, done: u64, total: u64) {
         let _ = self.send(Message::Progress(what, done, total));
+    }
+
+    /// Holds a message back until the next one is sent: while the guest stands still, libxl is
+    /// woken no more often than it has to be.
+    pub fn hold(&self, message: Message<'_>) {
+        self.held.borrow_mut().extend(message.encode());
     }
 
     /// Sends a message and waits for its reply.
@@ -109,7 +119,9 @@ impl Line {
     }
 
     fn send(&self, message: Message<'_>) -> io::Result<()> {
-        (&self.messages).write_all(&message.encode())
+        let mut bytes = self.held.take();
+        bytes.extend(message.encode());
+        (&self.messages).write_all(&bytes)
     }
 }
 
@@ -151,6 +163,19 @@ pub(crate) mod tests {
         let mut bytes = [0; 4];
         heard.read_exact(&mut bytes).expect("a message");
         assert_eq!(bytes.to_vec(), Message::Suspend.encode());
+    }
+
+    #[test]
+    fn what_is_held_comes_before_the_next_message() {
+        let (line, mut heard, _reply) = line();
+        let messages =
+            [Message::Progress("a", 0, 0), Message::Log(Level::Info, "b"), Message::Suspend];
+        line.hold(messages[0]);
+        line.hold(messages[1]);
+        line.say(messages[2]).expect("a pipe");
+        let mut bytes = vec![0; messages.iter().map(|message| message.encode().len()).sum()];
+        heard.read_exact(&mut bytes).expect("messages");
+        assert_eq!(bytes, messages.map(|message| message.encode()).concat());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use p2mtrack_migrate::kind::Kind;
 use p2mtrack_migrate::outcome::Outcome;
 use p2mtrack_migrate::plan::{After, Plan, stock_pfns};
 use p2mtrack_migrate::report::{self, SavedLine, Took};
-use p2mtrack_migrate::save::{Ending, Save};
+use p2mtrack_migrate::save::{Ending, Rest, Save};
 use p2mtrack_migrate::source::{Remains, Source};
 use p2mtrack_stream::cancel::Cancel;
 use p2mtrack_stream::fd::{FdSink, inherited, pass_on_nothing};
@@ -115,13 +115,14 @@ impl<'a> Saving<'a> {
 
     fn run(mut self, begun: Instant, sink: FdSink) {
         self.line.progress("Start of stream", 0, 0);
-        let (mut outcome, libxl, remains) = match self.open() {
+        let (mut outcome, libxl, left) = match self.open() {
             Ok((mut source, mut libxl)) => {
-                let outcome = self.save(&mut source, &mut libxl, sink);
+                let (outcome, rest) = self.save(&mut source, &mut libxl, sink);
+                let rest = rest.filter(|_| outcome.fault.is_none());
                 let (outcome, remains) = close(source, outcome);
-                (outcome, Some(libxl), remains)
+                (outcome, Some(libxl), (rest, remains))
             }
-            Err(fault) => (Outcome::refused(fault), None, None),
+            Err(fault) => (Outcome::refused(fault), None, (None, None)),
         };
         if outcome.fault.is_none() {
             outcome.fault = self.ended_meanwhile();
@@ -130,9 +131,10 @@ impl<'a> Saving<'a> {
             self.explain(fault);
         }
         self.tell_end(&mut outcome, libxl);
-        if let Some(remains) = remains {
-            remains.leave(); // libxl waits for the end of this process
-        }
+        // libxl waits for the end of this process.
+        let (rest, remains) = left;
+        rest.into_iter().for_each(Rest::leave);
+        remains.into_iter().for_each(Remains::leave);
         if let Some(mut file) = self.report.take() {
             let took = Took::since(begun);
             let domid = u16::try_from(self.call.domid).unwrap_or_default();
@@ -162,7 +164,12 @@ impl<'a> Saving<'a> {
         }
     }
 
-    fn save(&self, source: &mut Source, libxl: &mut Libxl, sink: FdSink) -> Outcome {
+    fn save(
+        &self,
+        source: &mut Source,
+        libxl: &mut Libxl,
+        sink: FdSink,
+    ) -> (Outcome, Option<Rest<FdSink>>) {
         let pfns = stock_pfns(source.target_kib());
         let plan = self.options.save.plan(self.is_live(), IfOn::TakeOver, pfns);
         let plan = Plan {
@@ -173,10 +180,12 @@ impl<'a> Saving<'a> {
         let paced = Paced::new(sink, self.options.save.rate, Arc::clone(&self.cancel));
         let save = match Save::begin(source, &plan, libxl, paced, &self.cancel) {
             Ok(save) => save,
-            Err(fault) => return Outcome::refused(fault),
+            Err(fault) => return (Outcome::refused(fault), None),
         };
         let (mut progress, line) = (Progress::default(), &*self.line);
-        save.run(After::Leave, &mut |event| progress.tell(line, event), &mut End(line))
+        let mut tell = |event| progress.tell(line, event);
+        let (outcome, rest) = save.run(After::Leave, &mut tell, &mut End(line));
+        (outcome, Some(rest))
     }
 
     /// A save that was cancelled says by what.
@@ -236,14 +245,14 @@ impl<'a> Saving<'a> {
             "{pages} pages in {rounds} live rounds and the last one; {unlogged} pfns have writers \
              that are not logged"
         );
-        self.line.log(Level::Info, &words);
+        self.line.hold(Message::Log(Level::Info, &words));
         let leaked = outcome.leaked_pfns();
         if leaked > 0 {
             let words = format!(
                 "a stock receiver holds {leaked} pages in vain, which the guest gave away while it \
                  was sent; the next migration of this guest may need --unaccounted report"
             );
-            self.line.log(Level::Warn, &words);
+            self.line.hold(Message::Log(Level::Warn, &words));
         }
     }
 }
@@ -297,12 +306,12 @@ struct End<'a>(&'a Line);
 
 impl Ending<FdSink> for End<'_> {
     fn settle(&mut self, _: &mut FdSink) -> io::Result<()> {
-        self.0.progress("End of stream", 0, 0);
+        self.0.hold(Message::Progress("End of stream", 0, 0));
         Ok(())
     }
 
     fn write(&mut self, _: &mut FdSink) -> io::Result<()> {
-        self.0.progress("Complete", 0, 0);
+        self.0.hold(Message::Progress("Complete", 0, 0));
         Ok(())
     }
 

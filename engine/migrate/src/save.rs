@@ -15,7 +15,7 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::error::Error;
 use p2mtrack::frame::{Claim, Mfn, Pfn};
 use p2mtrack::migration::Migration;
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, Observer, P2mSource, Ports};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, Observer, P2mSource, Ports, QUERY_FRAMES_MAX};
 use p2mtrack::report::RoundReport;
 use p2mtrack::tracker::Tracker;
 use p2mtrack_stream::cancel::Cancel;
@@ -50,9 +50,11 @@ const FIRST_KEPT: u64 = 4096;
 pub struct Save<'a, S: Sink> {
     source: &'a mut Source,
     plan: &'a Plan,
-    cancel: Arc<Cancel>,
+    cancel: EndOfWriting,
     transport: StreamTransport<DomainPages, Paced<S>, DomainTail>,
     migration: Option<Migration>,
+    /// The same, once it has ended.
+    ended: Option<Migration>,
     estimate: Estimate,
     /// For the first time that log-dirty is switched on.
     if_on: Option<IfOn>,
@@ -101,10 +103,31 @@ pub trait Ending<S> {
     fn publish(&mut self) -> io::Result<()>;
 }
 
-/// Nobody reads on after an error, and nobody may wait for a reader that does not read.
-impl<S: Sink> Drop for Save<'_, S> {
+/// Cancels when it is dropped: nobody reads on after an error, and nobody may wait for a reader
+/// that does not read.
+#[derive(Debug)]
+struct EndOfWriting(Arc<Cancel>);
+
+impl Drop for EndOfWriting {
     fn drop(&mut self) {
-        self.cancel.cancel();
+        self.0.cancel();
+    }
+}
+
+/// What is left of a save that has ended. When this is dropped, its thread has ended, and its
+/// memory is free.
+#[derive(Debug)]
+pub struct Rest<S: Sink> {
+    _cancel: EndOfWriting,
+    _transport: StreamTransport<DomainPages, Paced<S>, DomainTail>,
+    _migration: Option<Migration>,
+}
+
+impl<S: Sink> Rest<S> {
+    /// Leaves it to the end of this process, which is at hand. The save has ended without an error:
+    /// nothing of the guest is mapped, and the thread has nothing to write.
+    pub fn leave(self) {
+        std::mem::forget(self);
     }
 }
 
@@ -136,9 +159,10 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         Ok(Self {
             source,
             plan,
-            cancel: Arc::clone(cancel),
+            cancel: EndOfWriting(Arc::clone(cancel)),
             transport,
             migration: None,
+            ended: None,
             estimate,
             if_on: Some(plan.if_on),
             took_over: false,
@@ -163,7 +187,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         after: After,
         tell: &mut dyn FnMut(Event),
         ending: &mut dyn Ending<S>,
-    ) -> Outcome {
+    ) -> (Outcome, Rest<S>) {
         let saved = self.migrate(tell);
         let ended = if self.plan.checkpoints {
             saved.and_then(|()| self.checkpoints(tell)).and_then(|()| self.end_migration())
@@ -172,11 +196,12 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
             saved.and_then(complete).and_then(|()| self.end(after))
         };
         if let Err(fault) = ended {
-            self.cancel.cancel(); // as in `drop`, but before the count
+            self.cancel.0.cancel(); // as in `drop`, but before the count
             self.undo(fault);
         }
         self.count();
-        std::mem::take(&mut self.outcome)
+        let Self { outcome, cancel, transport, ended, .. } = self;
+        (outcome, Rest { _cancel: cancel, _transport: transport, _migration: ended })
     }
 
     fn migrate(&mut self, tell: &mut dyn FnMut(Event)) -> Result<(), Fault> {
@@ -202,6 +227,10 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         self.transport
             .with_writer(|writer| writer.sink_mut().hurry())
             .map_err(|error| Fault::sink(&error))?;
+        // A second thread only pays where one maps while the other writes.
+        if self.left <= QUERY_FRAMES_MAX as u64 && !self.plan.checkpoints {
+            self.transport.write_alone();
+        }
         self.suspend(tell)?;
         if self.plan.live {
             return self.last_round(Part::Round(self.outcome.rounds), tell);
@@ -389,7 +418,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         self.check_cancelled()?;
         self.toolstack.prepare(self.source)?;
         (self.asked, self.outcome.touched) = (true, true);
-        let cancel = Arc::clone(&self.cancel);
+        let cancel = Arc::clone(&self.cancel.0);
         self.toolstack.suspend(self.source, &|| cancel.is_cancelled())?;
         self.suspended_at = Some(Instant::now());
         tell(Event::Suspended);
@@ -397,7 +426,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
     }
 
     fn check_cancelled(&self) -> Result<(), Fault> {
-        match self.cancel.is_cancelled() {
+        match self.cancel.0.is_cancelled() {
             true => Err(Fault::suspend(&SuspendError::Cancelled)),
             false => Ok(()),
         }
@@ -459,6 +488,7 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         let seen = Seen { observer: &mut (), left: 0, tell: &mut |_| () };
         let cancelled = self.with_ports(seen, |ports| migration.cancel(ports));
         self.outcome.cleared = cleared(&migration);
+        self.ended = Some(migration);
         if let Err(error) = cancelled
             && !self.source.domain.is_gone()
         {

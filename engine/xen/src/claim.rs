@@ -171,7 +171,7 @@ impl Claim {
     /// Ends a claim that has changed nothing: log-dirty is as before.
     pub fn give_up(self) {
         let _ = self.lock.release();
-        drop(self.guard.dismiss());
+        drop(self.guard.dismiss(None));
     }
 
     /// Ends a claim where it is not known what the guard has done: lets the guard clean up as if
@@ -203,7 +203,7 @@ impl Claim {
         }
         let _ = self.guard.arm(false); // a guard that is gone needs no message
         let released = self.lock.release();
-        let dismissed = self.guard.dismiss();
+        let dismissed = self.guard.dismiss(Some(self.domain));
         released.map(|()| dismissed).map_err(ClaimError::Lock)
     }
 }

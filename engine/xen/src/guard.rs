@@ -194,11 +194,10 @@ impl Guard {
         self.child.id()
     }
 
-    /// Ends it: log-dirty is off. It does nothing any more.
+    /// Log-dirty is off: it has nothing to do any more. `domain` is what else is not needed.
     #[must_use]
-    pub fn dismiss(mut self) -> Dismissed {
-        let _ = self.send(DISMISS); // one that has ended needs no message
-        Dismissed { child: self.child }
+    pub(crate) const fn dismiss(self, domain: Option<Domain>) -> Dismissed {
+        Dismissed { guard: self, _domain: domain }
     }
 
     /// Leaves it alone, as if this process had died, and waits until it has cleaned up. Says
@@ -221,28 +220,30 @@ impl Guard {
     }
 }
 
-/// A guard that was dismissed. When this is dropped, its process has ended.
+/// A guard that has nothing to do any more. When this is dropped, its process has ended.
 #[derive(Debug)]
 pub struct Dismissed {
-    child: Child,
+    guard: Guard,
+    /// Takes time to close.
+    _domain: Option<Domain>,
 }
 
 impl Dismissed {
     /// Does not wait for it: what is left of it is the kernel's to end.
     pub fn forget(mut self) {
-        let _ = self.child.kill();
+        let _ = self.guard.child.kill();
         std::mem::forget(self);
     }
 }
 
 impl Drop for Dismissed {
     fn drop(&mut self) {
+        let _ = self.guard.send(DISMISS); // one that has ended needs no message
         let begun = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < PATIENCE {
+        while self.guard.is_there() && begun.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(1));
         }
-        let _ = self.child.kill(); // whatever it does
-        let _ = self.child.wait();
+        self.guard.end();
     }
 }
 

@@ -22,8 +22,8 @@ use crate::error::XenError;
 const BUSY_TRIES: u32 = 200;
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
-/// The buffer's size is rounded up to a multiple of this, to allow for growth: the log of 64 GiB.
-const SPARE_PFNS: u64 = 1 << 24;
+/// The buffer's size is rounded up to a multiple of this, to allow for growth: the log of 8 GiB.
+const SPARE_PFNS: u64 = 1 << 21;
 
 /// What to do when log-dirty is on already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

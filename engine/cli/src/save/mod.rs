@@ -167,7 +167,7 @@ impl Saving<'_> {
         };
         let after = if is_kept { After::Leave } else { After::Resume };
         let mut end = End { behind: container.behind, out: &mut self.out, is_kept };
-        let mut outcome = save.run(after, &mut tell, &mut end);
+        let (mut outcome, _) = save.run(after, &mut tell, &mut end);
         if outcome.is_complete
             && let Err(fault) = self.finish(&mut outcome)
         {
