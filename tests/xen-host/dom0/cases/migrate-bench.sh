@@ -17,7 +17,7 @@ median() { # FILE KEY
 }
 for load in idle:memory=8:0 writer:memory=40:1000; do
     name=${load%%:*}
-    guest $name 160 160 "${load#*:}"
+    guest $name 512 512 "${load#*:}"
     says $name 'MEMORY ok' 60
     for turn_number in 1 2 3 4 5; do
         once $name stock
