@@ -159,3 +159,17 @@ IS(sizeof(struct xen_vnuma_topology_info), 40);
 
 AT(start_info_t, store_mfn, 56);
 AT(start_info_t, console.domU.mfn, 72);
+
+/* multicall_entry_t has a union of pointers: words 0 to 7. */
+IS(__HYPERVISOR_multicall, 13);
+IS(__HYPERVISOR_update_va_mapping, 14);
+IS(__HYPERVISOR_mmuext_op, 26);
+IS(sizeof(multicall_entry_t), 64);
+AT(multicall_entry_t, op, 0);
+AT(multicall_entry_t, result, 8);
+AT(multicall_entry_t, args, 16);
+IS(UVMF_TLB_FLUSH | UVMF_ALL, 5);
+IS(sizeof(struct mmuext_op), 24);
+AT(struct mmuext_op, cmd, 0);
+IS(MMUEXT_TLB_FLUSH_ALL, 10);
+IS(DOMID_SELF, 0x7ff0);

@@ -28,7 +28,10 @@ fn main() -> Outcome {
     let xen = Xen::open(Unknown::Refuse)?;
     let mut domain = Domain::open(&xen, domid.parse()?)?;
     match what.as_str() {
-        "look" => check(&domain),
+        "look" => {
+            check(&domain)?;
+            unmapping(&xen)
+        }
         "suspend" => suspend(&domain),
         // It is left on: for the next process it belongs to another one.
         "on" => Ok(XenGuest::open(&domain)?.log_dirty.enable()?),
@@ -43,6 +46,11 @@ fn main() -> Outcome {
         }
         _ => Err(usage.into()),
     }
+}
+
+/// All that was unmapped so far was unmapped by Xen's calls.
+fn unmapping(xen: &Xen) -> Outcome {
+    if xen.unmaps_by_calls() == Some(true) { Ok(()) } else { Err("pages go by traps".into()) }
 }
 
 fn suspend(domain: &Domain) -> Outcome {

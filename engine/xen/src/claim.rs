@@ -201,7 +201,7 @@ impl Claim {
         if !self.domain.is_gone() {
             log.switch_off().map_err(ClaimError::Xen)?;
         }
-        let _ = self.guard.arm(false); // a guard that is gone needs no message
+        let _ = self.guard.stand_down(); // a guard that is gone needs no message
         let released = self.lock.release();
         let dismissed = self.guard.dismiss(Some(self.domain));
         released.map(|()| dismissed).map_err(ClaimError::Lock)

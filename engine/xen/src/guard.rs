@@ -36,6 +36,7 @@ const SUSPENDS: u8 = b's';
 const RUNS: u8 = b'g';
 const SUSPENDED: u8 = b'w';
 const DISMISS: u8 = b'h';
+const STAND_DOWN: [u8; 2] = [DISARMED, RUNS];
 
 /// How long a guard may take to answer: switching log-dirty on or off takes longest.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -134,13 +135,21 @@ impl Guard {
         }
     }
 
-    /// Arms a guard that replaces another: its tracker already has log-dirty on. Or disarms a
-    /// guard: its tracker has switched log-dirty off.
+    /// Arms a guard that replaces another, if its tracker already has log-dirty on.
     ///
     /// # Errors
     /// The guard has ended.
     pub fn arm(&mut self, armed: bool) -> Result<(), GuardError> {
         self.send(if armed { ARMED } else { DISARMED })
+    }
+
+    /// The tracker has switched log-dirty off, and gives the guest up: whatever becomes of the
+    /// tracker now, the guard does nothing.
+    ///
+    /// # Errors
+    /// The guard has ended.
+    pub(crate) fn stand_down(&mut self) -> Result<(), GuardError> {
+        self.line.write_all(&STAND_DOWN).map_err(GuardError::Process)
     }
 
     /// Tells the guard that the guest will be asked to suspend: from then on it resumes the guest
@@ -194,7 +203,7 @@ impl Guard {
         self.child.id()
     }
 
-    /// Log-dirty is off: it has nothing to do any more. `domain` is what else is not needed.
+    /// A guard that has nothing to do any more. `domain` is closed with it.
     #[must_use]
     pub(crate) const fn dismiss(self, domain: Option<Domain>) -> Dismissed {
         Dismissed { guard: self, _domain: domain }
@@ -220,20 +229,13 @@ impl Guard {
     }
 }
 
-/// A guard that has nothing to do any more. When this is dropped, its process has ended.
+/// A guard that has nothing to do any more. When this is dropped, its process has ended. If it is
+/// forgotten, the guard ends when its tracker does.
 #[derive(Debug)]
 pub struct Dismissed {
     guard: Guard,
-    /// Takes time to close.
+    /// Closed only when this is dropped, because that is slow.
     _domain: Option<Domain>,
-}
-
-impl Dismissed {
-    /// Does not wait for it: what is left of it is the kernel's to end.
-    pub fn forget(mut self) {
-        let _ = self.guard.child.kill();
-        std::mem::forget(self);
-    }
 }
 
 impl Drop for Dismissed {
@@ -425,6 +427,7 @@ mod tests {
             assert_eq!(guard(words.as_bytes(), 0).0, Inherited { log_dirty: false, suspend });
         }
         assert_eq!(guard(b"es", 0).0, Inherited { suspend: true, ..LOG });
+        assert_eq!(guard(&[b"es", &STAND_DOWN[..]].concat(), 0).0, Inherited::default());
         // Without xenstore it can't, and says so.
         assert_eq!(
             guard(b"s", libc::EIO),

@@ -2,7 +2,7 @@
 //! Linux's interface to the hypervisor: hypercalls, and mappings of frames of other domains.
 //! Not here: what is called (`call`), the memory that goes with it (`buffer`, `mapping`).
 //! Units: frames of 4 KiB; errors are errno.
-//! Threads: any; calls are independent of one another.
+//! Threads: any. Those that unmap wait for each other; other calls are independent.
 //! Source: Linux `include/uapi/xen/privcmd.h`; the layouts below are its structures.
 
 #![expect(unsafe_code, reason = "ioctl and mmap; docs/safety.md")]
@@ -159,10 +159,17 @@ impl Privcmd {
     /// `range` comes from [`Privcmd::reserve`] for `pages` pages, and they are not used any more.
     pub(crate) unsafe fn unmap_frames(&self, range: *mut u64, pages: usize) {
         // SAFETY: the caller's promise.
-        if unsafe { self.unmapping.clear(self, range, pages) } == Cleared::Unmap {
+        match unsafe { self.unmapping.clear(self, range, pages) } {
             // SAFETY: as above.
-            unsafe { unmap(range, pages) };
+            Cleared::Unmap => unsafe { unmap(range, pages) },
+            // SAFETY: as above.
+            Cleared::Keep => unsafe { bury(range, pages) },
         }
+    }
+
+    /// Whether frames are unmapped by Xen's calls; `None` if none were yet.
+    pub(crate) fn unmaps_by_calls(&self) -> Option<bool> {
+        self.unmapping.is_by_calls()
     }
 
     /// Maps frames of a resource (Xen `XENMEM_acquire_resource`) from number `idx` on.
@@ -204,6 +211,17 @@ fn map(file: Option<&File>, pages: usize, access: i32, flags: i32) -> Result<*mu
 pub(crate) unsafe fn unmap(at: *mut u64, pages: usize) {
     // SAFETY: the caller's promise. It can only fail for an invalid range.
     unsafe { libc::munmap(at.cast(), pages * 4096) };
+}
+
+/// Unmaps pages, but keeps their addresses: nothing else may ever be mapped there.
+///
+/// # Safety
+/// As [`unmap`].
+unsafe fn bury(at: *mut u64, pages: usize) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: the caller's promise; what is mapped there can't be read. If it fails, the pages stay
+    // mapped, and their addresses in use.
+    unsafe { libc::mmap(at.cast(), pages * 4096, libc::PROT_NONE, flags, -1, 0) };
 }
 
 #[cfg(test)]

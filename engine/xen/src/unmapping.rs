@@ -14,19 +14,26 @@ use std::sync::{Mutex, PoisonError};
 use crate::buffer::Buffer;
 use crate::privcmd::Privcmd;
 
-/// `__HYPERVISOR_multicall` and `__HYPERVISOR_update_va_mapping`.
+/// `__HYPERVISOR_multicall`, `__HYPERVISOR_update_va_mapping` and `__HYPERVISOR_mmuext_op`.
 const MULTICALL: u64 = 13;
 const UPDATE_VA_MAPPING: u64 = 14;
+const MMUEXT_OP: u64 = 26;
+/// `MMUEXT_TLB_FLUSH_ALL`, and `DOMID_SELF`.
+const TLB_FLUSH_ALL: u64 = 10;
+const SELF: u64 = 0x7ff0;
 /// `UVMF_TLB_FLUSH | UVMF_ALL`: no CPU of this domain uses the old PTEs any more.
 const FLUSH_ALL: u64 = 1 | 1 << 2;
 /// Words of `struct multicall_entry`: the call, its result, six arguments.
 const ENTRY_WORDS: usize = 8;
+/// The place of the result, and of the call's third argument, which stands behind address and PTE.
 const RESULT: usize = 1;
-/// The third argument of the call, after address and PTE.
 const FLAGS: usize = 4;
+/// A result that Xen has not written.
+const NO_RESULT: u64 = u64::MAX;
+const NO_SUCH_CALL: u64 = -(libc::ENOSYS as i64) as u64;
 /// Entries of a multicall.
 const ENTRIES_MAX: usize = 1024;
-/// Fewer pages are not worth a call.
+/// A range of fewer pages is left to `munmap`.
 const PAGES_MIN: usize = 4;
 
 /// How foreign frames are let go of.
@@ -69,21 +76,34 @@ impl Unmapping {
             *way = Buffer::new(privcmd, bytes).map_or(Way::Kernel, Way::Calls);
         }
         let Way::Calls(buffer) = &mut *way else { return Cleared::Unmap };
-        let (cleared, then) = clear(&mut XenCalls { privcmd, buffer }, base as u64, pages);
-        if cleared < pages {
-            *way = Way::Kernel;
+        match clear(&mut XenCalls { privcmd, buffer }, base as u64, pages) {
+            Done::All | Done::Some { flushed: true } => Cleared::Unmap,
+            Done::Some { flushed: false } => Cleared::Keep,
+            Done::NoSuchCall => {
+                *way = Way::Kernel;
+                Cleared::Unmap
+            }
         }
-        then
+    }
+
+    /// Whether Xen's calls are used; `None` if nothing was unmapped yet.
+    pub(crate) fn is_by_calls(&self) -> Option<bool> {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Way::Untried => None,
+            Way::Calls(_) => Some(true),
+            Way::Kernel => Some(false),
+        }
     }
 }
 
 /// The calls, and the entries of one of them.
 trait Calls {
     fn words(&mut self) -> &mut [u64];
-    /// Makes the calls of the first `count` entries.
-    fn multicall(&mut self, count: usize);
-    /// Clears the PTE of a page, and flushes. Returns whether it did.
-    fn flush(&mut self, page: u64) -> bool;
+    /// Makes the calls of the first `count` entries. Xen goes on behind one that fails, but not
+    /// behind one whose result it can't write (EFAULT).
+    fn multicall(&mut self, count: usize) -> Result<(), i32>;
+    /// Flushes on all CPUs of this domain. Returns whether it did.
+    fn flush(&mut self) -> bool;
 }
 
 /// Xen's. The range whose pages it is told to clear is not used any more, and nobody else writes
@@ -98,35 +118,49 @@ impl Calls for XenCalls<'_> {
         self.buffer.words_mut()
     }
 
-    fn multicall(&mut self, count: usize) {
+    fn multicall(&mut self, count: usize) -> Result<(), i32> {
         let arguments = [self.buffer.address(), count as u64, 0, 0, 0];
         // SAFETY: the buffer has so many entries; what they change is of our range.
-        let _ = unsafe { self.privcmd.hypercall(MULTICALL, arguments) }; // the entries say it all
+        unsafe { self.privcmd.hypercall(MULTICALL, arguments) }.map(|_| ())
     }
 
-    fn flush(&mut self, page: u64) -> bool {
-        // SAFETY: changes a PTE of our range.
-        unsafe { self.privcmd.hypercall(UPDATE_VA_MAPPING, [page, 0, FLUSH_ALL, 0, 0]) }.is_ok()
+    fn flush(&mut self) -> bool {
+        self.words()[..3].copy_from_slice(&[TLB_FLUSH_ALL, 0, 0]); // a `struct mmuext_op`
+        let arguments = [self.buffer.address(), 1, 0, SELF, 0];
+        // SAFETY: the buffer has the one operation.
+        unsafe { self.privcmd.hypercall(MMUEXT_OP, arguments) }.is_ok()
     }
 }
 
-/// Clears the PTEs of pages from `base` on. Returns how many were cleared, from the first on.
-fn clear(calls: &mut impl Calls, base: u64, pages: usize) -> (usize, Cleared) {
-    let mut cleared = 0;
-    while cleared < pages {
-        let count = ENTRIES_MAX.min(pages - cleared);
-        let is_last = cleared + count == pages;
-        fill(calls.words(), base + cleared as u64 * 4096, count, is_last);
-        calls.multicall(count);
-        let done = done(calls.words(), count);
-        cleared += done;
-        if done < count {
-            break;
+/// What the calls have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// All PTEs are cleared, and flushed.
+    All,
+    /// Some may be.
+    Some { flushed: bool },
+    /// Nothing.
+    NoSuchCall,
+}
+
+/// Clears the PTEs of pages from `base` on.
+fn clear(calls: &mut impl Calls, base: u64, pages: usize) -> Done {
+    for first in (0..pages).step_by(ENTRIES_MAX) {
+        let count = ENTRIES_MAX.min(pages - first);
+        fill(calls.words(), base + first as u64 * 4096, count, first + count == pages);
+        let made = calls.multicall(count);
+        let mut all = |result| results(calls.words(), count).all(|each| each == result);
+        if made.is_ok() && all(0) {
+            continue;
         }
+        let is_refused = made.is_err_and(|errno| errno != libc::EFAULT) && all(NO_RESULT);
+        if first == 0 && (is_refused || all(NO_SUCH_CALL)) {
+            return Done::NoSuchCall; // this is no PV domain
+        }
+        // What the kernel finds cleared it does not flush.
+        return Done::Some { flushed: calls.flush() };
     }
-    // The last entry of all flushes. What the kernel finds cleared it does not flush.
-    let is_flushed = cleared == 0 || cleared == pages || calls.flush(base);
-    (cleared, if is_flushed { Cleared::Unmap } else { Cleared::Keep })
+    Done::All // the last entry has flushed
 }
 
 /// Writes the entries of `count` pages from `first` on. A result that Xen does not write is an
@@ -134,17 +168,16 @@ fn clear(calls: &mut impl Calls, base: u64, pages: usize) -> (usize, Cleared) {
 fn fill(words: &mut [u64], first: u64, count: usize, is_last: bool) {
     let entries = &mut words.as_chunks_mut::<ENTRY_WORDS>().0[..count];
     for (page, entry) in (first..).step_by(4096).zip(&mut *entries) {
-        *entry = [UPDATE_VA_MAPPING, u64::MAX, page, 0, 0, 0, 0, 0];
+        *entry = [UPDATE_VA_MAPPING, NO_RESULT, page, 0, 0, 0, 0, 0];
     }
     if let Some(entry) = entries.last_mut().filter(|_| is_last) {
         entry[FLAGS] = FLUSH_ALL;
     }
 }
 
-/// How many entries are good, from the first on.
-fn done(words: &[u64], count: usize) -> usize {
-    let entries = &words.as_chunks::<ENTRY_WORDS>().0[..count];
-    entries.iter().take_while(|entry| entry[RESULT] == 0).count()
+/// The results of the first `count` entries.
+fn results(words: &[u64], count: usize) -> impl Iterator<Item = u64> {
+    words.as_chunks::<ENTRY_WORDS>().0[..count].iter().map(|entry| entry[RESULT])
 }
 
 #[cfg(test)]
@@ -153,83 +186,110 @@ mod tests {
 
     const BASE: u64 = 0x10_0000;
 
-    /// A Xen that makes so many calls, and ends there: with an error of the entry, or of them all.
+    /// A Xen of which one call, of all that it makes, fails.
+    #[derive(Default)]
     struct Fake {
         words: Vec<u64>,
-        left: usize,
-        has_answer: bool,
-        can_flush: bool,
+        fails: Option<Fails>,
+        cannot_flush: bool,
+        made: usize,
         cleared: Vec<u64>,
         /// After how many pages it flushed.
         flushed: Vec<usize>,
     }
 
-    impl Fake {
-        fn new(left: usize) -> Self {
-            let words = vec![0; ENTRIES_MAX * ENTRY_WORDS];
-            let (cleared, flushed) = (Vec::new(), Vec::new());
-            Self { words, left, has_answer: true, can_flush: true, cleared, flushed }
-        }
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fails {
+        /// Each multicall.
+        Multicall(i32),
+        /// Each call in it.
+        Each(i64),
+        /// The call of this number.
+        One(usize),
+        /// The result of the call of this number can't be written.
+        Result(usize),
     }
 
     impl Calls for Fake {
         fn words(&mut self) -> &mut [u64] {
+            self.words.resize(8 * 1024, 0);
             &mut self.words
         }
 
-        fn multicall(&mut self, count: usize) {
-            for entry in &mut self.words.as_chunks_mut::<ENTRY_WORDS>().0[..count] {
-                let [op, _, page, pte, flags, rest @ ..] = *entry;
-                assert_eq!((op, pte, rest), (UPDATE_VA_MAPPING, 0, [0; 3]));
-                if self.left == 0 {
-                    entry[RESULT] = if self.has_answer { -22_i64 as u64 } else { entry[RESULT] };
-                    return;
-                }
-                self.left -= 1;
-                self.cleared.push(page);
-                if flags == FLUSH_ALL {
-                    self.flushed.push(self.cleared.len());
-                }
-                entry[RESULT] = 0;
+        fn multicall(&mut self, count: usize) -> Result<(), i32> {
+            assert!(count <= 1024);
+            if let Some(Fails::Multicall(errno)) = self.fails {
+                return Err(errno);
             }
+            for entry in &mut self.words.as_chunks_mut::<8>().0[..count] {
+                let [op, _, page, pte, flags, rest @ ..] = *entry; // `struct multicall_entry`
+                assert_eq!((op, pte, rest), (14, 0, [0; 3]), "update_va_mapping");
+                let number = self.made;
+                self.made += 1;
+                match self.fails {
+                    Some(Fails::Each(error)) => entry[1] = error as u64,
+                    Some(Fails::One(fails)) if fails == number => entry[1] = -22_i64 as u64,
+                    fails => {
+                        self.cleared.push(page);
+                        if flags == 5 {
+                            self.flushed.push(self.cleared.len());
+                        }
+                        if fails == Some(Fails::Result(number)) {
+                            return Err(libc::EFAULT);
+                        }
+                        entry[1] = 0;
+                    }
+                }
+            }
+            Ok(())
         }
 
-        fn flush(&mut self, page: u64) -> bool {
-            assert_eq!(page, BASE);
+        fn flush(&mut self) -> bool {
             self.flushed.push(self.cleared.len());
-            self.can_flush
+            !self.cannot_flush
         }
     }
 
     #[test]
     fn each_page_is_cleared_once_and_the_last_one_flushes() {
         for pages in [1, 4, 1023, 1024, 1025, 3000] {
-            let mut xen = Fake::new(usize::MAX);
-            assert_eq!(clear(&mut xen, BASE, pages), (pages, Cleared::Unmap));
+            let mut xen = Fake::default();
+            assert_eq!(clear(&mut xen, BASE, pages), Done::All);
             let all: Vec<_> = (0..pages as u64).map(|page| BASE + page * 4096).collect();
-            assert_eq!(xen.cleared, all);
-            assert_eq!(xen.flushed, [pages]);
+            assert_eq!((xen.cleared, xen.flushed), (all, vec![pages]));
         }
     }
 
     #[test]
     fn a_control_domain_that_is_not_pv_leaves_all_to_the_kernel() {
-        for has_answer in [true, false] {
-            let mut xen = Fake { has_answer, ..Fake::new(0) };
-            assert_eq!(clear(&mut xen, BASE, 3000), (0, Cleared::Unmap));
+        for fails in
+            [Fails::Multicall(libc::ENOSYS), Fails::Multicall(libc::EPERM), Fails::Each(-38)]
+        {
+            let mut xen = Fake { fails: Some(fails), ..Fake::default() };
+            assert_eq!(clear(&mut xen, BASE, 3000), Done::NoSuchCall);
             assert!(xen.cleared.is_empty() && xen.flushed.is_empty());
         }
     }
 
     #[test]
-    fn what_was_cleared_before_an_error_is_flushed_or_not_used_again() {
-        for (good, has_answer, can_flush) in
-            [(1, true, true), (1024, false, true), (1500, true, false), (2999, false, false)]
-        {
-            let mut xen = Fake { has_answer, can_flush, ..Fake::new(good) };
-            let then = if can_flush { Cleared::Unmap } else { Cleared::Keep };
-            assert_eq!(clear(&mut xen, BASE, 3000), (good, then));
-            assert_eq!((xen.cleared.len(), xen.flushed), (good, vec![good]));
+    fn what_was_cleared_beside_an_error_is_flushed_or_not_used_again() {
+        // Calls that were made by then: Xen goes on to the end of a multicall.
+        for (fails, cleared) in [
+            (Fails::One(0), 1023),
+            (Fails::One(1023), 1023),
+            (Fails::One(1024), 2047),
+            (Fails::One(2999), 2999),
+            (Fails::Result(0), 1),
+            (Fails::Result(1500), 1501),
+            (Fails::Multicall(libc::EFAULT), 0),
+            (Fails::Each(-22), 0),
+        ] {
+            for cannot_flush in [false, true] {
+                let mut xen = Fake { fails: Some(fails), cannot_flush, ..Fake::default() };
+                let done = clear(&mut xen, BASE, 3000);
+                assert_eq!(done, Done::Some { flushed: !cannot_flush });
+                assert_eq!((xen.cleared.len(), xen.flushed.last()), (cleared, Some(&cleared)));
+            }
         }
     }
 }

@@ -81,6 +81,13 @@ impl Xen {
         Ok(Self { privcmd, domctl })
     }
 
+    /// Whether foreign pages are unmapped by Xen's calls (`docs/decisions/0029`); `None` if none
+    /// were yet.
+    #[must_use]
+    pub fn unmaps_by_calls(&self) -> Option<bool> {
+        self.privcmd.unmaps_by_calls()
+    }
+
     /// The running hypervisor's version as two numbers, whatever interface it has.
     ///
     /// # Errors
