@@ -30,8 +30,6 @@ type Done<B> = (PageRecord<B>, io::Result<()>);
 pub(crate) struct Line<B, S> {
     writer: Arc<Mutex<Writer<S>>>,
     thread: Option<WriterThread<B>>,
-    /// A thread that has nothing to write any more.
-    ended: Option<JoinHandle<()>>,
     /// Records whose memory is used again.
     unused: Vec<PageRecord<B>>,
     /// Pfns of records that were taken over, and not written.
@@ -58,7 +56,6 @@ impl<B: PageBatch, S: Sink> Line<B, S> {
         Self {
             writer: Arc::new(Mutex::new(writer)),
             thread: None,
-            ended: None,
             unused: Vec::new(),
             lost: Vec::new(),
             fault: None,
@@ -71,28 +68,39 @@ impl<B: PageBatch, S: Sink> Line<B, S> {
         self.unused.pop().unwrap_or_else(PageRecord::new)
     }
 
-    /// Takes a record over. With a thread it may not be written yet.
+    /// Takes a record over. With a thread it may not be written yet. A record of few pages is
+    /// written at once if the thread has none: to wake it takes longer.
     ///
     /// # Errors
     /// It, or one before it, was not written: it is not taken over.
-    pub(crate) fn put(&mut self, record: PageRecord<B>) -> io::Result<()> {
+    pub(crate) fn put(&mut self, record: PageRecord<B>, has_few_pages: bool) -> io::Result<()> {
+        self.collect();
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
-        let Some(thread) = &mut self.thread else {
-            let written = record.write(&mut self.lock());
-            self.take_back(record);
-            return written;
-        };
-        let begun = Instant::now();
-        let sent = thread.records.send(record).map_err(|_| thread_ended());
-        self.waited += begun.elapsed();
-        sent?;
-        thread.under_way += 1;
+        match &mut self.thread {
+            Some(thread) if !(has_few_pages && thread.under_way == 0) => {
+                let begun = Instant::now();
+                let sent = thread.records.send(record).map_err(|_| thread_ended());
+                self.waited += begun.elapsed();
+                sent?;
+                thread.under_way += 1;
+                self.collect();
+                Ok(())
+            }
+            _ => {
+                let written = record.write(&mut self.lock());
+                self.take_back(record);
+                written
+            }
+        }
+    }
+
+    /// Takes back what the thread is done with.
+    fn collect(&mut self) {
         while let Some(done) = self.thread.as_mut().and_then(WriterThread::try_done) {
             self.settle(done);
         }
-        Ok(())
     }
 
     /// Waits until everything is written, and lends the writer for other records.
@@ -111,14 +119,6 @@ impl<B: PageBatch, S: Sink> Line<B, S> {
     pub(crate) fn take_lost(&mut self) -> Vec<Pfn> {
         self.drain();
         std::mem::take(&mut self.lost)
-    }
-
-    /// From now on records are written at once. Waits until everything is written, or not.
-    pub(crate) fn end_thread(&mut self) {
-        self.drain();
-        if let Some(WriterThread { handle, .. }) = self.thread.take() {
-            self.ended = Some(handle); // its channels are closed
-        }
     }
 
     /// The writer, for its counts; what is under way may be counted or not.
@@ -212,8 +212,8 @@ fn thread_ended() -> io::Error {
 impl<B, S> Drop for Line<B, S> {
     /// Waits for the thread: what was taken over is written, or not, before the sink goes.
     fn drop(&mut self) {
-        let thread = self.thread.take().map(|WriterThread { handle, .. }| handle);
-        for handle in thread.into_iter().chain(self.ended.take()) {
+        if let Some(WriterThread { records, done, handle, .. }) = self.thread.take() {
+            drop((records, done));
             let _ = handle.join(); // a panic of it was printed
         }
     }

@@ -99,7 +99,7 @@ impl<B: PageBatch> PageRecord<B> {
     }
 
     /// Its pfns.
-    pub(crate) fn pfns(&self) -> impl Iterator<Item = Pfn> + '_ {
+    pub(crate) fn pfns(&self) -> impl Iterator<Item = Pfn> + Clone + '_ {
         self.words.iter().map(|word| word.pfn())
     }
 

@@ -14,7 +14,7 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::frame::{FrameType, Mfn, Pfn, Width};
 use p2mtrack::guest::GuestLeaf;
 use p2mtrack::leaf::Leaf;
-use p2mtrack::port::{Answer, Deferral, FrameList, Page, PortError, Transport};
+use p2mtrack::port::{Answer, Deferral, FrameList, Page, PortError, QUERY_FRAMES_MAX, Transport};
 use p2mtrack::table::TableView;
 
 use crate::frame_list::{SentList, is_hole};
@@ -26,6 +26,10 @@ use crate::sink::Sink;
 use crate::verify::Verify;
 use crate::word::{Word, WordKind};
 use crate::writer::Writer;
+
+/// For fewer pages it does not pay to wake the thread that writes. A batch of so few is nearly
+/// always the last one of a round.
+const FEW_PAGES: usize = QUERY_FRAMES_MAX / 2;
 
 /// Words of a record without pages.
 const ABSENT_WORDS_MAX: usize = 65_536;
@@ -199,12 +203,6 @@ impl<P: Pages, S: Sink, T: Tail<S>> StreamTransport<P, S, T> {
         Ok(look(&mut *self.line.writer()?))
     }
 
-    /// From now on pages are written by the engine's thread: for a few of them it does not pay to
-    /// wake another one. Waits until everything is written, or not.
-    pub fn write_alone(&mut self) {
-        self.line.end_thread();
-    }
-
     /// The records behind the pages.
     pub const fn tail_mut(&mut self) -> &mut T {
         &mut self.tail
@@ -328,11 +326,13 @@ where
     }
 }
 
-fn hold(held: &mut PfnBitmap, pfn: Pfn) {
-    if pfn.0 >= held.pfns() {
-        held.resize((pfn.0 + 1).next_multiple_of(1 << 15));
+/// Adds pfns to a set, which grows.
+fn hold_all(held: &mut PfnBitmap, pfns: impl Iterator<Item = Pfn> + Clone) {
+    let length = pfns.clone().map(|pfn| pfn.0 + 1).max().unwrap_or(0);
+    if length > held.pfns() {
+        held.resize(length.next_multiple_of(1 << 15));
     }
-    held.set(pfn);
+    pfns.for_each(|pfn| _ = held.set(pfn));
 }
 
 impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
@@ -359,15 +359,13 @@ impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
         }
         record.set_batch(batch);
         let (sent, tables) = record.counts();
-        for pfn in record.pfns() {
-            hold(&mut self.held, pfn);
-        }
+        hold_all(&mut self.held, record.pfns());
         if let Some(verify) = &mut self.verify {
             let is_sent = |answer: &Answer| !matches!(answer, Answer::Deferred(_));
             let sent = pages.iter().zip(&answers[first..]).filter(|(_, answer)| is_sent(answer));
             sent.for_each(|(page, _)| verify.add(page.pfn, page.mfn, page.kind));
         }
-        self.line.put(record)?;
+        self.line.put(record, pages.len() < FEW_PAGES)?;
         self.counts.pages += sent;
         self.counts.tables += tables;
         Ok(())
@@ -383,7 +381,7 @@ impl<P: Pages, S: Sink, T: Tail<S>> Transport for StreamTransport<P, S, T> {
     }
 
     fn note_gone(&mut self, pfns: &[Pfn]) -> Result<(), PortError> {
-        pfns.iter().for_each(|&pfn| hold(&mut self.churn.pfns, pfn));
+        hold_all(&mut self.churn.pfns, pfns.iter().copied());
         Ok(self.write_absent(pfns)?)
     }
 
@@ -503,6 +501,9 @@ mod tests {
 
     type Slow = StreamTransport<Frames, Told, NoTail>;
 
+    /// Pages of a batch that goes through the thread.
+    const FULL: u64 = QUERY_FRAMES_MAX as u64;
+
     /// A transport whose sink is told what to do. The list covers 1,024 pfns.
     fn slow() -> (Slow, Sender<bool>) {
         let (tell, told) = channel();
@@ -583,29 +584,29 @@ mod tests {
     fn the_next_batch_is_mapped_while_one_is_written() {
         let (mut transport, tell) = slow();
         // Nothing is written yet, and two batches are taken over.
-        for first in [0, 4] {
-            let answers = send(&mut transport, &data(first..first + 4)).expect("taken over");
+        for first in [0, FULL] {
+            let answers = send(&mut transport, &data(first..first + FULL)).expect("taken over");
             assert!(answers.iter().all(|answer| matches!(answer, Answer::Accepted)));
         }
         [true; 2].into_iter().for_each(|go| tell.send(go).expect("told"));
         let bytes = transport.with_writer(|writer| writer.sink().bytes.clone()).expect("written");
-        assert_eq!(sent(&bytes), (0..8).map(|pfn| (pfn, pfn)).collect::<Vec<_>>());
-        assert_eq!(transport.counts(), Counts { pages: 8, lists: 1, ..Counts::default() });
+        assert_eq!(sent(&bytes), (0..2 * FULL).map(|pfn| (pfn, pfn)).collect::<Vec<_>>());
+        assert_eq!(transport.counts(), Counts { pages: 2 * FULL, lists: 1, ..Counts::default() });
     }
 
     #[test]
     fn what_a_thread_could_not_send_is_returned_and_the_error_is_told_once() {
         let (mut transport, tell) = slow();
         [true, false].into_iter().for_each(|go| tell.send(go).expect("told"));
-        for first in [0, 4] {
-            send(&mut transport, &data(first..first + 4)).expect("taken over");
+        for first in [0, FULL] {
+            send(&mut transport, &data(first..first + FULL)).expect("taken over");
         }
         let mut lost = Vec::new();
         transport.returned(&mut lost).expect("waited for");
         lost.sort_unstable();
-        assert_eq!(lost, (4..8).map(Pfn).collect::<Vec<_>>());
+        assert_eq!(lost, (FULL..2 * FULL).map(Pfn).collect::<Vec<_>>());
         transport.returned(&mut lost).expect("nothing more");
-        assert_eq!(lost.len(), 4);
+        assert_eq!(lost.len(), FULL as usize);
         let told = send(&mut transport, &data(0..1)).expect_err("the cause").to_string();
         assert!(told.contains("no storage space"), "{told}");
         transport.consistent().expect_err("a batch is missing");
@@ -616,44 +617,31 @@ mod tests {
     fn a_consistent_point_waits_for_what_is_under_way() {
         let (mut transport, tell) = slow();
         tell.send(false).expect("told");
-        send(&mut transport, &data(0..4)).expect("taken over");
+        send(&mut transport, &data(0..FULL)).expect("taken over");
         transport.consistent().expect_err("a batch was not written");
         let mut lost = Vec::new();
         transport.returned(&mut lost).expect("waited for");
-        assert_eq!(lost.len(), 4);
+        assert_eq!(lost.len(), FULL as usize);
     }
 
     #[test]
-    fn pages_are_written_at_once_where_no_thread_is_wanted_any_more() {
+    fn a_small_batch_is_written_at_once_if_nothing_is_under_way() {
         let (mut transport, tell) = slow();
-        send(&mut transport, &data(0..4)).expect("taken over");
-        [true; 2].into_iter().for_each(|go| tell.send(go).expect("told"));
-        transport.write_alone();
-        send(&mut transport, &data(4..8)).expect("written");
-        assert_eq!(transport.counts().pages, 8);
-        let bytes = transport.with_writer(|writer| writer.sink().bytes.clone()).expect("written");
-        assert_eq!(sent(&bytes), (0..8).map(|pfn| (pfn, pfn)).collect::<Vec<_>>());
+        tell.send(true).expect("told");
+        send(&mut transport, &data(10_000..10_004)).expect("written");
+        let bytes = transport.line.lock().sink().bytes.clone(); // nothing is waited for
+        assert_eq!(sent(&bytes), (10_000..10_004).map(|pfn| (pfn, pfn)).collect::<Vec<_>>());
         tell.send(false).expect("told");
-        send(&mut transport, &data(8..9)).expect_err("not written");
-    }
-
-    #[test]
-    fn what_was_not_written_when_the_thread_ends_is_returned() {
-        let (mut transport, tell) = slow();
-        tell.send(false).expect("told");
-        send(&mut transport, &data(0..4)).expect("taken over");
-        transport.write_alone();
+        send(&mut transport, &data(10_004..10_005)).expect_err("its own fault");
         let mut lost = Vec::new();
-        transport.returned(&mut lost).expect("known");
-        lost.sort_unstable();
-        assert_eq!(lost, (0..4).map(Pfn).collect::<Vec<_>>());
-        send(&mut transport, &data(4..5)).expect_err("the cause");
+        transport.returned(&mut lost).expect("nothing was taken over");
+        assert_eq!(lost, []);
     }
 
     #[test]
     fn a_transport_that_is_dropped_waits_for_its_thread() {
         let (mut transport, tell) = slow();
-        send(&mut transport, &data(0..4)).expect("taken over");
+        send(&mut transport, &data(0..FULL)).expect("taken over");
         tell.send(true).expect("told");
         drop(transport);
         tell.send(true).expect_err("the sink is gone");

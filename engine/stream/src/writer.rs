@@ -85,10 +85,13 @@ impl<S: Sink> Writer<S> {
         &mut self,
         write: impl FnOnce(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
+        if self.gathered.is_some() {
+            return write(self); // written with those around it
+        }
         let (bytes, records) = (self.bytes, self.records);
-        self.gathered = Some(Vec::new());
-        let written = write(self);
-        let gathered = self.gathered.take().unwrap_or_default();
+        let gathering = Gathering::begin(self);
+        let written = write(gathering.0);
+        let gathered = gathering.end();
         let sent = std::mem::replace(&mut self.records, records);
         self.bytes = bytes;
         written?;
@@ -274,6 +277,27 @@ impl<S: Sink> Writer<S> {
     }
 }
 
+/// A writer that gathers. If it is not ended (a panic), what was gathered is lost, and counted:
+/// nothing may follow.
+struct Gathering<'a, S>(&'a mut Writer<S>);
+
+impl<'a, S> Gathering<'a, S> {
+    fn begin(writer: &'a mut Writer<S>) -> Self {
+        writer.gathered = Some(Vec::new());
+        Self(writer)
+    }
+
+    fn end(self) -> Vec<u8> {
+        self.0.gathered.take().unwrap_or_default()
+    }
+}
+
+impl<S> Drop for Gathering<'_, S> {
+    fn drop(&mut self) {
+        self.0.broken |= self.0.gathered.take().is_some();
+    }
+}
+
 /// The same piece, for a shorter time.
 const fn shorter<'s, 'p: 's>(piece: Piece<'p>) -> Piece<'s> {
     piece
@@ -319,7 +343,11 @@ mod tests {
         write(&mut each).expect("memory");
         one.at_once(write).expect("memory");
         assert_eq!((one.bytes, one.records), (each.bytes, each.records));
-        assert_eq!(one.into_sink(), each.into_sink());
+        assert_eq!(&one.into_sink(), each.sink());
+        let mut nested = Writer::new(Vec::new());
+        nested.at_once(|writer| writer.at_once(write)).expect("memory");
+        assert_eq!((nested.bytes, nested.records), (each.bytes, each.records));
+        assert_eq!(nested.into_sink(), each.sink().clone());
         let mut counted = Writer::new(Takes(1));
         counted
             .at_once(|writer| {
@@ -336,6 +364,20 @@ mod tests {
         counted.at_once(|writer| writer.mark(RecordKind::End)).expect_err("full");
         assert!(counted.is_broken());
         assert_eq!((counted.bytes, counted.records), (24, 2));
+    }
+
+    #[test]
+    fn nothing_follows_a_panic_amid_records_that_were_gathered() {
+        let mut writer = Writer::new(Vec::new());
+        let panics = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            writer.at_once(|writer| -> io::Result<()> {
+                writer.mark(RecordKind::End)?;
+                panic!("amid the records")
+            })
+        }));
+        panics.expect_err("it panics");
+        writer.mark(RecordKind::End).expect_err("broken");
+        assert!(writer.sink().is_empty());
     }
 
     #[test]

@@ -95,10 +95,12 @@ impl PfnBitmap {
 
     /// Adds `pfn`; past the length it does nothing. Returns whether the set changed.
     pub fn set(&mut self, pfn: Pfn) -> bool {
-        let new = pfn.0 < self.pfns && !self.get(pfn);
-        if new {
-            self.words[(pfn.0 / 64) as usize] |= 1 << (pfn.0 % 64);
+        if pfn.0 >= self.pfns {
+            return false;
         }
+        let (word, bit) = (&mut self.words[(pfn.0 / 64) as usize], 1 << (pfn.0 % 64));
+        let new = *word & bit == 0;
+        *word |= bit;
         new
     }
 
