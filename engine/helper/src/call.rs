@@ -31,8 +31,6 @@ pub enum Call {
 pub struct SaveCall {
     /// Where the stream goes.
     pub io_fd: i32,
-    /// For COLO; else it is another program's standard input.
-    pub recv_fd: i32,
     /// The domain.
     pub domid: u32,
     flags: u32,
@@ -52,6 +50,16 @@ pub enum Stream {
 }
 
 impl SaveCall {
+    fn new(io_fd: i128, domid: i128, flags: i128, stream: i128) -> Option<Self> {
+        let io_fd = i32::try_from(io_fd).ok().filter(|&number| number >= 0)?;
+        let stream = match stream {
+            0 => Stream::Plain,
+            1 => Stream::Remus,
+            _ => Stream::Other,
+        };
+        Some(Self { io_fd, domid: domid.try_into().ok()?, flags: flags.try_into().ok()?, stream })
+    }
+
     /// Most of the guest is copied while it runs.
     #[must_use]
     pub const fn is_live(&self) -> bool {
@@ -73,22 +81,19 @@ impl Call {
         let Some((&side, numbers)) = words.as_deref().and_then(<[_]>::split_first) else {
             return Self::Other;
         };
-        let numbers: Option<Vec<u32>> = numbers.iter().map(|word| word.parse().ok()).collect();
-        match (side, numbers.as_deref()) {
-            ("--save-domain", Some(&[io_fd, recv_fd, domid, flags, _, stream])) => {
-                let (Ok(io_fd), Ok(recv_fd)) = (io_fd.try_into(), recv_fd.try_into()) else {
-                    return Self::Other;
-                };
-                let stream = match stream {
-                    0 => Stream::Plain,
-                    1 => Stream::Remus,
-                    _ => Stream::Other,
-                };
-                Self::Save(SaveCall { io_fd, recv_fd, domid, flags, stream })
+        // What stands for no descriptor may be -1, also as a word without a sign.
+        let numbers: Option<Vec<i128>> = numbers.iter().map(|word| word.parse().ok()).collect();
+        let known = match (side, numbers.as_deref()) {
+            // The second descriptor is for COLO.
+            ("--save-domain", Some(&[io_fd, _, domid, flags, _, stream])) => {
+                SaveCall::new(io_fd, domid, flags, stream).map(Self::Save)
             }
-            ("--restore-domain", Some(&[_, _, domid, ..])) => Self::Restore { domid },
-            _ => Self::Other,
-        }
+            ("--restore-domain", Some(&[_, _, domid, ..])) => {
+                domid.try_into().ok().map(|domid| Self::Restore { domid })
+            }
+            _ => None,
+        };
+        known.unwrap_or(Self::Other)
     }
 
     /// The domain, if there is one.
@@ -112,12 +117,18 @@ mod tests {
     #[test]
     fn command_lines_of_libxl_are_read() {
         let Call::Save(save) = parse("--save-domain 15 11 7 1 136 0") else { panic!("a save") };
-        assert_eq!((save.io_fd, save.recv_fd, save.domid), (15, 11, 7));
+        assert_eq!((save.io_fd, save.domid), (15, 7));
         assert_eq!((save.is_live(), save.is_verified(), save.stream), (true, false, Stream::Plain));
         let Call::Save(save) = parse("--save-domain 15 16 2 3 184 1") else { panic!("a save") };
         assert_eq!((save.is_live(), save.is_verified(), save.stream), (true, true, Stream::Remus));
         let Call::Save(save) = parse("--save-domain 15 16 2 0 184 2") else { panic!("a save") };
         assert_eq!((save.is_live(), save.stream), (false, Stream::Other));
+        for none in ["-1", "4294967295", "18446744073709551615"] {
+            let Call::Save(save) = parse(&format!("--save-domain 15 {none} 7 1 136 0")) else {
+                panic!("a save without a second descriptor")
+            };
+            assert_eq!((save.io_fd, save.domid), (15, 7));
+        }
         let restore = parse("--restore-domain 11 20 2 1 0 2 0 768 0");
         assert_eq!(restore, Call::Restore { domid: 2 });
     }
@@ -133,6 +144,7 @@ mod tests {
             "--save-domain 15 11 x 1 136 0",
             "--save-domain -1 11 7 1 136 0",
             "--save-domain 4294967295 11 7 1 136 0",
+            "--save-domain 15 11 -7 1 136 0",
             "--restore-domain 11",
         ] {
             assert_eq!(parse(line), Call::Other, "{line}");

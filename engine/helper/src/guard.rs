@@ -37,8 +37,8 @@ pub fn run(words: &[OsString]) -> u8 {
     let domid = domid.to_str().and_then(|domid| domid.parse().ok());
     let (Some(domid), Some(uuid)) = (domid, uuid.to_str()) else { return 2 };
     ignore_sigpipe(); // a save that is gone does not end its guard
-    // Stopping a service signals all of its processes. The save then ends properly, and dismisses
-    // its guard.
+    // Stopping a service signals all of its processes. The save then ends properly, and its
+    // guard with it.
     let _ = signals::on_end(|_| ());
     match stand_guard((domid, uuid), Path::new(lock), unknown) {
         Ok(left) if left.log_dirty => {

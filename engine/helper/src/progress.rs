@@ -8,7 +8,7 @@
 use p2mtrack_migrate::outcome::{Event, Part};
 
 use crate::line::Line;
-use crate::message::{Level, Message};
+use crate::message::Level;
 
 /// What was told last.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Progress {
             Event::Sent(done, total) if self.is_news(done, total) => {
                 line.progress(&self.part, done, total);
             }
-            Event::Suspended => line.hold(Message::Progress("Domain now suspended", 0, 0)),
+            Event::Suspended => line.progress("Domain now suspended", 0, 0),
             Event::TookOver => {
                 let words = "log-dirty was on, by a program that died or does not lock: it is \
                              taken over, and that program loses its marks";

@@ -15,7 +15,7 @@ use p2mtrack::bitmap::PfnBitmap;
 use p2mtrack::error::Error;
 use p2mtrack::frame::{Claim, Mfn, Pfn};
 use p2mtrack::migration::Migration;
-use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, Observer, P2mSource, Ports, QUERY_FRAMES_MAX};
+use p2mtrack::port::{LOG_DIRTY_LEAF_PFNS, LogDirty, Observer, P2mSource, Ports};
 use p2mtrack::report::RoundReport;
 use p2mtrack::tracker::Tracker;
 use p2mtrack_stream::cancel::Cancel;
@@ -115,20 +115,13 @@ impl Drop for EndOfWriting {
 }
 
 /// What is left of a save that has ended. When this is dropped, its thread has ended, and its
-/// memory is free.
+/// memory is free. A process that is about to end may forget it instead, if there was no error:
+/// nothing of the guest is mapped, and the thread has nothing to write.
 #[derive(Debug)]
 pub struct Rest<S: Sink> {
     _cancel: EndOfWriting,
     _transport: StreamTransport<DomainPages, Paced<S>, DomainTail>,
     _migration: Option<Migration>,
-}
-
-impl<S: Sink> Rest<S> {
-    /// Leaves it to the end of this process, which is at hand. The save has ended without an error:
-    /// nothing of the guest is mapped, and the thread has nothing to write.
-    pub fn leave(self) {
-        std::mem::forget(self);
-    }
 }
 
 impl<'a, S: Sink + Send + 'static> Save<'a, S> {
@@ -227,10 +220,6 @@ impl<'a, S: Sink + Send + 'static> Save<'a, S> {
         self.transport
             .with_writer(|writer| writer.sink_mut().hurry())
             .map_err(|error| Fault::sink(&error))?;
-        // A second thread only pays where one maps while the other writes.
-        if self.left <= QUERY_FRAMES_MAX as u64 && !self.plan.checkpoints {
-            self.transport.write_alone();
-        }
         self.suspend(tell)?;
         if self.plan.live {
             return self.last_round(Part::Round(self.outcome.rounds), tell);

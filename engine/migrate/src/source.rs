@@ -104,7 +104,7 @@ impl Source {
             Err(ClaimError::Lock(_)) => None,
             Err(error) => return Err(of_claim(&error)),
         };
-        Ok(Remains { guard, guest: self.guest })
+        Ok(Remains { _guard: guard, _guest: self.guest })
     }
 
     /// Lets go of it where it is not known what its guard has done: waits until the guard has
@@ -118,22 +118,12 @@ impl Source {
 }
 
 /// What is left of a source: mappings, and a guard that does nothing any more. When this is dropped
-/// they are gone.
+/// they are gone. A process that is about to end may forget it instead: the kernel lets go of
+/// mappings faster then (`docs/decisions/0027`), and the guard ends with its tracker.
 #[derive(Debug)]
 pub struct Remains {
-    guard: Option<Dismissed>,
-    guest: XenGuest,
-}
-
-impl Remains {
-    /// Leaves it to the end of this process, which is at hand: the kernel then lets go of mappings
-    /// without a trap for each page (`docs/decisions/0027`).
-    pub fn leave(self) {
-        if let Some(guard) = self.guard {
-            guard.forget();
-        }
-        std::mem::forget(self.guest);
-    }
+    _guard: Option<Dismissed>,
+    _guest: XenGuest,
 }
 
 /// What a stream can't carry, and a guest that can't be suspended.
