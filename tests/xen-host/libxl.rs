@@ -3,7 +3,7 @@
 //! that `xl` can't be made to choose. Checks what becomes of the guest.
 //! Not here: migrations by the real libxl (`dom0/cases/migrate-*`).
 //! Units: one domain.
-//! Threads: one, and one that reads the stream.
+//! Threads: one, which also stops the helper at its system calls; and one that reads the stream.
 //! Source: `xen-migrate.md` 1.2. Runs in the control domain of `tests/xen-host`.
 //!
 //! | way | libxl |
@@ -20,8 +20,10 @@
 //! | `remus-stops` | wants no second checkpoint: `complete(0)`, log-dirty off |
 //! | `dies` | destroys the suspended guest: `complete(-1)` |
 
+#![expect(unsafe_code, reason = "ptrace; docs/safety.md")]
+
 use std::error::Error;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -31,6 +33,8 @@ use std::time::{Duration, Instant};
 
 use p2mtrack::port::LogDirty;
 use p2mtrack_helper::message::{Message, Messages, Seen};
+use p2mtrack_stream::reader::Reader;
+use p2mtrack_stream::record::RecordKind;
 use p2mtrack_xen::{Domain, Suspender, Unknown, Xen, XenGuest};
 
 /// How long nothing may happen behind the end.
@@ -56,10 +60,7 @@ fn main() -> Result<(), Fault> {
             expect(asked.success(), "the guest can't be asked")?;
         }
         "gone-suspended" | "remus-first" => stage.suspend()?,
-        "gone-whole" => {
-            stage.suspend()?;
-            stage.hear_text("Complete\0")?;
-        }
+        "gone-whole" => whole(&mut stage)?,
         "remus-later" => {
             stage.checkpoint(1)?;
             stage.suspend()?;
@@ -112,6 +113,63 @@ fn stays(stage: &mut Stage, lives: bool) -> Result<(), Fault> {
     stage.resume()
 }
 
+/// The stream is whole, and its end was read, when libxl goes away; the helper has not said so.
+fn whole(stage: &mut Stage) -> Result<(), Fault> {
+    stage.hear(Seen::Suspend)?;
+    let traced = Traced::begin(stage.helper.id())?;
+    stage.suspend()?;
+    // ORDER: nothing else is shared
+    while !stage.is_whole.load(Ordering::Relaxed) {
+        traced.step()?;
+        thread::sleep(Duration::from_millis(2)); // what was written is read
+    }
+    let messages = stage.messages.as_ref().ok_or("the line is closed")?;
+    let unheard = rustix::io::ioctl_fionread(messages)?;
+    let mut bytes = vec![0; unheard as usize];
+    stage.messages.as_mut().ok_or("the line is closed")?.read_exact(&mut bytes)?;
+    let end = Message::Complete(0, 0).encode();
+    expect(!bytes.windows(end.len()).any(|some| some == end), "it was too late")?;
+    (stage.replies, stage.messages) = (None, None);
+    traced.let_go()
+}
+
+/// The first thread of a program, which is stopped at each system call.
+struct Traced(i32);
+
+impl Traced {
+    fn begin(process: u32) -> Result<Self, Fault> {
+        let traced = Self(process as i32);
+        traced.ask(libc::PTRACE_SEIZE, libc::PTRACE_O_TRACESYSGOOD)?;
+        traced.ask(libc::PTRACE_INTERRUPT, 0)?;
+        traced.wait()?;
+        Ok(traced)
+    }
+
+    /// Lets it run to the beginning or the end of a system call.
+    fn step(&self) -> Result<(), Fault> {
+        self.ask(libc::PTRACE_SYSCALL, 0)?;
+        self.wait()
+    }
+
+    fn let_go(self) -> Result<(), Fault> {
+        self.ask(libc::PTRACE_DETACH, 0)
+    }
+
+    fn ask(&self, request: libc::c_uint, data: i32) -> Result<(), Fault> {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: none of these requests takes an address of ours.
+        let answer = unsafe { libc::ptrace(request, self.0, none, data as libc::c_long) };
+        if answer < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
+    }
+
+    fn wait(&self) -> Result<(), Fault> {
+        let mut status = 0;
+        // SAFETY: writes `status`.
+        let waited = unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) };
+        expect(waited == self.0 && libc::WIFSTOPPED(status), "the helper has ended")
+    }
+}
+
 /// The guest is destroyed while its last round is sent.
 fn dies(stage: &mut Stage) -> Result<(), Fault> {
     stage.hear(Seen::Suspend)?;
@@ -127,6 +185,24 @@ fn dies(stage: &mut Stage) -> Result<(), Fault> {
     stage.leave()?;
     println!("SHOW dies: as it should be");
     Ok(())
+}
+
+/// Reads a stream to its end.
+fn read(pipe: impl Read, stalls: &AtomicBool, is_whole: &AtomicBool) -> Option<()> {
+    let mut reader = Reader::new(pipe);
+    reader.image_header().ok()?;
+    reader.domain_header().ok()?;
+    loop {
+        let record = reader.record_header().ok()?;
+        if record.number == RecordKind::End as u32 {
+            is_whole.store(true, Ordering::Relaxed); // ORDER: as in `whole`
+        }
+        // ORDER: as in `dies`
+        while stalls.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        reader.skip("a body", u64::from(record.length.next_multiple_of(8))).ok()?;
+    }
 }
 
 fn expect(holds: bool, what: &str) -> Result<(), Fault> {
@@ -150,6 +226,8 @@ struct Stage {
     helper: Child,
     /// The stream is not read.
     stalls: Arc<AtomicBool>,
+    /// The end of the stream was read.
+    is_whole: Arc<AtomicBool>,
     replies: Option<ChildStdin>,
     messages: Option<ChildStdout>,
     found: Messages,
@@ -159,19 +237,12 @@ struct Stage {
 
 impl Stage {
     fn begin(domain: Domain, is_remus: bool) -> Result<Self, Fault> {
-        let (mut reader, stream) = std::io::pipe()?;
+        let (pipe, stream) = io::pipe()?;
         let stream = OwnedFd::from(stream);
         let stalls = Arc::new(AtomicBool::new(false));
-        let stalled = Arc::clone(&stalls);
-        thread::spawn(move || {
-            let mut bytes = vec![0; 65_536];
-            while reader.read(&mut bytes).is_ok_and(|count| count > 0) {
-                // ORDER: as in `dies`
-                while stalled.load(Ordering::Relaxed) {
-                    thread::sleep(Duration::from_millis(1));
-                }
-            }
-        });
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let (stalled, ended) = (Arc::clone(&stalls), Arc::clone(&is_whole));
+        thread::spawn(move || read(pipe, &stalled, &ended));
         rustix::io::fcntl_setfd(&stream, rustix::io::FdFlags::empty())?;
         let mut helper = Command::new("p2mtrack-save-helper");
         helper.arg("--save-domain").arg(stream.as_raw_fd().to_string()).arg("0");
@@ -184,6 +255,7 @@ impl Stage {
             messages: helper.stdout.take(),
             helper,
             stalls,
+            is_whole,
             found: Messages::default(),
             heard: Vec::new(),
             seen: Vec::new(),

@@ -158,12 +158,17 @@ swings() { # NAME: its own balloon goes down and up, by 8 MiB at least
     done
 }
 
+roomy() { # NAME: what a stock receiver leaks counts against its limit, and a balloon that is refused waits long
+    most=$(($(xen-ports $(xl domid $1) frames) / 256)) wanted=$(($(xenstore-read /local/domain/$(xl domid $1)/memory/target) / 1024))
+    [ $most -gt $wanted ] || most=$wanted
+    xl mem-max $1 $((most + 64))
+}
+
 restored() { # NAME FILE: its source is gone, and the stock restore makes it again
     p2mtrack stream check $2 >$2.check || { head $2.check; return 1; }
     xl restore $2
     domain=$(xl domid $1)
-    # As in "arrived".
-    xl mem-max $1 $(($(xen-ports $domain frames) / 256 + 64))
+    roomy $1
     goes_on $1
 }
 
@@ -183,8 +188,7 @@ migrate() { # NAME "OPTIONS" [OPTIONS OF XL MIGRATE]: live, to this host
 arrived() { # NAME [SLACK]: it was migrated, goes on, and holds a frame for each entry and what the report calls leaked
     touch /root/$1.moved
     domain=$(xl domid $1)
-    # What a stock receiver leaks counts against its limit, and a balloon that is refused waits long.
-    xl mem-max $1 $(($(xen-ports $domain frames) / 256 + 64))
+    roomy $1
     goes_on $1
     fails grep -i -E "mismatch|verify pfn" /root/receive.log
     tail -n 1 $1.json | grep -q '"error":null' || { cat $1.json; return 1; }

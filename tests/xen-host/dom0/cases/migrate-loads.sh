@@ -27,7 +27,7 @@ while [ $times -lt 5 ]; do
     xl mem-max g 256
     target g 224
     (sleep 2; xl unpause g) &
-    one growth '--rate 64MiB'
+    one growth '--rate 32MiB'
     guest g 128 128 "memory=12:500"
     says g 'MEMORY ok' 60
     flavour $domain tree
