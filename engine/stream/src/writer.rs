@@ -85,10 +85,15 @@ impl<S: Sink> Writer<S> {
         &mut self,
         write: impl FnOnce(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        if self.gathered.is_some() {
-            return write(self); // written with those around it
-        }
         let (bytes, records) = (self.bytes, self.records);
+        if let Some(length) = self.gathered.as_ref().map(Vec::len) {
+            let written = write(self); // with those around it, or not at all
+            if let (true, Some(gathered)) = (written.is_err(), &mut self.gathered) {
+                gathered.truncate(length);
+                (self.bytes, self.records) = (bytes, records);
+            }
+            return written;
+        }
         let gathering = Gathering::begin(self);
         let written = write(gathering.0);
         let gathered = gathering.end();
@@ -348,6 +353,18 @@ mod tests {
         nested.at_once(|writer| writer.at_once(write)).expect("memory");
         assert_eq!((nested.bytes, nested.records), (each.bytes, each.records));
         assert_eq!(nested.into_sink(), each.sink().clone());
+        let mut some = Writer::new(Vec::new());
+        some.at_once(|writer| {
+            writer.pv_info(Width::W64)?;
+            let fails = writer.at_once(|writer| {
+                writer.mark(RecordKind::End)?;
+                Err(io::Error::from(io::ErrorKind::NotFound))
+            });
+            assert!(fails.is_err());
+            Ok::<_, io::Error>(())
+        })
+        .expect("memory");
+        assert_eq!((some.bytes, some.records, some.sink().len()), (16, 1, 16));
         let mut counted = Writer::new(Takes(1));
         counted
             .at_once(|writer| {
