@@ -48,7 +48,7 @@ fn main() -> Outcome {
     }
 }
 
-/// All that was unmapped so far was unmapped by Xen's calls.
+/// Xen's calls are used to unmap.
 fn unmapping(xen: &Xen) -> Outcome {
     if xen.unmaps_by_calls() == Some(true) { Ok(()) } else { Err("pages go by traps".into()) }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A separate process that switches log-dirty off when its tracker dies, by whatever signal, and
 //! resumes a guest that the tracker has asked to suspend.
-//! Not here: a tracker that ends normally, which does that itself and dismisses the guard.
+//! Not here: a tracker that ends normally, which does that itself; the guard then does nothing.
 //! Units: messages of one byte from the tracker: switch on, armed, disarmed, suspends, suspended,
 //! runs, dismiss; an end of the stream means that the tracker died.
 //! Threads: one in the guard; one owner in the tracker.

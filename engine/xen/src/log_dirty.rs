@@ -66,10 +66,13 @@ impl Shadow for DomainLog {
         let domid = self.domain.domid();
         let bytes = pfns.div_ceil(8);
         if self.bitmap.as_ref().is_none_or(|bitmap| (bitmap.bytes() as u64) < bytes) {
-            self.bitmap = None; // there may be no memory for both at once
             let spare = pfns.next_multiple_of(SPARE_PFNS).div_ceil(8) as usize;
             let privcmd = self.domain.calls().privcmd();
-            self.bitmap = Some(Buffer::new(privcmd, spare).map_err(|error| error.errno())?);
+            let bitmap = Buffer::new(privcmd, spare).or_else(|_| {
+                self.bitmap = None; // there may be no memory for both at once
+                Buffer::new(privcmd, spare)
+            });
+            self.bitmap = Some(bitmap.map_err(|error| error.errno())?);
         }
         let Some(bitmap) = &mut self.bitmap else { return Err(libc::ENOMEM) };
         self.domain.calls().shadow_bitmap(domid, op, bitmap, pfns)

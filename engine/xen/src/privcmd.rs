@@ -167,7 +167,7 @@ impl Privcmd {
         }
     }
 
-    /// Whether frames are unmapped by Xen's calls; `None` if none were yet.
+    /// Whether frames are unmapped by Xen's calls, as far as these work; `None` if none were yet.
     pub(crate) fn unmaps_by_calls(&self) -> Option<bool> {
         self.unmapping.is_by_calls()
     }

@@ -48,7 +48,7 @@ enum Way {
     Untried,
     /// They work.
     Calls(Buffer),
-    /// They don't: this is no PV control domain.
+    /// They don't, as this is no PV control domain; or what they cleared could not be flushed.
     Kernel,
 }
 
@@ -78,7 +78,10 @@ impl Unmapping {
         let Way::Calls(buffer) = &mut *way else { return Cleared::Unmap };
         match clear(&mut XenCalls { privcmd, buffer }, base as u64, pages) {
             Done::All | Done::Some { flushed: true } => Cleared::Unmap,
-            Done::Some { flushed: false } => Cleared::Keep,
+            Done::Some { flushed: false } => {
+                *way = Way::Kernel; // one range is lost; there must not be many
+                Cleared::Keep
+            }
             Done::NoSuchCall => {
                 *way = Way::Kernel;
                 Cleared::Unmap
@@ -86,7 +89,7 @@ impl Unmapping {
         }
     }
 
-    /// Whether Xen's calls are used; `None` if nothing was unmapped yet.
+    /// Whether Xen's calls are used, as far as they work; `None` if nothing was unmapped yet.
     pub(crate) fn is_by_calls(&self) -> Option<bool> {
         match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Way::Untried => None,

@@ -81,8 +81,8 @@ impl Xen {
         Ok(Self { privcmd, domctl })
     }
 
-    /// Whether foreign pages are unmapped by Xen's calls (`docs/decisions/0029`); `None` if none
-    /// were yet.
+    /// Whether foreign pages are unmapped by Xen's calls, as far as these work
+    /// (`docs/decisions/0029`); `None` if none were yet.
     #[must_use]
     pub fn unmaps_by_calls(&self) -> Option<bool> {
         self.privcmd.unmaps_by_calls()
